@@ -1,0 +1,21 @@
+#pragma once
+// The subcommands. Each returns the program's exit status and throws Errors; main prints them.
+
+#include <string>
+#include <vector>
+
+#include "espalier/config/config.h"
+
+namespace espalier {
+
+/// `espalier run INPUT.ini [--section.key=value ...] [flags]`; see interface.md, Commands.
+int run_command(int* argc, char*** argv, const std::vector<std::string>& arguments);
+
+int list_command(const std::vector<std::string>& arguments);
+int explain_command(const std::vector<std::string>& arguments);
+int info_command(const std::vector<std::string>& arguments);
+int diff_command(const std::vector<std::string>& arguments);
+int version_command();
+std::string usage();
+
+}  // namespace espalier

@@ -1,0 +1,67 @@
+#pragma once
+// The one interface through which every object saves and restores itself: an object has one
+// function `void archive(Archive&)` that names its members, and the direction is the archive's.
+// Implementations: ByteArchive (state that rides with a task), and the HDF5 archives of
+// record/checkpoint.h.
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace espalier {
+
+class Archive {
+ public:
+  virtual ~Archive() = default;
+  /// True when values are being restored.
+  virtual bool loading() const = 0;
+  virtual void value(const char* name, std::int64_t& value) = 0;
+  virtual void value(const char* name, double& value) = 0;
+  virtual void value(const char* name, std::string& value) = 0;
+  virtual void value(const char* name, std::vector<std::int64_t>& values) = 0;
+  virtual void value(const char* name, std::vector<double>& values) = 0;
+  virtual void value(const char* name, std::vector<std::byte>& bytes) = 0;
+  /// A fixed number of floats, in place (model parameters).
+  virtual void value(const char* name, std::span<float> values) = 0;
+  /// Names between open and close stand below `name`.
+  virtual void open(const char* name) = 0;
+  virtual void close() = 0;
+};
+
+/// Appends to, or reads from, a byte string; names are not stored, the order is the format.
+class ByteArchive final : public Archive {
+ public:
+  /// Saving: bytes() grows.
+  ByteArchive() = default;
+  /// Loading from `bytes`, which must outlive the archive. Reading past the end is an internal
+  /// error.
+  explicit ByteArchive(std::span<const std::byte> bytes) : source_(bytes), loading_(true) {}
+  bool loading() const override { return loading_; }
+  void value(const char* name, std::int64_t& value) override;
+  void value(const char* name, double& value) override;
+  void value(const char* name, std::string& value) override;
+  void value(const char* name, std::vector<std::int64_t>& values) override;
+  void value(const char* name, std::vector<double>& values) override;
+  void value(const char* name, std::vector<std::byte>& bytes) override;
+  void value(const char* name, std::span<float> values) override;
+  void open(const char*) override {}
+  void close() override {}
+  std::vector<std::byte> take() { return std::move(bytes_); }
+  bool at_end() const { return position_ == source_.size(); }
+
+ private:
+  void raw(void* data, std::size_t bytes);
+  template <class List>
+  void list(List& values);
+
+  std::vector<std::byte> bytes_;
+  std::span<const std::byte> source_;
+  std::size_t position_ = 0;
+  bool loading_ = false;
+};
+
+}  // namespace espalier

@@ -1,0 +1,60 @@
+#pragma once
+// Counter-based random streams (Philox4x32-10, Random123). A stream is named by (run seed, purpose,
+// a, b, c), usually (client, that client's n-th task, step): no generator state exists, so nothing
+// need be saved and no draw depends on rank or order.
+
+#include <array>
+#include <cstdint>
+#include <span>
+#include <string_view>
+#include <vector>
+
+namespace espalier {
+
+/// What a stream is for. Its value is the 64-bit hash of the name. All purposes stand in this one
+/// list (random.cpp), and check_purposes() refuses collisions at start.
+enum class Purpose : std::uint64_t;
+/// The purpose registered under `name`; an unregistered name is a broken invariant.
+Purpose purpose(std::string_view name);
+/// Registered names: "model.init", "data.synthetic", "data.partition", "data.order",
+/// "data.augment", "clients.sample", "clients.fleet", "method.levels", "method.submodel",
+/// "train.dropout", "test".
+std::span<const std::string_view> purpose_names();
+void check_purposes();
+
+/// One block of the generator: Philox4x32 with 10 rounds (Salmon et al. 2011).
+std::array<std::uint32_t, 4> philox4x32_10(std::array<std::uint32_t, 4> counter,
+                                           std::array<std::uint32_t, 2> key);
+
+/// The draws of one name; the n-th draw depends on the name and n alone.
+class Stream {
+ public:
+  Stream(std::uint64_t seed, Purpose purpose, std::uint64_t a = 0, std::uint64_t b = 0,
+         std::uint64_t c = 0);
+
+  std::uint32_t next_u32();
+  std::uint64_t next_u64();
+  /// Uniform in [0, 1), 53 bits.
+  double uniform();
+  /// Standard normal (Box-Muller on uniform(); one value per call pair is cached inside the
+  /// stream).
+  double normal();
+  /// Gamma(shape, 1), shape > 0 (Marsaglia and Tsang).
+  double gamma(double shape);
+  /// Unbiased in [0, bound).
+  std::int64_t below(std::int64_t bound);
+  /// Fisher-Yates.
+  void shuffle(std::span<std::int64_t> values);
+  /// `count` distinct values of [0, bound), ascending.
+  std::vector<std::int64_t> choose(std::int64_t count, std::int64_t bound);
+
+ private:
+  std::array<std::uint32_t, 2> key_{};
+  std::uint64_t block_ = 0;
+  std::array<std::uint32_t, 4> words_{};
+  int next_ = 4;
+  double spare_ = 0;
+  bool has_spare_ = false;
+};
+
+}  // namespace espalier

@@ -1,0 +1,58 @@
+#pragma once
+// Device classes, the fleet that assigns one to each client, and what work costs on them in virtual
+// time (64-bit nanoseconds; download, compute and upload are each rounded once).
+
+#include <cmath>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "espalier/config/config.h"
+
+namespace espalier {
+
+using Nanoseconds = std::int64_t;
+inline double seconds(Nanoseconds t) { return static_cast<double>(t) * 1e-9; }
+
+struct DeviceClass {
+  std::string name;
+  double memory_mb = 0;  ///< 0: not capped
+  double gflops = 1;     ///< effective rate
+  double down_mbps = 0;  ///< megabit per second; 0: no cost
+  double up_mbps = 0;
+  double latency_ms = 0;  ///< per message
+};
+
+/// Latency plus 8 x bytes / mbps (mbps 0: latency alone), rounded once.
+Nanoseconds transfer_time(double mbps, double latency_ms, std::int64_t bytes);
+/// flops / gflops, rounded once. Like transfer_time: InputError past 100 years, which only a slip
+/// of units gives.
+Nanoseconds compute_time(const DeviceClass& device, std::int64_t flops);
+/// The cap in bytes (1 MB = 10^6); 0: not capped.
+inline std::int64_t memory_bytes(const DeviceClass& device) {
+  return std::llround(device.memory_mb * 1e6);
+}
+
+/// The built-in classes and those that [device.NAME] sections define or change; what a new class
+/// leaves out is as in "laptop". That one is no measured machine: it is an illustrative default for
+/// runs that name no fleet.
+std::vector<DeviceClass> device_classes(const Config& config);
+/// clients.count, clients.per_round, clients.fleet, device.*.…
+void declare_device_options(OptionTable& table);
+
+class Fleet {
+ public:
+  /// clients.fleet: `2*fast, 4*slow` in order of client (a name alone counts once), repeated over
+  /// clients.count; empty: all "laptop". InputError if the counts do not divide clients.count, a
+  /// class is unknown, or clients.per_round is above clients.count.
+  explicit Fleet(const Config& config);
+  std::int64_t size() const { return static_cast<std::int64_t>(class_of_.size()); }
+  const DeviceClass& device(std::int64_t client) const { return classes_[class_of_.at(client)]; }
+  const std::vector<DeviceClass>& classes() const { return classes_; }
+
+ private:
+  std::vector<DeviceClass> classes_;
+  std::vector<std::int32_t> class_of_;
+};
+
+}  // namespace espalier

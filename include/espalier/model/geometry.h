@@ -1,0 +1,68 @@
+#pragma once
+// Where the entries of one submodel lie in one flat buffer. Two packings: `aligned` for training (every entry
+// starts on 64 bytes, so that tensors are views with fast kernels) and `dense` for messages and files.
+// Segments are ordered by kind, then block, so everything that is trained is one contiguous range.
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "espalier/model/layout.h"
+#include "espalier/model/submodel.h"
+
+namespace espalier {
+
+/// Every entry of an aligned geometry starts on this many floats (64 bytes).
+inline constexpr std::int64_t kAlignmentFloats = 16;
+
+enum class Packing { aligned, dense };
+
+/// A half-open range of floats in a buffer.
+struct Range {
+  std::int64_t begin = 0;
+  std::int64_t end = 0;
+  std::int64_t size() const { return end - begin; }
+  friend bool operator==(const Range&, const Range&) = default;
+};
+
+/// Positions along a dimension in a submodel: the product of kept widths and constants.
+std::int64_t width(const Dimension& dimension, const Submodel& submodel);
+
+class Geometry {
+ public:
+  struct Place {
+    bool present = false;
+    std::int64_t offset = 0;  ///< floats from the buffer's start
+    std::int64_t count = 0;   ///< floats, without padding
+    std::vector<std::int64_t> shape;
+  };
+
+  Geometry(std::shared_ptr<const Layout> layout, Submodel submodel, Packing packing);
+
+  const Layout& layout() const { return *layout_; }
+  std::shared_ptr<const Layout> layout_ptr() const { return layout_; }
+  const Submodel& submodel() const { return submodel_; }
+  Packing packing() const { return packing_; }
+  const Place& place(int entry) const { return places_[entry]; }
+  /// All entries of a kind, padding included. Padding floats are zero in every buffer and stay so.
+  Range kind_range(Kind kind) const { return kinds_[static_cast<int>(kind)]; }
+  /// The entries of one block and kind, padding included; empty where there are none.
+  Range segment(int block, Kind kind) const;
+  /// Floats in the buffer, padding included.
+  std::int64_t size() const { return size_; }
+  /// Values without padding: of a kind, of all kinds.
+  std::int64_t count(Kind kind) const;
+  std::int64_t count() const;
+
+ private:
+  std::shared_ptr<const Layout> layout_;
+  Submodel submodel_;
+  Packing packing_;
+  std::vector<Place> places_;
+  std::array<Range, kKinds> kinds_{};
+  std::vector<Range> segments_;  // block * kKinds + kind
+  std::int64_t size_ = 0;
+};
+
+}  // namespace espalier

@@ -1,0 +1,58 @@
+#pragma once
+// What a full model is made of: axes (widths that can be cut), entries (parameters whose dimensions are
+// ordered products of axes and constants) and blocks. Slicing needs nothing else, so it is written once.
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace espalier {
+
+/// What happens to an entry: trained and sent; frozen; a statistic (norm calibration); an adapter.
+enum class Kind : std::uint8_t { trainable, frozen, statistic, adapter };
+inline constexpr int kKinds = 4;
+
+/// A width in units: channels, hidden neurons, heads, columns within a head, classes.
+struct Axis {
+  std::string name;
+  std::int64_t size = 0;
+  bool cuttable = true;  ///< false: input channels, classes; submodel rules leave it whole
+};
+
+/// One factor of a dimension; axis < 0 is a constant of `size` positions.
+struct Factor {
+  int axis = -1;
+  std::int64_t size = 1;
+};
+/// Outermost factor first: {channels, 16 positions} for a flattened 4x4 feature map.
+using Dimension = std::vector<Factor>;
+
+/// How an entry gets its first values (streams keyed by entry name, over the full model).
+struct Init {
+  enum class Rule { zeros, ones, uniform, normal };
+  Rule rule = Rule::zeros;
+  double scale = 0;  ///< uniform: in [-scale, scale); normal: standard deviation
+};
+
+struct Entry {
+  std::string name;  ///< customary PyTorch name, e.g. "conv1.weight"
+  Kind kind = Kind::trainable;
+  int block = 0;
+  std::vector<Dimension> dimensions;
+  Init init;
+};
+
+struct Layout {
+  std::vector<Axis> axes;
+  std::vector<Entry> entries;
+  std::vector<std::string> blocks;  ///< names, in order of execution
+
+  int add_axis(std::string name, std::int64_t size, bool cuttable = true);
+  int add_entry(Entry entry);
+  int add_block(std::string name);
+  /// A dimension of one axis (times `positions` constant places inside each unit).
+  Dimension along(int axis, std::int64_t positions = 1) const;
+  static Dimension constant(std::int64_t size);
+};
+
+}  // namespace espalier

@@ -1,0 +1,55 @@
+#pragma once
+// The values of one submodel: one flat float buffer, tensors as views into it, and on request one flat
+// gradient buffer for the trainable range with the gradients as views (autograd accumulates in place), so that
+// zeroing, clipping, optimiser steps, packing and merging are single passes over flat memory.
+
+#include <ATen/ATen.h>
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "espalier/model/geometry.h"
+
+namespace espalier {
+
+/// A handle like a tensor: copies share the buffers. To duplicate values, make another of the same geometry
+/// and copy flat().
+class Parameters {
+ public:
+  Parameters() = default;
+  /// Allocates zeros (in the current memory scope). The geometry must be `aligned` for training.
+  explicit Parameters(std::shared_ptr<const Geometry> geometry);
+
+  const Geometry& geometry() const { return *geometry_; }
+  std::shared_ptr<const Geometry> geometry_ptr() const { return geometry_; }
+  const Submodel& submodel() const { return geometry_->submodel(); }
+
+  /// View of an entry; a broken invariant if the submodel lacks it.
+  const at::Tensor& operator[](int entry) const;
+  /// The whole buffer; padding is zero and stays zero.
+  float* data() { return flat_.data_ptr<float>(); }
+  const float* data() const { return flat_.const_data_ptr<float>(); }
+  const at::Tensor& flat() const { return flat_; }
+  /// The trainable range, padding included.
+  at::Tensor trainable() const;
+
+  /// Allocates the flat gradient buffer, marks trainable entries as requiring gradients and points their
+  /// `.grad` into it. Calling it again on the same buffers changes nothing.
+  void attach_gradients();
+  /// Flat, over the trainable range, padding included; undefined before attach_gradients().
+  const at::Tensor& gradients() const { return gradients_; }
+  void zero_gradients();
+
+ private:
+  std::shared_ptr<const Geometry> geometry_;
+  at::Tensor flat_;
+  at::Tensor gradients_;
+  std::vector<at::Tensor> views_;
+};
+
+/// First values of a full model, from streams keyed by entry name (purpose "model.init"): they depend on the
+/// seed, the entry's name, rule and size alone, not on the order of entries.
+void initialise(Parameters& full, std::uint64_t seed);
+
+}  // namespace espalier

@@ -1,0 +1,83 @@
+#pragma once
+// Moves values between any two geometries of one layout (the full model is one of them). The rows of an
+// entry share one pattern of runs, so a plan is built and kept in far less than the values it moves, also
+// for random units. Gather, scatter and accumulate are single passes over it, ascending in the destination.
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "espalier/model/geometry.h"
+
+namespace espalier {
+
+class Plan {
+ public:
+  struct Run {
+    std::int64_t source = 0;
+    std::int64_t destination = 0;
+    std::int64_t length = 0;
+    friend bool operator==(const Run&, const Run&) = default;
+  };
+
+  /// Covers the values present in both. `only`, if given, restricts it further (e.g. to the classes that a
+  /// client has seen). `kinds` is a bit set of (1 << Kind).
+  Plan(const Geometry& source, const Geometry& destination, const Submodel* only = nullptr,
+       unsigned kinds = ~0u);
+
+  /// destination[...] = source[...]: gather (full to small) and scatter (small to full) alike; values of the
+  /// destination outside the plan are untouched. The buffers must not overlap.
+  void copy(const float* source, float* destination) const;
+  /// For destination positions inside `range`: numerator[d - range.begin] += weight * source[s] (in double),
+  /// denominator[d - range.begin] += weight. Ranges may be processed in any order. The buffers must not
+  /// overlap. Product and sum are rounded apart, on every instruction set.
+  void accumulate(Range range, const float* source, double weight, double* numerator,
+                  double* denominator) const;
+
+  /// All runs, written out: ascending in the destination, merged where contiguous on both sides.
+  std::vector<Run> runs() const;
+  /// Values that the plan moves.
+  std::int64_t count() const { return count_; }
+
+ private:
+  struct Row {
+    std::int64_t source = 0;
+    std::int64_t destination = 0;
+  };
+  /// Every row of rows_[first_row, first_row + rows) moves the runs pattern_[first_run, first_run + runs),
+  /// which are relative to the row.
+  struct Group {
+    std::size_t first_row = 0;
+    std::size_t rows = 0;
+    std::size_t first_run = 0;
+    std::size_t runs = 0;
+    bool single = false;  ///< every run is one value long
+  };
+
+  void add(const Row& origin, std::vector<Row> rows, std::vector<Run> pattern);
+
+  std::vector<Group> groups_;
+  std::vector<Row> rows_;
+  std::vector<Run> pattern_;
+  std::int64_t count_ = 0;
+};
+
+/// Geometries and plans of one layout, kept by submodel hash (least recently used go first) so that a round
+/// over many clients with few distinct submodels builds each once. For one thread.
+class PlanCache {
+ public:
+  /// Keeps up to `capacity` geometries and as many plans.
+  explicit PlanCache(std::shared_ptr<const Layout> layout, std::size_t capacity = 64);
+  ~PlanCache();
+  std::shared_ptr<const Geometry> geometry(const Submodel& submodel, Packing packing);
+  /// As Plan's constructor; both geometries must be of the cache's layout.
+  std::shared_ptr<const Plan> plan(const Geometry& source, const Geometry& destination,
+                                   const Submodel* only = nullptr, unsigned kinds = ~0u);
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace espalier

@@ -1,0 +1,46 @@
+#pragma once
+// What there is to choose from: rules by name, and methods as compositions of them. A method's file adds its
+// rules and itself here; method/register.cpp calls each file once. Nothing else in the program names a method.
+
+#include <map>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "espalier/base/registry.h"
+#include "espalier/protocol/rounds/rules.h"
+
+namespace espalier {
+
+/// A published method: one rule of each sort, and the defaults it brings.
+struct Method {
+  std::string submodel = "full";
+  std::string window = "synchronous";
+  std::string merge = "average";
+  std::string objective = "cross_entropy";
+  std::vector<std::pair<std::string, std::string>> defaults{};  ///< further option defaults
+};
+
+/// A named setting of the window: defaults for window.* options.
+using WindowPreset = std::vector<std::pair<std::string, std::string>>;
+
+struct Catalogue {
+  Registry<Method> methods{"method"};
+  Registry<SubmodelFactory> submodels{"submodel rule"};
+  Registry<WindowPreset> windows{"window"};
+  Registry<MergeFactory> merges{"merge rule"};
+  Registry<ObjectiveFactory> objectives{"objective"};
+  OptionTable options;  ///< of all rules
+};
+
+/// The rules that a run uses, by name.
+struct RuleNames {
+  std::string method, submodel, window, merge, objective;
+};
+
+/// method.name, method.submodel, method.window, method.merge, method.objective.
+void declare_method_options(OptionTable& table);
+/// Which rules the configuration asks for; brings the defaults of method and window into `config`.
+RuleNames choose_rules(const Catalogue& catalogue, Config& config);
+
+}  // namespace espalier

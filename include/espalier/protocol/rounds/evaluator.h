@@ -1,0 +1,54 @@
+#pragma once
+// Evaluations of the global model, spread over the ranks while training goes on: for each version, first the
+// norm statistics (where the model has any), then the test set; sums are combined in batch order in double, so
+// the result does not depend on ranks. They cost no virtual time.
+
+#include <map>
+#include <optional>
+#include <vector>
+
+#include "espalier/protocol/rounds/pool.h"
+#include "espalier/train/evaluate.h"
+
+namespace espalier {
+
+struct Evaluation {
+  std::int64_t version = 0;
+  Nanoseconds time = 0;
+  double loss = 0;
+  double top1 = 0;
+  double top5 = 0;
+};
+
+class Evaluator {
+ public:
+  Evaluator(const Experiment& experiment, const Config& config, Pool& pool);
+
+  /// Begins the evaluation of `model` as it is now (copied).
+  void start(std::int64_t version, Nanoseconds time, const Parameters& model);
+  /// The next finished evaluation in order of version, if there is one.
+  std::optional<Evaluation> next();
+  bool pending() const { return !running_.empty(); }
+  /// The calibrated model of the last evaluation handed out by next(): statistics in place.
+  const Parameters& last_model() const { return last_model_; }
+
+ private:
+  struct Running {
+    Nanoseconds time = 0;
+    Parameters model;
+    std::vector<std::vector<float>> statistics;
+    std::int64_t calibrated = 0;  // batches
+    std::vector<EvaluationSums> sums;
+    std::int64_t evaluated = 0;  // batches
+  };
+  void take(const Shard& shard, ShardKind kind, const SharedBytes& payload);
+  void send(std::int64_t version, Running& running, ShardKind kind);
+
+  const Experiment& experiment_;
+  EvaluationPlan plan_;
+  Pool& pool_;
+  std::map<std::int64_t, Running> running_;  // by version
+  Parameters last_model_;
+};
+
+}  // namespace espalier

@@ -1,0 +1,65 @@
+#pragma once
+// The server's view of the ranks that do client work: it places tasks and evaluation shards, and collects what
+// comes back. Which rank did what never reaches a result.
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "espalier/comm/mailbox.h"
+#include "espalier/protocol/rounds/worker.h"
+#include "espalier/train/client.h"
+
+namespace espalier {
+
+class Pool {
+ public:
+  struct Arrival {
+    ClientResult result;
+    SharedBytes values;
+    std::int64_t head_bytes = 0;  ///< of the update's head, state excluded
+    int rank = 0;
+  };
+  using EvaluationHandler =
+      std::function<void(const Shard&, ShardKind, const SharedBytes& payload)>;
+
+  /// `local`: the worker on this rank where it is alone, else null.
+  Pool(Mailbox& mailbox, int ranks, Worker* local);
+
+  /// Sends a task to the rank with the least expected outstanding work (ties to the lowest).
+  /// Returns the bytes of the message, state excluded.
+  std::int64_t submit(const ClientTask& task, SharedBytes payload, std::int64_t flops);
+  /// Waits until the task's result is here, progressing everything else, and hands it over.
+  Arrival collect(std::int64_t task);
+
+  /// Cuts `batches` batches into one shard per rank and sends them.
+  void evaluate(std::int64_t version, ShardKind kind, std::int64_t batches, SharedBytes model);
+  void on_evaluation(EvaluationHandler handler) { handler_ = std::move(handler); }
+  /// Waits until `done()` holds.
+  void wait_until(const std::function<bool()>& done);
+  /// Takes what has arrived, without waiting.
+  void poll();
+  /// Ends all workers and takes what they still sent.
+  void stop();
+
+ private:
+  struct Placement {
+    std::size_t place;  // index into ranks_
+    std::int64_t flops;
+  };
+  void handle(Message message);
+  bool progress();
+
+  Mailbox& mailbox_;
+  Worker* local_;
+  std::vector<int> ranks_;               // that work
+  std::vector<std::int64_t> expected_;   // outstanding FLOPs by index into ranks_
+  std::map<std::int64_t, Placement> placed_;
+  std::map<std::int64_t, Arrival> arrived_;
+  EvaluationHandler handler_;
+  int stopped_ = 0;
+};
+
+}  // namespace espalier

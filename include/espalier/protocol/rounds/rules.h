@@ -1,0 +1,66 @@
+#pragma once
+// The rules of which a method is composed: what each client trains next (SubmodelRule), how updates become the
+// next version (MergeRule), what a client minimises (LocalObjective, in train) and when to merge (window.h).
+// Any registered rule can replace another in an input file.
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+
+#include "espalier/base/archive.h"
+#include "espalier/comm/mailbox.h"
+#include "espalier/train/experiment.h"
+#include "espalier/train/objective.h"
+
+namespace espalier {
+
+/// The moment at which a submodel is chosen.
+struct SendMoment {
+  std::int64_t client = 0;
+  std::int64_t nth_task = 0;  ///< of this client
+  std::int64_t version = 0;   ///< of the global model that the task starts from
+};
+
+class SubmodelRule {
+ public:
+  virtual ~SubmodelRule() = default;
+  virtual Submodel choose(const Experiment& experiment, const SendMoment& moment) = 0;
+  /// The width share behind the last choice, for the record.
+  virtual double share(const SendMoment& moment) const { return 1; }
+  virtual void archive(Archive&) {}
+};
+
+/// A delivered update as a merge rule sees it.
+struct Update {
+  std::int64_t task = 0;
+  std::int64_t client = 0;
+  std::int64_t base_version = 0;
+  std::int64_t staleness = 0;
+  std::int64_t samples = 0;  ///< of the client
+  std::shared_ptr<const Geometry> geometry;  ///< dense geometry of `values` and `sent`
+  SharedBytes values;                        ///< trained values (kTrained), as they came
+  SharedBytes sent;                          ///< the payload that the task started from
+  double weight = 0;                         ///< set by the rule, for the record
+};
+
+/// Holders per parameter of one window.
+struct Coverage {
+  double minimum = 0;
+  double mean = 0;
+};
+
+class MergeRule {
+ public:
+  virtual ~MergeRule() = default;
+  /// Makes the next version in place. `updates` are in (client, task) order; the rule sets their weights.
+  virtual void merge(const Experiment& experiment, Parameters& model, std::span<Update> updates) = 0;
+  virtual void archive(Archive&) {}
+};
+
+using SubmodelFactory =
+    std::function<std::unique_ptr<SubmodelRule>(const Config&, const Experiment&)>;
+using MergeFactory = std::function<std::unique_ptr<MergeRule>(const Config&, const Experiment&)>;
+
+}  // namespace espalier

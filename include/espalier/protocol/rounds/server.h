@@ -1,0 +1,130 @@
+#pragma once
+// The server of `rounds`: sends tasks, takes each event of the virtual clock in (time, client, task) order,
+// merges when the window closes, records. A task's effects exist only once its event is delivered, however
+// early a rank finished it, so results do not depend on ranks.
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <set>
+#include <tuple>
+#include <unordered_map>
+#include <vector>
+
+#include "espalier/model/cost.h"
+#include "espalier/protocol/rounds/evaluator.h"
+#include "espalier/protocol/rounds/pool.h"
+#include "espalier/protocol/rounds/rules.h"
+#include "espalier/protocol/rounds/window.h"
+#include "espalier/record/run_file.h"
+
+namespace espalier {
+
+/// What a finished round looks like to whoever prints progress.
+struct RoundReport {
+  std::int64_t round = 0;
+  std::int64_t version = 0;
+  Nanoseconds time = 0;
+  std::int64_t updates_merged = 0;
+  double train_loss = 0;
+};
+
+/// What a run amounts to.
+struct RunSummary {
+  std::int64_t rounds = 0;
+  std::int64_t version = 0;
+  Nanoseconds time = 0;
+  std::int64_t bytes_up = 0;
+  std::int64_t bytes_down = 0;
+  std::optional<Evaluation> last;
+};
+
+struct ServerRules {
+  std::unique_ptr<SubmodelRule> submodel;
+  std::unique_ptr<MergeRule> merge;
+  std::unique_ptr<LocalObjective> objective;  ///< for its memory bound only
+};
+
+/// Stops beside run.rounds: run.target_accuracy, run.virtual_limit.
+void declare_server_options(OptionTable& table);
+
+class RoundsServer {
+ public:
+  RoundsServer(const Experiment& experiment, const Config& config, ServerRules rules, Pool& pool,
+               RunFile& records);
+
+  std::function<void(const RoundReport&)> on_round;
+  std::function<void(const Evaluation&)> on_evaluation;
+
+  RunSummary run();
+  /// The global model, with the norm statistics of its last evaluation.
+  Parameters& model() { return model_; }
+  void archive(Archive& archive);
+
+ private:
+  struct Sent {
+    ClientTask task;
+    std::shared_ptr<const Geometry> geometry;
+    SharedBytes payload;
+    Nanoseconds sent = 0, download = 0, compute = 0, upload = 0;
+    std::int64_t flops = 0, bytes_down = 0, bytes_up = 0;
+    double share = 1;
+    Nanoseconds finish() const { return sent + download + compute + upload; }
+  };
+  struct Delivered {
+    Sent sent;
+    Pool::Arrival arrival;
+    std::string outcome;
+    std::int64_t staleness = 0;
+    double weight = 0;
+    bool waiting = false;  // its client gets no new work before the merge
+  };
+  // Order of events: (time, client, task).
+  using EventKey = std::tuple<Nanoseconds, std::int64_t, std::int64_t>;
+
+  void top_up();
+  bool try_send(std::int64_t client);
+  void deliver_next();
+  void release(std::int64_t client) { idle_.push_back(client); }
+  void release_waiting();
+  void close_window();
+  void record_round(std::span<const Update> updates);
+  void record_unfinished();
+  void take_evaluations();
+  bool reached_a_stop() const;
+  SharedBytes payload_for(const Submodel& submodel, const Geometry& dense);
+  const TrainingCost& cost_of(const Submodel& submodel, std::int64_t batch);
+
+  const Experiment& experiment_;
+  ServerRules rules_;
+  Pool& pool_;
+  RunFile& records_;
+  Evaluator evaluator_;
+  Parameters model_;
+  Window window_;
+  std::int64_t per_round_;
+  std::int64_t evaluate_every_;
+  std::optional<double> target_accuracy_;
+  std::optional<Nanoseconds> virtual_limit_;
+
+  Nanoseconds now_ = 0;
+  std::int64_t version_ = 0;
+  std::int64_t next_task_ = 0;
+  std::int64_t sends_ = 0;  // draws made so far; keys the sampling of clients
+  std::vector<std::int64_t> idle_;
+  std::vector<std::int64_t> tasks_of_;  // sent so far, per client
+  std::unordered_map<std::int64_t, Bytes> states_;
+  std::unordered_map<std::int64_t, Submodel> too_large_;  // what a client last ran out of memory with
+  std::map<EventKey, Sent> out_;
+  std::vector<Delivered> delivered_;  // in this window, in order of events
+  // Payloads of the current version, by submodel.
+  std::unordered_map<std::uint64_t, std::pair<Submodel, SharedBytes>> payloads_;
+  std::map<std::pair<std::uint64_t, std::int64_t>, TrainingCost> costs_;
+  double wall_start_ = 0;
+  double busy_s_ = 0;
+  std::optional<Evaluation> last_evaluation_;
+  RunSummary summary_;
+};
+
+}  // namespace espalier

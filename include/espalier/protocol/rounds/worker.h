@@ -1,0 +1,67 @@
+#pragma once
+// The client side of `rounds` on one rank: a queue of client tasks in order of virtual finish, and evaluation
+// shards, which are the lowest-priority steps. Lives on every rank but 0, and on rank 0 where it is alone.
+
+#include <deque>
+#include <memory>
+#include <optional>
+
+#include "espalier/comm/mailbox.h"
+#include "espalier/train/client.h"
+#include "espalier/train/evaluate.h"
+
+namespace espalier {
+
+/// Sub-types of MessageType::evaluate.
+enum class ShardKind : std::int32_t { calibrate = 0, evaluate = 1 };
+
+/// A range of evaluation batches of one version; travels in a message's head.
+struct Shard {
+  std::int64_t version = 0;
+  std::int64_t first = 0;
+  std::int64_t last = 0;  ///< one past the last batch
+  Bytes encode() const;
+  static Shard decode(std::span<const std::byte> bytes);
+};
+
+class Worker {
+ public:
+  Worker(const Experiment& experiment, const Config& config, ObjectiveFactory objective,
+         Mailbox& mailbox);
+
+  /// Takes a message that was sent to this rank's clients.
+  void accept(Message message);
+  /// One batch of the most urgent work; false if there is none.
+  bool step();
+  bool stopped() const { return stopped_; }
+
+  /// The life of a worker rank: receive, step, sleep when idle, until told to stop.
+  void run();
+
+ private:
+  struct Evaluation {
+    Shard shard;
+    ShardKind kind;
+    std::shared_ptr<Parameters> model;
+    std::int64_t id;
+    std::int64_t next;
+    std::vector<double> sums;     // evaluate: samples, loss, top1, top5 of each batch
+    std::vector<float> statistics;  // calibrate
+  };
+  void accept_task(const Message& message);
+  void accept_shard(const Message& message);
+  bool step_task();
+  bool step_shard();
+
+  const Experiment& experiment_;
+  const Config& config_;
+  ObjectiveFactory objective_;
+  Mailbox& mailbox_;
+  EvaluationPlan evaluation_plan_;
+  std::vector<std::unique_ptr<ClientStepper>> tasks_;  // first: next to finish
+  std::deque<Evaluation> shards_;
+  std::int64_t latest_base_ = 0;
+  bool stopped_ = false;
+};
+
+}  // namespace espalier

@@ -1,0 +1,95 @@
+#pragma once
+// One piece of client work as a resumable stepper: begin (weights in, gradients and optimiser allocated), one
+// batch per step, finish (trained weights out). Everything it allocates belongs to the task's memory account;
+// where the account's cap is passed, the task ends as out_of_memory and gives everything back.
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "espalier/comm/mailbox.h"
+#include "espalier/device/memory.h"
+#include "espalier/model/submodel.h"
+#include "espalier/train/experiment.h"
+#include "espalier/train/objective.h"
+#include "espalier/train/optimizer.h"
+
+namespace espalier {
+
+/// What the server asks of a client; travels in the head of a task message.
+struct ClientTask {
+  std::int64_t task = 0;
+  std::int64_t client = 0;
+  std::int64_t nth_task = 0;  ///< of this client, from 0; keys its random streams
+  std::int64_t base_version = 0;
+  Nanoseconds finish = 0;  ///< virtual; a rank runs its queue in this order
+  Submodel submodel;
+  Bytes state;  ///< the client's state before the task
+
+  Bytes encode() const;
+  static ClientTask decode(const Layout& layout, std::span<const std::byte> bytes);
+};
+
+/// What came of it; travels in the head of an update message.
+struct ClientResult {
+  std::int64_t task = 0;
+  bool out_of_memory = false;
+  std::int64_t samples = 0;  ///< seen, counting repeats
+  std::int64_t steps = 0;
+  double train_loss = 0;  ///< mean over the samples seen
+  std::int64_t peak_bytes = 0;
+  std::int64_t cap_bytes = 0;    ///< 0: not capped
+  std::int64_t asked_bytes = 0;  ///< the request that was refused
+  double wall_compute_s = 0;
+  Bytes state;  ///< the client's state after the task
+
+  Bytes encode() const;
+  static ClientResult decode(std::span<const std::byte> bytes);
+};
+
+/// The kinds of entries that tasks and updates carry.
+inline constexpr unsigned kTrained = 1u << static_cast<unsigned>(Kind::trainable);
+
+/// Number of bytes of a message's payload: the trained values, dense.
+std::int64_t payload_bytes(const Geometry& dense);
+
+class ClientStepper {
+ public:
+  /// `payload`: dense trained values of the task's submodel. Never throws for want of memory: the first
+  /// step() then returns false.
+  ClientStepper(const Experiment& experiment, const ObjectiveFactory& objective, const Config& config,
+                ClientTask task, std::int64_t message_bytes, SharedBytes payload);
+
+  const ClientTask& task() const { return task_; }
+  /// Trains one batch; false when there is nothing left to do.
+  bool step();
+  /// The result, and the trained values (empty where the task ran out of memory). Call once, after step()
+  /// returned false.
+  std::pair<ClientResult, SharedBytes> finish();
+
+ private:
+  void begin();
+  void train_batch();
+  std::span<const std::int64_t> next_batch();
+  void release();
+
+  const Experiment& experiment_;
+  ClientTask task_;
+  SharedBytes payload_;
+  std::shared_ptr<MemoryAccount> account_;
+  std::int64_t message_bytes_;
+  std::unique_ptr<LocalObjective> objective_;
+  std::optional<Sgd> optimizer_;
+  Parameters parameters_;
+  Workload work_;
+  std::vector<std::int64_t> order_;  // of the current epoch
+  std::int64_t epoch_ = 0;
+  std::int64_t position_ = 0;
+  bool begun_ = false;
+  double loss_sum_ = 0;
+  ClientResult result_;
+};
+
+}  // namespace espalier

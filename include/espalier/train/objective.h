@@ -1,0 +1,47 @@
+#pragma once
+// What a client minimises. An objective may add terms to the loss, or act on the flat gradient after the
+// backward pass, and may keep state per client across tasks (it rides with the task; see protocol/rounds).
+
+#include <ATen/ATen.h>
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+
+#include "espalier/base/archive.h"
+#include "espalier/train/experiment.h"
+
+namespace espalier {
+
+/// What an objective may look at while it serves one task.
+struct LocalView {
+  const Experiment& experiment;
+  Parameters& parameters;
+  std::int64_t client;
+};
+
+class LocalObjective {
+ public:
+  virtual ~LocalObjective() = default;
+
+  /// Called once per task when the received weights are in place, in the task's memory scope.
+  virtual void begin(const LocalView&) {}
+  /// Settings of the forward pass in training.
+  virtual void prepare(Context&) const {}
+  /// Mean loss of one batch, to be minimised; a scalar with a graph.
+  virtual at::Tensor loss(const LocalView&, const at::Tensor& logits, const at::Tensor& labels) const;
+  /// After the backward pass, before clipping and the optimiser's step.
+  virtual void after_backward(const LocalView&) {}
+  /// Bytes that it holds for a model of `weight_bytes`, for the memory bound.
+  virtual std::int64_t extra_bytes(std::int64_t weight_bytes) const { return 0; }
+  /// State of the client that outlives the task; nothing by default.
+  virtual void archive(Archive&) {}
+};
+
+/// Makes one objective per task.
+using ObjectiveFactory = std::function<std::unique_ptr<LocalObjective>(const Config&)>;
+
+/// Cross-entropy, the plain objective of FedAvg.
+std::unique_ptr<LocalObjective> make_cross_entropy(const Config&);
+
+}  // namespace espalier

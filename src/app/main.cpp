@@ -1,0 +1,42 @@
+// Espalier: train large models together on many weak machines. The program's story:
+//   1. what the user asks for            (this file)
+//   2. what the input file describes     (app/run.cpp, config)
+//   3. the same experiment on every rank (train/experiment.h)
+//   4. rank 0 serves, the others train   (protocol/rounds)
+//   5. model and records into HDF5       (record)
+
+#include <cstdio>
+#include <map>
+
+#include "espalier/app/commands.h"
+#include "espalier/base/error.h"
+#include "espalier/base/log.h"
+#include "espalier/base/random.h"
+
+int main(int argc, char** argv) {
+  using namespace espalier;
+  const std::vector<std::string> words(argv + 1, argv + argc);
+  const std::string verb = words.empty() ? "--help" : words[0];
+  const std::vector<std::string> arguments(words.empty() ? words.begin() : words.begin() + 1,
+                                           words.end());
+  try {
+    check_purposes();
+    if (verb == "run") return run_command(&argc, &argv, arguments);
+    if (verb == "list") return list_command(arguments);
+    if (verb == "explain") return explain_command(arguments);
+    if (verb == "info") return info_command(arguments);
+    if (verb == "diff") return diff_command(arguments);
+    if (verb == "--version") return version_command();
+    if (verb == "--help" || verb == "-h") {
+      std::fputs(usage().c_str(), stdout);
+      return words.empty() ? static_cast<int>(Status::bad_input) : 0;
+    }
+    throw InputError("there is no command '" + verb + "'; `espalier --help` lists them");
+  } catch (const Error& error) {
+    log_error(error.what());
+    return static_cast<int>(error.status());
+  } catch (const std::exception& error) {
+    log_error(error.what());
+    return static_cast<int>(Status::internal);
+  }
+}

@@ -1,0 +1,47 @@
+#include "espalier/app/options.h"
+
+#include "espalier/data/dataset.h"
+#include "espalier/device/device.h"
+#include "espalier/method/register.h"
+#include "espalier/model/model.h"
+#include "espalier/protocol/rounds/server.h"
+#include "espalier/protocol/rounds/window.h"
+#include "espalier/train/evaluate.h"
+#include "espalier/train/experiment.h"
+#include "espalier/train/settings.h"
+
+namespace espalier {
+namespace {
+
+void declare_run_options(OptionTable& table) {
+  table.add({"run.name", OptionType::text, "",
+             "name of the run's folder, may contain {seed}, {method}, {job}; empty = the input "
+             "file's own name"});
+  table.add({"run.dir", OptionType::text, "runs", "parent folder of runs"});
+  table.add({"run.threads", OptionType::integer, "1",
+             "threads per rank; part of the result's last bits", "", 1, 1024});
+  table.add({"run.isa", OptionType::choice, "auto",
+             "instruction set; part of the result's last bits; auto = the best of this machine", "",
+             {}, {}, {"auto", "avx2", "avx512"}});
+}
+
+}  // namespace
+
+OptionTable all_options() {
+  OptionTable table;
+  declare_run_options(table);
+  declare_experiment_options(table);
+  declare_server_options(table);
+  declare_model_options(table);
+  declare_data_options(table);
+  declare_device_options(table);
+  declare_method_options(table);
+  for (const Option& option : catalogue().options.options()) table.add(option);
+  declare_train_options(table);
+  declare_window_options(table);
+  declare_evaluation_options(table);
+  table.add({"clock.kind", OptionType::choice, "virtual", "what time is", "", {}, {}, {"virtual"}});
+  return table;
+}
+
+}  // namespace espalier

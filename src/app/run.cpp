@@ -1,0 +1,352 @@
+// `espalier run`: from an input file to a model and records. Before any message travels, all ranks agree that
+// nothing is wrong; after that, a rank that fails ends the whole job.
+
+#include <unistd.h>
+
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
+#include <set>
+
+#include "espalier/app/commands.h"
+#include "espalier/app/options.h"
+#include "espalier/app/run_directory.h"
+#include "espalier/base/hash.h"
+#include "espalier/base/log.h"
+#include "espalier/comm/mailbox.h"
+#include "espalier/device/memory.h"
+#include "espalier/method/register.h"
+#include "espalier/protocol/rounds/server.h"
+#include "espalier/record/checkpoint.h"
+
+namespace espalier {
+namespace {
+
+struct Request {
+  std::string input;
+  bool overwrite = false;
+  bool check = false;
+  bool print_config = false;
+  Verbosity verbosity = Verbosity::normal;
+  std::vector<std::pair<std::string, std::string>> settings;  // --section.key=value
+};
+
+Request parse(const std::vector<std::string>& arguments) {
+  Request r;
+  for (const std::string& word : arguments) {
+    if (word == "--overwrite") {
+      r.overwrite = true;
+    } else if (word == "--check") {
+      r.check = true;
+    } else if (word == "--print-config") {
+      r.print_config = true;
+    } else if (word == "-q") {
+      r.verbosity = Verbosity::quiet;
+    } else if (word == "-v") {
+      r.verbosity = Verbosity::verbose;
+    } else if (word.starts_with("--")) {
+      const auto equals = word.find('=');
+      const std::string key = word.substr(2, equals == std::string::npos ? equals : equals - 2);
+      if (key.find('.') == std::string::npos) {
+        throw InputError(fmt::format("unknown flag '{}'; `espalier --help` lists the flags", word));
+      }
+      if (equals == std::string::npos) {
+        throw InputError(fmt::format("'{}' needs a value: {}=VALUE", word, word));
+      }
+      r.settings.emplace_back(key, word.substr(equals + 1));
+    } else if (word.starts_with("-")) {
+      throw InputError(fmt::format("unknown flag '{}'; `espalier --help` lists the flags", word));
+    } else if (r.input.empty()) {
+      r.input = word;
+    } else {
+      throw InputError(fmt::format("one input file at a time: '{}' or '{}'?", r.input, word));
+    }
+  }
+  if (r.input.empty()) throw InputError("run needs an input file: espalier run INPUT.ini");
+  return r;
+}
+
+std::string best_isa() {
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                 __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")
+             ? "avx512"
+             : "avx2";
+}
+
+/// Fixes the instruction set before the first tensor, whatever the environment says.
+void apply_isa(const std::string& isa) {
+  const bool wide = isa == "avx512";
+  if (!__builtin_cpu_supports("avx2") || (wide && best_isa() != "avx512")) {
+    throw InputError(fmt::format("this machine has no {}; set run.isa = {}", isa, best_isa()));
+  }
+  setenv("ATEN_CPU_CAPABILITY", wide ? "avx512" : "avx2", 1);
+  setenv("ONEDNN_MAX_CPU_ISA", wide ? "AVX512_CORE" : "AVX2", 1);
+  setenv("MKL_ENABLE_INSTRUCTIONS", wide ? "AVX512" : "AVX2", 1);
+}
+
+/// Everything that can be wrong with what the user wrote is found here, before MPI starts.
+Config read_config(const Request& request) {
+  Config config(all_options());
+  config.read_file(request.input);
+  for (const auto& [key, value] : request.settings) config.set(key, value, "the command line");
+  config.set_default("run.name", std::filesystem::path(request.input).stem().string());
+  if (config.text("run.isa") == "auto") config.set("run.isa", best_isa(), "this machine");
+  return config;
+}
+
+ServerRules build_rules(const RuleNames& names, const Config& config, const Experiment& experiment) {
+  const Catalogue& all = catalogue();
+  return {all.submodels.get(names.submodel).value(config, experiment),
+          all.merges.get(names.merge).value(config, experiment),
+          all.objectives.get(names.objective).value(config)};
+}
+
+std::string megabytes(std::int64_t bytes) {
+  return fmt::format("{:.2f} MB", static_cast<double>(bytes) * 1e-6);
+}
+
+/// `--check`: what would run, with the memory that each kind of client is expected to need.
+void print_check(const Experiment& e, const RuleNames& names, const ServerRules& rules) {
+  log_note(fmt::format("method   {} (submodel {}, window {}, merge {}, objective {})", names.method,
+                       names.submodel, names.window, names.merge, names.objective));
+  const auto full = Submodel::full(*e.model.layout);
+  const std::int64_t values = e.plans->geometry(full, Packing::aligned)->count(Kind::trainable);
+  log_note(fmt::format("model    {}, {} parameters", e.model.name, values));
+  log_note(fmt::format("data     {}, {} training and {} test samples", e.data.name,
+                       e.data.train ? e.data.train->size() : 0,
+                       e.data.test ? e.data.test->size() : 0));
+  for (const std::string& file : e.data.files) log_note("         " + file);
+  log_note(fmt::format("clients  {}", e.fleet->size()));
+  log_note(fmt::format("         {:<14} {:>6} {:>12} {:>12} {:>12}", "device", "share", "parameters",
+                       "memory", "cap"));
+  std::set<std::pair<std::string, std::uint64_t>> shown;
+  std::int64_t payloads = 0;
+  for (std::int64_t client = 0; client < e.fleet->size(); ++client) {
+    const SendMoment moment{client, 0, 0};
+    const Submodel submodel = rules.submodel->choose(e, moment);
+    const DeviceClass& device = e.fleet->device(client);
+    const auto weights = static_cast<std::int64_t>(sizeof(float)) *
+                         e.plans->geometry(submodel, Packing::aligned)->size();
+    const TrainingCost cost = training_cost(e.model, submodel, e.train.batch,
+                                            Sgd::copies(e.train), rules.objective->extra_bytes(weights));
+    payloads += cost.message_bytes;
+    if (!shown.emplace(device.name, submodel.hash()).second) continue;
+    const std::int64_t cap = memory_bytes(device);
+    log_note(fmt::format("         {:<14} {:>6.3g} {:>12} {:>12} {:>12}{}", device.name,
+                         rules.submodel->share(moment), cost.parameters, megabytes(cost.peak_bytes),
+                         cap > 0 ? megabytes(cap) : "-",
+                         cap > 0 && cost.peak_bytes > cap ? "  too little memory" : ""));
+  }
+  // The model, its evaluated copy, and each client's payload and update.
+  log_note(fmt::format("server   {} at most, beside data and libraries",
+                       megabytes(8 * values + 2 * payloads)));
+}
+
+/// Progress for a person: one live line on a terminal; plain lines, a second apart, elsewhere.
+class Progress {
+ public:
+  Progress(std::int64_t rounds, Verbosity verbosity)
+      : rounds_(rounds), live_(isatty(STDOUT_FILENO) != 0 && verbosity != Verbosity::quiet) {}
+
+  void round(const RoundReport& report) {
+    const std::string line = fmt::format(
+        "round {:>5}/{}   loss {:.4f}   virtual {:>9.1f} s   {:>6.1f} s{}", report.round, rounds_,
+        report.train_loss, seconds(report.time), elapsed(),
+        top1_ < 0 ? "" : fmt::format("   top-1 {:.4f}", top1_));
+    if (live_) {
+      std::printf("\r\033[K%s", line.c_str());
+      std::fflush(stdout);
+    } else if (elapsed() - last_ >= 1 || report.round == rounds_) {
+      last_ = elapsed();
+      log_note(line);
+    }
+  }
+  void evaluation(const Evaluation& e) {
+    top1_ = e.top1;
+    if (live_) std::printf("\r\033[K");
+    log_note(fmt::format("version {:>3}       loss {:.4f}   virtual {:>9.1f} s   {:>6.1f} s   top-1 {:.4f}",
+                         e.version, e.loss, seconds(e.time), elapsed(), e.top1));
+  }
+  double elapsed() const {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
+  }
+
+ private:
+  std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+  std::int64_t rounds_;
+  bool live_;
+  double top1_ = -1;
+  double last_ = -1;
+};
+
+void record_clients(RunFile& records, const Experiment& e) {
+  for (std::int64_t client = 0; client < e.fleet->size(); ++client) {
+    const DeviceClass& device = e.fleet->device(client);
+    Row row(clients_schema());
+    row.set("client", client)
+        .set("device", device.name)
+        .set("memory_bytes", memory_bytes(device))
+        .set("gflops", device.gflops)
+        .set("down_mbps", device.down_mbps)
+        .set("up_mbps", device.up_mbps)
+        .set("latency_ms", device.latency_ms)
+        .set("samples", e.samples_of(client));
+    records.append(row);
+  }
+}
+
+std::string closing_line(const RunSummary& s, double wall, const std::filesystem::path& run) {
+  return fmt::format(
+      "done: rounds={} version={} top1={:.4f} loss={:.4f} virtual_s={:.3f} wall_s={:.1f} up_mb={:.3f} "
+      "down_mb={:.3f} run={}",
+      s.rounds, s.version, s.last ? s.last->top1 : 0, s.last ? s.last->loss : 0, seconds(s.time), wall,
+      static_cast<double>(s.bytes_up) * 1e-6, static_cast<double>(s.bytes_down) * 1e-6, run.string());
+}
+
+/// Rank 0: serve until the rounds are done, then leave model, records and the closing line.
+void serve(const Experiment& experiment, const Config& config, const RuleNames& names,
+           const Request& request, RunDirectory& directory, const MpiEnvironment& mpi) {
+  const std::string resolved = config.resolved();
+  open_log(directory.path() / "log.txt");
+  Mailbox mailbox(mpi);
+  std::unique_ptr<Worker> local;
+  const ObjectiveFactory& objective = catalogue().objectives.get(names.objective).value;
+  if (mpi.size() == 1) local = std::make_unique<Worker>(experiment, config, objective, mailbox);
+  Pool pool(mailbox, mpi.size(), local.get());
+  RunFile records(directory.run_file(), resolved);
+  record_clients(records, experiment);
+
+  RoundsServer server(experiment, config, build_rules(names, config, experiment), pool, records);
+  Progress progress(experiment.rounds, request.verbosity);
+  server.on_round = [&](const RoundReport& report) { progress.round(report); };
+  server.on_evaluation = [&](const Evaluation& evaluation) { progress.evaluation(evaluation); };
+  const RunSummary summary = server.run();
+  pool.stop();
+  records.close();
+  write_checkpoint(directory.checkpoint(summary.version), resolved,
+                   [&](Archive& archive) { server.archive(archive); });
+  const std::string line = closing_line(summary, progress.elapsed(), directory.path());
+  directory.done(line);
+  log_note(line);
+  close_log();
+}
+
+}  // namespace
+
+int run_command(int* argc, char*** argv, const std::vector<std::string>& arguments) {
+  // What each rank finds wrong is gathered, and told once, by rank 0.
+  int status = 0;
+  std::string message;
+  const auto attempt = [&](auto&& work) {
+    if (status != 0) return;
+    try {
+      work();
+    } catch (const Error& error) {
+      status = static_cast<int>(error.status());
+      message = error.what();
+    } catch (const std::exception& error) {
+      status = static_cast<int>(Status::internal);
+      message = error.what();
+    }
+  };
+
+  // 1. The input file, and the instruction set before the first tensor.
+  Request request;
+  std::optional<Config> config;
+  RuleNames names;
+  attempt([&] {
+    request = parse(arguments);
+    set_verbosity(request.verbosity);
+    config.emplace(read_config(request));
+    names = choose_rules(catalogue(), *config);
+    apply_isa(config->text("run.isa"));
+    install_counting_allocator();
+    at::set_num_threads(static_cast<int>(config->integer("run.threads")));
+  });
+
+  // 2. MPI, and one configuration on all ranks.
+  const MpiEnvironment mpi(argc, argv);
+  set_message_rank(mpi.rank());
+  const auto agreed = [&] {
+    const MpiEnvironment::Verdict verdict = mpi.agree(status, message);
+    if (verdict.status != 0 && mpi.rank() == 0) log_error(verdict.message);
+    return verdict.status;
+  };
+  if (const int failed = agreed()) return failed;
+  attempt([&] {
+    std::uint64_t own = hash_text(config->resolved());
+    std::uint64_t first = own;
+    ESPALIER_MPI(MPI_Bcast(&first, 1, MPI_UINT64_T, 0, mpi.communicator()));
+    if (own != first) {
+      throw InputError(fmt::format(
+          "rank {} reads another configuration or has another instruction set ({}) than rank 0; give "
+          "all ranks the same input file, and run.isa = avx2",
+          mpi.rank(), config->text("run.isa")));
+    }
+  });
+  if (const int failed = agreed()) return failed;
+
+  if (request.print_config) {
+    if (mpi.rank() == 0) std::fputs(config->resolved().c_str(), stdout);
+    return 0;
+  }
+
+  // 3. The experiment, equal on all ranks. Rank 0 looks at the run's folder first: a finished run is told again.
+  std::optional<Experiment> experiment;
+  const std::filesystem::path path = RunDirectory::path_for(*config);
+  std::optional<std::string> finished;
+  int is_finished = 0;
+  attempt([&] {
+    if (mpi.rank() == 0 && !request.check) {
+      finished = RunDirectory::finished(path, config->resolved(), request.overwrite);
+    }
+  });
+  if (const int failed = agreed()) return failed;
+  is_finished = finished ? 1 : 0;
+  ESPALIER_MPI(MPI_Bcast(&is_finished, 1, MPI_INT, 0, mpi.communicator()));
+  if (is_finished != 0) {
+    if (mpi.rank() == 0) log_note(*finished);
+    return 0;
+  }
+  attempt([&] {
+    experiment.emplace(build_experiment(*config, request.check));
+    const ServerRules rules = build_rules(names, *config, *experiment);
+    window_settings(*config, *experiment->fleet, config->integer("clients.per_round"));
+    if (request.check && mpi.rank() == 0) print_check(*experiment, names, rules);
+  });
+  if (const int failed = agreed()) return failed;
+  if (request.check) return 0;
+  std::optional<RunDirectory> directory;
+  attempt([&] {
+    if (mpi.rank() == 0) directory.emplace(path, config->resolved(), request.overwrite);
+  });
+  if (const int failed = agreed()) return failed;
+
+  // 4. Serve and train. From here on a failure ends the job.
+  try {
+    if (mpi.rank() == 0) {
+      serve(*experiment, *config, names, request, *directory, mpi);
+      for (const std::string& key : config->unread()) {
+        log_warning(fmt::format("{} was given, but nothing reads it in this run", key));
+      }
+    } else {
+      Mailbox mailbox(mpi);
+      Worker(*experiment, *config, catalogue().objectives.get(names.objective).value, mailbox).run();
+    }
+    return 0;
+  } catch (const Error& error) {
+    status = static_cast<int>(error.status());
+    message = error.what();
+  } catch (const std::exception& error) {
+    status = static_cast<int>(Status::internal);
+    message = fmt::format("rank {}: {}", mpi.rank(), error.what());
+  }
+  set_message_rank(0);  // this rank speaks for the job
+  log_error(message);
+  directory.reset();
+  if (mpi.size() == 1) return status;
+  mpi.abort_job(status);
+}
+
+}  // namespace espalier

@@ -1,0 +1,202 @@
+#include "espalier/app/run_directory.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <cstdlib>
+#include <fstream>
+#include <map>
+#include <sstream>
+#include <thread>
+
+namespace espalier {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr int kPatience_s = 5;
+
+std::string read_text_file(const fs::path& path) {
+  std::ifstream in(path);
+  std::ostringstream text;
+  text << in.rdbuf();
+  return text.str();
+}
+
+void write_text_file(const fs::path& path, const std::string& text) {
+  std::ofstream out(path);
+  out << text;
+  out.close();
+  if (!out) throw OutputError(fmt::format("cannot write {}", path.string()));
+}
+
+std::string replace_all(std::string text, const std::string& from, const std::string& to) {
+  for (auto at = text.find(from); at != std::string::npos; at = text.find(from, at + to.size())) {
+    text.replace(at, from.size(), to);
+  }
+  return text;
+}
+
+std::string host_name() {
+  char name[256] = {};
+  gethostname(name, sizeof(name) - 1);
+  return name;
+}
+
+/// Field 22 of /proc/PID/stat: when the process started; 0 where there is none.
+long long start_time(long pid) {
+  const std::string stat = read_text_file(fmt::format("/proc/{}/stat", pid));
+  const auto after_name = stat.rfind(')');
+  if (after_name == std::string::npos) return 0;
+  std::istringstream fields(stat.substr(after_name + 1));
+  std::string field;
+  for (int i = 3; i <= 22 && fields >> field; ++i) {
+  }
+  return std::atoll(field.c_str());
+}
+
+struct Owner {
+  std::string host, job;
+  long pid = 0;
+  long long started = 0;
+};
+
+std::string own_job() {
+  const char* job = std::getenv("SLURM_JOB_ID");
+  return job == nullptr ? "-" : job;
+}
+
+/// Waits for a live owner on this host; throws where the folder stays in use.
+void wait_for_owner(const fs::path& lock) {
+  for (int tenths = 0;; ++tenths) {
+    if (!fs::exists(lock)) return;
+    Owner owner;
+    std::istringstream(read_text_file(lock)) >> owner.host >> owner.pid >> owner.started >> owner.job;
+    if (owner.host == host_name()) {
+      const bool alive = owner.pid > 0 && start_time(owner.pid) == owner.started && owner.started != 0;
+      if (!alive) return;
+      if (tenths >= kPatience_s * 10) {
+        throw InputError(fmt::format(
+            "{} is in use by process {} on this machine; wait for it or choose another run.name",
+            lock.parent_path().string(), owner.pid));
+      }
+      std::this_thread::sleep_for(std::chrono::milliseconds(100));
+      continue;
+    }
+    if (owner.job != "-" && owner.job == own_job()) return;
+    throw InputError(fmt::format("{} is in use by process {} on host {}; if that run is gone, delete {}",
+                                 lock.parent_path().string(), owner.pid, owner.host, lock.string()));
+  }
+}
+
+std::map<std::string, std::string> option_lines(const std::string& ini) {
+  std::map<std::string, std::string> values;
+  std::istringstream lines(ini);
+  std::string line, section;
+  while (std::getline(lines, line)) {
+    if (line.starts_with('[')) {
+      section = line.substr(1, line.find(']') - 1);
+    } else if (const auto equals = line.find('='); equals != std::string::npos && line[0] != '#') {
+      auto key = line.substr(0, equals);
+      key.erase(key.find_last_not_of(" \t") + 1);
+      values[section + "." + key] = line.substr(std::min(line.size(), equals + 2));
+    }
+  }
+  for (const char* places : {"run.name", "run.dir", "data.dir"}) values.erase(places);
+  return values;
+}
+
+}  // namespace
+
+std::string first_config_difference(const std::string& a, const std::string& b) {
+  const auto values_a = option_lines(a), values_b = option_lines(b);
+  for (const auto& [key, value] : values_a) {
+    const auto other = values_b.find(key);
+    if (other == values_b.end() || other->second != value) return key;
+  }
+  for (const auto& [key, value] : values_b) {
+    if (!values_a.contains(key)) return key;
+  }
+  return {};
+}
+
+fs::path RunDirectory::path_for(const Config& config) {
+  std::string name = config.text("run.name");
+  name = replace_all(name, "{seed}", config.text("run.seed"));
+  name = replace_all(name, "{method}", config.text("method.name"));
+  name = replace_all(name, "{job}", own_job());
+  if (name.empty() || name.find('/') != std::string::npos || name == "." || name == "..") {
+    throw InputError(fmt::format("run.name '{}' is no folder name", name));
+  }
+  return fs::path(config.text("run.dir")) / name;
+}
+
+std::optional<std::string> RunDirectory::finished(const fs::path& path, const std::string& resolved,
+                                                  bool overwrite) {
+  if (overwrite || !fs::exists(path) || fs::is_empty(path)) return std::nullopt;
+  if (!fs::exists(path / "config.ini")) {
+    throw InputError(fmt::format("{} exists and is no run; choose another run.name", path.string()));
+  }
+  const std::string difference =
+      first_config_difference(read_text_file(path / "config.ini"), resolved);
+  if (!difference.empty()) {
+    throw InputError(fmt::format(
+        "{} holds another run ({} differs); choose another run.name or add --overwrite",
+        path.string(), difference));
+  }
+  if (fs::exists(path / "DONE")) {
+    std::string line = read_text_file(path / "DONE");
+    while (!line.empty() && line.back() == '\n') line.pop_back();
+    return line;
+  }
+  wait_for_owner(path / "LOCK");
+  throw InputError(fmt::format("{} holds an unfinished run; add --overwrite to start it anew",
+                               path.string()));
+}
+
+RunDirectory::RunDirectory(fs::path path, const std::string& resolved, bool overwrite)
+    : path_(std::move(path)) {
+  std::error_code error;
+  const fs::path lock = path_ / "LOCK";
+  wait_for_owner(lock);
+  if (overwrite && fs::exists(path_)) {
+    if (!fs::is_empty(path_) && !fs::exists(path_ / "config.ini")) {
+      throw InputError(fmt::format("{} is no run, so --overwrite leaves it alone; choose another run.name",
+                                   path_.string()));
+    }
+    fs::remove_all(path_, error);
+    if (error) throw OutputError(fmt::format("cannot empty {}: {}", path_.string(), error.message()));
+  }
+  fs::create_directories(path_ / "checkpoints", error);
+  if (error) throw OutputError(fmt::format("cannot create {}: {}", path_.string(), error.message()));
+  fs::remove(lock, error);
+  const int file = open(lock.c_str(), O_CREAT | O_EXCL | O_WRONLY, 0644);
+  if (file < 0) {
+    if (errno == EEXIST) throw InputError(fmt::format("{} was taken by another run just now", path_.string()));
+    throw OutputError(fmt::format("cannot write {}", lock.string()));
+  }
+  const long pid = getpid();
+  const std::string text = fmt::format("{} {} {} {}\n", host_name(), pid, start_time(pid), own_job());
+  const auto written = write(file, text.data(), text.size());
+  close(file);
+  if (written != static_cast<ssize_t>(text.size())) {
+    fs::remove(lock, error);
+    throw OutputError(fmt::format("cannot write {}", lock.string()));
+  }
+  write_text_file(path_ / "config.ini", resolved);
+}
+
+RunDirectory::~RunDirectory() {
+  std::error_code error;
+  fs::remove(path_ / "LOCK", error);
+}
+
+fs::path RunDirectory::checkpoint(std::int64_t version) const {
+  return path_ / "checkpoints" / fmt::format("ckpt_{:08}.h5", version);
+}
+
+void RunDirectory::done(const std::string& line) { write_text_file(path_ / "DONE", line + "\n"); }
+
+}  // namespace espalier

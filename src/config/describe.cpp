@@ -1,0 +1,91 @@
+#include "espalier/config/describe.h"
+
+#include <algorithm>
+
+#include "espalier/base/error.h"
+
+namespace espalier {
+
+namespace {
+
+std::string range_text(const Option& option) {
+  if (option.minimum && option.maximum)
+    return fmt::format(" from {} to {}", *option.minimum, *option.maximum);
+  if (option.minimum) return fmt::format(" of at least {}", *option.minimum);
+  if (option.maximum) return fmt::format(" of at most {}", *option.maximum);
+  return "";
+}
+
+const char* type_name(OptionType type) {
+  switch (type) {
+    case OptionType::boolean:
+      return "boolean";
+    case OptionType::integer:
+      return "integer";
+    case OptionType::real:
+      return "real";
+    case OptionType::text:
+      return "text";
+    case OptionType::choice:
+      return "choice";
+    case OptionType::real_list:
+      return "list of reals";
+  }
+  return "";
+}
+
+std::string default_text(const Option& option) {
+  if (option.default_value.empty()) return "(none)";
+  return option.unit.empty() ? option.default_value : option.default_value + " " + option.unit;
+}
+
+}  // namespace
+
+std::string expected_value(const Option& option) {
+  switch (option.type) {
+    case OptionType::boolean:
+      return "true or false";
+    case OptionType::integer:
+      return "an integer" + range_text(option);
+    case OptionType::real:
+      return "a number" + range_text(option);
+    case OptionType::text:
+      return "text";
+    case OptionType::choice:
+      return fmt::format("one of: {}", fmt::join(option.choices, ", "));
+    case OptionType::real_list:
+      return "numbers" + range_text(option) + ", separated by commas";
+  }
+  return "";
+}
+
+std::string list_options(const OptionTable& table) {
+  std::size_t key_width = 0, default_width = 0;
+  for (const Option& option : table.options()) {
+    key_width = std::max(key_width, option.key.size());
+    default_width = std::max(default_width, default_text(option).size());
+  }
+  // One long default must not push the help of all others off the screen.
+  default_width = std::min<std::size_t>(default_width, 20);
+  std::string text;
+  for (const Option& option : table.options())
+    text += fmt::format("{:<{}}  {:<{}}  {}\n", option.key, key_width, default_text(option),
+                        default_width, option.help);
+  return text;
+}
+
+std::string explain_option(const OptionTable& table, const std::string& key) {
+  const auto& options = table.options();
+  const auto declared =
+      std::find_if(options.begin(), options.end(), [&](const Option& o) { return o.key == key; });
+  const Option* option = declared == options.end() ? table.find(key) : &*declared;
+  if (option == nullptr) unknown_option(table, key, "explain");
+  std::string text =
+      fmt::format("{}\n  {}\n  type:    {}\n", option->key, option->help, type_name(option->type));
+  if (!option->unit.empty()) text += fmt::format("  unit:    {}\n", option->unit);
+  text += fmt::format("  default: {}\n", default_text(*option));
+  text += fmt::format("  accepts: {}\n", expected_value(*option));
+  return text;
+}
+
+}  // namespace espalier

@@ -1,0 +1,166 @@
+// MNIST's IDX files: a big-endian magic number (0x0000'08'nn: unsigned bytes, nn dimensions), the
+// extents, the bytes. Format: http://yann.lecun.com/exdb/mnist/.
+
+#include <algorithm>
+#include <utility>
+
+#include "espalier/base/error.h"
+#include "espalier/data/dataset.h"
+
+namespace espalier {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr std::int64_t kSide = 28;
+constexpr std::int64_t kClasses = 10;
+
+const Normalisation& normalisation() {
+  static const Normalisation kValues{{0.1307}, {0.3081}};
+  return kValues;
+}
+
+std::int64_t big_endian(const std::vector<std::uint8_t>& bytes, std::size_t at) {
+  std::int64_t value = 0;
+  for (std::size_t i = 0; i < 4; ++i) value = value << 8 | bytes[at + i];
+  return value;
+}
+
+struct Idx {
+  fs::path path;
+  std::vector<std::int64_t> extents;
+  std::vector<std::uint8_t> bytes;
+};
+
+Idx read_idx(const fs::path& path, std::size_t dimensions) {
+  std::vector<std::uint8_t> raw = read_packed(path);
+  const std::size_t header = 4 + 4 * dimensions;
+  if (raw.size() < header) {
+    throw DataError(
+        fmt::format("{} is cut short: {} bytes where an IDX header has {}; fetch it again",
+                    path.string(), raw.size(), header));
+  }
+  const std::int64_t magic = 0x0800 + static_cast<std::int64_t>(dimensions);
+  if (big_endian(raw, 0) != magic) {
+    throw DataError(fmt::format(
+        "{} is not the IDX file expected: its magic number is {}, not {}; fetch it again",
+        path.string(), big_endian(raw, 0), magic));
+  }
+  Idx idx{path, {}, {}};
+  const auto present = static_cast<std::int64_t>(raw.size() - header);
+  std::int64_t expected = 1;
+  bool too_large = false;
+  for (std::size_t d = 0; d < dimensions; ++d) {
+    const std::int64_t extent = big_endian(raw, 4 + 4 * d);
+    idx.extents.push_back(extent);
+    // Extents are below 2^32, so this product of a checked and a new one cannot overflow.
+    expected = too_large ? expected : expected * extent;
+    too_large = too_large || expected > (std::int64_t{1} << 31);
+  }
+  if (too_large || expected != present) {
+    throw DataError(fmt::format(
+        "{} {}: its header announces {} bytes, {} are there; fetch it again", path.string(),
+        too_large || present < expected ? "is cut short" : "has bytes after its end", expected,
+        present));
+  }
+  raw.erase(raw.begin(), raw.begin() + static_cast<std::ptrdiff_t>(header));
+  idx.bytes = std::move(raw);
+  return idx;
+}
+
+/// `name` or `name`.gz in the first of the folders that has one; empty if none has.
+fs::path find_file(const std::vector<fs::path>& folders, const std::string& name) {
+  for (const fs::path& folder : folders) {
+    for (const char* ending : {"", ".gz"}) {
+      std::error_code ignored;
+      fs::path path = folder / (name + ending);
+      if (fs::exists(path, ignored)) return path;
+    }
+  }
+  return {};
+}
+
+std::unique_ptr<Split> load_split(const std::vector<fs::path>& folders, const std::string& prefix,
+                                  std::int64_t limit, const std::string& advice,
+                                  std::vector<std::string>& files) {
+  fs::path paths[2];
+  const std::string names[2] = {prefix + "-images-idx3-ubyte", prefix + "-labels-idx1-ubyte"};
+  for (int i = 0; i < 2; ++i) {
+    paths[i] = find_file(folders, names[i]);
+    if (paths[i].empty()) {
+      std::string looked;
+      for (const fs::path& folder : folders)
+        looked += (looked.empty() ? "" : ", ") + folder.string();
+      throw DataError(
+          fmt::format("{} (or .gz) is missing; looked in {}: {}", names[i], looked, advice));
+    }
+    files.push_back(paths[i].string());
+  }
+  Idx images = read_idx(paths[0], 3);
+  Idx labels = read_idx(paths[1], 1);
+  const std::int64_t count = labels.extents[0];
+  if (images.extents[1] != kSide || images.extents[2] != kSide) {
+    throw DataError(fmt::format("{} has images of {} x {} where MNIST has {} x {}: fetch it again",
+                                images.path.string(), images.extents[1], images.extents[2], kSide,
+                                kSide));
+  }
+  if (images.extents[0] != count) {
+    throw DataError(fmt::format("{} has {} images but {} has {} labels: fetch both again",
+                                images.path.string(), images.extents[0], labels.path.string(),
+                                count));
+  }
+  if (count == 0)
+    throw DataError(fmt::format("{} holds no samples: fetch it again", labels.path.string()));
+  for (std::int64_t i = 0; i < count; ++i) {
+    if (labels.bytes[i] >= kClasses) {
+      throw DataError(
+          fmt::format("{}: label {} of sample {} is out of range (0 to {}); fetch it again",
+                      labels.path.string(), labels.bytes[i], i, kClasses - 1));
+    }
+  }
+  const std::int64_t kept = limit > 0 ? std::min(limit, count) : count;
+  images.bytes.resize(kept * kSide * kSide);
+  images.bytes.shrink_to_fit();
+  labels.bytes.resize(kept);
+  return make_byte_split({1, kSide, kSide}, std::move(images.bytes), std::move(labels.bytes),
+                         normalisation());
+}
+
+Dataset load_idx_folder(const std::string& name, const std::vector<fs::path>& folders,
+                        Limits limits, const std::string& advice) {
+  Dataset dataset{name, {{1, kSide, kSide}, kClasses}, nullptr, nullptr, {}};
+  dataset.train = load_split(folders, "train", limits.train, advice, dataset.files);
+  dataset.test = load_split(folders, "t10k", limits.test, advice, dataset.files);
+  return dataset;
+}
+
+}  // namespace
+
+Dataset load_mnist(const fs::path& folder, Limits limits) {
+  return load_idx_folder(
+      "mnist", {folder, folder / "mnist"}, limits,
+      "set data.dir or ESPALIER_DATA to the folder that holds MNIST's four files, or use "
+      "data.name = digits, which is part of the program");
+}
+
+Dataset load_digits(const fs::path& folder, Limits limits) {
+  if (!folder.empty()) {
+    return load_idx_folder("digits", {folder, folder / "digits"}, limits,
+                           "remove data.dir, or set it to the folder inputs/digits of the program");
+  }
+  // The program runs from its build folder, or (the tests) from a folder below that.
+  std::vector<fs::path> folders;
+  std::error_code error;
+  const fs::path executable = fs::read_symlink("/proc/self/exe", error);
+  if (!error) {
+    const fs::path beside = executable.parent_path();
+    folders = {(beside / "../inputs/digits").lexically_normal(),
+               (beside / "../../inputs/digits").lexically_normal()};
+  }
+  folders.emplace_back("inputs/digits");
+  return load_idx_folder(
+      "digits", folders, limits,
+      "start the program from its source folder, or set data.dir to its folder inputs/digits");
+}
+
+}  // namespace espalier

@@ -1,0 +1,82 @@
+#include <zlib.h>
+
+#include <algorithm>
+#include <fstream>
+#include <limits>
+
+#include "espalier/base/error.h"
+#include "espalier/data/dataset.h"
+
+namespace espalier {
+namespace {
+
+class Inflater {
+ public:
+  explicit Inflater(const std::filesystem::path& path) {
+    constexpr int kGzip = 15 + 16;
+    if (inflateInit2(&stream_, kGzip) != Z_OK) {
+      throw DataError(fmt::format("{} cannot be unpacked: zlib did not start", path.string()));
+    }
+  }
+  ~Inflater() { inflateEnd(&stream_); }
+  Inflater(const Inflater&) = delete;
+  Inflater& operator=(const Inflater&) = delete;
+  z_stream& stream() { return stream_; }
+
+ private:
+  z_stream stream_{};
+};
+
+// gzread would be shorter, but it takes bytes after the packed part for nothing, and so hides
+// damage.
+std::vector<std::uint8_t> unpacked(const std::vector<std::uint8_t>& packed,
+                                   const std::filesystem::path& path) {
+  ESPALIER_CHECK(packed.size() <= std::numeric_limits<uInt>::max());
+  Inflater inflater(path);
+  z_stream& stream = inflater.stream();
+  stream.next_in =
+      const_cast<Bytef*>(packed.data());  // zlib's interface is not const-correct; it only reads
+  stream.avail_in = static_cast<uInt>(packed.size());
+  std::vector<std::uint8_t> content;
+  std::vector<std::uint8_t> chunk(1 << 18);
+  int state = Z_OK;
+  while (state == Z_OK) {
+    stream.next_out = chunk.data();
+    stream.avail_out = static_cast<uInt>(chunk.size());
+    state = inflate(&stream, Z_NO_FLUSH);
+    content.insert(content.end(), chunk.begin(), chunk.end() - stream.avail_out);
+  }
+  if (state == Z_BUF_ERROR) {
+    throw DataError(fmt::format("{} is cut short: fetch it again", path.string()));
+  }
+  if (state != Z_STREAM_END || stream.avail_in > 0) {
+    throw DataError(
+        fmt::format("{} is damaged ({}): fetch it again", path.string(),
+                    state == Z_STREAM_END ? "bytes after its end" : "gzip data broken"));
+  }
+  return content;
+}
+
+}  // namespace
+
+std::vector<std::uint8_t> read_packed(const std::filesystem::path& path) {
+  std::error_code error;
+  const auto size = std::filesystem::file_size(path, error);
+  std::ifstream file(path, std::ios::binary);
+  if (error || !file) {
+    throw DataError(
+        fmt::format("{} cannot be read: check that it is a file and may be read", path.string()));
+  }
+  std::vector<std::uint8_t> content(size);
+  file.read(reinterpret_cast<char*>(content.data()), static_cast<std::streamsize>(size));
+  if (!file && size > 0)
+    throw DataError(fmt::format("{} cannot be read to its end", path.string()));
+  const bool gzipped = size >= 2 && content[0] == 0x1f && content[1] == 0x8b;
+  if (!gzipped && path.extension() == ".gz") {
+    throw DataError(
+        fmt::format("{} is no gzip file, though its name says so: fetch it again", path.string()));
+  }
+  return gzipped ? unpacked(content, path) : content;
+}
+
+}  // namespace espalier

@@ -1,0 +1,181 @@
+#include "espalier/device/device.h"
+
+#include <algorithm>
+#include <charconv>
+#include <cmath>
+#include <sstream>
+
+#include "espalier/base/error.h"
+
+namespace espalier {
+namespace {
+
+const DeviceClass kLaptop{.name = "laptop",
+                          .memory_mb = 0,
+                          .gflops = 50,
+                          .down_mbps = 100,
+                          .up_mbps = 20,
+                          .latency_ms = 10};
+
+struct Field {
+  const char* name;
+  double DeviceClass::*member;
+  const char* unit;
+  double minimum;
+  const char* help;
+};
+
+// The smallest rates only keep a zero or a negative rate out.
+constexpr Field kFields[] = {
+    {"memory_mb", &DeviceClass::memory_mb, "MB", 0,
+     "Memory of one such client; 0 means not capped."},
+    {"gflops", &DeviceClass::gflops, "GFLOP/s", 1e-6, "Effective arithmetic rate."},
+    {"down_mbps", &DeviceClass::down_mbps, "Mbit/s", 0,
+     "Download rate; 0 means that bytes cost no time."},
+    {"up_mbps", &DeviceClass::up_mbps, "Mbit/s", 0,
+     "Upload rate; 0 means that bytes cost no time."},
+    {"latency_ms", &DeviceClass::latency_ms, "ms", 0, "Delay of each message, either way."},
+};
+
+Nanoseconds rounded(double nanoseconds, const std::string& what) {
+  constexpr double kHundredYears = 100 * 365.25 * 86400 * 1e9;
+  if (!(nanoseconds <= kHundredYears)) {
+    throw InputError(what +
+                     " would take more than 100 years: check the units of its device's rates");
+  }
+  return std::llround(nanoseconds);
+}
+
+std::string trimmed(const std::string& text) {
+  const auto first = text.find_first_not_of(" \t");
+  if (first == std::string::npos) return {};
+  return text.substr(first, text.find_last_not_of(" \t") - first + 1);
+}
+
+std::int32_t class_index(const std::vector<DeviceClass>& classes, const std::string& name) {
+  for (std::size_t i = 0; i < classes.size(); ++i) {
+    if (classes[i].name == name) return static_cast<std::int32_t>(i);
+  }
+  std::string known;
+  for (const DeviceClass& device : classes) known += (known.empty() ? "" : ", ") + device.name;
+  throw InputError(
+      fmt::format("clients.fleet names the device '{}', which is not defined; there are: {}; add a "
+                  "section [device.{}]",
+                  name, known, name));
+}
+
+/// The classes of the clients of one pattern such as `2*fast, 4*slow`.
+std::vector<std::int32_t> parse_pattern(const std::string& fleet,
+                                        const std::vector<DeviceClass>& classes,
+                                        std::int64_t clients) {
+  std::vector<std::int32_t> pattern;
+  std::stringstream parts(fleet);
+  for (std::string part; std::getline(parts, part, ',');) {
+    const auto star = part.find('*');
+    const std::string name = trimmed(star == std::string::npos ? part : part.substr(star + 1));
+    std::int64_t count = 1;
+    if (star != std::string::npos) {
+      const std::string digits = trimmed(part.substr(0, star));
+      const auto [end, error] =
+          std::from_chars(digits.data(), digits.data() + digits.size(), count);
+      if (error != std::errc{} || end != digits.data() + digits.size()) count = 0;
+    }
+    if (count < 1 || name.empty()) {
+      throw InputError(fmt::format(
+          "clients.fleet has the part '{}': write a count, '*' and a device, such as 2*laptop",
+          part));
+    }
+    const std::int32_t index = class_index(classes, name);
+    if (count > clients - static_cast<std::int64_t>(pattern.size())) {
+      throw InputError(fmt::format(
+          "clients.fleet = {} names more than clients.count = {} clients: change one of them",
+          fleet, clients));
+    }
+    pattern.insert(pattern.end(), static_cast<std::size_t>(count), index);
+  }
+  return pattern;
+}
+
+}  // namespace
+
+Nanoseconds transfer_time(double mbps, double latency_ms, std::int64_t bytes) {
+  const double on_the_link = mbps > 0 ? static_cast<double>(bytes) * 8000 / mbps : 0;
+  return rounded(latency_ms * 1e6 + on_the_link, fmt::format("a message of {} bytes", bytes));
+}
+
+Nanoseconds compute_time(const DeviceClass& device, std::int64_t flops) {
+  return rounded(static_cast<double>(flops) / device.gflops,
+                 fmt::format("work of {} FLOP on a '{}'", flops, device.name));
+}
+
+std::vector<DeviceClass> device_classes(const Config& config) {
+  std::vector<DeviceClass> classes{kLaptop};
+  for (const std::string& name : config.names_below("device")) {
+    auto device = std::find_if(classes.begin(), classes.end(),
+                               [&](const DeviceClass& known) { return known.name == name; });
+    if (device == classes.end()) {
+      classes.push_back(kLaptop);
+      device = classes.end() - 1;
+      device->name = name;
+    }
+    for (const Field& field : kFields) {
+      const std::string key = "device." + name + "." + field.name;
+      if (config.given(key)) (*device).*field.member = config.real(key);
+    }
+  }
+  return classes;
+}
+
+void declare_device_options(OptionTable& table) {
+  table.add({.key = "clients.count",
+             .type = OptionType::integer,
+             .default_value = "10",
+             .help = "How many clients exist.",
+             .minimum = 1});
+  table.add({.key = "clients.per_round",
+             .type = OptionType::integer,
+             .default_value = "0",
+             .help = "How many clients work at once; 0 means all.",
+             .minimum = 0});
+  table.add(
+      {.key = "clients.fleet",
+       .type = OptionType::text,
+       .default_value = "",
+       .help =
+           "Devices of the clients in order, e.g. '2*fast, 4*slow', repeated over clients.count; "
+           "empty means that all are 'laptop'."});
+  for (const Field& field : kFields) {
+    table.add({.key = std::string("device.*.") + field.name,
+               .type = OptionType::real,
+               .default_value = fmt::format("{}", kLaptop.*field.member),
+               .help = field.help,
+               .unit = field.unit,
+               .minimum = field.minimum});
+  }
+}
+
+Fleet::Fleet(const Config& config) : classes_(device_classes(config)) {
+  const std::int64_t clients = config.integer("clients.count");
+  const std::int64_t per_round = config.integer("clients.per_round");
+  if (per_round > clients) {
+    throw InputError(
+        fmt::format("clients.per_round = {} is more than clients.count = {}: change one of them",
+                    per_round, clients));
+  }
+  const std::string fleet = config.text("clients.fleet");
+  const std::vector<std::int32_t> pattern =
+      parse_pattern(trimmed(fleet).empty() ? kLaptop.name : fleet, classes_, clients);
+  const auto length = static_cast<std::int64_t>(pattern.size());
+  if (clients % length != 0) {
+    throw InputError(
+        fmt::format("clients.fleet = {} names {} clients, which does not divide clients.count = "
+                    "{}: change one of them",
+                    fleet, length, clients));
+  }
+  class_of_.reserve(static_cast<std::size_t>(clients));
+  for (std::int64_t client = 0; client < clients; ++client) {
+    class_of_.push_back(pattern[static_cast<std::size_t>(client % length)]);
+  }
+}
+
+}  // namespace espalier

@@ -1,0 +1,32 @@
+#include "espalier/method/fedavg.h"
+
+#include "espalier/protocol/rounds/merge.h"
+
+namespace espalier {
+namespace {
+
+class FullModel : public SubmodelRule {
+ public:
+  Submodel choose(const Experiment& experiment, const SendMoment&) override {
+    return Submodel::full(*experiment.model.layout);
+  }
+};
+
+}  // namespace
+
+void register_fedavg(Catalogue& c) {
+  declare_average_options(c.options);
+  c.submodels.add("full", "every client trains the whole model", [](const Config&, const Experiment&) {
+    return std::make_unique<FullModel>();
+  });
+  c.windows.add("synchronous", "merge when all that are out have answered",
+                {{"window.min_updates", "0"}, {"window.release", "merged"}});
+  c.merges.add("average", "weighted mean over the holders of each parameter",
+               [](const Config& config, const Experiment& experiment) {
+                 return std::make_unique<AverageMerge>(config, experiment);
+               });
+  c.objectives.add("cross_entropy", "cross-entropy of the labels", make_cross_entropy);
+  c.methods.add("fedavg", "full models, synchronous, sample-weighted mean (McMahan et al. 2017)", {});
+}
+
+}  // namespace espalier

@@ -1,0 +1,43 @@
+#include "espalier/method/fedprox.h"
+
+#include <c10/core/GradMode.h>
+
+namespace espalier {
+namespace {
+
+class Proximal : public LocalObjective {
+ public:
+  explicit Proximal(double mu) : mu_(mu) {}
+
+  void begin(const LocalView& view) override {
+    c10::NoGradGuard no_grad;
+    received_ = view.parameters.trainable().clone();
+  }
+  void after_backward(const LocalView& view) override {
+    c10::NoGradGuard no_grad;
+    const at::Tensor& gradients = view.parameters.gradients();
+    gradients.add_(view.parameters.trainable(), mu_);
+    gradients.add_(received_, -mu_);
+  }
+  std::int64_t extra_bytes(std::int64_t weight_bytes) const override { return weight_bytes; }
+
+ private:
+  double mu_;
+  at::Tensor received_;
+};
+
+}  // namespace
+
+void register_fedprox(Catalogue& c) {
+  c.options.add({"method.mu", OptionType::real, "0.01",
+                 "objective proximal: weight of the pull towards the received model", "", 0, 1e6});
+  c.objectives.add("proximal", "cross-entropy and mu/2 |w - w_received|^2",
+                   [](const Config& config) {
+                     return std::make_unique<Proximal>(config.real("method.mu"));
+                   });
+  Method method;
+  method.objective = "proximal";
+  c.methods.add("fedprox", "FedAvg with a proximal term (Li et al. 2020)", method);
+}
+
+}  // namespace espalier

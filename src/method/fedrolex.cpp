@@ -1,0 +1,36 @@
+#include "espalier/method/fedrolex.h"
+
+#include "espalier/method/widths.h"
+
+namespace espalier {
+namespace {
+
+class RollingUnits : public SubmodelRule {
+ public:
+  RollingUnits(const Config& config, const Experiment& experiment) : levels_(config, experiment) {}
+  Submodel choose(const Experiment& experiment, const SendMoment& moment) override {
+    return rolling_submodel(*experiment.model.layout, levels_.share(moment), moment.version);
+  }
+  double share(const SendMoment& moment) const override { return levels_.share(moment); }
+
+ private:
+  WidthLevels levels_;
+};
+
+}  // namespace
+
+void register_fedrolex(Catalogue& c) {
+  declare_width_options(c.options);
+  c.submodels.add("rolling", "a window of units that moves by one each round",
+                  [](const Config& config, const Experiment& experiment) {
+                    return std::make_unique<RollingUnits>(config, experiment);
+                  });
+  Method method;
+  method.submodel = "rolling";
+  method.merge = "masked_average";
+  method.objective = "masked_cross_entropy";
+  method.defaults = {{"method.levels", "dynamic"}};
+  c.methods.add("fedrolex", "rolling window of units by width level (Alam et al. 2022)", method);
+}
+
+}  // namespace espalier

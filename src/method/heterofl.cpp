@@ -1,0 +1,100 @@
+#include "espalier/method/heterofl.h"
+
+#include <unordered_map>
+
+#include "espalier/method/widths.h"
+#include "espalier/protocol/rounds/merge.h"
+
+namespace espalier {
+namespace {
+
+class LeadingUnits : public SubmodelRule {
+ public:
+  LeadingUnits(const Config& config, const Experiment& experiment) : levels_(config, experiment) {}
+  Submodel choose(const Experiment& experiment, const SendMoment& moment) override {
+    return rolling_submodel(*experiment.model.layout, levels_.share(moment), 0);
+  }
+  double share(const SendMoment& moment) const override { return levels_.share(moment); }
+
+ private:
+  WidthLevels levels_;
+};
+
+/// Scaler and masked cross-entropy: logits of classes that the client has not are set to zero.
+class MaskedCrossEntropy : public LocalObjective {
+ public:
+  MaskedCrossEntropy(bool scaler, bool masked) : scaler_(scaler), masked_(masked) {}
+
+  void begin(const LocalView& view) override {
+    if (!masked_) return;
+    const Experiment& e = view.experiment;
+    absent_ = at::ones({e.data.shape.classes}, at::kBool);
+    for (std::int64_t c : e.partition->classes(view.client, *e.data.train)) {
+      absent_.data_ptr<bool>()[c] = false;
+    }
+  }
+  void prepare(Context& context) const override { context.scaler = scaler_; }
+  at::Tensor loss(const LocalView& view, const at::Tensor& logits,
+                  const at::Tensor& labels) const override {
+    return LocalObjective::loss(view, masked_ ? logits.masked_fill(absent_, 0.0) : logits, labels);
+  }
+  // The mask of classes, and the masked logits of a batch, which are as small.
+  std::int64_t extra_bytes(std::int64_t) const override { return masked_ ? 4096 : 0; }
+
+ private:
+  bool scaler_;
+  bool masked_;
+  at::Tensor absent_;
+};
+
+/// Rows of the output layer count only from clients that have the class.
+class MaskedAverage : public AverageMerge {
+ public:
+  MaskedAverage(const Config& config, const Experiment& experiment)
+      : AverageMerge(config, experiment), masked_(config.boolean("method.masked_loss")) {}
+
+ protected:
+  const Submodel* restriction(const Experiment& e, const Update& update) const override {
+    if (!masked_) return nullptr;
+    auto [place, added] = present_.try_emplace(update.client, Submodel::full(*e.model.layout));
+    if (added) {
+      place->second.keep(e.model.class_axis, e.partition->classes(update.client, *e.data.train));
+    }
+    return &place->second;
+  }
+
+ private:
+  bool masked_;
+  mutable std::unordered_map<std::int64_t, Submodel> present_;
+};
+
+}  // namespace
+
+void register_heterofl(Catalogue& c) {
+  declare_width_options(c.options);
+  c.options.add({"method.scaler", OptionType::boolean, "true",
+                 "objective masked_cross_entropy: in training, outputs of cut layers are divided by "
+                 "the kept share"});
+  c.options.add({"method.masked_loss", OptionType::boolean, "true",
+                 "classes that a client has not take no part in its loss, nor in the merge"});
+  c.submodels.add("static", "the first units of every layer, by the client's width",
+                  [](const Config& config, const Experiment& experiment) {
+                    return std::make_unique<LeadingUnits>(config, experiment);
+                  });
+  c.objectives.add("masked_cross_entropy", "cross-entropy over the client's own classes, with scaler",
+                   [](const Config& config) {
+                     return std::make_unique<MaskedCrossEntropy>(
+                         config.boolean("method.scaler"), config.boolean("method.masked_loss"));
+                   });
+  c.merges.add("masked_average", "average, where output rows count only from clients with the class",
+               [](const Config& config, const Experiment& experiment) {
+                 return std::make_unique<MaskedAverage>(config, experiment);
+               });
+  Method method;
+  method.submodel = "static";
+  method.merge = "masked_average";
+  method.objective = "masked_cross_entropy";
+  c.methods.add("heterofl", "leading units by width level, masked average (Diao et al. 2021)", method);
+}
+
+}  // namespace espalier

@@ -1,0 +1,77 @@
+#include "espalier/method/widths.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+namespace espalier {
+
+void declare_width_options(OptionTable& table) {
+  table.add({"method.widths", OptionType::real_list, "1, 0.5, 0.25",
+             "width shares of the levels, each above 0 and at most 1"});
+  table.add({"method.proportions", OptionType::real_list, "",
+             "how many clients each level has, relative to the others; empty = equally many"});
+  table.add({"method.levels", OptionType::choice, "fixed",
+             "a client keeps its level, or draws a new one for every task", "", {}, {},
+             {"fixed", "dynamic"}});
+}
+
+WidthLevels::WidthLevels(const Config& config, const Experiment& experiment)
+    : seed_(experiment.seed),
+      clients_(experiment.fleet->size()),
+      dynamic_(config.text("method.levels") == "dynamic"),
+      widths_(config.reals("method.widths")) {
+  std::vector<double> proportions = config.reals("method.proportions");
+  if (widths_.empty()) throw InputError("method.widths is empty; give at least one share");
+  for (double width : widths_) {
+    if (!(width > 0 && width <= 1)) {
+      throw InputError(fmt::format("method.widths holds {}; shares are above 0 and at most 1", width));
+    }
+  }
+  if (proportions.empty()) proportions.assign(widths_.size(), 1.0);
+  if (proportions.size() != widths_.size()) {
+    throw InputError(fmt::format("method.proportions has {} values for {} method.widths",
+                                 proportions.size(), widths_.size()));
+  }
+  const double sum = std::accumulate(proportions.begin(), proportions.end(), 0.0);
+  if (std::ranges::any_of(proportions, [](double p) { return p < 0; }) || !(sum > 0)) {
+    throw InputError("method.proportions must not be negative, and not all zero");
+  }
+  double cumulated = 0;
+  for (double p : proportions) upper_.push_back((cumulated += p) / sum);
+  upper_.back() = 1.0;
+}
+
+double WidthLevels::share(const SendMoment& moment) const {
+  double position = (static_cast<double>(moment.client) + 0.5) / static_cast<double>(clients_);
+  if (dynamic_) {
+    position = Stream(seed_, purpose("method.levels"), static_cast<std::uint64_t>(moment.client),
+                      static_cast<std::uint64_t>(moment.nth_task))
+                   .uniform();
+  }
+  const auto level = std::upper_bound(upper_.begin(), upper_.end() - 1, position) - upper_.begin();
+  return widths_[static_cast<std::size_t>(level)];
+}
+
+std::int64_t kept_units(double share, std::int64_t size) {
+  // A share such as 1/3 of 3 must not become 2 because its product is a little above 1.
+  const double exact = share * static_cast<double>(size);
+  return std::clamp<std::int64_t>(static_cast<std::int64_t>(std::ceil(exact - 1e-9)), 1, size);
+}
+
+Submodel rolling_submodel(const Layout& layout, double share, std::int64_t offset) {
+  Submodel submodel = Submodel::full(layout);
+  for (std::size_t axis = 0; axis < layout.axes.size(); ++axis) {
+    if (!layout.axes[axis].cuttable) continue;
+    const std::int64_t size = layout.axes[axis].size;
+    std::vector<std::int64_t> units(static_cast<std::size_t>(kept_units(share, size)));
+    for (std::size_t k = 0; k < units.size(); ++k) {
+      units[k] = (offset + static_cast<std::int64_t>(k)) % size;
+    }
+    std::sort(units.begin(), units.end());
+    submodel.keep(static_cast<int>(axis), std::move(units));
+  }
+  return submodel;
+}
+
+}  // namespace espalier

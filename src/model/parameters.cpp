@@ -1,0 +1,81 @@
+#include "espalier/model/parameters.h"
+
+#include <utility>
+
+#include "espalier/base/error.h"
+#include "espalier/base/hash.h"
+#include "espalier/base/random.h"
+
+namespace espalier {
+namespace {
+
+// Shares storage but no version counter: writing one entry (a statistic, say) must not look to autograd like a
+// change of the others that it saved.
+at::Tensor view_of(const at::Tensor& flat, std::int64_t offset, const Geometry::Place& place) {
+  return flat.narrow(0, offset, place.count).view(place.shape).variable_data();
+}
+
+}  // namespace
+
+Parameters::Parameters(std::shared_ptr<const Geometry> geometry) : geometry_(std::move(geometry)) {
+  flat_ = at::zeros({geometry_->size()}, at::kFloat);
+  views_.resize(geometry_->layout().entries.size());
+  for (std::size_t entry = 0; entry < views_.size(); ++entry) {
+    const Geometry::Place& place = geometry_->place(static_cast<int>(entry));
+    if (place.present) views_[entry] = view_of(flat_, place.offset, place);
+  }
+}
+
+const at::Tensor& Parameters::operator[](int entry) const {
+  ESPALIER_CHECK(0 <= entry && entry < static_cast<int>(views_.size()) && views_[entry].defined(),
+                 "the submodel has no entry {}", entry);
+  return views_[entry];
+}
+
+at::Tensor Parameters::trainable() const {
+  const Range range = geometry_->kind_range(Kind::trainable);
+  return flat_.narrow(0, range.begin, range.size());
+}
+
+void Parameters::attach_gradients() {
+  if (gradients_.defined()) return;
+  const Range range = geometry_->kind_range(Kind::trainable);
+  gradients_ = at::zeros({range.size()}, at::kFloat);
+  for (std::size_t entry = 0; entry < views_.size(); ++entry) {
+    if (!views_[entry].defined() || geometry_->layout().entries[entry].kind != Kind::trainable) continue;
+    const Geometry::Place& place = geometry_->place(static_cast<int>(entry));
+    views_[entry].set_requires_grad(true);
+    views_[entry].mutable_grad() = view_of(gradients_, place.offset - range.begin, place);
+  }
+}
+
+void Parameters::zero_gradients() {
+  ESPALIER_CHECK(gradients_.defined());
+  gradients_.zero_();
+}
+
+void initialise(Parameters& full, std::uint64_t seed) {
+  const Geometry& geometry = full.geometry();
+  ESPALIER_CHECK(geometry.submodel().is_full(), "only a full model is initialised; cut it afterwards");
+  const Layout& layout = geometry.layout();
+  for (std::size_t index = 0; index < layout.entries.size(); ++index) {
+    const Entry& entry = layout.entries[index];
+    const Geometry::Place& place = geometry.place(static_cast<int>(index));
+    Stream stream(seed, purpose("model.init"), hash_text(entry.name));
+    float* const values = full.data() + place.offset;
+    for (std::int64_t i = 0; i < place.count; ++i) {
+      switch (entry.init.rule) {
+        case Init::Rule::zeros: values[i] = 0; break;
+        case Init::Rule::ones: values[i] = 1; break;
+        case Init::Rule::uniform:
+          values[i] = static_cast<float>(entry.init.scale * (2 * stream.uniform() - 1));
+          break;
+        case Init::Rule::normal:
+          values[i] = static_cast<float>(entry.init.scale * stream.normal());
+          break;
+      }
+    }
+  }
+}
+
+}  // namespace espalier

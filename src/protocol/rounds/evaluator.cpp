@@ -1,0 +1,86 @@
+#include "espalier/protocol/rounds/evaluator.h"
+
+#include <cstring>
+
+namespace espalier {
+
+Evaluator::Evaluator(const Experiment& experiment, const Config& config, Pool& pool)
+    : experiment_(experiment), plan_(evaluation_plan(config, experiment)), pool_(pool) {
+  pool_.on_evaluation([this](const Shard& shard, ShardKind kind, const SharedBytes& payload) {
+    take(shard, kind, payload);
+  });
+}
+
+void Evaluator::start(std::int64_t version, Nanoseconds time, const Parameters& model) {
+  Running& running = running_[version];
+  running.time = time;
+  running.model = Parameters(model.geometry_ptr());
+  std::memcpy(running.model.data(), model.data(),
+              static_cast<std::size_t>(model.geometry().size()) * sizeof(float));
+  running.statistics.resize(static_cast<std::size_t>(plan_.calibration_batches()));
+  running.sums.resize(static_cast<std::size_t>(plan_.test_batches()));
+  send(version, running,
+       plan_.calibration_samples > 0 ? ShardKind::calibrate : ShardKind::evaluate);
+}
+
+void Evaluator::send(std::int64_t version, Running& running, ShardKind kind) {
+  const auto dense = experiment_.plans->geometry(running.model.submodel(), Packing::dense);
+  auto values = std::make_shared<Bytes>(static_cast<std::size_t>(dense->size()) * sizeof(float));
+  experiment_.plans->plan(running.model.geometry(), *dense)
+      ->copy(std::as_const(running.model).data(), reinterpret_cast<float*>(values->data()));
+  pool_.evaluate(version, kind,
+                 kind == ShardKind::calibrate ? plan_.calibration_batches() : plan_.test_batches(),
+                 std::move(values));
+}
+
+void Evaluator::take(const Shard& shard, ShardKind kind, const SharedBytes& payload) {
+  Running& running = running_.at(shard.version);
+  const std::int64_t batches = shard.last - shard.first;
+  if (kind == ShardKind::calibrate) {
+    const std::size_t each = payload->size() / sizeof(float) / static_cast<std::size_t>(batches);
+    for (std::int64_t b = 0; b < batches; ++b) {
+      auto& values = running.statistics[static_cast<std::size_t>(shard.first + b)];
+      values.resize(each);
+      std::memcpy(values.data(), payload->data() + static_cast<std::size_t>(b) * each * sizeof(float),
+                  each * sizeof(float));
+    }
+    running.calibrated += batches;
+    if (running.calibrated == plan_.calibration_batches()) {
+      set_statistics(running.model, running.statistics);
+      send(shard.version, running, ShardKind::evaluate);
+    }
+    return;
+  }
+  ESPALIER_CHECK(payload->size() == static_cast<std::size_t>(batches) * 4 * sizeof(double),
+                 "evaluation shard of {} bytes", payload->size());
+  for (std::int64_t b = 0; b < batches; ++b) {
+    double four[4];
+    std::memcpy(four, payload->data() + static_cast<std::size_t>(b) * sizeof(four), sizeof(four));
+    running.sums[static_cast<std::size_t>(shard.first + b)] = {
+        static_cast<std::int64_t>(four[0]), four[1], static_cast<std::int64_t>(four[2]),
+        static_cast<std::int64_t>(four[3])};
+  }
+  running.evaluated += batches;
+}
+
+std::optional<Evaluation> Evaluator::next() {
+  if (running_.empty()) return std::nullopt;
+  const auto first = running_.begin();
+  if (first->second.evaluated < plan_.test_batches()) return std::nullopt;
+  EvaluationSums total;
+  for (const EvaluationSums& sums : first->second.sums) {
+    total.samples += sums.samples;
+    total.loss += sums.loss;
+    total.top1 += sums.top1;
+    total.top5 += sums.top5;
+  }
+  const auto samples = static_cast<double>(total.samples);
+  Evaluation evaluation{first->first, first->second.time, total.loss / samples,
+                        static_cast<double>(total.top1) / samples,
+                        static_cast<double>(total.top5) / samples};
+  last_model_ = std::move(first->second.model);
+  running_.erase(first);
+  return evaluation;
+}
+
+}  // namespace espalier

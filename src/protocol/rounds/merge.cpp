@@ -1,0 +1,101 @@
+#include "espalier/protocol/rounds/merge.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <limits>
+#include <map>
+
+#include "espalier/train/client.h"
+
+namespace espalier {
+namespace {
+
+// Numerator and denominator of one block (64 KiB) stay in the first two cache levels.
+constexpr std::int64_t kBlock = 4096;
+
+}  // namespace
+
+void weighted_mean(Parameters& model, std::span<const Holding> holdings) {
+  std::array<double, kBlock> numerator;
+  std::array<double, kBlock> denominator;
+  float* values = model.data();
+  const Range trained = model.geometry().kind_range(Kind::trainable);
+  for (std::int64_t begin = trained.begin; begin < trained.end; begin += kBlock) {
+    const Range range{begin, std::min(begin + kBlock, trained.end)};
+    const auto count = static_cast<std::size_t>(range.size());
+    std::fill_n(numerator.begin(), count, 0.0);
+    std::fill_n(denominator.begin(), count, 0.0);
+    for (const Holding& holding : holdings) {
+      holding.plan->accumulate(range, holding.values, holding.weight, numerator.data(),
+                               denominator.data());
+    }
+    for (std::size_t i = 0; i < count; ++i) {
+      if (denominator[i] > 0) {
+        values[range.begin + static_cast<std::int64_t>(i)] =
+            static_cast<float>(numerator[i] / denominator[i]);
+      }
+    }
+  }
+}
+
+Coverage coverage(const Experiment& experiment, const Geometry& model,
+                  std::span<const Update> updates) {
+  // Equal submodels are counted at once: few distinct ones cover many clients.
+  std::map<const Geometry*, std::int64_t> holders;
+  for (const Update& update : updates) ++holders[update.geometry.get()];
+  Coverage result;
+  if (updates.empty()) return result;
+  const std::int64_t values = model.count(Kind::trainable);
+  double sum = 0;
+  for (const auto& [geometry, count] : holders) {
+    sum += static_cast<double>(count) * static_cast<double>(geometry->count(Kind::trainable));
+  }
+  result.mean = sum / static_cast<double>(values);
+  if (std::ranges::all_of(updates, [](const Update& u) { return u.geometry->submodel().is_full(); })) {
+    result.minimum = static_cast<double>(updates.size());
+    return result;
+  }
+  std::vector<std::int32_t> count(static_cast<std::size_t>(model.kind_range(Kind::trainable).end), 0);
+  for (const auto& [geometry, number] : holders) {
+    const auto plan = experiment.plans->plan(*geometry, model, nullptr, kTrained);
+    plan->add_count(static_cast<std::int32_t>(number), count.data());
+  }
+  std::int32_t least = std::numeric_limits<std::int32_t>::max();
+  for (std::size_t entry = 0; entry < model.layout().entries.size(); ++entry) {
+    const Geometry::Place& place = model.place(static_cast<int>(entry));
+    if (model.layout().entries[entry].kind != Kind::trainable || !place.present) continue;
+    for (std::int64_t i = place.offset; i < place.offset + place.count; ++i) {
+      least = std::min(least, count[static_cast<std::size_t>(i)]);
+    }
+  }
+  result.minimum = least;
+  return result;
+}
+
+void declare_average_options(OptionTable& table) {
+  table.add({"method.weighting", OptionType::choice, "samples",
+             "merge average: weight of an update by its client's samples, or the same for all", "",
+             {}, {}, {"samples", "uniform"}});
+  table.add({"method.staleness_power", OptionType::real, "0",
+             "merge average: weights fall as (1 + staleness)^-power", "", 0, 100});
+}
+
+AverageMerge::AverageMerge(const Config& config, const Experiment&)
+    : by_samples_(config.text("method.weighting") == "samples"),
+      staleness_power_(config.real("method.staleness_power")) {}
+
+void AverageMerge::merge(const Experiment& experiment, Parameters& model,
+                         std::span<Update> updates) {
+  std::vector<Holding> holdings;
+  for (Update& update : updates) {
+    update.weight = (by_samples_ ? static_cast<double>(update.samples) : 1.0) *
+                    std::pow(1.0 + static_cast<double>(update.staleness), -staleness_power_);
+    holdings.push_back({experiment.plans->plan(*update.geometry, model.geometry(),
+                                               restriction(experiment, update), kTrained),
+                        reinterpret_cast<const float*>(update.values->data()), update.weight});
+  }
+  weighted_mean(model, holdings);
+}
+
+}  // namespace espalier

@@ -1,0 +1,448 @@
+#include "espalier/protocol/rounds/server.h"
+
+#include <algorithm>
+#include <bit>
+#include <chrono>
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "espalier/base/log.h"
+#include "espalier/protocol/rounds/merge.h"
+
+namespace espalier {
+namespace {
+
+double wall_seconds() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+/// True if every float is finite: an exponent of all ones is infinity or not a number.
+bool all_finite(const Bytes& bytes) {
+  constexpr std::uint32_t kExponent = 0x7f800000u;
+  const auto count = bytes.size() / sizeof(float);
+  std::uint32_t bad = 0;
+  for (std::size_t i = 0; i < count; ++i) {
+    std::uint32_t bits;
+    std::memcpy(&bits, bytes.data() + i * sizeof(float), sizeof(bits));
+    bad |= static_cast<std::uint32_t>((bits & kExponent) == kExponent);
+  }
+  return bad == 0;
+}
+
+Nanoseconds overlap(Nanoseconds a_begin, Nanoseconds a_end, Nanoseconds b_begin, Nanoseconds b_end) {
+  return std::max<Nanoseconds>(0, std::min(a_end, b_end) - std::max(a_begin, b_begin));
+}
+
+}  // namespace
+
+void declare_server_options(OptionTable& table) {
+  table.add({"run.target_accuracy", OptionType::real, "0",
+             "stop once the global model's top-1 reaches it; 0 = no such stop", "", 0, 1});
+  table.add({"run.virtual_limit", OptionType::real, "0",
+             "stop at the first merge at or after this virtual time; 0 = no such stop", "s", 0, 1e12});
+}
+
+RoundsServer::RoundsServer(const Experiment& experiment, const Config& config, ServerRules rules,
+                           Pool& pool, RunFile& records)
+    : experiment_(experiment),
+      rules_(std::move(rules)),
+      pool_(pool),
+      records_(records),
+      evaluator_(experiment, config, pool),
+      model_(experiment.plans->geometry(Submodel::full(*experiment.model.layout), Packing::aligned)),
+      window_(window_settings(config, *experiment.fleet, config.integer("clients.per_round"))),
+      per_round_(config.integer("clients.per_round")),
+      evaluate_every_(config.integer("record.evaluate_every")) {
+  if (config.real("run.target_accuracy") > 0) target_accuracy_ = config.real("run.target_accuracy");
+  if (config.real("run.virtual_limit") > 0) {
+    virtual_limit_ = std::llround(config.real("run.virtual_limit") * 1e9);
+  }
+  initialise(model_, experiment.seed);
+  tasks_of_.assign(static_cast<std::size_t>(experiment.fleet->size()), 0);
+  for (std::int64_t client = 0; client < experiment.fleet->size(); ++client) release(client);
+}
+
+RunSummary RoundsServer::run() {
+  wall_start_ = wall_seconds();
+  window_.open(now_);
+  top_up();
+  while (!reached_a_stop()) {
+    const bool anything_out = !out_.empty();
+    const auto closes = window_.closes_at();
+    if (!anything_out && window_.held() > 0) {
+      close_window();
+    } else if (closes && std::get<0>(out_.begin()->first) > *closes) {
+      now_ = std::max(now_, *closes);
+      close_window();
+    } else if (anything_out) {
+      deliver_next();
+    } else {
+      // Every task of the window failed: those clients may be sent something smaller, or others in their place.
+      const bool rejected = std::ranges::any_of(
+          delivered_, [](const Delivered& d) { return d.outcome == "rejected"; });
+      if (rejected) {
+        throw NotFiniteError(
+            "every update of a window was rejected because it is not finite; lower train.lr or set "
+            "train.clip");
+      }
+      release_waiting();
+      top_up();
+      if (out_.empty()) {
+        throw NoClientError(
+            "no client can answer: none has the memory for its submodel; give the devices more "
+            "memory_mb, or choose smaller widths");
+      }
+    }
+    take_evaluations();
+  }
+  pool_.wait_until([this] {
+    take_evaluations();
+    return !evaluator_.pending();
+  });
+  if (last_evaluation_ && last_evaluation_->version == version_) {
+    std::memcpy(model_.data(), evaluator_.last_model().data(),
+                static_cast<std::size_t>(model_.geometry().size()) * sizeof(float));
+  }
+  record_unfinished();
+  records_.flush();
+  summary_.rounds = version_;
+  summary_.version = version_;
+  summary_.time = now_;
+  summary_.last = last_evaluation_;
+  return summary_;
+}
+
+bool RoundsServer::reached_a_stop() const {
+  if (version_ >= experiment_.rounds) return true;
+  if (virtual_limit_ && version_ > 0 && now_ >= *virtual_limit_) return true;
+  return target_accuracy_ && last_evaluation_ && last_evaluation_->top1 >= *target_accuracy_;
+}
+
+const TrainingCost& RoundsServer::cost_of(const Submodel& submodel, std::int64_t batch) {
+  auto [place, added] = costs_.try_emplace({submodel.hash(), batch});
+  if (added) {
+    const auto weights = static_cast<std::int64_t>(sizeof(float)) *
+                         experiment_.plans->geometry(submodel, Packing::aligned)->size();
+    place->second = training_cost(experiment_.model, submodel, batch, Sgd::copies(experiment_.train),
+                                  rules_.objective->extra_bytes(weights));
+  }
+  return place->second;
+}
+
+SharedBytes RoundsServer::payload_for(const Submodel& submodel, const Geometry& dense) {
+  auto& [known, payload] = payloads_[submodel.hash()];
+  if (payload && known == submodel) return payload;
+  auto bytes = std::make_shared<Bytes>(static_cast<std::size_t>(payload_bytes(dense)));
+  experiment_.plans->plan(model_.geometry(), dense, nullptr, kTrained)
+      ->copy(std::as_const(model_).data(), reinterpret_cast<float*>(bytes->data()));
+  known = submodel;
+  payload = std::move(bytes);
+  return payload;
+}
+
+void RoundsServer::top_up() {
+  const double start = wall_seconds();
+  // Clients whose update waits for the merge still belong to the round.
+  const auto busy = static_cast<std::int64_t>(out_.size()) +
+                    std::ranges::count_if(delivered_, [](const Delivered& d) { return d.waiting; });
+  std::int64_t want = per_round_ == 0 ? static_cast<std::int64_t>(idle_.size()) : per_round_ - busy;
+  std::vector<std::int64_t> candidates = std::move(idle_);
+  idle_.clear();
+  std::sort(candidates.begin(), candidates.end());
+  std::vector<std::int64_t> chosen;
+  if (want >= static_cast<std::int64_t>(candidates.size())) {
+    chosen.swap(candidates);
+  } else if (want > 0) {
+    Stream stream(experiment_.seed, purpose("clients.sample"), static_cast<std::uint64_t>(sends_++));
+    const auto picks = stream.choose(want, static_cast<std::int64_t>(candidates.size()));
+    std::vector<std::uint8_t> picked(candidates.size(), 0);
+    for (std::int64_t pick : picks) picked[static_cast<std::size_t>(pick)] = 1;
+    for (std::size_t i = 0; i < candidates.size(); ++i) {
+      (picked[i] ? chosen : idle_).push_back(candidates[i]);
+    }
+    candidates = idle_;
+    idle_.clear();
+  }
+  for (std::int64_t client : chosen) {
+    if (!try_send(client)) release(client);
+  }
+  for (std::int64_t client : candidates) release(client);
+  busy_s_ += wall_seconds() - start;
+}
+
+bool RoundsServer::try_send(std::int64_t client) {
+  const SendMoment moment{client, tasks_of_[static_cast<std::size_t>(client)], version_};
+  Submodel submodel = rules_.submodel->choose(experiment_, moment);
+  const auto refused = too_large_.find(client);
+  if (refused != too_large_.end() && refused->second.inside(submodel)) return false;
+
+  Sent sent;
+  sent.geometry = experiment_.plans->geometry(submodel, Packing::dense);
+  sent.payload = payload_for(submodel, *sent.geometry);
+  sent.share = rules_.submodel->share(moment);
+  const Workload work = workload(experiment_.train, experiment_.samples_of(client));
+  sent.flops = work.full_steps * cost_of(submodel, experiment_.train.batch).step_flops;
+  if (work.rest > 0) {
+    sent.flops += (work.steps - work.full_steps) * cost_of(submodel, work.rest).step_flops;
+  }
+  const DeviceClass& device = experiment_.fleet->device(client);
+  sent.task = {next_task_++, client, moment.nth_task, version_, 0, std::move(submodel), {}};
+  const auto state = states_.find(client);
+  if (state != states_.end()) sent.task.state = state->second;
+  const std::int64_t payload_size = static_cast<std::int64_t>(sent.payload->size());
+  const std::int64_t head_size =
+      static_cast<std::int64_t>(sent.task.encode().size() - sent.task.state.size());
+  static const auto answer_size = static_cast<std::int64_t>(ClientResult{}.encode().size());
+  sent.bytes_down = payload_size + head_size;
+  sent.bytes_up = payload_size + answer_size;
+  sent.sent = now_;
+  sent.download = transfer_time(device.down_mbps, device.latency_ms, sent.bytes_down);
+  sent.compute = compute_time(device, sent.flops);
+  sent.upload = transfer_time(device.up_mbps, device.latency_ms, sent.bytes_up);
+  sent.task.finish = sent.finish();
+  ++tasks_of_[static_cast<std::size_t>(client)];
+  pool_.submit(sent.task, sent.payload, sent.flops);
+  const EventKey key{sent.finish(), client, sent.task.task};
+  out_.emplace(key, std::move(sent));
+  return true;
+}
+
+void RoundsServer::deliver_next() {
+  auto node = out_.extract(out_.begin());
+  Delivered d;
+  d.sent = std::move(node.mapped());
+  now_ = d.sent.finish();
+  d.arrival = pool_.collect(d.sent.task.task);
+  const double start = wall_seconds();
+  const ClientResult& result = d.arrival.result;
+  d.staleness = version_ - d.sent.task.base_version;
+  const WindowSettings& window = window_.settings();
+  if (result.out_of_memory) {
+    d.outcome = "out_of_memory";
+    too_large_[d.sent.task.client] = d.sent.task.submodel;
+  } else if (!all_finite(*d.arrival.values)) {
+    d.outcome = "rejected";
+  } else if (window.stale == Stale::drop && window.max_staleness &&
+             d.staleness > *window.max_staleness) {
+    d.outcome = "dropped_stale";
+  } else {
+    d.outcome = "merged";
+  }
+  if (!result.state.empty()) states_[d.sent.task.client] = result.state;
+  const bool counts = d.outcome == "merged";
+  const bool on_arrival = window.release == Release::arrival;
+  const std::int64_t client = d.sent.task.client;
+  d.waiting = !on_arrival;
+  delivered_.push_back(std::move(d));
+  const bool closes = counts && window_.observe(now_);
+  busy_s_ += wall_seconds() - start;
+  if (on_arrival) release(client);
+  if (closes) {
+    close_window();
+  } else if (on_arrival) {
+    top_up();
+  }
+}
+
+void RoundsServer::release_waiting() {
+  for (Delivered& d : delivered_) {
+    if (d.waiting) release(d.sent.task.client);
+    d.waiting = false;
+  }
+}
+
+void RoundsServer::close_window() {
+  const double start = wall_seconds();
+  std::vector<Update> updates;
+  std::vector<Delivered*> sources;
+  for (Delivered& d : delivered_) {
+    if (d.outcome == "merged") sources.push_back(&d);
+  }
+  std::sort(sources.begin(), sources.end(), [](const Delivered* a, const Delivered* b) {
+    return std::make_pair(a->sent.task.client, a->sent.task.task) <
+           std::make_pair(b->sent.task.client, b->sent.task.task);
+  });
+  for (const Delivered* d : sources) {
+    updates.push_back({d->sent.task.task, d->sent.task.client, d->sent.task.base_version,
+                       d->staleness, experiment_.samples_of(d->sent.task.client), d->sent.geometry,
+                       d->arrival.values, d->sent.payload, 0});
+  }
+  rules_.merge->merge(experiment_, model_, updates);
+  for (std::size_t i = 0; i < updates.size(); ++i) sources[i]->weight = updates[i].weight;
+  ++version_;
+  payloads_.clear();
+  busy_s_ += wall_seconds() - start;
+  record_round(updates);
+  release_waiting();
+  delivered_.clear();
+  window_.open(now_);
+  const bool last = version_ >= experiment_.rounds || (virtual_limit_ && now_ >= *virtual_limit_);
+  const bool due = version_ % evaluate_every_ == 0;
+  if (target_accuracy_ && due) {
+    evaluator_.start(version_, now_, model_);
+    pool_.wait_until([this] {
+      take_evaluations();
+      return !evaluator_.pending();
+    });
+    if (!reached_a_stop()) top_up();
+    return;
+  }
+  if (!last) top_up();
+  if (due || last) evaluator_.start(version_, now_, model_);
+}
+
+void RoundsServer::take_evaluations() {
+  pool_.poll();
+  while (auto evaluation = evaluator_.next()) {
+    if (!std::isfinite(evaluation->loss)) {
+      throw NotFiniteError(fmt::format(
+          "the loss of version {} is not finite; lower train.lr or set train.clip",
+          evaluation->version));
+    }
+    Row row(evaluations_schema());
+    row.set("version", evaluation->version)
+        .set("virtual_time_s", seconds(evaluation->time))
+        .set("set", std::string("test"))
+        .set("loss", evaluation->loss)
+        .set("top1", evaluation->top1)
+        .set("top5", evaluation->top5);
+    records_.append(row);
+    last_evaluation_ = evaluation;
+    if (on_evaluation) on_evaluation(*evaluation);
+  }
+}
+
+namespace {
+
+Row sent_row(const ClientTask& task, std::int64_t parameters) {
+  Row row(tasks_schema());
+  row.set("task", task.task).set("client", task.client).set("base_version", task.base_version);
+  row.set("parameters", parameters);
+  return row;
+}
+
+}  // namespace
+
+void RoundsServer::record_round(std::span<const Update> updates) {
+  const Nanoseconds opened = window_.opened();
+  std::int64_t merged = 0, stale = 0, dropped = 0, staleness_max = 0, peak = 0;
+  std::int64_t bytes_down = 0, bytes_up = 0, samples = 0;
+  double staleness_sum = 0, loss_sum = 0;
+  std::map<std::int64_t, Nanoseconds> busy;  // per client, within the window
+  for (const Delivered& d : delivered_) {
+    const ClientResult& result = d.arrival.result;
+    const bool is_merged = d.outcome == "merged";
+    if (is_merged) {
+      ++merged;
+      stale += d.staleness > 0 ? 1 : 0;
+      staleness_sum += static_cast<double>(d.staleness);
+      staleness_max = std::max(staleness_max, d.staleness);
+      loss_sum += result.train_loss * static_cast<double>(result.samples);
+      samples += result.samples;
+    } else {
+      ++dropped;
+    }
+    peak = std::max(peak, result.peak_bytes);
+    bytes_down += d.sent.bytes_down;
+    bytes_up += result.out_of_memory ? d.arrival.head_bytes : d.sent.bytes_up;
+    busy[d.sent.task.client] += overlap(d.sent.sent, d.sent.finish(), opened, now_);
+    Row row = sent_row(d.sent.task, d.sent.geometry->count(Kind::trainable));
+    row.set("merged_version", is_merged ? version_ : std::int64_t{-1})
+        .set("staleness", d.staleness)
+        .set("outcome", d.outcome)
+        .set("sent_s", seconds(d.sent.sent))
+        .set("finished_s", seconds(d.sent.finish()))
+        .set("download_s", seconds(d.sent.download))
+        .set("compute_s", seconds(d.sent.compute))
+        .set("upload_s", seconds(d.sent.upload))
+        .set("wall_compute_s", result.wall_compute_s)
+        .set("bytes_down", d.sent.bytes_down)
+        .set("bytes_up", result.out_of_memory ? d.arrival.head_bytes : d.sent.bytes_up)
+        .set("state_bytes", static_cast<std::int64_t>(result.state.size()))
+        .set("flops", d.sent.flops)
+        .set("peak_bytes", result.peak_bytes)
+        .set("cap_bytes", result.cap_bytes)
+        .set("asked_bytes", result.asked_bytes)
+        .set("samples", result.samples)
+        .set("steps", result.steps)
+        .set("train_loss", result.train_loss)
+        .set("weight", d.weight)
+        .set("share", d.sent.share)
+        .set("rank", static_cast<std::int64_t>(d.arrival.rank));
+    records_.append(row);
+  }
+  for (const auto& [key, sent] : out_) {
+    busy[sent.task.client] += overlap(sent.sent, sent.finish(), opened, now_);
+  }
+  Nanoseconds busy_sum = 0;
+  for (const auto& [client, time] : busy) busy_sum += time;
+  const auto length = static_cast<double>(now_ - opened) * static_cast<double>(busy.size());
+  const Coverage holders = coverage(experiment_, model_.geometry(), updates);
+  const double loss = samples == 0 ? 0 : loss_sum / static_cast<double>(samples);
+  Row row(rounds_schema());
+  row.set("round", version_)
+      .set("version", version_)
+      .set("virtual_time_s", seconds(now_))
+      .set("wall_time_s", wall_seconds() - wall_start_)
+      .set("updates_merged", merged)
+      .set("updates_stale", stale)
+      .set("updates_dropped", dropped)
+      .set("staleness_mean", merged == 0 ? 0 : staleness_sum / static_cast<double>(merged))
+      .set("staleness_max", staleness_max)
+      .set("coverage_min", holders.minimum)
+      .set("coverage_mean", holders.mean)
+      .set("train_loss", loss)
+      .set("bytes_down", bytes_down)
+      .set("bytes_up", bytes_up)
+      .set("utilisation", length > 0 ? static_cast<double>(busy_sum) / length
+                                     : std::numeric_limits<double>::quiet_NaN())
+      .set("server_busy_s", busy_s_)
+      .set("peak_client_bytes", peak);
+  records_.append(row);
+  records_.flush(1.0);
+  summary_.bytes_down += bytes_down;
+  summary_.bytes_up += bytes_up;
+  if (!std::isfinite(loss)) {
+    throw NotFiniteError(fmt::format(
+        "the training loss of round {} is not finite; lower train.lr or set train.clip", version_));
+  }
+  if (on_round) on_round({version_, version_, now_, merged, loss});
+}
+
+void RoundsServer::record_unfinished() {
+  // What had answered after the last merge, then what is still out; each task has exactly one row.
+  const auto append = [&](const Sent& sent) {
+    Row row = sent_row(sent.task, sent.geometry->count(Kind::trainable));
+    row.set("merged_version", std::int64_t{-1})
+        .set("staleness", version_ - sent.task.base_version)
+        .set("outcome", std::string("unfinished"))
+        .set("sent_s", seconds(sent.sent))
+        .set("finished_s", seconds(sent.finish()))
+        .set("download_s", seconds(sent.download))
+        .set("compute_s", seconds(sent.compute))
+        .set("upload_s", seconds(sent.upload))
+        .set("bytes_down", sent.bytes_down)
+        .set("flops", sent.flops)
+        .set("cap_bytes", memory_bytes(experiment_.fleet->device(sent.task.client)))
+        .set("share", sent.share);
+    records_.append(row);
+  };
+  for (const Delivered& d : delivered_) append(d.sent);
+  for (const auto& [key, sent] : out_) append(sent);
+}
+
+void RoundsServer::archive(Archive& archive) {
+  archive.value("version", version_);
+  archive.value("now", now_);
+  archive.open("model");
+  const Layout& layout = model_.geometry().layout();
+  for (std::size_t entry = 0; entry < layout.entries.size(); ++entry) {
+    const Geometry::Place& place = model_.geometry().place(static_cast<int>(entry));
+    archive.value(layout.entries[entry].name.c_str(),
+                  std::span<float>(model_.data() + place.offset, static_cast<std::size_t>(place.count)));
+  }
+  archive.close();
+}
+
+}  // namespace espalier

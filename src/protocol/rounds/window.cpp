@@ -1,0 +1,80 @@
+#include "espalier/protocol/rounds/window.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace espalier {
+
+void declare_window_options(OptionTable& table) {
+  table.add({"window.min_updates", OptionType::integer, "0",
+             "merge when so many updates are there; 0 = all that are out", "", 0, 1e9});
+  table.add({"window.grace_s", OptionType::real, "0", "wait so long after the last needed update",
+             "s", 0, 1e9});
+  table.add({"window.deadline_s", OptionType::real, "0",
+             "merge so long after the window opened, if anything is there; 0 = no deadline", "s", 0,
+             1e9});
+  table.add({"window.release", OptionType::choice, "merged",
+             "who gets new work: clients whose update was merged, or each one as it answers", "", {},
+             {}, {"merged", "arrival"}});
+  table.add({"window.max_staleness", OptionType::integer, "-1",
+             "versions that an update may be behind; -1 = any", "versions", -1, 1e9});
+  table.add({"window.stale", OptionType::choice, "merge",
+             "what happens to an update beyond window.max_staleness", "", {}, {}, {"merge", "drop"}});
+}
+
+WindowSettings window_settings(const Config& config, const Fleet& fleet, std::int64_t per_round) {
+  WindowSettings s;
+  s.min_updates = config.integer("window.min_updates");
+  s.grace = std::llround(config.real("window.grace_s") * 1e9);
+  const double deadline = config.real("window.deadline_s");
+  if (deadline > 0) s.deadline = std::llround(deadline * 1e9);
+  s.release = config.text("window.release") == "arrival" ? Release::arrival : Release::merged;
+  const std::int64_t staleness = config.integer("window.max_staleness");
+  if (staleness >= 0) s.max_staleness = staleness;
+  s.stale = config.text("window.stale") == "drop" ? Stale::drop : Stale::merge;
+  const std::int64_t most = per_round > 0 ? per_round : fleet.size();
+  if (s.min_updates > most) {
+    throw InputError(
+        fmt::format("window.min_updates = {} can never be reached: only {} clients work at once; "
+                    "lower it or raise {}",
+                    s.min_updates, most, per_round > 0 ? "clients.per_round" : "clients.count"));
+  }
+  if (s.min_updates == 0 && s.release == Release::arrival) {
+    throw InputError(
+        "window.release = arrival needs a window.min_updates above 0: a window that waits for all "
+        "would never close");
+  }
+  return s;
+}
+
+void Window::open(Nanoseconds now) {
+  opened_ = now;
+  enough_ = -1;
+  held_ = 0;
+}
+
+bool Window::observe(Nanoseconds now) {
+  ++held_;
+  if (settings_.min_updates == 0 || held_ < settings_.min_updates) return false;
+  if (enough_ < 0) enough_ = now;
+  return settings_.grace == 0;
+}
+
+std::optional<Nanoseconds> Window::closes_at() const {
+  if (held_ == 0) return std::nullopt;
+  std::optional<Nanoseconds> at;
+  if (enough_ >= 0) at = enough_ + settings_.grace;
+  if (settings_.deadline) {
+    const Nanoseconds deadline = opened_ + *settings_.deadline;
+    at = at ? std::min(*at, deadline) : deadline;
+  }
+  return at;
+}
+
+void Window::archive(Archive& archive) {
+  archive.value("opened", opened_);
+  archive.value("enough", enough_);
+  archive.value("held", held_);
+}
+
+}  // namespace espalier

@@ -1,0 +1,314 @@
+#include "espalier/record/checkpoint.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+#include "espalier/base/error.h"
+#include "espalier/base/hash.h"
+#include "h5_io.h"
+
+namespace espalier {
+
+namespace {
+
+// Scalars and short lists lie in their object header: one read and a few hundred bytes less each.
+constexpr std::size_t kCompactBytes = 512;
+
+std::int64_t checksum_of(const void* data, std::size_t bytes) {
+  const std::uint64_t hash = hash_bytes(data, bytes);
+  std::int64_t stored;
+  std::memcpy(&stored, &hash, sizeof stored);
+  return stored;
+}
+
+// Texts are compared as they were stored, cut at trailing nulls like every fixed-length string of HDF5.
+std::int64_t checksum_of(const h5::Values& values) {
+  if (values.kind == H5T_STRING && values.count() == 1)
+    return checksum_of(values.texts[0].data(), values.texts[0].size());
+  return checksum_of(values.numbers.data(), values.numbers.size());
+}
+
+H5Handle fixed_text_type(std::size_t bytes) {
+  H5Handle type(H5Tcopy(H5T_C_S1), H5Tclose);
+  h5_check(H5Tset_size(type, bytes), "make a text type");
+  h5_check(H5Tset_strpad(type, H5T_STR_NULLPAD), "make a text type");
+  h5_check(H5Tset_cset(type, H5T_CSET_UTF8), "make a text type");
+  return type;
+}
+
+/// The groups that open() has entered; both directions share it.
+class GroupStack {
+ public:
+  explicit GroupStack(hid_t root) : root_(root) {}
+  hid_t top() const { return groups_.empty() ? root_ : groups_.back().get(); }
+  void push(H5Handle group) { groups_.push_back(std::move(group)); }
+  void pop() {
+    ESPALIER_CHECK(!groups_.empty(), "an archive's close without open");
+    groups_.pop_back();
+  }
+  std::string name_of(const char* child) const {
+    const std::string parent = h5::object_name(top());
+    return (parent == "/" ? "" : parent) + "/" + child;
+  }
+
+ private:
+  hid_t root_;
+  std::vector<H5Handle> groups_;
+};
+
+class SavingArchive final : public Archive {
+ public:
+  explicit SavingArchive(hid_t root) : groups_(root) {}
+  bool loading() const override { return false; }
+
+  void value(const char* name, std::int64_t& value) override {
+    write(name, H5T_STD_I64LE, H5T_NATIVE_INT64, &value, 1, sizeof value);
+  }
+  void value(const char* name, double& value) override {
+    write(name, H5T_IEEE_F64LE, H5T_NATIVE_DOUBLE, &value, 1, sizeof value);
+  }
+  void value(const char* name, std::string& value) override {
+    ESPALIER_CHECK(value.find('\0') == std::string::npos, "text {} holds a null; use bytes",
+                   groups_.name_of(name));
+    const H5Handle type = fixed_text_type(value.empty() ? 1 : value.size());
+    write(name, type, type, value.c_str(), 1, value.size());
+  }
+  void value(const char* name, std::vector<std::int64_t>& values) override {
+    write(name, H5T_STD_I64LE, H5T_NATIVE_INT64, values.data(), values.size(),
+          values.size() * sizeof(std::int64_t));
+  }
+  void value(const char* name, std::vector<double>& values) override {
+    write(name, H5T_IEEE_F64LE, H5T_NATIVE_DOUBLE, values.data(), values.size(),
+          values.size() * sizeof(double));
+  }
+  void value(const char* name, std::vector<std::byte>& bytes) override {
+    write(name, H5T_STD_U8LE, H5T_NATIVE_UINT8, bytes.data(), bytes.size(), bytes.size());
+  }
+  void value(const char* name, std::span<float> values) override {
+    write(name, H5T_IEEE_F32LE, H5T_NATIVE_FLOAT, values.data(), values.size(), values.size_bytes());
+  }
+  void open(const char* name) override {
+    groups_.push({h5_check(H5Gcreate2(groups_.top(), name, H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT),
+                           "create group " + groups_.name_of(name)),
+                  H5Gclose});
+  }
+  void close() override { groups_.pop(); }
+
+ private:
+  void write(const char* name, hid_t file_type, hid_t memory_type, const void* data,
+             std::size_t count, std::size_t bytes) {
+    const std::string what = "write " + groups_.name_of(name);
+    const hsize_t length = count;
+    const H5Handle space(h5_check(H5Screate_simple(1, &length, nullptr), what), H5Sclose);
+    const H5Handle creation(h5_check(H5Pcreate(H5P_DATASET_CREATE), what), H5Pclose);
+    if (count > 0 && bytes <= kCompactBytes) h5_check(H5Pset_layout(creation, H5D_COMPACT), what);
+    const H5Handle dataset(h5_check(H5Dcreate2(groups_.top(), name, file_type, space, H5P_DEFAULT,
+                                               creation, H5P_DEFAULT),
+                                    what),
+                           H5Dclose);
+    if (count > 0)
+      h5_check(H5Dwrite(dataset, memory_type, H5S_ALL, H5S_ALL, H5P_DEFAULT, data), what);
+    h5::write_attribute(dataset, "checksum", checksum_of(data, bytes));
+  }
+
+  GroupStack groups_;
+};
+
+class LoadingArchive final : public Archive {
+ public:
+  LoadingArchive(hid_t root, std::string file) : file_(std::move(file)), groups_(root) {}
+  bool loading() const override { return true; }
+
+  void value(const char* name, std::int64_t& value) override {
+    one(name, H5T_INTEGER, H5T_NATIVE_INT64, &value, sizeof value);
+  }
+  void value(const char* name, double& value) override {
+    one(name, H5T_FLOAT, H5T_NATIVE_DOUBLE, &value, sizeof value);
+  }
+  void value(const char* name, std::string& value) override {
+    const H5Handle dataset = open_dataset(name);
+    h5::Values values = h5::read_dataset(dataset);
+    if (values.kind != H5T_STRING || values.count() != 1) refuse(name, "one text");
+    value = std::move(values.texts[0]);
+  }
+  void value(const char* name, std::vector<std::int64_t>& values) override {
+    list(name, H5T_INTEGER, H5T_NATIVE_INT64, values);
+  }
+  void value(const char* name, std::vector<double>& values) override {
+    list(name, H5T_FLOAT, H5T_NATIVE_DOUBLE, values);
+  }
+  void value(const char* name, std::vector<std::byte>& bytes) override {
+    list(name, H5T_INTEGER, H5T_NATIVE_UINT8, bytes);
+  }
+  void value(const char* name, std::span<float> values) override {
+    const H5Handle dataset = open_numbers(name, H5T_FLOAT, sizeof(float));
+    const std::int64_t count = h5::elements(dataset);
+    if (count != std::ssize(values))
+      throw OutputError(fmt::format("{} of {} holds {} values where {} are needed; it was written "
+                                    "with another model or configuration",
+                                    groups_.name_of(name), file_, count, values.size()));
+    read(dataset, H5T_NATIVE_FLOAT, values.data(), count);
+  }
+  void open(const char* name) override {
+    if (h5_check(H5Lexists(groups_.top(), name, H5P_DEFAULT), "look for a group") == 0)
+      refuse(name, "a group");
+    groups_.push({h5_check(H5Gopen2(groups_.top(), name, H5P_DEFAULT),
+                           "open group " + groups_.name_of(name)),
+                  H5Gclose});
+  }
+  void close() override { groups_.pop(); }
+
+ private:
+  [[noreturn]] void refuse(const char* name, const char* expected) const {
+    throw OutputError(fmt::format(
+        "{} does not hold {} named {}; it was written by another method, model or release", file_,
+        expected, groups_.name_of(name)));
+  }
+
+  H5Handle open_dataset(const char* name) const {
+    if (h5_check(H5Lexists(groups_.top(), name, H5P_DEFAULT), "look for a value") == 0)
+      refuse(name, "a value");
+    return {h5_check(H5Dopen2(groups_.top(), name, H5P_DEFAULT), "open " + groups_.name_of(name)),
+            H5Dclose};
+  }
+
+  H5Handle open_numbers(const char* name, H5T_class_t kind, std::size_t bytes) const {
+    H5Handle dataset = open_dataset(name);
+    const H5Handle type(h5_check(H5Dget_type(dataset), "read a type"), H5Tclose);
+    if (H5Tget_class(type) != kind || H5Tget_size(type) != bytes)
+      refuse(name, kind == H5T_FLOAT ? "real values" : "integers");
+    return dataset;
+  }
+
+  void read(hid_t dataset, hid_t memory_type, void* data, std::int64_t count) const {
+    if (count == 0) return;
+    h5_check(H5Dread(dataset, memory_type, H5S_ALL, H5S_ALL, H5P_DEFAULT, data),
+             fmt::format("read {} of {}", h5::object_name(dataset), file_));
+  }
+
+  void one(const char* name, H5T_class_t kind, hid_t memory_type, void* value, std::size_t bytes) {
+    const H5Handle dataset = open_numbers(name, kind, bytes);
+    if (h5::elements(dataset) != 1) refuse(name, "one value");
+    read(dataset, memory_type, value, 1);
+  }
+
+  template <class T>
+  void list(const char* name, H5T_class_t kind, hid_t memory_type, std::vector<T>& values) {
+    const H5Handle dataset = open_numbers(name, kind, sizeof(T));
+    const std::int64_t count = h5::elements(dataset);
+    values.resize(static_cast<std::size_t>(count));
+    read(dataset, memory_type, values.data(), count);
+  }
+
+  std::string file_;
+  GroupStack groups_;
+};
+
+void sync(const std::filesystem::path& path) {
+  const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  const bool synced = descriptor >= 0 && ::fsync(descriptor) == 0;
+  const int reason = errno;
+  if (descriptor >= 0) ::close(descriptor);
+  if (!synced)
+    throw OutputError(
+        fmt::format("cannot bring {} to the disk: {}", path.string(), std::strerror(reason)));
+}
+
+void write_file(const std::filesystem::path& path, const std::string& config_text,
+                const std::function<void(Archive&)>& content) {
+  H5Handle file = h5::create_file(path);
+  h5::write_identity(file, h5::kCheckpointType, config_text);
+  h5::write_attribute(file, "config_checksum",
+                      checksum_of(config_text.data(), config_text.size()));
+  SavingArchive archive(file);
+  content(archive);
+  h5_check(H5Fflush(file, H5F_SCOPE_GLOBAL), "flush " + path.string());
+  h5::write_attribute(file, "complete", std::int64_t{1});
+  file.close();
+}
+
+void verify(hid_t group) {
+  for (const std::string& name : h5::children(group)) {
+    const H5Handle object = h5::open_object(group, name);
+    if (h5::is_group(object)) {
+      verify(object);
+      continue;
+    }
+    const std::int64_t found = checksum_of(h5::read_dataset(object));
+    if (h5::integer_attribute(object, "checksum") != std::vector{found})
+      throw OutputError(fmt::format("{} does not match its checksum", h5::object_name(object)));
+  }
+}
+
+}  // namespace
+
+void write_checkpoint(const std::filesystem::path& path, const std::string& config_text,
+                      const std::function<void(Archive&)>& content) {
+  std::filesystem::path temporary = path;
+  temporary += ".tmp";
+  const auto discard = [&] {
+    std::error_code ignored;
+    std::filesystem::remove(temporary, ignored);
+  };
+  try {
+    write_file(temporary, config_text, content);
+    sync(temporary);
+    std::filesystem::rename(temporary, path);
+    sync(path.has_parent_path() ? path.parent_path() : std::filesystem::path("."));
+  } catch (const OutputError& error) {
+    discard();
+    throw OutputError(fmt::format("cannot write checkpoint {}: {}; make room or choose another run.dir",
+                                  path.string(), error.what()));
+  } catch (const std::filesystem::filesystem_error& error) {
+    discard();
+    throw OutputError(fmt::format("cannot write checkpoint {}: {}", path.string(), error.what()));
+  } catch (...) {
+    discard();
+    throw;
+  }
+}
+
+struct CheckpointReader::State {
+  std::filesystem::path path;
+  H5Handle file;
+};
+
+CheckpointReader::CheckpointReader(const std::filesystem::path& path)
+    : state_(std::make_unique<State>()) {
+  state_->path = path;
+  std::error_code ignored;
+  if (!std::filesystem::exists(path, ignored))
+    throw OutputError(fmt::format("there is no checkpoint {}; check its name", path.string()));
+  try {
+    state_->file = h5::open_file(path);
+    const std::string kind = h5::check_identity(state_->file, path);
+    if (kind != h5::kCheckpointType)
+      throw OutputError(fmt::format("it is an {} file; give a checkpoint", kind));
+    if (!h5::has_attribute(state_->file, "complete")) throw OutputError("it was not finished");
+    const std::string config = config_text();
+    if (h5::integer_attribute(state_->file, "config_checksum") !=
+        std::vector{checksum_of(config.data(), config.size())})
+      throw OutputError("its config does not match its checksum");
+    verify(state_->file);
+  } catch (const OutputError& error) {
+    throw OutputError(fmt::format("cannot use checkpoint {}: {}; use an earlier or another one",
+                                  path.string(), error.what()));
+  }
+}
+
+CheckpointReader::~CheckpointReader() = default;
+
+std::string CheckpointReader::config_text() const {
+  return h5::text_attribute(state_->file, "config");
+}
+
+void CheckpointReader::read(const std::function<void(Archive&)>& content) {
+  LoadingArchive archive(state_->file, state_->path.string());
+  content(archive);
+}
+
+}  // namespace espalier

@@ -1,0 +1,323 @@
+#include "espalier/record/compare.h"
+
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <map>
+#include <sstream>
+#include <utility>
+#include <vector>
+
+#include "espalier/base/error.h"
+#include "espalier/record/table.h"
+#include "h5_io.h"
+
+namespace espalier {
+
+namespace {
+
+using Found = std::optional<std::string>;
+
+/// "section.key" to value, so that order, comments and layout do not count.
+std::map<std::string, std::string> config_values(const std::string& text) {
+  const auto trim = [](const std::string& word) {
+    const auto first = word.find_first_not_of(" \t\r");
+    if (first == std::string::npos) return std::string();
+    return word.substr(first, word.find_last_not_of(" \t\r") - first + 1);
+  };
+  std::map<std::string, std::string> values;
+  std::istringstream lines(text);
+  std::string section;
+  for (std::string line; std::getline(lines, line);) {
+    line = trim(line);
+    if (line.empty() || line[0] == '#' || line[0] == ';') continue;
+    if (line.front() == '[' && line.back() == ']') {
+      section = trim(line.substr(1, line.size() - 2)) + ".";
+      continue;
+    }
+    const auto equals = line.find('=');
+    const std::string key = trim(line.substr(0, equals));
+    values[section + key] = equals == std::string::npos ? "" : trim(line.substr(equals + 1));
+  }
+  return values;
+}
+
+bool is_wall_attribute(const std::string& name) {
+  return name == "date" || name == "host" || name == "hostname";
+}
+
+/// Checksums follow from the values, and differ where only the bits of a NaN do.
+bool is_checksum(const std::string& name) {
+  return name == "checksum" || name == "config_checksum";
+}
+
+/// Columns of the standard tables by their schema, those of methods by their own attribute; elsewhere (in
+/// checkpoints) the names that stand for host time. `rank` alone may well be a model's, and is compared there.
+bool is_wall_dataset(const std::string& parent, const std::string& name, hid_t dataset) {
+  for (const TableSchema* schema :
+       {&rounds_schema(), &tasks_schema(), &evaluations_schema(), &clients_schema()})
+    for (const Column& column : schema->columns)
+      if (column.wall && column.name == name && (schema->path == parent || column.unit == "s"))
+        return true;
+  if (!h5::has_attribute(dataset, "wall")) return false;
+  const std::vector<std::int64_t> wall = h5::integer_attribute(dataset, "wall");
+  return !wall.empty() && wall[0] != 0;
+}
+
+class Comparison {
+ public:
+  Comparison(std::string name_a, std::string name_b, DiffScope scope, bool tables)
+      : name_a_(std::move(name_a)), name_b_(std::move(name_b)), scope_(scope), tables_(tables) {}
+
+  Found groups(hid_t a, hid_t b, const std::string& path) const {
+    if (Found found = attributes(a, b, path)) return found;
+    const std::vector<std::string> names_a = h5::children(a);
+    const std::vector<std::string> names_b = h5::children(b);
+    const std::int64_t rows_a = valid_rows(a, names_a);
+    const std::int64_t rows_b = valid_rows(b, names_b);
+    for (const std::string& name : joined(names_a, names_b)) {
+      const std::string full = (path == "/" ? "" : path) + "/" + name;
+      if (scope_ == DiffScope::values && full == "/method") continue;
+      if (!contains(names_a, name)) return fmt::format("{} is only in {}", full, name_b_);
+      if (!contains(names_b, name)) return fmt::format("{} is only in {}", full, name_a_);
+      const H5Handle object_a = h5::open_object(a, name);
+      const H5Handle object_b = h5::open_object(b, name);
+      const bool group = h5::is_group(object_a);
+      if (group != h5::is_group(object_b))
+        return fmt::format("{} is a group in {} and values in {}", full, group ? name_a_ : name_b_,
+                           group ? name_b_ : name_a_);
+      if (!group && scope_ != DiffScope::all && is_wall_dataset(path, name, object_a) &&
+          is_wall_dataset(path, name, object_b))
+        continue;
+      if (Found found = group ? groups(object_a, object_b, full)
+                              : datasets(object_a, object_b, full, rows_a, rows_b))
+        return found;
+    }
+    return std::nullopt;
+  }
+
+ private:
+  static bool contains(const std::vector<std::string>& names, const std::string& name) {
+    return std::binary_search(names.begin(), names.end(), name);
+  }
+
+  static std::vector<std::string> joined(const std::vector<std::string>& a,
+                                         const std::vector<std::string>& b) {
+    std::vector<std::string> names;
+    std::set_union(a.begin(), a.end(), b.begin(), b.end(), std::back_inserter(names));
+    return names;
+  }
+
+  /// Rows that every column of a table has; -1 (all) in checkpoints, whose datasets stand alone.
+  std::int64_t valid_rows(hid_t group, const std::vector<std::string>& names) const {
+    std::int64_t rows = -1;
+    if (!tables_) return rows;
+    for (const std::string& name : names) {
+      const H5Handle object = h5::open_object(group, name);
+      if (h5::is_group(object)) continue;
+      const std::int64_t length = h5::elements(object);
+      rows = rows < 0 ? length : std::min(rows, length);
+    }
+    return rows;
+  }
+
+  Found datasets(hid_t a, hid_t b, const std::string& path, std::int64_t rows_a,
+                 std::int64_t rows_b) const {
+    const h5::Values values_a = h5::read_dataset(a, rows_a);
+    const h5::Values values_b = h5::read_dataset(b, rows_b);
+    if (Found found = values(values_a, values_b, path, tables_ ? "row" : "value", shape(a) != shape(b)))
+      return found;
+    return attributes(a, b, path);
+  }
+
+  /// Empty for lists, whose length is compared as such; shapes matter for what other programs wrote.
+  static std::vector<hsize_t> shape(hid_t dataset) {
+    const H5Handle space(h5_check(H5Dget_space(dataset), "read a shape"), H5Sclose);
+    const auto dimensions = h5_check(H5Sget_simple_extent_ndims(space), "read a shape");
+    std::vector<hsize_t> sizes(static_cast<std::size_t>(dimensions));
+    if (dimensions > 0)
+      h5_check(H5Sget_simple_extent_dims(space, sizes.data(), nullptr), "read a shape");
+    if (dimensions == 1) sizes[0] = 0;
+    return sizes;
+  }
+
+  static Found values(const h5::Values& a, const h5::Values& b, const std::string& what,
+                      const char* counted, bool shape_differs = false) {
+    if (!a.same_type(b))
+      return fmt::format("{} has type {} against {}", what, a.type_name(), b.type_name());
+    if (shape_differs) return fmt::format("{} has another shape", what);
+    const std::int64_t common = std::min(a.count(), b.count());
+    for (std::int64_t i = 0; i < common; ++i)
+      if (!a.equal(b, i))
+        return a.count() == 1 && b.count() == 1 && std::string_view(counted) != "row"
+                   ? fmt::format("{}: {} against {}", what, a.show(i), b.show(i))
+                   : fmt::format("{} {} {}: {} against {}", what, counted, i, a.show(i), b.show(i));
+    if (a.count() != b.count())
+      return fmt::format("{} has {} {}s against {}", what, a.count(), counted, b.count());
+    return std::nullopt;
+  }
+
+  Found attributes(hid_t a, hid_t b, const std::string& path) const {
+    if (scope_ == DiffScope::values) return std::nullopt;
+    const std::vector<std::string> names_a = h5::attribute_names(a);
+    const std::vector<std::string> names_b = h5::attribute_names(b);
+    for (const std::string& name : joined(names_a, names_b)) {
+      if (is_checksum(name)) continue;
+      const bool root = path == "/";
+      if (scope_ != DiffScope::all && root && is_wall_attribute(name)) continue;
+      const std::string what = fmt::format("attribute {} of {}", name, path);
+      if (!contains(names_a, name)) return fmt::format("{} is only in {}", what, name_b_);
+      if (!contains(names_b, name)) return fmt::format("{} is only in {}", what, name_a_);
+      const h5::Values value_a = h5::read_attribute(a, name);
+      const h5::Values value_b = h5::read_attribute(b, name);
+      const bool config = root && name == "config" && value_a.texts.size() == 1 &&
+                          value_b.texts.size() == 1;
+      if (Found found = config ? configs(value_a.texts[0], value_b.texts[0])
+                               : values(value_a, value_b, what, "value"))
+        return found;
+    }
+    return std::nullopt;
+  }
+
+  Found configs(const std::string& text_a, const std::string& text_b) const {
+    std::map<std::string, std::string> a = config_values(text_a);
+    std::map<std::string, std::string> b = config_values(text_b);
+    if (scope_ != DiffScope::all)
+      for (const char* wall : {"run.name", "run.dir", "data.dir"}) {
+        a.erase(wall);
+        b.erase(wall);
+      }
+    for (const auto& [key, value] : a) {
+      const auto other = b.find(key);
+      if (other == b.end()) return fmt::format("config {} is only in {}", key, name_a_);
+      if (other->second != value)
+        return fmt::format("config {}: '{}' against '{}'", key, value, other->second);
+    }
+    for (const auto& [key, value] : b)
+      if (!a.contains(key)) return fmt::format("config {} is only in {}", key, name_b_);
+    return std::nullopt;
+  }
+
+  std::string name_a_;
+  std::string name_b_;
+  DiffScope scope_;
+  bool tables_;
+};
+
+struct Size {
+  std::int64_t datasets = 0;
+  std::int64_t values = 0;
+  std::int64_t bytes = 0;
+};
+
+Size size_below(hid_t object) {
+  if (!h5::is_group(object)) {
+    const H5Handle type(h5_check(H5Dget_type(object), "read a type"), H5Tclose);
+    const std::int64_t count = h5::elements(object);
+    return {1, count, count * static_cast<std::int64_t>(H5Tget_size(type))};
+  }
+  Size total;
+  for (const std::string& name : h5::children(object)) {
+    const Size size = size_below(h5::open_object(object, name));
+    total.datasets += size.datasets;
+    total.values += size.values;
+    total.bytes += size.bytes;
+  }
+  return total;
+}
+
+std::string line(const std::string& label, const std::string& text) {
+  return fmt::format("{:<16}{}\n", label, text);
+}
+
+/// Tables at any depth below `group`, with their valid length.
+std::string describe_tables(hid_t group, const std::string& path) {
+  std::string text;
+  std::int64_t columns = 0;
+  std::int64_t rows = 0;
+  for (const std::string& name : h5::children(group)) {
+    const H5Handle object = h5::open_object(group, name);
+    if (h5::is_group(object)) {
+      text += describe_tables(object, path + "/" + name);
+      continue;
+    }
+    const std::int64_t length = h5::elements(object);
+    rows = columns == 0 ? length : std::min(rows, length);
+    ++columns;
+  }
+  if (columns > 0) text += line(path, fmt::format("{} rows, {} columns", rows, columns));
+  return text;
+}
+
+/// "name value" for each of `columns` in the last row of `table`, or nothing where it has no row.
+std::string last_row(hid_t file, const TableSchema& schema, const std::vector<std::string>& columns) {
+  const H5Handle group = h5::open_object(file, schema.path);
+  std::int64_t rows = -1;
+  for (const std::string& name : h5::children(group)) {
+    const std::int64_t length = h5::elements(h5::open_object(group, name));
+    rows = rows < 0 ? length : std::min(rows, length);
+  }
+  if (rows <= 0) return {};
+  std::string text;
+  for (const std::string& name : columns) {
+    const h5::Values values = h5::read_dataset(h5::open_object(group, name), rows);
+    text += fmt::format("{}{} {}", text.empty() ? "" : ", ", name, values.show(rows - 1));
+  }
+  return text;
+}
+
+std::string describe_checkpoint(hid_t file) {
+  std::string text = line("complete", h5::has_attribute(file, "complete") ? "yes" : "no");
+  for (const std::string& name : h5::children(file)) {
+    const H5Handle object = h5::open_object(file, name);
+    const Size size = size_below(object);
+    text += line("/" + name, fmt::format("{} dataset{}, {} values, {:.3f} MB", size.datasets,
+                                         size.datasets == 1 ? "" : "s", size.values,
+                                         static_cast<double>(size.bytes) / 1e6));
+  }
+  return text;
+}
+
+}  // namespace
+
+std::optional<std::string> first_difference(const std::filesystem::path& a,
+                                            const std::filesystem::path& b, DiffScope scope) {
+  const H5Handle file_a = h5::open_file(a);
+  const H5Handle file_b = h5::open_file(b);
+  const std::string kind_a = h5::check_identity(file_a, a);
+  const std::string kind_b = h5::check_identity(file_b, b);
+  if (kind_a != kind_b)
+    return fmt::format("{} is an {} file, {} an {} file", a.string(), kind_a, b.string(), kind_b);
+  const Comparison comparison(a.string(), b.string(), scope, kind_a == h5::kRunType);
+  const H5Handle root_a = h5::open_object(file_a, "/");
+  const H5Handle root_b = h5::open_object(file_b, "/");
+  return comparison.groups(root_a, root_b, "/");
+}
+
+std::string describe_file(const std::filesystem::path& path) {
+  const H5Handle file = h5::open_file(path);
+  const std::string kind = h5::check_identity(file, path);
+  const std::vector<std::int64_t> version = h5::integer_attribute(file, "version");
+  std::string text = line("file", path.string());
+  text += line("kind", fmt::format("{}, format {}", kind, fmt::join(version, ".")));
+  text += line("written by",
+               fmt::format("{} {}, commit {}", h5::text_attribute(file, "software"),
+                           h5::text_attribute(file, "software_version"),
+                           h5::text_attribute(file, "git_sha")));
+  if (h5::has_attribute(file, "date")) text += line("date", h5::text_attribute(file, "date"));
+  const std::map<std::string, std::string> config =
+      config_values(h5::text_attribute(file, "config"));
+  for (const char* key : {"run.name", "run.seed", "method.name", "model.name", "data.name"})
+    if (const auto found = config.find(key); found != config.end()) text += line(key, found->second);
+  if (kind == h5::kCheckpointType) return text + describe_checkpoint(file);
+  text += describe_tables(h5::open_object(file, "/"), "");
+  const std::string round =
+      last_row(file, rounds_schema(), {"round", "version", "virtual_time_s", "train_loss"});
+  if (!round.empty()) text += line("last round", round);
+  const std::string evaluation =
+      last_row(file, evaluations_schema(), {"version", "set", "loss", "top1"});
+  if (!evaluation.empty()) text += line("last evaluation", evaluation);
+  return text;
+}
+
+}  // namespace espalier

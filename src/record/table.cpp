@@ -1,0 +1,163 @@
+#include "espalier/record/table.h"
+
+#include <algorithm>
+
+#include "espalier/base/error.h"
+
+namespace espalier {
+
+namespace {
+
+constexpr bool kWall = true;
+constexpr auto kInteger = ColumnType::integer;
+constexpr auto kReal = ColumnType::real;
+constexpr auto kText = ColumnType::text;
+
+}  // namespace
+
+const TableSchema& rounds_schema() {
+  static const TableSchema schema{
+      "/rounds",
+      {
+          {"round", kInteger, "1", "number of the merge, from 1"},
+          {"version", kInteger, "1", "version of the global model that the merge produced"},
+          {"virtual_time_s", kReal, "s", "emulated time at which the window closed"},
+          {"wall_time_s", kReal, "s", "host time since the run began", kWall},
+          {"updates_merged", kInteger, "1", "updates in the merge"},
+          {"updates_stale", kInteger, "1", "merged updates that started from an older version"},
+          {"updates_dropped", kInteger, "1", "tasks of the window that ended without being merged"},
+          {"staleness_mean", kReal, "versions", "mean staleness of the merged updates"},
+          {"staleness_max", kInteger, "versions", "largest staleness of the merged updates"},
+          {"coverage_min", kReal, "1", "fewest holders of any trained parameter in the window"},
+          {"coverage_mean", kReal, "1", "mean number of holders of a trained parameter"},
+          {"train_loss", kReal, "1", "mean training loss of the merged updates, by samples"},
+          {"bytes_down", kInteger, "B", "bytes sent to clients in the window"},
+          {"bytes_up", kInteger, "B", "bytes received from clients in the window"},
+          {"utilisation", kReal, "1", "busy share of the clients that had a task in the window"},
+          {"server_busy_s", kReal, "s", "host time that the server spent working", kWall},
+          {"peak_client_bytes", kInteger, "B", "largest peak memory of a task of the window"},
+      }};
+  return schema;
+}
+
+const TableSchema& tasks_schema() {
+  static const TableSchema schema{
+      "/tasks",
+      {
+          {"task", kInteger, "1", "number of the task, in order of sending"},
+          {"client", kInteger, "1", "the client that the task was sent to"},
+          {"base_version", kInteger, "1", "version of the global model that the task started from"},
+          {"merged_version", kInteger, "1", "version that the update went into; -1: none"},
+          {"staleness", kInteger, "versions", "version just before merge or drop - base version"},
+          {"outcome", kText, "",
+           "merged, dropped_stale, out_of_memory, crashed, rejected, unavailable or unfinished"},
+          {"duplicates", kInteger, "1", "further copies of the update that arrived, left unused"},
+          {"sent_s", kReal, "s", "emulated time of sending"},
+          {"finished_s", kReal, "s", "emulated time of the update's arrival or of the failure"},
+          {"download_s", kReal, "s", "emulated time of the way down"},
+          {"compute_s", kReal, "s", "emulated time of training"},
+          {"upload_s", kReal, "s", "emulated time of the way up"},
+          {"wall_compute_s", kReal, "s", "host time of training", kWall},
+          {"behind_s", kReal, "s", "how far the host fell behind the paced clock", kWall},
+          {"bytes_down", kInteger, "B", "size of the submodel sent"},
+          {"bytes_up", kInteger, "B", "size of the update sent back"},
+          {"state_bytes", kInteger, "B", "size of the client state that rides along, on no link"},
+          {"parameters", kInteger, "1", "parameters of the submodel"},
+          {"flops", kInteger, "flop", "floating-point operations of the task"},
+          {"peak_bytes", kInteger, "B", "peak memory of the task"},
+          {"cap_bytes", kInteger, "B", "memory of the client's device"},
+          {"asked_bytes", kInteger, "B", "memory in use and asked for when it ran out; 0: it did not"},
+          {"samples", kInteger, "1", "training samples of the client"},
+          {"steps", kInteger, "1", "optimiser steps done"},
+          {"train_loss", kReal, "1", "mean training loss over the task's steps"},
+          {"weight", kReal, "1", "weight of the update in its merge"},
+          {"share", kReal, "1", "share of the model's width that was kept"},
+          {"rank", kInteger, "1", "MPI rank that did the work", kWall},
+      }};
+  return schema;
+}
+
+const TableSchema& evaluations_schema() {
+  static const TableSchema schema{
+      "/evaluations",
+      {
+          {"version", kInteger, "1", "version of the global model that was evaluated"},
+          {"virtual_time_s", kReal, "s", "emulated time at which that version was produced"},
+          {"set", kText, "", "data that it was evaluated on"},
+          {"loss", kReal, "1", "mean loss"},
+          {"top1", kReal, "1", "share of samples whose class has the highest score"},
+          {"top5", kReal, "1", "share of samples whose class is among the five highest scores"},
+          {"perplexity", kReal, "1", "exponential of the loss, for language models; else NaN"},
+      }};
+  return schema;
+}
+
+const TableSchema& clients_schema() {
+  static const TableSchema schema{
+      "/clients",
+      {
+          {"client", kInteger, "1", "number of the client, from 0"},
+          {"device", kText, "", "class of its device"},
+          {"memory_bytes", kInteger, "B", "memory of the device"},
+          {"gflops", kReal, "Gflop/s", "arithmetic rate of the device"},
+          {"down_mbps", kReal, "Mbit/s", "rate of the link to the client"},
+          {"up_mbps", kReal, "Mbit/s", "rate of the link from the client"},
+          {"latency_ms", kReal, "ms", "latency of the link"},
+          {"samples", kInteger, "1", "training samples that the client holds"},
+      }};
+  return schema;
+}
+
+Row::Row(const TableSchema& schema) : schema_(&schema) {
+  values_.reserve(schema.columns.size());
+  for (const Column& column : schema.columns) {
+    switch (column.type) {
+      case ColumnType::integer: values_.emplace_back(std::int64_t{0}); break;
+      case ColumnType::real: values_.emplace_back(std::numeric_limits<double>::quiet_NaN()); break;
+      case ColumnType::text: values_.emplace_back(std::string()); break;
+    }
+  }
+}
+
+Row& Row::set(const std::string& column, std::int64_t value) {
+  Value& place = values_[index(column)];
+  if (auto* real = std::get_if<double>(&place)) {
+    *real = static_cast<double>(value);
+    return *this;
+  }
+  ESPALIER_CHECK(std::holds_alternative<std::int64_t>(place), "column {} of {} is a text", column,
+                 schema_->path);
+  place = value;
+  return *this;
+}
+
+Row& Row::set(const std::string& column, double value) {
+  Value& place = values_[index(column)];
+  ESPALIER_CHECK(std::holds_alternative<double>(place), "column {} of {} is not real", column,
+                 schema_->path);
+  place = value;
+  return *this;
+}
+
+Row& Row::set(const std::string& column, const std::string& value) {
+  Value& place = values_[index(column)];
+  ESPALIER_CHECK(std::holds_alternative<std::string>(place), "column {} of {} is not a text", column,
+                 schema_->path);
+  std::size_t size = std::min(value.size(), kTextBytes);
+  const auto continues = [&](std::size_t at) {
+    return (static_cast<unsigned char>(value[at]) & 0xC0) == 0x80;
+  };
+  while (size < value.size() && size > 0 && continues(size)) --size;
+  place = value.substr(0, size);
+  return *this;
+}
+
+std::size_t Row::index(const std::string& column) const {
+  const auto& columns = schema_->columns;
+  const auto it = std::find_if(columns.begin(), columns.end(),
+                               [&](const Column& candidate) { return candidate.name == column; });
+  ESPALIER_CHECK(it != columns.end(), "{} has no column {}", schema_->path, column);
+  return static_cast<std::size_t>(it - columns.begin());
+}
+
+}  // namespace espalier

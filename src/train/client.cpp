@@ -1,0 +1,204 @@
+#include "espalier/train/client.h"
+
+#include <c10/util/Exception.h>
+
+#include <chrono>
+#include <cstring>
+
+namespace espalier {
+namespace {
+
+void archive_task(Archive& archive, ClientTask& task, std::vector<std::int64_t>& submodel) {
+  archive.value("task", task.task);
+  archive.value("client", task.client);
+  archive.value("nth_task", task.nth_task);
+  archive.value("base_version", task.base_version);
+  archive.value("finish", task.finish);
+  archive.value("submodel", submodel);
+  archive.value("state", task.state);
+}
+
+void archive_result(Archive& archive, ClientResult& result) {
+  std::int64_t out_of_memory = result.out_of_memory ? 1 : 0;
+  archive.value("task", result.task);
+  archive.value("out_of_memory", out_of_memory);
+  archive.value("samples", result.samples);
+  archive.value("steps", result.steps);
+  archive.value("train_loss", result.train_loss);
+  archive.value("peak_bytes", result.peak_bytes);
+  archive.value("cap_bytes", result.cap_bytes);
+  archive.value("asked_bytes", result.asked_bytes);
+  archive.value("wall_compute_s", result.wall_compute_s);
+  archive.value("state", result.state);
+  result.out_of_memory = out_of_memory != 0;
+}
+
+/// Adds the seconds of its own life to `sum`.
+class Stopwatch {
+ public:
+  explicit Stopwatch(double& sum) : sum_(sum), start_(std::chrono::steady_clock::now()) {}
+  ~Stopwatch() {
+    sum_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
+  }
+
+ private:
+  double& sum_;
+  std::chrono::steady_clock::time_point start_;
+};
+
+}  // namespace
+
+Bytes ClientTask::encode() const {
+  ByteArchive archive;
+  ClientTask copy = *this;
+  std::vector<std::int64_t> code = submodel.encode();
+  archive_task(archive, copy, code);
+  return archive.take();
+}
+
+ClientTask ClientTask::decode(const Layout& layout, std::span<const std::byte> bytes) {
+  ByteArchive archive(bytes);
+  ClientTask task;
+  std::vector<std::int64_t> code;
+  archive_task(archive, task, code);
+  task.submodel = Submodel::decode(layout, code);
+  return task;
+}
+
+Bytes ClientResult::encode() const {
+  ByteArchive archive;
+  ClientResult copy = *this;
+  archive_result(archive, copy);
+  return archive.take();
+}
+
+ClientResult ClientResult::decode(std::span<const std::byte> bytes) {
+  ByteArchive archive(bytes);
+  ClientResult result;
+  archive_result(archive, result);
+  return result;
+}
+
+std::int64_t payload_bytes(const Geometry& dense) {
+  return dense.kind_range(Kind::trainable).size() * static_cast<std::int64_t>(sizeof(float));
+}
+
+ClientStepper::ClientStepper(const Experiment& experiment, const ObjectiveFactory& objective,
+                             const Config& config, ClientTask task, std::int64_t message_bytes,
+                             SharedBytes payload)
+    : experiment_(experiment),
+      task_(std::move(task)),
+      payload_(std::move(payload)),
+      message_bytes_(message_bytes),
+      objective_(objective(config)) {
+  result_.task = task_.task;
+  result_.cap_bytes = memory_bytes(experiment_.fleet->device(task_.client));
+  account_ = MemoryAccount::create(result_.cap_bytes);
+  work_ = workload(experiment_.train, experiment_.samples_of(task_.client));
+}
+
+bool ClientStepper::step() {
+  Stopwatch watch(result_.wall_compute_s);
+  try {
+    MemoryScope scope(account_);
+    if (!begun_) begin();
+    if (result_.steps == work_.steps) return false;
+    train_batch();
+  } catch (const c10::OutOfMemoryError&) {
+    result_.out_of_memory = true;
+    result_.asked_bytes = account_->refused_bytes();
+    release();
+    return false;
+  }
+  return true;
+}
+
+void ClientStepper::begin() {
+  begun_ = true;
+  account_->charge(message_bytes_);
+  auto dense = experiment_.plans->geometry(task_.submodel, Packing::dense);
+  auto aligned = experiment_.plans->geometry(task_.submodel, Packing::aligned);
+  ESPALIER_CHECK(static_cast<std::int64_t>(payload_->size()) == payload_bytes(*dense),
+                 "task {}: payload of {} bytes, expected {}", task_.task, payload_->size(),
+                 payload_bytes(*dense));
+  parameters_ = Parameters(aligned);
+  experiment_.plans->plan(*dense, *aligned, nullptr, kTrained)
+      ->copy(reinterpret_cast<const float*>(payload_->data()), parameters_.data());
+  parameters_.attach_gradients();
+  optimizer_.emplace(experiment_.train, learning_rate(experiment_.train, task_.base_version));
+  if (!task_.state.empty()) {
+    ByteArchive state(task_.state);
+    objective_->archive(state);
+  }
+  objective_->begin({experiment_, parameters_, task_.client});
+}
+
+std::span<const std::int64_t> ClientStepper::next_batch() {
+  const auto samples = experiment_.partition->samples(task_.client);
+  const auto count = static_cast<std::int64_t>(samples.size());
+  if (position_ == count || order_.empty()) {
+    order_ = epoch_order(experiment_.seed, task_.client, task_.nth_task, epoch_++, samples);
+    position_ = 0;
+  }
+  const std::int64_t size = std::min(experiment_.train.batch, count - position_);
+  std::span<const std::int64_t> batch(order_.data() + position_, static_cast<std::size_t>(size));
+  position_ += size;
+  return batch;
+}
+
+void ClientStepper::train_batch() {
+  const auto batch = next_batch();
+  const auto size = static_cast<std::int64_t>(batch.size());
+  at::Tensor x = experiment_.data.train->inputs(batch);
+  at::Tensor y = experiment_.data.train->labels(batch);
+  Stream random(experiment_.seed, purpose("train.dropout"), static_cast<std::uint64_t>(task_.client),
+                static_cast<std::uint64_t>(task_.nth_task),
+                static_cast<std::uint64_t>(result_.steps));
+  Context context;
+  context.mode = Mode::train;
+  context.random = &random;
+  objective_->prepare(context);
+  const LocalView view{experiment_, parameters_, task_.client};
+
+  parameters_.zero_gradients();
+  at::Tensor loss =
+      objective_->loss(view, forward(experiment_.model, parameters_, x, context), y);
+  loss.backward();
+  loss_sum_ += loss.item<double>() * static_cast<double>(size);
+  objective_->after_backward(view);
+  if (experiment_.train.clip > 0) {
+    clip_gradients(parameters_.gradients(), experiment_.train.clip);
+  }
+  optimizer_->step(parameters_.trainable(), parameters_.gradients());
+  result_.samples += size;
+  ++result_.steps;
+}
+
+void ClientStepper::release() {
+  parameters_ = Parameters();
+  optimizer_.reset();
+  payload_.reset();
+  objective_.reset();
+}
+
+std::pair<ClientResult, SharedBytes> ClientStepper::finish() {
+  SharedBytes trained = std::make_shared<const Bytes>();
+  if (!result_.out_of_memory) {
+    Stopwatch watch(result_.wall_compute_s);
+    auto dense = experiment_.plans->geometry(task_.submodel, Packing::dense);
+    auto values = std::make_shared<Bytes>(static_cast<std::size_t>(payload_bytes(*dense)));
+    experiment_.plans->plan(parameters_.geometry(), *dense, nullptr, kTrained)
+        ->copy(std::as_const(parameters_).data(), reinterpret_cast<float*>(values->data()));
+    trained = std::move(values);
+    ByteArchive state;
+    objective_->archive(state);
+    result_.state = state.take();
+    result_.train_loss =
+        result_.samples == 0 ? 0 : loss_sum_ / static_cast<double>(result_.samples);
+  }
+  result_.peak_bytes = account_->peak_bytes();
+  release();
+  return {result_, trained};
+}
+
+}  // namespace espalier

@@ -1,0 +1,37 @@
+#include "espalier/train/experiment.h"
+
+#include "espalier/base/log.h"
+
+namespace espalier {
+
+void declare_experiment_options(OptionTable& table) {
+  table.add({"run.seed", OptionType::integer, "1", "seed of every random stream", "", 0, 9e15});
+  table.add({"run.rounds", OptionType::integer, "10", "merges to do", "", 1, 1e12});
+  table.add({"run.horizon", OptionType::integer, "0",
+             "length that schedules refer to; 0 = the first run.rounds", "versions", 0, 1e12});
+}
+
+Experiment build_experiment(const Config& config, bool data_may_be_absent) {
+  Experiment e;
+  e.seed = static_cast<std::uint64_t>(config.integer("run.seed"));
+  e.rounds = config.integer("run.rounds");
+  const std::int64_t horizon = config.integer("run.horizon");
+  e.train = train_settings(config, horizon > 0 ? horizon : e.rounds);
+  e.fleet = std::make_unique<Fleet>(config);
+
+  const DataSource& source = data_sources().get(config.text("data.name")).value;
+  try {
+    e.data = load_dataset(config);
+  } catch (const DataError& error) {
+    if (!data_may_be_absent) throw;
+    log_warning(fmt::format("{} (checking with the declared shapes)", error.what()));
+    e.data.name = config.text("data.name");
+    e.data.shape = source.shape(config);
+  }
+  e.model = build_model(config, e.data.shape);
+  if (e.data.train) e.partition.emplace(config, *e.data.train, e.data.shape.classes);
+  e.plans = std::make_unique<PlanCache>(e.model.layout);
+  return e;
+}
+
+}  // namespace espalier

@@ -1,0 +1,122 @@
+#include "espalier/model/geometry.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <tuple>
+
+#include "espalier/base/error.h"
+#include "test_layout.h"
+
+namespace espalier {
+namespace {
+
+using testing::make_layout;
+using testing::selections;
+
+TEST(Layout, RefusesEntriesThatContradictIt) {
+  Layout layout = *make_layout();
+  const Entry good = layout.entries[0];
+  EXPECT_THROW(layout.add_entry(good), Error);
+  Entry other = good;
+  other.name = "other";
+  other.block = 3;
+  EXPECT_THROW(layout.add_entry(other), Error);
+  other.block = 0;
+  other.dimensions[0][0].axis = 99;
+  EXPECT_THROW(layout.add_entry(other), Error);
+  EXPECT_THROW(layout.add_axis("empty", 0), Error);
+}
+
+TEST(Geometry, ShapesAreThoseOfIndexSelect) {
+  const auto layout = make_layout();
+  const Geometry full(layout, Submodel::full(*layout), Packing::dense);
+  for (const Submodel& submodel : selections(*layout)) {
+    const Geometry geometry(layout, submodel, Packing::dense);
+    for (int entry = 0; entry < static_cast<int>(layout->entries.size()); ++entry) {
+      const Geometry::Place& place = geometry.place(entry);
+      ASSERT_EQ(place.present, submodel.has_block(layout->entries[entry].block));
+      if (!place.present) {
+        EXPECT_EQ(place.count, 0);
+        continue;
+      }
+      const at::Tensor expected = testing::cut(*layout, entry, at::zeros(full.place(entry).shape), submodel);
+      EXPECT_EQ(place.shape, expected.sizes().vec()) << layout->entries[entry].name;
+      EXPECT_EQ(place.count, expected.numel());
+    }
+  }
+}
+
+TEST(Geometry, EntriesLieByKindThenBlockAndDoNotOverlap) {
+  const auto layout = make_layout();
+  for (const Packing packing : {Packing::aligned, Packing::dense}) {
+    for (const Submodel& submodel : selections(*layout)) {
+      const Geometry geometry(layout, submodel, packing);
+      std::vector<std::tuple<int, int, int>> order;
+      for (int entry = 0; entry < static_cast<int>(layout->entries.size()); ++entry)
+        if (geometry.place(entry).present)
+          order.emplace_back(static_cast<int>(layout->entries[entry].kind), layout->entries[entry].block, entry);
+      std::ranges::sort(order);
+      std::int64_t end = 0;
+      for (const auto& [kind, block, entry] : order) {
+        const Geometry::Place& place = geometry.place(entry);
+        const Range segment = geometry.segment(block, static_cast<Kind>(kind));
+        const Range range = geometry.kind_range(static_cast<Kind>(kind));
+        if (packing == Packing::dense) {
+          EXPECT_EQ(place.offset, end);
+        } else {
+          EXPECT_EQ(place.offset % 16, 0);
+          EXPECT_GE(place.offset, end);
+          EXPECT_LT(place.offset - end, 16);
+        }
+        end = place.offset + place.count;
+        EXPECT_LE(segment.begin, place.offset);
+        EXPECT_LE(end, segment.end);
+        EXPECT_LE(range.begin, segment.begin);
+        EXPECT_LE(segment.end, range.end);
+      }
+      EXPECT_GE(geometry.size(), end);
+      EXPECT_LT(geometry.size() - end, packing == Packing::dense ? 1 : 16);
+    }
+  }
+}
+
+TEST(Geometry, RangesTileTheBuffer) {
+  const auto layout = make_layout();
+  for (const Packing packing : {Packing::aligned, Packing::dense}) {
+    for (const Submodel& submodel : selections(*layout)) {
+      const Geometry geometry(layout, submodel, packing);
+      std::int64_t end = 0;
+      std::int64_t values = 0;
+      for (int kind = 0; kind < kKinds; ++kind) {
+        EXPECT_EQ(geometry.kind_range(static_cast<Kind>(kind)).begin, end);
+        for (int block = 0; block < 3; ++block) {
+          const Range segment = geometry.segment(block, static_cast<Kind>(kind));
+          EXPECT_EQ(segment.begin, end);
+          EXPECT_TRUE(submodel.has_block(block) || segment.size() == 0);
+          end = segment.end;
+        }
+        EXPECT_EQ(geometry.kind_range(static_cast<Kind>(kind)).end, end);
+        values += geometry.count(static_cast<Kind>(kind));
+      }
+      EXPECT_EQ(geometry.size(), end);
+      EXPECT_EQ(geometry.count(), values);
+      if (packing == Packing::dense) {
+        EXPECT_EQ(geometry.count(), geometry.size());
+      }
+    }
+  }
+}
+
+TEST(Geometry, CountsTheFullTestLayout) {
+  const auto layout = make_layout();
+  const Geometry geometry(layout, Submodel::full(*layout), Packing::aligned);
+  EXPECT_EQ(geometry.count(Kind::trainable),
+            6 * 2 * 9 + 6 + 9 * 24 + 36 * 10 + 81 + 1 + 45 + 5);
+  EXPECT_EQ(geometry.count(Kind::frozen), 162);
+  EXPECT_EQ(geometry.count(Kind::statistic), 6);
+  EXPECT_EQ(geometry.count(Kind::adapter), 120);
+}
+
+}  // namespace
+}  // namespace espalier

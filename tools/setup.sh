@@ -1,0 +1,168 @@
+#!/usr/bin/env bash
+# Installs what a build needs and lacks: system packages, and LibTorch with the tools' Python packages in .venv.
+# Sourced by the other scripts, or run alone:  tools/setup.sh [--tests]
+# On a machine that is set up it only looks, in a fraction of a second and without a network.
+#   ESPALIER_SKIP_PACKAGES=1   leave system packages alone (they come from modules, Spack, ...)
+set -euo pipefail
+
+ESPALIER_ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+SETUP_LOG=$ESPALIER_ROOT/build/setup.log
+export CCACHE_SLOPPINESS=${CCACHE_SLOPPINESS:-pch_defines,time_macros}
+
+BUILD_PACKAGES=(build-essential cmake ninja-build ccache pkg-config git openmpi-bin libopenmpi-dev libhdf5-dev
+  libboost-program-options-dev librandom123-dev libfmt-dev libspdlog-dev libxxhash-dev nlohmann-json3-dev
+  zlib1g-dev python3-venv)
+TEST_PACKAGES=(libgtest-dev libbenchmark-dev clang-tidy)
+
+# The CUDA pair is what libtorch_cpu.so of this wheel needs to load, GPU or not; its other requirements (several
+# gigabytes) are for the Python side and for GPUs.
+TORCH_PACKAGES=(torch==2.11.0 'nvidia-cuda-runtime>=13,<14' 'nvidia-cuda-cupti>=13,<14')
+TOOL_PACKAGES=(numpy h5py matplotlib)
+# One version, because each version of clang-format lays code out a little differently.
+TEST_TOOL_PACKAGES=(clang-format==14.0.6)
+
+die() {
+  printf '%s: %s\n' "$(basename "$0")" "$1" >&2
+  exit "${2:-1}"
+}
+
+# step TITLE COMMAND...: runs it with its output in the log; one line on the terminal, the log's end at failure.
+step() {
+  local title=$1 begin=$SECONDS status=0
+  shift
+  printf '[%3d s] %s\n' "$SECONDS" "$title"
+  printf '\n== %s: %s\n' "$title" "$*" >>"$SETUP_LOG"
+  "$@" >>"$SETUP_LOG" 2>&1 || status=$?
+  if ((status != 0)); then
+    printf '\n%s failed with status %d; the end of %s:\n' "$title" "$status" "$SETUP_LOG" >&2
+    tail -n 40 "$SETUP_LOG" >&2
+    exit "$status"
+  fi
+  printf '== %s: %d s\n' "$title" $((SECONDS - begin)) >>"$SETUP_LOG"
+}
+
+missing_packages() {
+  local package
+  for package in "$@"; do
+    # shellcheck disable=SC2016  # the format is dpkg-query's
+    [[ $(dpkg-query -W -f='${db:Status-Status}' "$package" 2>/dev/null) == installed ]] || printf '%s ' "$package"
+  done
+}
+
+install_packages() {
+  [[ -z ${ESPALIER_SKIP_PACKAGES:-} ]] || return 0
+  if ! command -v dpkg-query >/dev/null; then
+    printf 'note: no Debian or Ubuntu here; please see to the counterparts of: %s\n' "$*"
+    return 0
+  fi
+  local missing as_root=()
+  read -r -a missing <<<"$(missing_packages "$@")"
+  ((${#missing[@]} > 0)) || return 0
+  if (($(id -u) != 0)); then
+    if command -v sudo >/dev/null && { sudo -n true 2>/dev/null || [[ -t 0 ]]; }; then
+      as_root=(sudo)
+    else
+      die "system packages are missing and neither root nor sudo is available; ask an administrator for
+  apt-get install ${missing[*]}
+or set ESPALIER_SKIP_PACKAGES=1 if their contents are installed in another way" 2
+    fi
+  fi
+  local apt=("${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -o Acquire::Retries=3)
+  step "list of system packages" "${apt[@]}" update
+  step "system packages: ${missing[*]}" "${apt[@]}" install -y --no-install-recommends "${missing[@]}"
+}
+
+# A Python that has LibTorch wheels and can make an environment; the system's first, because it stays the same
+# whichever Python a version manager has put in front.
+usable_python() {
+  local python
+  for python in /usr/bin/python3 python3 python3.14 python3.13 python3.12 python3.11 python3.10; do
+    if "$python" -c 'import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info < (3, 15))' 2>/dev/null; then
+      printf '%s' "$python"
+      return 0
+    fi
+  done
+  return 1
+}
+
+# Prints the given requirements (name, name==version, name>=a,<b) that .venv does not meet. RECORD is the last file
+# that pip writes, so an interrupted installation counts as missing.
+missing_requirements() {
+  "$ESPALIER_ROOT/.venv/bin/python" -I - "$@" <<'PYTHON'
+import importlib.metadata as metadata
+import re
+import sys
+
+
+def number(text):
+    return [int(n) for n in re.findall(r"\d+", text.split("+")[0])]
+
+
+def met(requirement):
+    name, bounds = re.match(r"([\w-]+)(.*)", requirement).groups()
+    try:
+        found = metadata.distribution(name)
+    except metadata.PackageNotFoundError:
+        return False
+    if found.read_text("RECORD") is None:
+        return False
+    have = number(found.version)
+    tests = {"==": lambda v: have == v, ">=": lambda v: have >= v, "<": lambda v: have < v}
+    return all(tests[op](number(v)) for op, v in re.findall(r"(==|>=|<)([\d.]+)", bounds))
+
+
+print(*(r for r in sys.argv[1:] if not met(r)), sep="\n")
+PYTHON
+}
+
+load_libtorch() {
+  "$ESPALIER_ROOT/.venv/bin/python" -I -c '
+import ctypes, importlib.util
+root = importlib.util.find_spec("torch").submodule_search_locations[0]
+ctypes.CDLL(root + "/lib/libtorch_cpu.so")'
+}
+
+install_python() {
+  local venv=$ESPALIER_ROOT/.venv python missing
+  # An environment whose Python has gone or was upgraded away is made anew.
+  if ! "$venv/bin/python" -I -m pip --version >/dev/null 2>&1; then
+    python=$(usable_python) || die "no Python from 3.10 to 3.14 with the venv module found; install python3-venv" 2
+    step "Python environment .venv ($python)" "$python" -m venv --clear "$venv"
+  fi
+  mapfile -t missing < <(missing_requirements "${TORCH_PACKAGES[@]}" | sed '/^$/d')
+  if ((${#missing[@]} > 0)); then
+    step "LibTorch (about 600 MB): ${missing[*]}" "$venv/bin/python" -I -m pip install --no-deps "${missing[@]}"
+    step "loading LibTorch" load_libtorch
+  fi
+  mapfile -t missing < <(missing_requirements "$@" | sed '/^$/d')
+  if ((${#missing[@]} > 0)); then
+    step "Python packages: ${missing[*]}" "$venv/bin/python" -I -m pip install "${missing[@]}"
+  fi
+}
+
+# set_up [--tests]
+set_up() {
+  mkdir -p "$(dirname "$SETUP_LOG")"
+  : >"$SETUP_LOG"
+  if [[ ${1:-} == --tests ]]; then
+    install_packages "${BUILD_PACKAGES[@]}" "${TEST_PACKAGES[@]}"
+    install_python "${TOOL_PACKAGES[@]}" "${TEST_TOOL_PACKAGES[@]}"
+  else
+    install_packages "${BUILD_PACKAGES[@]}"
+    install_python "${TOOL_PACKAGES[@]}"
+  fi
+}
+
+# build_target TITLE TARGET [CMAKE OPTION...]: configures build/ with the release preset and builds one target.
+build_target() {
+  local title=$1 target=$2
+  shift 2
+  cd "$ESPALIER_ROOT"
+  step "configure" cmake --preset release "$@"
+  step "$title" cmake --build build --target "$target"
+}
+
+if [[ ${BASH_SOURCE[0]} == "$0" ]]; then
+  set_up "$@"
+  printf '[%3d s] set up\n' "$SECONDS"
+fi
