@@ -28,6 +28,9 @@ export OMPI_MCA_mpi_yield_when_idle="${OMPI_MCA_mpi_yield_when_idle:-1}"
 # A machine without fast network hardware is nothing to warn about.
 export OMPI_MCA_btl_base_warn_component_unused="${OMPI_MCA_btl_base_warn_component_unused:-0}"
 
+# mpirun gives every program a terminal of its own; only here is it known whether a person looks on.
+[ ! -t 1 ] || export ESPALIER_TERMINAL=1
+
 root=
 [ "$(id -u)" -ne 0 ] || root=--allow-run-as-root
 

@@ -1,6 +1,7 @@
 // `espalier run`: from an input file to a model and records. Before any message travels, all ranks agree that
 // nothing is wrong; after that, a rank that fails ends the whole job.
 
+#include <ATen/Parallel.h>
 #include <unistd.h>
 
 #include <chrono>
@@ -143,11 +144,17 @@ void print_check(const Experiment& e, const RuleNames& names, const ServerRules&
                        megabytes(8 * values + 2 * payloads)));
 }
 
+/// Whether a person looks on. mpirun gives every program a terminal of its own, so below it tools/mpirun.sh tells.
+bool on_terminal() {
+  if (std::getenv("OMPI_COMM_WORLD_SIZE") != nullptr) return std::getenv("ESPALIER_TERMINAL") != nullptr;
+  return isatty(STDOUT_FILENO) != 0;
+}
+
 /// Progress for a person: one live line on a terminal; plain lines, a second apart, elsewhere.
 class Progress {
  public:
   Progress(std::int64_t rounds, Verbosity verbosity)
-      : rounds_(rounds), live_(isatty(STDOUT_FILENO) != 0 && verbosity != Verbosity::quiet) {}
+      : rounds_(rounds), live_(on_terminal() && verbosity != Verbosity::quiet) {}
 
   void round(const RoundReport& report) {
     const std::string line = fmt::format(

@@ -11,6 +11,8 @@
 #include <sstream>
 #include <thread>
 
+#include "espalier/base/error.h"
+
 namespace espalier {
 namespace {
 

@@ -262,7 +262,9 @@ Layer norm(NormChoice choice, Layout& layout, int block, const std::string& name
     cost.saved_bytes = 2 * groups * kFloatBytes;
     const std::int64_t sums = batch_norm ? 6 * channels : 2 * batch * channels + 2 * channels;
     cost.forward_scratch_bytes = sums * kFloatBytes + kSmallTensors;
-    cost.backward_scratch_bytes = sums * kFloatBytes + kSmallTensors;
+    // Batch norm's backward kernel also makes one tensor of the input's size.
+    cost.backward_scratch_bytes =
+        sums * kFloatBytes + (batch_norm ? cost.output_bytes : 0) + kSmallTensors;
     return cost;
   };
   return layer;

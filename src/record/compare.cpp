@@ -245,7 +245,7 @@ std::string describe_tables(hid_t group, const std::string& path) {
     rows = columns == 0 ? length : std::min(rows, length);
     ++columns;
   }
-  if (columns > 0) text += line(path, fmt::format("{} rows, {} columns", rows, columns));
+  if (columns > 0) text += line(path, fmt::format("{} row{}, {} columns", rows, rows == 1 ? "" : "s", columns));
   return text;
 }
 

@@ -59,7 +59,11 @@ Coverage coverage(const Experiment& experiment, const Geometry& model,
   std::vector<std::int32_t> count(static_cast<std::size_t>(model.kind_range(Kind::trainable).end), 0);
   for (const auto& [geometry, number] : holders) {
     const auto plan = experiment.plans->plan(*geometry, model, nullptr, kTrained);
-    plan->add_count(static_cast<std::int32_t>(number), count.data());
+    for (const Plan::Run& run : plan->runs()) {
+      for (std::int64_t i = 0; i < run.length; ++i) {
+        count[static_cast<std::size_t>(run.destination + i)] += static_cast<std::int32_t>(number);
+      }
+    }
   }
   std::int32_t least = std::numeric_limits<std::int32_t>::max();
   for (std::size_t entry = 0; entry < model.layout().entries.size(); ++entry) {

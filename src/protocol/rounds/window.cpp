@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "espalier/base/error.h"
+
 namespace espalier {
 
 void declare_window_options(OptionTable& table) {

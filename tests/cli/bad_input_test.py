@@ -1,0 +1,125 @@
+"""Bad input ends with its status and one sentence, and nothing half-written."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import unittest
+
+sys.path.insert(0, os.path.dirname(__file__))
+from support import ESPALIER, MPIRUN, ProgramTest  # noqa: E402
+
+
+class BadInput(ProgramTest):
+    def refused(self, status, words, *arguments, **options):
+        self.assert_refused(status, words, "run", self.input, *arguments, **options)
+        self.assertFalse(os.path.exists(self.path("runs")), "something was written")
+
+    def test_unknown_key(self):
+        self.refused(2, "did you mean 'train.lr'", "--train.lrr=0.1")
+
+    def test_unknown_key_in_a_file(self):
+        self.input = self.write("typo.ini", "[train]\nlrr = 1\n")
+        self.refused(2, "typo.ini line 2")
+
+    def test_wrong_type(self):
+        self.refused(2, "run.rounds", "--run.rounds=many")
+
+    def test_out_of_range(self):
+        self.refused(2, "train.batch", "--train.batch=0")
+
+    def test_missing_input_file(self):
+        self.input = self.path("nothing.ini")
+        self.refused(2, "nothing.ini")
+
+    def test_unknown_flag(self):
+        self.refused(2, "--restart", "--restart")
+
+    def test_unknown_method(self):
+        self.refused(2, "there are: fedavg", "--method.name=fedavrg")
+
+    def test_missing_data(self):
+        self.refused(3, "mnist", "--data.name=mnist", f"--data.dir={self.path('absent')}")
+
+    def test_more_clients_than_samples(self):
+        self.refused(2, "clients", "--clients.count=700", "--clients.fleet=", "--data.partition=iid")
+
+    def test_window_that_can_never_close(self):
+        self.refused(2, "window.min_updates", "--window.min_updates=8")
+
+    def test_from_any_rank(self):
+        self.refused(2, "did you mean", "--train.lrr=0.1", ranks=3)
+
+    def test_no_client_has_the_memory(self):
+        self.assert_refused(6, "memory", "run", self.input, "--device.slow.memory_mb=0.001",
+                            "--device.fast.memory_mb=0.001")
+
+    def test_training_that_explodes(self):
+        self.assert_refused(5, "finite", "run", self.input, "--train.lr=1000",
+                            "--model.hidden=64,64,64,64,64", "--run.rounds=9")
+
+    def test_launcher_without_a_common_world(self):
+        done = self.espalier("run", self.input, env={"PMI_SIZE": "4"})
+        self.assertEqual(done.returncode, 2, done.stderr)
+
+    def test_check_writes_nothing(self):
+        done = self.espalier("run", self.input, "--check")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertIn("fast", done.stdout)
+        self.assertFalse(os.path.exists(self.path("runs")))
+
+    def test_print_config_reproduces_the_run(self):
+        a = self.run_ok("a")
+        printed = self.espalier("run", self.input, "--run.name=b", "--print-config").stdout
+        again = self.write("again.ini", printed)
+        done = self.espalier("run", again)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assert_same(a, self.path("runs", "b"))
+
+
+class RunFolder(ProgramTest):
+    def test_a_finished_run_is_told_again(self):
+        self.run_ok("a")
+        before = os.path.getmtime(self.path("runs", "a", "run.h5"))
+        self.run_ok("a")
+        self.assertEqual(before, os.path.getmtime(self.path("runs", "a", "run.h5")))
+
+    def test_another_run_is_refused_and_overwritten_on_request(self):
+        self.run_ok("a")
+        self.assert_refused(2, "train.lr", "run", self.input, "--run.name=a", "--train.lr=0.01")
+        self.run_ok("a", "--train.lr=0.01", "--overwrite")
+
+    def test_a_folder_in_use_is_refused(self):
+        endless = subprocess.Popen([ESPALIER, "run", self.input, "--run.name=a", "--run.rounds=1000000"],
+                                   cwd=self.folder.name, stdout=subprocess.DEVNULL)
+        try:
+            while not os.path.exists(self.path("runs", "a", "run.h5")):
+                self.assertIsNone(endless.poll())
+                time.sleep(0.05)
+            self.assert_refused(2, "in use", "run", self.input, "--run.name=a", "--run.rounds=1000000")
+        finally:
+            endless.kill()
+            endless.wait()
+
+    def test_a_killed_rank_ends_the_job(self):
+        job = subprocess.Popen([MPIRUN, "-n", "3", ESPALIER, "run", self.input, "--run.name=a",
+                                "--run.rounds=1000000"], cwd=self.folder.name, text=True,
+                               stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        while not os.path.exists(self.path("runs", "a", "run.h5")):
+            self.assertIsNone(job.poll())
+            time.sleep(0.05)
+        time.sleep(0.5)
+        ranks = subprocess.run(["pgrep", "-f", f"^{ESPALIER} run {self.input}"], capture_output=True,
+                               text=True).stdout.split()
+        self.assertEqual(len(ranks), 3)
+        os.kill(int(ranks[-1]), signal.SIGKILL)
+        started = time.monotonic()
+        _, message = job.communicate(timeout=30)
+        self.assertLess(time.monotonic() - started, 5)
+        self.assertNotEqual(job.returncode, 0)
+        self.assertIn("signal 9", message)
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,70 @@
+"""Invariant 1: a run's results are equal, bit for bit, on any number of ranks, and run twice."""
+
+import sys
+import unittest
+
+sys.path.insert(0, __import__("os").path.dirname(__file__))
+from support import ProgramTest  # noqa: E402
+
+
+class SameValues(ProgramTest):
+    def on_all_rank_counts(self, *settings):
+        reference = self.run_ok("one", *settings)
+        for ranks in (2, 3, 5):
+            self.assert_same(reference, self.run_ok(f"on{ranks}", *settings, ranks=ranks))
+        self.assert_same(reference, self.run_ok("again", *settings, ranks=3))
+
+    def test_fedavg(self):
+        self.on_all_rank_counts()
+
+    def test_heterofl_with_sampled_clients(self):
+        self.on_all_rank_counts("--method.name=heterofl", "--clients.per_round=3")
+
+    def test_fedrolex_asynchronous_window(self):
+        self.on_all_rank_counts("--method.name=fedrolex", "--window.min_updates=2",
+                                "--window.release=arrival", "--run.rounds=8")
+
+    def test_batch_norm_cnn(self):
+        self.on_all_rank_counts("--model.name=cnn", "--model.channels=4,8", "--model.features=16",
+                                "--model.norm=batch")
+
+    def test_capped_clients_fail_alike(self):
+        self.on_all_rank_counts("--device.slow.memory_mb=0.02")
+
+    def test_another_seed_differs(self):
+        a = self.run_ok("a")
+        b = self.run_ok("b", "--run.seed=2")
+        compared = self.espalier("diff", "--values", self.checkpoint(a), self.checkpoint(b))
+        self.assertEqual(compared.returncode, 1)
+        self.assertIn("model", compared.stdout)
+
+    def test_environment_threads_do_not_matter(self):
+        self.assert_same(self.run_ok("a"), self.run_ok("b", env={"OMP_NUM_THREADS": "2"}))
+
+
+class NeutralSettings(ProgramTest):
+    """Methods at their neutral settings equal FedAvg bit for bit (values; the attributes differ)."""
+
+    def equal_to_fedavg(self, *settings):
+        self.assert_same(self.run_ok("fedavg"), self.run_ok("other", *settings), "--values")
+
+    def test_fedprox_without_pull_has_the_same_model(self):
+        fedavg = self.run_ok("fedavg")
+        other = self.run_ok("other", "--method.name=fedprox", "--method.mu=0")
+        compared = self.espalier("diff", "--values", self.checkpoint(fedavg), self.checkpoint(other))
+        self.assertEqual(compared.returncode, 0, compared.stdout)
+
+    def test_heterofl_at_full_width(self):
+        self.equal_to_fedavg("--method.name=heterofl", "--method.widths=1", "--method.scaler=false",
+                             "--method.masked_loss=false")
+
+    def test_fedrolex_at_full_width(self):
+        self.equal_to_fedavg("--method.name=fedrolex", "--method.widths=1", "--method.scaler=false",
+                             "--method.masked_loss=false")
+
+    def test_rules_mix(self):
+        self.run_ok("mixed", "--method.name=fedprox", "--method.submodel=rolling")
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,80 @@
+"""Runs the real program, alone or on several ranks, in a temporary folder."""
+
+import os
+import subprocess
+import tempfile
+import unittest
+
+ESPALIER = os.environ["ESPALIER"]
+MPIRUN = os.environ["ESPALIER_MPIRUN"]
+
+SMALL = """
+[run]
+name = small
+rounds = 3
+[data]
+name = synthetic
+synthetic_samples = 600
+synthetic_shape = 1, 12, 12
+partition = dirichlet
+[model]
+name = mlp
+hidden = 32, 16
+[clients]
+count = 7
+fleet = 3*fast, 4*slow
+[device.fast]
+gflops = 2
+[device.slow]
+gflops = 0.5
+[train]
+batch = 10
+lr = 0.05
+"""
+
+
+class ProgramTest(unittest.TestCase):
+    def setUp(self):
+        self.folder = tempfile.TemporaryDirectory()
+        self.addCleanup(self.folder.cleanup)
+        self.input = self.write("small.ini", SMALL)
+
+    def path(self, *parts):
+        return os.path.join(self.folder.name, *parts)
+
+    def write(self, name, text):
+        with open(self.path(name), "w") as file:
+            file.write(text)
+        return self.path(name)
+
+    def espalier(self, *words, ranks=1, env=None):
+        command = [ESPALIER, *words]
+        if ranks > 1:
+            command = [MPIRUN, "-n", str(ranks), *command]
+        return subprocess.run(command, cwd=self.folder.name, capture_output=True, text=True,
+                              timeout=300, env={**os.environ, **(env or {})})
+
+    def run_ok(self, name, *settings, ranks=1, env=None):
+        """Runs the small input into runs/NAME and returns that folder."""
+        done = self.espalier("run", self.input, f"--run.name={name}", *settings, ranks=ranks, env=env)
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        self.assertTrue(done.stdout.strip().splitlines()[-1].startswith("done: "), done.stdout)
+        return self.path("runs", name)
+
+    def checkpoint(self, run):
+        folder = os.path.join(run, "checkpoints")
+        return os.path.join(folder, sorted(os.listdir(folder))[-1])
+
+    def assert_same(self, a, b, *flags):
+        for first, second in ((os.path.join(a, "run.h5"), os.path.join(b, "run.h5")),
+                              (self.checkpoint(a), self.checkpoint(b))):
+            compared = self.espalier("diff", *flags, first, second)
+            self.assertEqual(compared.returncode, 0, compared.stdout + compared.stderr)
+
+    def assert_refused(self, status, words, *arguments, ranks=1, env=None):
+        """Ends with `status` and one sentence on stderr that holds `words`."""
+        done = self.espalier(*arguments, ranks=ranks, env=env)
+        self.assertEqual(done.returncode, status, done.stdout + done.stderr)
+        errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+        self.assertEqual(len(errors), 1, done.stderr)
+        self.assertIn(words, errors[0])

@@ -1,0 +1,431 @@
+#include "espalier/model/model.h"
+
+#include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <map>
+#include <numeric>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "espalier/model/plan.h"
+
+namespace espalier {
+namespace {
+
+using Settings = std::map<std::string, std::string>;
+
+Model make(const Settings& settings, DataShape shape = {{1, 28, 28}, 10}) {
+  OptionTable table;
+  declare_model_options(table);
+  Config config(std::move(table));
+  for (const auto& [key, value] : settings) config.set("model." + key, value, "test");
+  return build_model(config, shape);
+}
+
+Parameters values_of(const Model& model, const Submodel& submodel) {
+  return Parameters(std::make_shared<const Geometry>(model.layout, submodel, Packing::aligned));
+}
+
+/// A full model with PyTorch's first values.
+Parameters full_values(const Model& model) {
+  Parameters p = values_of(model, Submodel::full(*model.layout));
+  initialise(p, 7);
+  return p;
+}
+
+int entry_named(const Model& model, const std::string& name) {
+  for (std::size_t i = 0; i < model.layout->entries.size(); ++i) {
+    if (model.layout->entries[i].name == name) return static_cast<int>(i);
+  }
+  ADD_FAILURE() << "no entry " << name;
+  return 0;
+}
+
+/// Parameters by name.
+class Named {
+ public:
+  Named(const Model& model, const Parameters& parameters) : model_(model), parameters_(parameters) {}
+  const at::Tensor& operator[](const std::string& name) const {
+    return parameters_[entry_named(model_, name)];
+  }
+
+ private:
+  const Model& model_;
+  const Parameters& parameters_;
+};
+
+at::Tensor images(std::int64_t batch, std::vector<std::int64_t> shape, std::uint64_t key = 0) {
+  Stream stream(11, purpose("test"), key);
+  shape.insert(shape.begin(), batch);
+  at::Tensor x = at::empty(shape);
+  float* data = x.mutable_data_ptr<float>();
+  for (std::int64_t i = 0; i < x.numel(); ++i) data[i] = static_cast<float>(stream.normal());
+  return x;
+}
+
+at::Tensor run(const Model& model, const Parameters& p, const at::Tensor& x, Mode mode = Mode::evaluate,
+               std::vector<at::Tensor>* statistics = nullptr, bool scaler = false) {
+  c10::NoGradGuard no_grad;
+  Context context;
+  context.mode = mode;
+  context.statistics = statistics;
+  context.scaler = scaler;
+  return forward(model, p, x, context);
+}
+
+enum class Choice { leading, rolling, random, smallest };
+
+/// Keeps ceil(share x width) units of every axis that can be cut.
+Submodel select(const Layout& layout, double share, Choice choice) {
+  Submodel submodel = Submodel::full(layout);
+  for (std::size_t axis = 0; axis < layout.axes.size(); ++axis) {
+    if (!layout.axes[axis].cuttable) continue;
+    const std::int64_t size = layout.axes[axis].size;
+    const std::int64_t kept =
+        choice == Choice::smallest ? 1
+                                   : static_cast<std::int64_t>(std::ceil(share * static_cast<double>(size)));
+    std::vector<std::int64_t> units(static_cast<std::size_t>(kept));
+    if (choice == Choice::random) {
+      units = Stream(3, purpose("test"), axis).choose(kept, size);
+    } else {
+      const std::int64_t start = choice == Choice::rolling ? size - (kept + 1) / 2 : 0;
+      for (std::int64_t k = 0; k < kept; ++k) units[static_cast<std::size_t>(k)] = (start + k) % size;
+      std::sort(units.begin(), units.end());
+    }
+    submodel.keep(static_cast<int>(axis), units);
+  }
+  return submodel;
+}
+
+Parameters sliced(const Model& model, const Parameters& full, const Submodel& submodel) {
+  Parameters small = values_of(model, submodel);
+  Plan(full.geometry(), small.geometry()).copy(full.data(), small.data());
+  return small;
+}
+
+// Different kernels add the same terms in another order: at most n = 3136 terms a sum here, each result within
+// about sqrt(n) x 2^-24 of its terms' size; outputs are of order 1.
+constexpr double kTolerance = 2e-5;
+
+void expect_close(const at::Tensor& a, const at::Tensor& b, double tolerance = kTolerance) {
+  ASSERT_EQ(a.sizes(), b.sizes());
+  EXPECT_LE((a - b).abs().max().item<double>(), tolerance);
+  EXPECT_TRUE(a.isfinite().all().item<bool>());
+}
+
+bool same_bits(const at::Tensor& a, const at::Tensor& b) {
+  return a.sizes() == b.sizes() &&
+         std::memcmp(a.const_data_ptr(), b.const_data_ptr(), static_cast<std::size_t>(a.nbytes())) == 0;
+}
+
+const std::vector<Settings> kFamilies{{{"name", "mlp"}, {"hidden", "40,24"}},
+                                      {{"name", "lenet"}},
+                                      {{"name", "cnn"}, {"channels", "8,12"}, {"features", "32"}}};
+
+std::vector<Settings> with_norms() {
+  std::vector<Settings> all;
+  for (const Settings& family : kFamilies) {
+    for (const char* norm : {"none", "batch", "group", "layer"}) {
+      Settings settings = family;
+      settings["norm"] = norm;
+      all.push_back(settings);
+    }
+  }
+  return all;
+}
+
+std::int64_t trainable_count(const Model& model) {
+  return Geometry(model.layout, Submodel::full(*model.layout), Packing::dense).count(Kind::trainable);
+}
+
+TEST(Families, HaveTheParametersOfTheirPapersToTheUnit) {
+  EXPECT_EQ(trainable_count(make({{"name", "lenet"}})), 61706);
+  EXPECT_EQ(trainable_count(make({{"name", "cnn"}})), 1663370);
+  EXPECT_EQ(trainable_count(make({{"name", "mlp"}})), 784 * 200 + 200 + 200 * 10 + 10);
+  // 3x32x32: 6 (75 + 1) + 16 (150 + 1) + 120 (16 x 36 + 1) + 84 x 121 + 10 x 85.
+  EXPECT_EQ(trainable_count(make({{"name", "lenet"}}, {{3, 32, 32}, 10})),
+            456 + 2416 + 120 * 577 + 84 * 121 + 850);
+  // Each norm adds a weight and a bias per hidden unit: 6 + 16 + 120 + 84.
+  EXPECT_EQ(trainable_count(make({{"name", "lenet"}, {"norm", "batch"}})), 61706 + 2 * 226);
+}
+
+TEST(Families, StatisticsComeWithBatchNormOnly) {
+  EXPECT_TRUE(make({{"name", "mlp"}, {"norm", "batch"}}).has_statistics);
+  EXPECT_FALSE(make({{"name", "mlp"}, {"norm", "group"}}).has_statistics);
+  EXPECT_FALSE(make({{"name", "mlp"}}).has_statistics);
+}
+
+TEST(Families, InitialValuesArePyTorchsDefaults) {
+  const Model model = make({{"name", "cnn"}, {"norm", "batch"}});
+  const Parameters p = full_values(model);
+  const Named v(model, p);
+  for (const auto& [name, fan_in] : std::map<std::string, double>{
+           {"conv1", 25}, {"conv2", 32 * 25}, {"fc1", 3136}, {"fc2", 512}}) {
+    const double bound = 1 / std::sqrt(fan_in);
+    for (const char* suffix : {".weight", ".bias"}) {
+      const double largest = v[name + suffix].abs().max().item<double>();
+      EXPECT_LE(largest, bound) << name << suffix;
+      EXPECT_GT(largest, 0.5 * bound) << name << suffix;
+    }
+  }
+  EXPECT_TRUE(v["norm1.weight"].eq(1).all().item<bool>());
+  EXPECT_TRUE(v["norm1.bias"].eq(0).all().item<bool>());
+  EXPECT_TRUE(v["norm1.running_mean"].eq(0).all().item<bool>());
+  EXPECT_TRUE(v["norm1.running_var"].eq(1).all().item<bool>());
+}
+
+at::Tensor pooled(const at::Tensor& x) { return at::max_pool2d(at::relu(x), {2, 2}); }
+
+TEST(Families, MlpEqualsItsFormula) {
+  const Model model = make({{"name", "mlp"}, {"hidden", "40,24"}});
+  const Parameters p = full_values(model);
+  const Named v(model, p);
+  const at::Tensor x = images(5, {1, 28, 28});
+  at::Tensor h = at::relu(at::mm(x.view({5, 784}), v["fc1.weight"].t()) + v["fc1.bias"]);
+  h = at::relu(at::mm(h, v["fc2.weight"].t()) + v["fc2.bias"]);
+  expect_close(run(model, p, x), at::mm(h, v["fc3.weight"].t()) + v["fc3.bias"]);
+}
+
+TEST(Families, LenetEqualsPlainATenForwardAndBack) {
+  for (const DataShape& shape : {DataShape{{1, 28, 28}, 10}, DataShape{{3, 32, 32}, 7}}) {
+    const Model model = make({{"name", "lenet"}}, shape);
+    Parameters p = full_values(model);
+    p.attach_gradients();
+    const Named v(model, p);
+    const at::Tensor x = images(9, shape.sample);
+    const at::Tensor y = at::arange(9, at::kLong).remainder(shape.classes);
+    Context context;
+    context.mode = Mode::train;
+    const at::Tensor ours = forward(model, p, x, context);
+    at::cross_entropy_loss(ours, y).backward();
+    const at::Tensor gradients = p.gradients().clone();
+
+    p.zero_gradients();
+    at::Tensor h = pooled(at::conv2d(x, v["conv1.weight"], v["conv1.bias"], {1, 1}, {2, 2}));
+    h = pooled(at::conv2d(h, v["conv2.weight"], v["conv2.bias"])).flatten(1);
+    h = at::relu(at::linear(h, v["fc1.weight"], v["fc1.bias"]));
+    h = at::relu(at::linear(h, v["fc2.weight"], v["fc2.bias"]));
+    const at::Tensor theirs = at::linear(h, v["fc3.weight"], v["fc3.bias"]);
+    at::cross_entropy_loss(theirs, y).backward();
+    expect_close(ours.detach(), theirs.detach());
+    expect_close(gradients, p.gradients());
+    EXPECT_GT(gradients.abs().max().item<double>(), 100 * kTolerance);
+  }
+}
+
+TEST(Families, CnnEqualsPlainATen) {
+  const Model model = make({{"name", "cnn"}});
+  const Parameters p = full_values(model);
+  const Named v(model, p);
+  const at::Tensor x = images(6, {1, 28, 28});
+  at::Tensor h = pooled(at::conv2d(x, v["conv1.weight"], v["conv1.bias"], {1, 1}, {2, 2}));
+  h = pooled(at::conv2d(h, v["conv2.weight"], v["conv2.bias"], {1, 1}, {2, 2})).flatten(1);
+  h = at::relu(at::linear(h, v["fc1.weight"], v["fc1.bias"]));
+  expect_close(run(model, p, x), at::linear(h, v["fc2.weight"], v["fc2.bias"]));
+}
+
+TEST(Families, SingleChannelConvolutionDoesNotDependOnTheBatchAround) {
+  const Model model = make({{"name", "lenet"}});
+  const Parameters p = full_values(model);
+  const at::Tensor x = images(7, {1, 28, 28});
+  expect_close(run(model, p, x).narrow(0, 5, 2), run(model, p, x.narrow(0, 5, 2).contiguous()));
+}
+
+TEST(Families, ASliceEqualsTheFullModelWithTheDroppedUnitsZeroed) {
+  for (const Settings& settings : with_norms()) {
+    // Group and layer norm mix kept with dropped channels, so the statement does not hold for them.
+    if (settings.at("norm") == "group" || settings.at("norm") == "layer") continue;
+    const Model model = make(settings);
+    for (const Choice choice : {Choice::leading, Choice::rolling, Choice::random, Choice::smallest}) {
+      const Submodel submodel = select(*model.layout, 0.5, choice);
+      Parameters full = full_values(model);
+      const Parameters small = sliced(model, full, submodel);
+      // A unit whose own weights, bias and norm are zero gives zero whatever comes in.
+      for (std::size_t e = 0; e < model.layout->entries.size(); ++e) {
+        const Entry& entry = model.layout->entries[e];
+        const int axis = entry.dimensions[0][0].axis;
+        if (entry.kind != Kind::trainable || submodel.is_full(axis)) continue;
+        at::Tensor kept = at::zeros({submodel.full_width(axis)});
+        for (const std::int64_t unit : submodel.units(axis)) kept[unit].fill_(1);
+        at::Tensor view = full[static_cast<int>(e)];
+        std::vector<std::int64_t> shape(static_cast<std::size_t>(view.dim()), 1);
+        shape[0] = -1;
+        view.mul_(kept.view(shape));
+      }
+      const at::Tensor x = images(6, {1, 28, 28});
+      expect_close(run(model, small, x), run(model, full, x));
+      if (!model.has_statistics) continue;
+
+      std::vector<at::Tensor> of_small(model.layout->entries.size());
+      std::vector<at::Tensor> of_full(model.layout->entries.size());
+      expect_close(run(model, small, x, Mode::calibrate, &of_small),
+                   run(model, full, x, Mode::calibrate, &of_full), 1e-3);
+      for (std::size_t e = 0; e < of_small.size(); ++e) {
+        if (model.layout->entries[e].kind != Kind::statistic) continue;
+        const int axis = model.layout->entries[e].dimensions[0][0].axis;
+        const auto units = submodel.units(axis);
+        const at::Tensor index =
+            at::tensor(std::vector<std::int64_t>(units.begin(), units.end()), at::kLong);
+        expect_close(of_small[e], of_full[e].index_select(0, index), 1e-4);
+      }
+    }
+  }
+}
+
+TEST(Families, GatherThenScatterIsTheIdentityOnKeptAndTouchesNothingElse) {
+  for (const Settings& settings : with_norms()) {
+    const Model model = make(settings);
+    for (const Choice choice : {Choice::leading, Choice::rolling, Choice::random, Choice::smallest}) {
+      const Submodel submodel = select(*model.layout, 0.3, choice);
+      Parameters full = full_values(model);
+      full.flat().copy_(at::arange(1, full.flat().numel() + 1, at::kFloat));
+      const at::Tensor before = full.flat().clone();
+      Parameters small = sliced(model, full, submodel);
+      EXPECT_EQ(small.geometry().count(), Plan(full.geometry(), small.geometry()).count());
+      Plan(small.geometry(), full.geometry()).copy(small.data(), full.data());
+      EXPECT_TRUE(same_bits(full.flat(), before));
+      // Doubling what was gathered changes exactly the kept values.
+      small.flat().mul_(2);
+      Plan(small.geometry(), full.geometry()).copy(small.data(), full.data());
+      EXPECT_EQ(full.flat().ne(before).sum().item<std::int64_t>(), small.geometry().count());
+      EXPECT_EQ(full.flat().eq(before * 2).sum().item<std::int64_t>(), small.geometry().count());
+    }
+  }
+}
+
+TEST(Families, EveryWidthTrainsAndGivesOneLogitPerClass) {
+  for (const Settings& settings : with_norms()) {
+    for (const DataShape& shape : {DataShape{{1, 28, 28}, 10}, DataShape{{3, 32, 32}, 4}}) {
+      const Model model = make(settings, shape);
+      EXPECT_FALSE(model.layout->axes[static_cast<std::size_t>(model.class_axis)].cuttable);
+      const Submodel submodel = select(*model.layout, 0.25, Choice::random);
+      Parameters small = sliced(model, full_values(model), submodel);
+      small.attach_gradients();
+      Context context;
+      context.mode = Mode::train;
+      std::vector<at::Tensor> taps;
+      context.taps = &taps;
+      const at::Tensor logits = forward(model, small, images(4, shape.sample), context);
+      ASSERT_EQ(logits.sizes(), (std::vector<std::int64_t>{4, shape.classes}));
+      EXPECT_EQ(taps.size(), model.blocks.size());
+      at::cross_entropy_loss(logits, at::arange(4, at::kLong)).backward();
+      EXPECT_TRUE(small.gradients().isfinite().all().item<bool>());
+      EXPECT_GT(small.gradients().abs().max().item<double>(), 0);
+    }
+  }
+}
+
+TEST(Norms, EqualTheirFormulas) {
+  const at::Tensor x = images(6, {1, 28, 28});
+  for (const std::string kind : {"batch", "group", "layer"}) {
+    const Model model = make({{"name", "cnn"}, {"channels", "6"}, {"features", "9"}, {"norm", kind}});
+    Parameters p = full_values(model);
+    const Named v(model, p);
+    v["norm1.weight"].copy_(at::linspace(0.5, 1.5, 6));
+    v["norm1.bias"].copy_(at::linspace(-1, 1, 6));
+    const at::Tensor h = at::conv2d(x, v["conv1.weight"], v["conv1.bias"], {1, 1}, {2, 2});
+    // Over batch and positions per channel; over the 2 channels of each of 3 groups (the largest divisor of 6
+    // that is at most 4); over all channels.
+    const at::Tensor parts = kind == "batch" ? h : h.view({6, kind == "group" ? 3 : 1, -1});
+    const std::vector<std::int64_t> over =
+        kind == "batch" ? std::vector<std::int64_t>{0, 2, 3} : std::vector<std::int64_t>{2};
+    const at::Tensor centred = parts - parts.mean(over, true);
+    at::Tensor n = (centred / (centred.square().mean(over, true) + 1e-5).sqrt()).view(h.sizes());
+    n = n * v["norm1.weight"].view({1, 6, 1, 1}) + v["norm1.bias"].view({1, 6, 1, 1});
+    std::vector<at::Tensor> taps;
+    Context context;
+    context.mode = Mode::train;
+    context.taps = &taps;
+    c10::NoGradGuard no_grad;
+    forward(model, p, x, context);
+    expect_close(taps.at(0), pooled(n));
+  }
+}
+
+TEST(Norms, CalibrationGivesTheBatchsMeanAndUnbiasedVariance) {
+  const Model model = make({{"name", "lenet"}, {"norm", "batch"}});
+  Parameters p = full_values(model);
+  const Named v(model, p);
+  const at::Tensor before = p.flat().clone();
+  const at::Tensor x = images(8, {1, 28, 28});
+  std::vector<at::Tensor> statistics(model.layout->entries.size());
+  const at::Tensor calibrated = run(model, p, x, Mode::calibrate, &statistics);
+  EXPECT_TRUE(same_bits(calibrated, run(model, p, x, Mode::train)));
+  EXPECT_TRUE(same_bits(p.flat(), before)) << "neither mode writes the statistics";
+
+  const at::Tensor h = at::conv2d(x, v["conv1.weight"], v["conv1.bias"], {1, 1}, {2, 2});
+  const at::Tensor by_channel = h.transpose(0, 1).reshape({6, -1}).to(at::kDouble);
+  const std::int64_t n = by_channel.size(1);
+  const at::Tensor mean = by_channel.sum(1) / n;
+  const at::Tensor variance = (by_channel - mean.unsqueeze(1)).square().sum(1) / (n - 1);
+  expect_close(statistics[entry_named(model, "norm1.running_mean")], mean.to(at::kFloat));
+  expect_close(statistics[entry_named(model, "norm1.running_var")], variance.to(at::kFloat));
+  for (std::size_t e = 0; e < statistics.size(); ++e) {
+    EXPECT_EQ(statistics[e].defined(), model.layout->entries[e].kind == Kind::statistic);
+  }
+}
+
+TEST(Norms, EvaluationUsesTheStatisticEntries) {
+  const Model model = make({{"name", "mlp"}, {"hidden", "5"}, {"norm", "batch"}});
+  Parameters p = full_values(model);
+  const Named v(model, p);
+  v["norm1.running_mean"].copy_(at::linspace(-1, 1, 5));
+  v["norm1.running_var"].copy_(at::linspace(0.5, 4, 5));
+  const at::Tensor x = images(3, {1, 28, 28});
+  const at::Tensor h = at::linear(x.flatten(1), v["fc1.weight"], v["fc1.bias"]);
+  const at::Tensor n =
+      (h - v["norm1.running_mean"]) / (v["norm1.running_var"] + 1e-5).sqrt();
+  expect_close(run(model, p, x), at::linear(at::relu(n), v["fc2.weight"], v["fc2.bias"]));
+}
+
+TEST(Norms, CalibrationOfOneSampleIsFinite) {
+  const Model model = make({{"name", "mlp"}, {"norm", "batch"}});
+  std::vector<at::Tensor> statistics(model.layout->entries.size());
+  run(model, full_values(model), images(1, {1, 28, 28}), Mode::calibrate, &statistics);
+  EXPECT_TRUE(statistics[entry_named(model, "norm1.running_var")].isfinite().all().item<bool>());
+}
+
+TEST(Scaler, DividesByTheKeptShareInTrainingOnly) {
+  const Model model = make({{"name", "mlp"}, {"hidden", "8"}});
+  Submodel submodel = Submodel::full(*model.layout);
+  for (std::size_t axis = 0; axis < model.layout->axes.size(); ++axis) {
+    if (model.layout->axes[axis].cuttable) submodel.keep(static_cast<int>(axis), {0, 2, 5});
+  }
+  const Parameters p = sliced(model, full_values(model), submodel);
+  const Named v(model, p);
+  const at::Tensor x = images(4, {1, 28, 28});
+  const at::Tensor h = at::relu(at::linear(x.flatten(1), v["fc1.weight"], v["fc1.bias"]));
+  const at::Tensor scaled = at::linear(h / (3.0 / 8.0), v["fc2.weight"], v["fc2.bias"]);
+  expect_close(run(model, p, x, Mode::train, nullptr, true), scaled);
+  EXPECT_TRUE(same_bits(run(model, p, x, Mode::evaluate, nullptr, true), run(model, p, x)));
+  EXPECT_GT((scaled - run(model, p, x)).abs().max().item<double>(), 100 * kTolerance);
+}
+
+TEST(Scaler, ChangesNothingAtFullWidth) {
+  for (const Settings& settings : kFamilies) {
+    const Model model = make(settings);
+    const Parameters p = full_values(model);
+    const at::Tensor x = images(3, {1, 28, 28});
+    EXPECT_TRUE(same_bits(run(model, p, x, Mode::train, nullptr, true), run(model, p, x, Mode::train)));
+  }
+}
+
+TEST(Families, RefuseSizesThatDoNotFitTheData) {
+  EXPECT_THROW(make({{"name", "lenet"}}, {{784}, 10}), InputError);
+  EXPECT_THROW(make({{"name", "lenet"}}, {{1, 11, 28}, 10}), InputError);
+  EXPECT_THROW(make({{"name", "cnn"}, {"channels", "4,4,4,4,4"}}), InputError);
+  EXPECT_THROW(make({{"name", "cnn"}, {"kernel", "4"}}), InputError);
+  EXPECT_THROW(make({{"name", "mlp"}, {"hidden", "20,0.5"}}), InputError);
+  EXPECT_THROW(make({{"name", "mlp"}}, {{784}, 1}), InputError);
+  EXPECT_THROW(make({{"name", "lent"}}), InputError);
+  EXPECT_EQ(trainable_count(make({{"name", "lenet"}}, {{1, 12, 12}, 10})),
+            156 + 2416 + 120 * 17 + 84 * 121 + 850);
+}
+
+}  // namespace
+}  // namespace espalier

@@ -1,0 +1,84 @@
+#include "espalier/protocol/rounds/merge.h"
+
+#include <gtest/gtest.h>
+
+#include "espalier/train/client.h"
+
+namespace espalier {
+namespace {
+
+/// A layout of two cuttable axes, as two linear layers have them.
+std::shared_ptr<const Layout> two_layers() {
+  auto layout = std::make_shared<Layout>();
+  const int in = layout->add_axis("in", 5, false), hidden = layout->add_axis("hidden", 300),
+            out = layout->add_axis("out", 40);
+  const int block = layout->add_block("all");
+  layout->add_entry({"a", Kind::trainable, block, {layout->along(hidden), layout->along(in)}, {}});
+  layout->add_entry({"b", Kind::trainable, block, {layout->along(out), layout->along(hidden)}, {}});
+  return layout;
+}
+
+std::vector<float> random_values(std::int64_t count, std::uint64_t key) {
+  Stream stream(1, purpose("test"), key);
+  std::vector<float> values(static_cast<std::size_t>(count));
+  for (float& value : values) value = static_cast<float>(stream.normal());
+  return values;
+}
+
+TEST(WeightedMean, OfOneHolderIsItsValueExactly) {
+  const auto layout = two_layers();
+  auto full = std::make_shared<Geometry>(layout, Submodel::full(*layout), Packing::aligned);
+  const Geometry dense(layout, Submodel::full(*layout), Packing::dense);
+  const auto values = random_values(dense.size(), 1);
+  Parameters model(full);
+  const Holding holding{std::make_shared<Plan>(dense, *full), values.data(), 0.1 + 0.2};
+  weighted_mean(model, {&holding, 1});
+  std::vector<float> back(values.size());
+  Plan(*full, dense).copy(std::as_const(model).data(), back.data());
+  EXPECT_EQ(back, values);
+}
+
+TEST(WeightedMean, IsTheMeanOverHoldersAndLeavesOthersAlone) {
+  const auto layout = two_layers();
+  auto full = std::make_shared<Geometry>(layout, Submodel::full(*layout), Packing::aligned);
+  std::vector<Geometry> smalls;
+  std::vector<std::vector<float>> values;
+  std::vector<Holding> holdings;
+  for (int i = 0; i < 3; ++i) {
+    Submodel submodel = Submodel::full(*layout);
+    Stream stream(1, purpose("test"), 10, static_cast<std::uint64_t>(i));
+    submodel.keep(1, stream.choose(100, 300));
+    submodel.keep(2, stream.choose(15, 40));
+    smalls.emplace_back(layout, submodel, Packing::dense);
+    values.push_back(random_values(smalls.back().size(), static_cast<std::uint64_t>(20 + i)));
+  }
+  Parameters model(full);
+  initialise(model, 1);
+  for (std::int64_t i = 0; i < full->size(); ++i) model.data()[i] = 7;
+  std::vector<double> numerator(static_cast<std::size_t>(full->size()), 0.0), denominator = numerator;
+  for (std::size_t i = 0; i < smalls.size(); ++i) {
+    const double weight = 1.0 + static_cast<double>(i);
+    holdings.push_back({std::make_shared<Plan>(smalls[i], *full), values[i].data(), weight});
+    // Independently: scatter into a full buffer, and where it landed by scattering ones.
+    std::vector<float> wide(static_cast<std::size_t>(full->size()), 0), held = wide;
+    holdings.back().plan->copy(values[i].data(), wide.data());
+    holdings.back().plan->copy(std::vector<float>(values[i].size(), 1).data(), held.data());
+    for (std::size_t j = 0; j < wide.size(); ++j) {
+      if (held[j] == 0) continue;
+      numerator[j] += weight * static_cast<double>(wide[j]);
+      denominator[j] += weight;
+    }
+  }
+  weighted_mean(model, holdings);
+  std::int64_t untouched = 0;
+  for (std::size_t j = 0; j < numerator.size(); ++j) {
+    const float expected =
+        denominator[j] > 0 ? static_cast<float>(numerator[j] / denominator[j]) : 7.0f;
+    untouched += denominator[j] > 0 ? 0 : 1;
+    ASSERT_EQ(std::as_const(model).data()[j], expected) << j;
+  }
+  EXPECT_GT(untouched, 0);
+}
+
+}  // namespace
+}  // namespace espalier

@@ -1,0 +1,204 @@
+#include "espalier/record/checkpoint.h"
+
+#include <array>
+#include <cmath>
+#include <limits>
+
+#include "espalier/record/compare.h"
+#include "espalier/record/run_file.h"
+#include "folder.h"
+
+namespace espalier {
+namespace {
+
+struct Everything {
+  std::int64_t integer = 0;
+  double real = 0;
+  std::string text;
+  std::string empty_text = "x";
+  std::vector<std::int64_t> integers;
+  std::vector<double> reals;
+  std::vector<std::byte> bytes;
+  std::vector<double> nothing = {1};
+  std::vector<float> weights = std::vector<float>(1000);
+
+  void archive(Archive& archive) {
+    archive.value("integer", integer);
+    archive.open("inner");
+    archive.value("real", real);
+    archive.open("deeper");
+    archive.value("text", text);
+    archive.value("empty_text", empty_text);
+    archive.close();
+    archive.value("integers", integers);
+    archive.close();
+    archive.value("reals", reals);
+    archive.value("bytes", bytes);
+    archive.value("nothing", nothing);
+    archive.open("model");
+    archive.value("weights", std::span<float>(weights));
+    archive.close();
+  }
+};
+
+// Every value is one whose bytes stand nowhere else in the file, so that a test can find and spoil it.
+Everything sample() {
+  Everything e;
+  e.integer = 0x0123456789abcdef;
+  e.real = 0.1234567890123;
+  e.text = "a text that is checked";
+  e.empty_text = "";
+  e.integers = {std::numeric_limits<std::int64_t>::min(), 0x1122334455667788, 0};
+  e.reals = {-0.0, 1e-310, 3.14159265358979, std::nan("")};
+  for (int i = 0; i < 240; ++i) e.bytes.push_back(static_cast<std::byte>(i * 31 % 251));
+  e.nothing = {};
+  for (std::size_t i = 0; i < e.weights.size(); ++i) e.weights[i] = 1.0f / (3.0f + i);
+  return e;
+}
+
+void save(const std::filesystem::path& path, Everything& e) {
+  write_checkpoint(path, "[run]\nname = kept\n", [&](Archive& archive) { e.archive(archive); });
+}
+
+template <class T>
+std::string bytes_of(const T& value) {
+  return {reinterpret_cast<const char*>(&value), sizeof value};
+}
+
+TEST(Checkpoint, BringsBackEveryTypeBitForBit) {
+  const Folder folder;
+  Everything saved = sample();
+  save(folder / "a.h5", saved);
+  CheckpointReader reader(folder / "a.h5");
+  EXPECT_EQ(reader.config_text(), "[run]\nname = kept\n");
+  Everything loaded;
+  reader.read([&](Archive& archive) {
+    EXPECT_TRUE(archive.loading());
+    loaded.archive(archive);
+  });
+  EXPECT_EQ(loaded.integer, saved.integer);
+  EXPECT_EQ(loaded.real, saved.real);
+  EXPECT_EQ(loaded.text, saved.text);
+  EXPECT_EQ(loaded.empty_text, "");
+  EXPECT_EQ(loaded.integers, saved.integers);
+  ASSERT_EQ(loaded.reals.size(), saved.reals.size());
+  EXPECT_EQ(std::memcmp(loaded.reals.data(), saved.reals.data(), 8 * saved.reals.size()), 0);
+  EXPECT_EQ(loaded.bytes, saved.bytes);
+  EXPECT_TRUE(loaded.nothing.empty());
+  EXPECT_EQ(loaded.weights, saved.weights);
+  EXPECT_FALSE(std::filesystem::exists(folder / "a.h5.tmp"));
+}
+
+TEST(Checkpoint, NamesTheValueWhoseBytesWereChanged) {
+  const Folder folder;
+  Everything saved = sample();
+  save(folder / "a.h5", saved);
+  const std::string good = read_bytes(folder / "a.h5");
+  const std::vector<std::pair<std::string, std::string>> places = {
+      {"/integer ", bytes_of(saved.integer)},
+      {"/inner/real ", bytes_of(saved.real)},
+      {"/inner/deeper/text ", saved.text},
+      {"/inner/integers ", bytes_of(saved.integers[1])},
+      {"/reals ", bytes_of(saved.reals[2])},
+      {"/bytes ", std::string(reinterpret_cast<const char*>(saved.bytes.data()), 64)},
+      {"/model/weights ", bytes_of(saved.weights[777])},
+      {"config ", "name = kept"},
+  };
+  for (const auto& [name, pattern] : places) {
+    const auto at = good.find(pattern);
+    ASSERT_NE(at, std::string::npos) << name;
+    ASSERT_EQ(good.find(pattern, at + 1), std::string::npos) << name;
+    std::string bad = good;
+    bad[at] ^= 1;
+    write_bytes(folder / "bad.h5", bad);
+    const std::string message = output_error([&] { CheckpointReader(folder / "bad.h5"); });
+    EXPECT_NE(message.find(name + "does not match its checksum"), std::string::npos) << message;
+    EXPECT_NE(message.find((folder / "bad.h5").string()), std::string::npos) << message;
+  }
+}
+
+TEST(Checkpoint, RefusesATruncatedFile) {
+  const Folder folder;
+  Everything saved = sample();
+  save(folder / "a.h5", saved);
+  const std::string good = read_bytes(folder / "a.h5");
+  for (const std::size_t size : {std::size_t{0}, std::size_t{100}, good.size() / 2, good.size() - 1}) {
+    write_bytes(folder / "bad.h5", good.substr(0, size));
+    const std::string message = output_error([&] { CheckpointReader(folder / "bad.h5"); });
+    EXPECT_NE(message.find((folder / "bad.h5").string()), std::string::npos) << message;
+  }
+}
+
+TEST(Checkpoint, RefusesOtherFiles) {
+  const Folder folder;
+  EXPECT_NE(output_error([&] { CheckpointReader(folder / "none.h5"); }).find("there is no"),
+            std::string::npos);
+  RunFile(folder / "run.h5", "").close();
+  EXPECT_NE(output_error([&] { CheckpointReader(folder / "run.h5"); }).find("espalier run"),
+            std::string::npos);
+}
+
+TEST(Checkpoint, AnInterruptedWriteLeavesThePreviousFile) {
+  const Folder folder;
+  Everything saved = sample();
+  save(folder / "a.h5", saved);
+  const std::string before = read_bytes(folder / "a.h5");
+  saved.integer = 5;
+  EXPECT_THROW(write_checkpoint(folder / "a.h5", "",
+                                [&](Archive& archive) {
+                                  archive.value("integer", saved.integer);
+                                  throw NoClientError("interrupted");
+                                }),
+               NoClientError);
+  EXPECT_EQ(read_bytes(folder / "a.h5"), before);
+  EXPECT_FALSE(std::filesystem::exists(folder / "a.h5.tmp"));
+
+  // What a killed process leaves behind does not disturb the next write.
+  write_bytes(folder / "a.h5.tmp", before.substr(0, 1000));
+  save(folder / "a.h5", saved);
+  Everything loaded;
+  CheckpointReader(folder / "a.h5").read([&](Archive& archive) { loaded.archive(archive); });
+  EXPECT_EQ(loaded.integer, 5);
+}
+
+TEST(Checkpoint, NamesThePathItCannotWrite) {
+  const Folder folder;
+  write_bytes(folder / "file", "x");
+  Everything saved = sample();
+  const std::string message = output_error([&] { save(folder / "file" / "a.h5", saved); });
+  EXPECT_NE(message.find((folder / "file" / "a.h5").string()), std::string::npos) << message;
+}
+
+TEST(Checkpoint, ASecondWriteOfTheSameValuesShowsNoDifference) {
+  const Folder folder;
+  Everything saved = sample();
+  save(folder / "a.h5", saved);
+  save(folder / "b.h5", saved);
+  EXPECT_EQ(first_difference(folder / "a.h5", folder / "b.h5", DiffScope::all), std::nullopt);
+}
+
+TEST(Checkpoint, LoadingAskForWhatIsNotThereNamesIt) {
+  const Folder folder;
+  Everything saved = sample();
+  save(folder / "a.h5", saved);
+  CheckpointReader reader(folder / "a.h5");
+  const auto error_of = [&](const std::function<void(Archive&)>& content) {
+    return output_error([&] { reader.read(content); });
+  };
+  std::int64_t integer = 0;
+  double real = 0;
+  std::vector<float> weights(999);
+  EXPECT_NE(error_of([&](Archive& a) { a.value("absent", integer); }).find("/absent"),
+            std::string::npos);
+  EXPECT_NE(error_of([&](Archive& a) { a.value("integer", real); }).find("/integer"),
+            std::string::npos);
+  EXPECT_NE(error_of([&](Archive& a) { a.open("absent"); }).find("/absent"), std::string::npos);
+  EXPECT_NE(error_of([&](Archive& a) {
+              a.open("model");
+              a.value("weights", std::span<float>(weights));
+            }).find("1000 values where 999"),
+            std::string::npos);
+}
+
+}  // namespace
+}  // namespace espalier

@@ -1,0 +1,226 @@
+#include "espalier/record/run_file.h"
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/resource.h>
+
+#include <csignal>
+#include <optional>
+
+#include "espalier/base/hdf5.h"
+#include "espalier/record/compare.h"
+#include "folder.h"
+
+namespace espalier {
+namespace {
+
+Row round_row(int round) {
+  Row row(rounds_schema());
+  row.set("round", round).set("version", round).set("virtual_time_s", 1.5 * round);
+  return row;
+}
+
+Row evaluation_row(int version) {
+  Row row(evaluations_schema());
+  row.set("version", version).set("set", "test").set("top1", 0.125 * version);
+  return row;
+}
+
+// Read with plain HDF5 calls, so that nothing of the writer's own code vouches for the format.
+H5Handle open_plain(const std::filesystem::path& path, unsigned flags = H5F_ACC_RDONLY) {
+  h5_quiet();
+  return {h5_check(H5Fopen(path.c_str(), flags, H5P_DEFAULT), "open"), H5Fclose};
+}
+
+template <class T>
+std::vector<T> column(hid_t file, const char* path, hid_t type) {
+  const H5Handle dataset(H5Dopen2(file, path, H5P_DEFAULT), H5Dclose);
+  const H5Handle space(H5Dget_space(dataset), H5Sclose);
+  std::vector<T> values(static_cast<std::size_t>(H5Sget_simple_extent_npoints(space)));
+  h5_check(H5Dread(dataset, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, values.data()), "read");
+  return values;
+}
+
+std::string text_attribute(hid_t object, const char* name) {
+  const H5Handle attribute(H5Aopen(object, name, H5P_DEFAULT), H5Aclose);
+  const H5Handle type(H5Aget_type(attribute), H5Tclose);
+  char* text = nullptr;
+  h5_check(H5Aread(attribute, type, &text), "read");
+  std::string copy = text;
+  H5free_memory(text);
+  return copy;
+}
+
+TEST(RunFile, WritesColumnsThatPlainHdf5Reads) {
+  const Folder folder;
+  {
+    RunFile run(folder / "run.h5", "[run]\nname = a\n");
+    for (int i = 1; i <= 3; ++i) run.append(round_row(i));
+    run.append(evaluation_row(2));
+    run.close();
+  }
+  const H5Handle file = open_plain(folder / "run.h5");
+  EXPECT_EQ(column<std::int64_t>(file, "/rounds/round", H5T_NATIVE_INT64),
+            (std::vector<std::int64_t>{1, 2, 3}));
+  EXPECT_EQ(column<double>(file, "/rounds/virtual_time_s", H5T_NATIVE_DOUBLE),
+            (std::vector<double>{1.5, 3.0, 4.5}));
+  EXPECT_EQ(text_attribute(file, "filetype"), "espalier run");
+  EXPECT_EQ(text_attribute(file, "config"), "[run]\nname = a\n");
+  for (const char* name : {"version", "software", "software_version", "git_sha", "date"})
+    EXPECT_GT(H5Aexists(file, name), 0) << name;
+
+  const H5Handle set(H5Dopen2(file, "/evaluations/set", H5P_DEFAULT), H5Dclose);
+  const H5Handle type(H5Dget_type(set), H5Tclose);
+  EXPECT_EQ(H5Tget_size(type), 24u);
+  EXPECT_EQ(H5Tget_strpad(type), H5T_STR_NULLPAD);
+  std::string text(24, 'x');
+  h5_check(H5Dread(set, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, text.data()), "read");
+  EXPECT_EQ(text, "test" + std::string(20, '\0'));
+}
+
+TEST(RunFile, EveryColumnCarriesUnitsDescriptionAndWall) {
+  const Folder folder;
+  RunFile(folder / "run.h5", "").close();
+  const H5Handle file = open_plain(folder / "run.h5");
+  for (const TableSchema* schema :
+       {&rounds_schema(), &tasks_schema(), &evaluations_schema(), &clients_schema()})
+    for (const Column& c : schema->columns) {
+      const H5Handle dataset(H5Dopen2(file, (schema->path + "/" + c.name).c_str(), H5P_DEFAULT),
+                             H5Dclose);
+      EXPECT_EQ(text_attribute(dataset, "units"), c.unit);
+      EXPECT_EQ(text_attribute(dataset, "description"), c.description);
+      const H5Handle wall(H5Aopen(dataset, "wall", H5P_DEFAULT), H5Aclose);
+      std::int64_t value = -1;
+      h5_check(H5Aread(wall, H5T_NATIVE_INT64, &value), "read");
+      EXPECT_EQ(value, c.wall ? 1 : 0);
+    }
+}
+
+TEST(RunFile, RowsCrossChunks) {
+  const Folder folder;
+  std::vector<std::int64_t> expected;
+  {
+    RunFile run(folder / "run.h5", "");
+    for (int i = 0; i < 2500; ++i) {
+      run.append(round_row(i));
+      expected.push_back(i);
+      if (i % 700 == 0) run.flush();
+    }
+  }
+  const H5Handle file = open_plain(folder / "run.h5");
+  EXPECT_EQ(column<std::int64_t>(file, "/rounds/version", H5T_NATIVE_INT64), expected);
+}
+
+// A copy is what another process would see at that moment.
+TEST(RunFile, CanBeReadWhileItIsWritten) {
+  const Folder folder;
+  RunFile run(folder / "run.h5", "");
+  for (int i = 1; i <= 4; ++i) {
+    run.append(round_row(i));
+    run.flush();
+    std::filesystem::copy_file(folder / "run.h5", folder / ("copy" + std::to_string(i)));
+    const H5Handle file = open_plain(folder / ("copy" + std::to_string(i)));
+    EXPECT_EQ(std::ssize(column<std::int64_t>(file, "/rounds/round", H5T_NATIVE_INT64)), i);
+  }
+  const int descriptor = ::open((folder / "run.h5").c_str(), O_RDONLY);
+  EXPECT_EQ(::flock(descriptor, LOCK_EX | LOCK_NB), 0) << "the writer holds a file lock";
+  ::close(descriptor);
+}
+
+TEST(RunFile, FlushesNoMoreOftenThanAsked) {
+  const Folder folder;
+  RunFile run(folder / "run.h5", "");
+  const auto rows_on_disk = [&] {
+    std::filesystem::copy_file(folder / "run.h5", folder / "copy",
+                               std::filesystem::copy_options::overwrite_existing);
+    return column<std::int64_t>(open_plain(folder / "copy"), "/rounds/round", H5T_NATIVE_INT64)
+        .size();
+  };
+  run.append(round_row(1));
+  run.flush(3600);
+  EXPECT_EQ(rows_on_disk(), 0u);
+  EXPECT_EQ(run.rows("/rounds"), 1);
+  run.flush();
+  EXPECT_EQ(rows_on_disk(), 1u);
+}
+
+TEST(RunFile, ReopensAtTheShortestColumnAndGoesOn) {
+  const Folder folder;
+  {
+    RunFile run(folder / "run.h5", "");
+    for (int i = 1; i <= 3; ++i) run.append(round_row(i));
+  }
+  {
+    const H5Handle file = open_plain(folder / "run.h5", H5F_ACC_RDWR);
+    const H5Handle dataset(H5Dopen2(file, "/rounds/bytes_up", H5P_DEFAULT), H5Dclose);
+    const hsize_t two = 2;
+    h5_check(H5Dset_extent(dataset, &two), "shorten");
+  }
+  {
+    RunFile run = RunFile::reopen(folder / "run.h5");
+    EXPECT_EQ(run.rows("/rounds"), 2);
+    run.append(round_row(9));
+    run.close();
+  }
+  const H5Handle file = open_plain(folder / "run.h5");
+  EXPECT_EQ(column<std::int64_t>(file, "/rounds/round", H5T_NATIVE_INT64),
+            (std::vector<std::int64_t>{1, 2, 9}));
+}
+
+TEST(RunFile, MethodTablesAreCreatedOnceAndReopened) {
+  const Folder folder;
+  const TableSchema masks{"/method/masks", {{"kept", ColumnType::integer, "1", "units kept"}}};
+  {
+    RunFile run(folder / "run.h5", "");
+    run.add_table(masks);
+    run.append(Row(masks).set("kept", 3));
+  }
+  {
+    RunFile run = RunFile::reopen(folder / "run.h5");
+    run.add_table(masks);
+    run.append(Row(masks).set("kept", 4));
+  }
+  const H5Handle file = open_plain(folder / "run.h5");
+  EXPECT_EQ(column<std::int64_t>(file, "/method/masks/kept", H5T_NATIVE_INT64),
+            (std::vector<std::int64_t>{3, 4}));
+}
+
+TEST(RunFile, RefusesRowsOfUnknownTables) {
+  const Folder folder;
+  RunFile run(folder / "run.h5", "");
+  const TableSchema other{"/method/other", {{"x", ColumnType::real, "1", "x"}}};
+  EXPECT_THROW(run.append(Row(other)), Error);
+}
+
+// A file in place of the folder stops root as well as anybody else.
+TEST(RunFile, NamesThePathItCannotWrite) {
+  const Folder folder;
+  write_bytes(folder / "file", "x");
+  const std::string message = output_error([&] { RunFile(folder / "file" / "run.h5", ""); });
+  EXPECT_NE(message.find((folder / "file" / "run.h5").string()), std::string::npos) << message;
+  EXPECT_NE(message.find("run.dir"), std::string::npos) << message;
+}
+
+TEST(RunFile, KeepsTheFirstErrorOfAFullDisk) {
+  const Folder folder;
+  rlimit before{};
+  ASSERT_EQ(getrlimit(RLIMIT_FSIZE, &before), 0);
+  const auto old_handler = std::signal(SIGXFSZ, SIG_IGN);
+  {
+    RunFile run(folder / "run.h5", "");
+    rlimit full = before;
+    full.rlim_cur = std::filesystem::file_size(folder / "run.h5");
+    ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &full), 0);
+    run.append(round_row(1));
+    const std::string first = output_error([&] { run.flush(); });
+    EXPECT_NE(first.find((folder / "run.h5").string()), std::string::npos) << first;
+    ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &before), 0);
+    EXPECT_EQ(output_error([&] { run.append(round_row(2)); }), first);
+    EXPECT_EQ(output_error([&] { run.flush(); }), first);
+    EXPECT_EQ(output_error([&] { run.close(); }), first);
+  }
+  std::signal(SIGXFSZ, old_handler);
+}
+
+}  // namespace
+}  // namespace espalier
