@@ -1,10 +1,9 @@
 #include "espalier/app/commands.h"
 
 #include <hdf5.h>
+#include <torch/headeronly/version.h>
 
 #include <cstdio>
-
-#include <torch/headeronly/version.h>
 
 #include "espalier/app/options.h"
 #include "espalier/comm/environment.h"
@@ -65,14 +64,16 @@ int list_command(const std::vector<std::string>& arguments) {
 }
 
 int explain_command(const std::vector<std::string>& arguments) {
-  if (arguments.size() != 1) throw InputError("explain needs one name: an option, method, model or device");
+  if (arguments.size() != 1)
+    throw InputError("explain needs one name: an option, method, model or device");
   const std::string& name = arguments[0];
   if (const auto* method = catalogue().methods.find(name)) {
     const Method& m = method->value;
     std::printf("method %s: %s\nsubmodel %s, window %s, merge %s, objective %s\n", name.c_str(),
                 method->help.c_str(), m.submodel.c_str(), m.window.c_str(), m.merge.c_str(),
                 m.objective.c_str());
-    for (const auto& [key, value] : m.defaults) std::printf("%s = %s\n", key.c_str(), value.c_str());
+    for (const auto& [key, value] : m.defaults)
+      std::printf("%s = %s\n", key.c_str(), value.c_str());
     return 0;
   }
   if (const auto* family = model_families().find(name)) {
@@ -124,14 +125,15 @@ int version_command() {
   H5get_libversion(&major, &minor, &release);
   std::printf("espalier %s (%s, %s)\n", software_version().c_str(), software_git_sha().c_str(),
               ESPALIER_BUILD_TYPE);
-  std::printf("LibTorch %s\nHDF5 %u.%u.%u\n%s, thread level funneled\nGPU support: none\n", TORCH_VERSION,
-              major, minor, release, MpiEnvironment::library_version().c_str());
+  std::printf("LibTorch %s\nHDF5 %u.%u.%u\n%s, thread level funneled\nGPU support: none\n",
+              TORCH_VERSION, major, minor, release, MpiEnvironment::library_version().c_str());
   return 0;
 }
 
 std::string usage() {
   return "Espalier: train large models together on many weak machines.\n\n"
-         "espalier run INPUT.ini [--section.key=value ...] [--overwrite] [--check] [--print-config] [-q | -v]\n"
+         "espalier run INPUT.ini [--section.key=value ...] [--overwrite] [--check] "
+         "[--print-config] [-q | -v]\n"
          "espalier list [methods|models|datasets|devices|options]\n"
          "espalier explain NAME            an option, a method, a model, a device\n"
          "espalier info FILE.h5            what is in a run or checkpoint file\n"

@@ -20,9 +20,14 @@ void declare_run_options(OptionTable& table) {
   table.add({"run.dir", OptionType::text, "runs", "parent folder of runs"});
   table.add({"run.threads", OptionType::integer, "1",
              "threads per rank; part of the result's last bits", "", 1, 1024});
-  table.add({"run.isa", OptionType::choice, "auto",
-             "instruction set; part of the result's last bits; auto = the best of this machine", "",
-             {}, {}, {"auto", "avx2", "avx512"}});
+  table.add({"run.isa",
+             OptionType::choice,
+             "auto",
+             "instruction set; part of the result's last bits; auto = the best of this machine",
+             "",
+             {},
+             {},
+             {"auto", "avx2", "avx512"}});
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
-// `espalier run`: from an input file to a model and records. Before any message travels, all ranks agree that
-// nothing is wrong; after that, a rank that fails ends the whole job.
+// `espalier run`: from an input file to a model and records. Before any message travels, all ranks
+// agree that nothing is wrong; after that, a rank that fails ends the whole job.
 
 #include <ATen/Parallel.h>
 #include <unistd.h>
@@ -96,7 +96,8 @@ Config read_config(const Request& request) {
   return config;
 }
 
-ServerRules build_rules(const RuleNames& names, const Config& config, const Experiment& experiment) {
+ServerRules build_rules(const RuleNames& names, const Config& config,
+                        const Experiment& experiment) {
   const Catalogue& all = catalogue();
   return {all.submodels.get(names.submodel).value(config, experiment),
           all.merges.get(names.merge).value(config, experiment),
@@ -119,8 +120,8 @@ void print_check(const Experiment& e, const RuleNames& names, const ServerRules&
                        e.data.test ? e.data.test->size() : 0));
   for (const std::string& file : e.data.files) log_note("         " + file);
   log_note(fmt::format("clients  {}", e.fleet->size()));
-  log_note(fmt::format("         {:<14} {:>6} {:>12} {:>12} {:>12}", "device", "share", "parameters",
-                       "memory", "cap"));
+  log_note(fmt::format("         {:<14} {:>6} {:>12} {:>12} {:>12}", "device", "share",
+                       "parameters", "memory", "cap"));
   std::set<std::pair<std::string, std::uint64_t>> shown;
   std::int64_t payloads = 0;
   for (std::int64_t client = 0; client < e.fleet->size(); ++client) {
@@ -129,8 +130,8 @@ void print_check(const Experiment& e, const RuleNames& names, const ServerRules&
     const DeviceClass& device = e.fleet->device(client);
     const auto weights = static_cast<std::int64_t>(sizeof(float)) *
                          e.plans->geometry(submodel, Packing::aligned)->size();
-    const TrainingCost cost = training_cost(e.model, submodel, e.train.batch,
-                                            Sgd::copies(e.train), rules.objective->extra_bytes(weights));
+    const TrainingCost cost = training_cost(e.model, submodel, e.train.batch, Sgd::copies(e.train),
+                                            rules.objective->extra_bytes(weights));
     payloads += cost.message_bytes;
     if (!shown.emplace(device.name, submodel.hash()).second) continue;
     const std::int64_t cap = memory_bytes(device);
@@ -144,9 +145,11 @@ void print_check(const Experiment& e, const RuleNames& names, const ServerRules&
                        megabytes(8 * values + 2 * payloads)));
 }
 
-/// Whether a person looks on. mpirun gives every program a terminal of its own, so below it tools/mpirun.sh tells.
+/// Whether a person looks on. mpirun gives every program a terminal of its own, so below it
+/// tools/mpirun.sh tells.
 bool on_terminal() {
-  if (std::getenv("OMPI_COMM_WORLD_SIZE") != nullptr) return std::getenv("ESPALIER_TERMINAL") != nullptr;
+  if (std::getenv("OMPI_COMM_WORLD_SIZE") != nullptr)
+    return std::getenv("ESPALIER_TERMINAL") != nullptr;
   return isatty(STDOUT_FILENO) != 0;
 }
 
@@ -157,10 +160,10 @@ class Progress {
       : rounds_(rounds), live_(on_terminal() && verbosity != Verbosity::quiet) {}
 
   void round(const RoundReport& report) {
-    const std::string line = fmt::format(
-        "round {:>5}/{}   loss {:.4f}   virtual {:>9.1f} s   {:>6.1f} s{}", report.round, rounds_,
-        report.train_loss, seconds(report.time), elapsed(),
-        top1_ < 0 ? "" : fmt::format("   top-1 {:.4f}", top1_));
+    const std::string line =
+        fmt::format("round {:>5}/{}   loss {:.4f}   virtual {:>9.1f} s   {:>6.1f} s{}",
+                    report.round, rounds_, report.train_loss, seconds(report.time), elapsed(),
+                    top1_ < 0 ? "" : fmt::format("   top-1 {:.4f}", top1_));
     if (live_) {
       std::printf("\r\033[K%s", line.c_str());
       std::fflush(stdout);
@@ -172,8 +175,9 @@ class Progress {
   void evaluation(const Evaluation& e) {
     top1_ = e.top1;
     if (live_) std::printf("\r\033[K");
-    log_note(fmt::format("version {:>3}       loss {:.4f}   virtual {:>9.1f} s   {:>6.1f} s   top-1 {:.4f}",
-                         e.version, e.loss, seconds(e.time), elapsed(), e.top1));
+    log_note(fmt::format(
+        "version {:>3}       loss {:.4f}   virtual {:>9.1f} s   {:>6.1f} s   top-1 {:.4f}",
+        e.version, e.loss, seconds(e.time), elapsed(), e.top1));
   }
   double elapsed() const {
     return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
@@ -205,10 +209,12 @@ void record_clients(RunFile& records, const Experiment& e) {
 
 std::string closing_line(const RunSummary& s, double wall, const std::filesystem::path& run) {
   return fmt::format(
-      "done: rounds={} version={} top1={:.4f} loss={:.4f} virtual_s={:.3f} wall_s={:.1f} up_mb={:.3f} "
+      "done: rounds={} version={} top1={:.4f} loss={:.4f} virtual_s={:.3f} wall_s={:.1f} "
+      "up_mb={:.3f} "
       "down_mb={:.3f} run={}",
-      s.rounds, s.version, s.last ? s.last->top1 : 0, s.last ? s.last->loss : 0, seconds(s.time), wall,
-      static_cast<double>(s.bytes_up) * 1e-6, static_cast<double>(s.bytes_down) * 1e-6, run.string());
+      s.rounds, s.version, s.last ? s.last->top1 : 0, s.last ? s.last->loss : 0, seconds(s.time),
+      wall, static_cast<double>(s.bytes_up) * 1e-6, static_cast<double>(s.bytes_down) * 1e-6,
+      run.string());
 }
 
 /// Rank 0: serve until the rounds are done, then leave model, records and the closing line.
@@ -286,10 +292,11 @@ int run_command(int* argc, char*** argv, const std::vector<std::string>& argumen
     std::uint64_t first = own;
     ESPALIER_MPI(MPI_Bcast(&first, 1, MPI_UINT64_T, 0, mpi.communicator()));
     if (own != first) {
-      throw InputError(fmt::format(
-          "rank {} reads another configuration or has another instruction set ({}) than rank 0; give "
-          "all ranks the same input file, and run.isa = avx2",
-          mpi.rank(), config->text("run.isa")));
+      throw InputError(
+          fmt::format("rank {} reads another configuration or has another instruction set ({}) "
+                      "than rank 0; give "
+                      "all ranks the same input file, and run.isa = avx2",
+                      mpi.rank(), config->text("run.isa")));
     }
   });
   if (const int failed = agreed()) return failed;
@@ -299,7 +306,8 @@ int run_command(int* argc, char*** argv, const std::vector<std::string>& argumen
     return 0;
   }
 
-  // 3. The experiment, equal on all ranks. Rank 0 looks at the run's folder first: a finished run is told again.
+  // 3. The experiment, equal on all ranks. Rank 0 looks at the run's folder first: a finished run
+  // is told again.
   std::optional<Experiment> experiment;
   const std::filesystem::path path = RunDirectory::path_for(*config);
   std::optional<std::string> finished;
@@ -339,7 +347,8 @@ int run_command(int* argc, char*** argv, const std::vector<std::string>& argumen
       }
     } else {
       Mailbox mailbox(mpi);
-      Worker(*experiment, *config, catalogue().objectives.get(names.objective).value, mailbox).run();
+      Worker(*experiment, *config, catalogue().objectives.get(names.objective).value, mailbox)
+          .run();
     }
     return 0;
   } catch (const Error& error) {

@@ -75,9 +75,11 @@ void wait_for_owner(const fs::path& lock) {
   for (int tenths = 0;; ++tenths) {
     if (!fs::exists(lock)) return;
     Owner owner;
-    std::istringstream(read_text_file(lock)) >> owner.host >> owner.pid >> owner.started >> owner.job;
+    std::istringstream(read_text_file(lock)) >> owner.host >> owner.pid >> owner.started >>
+        owner.job;
     if (owner.host == host_name()) {
-      const bool alive = owner.pid > 0 && start_time(owner.pid) == owner.started && owner.started != 0;
+      const bool alive =
+          owner.pid > 0 && start_time(owner.pid) == owner.started && owner.started != 0;
       if (!alive) return;
       if (tenths >= kPatience_s * 10) {
         throw InputError(fmt::format(
@@ -88,8 +90,9 @@ void wait_for_owner(const fs::path& lock) {
       continue;
     }
     if (owner.job != "-" && owner.job == own_job()) return;
-    throw InputError(fmt::format("{} is in use by process {} on host {}; if that run is gone, delete {}",
-                                 lock.parent_path().string(), owner.pid, owner.host, lock.string()));
+    throw InputError(
+        fmt::format("{} is in use by process {} on host {}; if that run is gone, delete {}",
+                    lock.parent_path().string(), owner.pid, owner.host, lock.string()));
   }
 }
 
@@ -139,14 +142,15 @@ std::optional<std::string> RunDirectory::finished(const fs::path& path, const st
                                                   bool overwrite) {
   if (overwrite || !fs::exists(path) || fs::is_empty(path)) return std::nullopt;
   if (!fs::exists(path / "config.ini")) {
-    throw InputError(fmt::format("{} exists and is no run; choose another run.name", path.string()));
+    throw InputError(
+        fmt::format("{} exists and is no run; choose another run.name", path.string()));
   }
   const std::string difference =
       first_config_difference(read_text_file(path / "config.ini"), resolved);
   if (!difference.empty()) {
-    throw InputError(fmt::format(
-        "{} holds another run ({} differs); choose another run.name or add --overwrite",
-        path.string(), difference));
+    throw InputError(
+        fmt::format("{} holds another run ({} differs); choose another run.name or add --overwrite",
+                    path.string(), difference));
   }
   if (fs::exists(path / "DONE")) {
     std::string line = read_text_file(path / "DONE");
@@ -154,8 +158,8 @@ std::optional<std::string> RunDirectory::finished(const fs::path& path, const st
     return line;
   }
   wait_for_owner(path / "LOCK");
-  throw InputError(fmt::format("{} holds an unfinished run; add --overwrite to start it anew",
-                               path.string()));
+  throw InputError(
+      fmt::format("{} holds an unfinished run; add --overwrite to start it anew", path.string()));
 }
 
 RunDirectory::RunDirectory(fs::path path, const std::string& resolved, bool overwrite)
@@ -165,22 +169,26 @@ RunDirectory::RunDirectory(fs::path path, const std::string& resolved, bool over
   wait_for_owner(lock);
   if (overwrite && fs::exists(path_)) {
     if (!fs::is_empty(path_) && !fs::exists(path_ / "config.ini")) {
-      throw InputError(fmt::format("{} is no run, so --overwrite leaves it alone; choose another run.name",
-                                   path_.string()));
+      throw InputError(fmt::format(
+          "{} is no run, so --overwrite leaves it alone; choose another run.name", path_.string()));
     }
     fs::remove_all(path_, error);
-    if (error) throw OutputError(fmt::format("cannot empty {}: {}", path_.string(), error.message()));
+    if (error)
+      throw OutputError(fmt::format("cannot empty {}: {}", path_.string(), error.message()));
   }
   fs::create_directories(path_ / "checkpoints", error);
-  if (error) throw OutputError(fmt::format("cannot create {}: {}", path_.string(), error.message()));
+  if (error)
+    throw OutputError(fmt::format("cannot create {}: {}", path_.string(), error.message()));
   fs::remove(lock, error);
   const int file = open(lock.c_str(), O_CREAT | O_EXCL | O_WRONLY, 0644);
   if (file < 0) {
-    if (errno == EEXIST) throw InputError(fmt::format("{} was taken by another run just now", path_.string()));
+    if (errno == EEXIST)
+      throw InputError(fmt::format("{} was taken by another run just now", path_.string()));
     throw OutputError(fmt::format("cannot write {}", lock.string()));
   }
   const long pid = getpid();
-  const std::string text = fmt::format("{} {} {} {}\n", host_name(), pid, start_time(pid), own_job());
+  const std::string text =
+      fmt::format("{} {} {} {}\n", host_name(), pid, start_time(pid), own_job());
   const auto written = write(file, text.data(), text.size());
   close(file);
   if (written != static_cast<ssize_t>(text.size())) {

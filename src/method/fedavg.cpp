@@ -16,9 +16,8 @@ class FullModel : public SubmodelRule {
 
 void register_fedavg(Catalogue& c) {
   declare_average_options(c.options);
-  c.submodels.add("full", "every client trains the whole model", [](const Config&, const Experiment&) {
-    return std::make_unique<FullModel>();
-  });
+  c.submodels.add("full", "every client trains the whole model",
+                  [](const Config&, const Experiment&) { return std::make_unique<FullModel>(); });
   c.windows.add("synchronous", "merge when all that are out have answered",
                 {{"window.min_updates", "0"}, {"window.release", "merged"}});
   c.merges.add("average", "weighted mean over the holders of each parameter",
@@ -26,7 +25,8 @@ void register_fedavg(Catalogue& c) {
                  return std::make_unique<AverageMerge>(config, experiment);
                });
   c.objectives.add("cross_entropy", "cross-entropy of the labels", make_cross_entropy);
-  c.methods.add("fedavg", "full models, synchronous, sample-weighted mean (McMahan et al. 2017)", {});
+  c.methods.add("fedavg", "full models, synchronous, sample-weighted mean (McMahan et al. 2017)",
+                {});
 }
 
 }  // namespace espalier

@@ -31,10 +31,9 @@ class Proximal : public LocalObjective {
 void register_fedprox(Catalogue& c) {
   c.options.add({"method.mu", OptionType::real, "0.01",
                  "objective proximal: weight of the pull towards the received model", "", 0, 1e6});
-  c.objectives.add("proximal", "cross-entropy and mu/2 |w - w_received|^2",
-                   [](const Config& config) {
-                     return std::make_unique<Proximal>(config.real("method.mu"));
-                   });
+  c.objectives.add(
+      "proximal", "cross-entropy and mu/2 |w - w_received|^2",
+      [](const Config& config) { return std::make_unique<Proximal>(config.real("method.mu")); });
   Method method;
   method.objective = "proximal";
   c.methods.add("fedprox", "FedAvg with a proximal term (Li et al. 2020)", method);

@@ -72,21 +72,24 @@ class MaskedAverage : public AverageMerge {
 
 void register_heterofl(Catalogue& c) {
   declare_width_options(c.options);
-  c.options.add({"method.scaler", OptionType::boolean, "true",
-                 "objective masked_cross_entropy: in training, outputs of cut layers are divided by "
-                 "the kept share"});
+  c.options.add(
+      {"method.scaler", OptionType::boolean, "true",
+       "objective masked_cross_entropy: in training, outputs of cut layers are divided by "
+       "the kept share"});
   c.options.add({"method.masked_loss", OptionType::boolean, "true",
                  "classes that a client has not take no part in its loss, nor in the merge"});
   c.submodels.add("static", "the first units of every layer, by the client's width",
                   [](const Config& config, const Experiment& experiment) {
                     return std::make_unique<LeadingUnits>(config, experiment);
                   });
-  c.objectives.add("masked_cross_entropy", "cross-entropy over the client's own classes, with scaler",
+  c.objectives.add("masked_cross_entropy",
+                   "cross-entropy over the client's own classes, with scaler",
                    [](const Config& config) {
                      return std::make_unique<MaskedCrossEntropy>(
                          config.boolean("method.scaler"), config.boolean("method.masked_loss"));
                    });
-  c.merges.add("masked_average", "average, where output rows count only from clients with the class",
+  c.merges.add("masked_average",
+               "average, where output rows count only from clients with the class",
                [](const Config& config, const Experiment& experiment) {
                  return std::make_unique<MaskedAverage>(config, experiment);
                });
@@ -94,7 +97,8 @@ void register_heterofl(Catalogue& c) {
   method.submodel = "static";
   method.merge = "masked_average";
   method.objective = "masked_cross_entropy";
-  c.methods.add("heterofl", "leading units by width level, masked average (Diao et al. 2021)", method);
+  c.methods.add("heterofl", "leading units by width level, masked average (Diao et al. 2021)",
+                method);
 }
 
 }  // namespace espalier

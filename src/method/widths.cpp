@@ -11,8 +11,13 @@ void declare_width_options(OptionTable& table) {
              "width shares of the levels, each above 0 and at most 1"});
   table.add({"method.proportions", OptionType::real_list, "",
              "how many clients each level has, relative to the others; empty = equally many"});
-  table.add({"method.levels", OptionType::choice, "fixed",
-             "a client keeps its level, or draws a new one for every task", "", {}, {},
+  table.add({"method.levels",
+             OptionType::choice,
+             "fixed",
+             "a client keeps its level, or draws a new one for every task",
+             "",
+             {},
+             {},
              {"fixed", "dynamic"}});
 }
 
@@ -25,7 +30,8 @@ WidthLevels::WidthLevels(const Config& config, const Experiment& experiment)
   if (widths_.empty()) throw InputError("method.widths is empty; give at least one share");
   for (double width : widths_) {
     if (!(width > 0 && width <= 1)) {
-      throw InputError(fmt::format("method.widths holds {}; shares are above 0 and at most 1", width));
+      throw InputError(
+          fmt::format("method.widths holds {}; shares are above 0 and at most 1", width));
     }
   }
   if (proportions.empty()) proportions.assign(widths_.size(), 1.0);

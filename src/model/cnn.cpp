@@ -1,5 +1,6 @@
-// Convolutions, each with ReLU and 2x2 pooling, then one hidden linear layer: the network that many federated
-// papers train (McMahan et al. 2017: 5x5, 32 and 64 channels, 512 neurons; 1,663,370 parameters on MNIST).
+// Convolutions, each with ReLU and 2x2 pooling, then one hidden linear layer: the network that many
+// federated papers train (McMahan et al. 2017: 5x5, 32 and 64 channels, 512 neurons; 1,663,370
+// parameters on MNIST).
 
 #include <utility>
 
@@ -12,21 +13,22 @@ namespace {
 void declare(OptionTable& table) {
   table.add({"model.channels", OptionType::real_list, "32,64", "cnn: channels of the convolutions",
              "channels", 1, 1e6});
-  table.add({"model.kernel", OptionType::integer, "5", "cnn: side of the convolution kernels, odd", "", 1,
-             31});
+  table.add({"model.kernel", OptionType::integer, "5", "cnn: side of the convolution kernels, odd",
+             "", 1, 31});
   table.add({"model.features", OptionType::integer, "512", "cnn: width of the hidden linear layer",
              "neurons", 1, 1e9});
 }
 
 Model build(const Config& config, const DataShape& shape) {
   if (shape.sample.size() != 3) {
-    throw InputError("model.name = cnn needs images (channels, height, width); take mlp for other data");
+    throw InputError(
+        "model.name = cnn needs images (channels, height, width); take mlp for other data");
   }
   const NormChoice norms = norm_choice(config);
   const std::int64_t kernel = config.integer("model.kernel");
   if (kernel % 2 == 0) {
-    throw InputError(fmt::format("model.kernel = {} is even: write an odd number, e.g. {}", kernel,
-                                 kernel + 1));
+    throw InputError(
+        fmt::format("model.kernel = {} is even: write an odd number, e.g. {}", kernel, kernel + 1));
   }
   Model model;
   auto layout = std::make_shared<Layout>();
@@ -37,9 +39,10 @@ Model build(const Config& config, const DataShape& shape) {
   for (const std::int64_t channels : whole_numbers(config, "model.channels")) {
     const std::string n = std::to_string(++number);
     if (height < 2 || columns < 2) {
-      throw InputError(fmt::format(
-          "model.channels has too many entries for {}x{} images: each halves the image; give at most {}",
-          shape.sample[1], shape.sample[2], number - 1));
+      throw InputError(
+          fmt::format("model.channels has too many entries for {}x{} images: each halves the "
+                      "image; give at most {}",
+                      shape.sample[1], shape.sample[2], number - 1));
     }
     const int block = layout->add_block(number == 1 ? "stem" : "conv" + n);
     const int out = layout->add_axis("conv" + n, channels);

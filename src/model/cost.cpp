@@ -31,7 +31,8 @@ class Walk {
   std::int64_t peak_ = 0;
 };
 
-/// Log-softmax and negative log-likelihood as two more layers: the first keeps its output, the second is scalar.
+/// Log-softmax and negative log-likelihood as two more layers: the first keeps its output, the
+/// second is scalar.
 void add_loss(std::vector<LayerCost>& layers, std::int64_t batch, std::int64_t classes) {
   LayerCost softmax;
   softmax.output_bytes = batch * classes * kFloatBytes;
@@ -45,14 +46,16 @@ void add_loss(std::vector<LayerCost>& layers, std::int64_t batch, std::int64_t c
   layers.push_back(likelihood);
 }
 
-/// Peak bytes of one pass forward and back. An activation lives until the next layer has read it, or, where one
-/// of its two neighbours saves it, until the backward pass has passed the earlier of them; a gradient until the
-/// layer before it has its own. The batch itself (bytes before the first layer) is held throughout.
+/// Peak bytes of one pass forward and back. An activation lives until the next layer has read it,
+/// or, where one of its two neighbours saves it, until the backward pass has passed the earlier of
+/// them; a gradient until the layer before it has its own. The batch itself (bytes before the first
+/// layer) is held throughout.
 std::int64_t activation_peak(std::int64_t batch_bytes, const std::vector<LayerCost>& layers) {
   Walk walk;
   walk.hold(batch_bytes);
   const auto count = static_cast<int>(layers.size());
-  // Which buffer (numbered by the layer that made it, -1 the batch) each layer writes, and who keeps it longest.
+  // Which buffer (numbered by the layer that made it, -1 the batch) each layer writes, and who
+  // keeps it longest.
   std::vector<int> buffer(layers.size());
   std::vector<int> keeper(layers.size(), -1);
   const auto input_of = [&](int i) { return i == 0 ? -1 : buffer[i - 1]; };

@@ -16,7 +16,8 @@ namespace {
 
 constexpr double kNormEpsilon = 1e-5;
 constexpr std::int64_t kFloatBytes = sizeof(float);
-// Covers the vectors (biases, statistics, scalars) that a layer's kernels allocate beside what is counted.
+// Covers the vectors (biases, statistics, scalars) that a layer's kernels allocate beside what is
+// counted.
 constexpr std::int64_t kSmallTensors = 4096;
 
 std::int64_t elements(const std::vector<std::int64_t>& shape) {
@@ -25,14 +26,17 @@ std::int64_t elements(const std::vector<std::int64_t>& shape) {
   return n;
 }
 
-std::int64_t round_up(std::int64_t value, std::int64_t unit) { return (value + unit - 1) / unit * unit; }
+std::int64_t round_up(std::int64_t value, std::int64_t unit) {
+  return (value + unit - 1) / unit * unit;
+}
 
 /// PyTorch's default for weights and biases of convolutions and linear layers.
 Init default_init(std::int64_t fan_in) {
   return {Init::Rule::uniform, 1 / std::sqrt(static_cast<double>(fan_in))};
 }
 
-/// HeteroFL's scaler, spec 1.7. A whole axis is left alone, so width 1 equals no scaler bit for bit.
+/// HeteroFL's scaler, spec 1.7. A whole axis is left alone, so width 1 equals no scaler bit for
+/// bit.
 at::Tensor scaled(at::Tensor y, const Submodel& submodel, int axis, bool cuttable,
                   const Context& context) {
   if (!context.scaler || context.mode != Mode::train || !cuttable) return y;
@@ -42,18 +46,21 @@ at::Tensor scaled(at::Tensor y, const Submodel& submodel, int axis, bool cuttabl
   return y.div_(kept / full);
 }
 
-// ---- Convolution -------------------------------------------------------------------------------------------
-// With a single input channel LibTorch's own im2col kernel is up to five times as fast forward as oneDNN, which
-// pads the channels to a vector; oneDNN stays ahead backward and with more channels. Few samples at a time keep
-// the columns in cache, and their memory small.
+// ---- Convolution
+// ------------------------------------------------------------------------------------------- With
+// a single input channel LibTorch's own im2col kernel is up to five times as fast forward as
+// oneDNN, which pads the channels to a vector; oneDNN stays ahead backward and with more channels.
+// Few samples at a time keep the columns in cache, and their memory small.
 constexpr std::int64_t kSamplesAtOnce = 4;
 
 bool single_channel(std::int64_t channels, bool first) { return first && channels == 1; }
 
-at::Tensor single_channel_forward(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
-                                  const ConvolutionShape& s) {
+at::Tensor single_channel_forward(const at::Tensor& x, const at::Tensor& weight,
+                                  const at::Tensor& bias, const ConvolutionShape& s) {
   const std::int64_t batch = x.size(0);
-  const auto outputs = [&](std::int64_t size) { return (size + 2 * s.padding - s.kernel) / s.stride + 1; };
+  const auto outputs = [&](std::int64_t size) {
+    return (size + 2 * s.padding - s.kernel) / s.stride + 1;
+  };
   at::Tensor out =
       at::empty({batch, weight.size(0), outputs(x.size(2)), outputs(x.size(3))}, x.options());
   for (std::int64_t i = 0; i < batch; i += kSamplesAtOnce) {
@@ -80,10 +87,9 @@ struct SingleChannelConvolution : torch::autograd::Function<SingleChannelConvolu
     const std::int64_t stride = context->saved_data["stride"].toInt();
     const std::int64_t padding = context->saved_data["padding"].toInt();
     const at::Tensor& weight = saved[1];
-    auto [x, w, b] = at::convolution_backward(gradients[0], saved[0], weight,
-                                              at::IntArrayRef{weight.size(0)}, {stride, stride},
-                                              {padding, padding}, {1, 1}, false, {0, 0}, 1,
-                                              {false, true, true});
+    auto [x, w, b] = at::convolution_backward(
+        gradients[0], saved[0], weight, at::IntArrayRef{weight.size(0)}, {stride, stride},
+        {padding, padding}, {1, 1}, false, {0, 0}, 1, {false, true, true});
     return {x, w, b, {}, {}};
   }
 };
@@ -99,10 +105,11 @@ at::Tensor convolve(const at::Tensor& x, const at::Tensor& weight, const at::Ten
   return single_channel_forward(x, weight, bias, s);
 }
 
-/// Memory that oneDNN takes beside input and output: copies in blocks of 16 (AVX-512) or 8 channels. Measured
-/// with oneDNN 3 on 1 to 64 channels and maps of 8 to 28: an upper bound throughout, tight where maps are large.
-void add_convolution_scratch(LayerCost& cost, std::int64_t in, std::int64_t out, std::int64_t in_map,
-                             std::int64_t out_map, std::int64_t kernel) {
+/// Memory that oneDNN takes beside input and output: copies in blocks of 16 (AVX-512) or 8
+/// channels. Measured with oneDNN 3 on 1 to 64 channels and maps of 8 to 28: an upper bound
+/// throughout, tight where maps are large.
+void add_convolution_scratch(LayerCost& cost, std::int64_t in, std::int64_t out,
+                             std::int64_t in_map, std::int64_t out_map, std::int64_t kernel) {
   const bool wide = at::get_cpu_capability() == "AVX512";
   const std::int64_t lanes = wide ? 16 : 8;
   const std::int64_t in_blocks = round_up(in, lanes) * in_map;
@@ -112,10 +119,11 @@ void add_convolution_scratch(LayerCost& cost, std::int64_t in, std::int64_t out,
   const std::int64_t weight = in * out * kernel * kernel * kFloatBytes;
 
   const std::int64_t forward_input = in < lanes ? 0 : in_blocks;
-  cost.forward_scratch_bytes =
-      std::max(forward_input + out_blocks + weight_blocks - out * out_map, out_blocks + weight_blocks) +
-      kSmallTensors;
-  // The kernels of the weights' gradient read up to 3 channels without a copy, and up to 8 as one block of 8.
+  cost.forward_scratch_bytes = std::max(forward_input + out_blocks + weight_blocks - out * out_map,
+                                        out_blocks + weight_blocks) +
+                               kSmallTensors;
+  // The kernels of the weights' gradient read up to 3 channels without a copy, and up to 8 as one
+  // block of 8.
   const bool no_copy = wide ? in <= 3 : in == 3;
   const std::int64_t backward_input = no_copy ? 0 : in <= 8 ? 8 * in_map : in_blocks;
   std::int64_t peak = backward_input + out_blocks + weight_blocks + weight;
@@ -149,7 +157,8 @@ Layer conv2d(Layout& layout, int block, const std::string& name, int in_axis, in
   const bool cuttable = layout.axes[out_axis].cuttable;
   Layer layer;
   layer.forward = [=](const Parameters& p, const at::Tensor& x, Context& context) {
-    return scaled(convolve(x, p[weight], p[bias], s, first), p.submodel(), out_axis, cuttable, context);
+    return scaled(convolve(x, p[weight], p[bias], s, first), p.submodel(), out_axis, cuttable,
+                  context);
   };
   layer.cost = [=](const Submodel& submodel, std::int64_t batch, std::vector<std::int64_t>& shape) {
     const std::int64_t in = submodel.width(in_axis);
@@ -165,8 +174,8 @@ Layer conv2d(Layout& layout, int block, const std::string& name, int in_axis, in
     cost.input_gradient = !first;
     add_convolution_scratch(cost, in, out, in_map, positions * kFloatBytes, s.kernel);
     if (single_channel(in, first)) {
-      cost.forward_scratch_bytes = std::min(batch, kSamplesAtOnce) * s.kernel * s.kernel * shape[1] *
-                                       shape[2] * kFloatBytes +
+      cost.forward_scratch_bytes = std::min(batch, kSamplesAtOnce) * s.kernel * s.kernel *
+                                       shape[1] * shape[2] * kFloatBytes +
                                    kSmallTensors;
     }
     return cost;
@@ -193,7 +202,8 @@ Layer linear(Layout& layout, int block, const std::string& name, int in_axis,
   layer.cost = [=](const Submodel& submodel, std::int64_t batch, std::vector<std::int64_t>& shape) {
     const std::int64_t in = submodel.width(in_axis) * positions;
     const std::int64_t out = submodel.width(out_axis);
-    ESPALIER_CHECK(elements(shape) == in, "{} gets {} values, expects {}", name, elements(shape), in);
+    ESPALIER_CHECK(elements(shape) == in, "{} gets {} values, expects {}", name, elements(shape),
+                   in);
     shape = {out};
     LayerCost cost;
     cost.forward_flops = batch * out * (2 * in + 1);
@@ -248,7 +258,8 @@ Layer norm(NormChoice choice, Layout& layout, int block, const std::string& name
       (*context.statistics)[variance] = batch_variance;
     }
     return at::batch_norm(x, p[weight], p[bias], evaluate ? p[mean] : at::Tensor(),
-                          evaluate ? p[variance] : at::Tensor(), !evaluate, /*momentum=*/0, kNormEpsilon,
+                          evaluate ? p[variance] : at::Tensor(), !evaluate, /*momentum=*/0,
+                          kNormEpsilon,
                           /*cudnn_enabled=*/false);
   };
   layer.cost = [=](const Submodel& submodel, std::int64_t batch, std::vector<std::int64_t>& shape) {
@@ -257,7 +268,8 @@ Layer norm(NormChoice choice, Layout& layout, int block, const std::string& name
     cost.forward_flops = batch * elements(shape);
     cost.output_bytes = batch * elements(shape) * kFloatBytes;
     cost.saves_input = true;
-    // Mean and inverse deviation per channel or group; double sums and gradients of weight and bias.
+    // Mean and inverse deviation per channel or group; double sums and gradients of weight and
+    // bias.
     const std::int64_t groups = batch_norm ? channels : batch * groups_for(channels, most_groups);
     cost.saved_bytes = 2 * groups * kFloatBytes;
     const std::int64_t sums = batch_norm ? 6 * channels : 2 * batch * channels + 2 * channels;
@@ -294,7 +306,9 @@ Layer relu() {
 
 Layer relu_pool() {
   Layer layer;
-  layer.forward = [](const Parameters&, const at::Tensor& x, Context&) { return relu_max_pool2(x); };
+  layer.forward = [](const Parameters&, const at::Tensor& x, Context&) {
+    return relu_max_pool2(x);
+  };
   layer.cost = [](const Submodel&, std::int64_t batch, std::vector<std::int64_t>& shape) {
     LayerCost cost;
     cost.forward_flops = batch * elements(shape);

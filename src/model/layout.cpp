@@ -19,9 +19,9 @@ int Layout::add_entry(Entry entry) {
     ESPALIER_CHECK(other.name != entry.name, "two entries are called '{}'", entry.name);
   for (const Dimension& dimension : entry.dimensions)
     for (const Factor& factor : dimension)
-      ESPALIER_CHECK(factor.axis < static_cast<int>(axes.size()) && (factor.axis >= 0 || factor.size > 0),
-                     "entry '{}' has a factor of axis {} and size {}", entry.name, factor.axis,
-                     factor.size);
+      ESPALIER_CHECK(
+          factor.axis < static_cast<int>(axes.size()) && (factor.axis >= 0 || factor.size > 0),
+          "entry '{}' has a factor of axis {} and size {}", entry.name, factor.axis, factor.size);
   entries.push_back(std::move(entry));
   return static_cast<int>(entries.size()) - 1;
 }
@@ -32,7 +32,8 @@ int Layout::add_block(std::string name) {
 }
 
 Dimension Layout::along(int axis, std::int64_t positions) const {
-  ESPALIER_CHECK(0 <= axis && axis < static_cast<int>(axes.size()), "axis {} of {}", axis, axes.size());
+  ESPALIER_CHECK(0 <= axis && axis < static_cast<int>(axes.size()), "axis {} of {}", axis,
+                 axes.size());
   Dimension dimension{{axis, 1}};
   if (positions != 1) dimension.push_back({-1, positions});
   return dimension;

@@ -1,5 +1,5 @@
-// LeNet-5 in its modern form (ReLU, max-pooling): LeCun et al. 1998 with 6 and 16 channels, 120 and 84 neurons;
-// 61,706 parameters for 28x28 images of one channel and 10 classes.
+// LeNet-5 in its modern form (ReLU, max-pooling): LeCun et al. 1998 with 6 and 16 channels, 120 and
+// 84 neurons; 61,706 parameters for 28x28 images of one channel and 10 classes.
 
 #include <array>
 #include <utility>
@@ -36,17 +36,25 @@ Model build(const Config& config, const DataShape& shape) {
     layers.push_back(std::move(after));
     model.blocks.push_back(make_block(*layout, block, std::move(layers)));
   };
-  add("stem", "norm1", conv1, [&](int block) {
-    return conv2d(*layout, block, "conv1", input, conv1, {kKernel, 1, kKernel / 2}, true);
-  }, relu_pool());
-  add("features", "norm2", conv2, [&](int block) {
-    return conv2d(*layout, block, "conv2", conv1, conv2, {kKernel, 1, 0});
-  }, relu_pool());
+  add(
+      "stem", "norm1", conv1,
+      [&](int block) {
+        return conv2d(*layout, block, "conv1", input, conv1, {kKernel, 1, kKernel / 2}, true);
+      },
+      relu_pool());
+  add(
+      "features", "norm2", conv2,
+      [&](int block) {
+        return conv2d(*layout, block, "conv2", conv1, conv2, {kKernel, 1, 0});
+      },
+      relu_pool());
   std::int64_t positions = 1;
   for (int i : {1, 2}) positions *= (shape.sample[i] / 2 - kKernel + 1) / 2;
-  add("hidden1", "norm3", fc1,
+  add(
+      "hidden1", "norm3", fc1,
       [&](int block) { return linear(*layout, block, "fc1", conv2, positions, fc1); }, relu());
-  add("hidden2", "norm4", fc2,
+  add(
+      "hidden2", "norm4", fc2,
       [&](int block) { return linear(*layout, block, "fc2", fc1, 1, fc2); }, relu());
   const int block = layout->add_block("head");
   std::vector<Layer> head{linear(*layout, block, "fc3", fc2, 1, model.class_axis)};

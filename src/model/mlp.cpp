@@ -9,8 +9,8 @@ namespace espalier {
 namespace {
 
 void declare(OptionTable& table) {
-  table.add({"model.hidden", OptionType::real_list, "200", "mlp: widths of the hidden layers", "neurons",
-             1, 1e9});
+  table.add({"model.hidden", OptionType::real_list, "200", "mlp: widths of the hidden layers",
+             "neurons", 1, 1e9});
 }
 
 Model build(const Config& config, const DataShape& shape) {

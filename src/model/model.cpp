@@ -8,7 +8,8 @@
 
 namespace espalier {
 
-at::Tensor forward(const Model& model, const Parameters& parameters, at::Tensor x, Context& context) {
+at::Tensor forward(const Model& model, const Parameters& parameters, at::Tensor x,
+                   Context& context) {
   for (std::size_t i = 0; i < model.blocks.size(); ++i) {
     if (!parameters.submodel().has_block(static_cast<int>(i))) continue;
     x = model.blocks[i].forward(parameters, x, context);
@@ -21,8 +22,10 @@ const Registry<ModelFamily>& model_families() {
   static const Registry<ModelFamily> families = [] {
     Registry<ModelFamily> list("model family");
     list.add("mlp", "fully connected layers with ReLU, for inputs of any shape", mlp_family());
-    list.add("lenet", "LeNet-5: two 5x5 convolutions with pooling, three linear layers", lenet_family());
-    list.add("cnn", "convolutions each followed by 2x2 pooling, one hidden linear layer", cnn_family());
+    list.add("lenet", "LeNet-5: two 5x5 convolutions with pooling, three linear layers",
+             lenet_family());
+    list.add("cnn", "convolutions each followed by 2x2 pooling, one hidden linear layer",
+             cnn_family());
     return list;
   }();
   return families;
@@ -42,15 +45,16 @@ void declare_model_options(OptionTable& table) {
              {},
              {"none", "batch", "group", "layer"}});
   table.add({"model.groups", OptionType::integer, "4",
-             "group norm: most groups (the largest number that divides the kept width is used)", "", 1,
-             1e6});
+             "group norm: most groups (the largest number that divides the kept width is used)", "",
+             1, 1e6});
   for (const auto& item : model_families().items()) item.value.declare(table);
 }
 
 Model build_model(const Config& config, const DataShape& shape) {
   const auto& family = model_families().get(config.text("model.name"));
   if (shape.classes < 2) {
-    throw InputError(fmt::format("the data has {} classes; a classifier needs at least 2", shape.classes));
+    throw InputError(
+        fmt::format("the data has {} classes; a classifier needs at least 2", shape.classes));
   }
   Model model = family.value.build(config, shape);
   model.name = family.name;

@@ -9,8 +9,8 @@
 namespace espalier {
 namespace {
 
-// Shares storage but no version counter: writing one entry (a statistic, say) must not look to autograd like a
-// change of the others that it saved.
+// Shares storage but no version counter: writing one entry (a statistic, say) must not look to
+// autograd like a change of the others that it saved.
 at::Tensor view_of(const at::Tensor& flat, std::int64_t offset, const Geometry::Place& place) {
   return flat.narrow(0, offset, place.count).view(place.shape).variable_data();
 }
@@ -42,7 +42,8 @@ void Parameters::attach_gradients() {
   const Range range = geometry_->kind_range(Kind::trainable);
   gradients_ = at::zeros({range.size()}, at::kFloat);
   for (std::size_t entry = 0; entry < views_.size(); ++entry) {
-    if (!views_[entry].defined() || geometry_->layout().entries[entry].kind != Kind::trainable) continue;
+    if (!views_[entry].defined() || geometry_->layout().entries[entry].kind != Kind::trainable)
+      continue;
     const Geometry::Place& place = geometry_->place(static_cast<int>(entry));
     views_[entry].set_requires_grad(true);
     views_[entry].mutable_grad() = view_of(gradients_, place.offset - range.begin, place);
@@ -56,7 +57,8 @@ void Parameters::zero_gradients() {
 
 void initialise(Parameters& full, std::uint64_t seed) {
   const Geometry& geometry = full.geometry();
-  ESPALIER_CHECK(geometry.submodel().is_full(), "only a full model is initialised; cut it afterwards");
+  ESPALIER_CHECK(geometry.submodel().is_full(),
+                 "only a full model is initialised; cut it afterwards");
   const Layout& layout = geometry.layout();
   for (std::size_t index = 0; index < layout.entries.size(); ++index) {
     const Entry& entry = layout.entries[index];
@@ -65,8 +67,12 @@ void initialise(Parameters& full, std::uint64_t seed) {
     float* const values = full.data() + place.offset;
     for (std::int64_t i = 0; i < place.count; ++i) {
       switch (entry.init.rule) {
-        case Init::Rule::zeros: values[i] = 0; break;
-        case Init::Rule::ones: values[i] = 1; break;
+        case Init::Rule::zeros:
+          values[i] = 0;
+          break;
+        case Init::Rule::ones:
+          values[i] = 1;
+          break;
         case Init::Rule::uniform:
           values[i] = static_cast<float>(entry.init.scale * (2 * stream.uniform() - 1));
           break;

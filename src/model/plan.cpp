@@ -9,8 +9,8 @@
 
 #include "espalier/base/error.h"
 
-// Wider registers where the processor has them. AVX2 alone brings no fused multiply-add, so the values are the
-// same either way. Sanitizers do not support the dispatch.
+// Wider registers where the processor has them. AVX2 alone brings no fused multiply-add, so the
+// values are the same either way. Sanitizers do not support the dispatch.
 #if defined(__x86_64__) && defined(__gnu_linux__) && !defined(__SANITIZE_ADDRESS__)
 #define ESPALIER_WIDE __attribute__((target_clones("avx2", "default")))
 #else
@@ -24,13 +24,15 @@ using Run = Plan::Run;
 
 // Patterns swallow outer factors up to this many runs, so that short rows do not cost a loop each.
 constexpr std::size_t kPatternRuns = 256;
-// Below this mean length a pattern is kept value by value: no branch on the length that could be mispredicted.
+// Below this mean length a pattern is kept value by value: no branch on the length that could be
+// mispredicted.
 constexpr std::int64_t kShortRun = 4;
 
 void append(std::vector<Run>& runs, const Run& run) {
   if (!runs.empty()) {
     Run& last = runs.back();
-    if (last.source + last.length == run.source && last.destination + last.length == run.destination) {
+    if (last.source + last.length == run.source &&
+        last.destination + last.length == run.destination) {
       last.length += run.length;
       return;
     }
@@ -54,8 +56,8 @@ struct Cursor {
 };
 
 // Where the units that both sides keep stand on either side.
-std::vector<Run> shared_units(const Submodel& source, const Submodel& destination, const Submodel* only,
-                              int axis) {
+std::vector<Run> shared_units(const Submodel& source, const Submodel& destination,
+                              const Submodel* only, int axis) {
   const std::int64_t size = source.full_width(axis);
   if (source.is_full(axis) && destination.is_full(axis) && (only == nullptr || only->is_full(axis)))
     return {{0, 0, size}};
@@ -112,7 +114,8 @@ inline void add_run(const float* __restrict source, double weight, double* __res
   constexpr std::int64_t kBlock = 8;
   std::int64_t i = 0;
   for (; i + kBlock <= length; i += kBlock) {
-    for (int j = 0; j < kBlock; ++j) numerator[i + j] += weight * static_cast<double>(source[i + j]);
+    for (int j = 0; j < kBlock; ++j)
+      numerator[i + j] += weight * static_cast<double>(source[i + j]);
     for (int j = 0; j < kBlock; ++j) denominator[i + j] += weight;
   }
   for (; i < length; ++i) {
@@ -138,12 +141,14 @@ void add_singles(std::span<const Run> runs, const float* __restrict source, doub
 
 }  // namespace
 
-Plan::Plan(const Geometry& source, const Geometry& destination, const Submodel* only, unsigned kinds) {
+Plan::Plan(const Geometry& source, const Geometry& destination, const Submodel* only,
+           unsigned kinds) {
   const Layout& layout = destination.layout();
   const Submodel& from = source.submodel();
   const Submodel& to = destination.submodel();
-  ESPALIER_CHECK(source.layout().entries.size() == layout.entries.size() && from.axes() == to.axes(),
-                 "a plan between two layouts");
+  ESPALIER_CHECK(
+      source.layout().entries.size() == layout.entries.size() && from.axes() == to.axes(),
+      "a plan between two layouts");
 
   std::vector<std::vector<Run>> shared(layout.axes.size());
   for (int axis = 0; axis < to.axes(); ++axis) {
@@ -186,8 +191,9 @@ Plan::Plan(const Geometry& source, const Geometry& destination, const Submodel* 
         for (const Run& run : outer.shared)
           for (std::int64_t i = 0; i < run.length; ++i)
             for (const Run& inner : pattern)
-              append(wider, {(run.source + i) * source_size + inner.source,
-                             (run.destination + i) * destination_size + inner.destination, inner.length});
+              append(wider,
+                     {(run.source + i) * source_size + inner.source,
+                      (run.destination + i) * destination_size + inner.destination, inner.length});
       } else {
         break;
       }
@@ -209,7 +215,8 @@ Plan::Plan(const Geometry& source, const Geometry& destination, const Submodel* 
     }
     for (Row& row : rows) row = {row.source * source_size, row.destination * destination_size};
 
-    add({source.place(index).offset, destination.place(index).offset}, std::move(rows), std::move(pattern));
+    add({source.place(index).offset, destination.place(index).offset}, std::move(rows),
+        std::move(pattern));
   }
 }
 
@@ -226,7 +233,8 @@ void Plan::add(const Row& origin, std::vector<Row> rows, std::vector<Run> patter
       Run& run = pattern_[last.first_run];
       const Row& row = rows_[last.first_row];
       if (row.source + run.source + run.length == rows[0].source + pattern[0].source &&
-          row.destination + run.destination + run.length == rows[0].destination + pattern[0].destination) {
+          row.destination + run.destination + run.length ==
+              rows[0].destination + pattern[0].destination) {
         run.length += pattern[0].length;
         return;
       }
@@ -310,7 +318,8 @@ std::vector<Plan::Run> Plan::runs() const {
 
 namespace {
 
-// Least recently used at the back. A linear look-up, since the hash is compared first and the list is short.
+// Least recently used at the back. A linear look-up, since the hash is compared first and the list
+// is short.
 template <typename Key, typename Value>
 class Recent {
  public:

@@ -104,8 +104,7 @@ __attribute__((target("avx2"))) inline void forward_lanes(const float* top, cons
 }
 
 __attribute__((target("avx2"))) inline __m256 where(__m256 g, __m256i at, int position) {
-  return _mm256_and_ps(
-      g, _mm256_castsi256_ps(_mm256_cmpeq_epi32(at, _mm256_set1_epi32(position))));
+  return _mm256_and_ps(g, _mm256_castsi256_ps(_mm256_cmpeq_epi32(at, _mm256_set1_epi32(position))));
 }
 
 __attribute__((target("avx2"))) inline void backward_lanes(const float* gradient,

@@ -23,8 +23,9 @@ void Submodel::keep(int axis, std::vector<std::int64_t> units) {
   ESPALIER_CHECK(!units.empty(), "axis {} would keep no unit", axis);
   ESPALIER_CHECK(units.front() >= 0 && units.back() < cut.size, "units {} to {} of an axis of {}",
                  units.front(), units.back(), cut.size);
-  ESPALIER_CHECK(std::adjacent_find(units.begin(), units.end(), std::greater_equal<>()) == units.end(),
-                 "the units of axis {} are not strictly ascending", axis);
+  ESPALIER_CHECK(
+      std::adjacent_find(units.begin(), units.end(), std::greater_equal<>()) == units.end(),
+      "the units of axis {} are not strictly ascending", axis);
   // One form for the whole axis, so that equal submodels compare and hash equal.
   cut.cut = static_cast<std::int64_t>(units.size()) < cut.size;
   if (!cut.cut) units.clear();
@@ -63,8 +64,8 @@ std::uint64_t Submodel::hash() const {
   return hash_bytes(code.data(), code.size() * sizeof(code[0]));
 }
 
-// Per axis the number of runs (0: the whole axis), then first unit and length of each; then one number per
-// block, 1 if kept.
+// Per axis the number of runs (0: the whole axis), then first unit and length of each; then one
+// number per block, 1 if kept.
 std::vector<std::int64_t> Submodel::encode() const {
   std::vector<std::int64_t> code;
   for (const Cut& cut : axes_) {
@@ -87,7 +88,8 @@ Submodel Submodel::decode(const Layout& layout, std::span<const std::int64_t> co
   const auto require = [](bool fits) {
     if (!fits)
       throw DataError(
-          "a stored submodel does not fit this model: the file is damaged or belongs to a model with other "
+          "a stored submodel does not fit this model: the file is damaged or belongs to a model "
+          "with other "
           "sizes; use the configuration it was written with");
   };
   std::size_t at = 0;

@@ -25,7 +25,8 @@ std::int64_t checksum_of(const void* data, std::size_t bytes) {
   return stored;
 }
 
-// Texts are compared as they were stored, cut at trailing nulls like every fixed-length string of HDF5.
+// Texts are compared as they were stored, cut at trailing nulls like every fixed-length string of
+// HDF5.
 std::int64_t checksum_of(const h5::Values& values) {
   if (values.kind == H5T_STRING && values.count() == 1)
     return checksum_of(values.texts[0].data(), values.texts[0].size());
@@ -89,7 +90,8 @@ class SavingArchive final : public Archive {
     write(name, H5T_STD_U8LE, H5T_NATIVE_UINT8, bytes.data(), bytes.size(), bytes.size());
   }
   void value(const char* name, std::span<float> values) override {
-    write(name, H5T_IEEE_F32LE, H5T_NATIVE_FLOAT, values.data(), values.size(), values.size_bytes());
+    write(name, H5T_IEEE_F32LE, H5T_NATIVE_FLOAT, values.data(), values.size(),
+          values.size_bytes());
   }
   void open(const char* name) override {
     groups_.push({h5_check(H5Gcreate2(groups_.top(), name, H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT),
@@ -148,9 +150,10 @@ class LoadingArchive final : public Archive {
     const H5Handle dataset = open_numbers(name, H5T_FLOAT, sizeof(float));
     const std::int64_t count = h5::elements(dataset);
     if (count != std::ssize(values))
-      throw OutputError(fmt::format("{} of {} holds {} values where {} are needed; it was written "
-                                    "with another model or configuration",
-                                    groups_.name_of(name), file_, count, values.size()));
+      throw OutputError(
+          fmt::format("{} of {} holds {} values where {} are needed; it was written "
+                      "with another model or configuration",
+                      groups_.name_of(name), file_, count, values.size()));
     read(dataset, H5T_NATIVE_FLOAT, values.data(), count);
   }
   void open(const char* name) override {
@@ -222,8 +225,7 @@ void write_file(const std::filesystem::path& path, const std::string& config_tex
                 const std::function<void(Archive&)>& content) {
   H5Handle file = h5::create_file(path);
   h5::write_identity(file, h5::kCheckpointType, config_text);
-  h5::write_attribute(file, "config_checksum",
-                      checksum_of(config_text.data(), config_text.size()));
+  h5::write_attribute(file, "config_checksum", checksum_of(config_text.data(), config_text.size()));
   SavingArchive archive(file);
   content(archive);
   h5_check(H5Fflush(file, H5F_SCOPE_GLOBAL), "flush " + path.string());
@@ -261,8 +263,9 @@ void write_checkpoint(const std::filesystem::path& path, const std::string& conf
     sync(path.has_parent_path() ? path.parent_path() : std::filesystem::path("."));
   } catch (const OutputError& error) {
     discard();
-    throw OutputError(fmt::format("cannot write checkpoint {}: {}; make room or choose another run.dir",
-                                  path.string(), error.what()));
+    throw OutputError(
+        fmt::format("cannot write checkpoint {}: {}; make room or choose another run.dir",
+                    path.string(), error.what()));
   } catch (const std::filesystem::filesystem_error& error) {
     discard();
     throw OutputError(fmt::format("cannot write checkpoint {}: {}", path.string(), error.what()));

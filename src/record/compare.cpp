@@ -51,8 +51,9 @@ bool is_checksum(const std::string& name) {
   return name == "checksum" || name == "config_checksum";
 }
 
-/// Columns of the standard tables by their schema, those of methods by their own attribute; elsewhere (in
-/// checkpoints) the names that stand for host time. `rank` alone may well be a model's, and is compared there.
+/// Columns of the standard tables by their schema, those of methods by their own attribute;
+/// elsewhere (in checkpoints) the names that stand for host time. `rank` alone may well be a
+/// model's, and is compared there.
 bool is_wall_dataset(const std::string& parent, const std::string& name, hid_t dataset) {
   for (const TableSchema* schema :
        {&rounds_schema(), &tasks_schema(), &evaluations_schema(), &clients_schema()})
@@ -125,12 +126,14 @@ class Comparison {
                  std::int64_t rows_b) const {
     const h5::Values values_a = h5::read_dataset(a, rows_a);
     const h5::Values values_b = h5::read_dataset(b, rows_b);
-    if (Found found = values(values_a, values_b, path, tables_ ? "row" : "value", shape(a) != shape(b)))
+    if (Found found =
+            values(values_a, values_b, path, tables_ ? "row" : "value", shape(a) != shape(b)))
       return found;
     return attributes(a, b, path);
   }
 
-  /// Empty for lists, whose length is compared as such; shapes matter for what other programs wrote.
+  /// Empty for lists, whose length is compared as such; shapes matter for what other programs
+  /// wrote.
   static std::vector<hsize_t> shape(hid_t dataset) {
     const H5Handle space(h5_check(H5Dget_space(dataset), "read a shape"), H5Sclose);
     const auto dimensions = h5_check(H5Sget_simple_extent_ndims(space), "read a shape");
@@ -170,8 +173,8 @@ class Comparison {
       if (!contains(names_b, name)) return fmt::format("{} is only in {}", what, name_a_);
       const h5::Values value_a = h5::read_attribute(a, name);
       const h5::Values value_b = h5::read_attribute(b, name);
-      const bool config = root && name == "config" && value_a.texts.size() == 1 &&
-                          value_b.texts.size() == 1;
+      const bool config =
+          root && name == "config" && value_a.texts.size() == 1 && value_b.texts.size() == 1;
       if (Found found = config ? configs(value_a.texts[0], value_b.texts[0])
                                : values(value_a, value_b, what, "value"))
         return found;
@@ -245,12 +248,14 @@ std::string describe_tables(hid_t group, const std::string& path) {
     rows = columns == 0 ? length : std::min(rows, length);
     ++columns;
   }
-  if (columns > 0) text += line(path, fmt::format("{} row{}, {} columns", rows, rows == 1 ? "" : "s", columns));
+  if (columns > 0)
+    text += line(path, fmt::format("{} row{}, {} columns", rows, rows == 1 ? "" : "s", columns));
   return text;
 }
 
 /// "name value" for each of `columns` in the last row of `table`, or nothing where it has no row.
-std::string last_row(hid_t file, const TableSchema& schema, const std::vector<std::string>& columns) {
+std::string last_row(hid_t file, const TableSchema& schema,
+                     const std::vector<std::string>& columns) {
   const H5Handle group = h5::open_object(file, schema.path);
   std::int64_t rows = -1;
   for (const std::string& name : h5::children(group)) {
@@ -300,15 +305,15 @@ std::string describe_file(const std::filesystem::path& path) {
   const std::vector<std::int64_t> version = h5::integer_attribute(file, "version");
   std::string text = line("file", path.string());
   text += line("kind", fmt::format("{}, format {}", kind, fmt::join(version, ".")));
-  text += line("written by",
-               fmt::format("{} {}, commit {}", h5::text_attribute(file, "software"),
-                           h5::text_attribute(file, "software_version"),
-                           h5::text_attribute(file, "git_sha")));
+  text += line("written by", fmt::format("{} {}, commit {}", h5::text_attribute(file, "software"),
+                                         h5::text_attribute(file, "software_version"),
+                                         h5::text_attribute(file, "git_sha")));
   if (h5::has_attribute(file, "date")) text += line("date", h5::text_attribute(file, "date"));
   const std::map<std::string, std::string> config =
       config_values(h5::text_attribute(file, "config"));
   for (const char* key : {"run.name", "run.seed", "method.name", "model.name", "data.name"})
-    if (const auto found = config.find(key); found != config.end()) text += line(key, found->second);
+    if (const auto found = config.find(key); found != config.end())
+      text += line(key, found->second);
   if (kind == h5::kCheckpointType) return text + describe_checkpoint(file);
   text += describe_tables(h5::open_object(file, "/"), "");
   const std::string round =

@@ -13,7 +13,8 @@ namespace espalier::h5 {
 
 namespace {
 
-// Strong closing: a handle forgotten somewhere must not keep a file open that is about to be renamed.
+// Strong closing: a handle forgotten somewhere must not keep a file open that is about to be
+// renamed.
 H5Handle access_list() {
   h5_quiet();
   H5Handle list(H5Pcreate(H5P_FILE_ACCESS), H5Pclose);
@@ -38,8 +39,8 @@ std::string strip(const char* data, std::size_t size) {
   return {data, size};
 }
 
-// One reader for both: `transfer(memory type, buffer)` does the H5Dread or H5Aread of `count` elements that
-// `space` describes.
+// One reader for both: `transfer(memory type, buffer)` does the H5Dread or H5Aread of `count`
+// elements that `space` describes.
 template <class Transfer>
 Values read_values(hid_t file_type, hid_t space, std::int64_t count, bool empty_space,
                    const Transfer& transfer) {
@@ -127,10 +128,9 @@ std::string check_identity(hid_t file, const std::filesystem::path& path) {
 void write_attribute(hid_t object, const char* name, const std::string& text) {
   const H5Handle type = text_type();
   const H5Handle space(H5Screate(H5S_SCALAR), H5Sclose);
-  const H5Handle attribute(
-      h5_check(H5Acreate2(object, name, type, space, H5P_DEFAULT, H5P_DEFAULT),
-               fmt::format("create attribute {}", name)),
-      H5Aclose);
+  const H5Handle attribute(h5_check(H5Acreate2(object, name, type, space, H5P_DEFAULT, H5P_DEFAULT),
+                                    fmt::format("create attribute {}", name)),
+                           H5Aclose);
   const char* data = text.c_str();
   h5_check(H5Awrite(attribute, type, &data), fmt::format("write attribute {}", name));
 }
@@ -170,8 +170,7 @@ std::vector<std::int64_t> integer_attribute(hid_t object, const char* name) {
   if (values.kind != H5T_INTEGER || values.element_bytes != sizeof(std::int64_t))
     throw OutputError(fmt::format("attribute {} is not a 64-bit integer", name));
   std::vector<std::int64_t> integers(values.numbers.size() / sizeof(std::int64_t));
-  if (!integers.empty())
-    std::memcpy(integers.data(), values.numbers.data(), values.numbers.size());
+  if (!integers.empty()) std::memcpy(integers.data(), values.numbers.data(), values.numbers.size());
   return integers;
 }
 
@@ -223,10 +222,14 @@ std::int64_t Values::count() const {
 
 std::string Values::type_name() const {
   switch (kind) {
-    case H5T_STRING: return "text";
-    case H5T_INTEGER: return fmt::format("{}int{}", is_signed ? "" : "u", 8 * element_bytes);
-    case H5T_FLOAT: return fmt::format("float{}", 8 * element_bytes);
-    default: return fmt::format("other, {} bytes", element_bytes);
+    case H5T_STRING:
+      return "text";
+    case H5T_INTEGER:
+      return fmt::format("{}int{}", is_signed ? "" : "u", 8 * element_bytes);
+    case H5T_FLOAT:
+      return fmt::format("float{}", 8 * element_bytes);
+    default:
+      return fmt::format("other, {} bytes", element_bytes);
   }
 }
 
@@ -277,11 +280,11 @@ Values read_dataset(hid_t dataset, std::int64_t limit) {
     else
       h5_check(H5Sselect_hyperslab(space, H5S_SELECT_SET, &start, nullptr, &count, nullptr), what);
   }
-  return read_values(type, memory_space, static_cast<std::int64_t>(count), empty_space,
-                     [&](hid_t memory_type, void* data) {
-                       h5_check(H5Dread(dataset, memory_type, memory_space, space, H5P_DEFAULT, data),
-                                what);
-                     });
+  return read_values(
+      type, memory_space, static_cast<std::int64_t>(count), empty_space,
+      [&](hid_t memory_type, void* data) {
+        h5_check(H5Dread(dataset, memory_type, memory_space, space, H5P_DEFAULT, data), what);
+      });
 }
 
 Values read_attribute(hid_t object, const std::string& name) {

@@ -1,6 +1,7 @@
 #pragma once
-// The few HDF5 idioms that run file, checkpoint and comparison share: files opened plainly and without locks,
-// attributes, listing of groups, and reading of any dataset or attribute into comparable values.
+// The few HDF5 idioms that run file, checkpoint and comparison share: files opened plainly and
+// without locks, attributes, listing of groups, and reading of any dataset or attribute into
+// comparable values.
 
 #include <cstddef>
 #include <cstdint>
@@ -22,7 +23,8 @@ inline constexpr const char* kCheckpointType = "espalier checkpoint";
 H5Handle create_file(const std::filesystem::path& path);
 H5Handle open_file(const std::filesystem::path& path, bool writable = false);
 
-/// Root attributes that both kinds of file carry: filetype, version, software, its version and commit, config.
+/// Root attributes that both kinds of file carry: filetype, version, software, its version and
+/// commit, config.
 void write_identity(hid_t file, const char* filetype, const std::string& config_text);
 /// kRunType or kCheckpointType; OutputError for anything else or another major version.
 std::string check_identity(hid_t file, const std::filesystem::path& path);
@@ -49,9 +51,9 @@ std::string object_name(hid_t object);
 struct Values {
   H5T_class_t kind = H5T_NO_CLASS;
   bool is_signed = true;
-  std::size_t element_bytes = 0;    ///< of one number; 0 for texts
-  std::vector<std::byte> numbers;   ///< unless kind is H5T_STRING
-  std::vector<std::string> texts;   ///< without trailing nulls
+  std::size_t element_bytes = 0;   ///< of one number; 0 for texts
+  std::vector<std::byte> numbers;  ///< unless kind is H5T_STRING
+  std::vector<std::string> texts;  ///< without trailing nulls
   std::int64_t count() const;
   /// "int64", "float32", "text".
   std::string type_name() const;

@@ -21,9 +21,12 @@ using SteadyClock = std::chrono::steady_clock;
 
 H5Handle file_type(ColumnType type) {
   switch (type) {
-    case ColumnType::integer: return {H5Tcopy(H5T_STD_I64LE), H5Tclose};
-    case ColumnType::real: return {H5Tcopy(H5T_IEEE_F64LE), H5Tclose};
-    case ColumnType::text: break;
+    case ColumnType::integer:
+      return {H5Tcopy(H5T_STD_I64LE), H5Tclose};
+    case ColumnType::real:
+      return {H5Tcopy(H5T_IEEE_F64LE), H5Tclose};
+    case ColumnType::text:
+      break;
   }
   H5Handle text(H5Tcopy(H5T_C_S1), H5Tclose);
   h5_check(H5Tset_size(text, kTextBytes), "make a text type");
@@ -34,9 +37,12 @@ H5Handle file_type(ColumnType type) {
 
 hid_t memory_type(ColumnType type, const H5Handle& on_file) {
   switch (type) {
-    case ColumnType::integer: return H5T_NATIVE_INT64;
-    case ColumnType::real: return H5T_NATIVE_DOUBLE;
-    case ColumnType::text: break;
+    case ColumnType::integer:
+      return H5T_NATIVE_INT64;
+    case ColumnType::real:
+      return H5T_NATIVE_DOUBLE;
+    case ColumnType::text:
+      break;
   }
   return on_file;
 }
@@ -60,14 +66,15 @@ H5Handle create_column(hid_t group, const Column& column) {
 }
 
 H5Handle open_column(hid_t group, const Column& column) {
-  H5Handle dataset(h5_check(H5Dopen2(group, column.name.c_str(), H5P_DEFAULT),
-                            "open column " + column.name),
-                   H5Dclose);
+  H5Handle dataset(
+      h5_check(H5Dopen2(group, column.name.c_str(), H5P_DEFAULT), "open column " + column.name),
+      H5Dclose);
   const H5Handle type(h5_check(H5Dget_type(dataset), "read a column's type"), H5Tclose);
   if (h5_check(H5Tequal(type, file_type(column.type)), "compare types") == 0)
-    throw OutputError(fmt::format("column {} has another type than this program writes; go on with "
-                                  "the release that began the run",
-                                  h5::object_name(dataset)));
+    throw OutputError(
+        fmt::format("column {} has another type than this program writes; go on with "
+                    "the release that began the run",
+                    h5::object_name(dataset)));
   return dataset;
 }
 
@@ -76,18 +83,18 @@ class Table {
   Table(hid_t file, const TableSchema& schema) : schema_(schema) {
     const H5Handle links(h5_check(H5Pcreate(H5P_LINK_CREATE), "create tables"), H5Pclose);
     h5_check(H5Pset_create_intermediate_group(links, 1), "create tables");
-    const H5Handle group(h5_check(H5Gcreate2(file, schema.path.c_str(), links, H5P_DEFAULT,
-                                             H5P_DEFAULT),
-                                  "create table " + schema.path),
-                         H5Gclose);
+    const H5Handle group(
+        h5_check(H5Gcreate2(file, schema.path.c_str(), links, H5P_DEFAULT, H5P_DEFAULT),
+                 "create table " + schema.path),
+        H5Gclose);
     for (const Column& column : schema.columns) datasets_.push_back(create_column(group, column));
   }
 
   /// Opens what is there, cut to its valid length.
   static Table open(hid_t file, const TableSchema& schema) {
-    const H5Handle group(h5_check(H5Gopen2(file, schema.path.c_str(), H5P_DEFAULT),
-                                  "open table " + schema.path),
-                         H5Gclose);
+    const H5Handle group(
+        h5_check(H5Gopen2(file, schema.path.c_str(), H5P_DEFAULT), "open table " + schema.path),
+        H5Gclose);
     Table table(schema);
     for (const Column& column : schema.columns)
       table.datasets_.push_back(open_column(group, column));

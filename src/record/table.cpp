@@ -66,7 +66,8 @@ const TableSchema& tasks_schema() {
           {"flops", kInteger, "flop", "floating-point operations of the task"},
           {"peak_bytes", kInteger, "B", "peak memory of the task"},
           {"cap_bytes", kInteger, "B", "memory of the client's device"},
-          {"asked_bytes", kInteger, "B", "memory in use and asked for when it ran out; 0: it did not"},
+          {"asked_bytes", kInteger, "B",
+           "memory in use and asked for when it ran out; 0: it did not"},
           {"samples", kInteger, "1", "training samples of the client"},
           {"steps", kInteger, "1", "optimiser steps done"},
           {"train_loss", kReal, "1", "mean training loss over the task's steps"},
@@ -112,9 +113,15 @@ Row::Row(const TableSchema& schema) : schema_(&schema) {
   values_.reserve(schema.columns.size());
   for (const Column& column : schema.columns) {
     switch (column.type) {
-      case ColumnType::integer: values_.emplace_back(std::int64_t{0}); break;
-      case ColumnType::real: values_.emplace_back(std::numeric_limits<double>::quiet_NaN()); break;
-      case ColumnType::text: values_.emplace_back(std::string()); break;
+      case ColumnType::integer:
+        values_.emplace_back(std::int64_t{0});
+        break;
+      case ColumnType::real:
+        values_.emplace_back(std::numeric_limits<double>::quiet_NaN());
+        break;
+      case ColumnType::text:
+        values_.emplace_back(std::string());
+        break;
     }
   }
 }
@@ -141,8 +148,8 @@ Row& Row::set(const std::string& column, double value) {
 
 Row& Row::set(const std::string& column, const std::string& value) {
   Value& place = values_[index(column)];
-  ESPALIER_CHECK(std::holds_alternative<std::string>(place), "column {} of {} is not a text", column,
-                 schema_->path);
+  ESPALIER_CHECK(std::holds_alternative<std::string>(place), "column {} of {} is not a text",
+                 column, schema_->path);
   std::size_t size = std::min(value.size(), kTextBytes);
   const auto continues = [&](std::size_t at) {
     return (static_cast<unsigned char>(value[at]) & 0xC0) == 0x80;

@@ -151,9 +151,9 @@ void ClientStepper::train_batch() {
   const auto size = static_cast<std::int64_t>(batch.size());
   at::Tensor x = experiment_.data.train->inputs(batch);
   at::Tensor y = experiment_.data.train->labels(batch);
-  Stream random(experiment_.seed, purpose("train.dropout"), static_cast<std::uint64_t>(task_.client),
-                static_cast<std::uint64_t>(task_.nth_task),
-                static_cast<std::uint64_t>(result_.steps));
+  Stream random(
+      experiment_.seed, purpose("train.dropout"), static_cast<std::uint64_t>(task_.client),
+      static_cast<std::uint64_t>(task_.nth_task), static_cast<std::uint64_t>(result_.steps));
   Context context;
   context.mode = Mode::train;
   context.random = &random;
@@ -161,8 +161,7 @@ void ClientStepper::train_batch() {
   const LocalView view{experiment_, parameters_, task_.client};
 
   parameters_.zero_gradients();
-  at::Tensor loss =
-      objective_->loss(view, forward(experiment_.model, parameters_, x, context), y);
+  at::Tensor loss = objective_->loss(view, forward(experiment_.model, parameters_, x, context), y);
   loss.backward();
   loss_sum_ += loss.item<double>() * static_cast<double>(size);
   objective_->after_backward(view);

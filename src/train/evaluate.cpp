@@ -51,8 +51,8 @@ EvaluationSums evaluate_batch(const Experiment& experiment, const EvaluationPlan
   EvaluationSums sums;
   sums.samples = static_cast<std::int64_t>(indices.size());
   sums.loss = at::cross_entropy_loss(logits, labels, {}, at::Reduction::Sum).item<double>();
-  // A sample counts within the top k if fewer than k classes have a larger logit, or an equal one at a lower
-  // index; a logit that is not a number never counts.
+  // A sample counts within the top k if fewer than k classes have a larger logit, or an equal one
+  // at a lower index; a logit that is not a number never counts.
   const at::Tensor own = logits.gather(1, labels.unsqueeze(1));
   const at::Tensor earlier =
       at::arange(logits.size(1), labels.options()).unsqueeze(0) < labels.unsqueeze(1);

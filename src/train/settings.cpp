@@ -21,12 +21,19 @@ void declare_train_options(OptionTable& table) {
              1e3});
   table.add({"train.clip", OptionType::real, "0", "largest norm of a batch's gradient; 0 = any", "",
              0, 1e9});
-  table.add({"train.schedule", OptionType::choice, "constant",
-             "learning rate against the task's base version", "", {}, {}, {"constant", "step"}});
+  table.add({"train.schedule",
+             OptionType::choice,
+             "constant",
+             "learning rate against the task's base version",
+             "",
+             {},
+             {},
+             {"constant", "step"}});
   table.add({"train.step_every", OptionType::integer, "0",
              "schedule step: versions between two decays; 0 = half of run.horizon", "versions", 0,
              1e12});
-  table.add({"train.decay", OptionType::real, "0.1", "schedule step: factor of each decay", "", 0, 1});
+  table.add(
+      {"train.decay", OptionType::real, "0.1", "schedule step: factor of each decay", "", 0, 1});
 }
 
 TrainSettings train_settings(const Config& config, std::int64_t horizon) {

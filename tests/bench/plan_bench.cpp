@@ -1,6 +1,7 @@
-// How near gather, scatter and accumulate come to a plain copy of as many bytes, on the layout of the CNN of
-// 1,663,370 parameters cut to half width. One line per case: name, measured ratio, bar, pass or miss.
-// Ratios are medians over pairs that alternate with their baseline, so that a busy machine slows both.
+// How near gather, scatter and accumulate come to a plain copy of as many bytes, on the layout of
+// the CNN of 1,663,370 parameters cut to half width. One line per case: name, measured ratio, bar,
+// pass or miss. Ratios are medians over pairs that alternate with their baseline, so that a busy
+// machine slows both.
 
 #include <algorithm>
 #include <chrono>
@@ -109,10 +110,13 @@ int main() {
     const auto copy = [&] {
       std::memcpy(plain.data(), part.data(), static_cast<std::size_t>(count) * sizeof(float));
     };
-    pass &= report("gather " + rule, share(copy, [&] { gather.copy(model.data(), part.data()); }), bar);
-    pass &= report("scatter " + rule, share(copy, [&] { scatter.copy(part.data(), model.data()); }), bar);
+    pass &=
+        report("gather " + rule, share(copy, [&] { gather.copy(model.data(), part.data()); }), bar);
+    pass &= report("scatter " + rule, share(copy, [&] { scatter.copy(part.data(), model.data()); }),
+                   bar);
 
-    // Numerator and denominator are two doubles per value, so the same bytes are a copy of that many.
+    // Numerator and denominator are two doubles per value, so the same bytes are a copy of that
+    // many.
     std::vector<double> from(2 * count, 1.0);
     std::vector<double> to(2 * count, 1.0);
     const auto copy_doubles = [&] {
@@ -130,7 +134,8 @@ int main() {
     const auto start = std::chrono::steady_clock::now();
     const Geometry small(layout, random, Packing::dense);
     const Plan plan(full, small);
-    const std::chrono::duration<double, std::milli> spent = std::chrono::steady_clock::now() - start;
+    const std::chrono::duration<double, std::milli> spent =
+        std::chrono::steady_clock::now() - start;
     if (plan.count() != small.count()) return 70;
     build_ms.push_back(spent.count());
   }

@@ -1,6 +1,7 @@
-// One training step of the engine against the same model in torch::nn with torch::optim::SGD: LeNet (61,706
-// parameters) and the CNN (1,663,370), batch 20, one thread. Medians of alternating pairs within one run; prints
-// `name<TAB>measured<TAB>bar<TAB>pass|miss` a line, measured = engine / torch::nn.
+// One training step of the engine against the same model in torch::nn with torch::optim::SGD: LeNet
+// (61,706 parameters) and the CNN (1,663,370), batch 20, one thread. Medians of alternating pairs
+// within one run; prints `name<TAB>measured<TAB>bar<TAB>pass|miss` a line, measured = engine /
+// torch::nn.
 
 #include <torch/torch.h>
 

@@ -1,5 +1,6 @@
-// The promise that lets clients be placed by the cost model: what a client's memory account measures over a
-// whole task is at most the predicted peak, and the prediction is at most a quarter too high.
+// The promise that lets clients be placed by the cost model: what a client's memory account
+// measures over a whole task is at most the predicted peak, and the prediction is at most a quarter
+// too high.
 
 #include "espalier/model/cost.h"
 
@@ -37,8 +38,8 @@ Submodel leading(const Layout& layout, double share) {
   Submodel submodel = Submodel::full(layout);
   for (std::size_t axis = 0; axis < layout.axes.size(); ++axis) {
     if (!layout.axes[axis].cuttable) continue;
-    std::vector<std::int64_t> units(static_cast<std::size_t>(
-        std::ceil(share * static_cast<double>(layout.axes[axis].size))));
+    std::vector<std::int64_t> units(
+        static_cast<std::size_t>(std::ceil(share * static_cast<double>(layout.axes[axis].size))));
     for (std::size_t i = 0; i < units.size(); ++i) units[i] = static_cast<std::int64_t>(i);
     submodel.keep(static_cast<int>(axis), units);
   }

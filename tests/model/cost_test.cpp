@@ -22,8 +22,8 @@ Submodel leading(const Layout& layout, double share) {
   Submodel submodel = Submodel::full(layout);
   for (std::size_t axis = 0; axis < layout.axes.size(); ++axis) {
     if (!layout.axes[axis].cuttable) continue;
-    std::vector<std::int64_t> units(static_cast<std::size_t>(
-        std::ceil(share * static_cast<double>(layout.axes[axis].size))));
+    std::vector<std::int64_t> units(
+        static_cast<std::size_t>(std::ceil(share * static_cast<double>(layout.axes[axis].size))));
     for (std::size_t i = 0; i < units.size(); ++i) units[i] = static_cast<std::int64_t>(i);
     submodel.keep(static_cast<int>(axis), units);
   }
@@ -48,7 +48,8 @@ TEST(Cost, CountsEveryTrainedValueAtAnyWidth) {
 TEST(Cost, FlopsOfLenetMatchTheSumByHand) {
   const Model model = make("lenet");
   const std::int64_t batch = 20;
-  const std::int64_t products = 25 * 1 * 6 * 784 + 25 * 6 * 16 * 100 + 400 * 120 + 120 * 84 + 84 * 10;
+  const std::int64_t products =
+      25 * 1 * 6 * 784 + 25 * 6 * 16 * 100 + 400 * 120 + 120 * 84 + 84 * 10;
   const std::int64_t biases = 6 * 784 + 16 * 100 + 120 + 84 + 10;
   const std::int64_t relu_and_pool = 6 * 784 + 16 * 100 + 120 + 84;
   const TrainingCost cost = training_cost(model, Submodel::full(*model.layout), batch, 0);

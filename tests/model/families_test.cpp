@@ -1,5 +1,3 @@
-#include "espalier/model/model.h"
-
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
 #include <gtest/gtest.h>
@@ -12,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "espalier/model/model.h"
 #include "espalier/model/plan.h"
 
 namespace espalier {
@@ -49,7 +48,8 @@ int entry_named(const Model& model, const std::string& name) {
 /// Parameters by name.
 class Named {
  public:
-  Named(const Model& model, const Parameters& parameters) : model_(model), parameters_(parameters) {}
+  Named(const Model& model, const Parameters& parameters)
+      : model_(model), parameters_(parameters) {}
   const at::Tensor& operator[](const std::string& name) const {
     return parameters_[entry_named(model_, name)];
   }
@@ -68,8 +68,9 @@ at::Tensor images(std::int64_t batch, std::vector<std::int64_t> shape, std::uint
   return x;
 }
 
-at::Tensor run(const Model& model, const Parameters& p, const at::Tensor& x, Mode mode = Mode::evaluate,
-               std::vector<at::Tensor>* statistics = nullptr, bool scaler = false) {
+at::Tensor run(const Model& model, const Parameters& p, const at::Tensor& x,
+               Mode mode = Mode::evaluate, std::vector<at::Tensor>* statistics = nullptr,
+               bool scaler = false) {
   c10::NoGradGuard no_grad;
   Context context;
   context.mode = mode;
@@ -87,14 +88,16 @@ Submodel select(const Layout& layout, double share, Choice choice) {
     if (!layout.axes[axis].cuttable) continue;
     const std::int64_t size = layout.axes[axis].size;
     const std::int64_t kept =
-        choice == Choice::smallest ? 1
-                                   : static_cast<std::int64_t>(std::ceil(share * static_cast<double>(size)));
+        choice == Choice::smallest
+            ? 1
+            : static_cast<std::int64_t>(std::ceil(share * static_cast<double>(size)));
     std::vector<std::int64_t> units(static_cast<std::size_t>(kept));
     if (choice == Choice::random) {
       units = Stream(3, purpose("test"), axis).choose(kept, size);
     } else {
       const std::int64_t start = choice == Choice::rolling ? size - (kept + 1) / 2 : 0;
-      for (std::int64_t k = 0; k < kept; ++k) units[static_cast<std::size_t>(k)] = (start + k) % size;
+      for (std::int64_t k = 0; k < kept; ++k)
+        units[static_cast<std::size_t>(k)] = (start + k) % size;
       std::sort(units.begin(), units.end());
     }
     submodel.keep(static_cast<int>(axis), units);
@@ -108,8 +111,8 @@ Parameters sliced(const Model& model, const Parameters& full, const Submodel& su
   return small;
 }
 
-// Different kernels add the same terms in another order: at most n = 3136 terms a sum here, each result within
-// about sqrt(n) x 2^-24 of its terms' size; outputs are of order 1.
+// Different kernels add the same terms in another order: at most n = 3136 terms a sum here, each
+// result within about sqrt(n) x 2^-24 of its terms' size; outputs are of order 1.
 constexpr double kTolerance = 2e-5;
 
 void expect_close(const at::Tensor& a, const at::Tensor& b, double tolerance = kTolerance) {
@@ -119,8 +122,8 @@ void expect_close(const at::Tensor& a, const at::Tensor& b, double tolerance = k
 }
 
 bool same_bits(const at::Tensor& a, const at::Tensor& b) {
-  return a.sizes() == b.sizes() &&
-         std::memcmp(a.const_data_ptr(), b.const_data_ptr(), static_cast<std::size_t>(a.nbytes())) == 0;
+  return a.sizes() == b.sizes() && std::memcmp(a.const_data_ptr(), b.const_data_ptr(),
+                                               static_cast<std::size_t>(a.nbytes())) == 0;
 }
 
 const std::vector<Settings> kFamilies{{{"name", "mlp"}, {"hidden", "40,24"}},
@@ -140,7 +143,8 @@ std::vector<Settings> with_norms() {
 }
 
 std::int64_t trainable_count(const Model& model) {
-  return Geometry(model.layout, Submodel::full(*model.layout), Packing::dense).count(Kind::trainable);
+  return Geometry(model.layout, Submodel::full(*model.layout), Packing::dense)
+      .count(Kind::trainable);
 }
 
 TEST(Families, HaveTheParametersOfTheirPapersToTheUnit) {
@@ -241,7 +245,8 @@ TEST(Families, ASliceEqualsTheFullModelWithTheDroppedUnitsZeroed) {
     // Group and layer norm mix kept with dropped channels, so the statement does not hold for them.
     if (settings.at("norm") == "group" || settings.at("norm") == "layer") continue;
     const Model model = make(settings);
-    for (const Choice choice : {Choice::leading, Choice::rolling, Choice::random, Choice::smallest}) {
+    for (const Choice choice :
+         {Choice::leading, Choice::rolling, Choice::random, Choice::smallest}) {
       const Submodel submodel = select(*model.layout, 0.5, choice);
       Parameters full = full_values(model);
       const Parameters small = sliced(model, full, submodel);
@@ -280,7 +285,8 @@ TEST(Families, ASliceEqualsTheFullModelWithTheDroppedUnitsZeroed) {
 TEST(Families, GatherThenScatterIsTheIdentityOnKeptAndTouchesNothingElse) {
   for (const Settings& settings : with_norms()) {
     const Model model = make(settings);
-    for (const Choice choice : {Choice::leading, Choice::rolling, Choice::random, Choice::smallest}) {
+    for (const Choice choice :
+         {Choice::leading, Choice::rolling, Choice::random, Choice::smallest}) {
       const Submodel submodel = select(*model.layout, 0.3, choice);
       Parameters full = full_values(model);
       full.flat().copy_(at::arange(1, full.flat().numel() + 1, at::kFloat));
@@ -323,14 +329,15 @@ TEST(Families, EveryWidthTrainsAndGivesOneLogitPerClass) {
 TEST(Norms, EqualTheirFormulas) {
   const at::Tensor x = images(6, {1, 28, 28});
   for (const std::string kind : {"batch", "group", "layer"}) {
-    const Model model = make({{"name", "cnn"}, {"channels", "6"}, {"features", "9"}, {"norm", kind}});
+    const Model model =
+        make({{"name", "cnn"}, {"channels", "6"}, {"features", "9"}, {"norm", kind}});
     Parameters p = full_values(model);
     const Named v(model, p);
     v["norm1.weight"].copy_(at::linspace(0.5, 1.5, 6));
     v["norm1.bias"].copy_(at::linspace(-1, 1, 6));
     const at::Tensor h = at::conv2d(x, v["conv1.weight"], v["conv1.bias"], {1, 1}, {2, 2});
-    // Over batch and positions per channel; over the 2 channels of each of 3 groups (the largest divisor of 6
-    // that is at most 4); over all channels.
+    // Over batch and positions per channel; over the 2 channels of each of 3 groups (the largest
+    // divisor of 6 that is at most 4); over all channels.
     const at::Tensor parts = kind == "batch" ? h : h.view({6, kind == "group" ? 3 : 1, -1});
     const std::vector<std::int64_t> over =
         kind == "batch" ? std::vector<std::int64_t>{0, 2, 3} : std::vector<std::int64_t>{2};
@@ -378,8 +385,7 @@ TEST(Norms, EvaluationUsesTheStatisticEntries) {
   v["norm1.running_var"].copy_(at::linspace(0.5, 4, 5));
   const at::Tensor x = images(3, {1, 28, 28});
   const at::Tensor h = at::linear(x.flatten(1), v["fc1.weight"], v["fc1.bias"]);
-  const at::Tensor n =
-      (h - v["norm1.running_mean"]) / (v["norm1.running_var"] + 1e-5).sqrt();
+  const at::Tensor n = (h - v["norm1.running_mean"]) / (v["norm1.running_var"] + 1e-5).sqrt();
   expect_close(run(model, p, x), at::linear(at::relu(n), v["fc2.weight"], v["fc2.bias"]));
 }
 
@@ -411,7 +417,8 @@ TEST(Scaler, ChangesNothingAtFullWidth) {
     const Model model = make(settings);
     const Parameters p = full_values(model);
     const at::Tensor x = images(3, {1, 28, 28});
-    EXPECT_TRUE(same_bits(run(model, p, x, Mode::train, nullptr, true), run(model, p, x, Mode::train)));
+    EXPECT_TRUE(
+        same_bits(run(model, p, x, Mode::train, nullptr, true), run(model, p, x, Mode::train)));
   }
 }
 

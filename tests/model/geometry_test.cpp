@@ -40,7 +40,8 @@ TEST(Geometry, ShapesAreThoseOfIndexSelect) {
         EXPECT_EQ(place.count, 0);
         continue;
       }
-      const at::Tensor expected = testing::cut(*layout, entry, at::zeros(full.place(entry).shape), submodel);
+      const at::Tensor expected =
+          testing::cut(*layout, entry, at::zeros(full.place(entry).shape), submodel);
       EXPECT_EQ(place.shape, expected.sizes().vec()) << layout->entries[entry].name;
       EXPECT_EQ(place.count, expected.numel());
     }
@@ -55,7 +56,8 @@ TEST(Geometry, EntriesLieByKindThenBlockAndDoNotOverlap) {
       std::vector<std::tuple<int, int, int>> order;
       for (int entry = 0; entry < static_cast<int>(layout->entries.size()); ++entry)
         if (geometry.place(entry).present)
-          order.emplace_back(static_cast<int>(layout->entries[entry].kind), layout->entries[entry].block, entry);
+          order.emplace_back(static_cast<int>(layout->entries[entry].kind),
+                             layout->entries[entry].block, entry);
       std::ranges::sort(order);
       std::int64_t end = 0;
       for (const auto& [kind, block, entry] : order) {
@@ -111,8 +113,7 @@ TEST(Geometry, RangesTileTheBuffer) {
 TEST(Geometry, CountsTheFullTestLayout) {
   const auto layout = make_layout();
   const Geometry geometry(layout, Submodel::full(*layout), Packing::aligned);
-  EXPECT_EQ(geometry.count(Kind::trainable),
-            6 * 2 * 9 + 6 + 9 * 24 + 36 * 10 + 81 + 1 + 45 + 5);
+  EXPECT_EQ(geometry.count(Kind::trainable), 6 * 2 * 9 + 6 + 9 * 24 + 36 * 10 + 81 + 1 + 45 + 5);
   EXPECT_EQ(geometry.count(Kind::frozen), 162);
   EXPECT_EQ(geometry.count(Kind::statistic), 6);
   EXPECT_EQ(geometry.count(Kind::adapter), 120);

@@ -17,7 +17,8 @@ namespace {
 using testing::make_layout;
 using testing::rolling;
 
-std::shared_ptr<const Geometry> geometry_of(std::shared_ptr<const Layout> layout, const Submodel& submodel) {
+std::shared_ptr<const Geometry> geometry_of(std::shared_ptr<const Layout> layout,
+                                            const Submodel& submodel) {
   return std::make_shared<const Geometry>(std::move(layout), submodel, Packing::aligned);
 }
 
@@ -33,7 +34,8 @@ TEST(Parameters, ViewsShareTheAlignedBuffer) {
   EXPECT_EQ(reinterpret_cast<std::uintptr_t>(parameters.data()) % 64, 0u);
   for (int entry = 0; entry < static_cast<int>(layout->entries.size()); ++entry) {
     const at::Tensor& view = parameters[entry];
-    EXPECT_EQ(view.const_data_ptr<float>(), parameters.data() + parameters.geometry().place(entry).offset);
+    EXPECT_EQ(view.const_data_ptr<float>(),
+              parameters.data() + parameters.geometry().place(entry).offset);
     EXPECT_EQ(view.sizes().vec(), parameters.geometry().place(entry).shape);
     EXPECT_TRUE(view.is_leaf());
     EXPECT_FALSE(view.requires_grad());
@@ -65,7 +67,8 @@ TEST(Parameters, GradientsAccumulateInPlaceInTheFlatBuffer) {
   }
   EXPECT_TRUE(square.requires_grad() && square.is_leaf());
   EXPECT_FALSE(frozen.requires_grad());
-  EXPECT_EQ(parameters.data()[parameters.geometry().place(entry_called(*layout, "scale")).offset], 3.0f);
+  EXPECT_EQ(parameters.data()[parameters.geometry().place(entry_called(*layout, "scale")).offset],
+            3.0f);
   const void* const buffer = parameters.gradients().const_data_ptr();
 
   // d(scale * sum(square^2)) = 2 scale square and sum(square^2); twice, so that the second adds.
@@ -74,10 +77,13 @@ TEST(Parameters, GradientsAccumulateInPlaceInTheFlatBuffer) {
   EXPECT_EQ(parameters.gradients().const_data_ptr(), buffer);
   const Range range = parameters.geometry().kind_range(Kind::trainable);
   at::Tensor expected = at::zeros({range.size()});
-  const auto place = [&](const char* name) { return parameters.geometry().place(entry_called(*layout, name)); };
+  const auto place = [&](const char* name) {
+    return parameters.geometry().place(entry_called(*layout, name));
+  };
   expected.narrow(0, place("square").offset - range.begin, square.numel())
       .copy_((2 * 2 * 3 * square.detach()).flatten());
-  expected.narrow(0, place("scale").offset - range.begin, 1).fill_(2 * square.detach().pow(2).sum());
+  expected.narrow(0, place("scale").offset - range.begin, 1)
+      .fill_(2 * square.detach().pow(2).sum());
   EXPECT_TRUE(at::equal(parameters.gradients(), expected));
 
   parameters.zero_gradients();

@@ -24,7 +24,8 @@ std::vector<float> random_values(std::int64_t count, std::uint64_t seed) {
 }
 
 // Destination offset -> source offset, by looking each value up in the full model.
-std::map<std::int64_t, std::int64_t> expected_moves(const Geometry& source, const Geometry& destination,
+std::map<std::int64_t, std::int64_t> expected_moves(const Geometry& source,
+                                                    const Geometry& destination,
                                                     const Submodel* only, unsigned kinds = ~0u) {
   const auto layout = source.layout_ptr();
   const Geometry full(layout, Submodel::full(*layout), Packing::dense);
@@ -34,10 +35,12 @@ std::map<std::int64_t, std::int64_t> expected_moves(const Geometry& source, cons
     if (from[s] >= 0) source_of[from[s]] = static_cast<std::int64_t>(s);
   std::vector<bool> allowed(full.size(), only == nullptr);
   if (only != nullptr)
-    for (std::int64_t id : full_offsets(full, Geometry(layout, *only, Packing::dense))) allowed[id] = true;
+    for (std::int64_t id : full_offsets(full, Geometry(layout, *only, Packing::dense)))
+      allowed[id] = true;
   for (int kind = 0; kind < kKinds; ++kind) {
     const Range range = full.kind_range(static_cast<Kind>(kind));
-    if ((kinds >> kind & 1u) == 0) std::fill(allowed.begin() + range.begin, allowed.begin() + range.end, false);
+    if ((kinds >> kind & 1u) == 0)
+      std::fill(allowed.begin() + range.begin, allowed.begin() + range.end, false);
   }
   std::map<std::int64_t, std::int64_t> moves;
   const auto to = full_offsets(full, destination);
@@ -70,7 +73,8 @@ void expect_moves(const Plan& plan, const Geometry& source, const Geometry& dest
   ASSERT_EQ(to, expected);
 
   const double weight = 1.0 / 3.0;
-  for (const std::int64_t step : {std::int64_t{1}, std::int64_t{7}, std::int64_t{101}, destination.size() + 1}) {
+  for (const std::int64_t step :
+       {std::int64_t{1}, std::int64_t{7}, std::int64_t{101}, destination.size() + 1}) {
     std::vector<double> numerator(destination.size(), 0.125);
     std::vector<double> denominator(destination.size(), 0.5);
     std::vector<double> expected_numerator = numerator;
@@ -83,7 +87,8 @@ void expect_moves(const Plan& plan, const Geometry& source, const Geometry& dest
     // From the back: ranges may be processed in any order.
     for (std::int64_t begin = (destination.size() - 1) / step * step; begin >= 0; begin -= step) {
       const Range range{begin, std::min(begin + step, destination.size())};
-      plan.accumulate(range, from.data(), weight, numerator.data() + begin, denominator.data() + begin);
+      plan.accumulate(range, from.data(), weight, numerator.data() + begin,
+                      denominator.data() + begin);
     }
     ASSERT_EQ(numerator, expected_numerator) << step;
     ASSERT_EQ(denominator, expected_denominator) << step;
@@ -107,11 +112,13 @@ TEST(Plan, RespectsOnlyAndKinds) {
   const auto layout = make_layout();
   for (std::uint64_t seed = 0; seed < 20; ++seed) {
     const Geometry source(layout, random_submodel(*layout, 3 * seed, false), Packing::dense);
-    const Geometry destination(layout, random_submodel(*layout, 3 * seed + 1, false), Packing::aligned);
+    const Geometry destination(layout, random_submodel(*layout, 3 * seed + 1, false),
+                               Packing::aligned);
     Submodel only = random_submodel(*layout, 3 * seed + 2);
     only.keep(testing::kClasses, {1, 4});
     const unsigned kinds = seed % 2 == 0 ? ~0u : 1u << static_cast<int>(Kind::trainable);
-    ASSERT_NO_FATAL_FAILURE(expect_moves(Plan(source, destination, &only, kinds), source, destination,
+    ASSERT_NO_FATAL_FAILURE(expect_moves(Plan(source, destination, &only, kinds), source,
+                                         destination,
                                          expected_moves(source, destination, &only, kinds)));
   }
 }
@@ -158,7 +165,8 @@ TEST(Plan, EqualDenseGeometriesAreOneRun) {
   }
 }
 
-// Long enough for every way a run can be moved: single values, short runs, long runs, wide registers.
+// Long enough for every way a run can be moved: single values, short runs, long runs, wide
+// registers.
 TEST(Plan, MovesWideEntriesExactly) {
   Layout wide;
   wide.add_axis("rows", 37);
@@ -168,9 +176,9 @@ TEST(Plan, MovesWideEntriesExactly) {
   wide.add_entry({"kernels", Kind::trainable, 0, {wide.along(0), wide.along(1, 5)}, {}});
   const auto layout = std::make_shared<const Layout>(wide);
   const Geometry full(layout, Submodel::full(*layout), Packing::aligned);
-  for (const Submodel& submodel : {rolling(*layout, 0.5, 0), rolling(*layout, 0.5, 500),
-                                   rolling(*layout, 0.03, 698), random_submodel(*layout, 1, false),
-                                   random_submodel(*layout, 4, false)}) {
+  for (const Submodel& submodel :
+       {rolling(*layout, 0.5, 0), rolling(*layout, 0.5, 500), rolling(*layout, 0.03, 698),
+        random_submodel(*layout, 1, false), random_submodel(*layout, 4, false)}) {
     const Geometry small(layout, submodel, Packing::dense);
     ASSERT_NO_FATAL_FAILURE(
         expect_moves(Plan(full, small), full, small, expected_moves(full, small, nullptr)));

@@ -25,10 +25,9 @@ at::Tensor draw(std::vector<std::int64_t> shape, const std::vector<float>& value
   at::Tensor t = at::empty(shape);
   float* data = t.mutable_data_ptr<float>();
   for (std::int64_t i = 0; i < t.numel(); ++i) {
-    data[i] = values.empty()
-                  ? static_cast<float>(stream.normal())
-                  : values[static_cast<std::size_t>(
-                        stream.below(static_cast<std::int64_t>(values.size())))];
+    data[i] = values.empty() ? static_cast<float>(stream.normal())
+                             : values[static_cast<std::size_t>(
+                                   stream.below(static_cast<std::int64_t>(values.size())))];
   }
   return t;
 }
@@ -50,8 +49,9 @@ void expect_equal_to_aten(const at::Tensor& x, Stream& stream) {
   const at::Tensor gradient = draw({x.size(0), x.size(1), x.size(2) / 2, x.size(3) / 2},
                                    {-1.5F, -0.0F, 0.0F, 2.25F, 0.125F}, stream);
   const Result ours = run(x, gradient, [](const at::Tensor& t) { return relu_max_pool2(t); });
-  const Result theirs =
-      run(x, gradient, [](const at::Tensor& t) { return at::max_pool2d(at::relu(t), {2, 2}); });
+  const Result theirs = run(x, gradient, [](const at::Tensor& t) {
+    return at::max_pool2d(at::relu(t), {2, 2});
+  });
   EXPECT_TRUE(same_bits(ours.out, theirs.out)) << x.sizes();
   EXPECT_TRUE(same_bits(ours.gradient, theirs.gradient)) << x.sizes();
 }
@@ -78,8 +78,8 @@ TEST(ReluMaxPool, NotANumberPassesOnAsInATen) {
   const float nan = std::numeric_limits<float>::quiet_NaN();
   const float infinity = std::numeric_limits<float>::infinity();
   for (std::int64_t width : {6, 18}) {
-    expect_equal_to_aten(draw({2, 3, 8, width}, {nan, -1.0F, 3.0F, infinity, -infinity, 0.0F}, stream),
-                         stream);
+    expect_equal_to_aten(
+        draw({2, 3, 8, width}, {nan, -1.0F, 3.0F, infinity, -infinity, 0.0F}, stream), stream);
   }
 }
 

@@ -76,7 +76,8 @@ TEST(Submodel, HashSeparatesWhatEqualitySeparates) {
   for (std::uint64_t seed = 0; seed < 200; ++seed) {
     const Submodel submodel = random_submodel(*layout, seed);
     EXPECT_EQ(submodel.hash(), random_submodel(*layout, seed).hash());
-    if (std::find(distinct.begin(), distinct.end(), submodel) == distinct.end()) distinct.push_back(submodel);
+    if (std::find(distinct.begin(), distinct.end(), submodel) == distinct.end())
+      distinct.push_back(submodel);
     hashes.insert(submodel.hash());
   }
   EXPECT_GT(distinct.size(), 100u);

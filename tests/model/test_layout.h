@@ -1,5 +1,6 @@
 #pragma once
-// A small layout with every feature that slicing has to handle, and a slow, independent way to cut it.
+// A small layout with every feature that slicing has to handle, and a slow, independent way to cut
+// it.
 
 #include <ATen/ATen.h>
 
@@ -32,17 +33,27 @@ inline std::shared_ptr<const Layout> make_layout() {
   const Init normal{Init::Rule::normal, 0.5};
   const auto c = &Layout::constant;
   // Statistics and adapters stand between trainable entries on purpose: packing orders by kind.
-  l.add_entry({"conv.weight", Kind::trainable, stem,
-               {l.along(kChannels), l.along(kInput), c(3), c(3)}, normal});
+  l.add_entry({"conv.weight",
+               Kind::trainable,
+               stem,
+               {l.along(kChannels), l.along(kInput), c(3), c(3)},
+               normal});
   l.add_entry({"norm.mean", Kind::statistic, stem, {l.along(kChannels)}, {Init::Rule::ones, 0}});
-  l.add_entry({"conv.bias", Kind::trainable, stem, {l.along(kChannels)}, {Init::Rule::uniform, 0.25}});
-  l.add_entry({"fc.weight", Kind::trainable, head, {l.along(kHidden), l.along(kChannels, 4)}, normal});
+  l.add_entry(
+      {"conv.bias", Kind::trainable, stem, {l.along(kChannels)}, {Init::Rule::uniform, 0.25}});
+  l.add_entry(
+      {"fc.weight", Kind::trainable, head, {l.along(kHidden), l.along(kChannels, 4)}, normal});
   l.add_entry({"qkv.weight", Kind::trainable, middle, {qkv, l.along(kEmbed)}, normal});
-  l.add_entry({"out.weight", Kind::adapter, middle, {l.along(kEmbed), {{kHeads, 1}, {kColumns, 1}}}, normal});
+  l.add_entry({"out.weight",
+               Kind::adapter,
+               middle,
+               {l.along(kEmbed), {{kHeads, 1}, {kColumns, 1}}},
+               normal});
   l.add_entry({"square", Kind::trainable, head, {l.along(kHidden), l.along(kHidden)}, normal});
   l.add_entry({"pairs", Kind::frozen, head, {pairs}, normal});
   l.add_entry({"scale", Kind::trainable, head, {}, {Init::Rule::ones, 0}});
-  l.add_entry({"head.weight", Kind::trainable, head, {l.along(kClasses), l.along(kHidden)}, normal});
+  l.add_entry(
+      {"head.weight", Kind::trainable, head, {l.along(kClasses), l.along(kHidden)}, normal});
   l.add_entry({"head.bias", Kind::trainable, head, {l.along(kClasses)}, {}});
   return std::make_shared<const Layout>(l);
 }
@@ -60,7 +71,8 @@ inline Submodel rolling(const Layout& layout, double share, std::int64_t start) 
   for (int axis = 0; axis < submodel.axes(); ++axis) {
     const std::int64_t size = layout.axes[axis].size;
     if (!layout.axes[axis].cuttable) continue;
-    const auto count = std::max<std::int64_t>(1, static_cast<std::int64_t>(share * static_cast<double>(size)));
+    const auto count =
+        std::max<std::int64_t>(1, static_cast<std::int64_t>(share * static_cast<double>(size)));
     submodel.keep(axis, window(start, count, size));
   }
   return submodel;
@@ -81,15 +93,17 @@ inline Submodel random_submodel(const Layout& layout, std::uint64_t seed, bool d
 }
 
 inline std::vector<Submodel> selections(const Layout& layout) {
-  std::vector<Submodel> all{Submodel::full(layout), rolling(layout, 0.5, 0), rolling(layout, 0.5, 4),
-                            rolling(layout, 0.5, 8), rolling(layout, 0, 0), rolling(layout, 0, 7)};
+  std::vector<Submodel> all{Submodel::full(layout),  rolling(layout, 0.5, 0),
+                            rolling(layout, 0.5, 4), rolling(layout, 0.5, 8),
+                            rolling(layout, 0, 0),   rolling(layout, 0, 7)};
   for (std::uint64_t seed = 0; seed < 12; ++seed) all.push_back(random_submodel(layout, seed));
   return all;
 }
 
-/// Positions along the full dimension that the submodel keeps: each position is taken apart into its factors'
-/// digits and kept if every digit is.
-inline at::Tensor kept_positions(const Layout& layout, const Dimension& dimension, const Submodel& submodel) {
+/// Positions along the full dimension that the submodel keeps: each position is taken apart into
+/// its factors' digits and kept if every digit is.
+inline at::Tensor kept_positions(const Layout& layout, const Dimension& dimension,
+                                 const Submodel& submodel) {
   std::int64_t size = 1;
   for (const Factor& f : dimension) size *= f.axis < 0 ? f.size : layout.axes[f.axis].size;
   std::vector<std::int64_t> kept;
@@ -111,22 +125,26 @@ inline at::Tensor kept_positions(const Layout& layout, const Dimension& dimensio
 }
 
 /// The entry of a submodel, cut from the full entry by at::index_select.
-inline at::Tensor cut(const Layout& layout, int entry, const at::Tensor& full, const Submodel& submodel) {
+inline at::Tensor cut(const Layout& layout, int entry, const at::Tensor& full,
+                      const Submodel& submodel) {
   at::Tensor part = full;
   const auto& dimensions = layout.entries[entry].dimensions;
   for (std::size_t d = 0; d < dimensions.size(); ++d)
-    part = part.index_select(static_cast<std::int64_t>(d), kept_positions(layout, dimensions[d], submodel));
+    part = part.index_select(static_cast<std::int64_t>(d),
+                             kept_positions(layout, dimensions[d], submodel));
   return part.contiguous();
 }
 
-/// For each float of the geometry's buffer the offset in the full model's buffer that it stands for; -1: padding.
+/// For each float of the geometry's buffer the offset in the full model's buffer that it stands
+/// for; -1: padding.
 inline std::vector<std::int64_t> full_offsets(const Geometry& full, const Geometry& part) {
   std::vector<std::int64_t> offsets(part.size(), -1);
   for (std::size_t index = 0; index < part.layout().entries.size(); ++index) {
     const int entry = static_cast<int>(index);
     if (!part.place(entry).present) continue;
     const Geometry::Place& place = full.place(entry);
-    const at::Tensor ids = at::arange(place.offset, place.offset + place.count, at::kLong).view(place.shape);
+    const at::Tensor ids =
+        at::arange(place.offset, place.offset + place.count, at::kLong).view(place.shape);
     const at::Tensor kept = cut(part.layout(), entry, ids, part.submodel());
     const std::int64_t* id = kept.const_data_ptr<std::int64_t>();
     for (std::int64_t i = 0; i < kept.numel(); ++i) offsets[part.place(entry).offset + i] = id[i];

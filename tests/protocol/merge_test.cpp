@@ -55,7 +55,8 @@ TEST(WeightedMean, IsTheMeanOverHoldersAndLeavesOthersAlone) {
   Parameters model(full);
   initialise(model, 1);
   for (std::int64_t i = 0; i < full->size(); ++i) model.data()[i] = 7;
-  std::vector<double> numerator(static_cast<std::size_t>(full->size()), 0.0), denominator = numerator;
+  std::vector<double> numerator(static_cast<std::size_t>(full->size()), 0.0),
+      denominator = numerator;
   for (std::size_t i = 0; i < smalls.size(); ++i) {
     const double weight = 1.0 + static_cast<double>(i);
     holdings.push_back({std::make_shared<Plan>(smalls[i], *full), values[i].data(), weight});

@@ -41,7 +41,8 @@ struct Everything {
   }
 };
 
-// Every value is one whose bytes stand nowhere else in the file, so that a test can find and spoil it.
+// Every value is one whose bytes stand nowhere else in the file, so that a test can find and spoil
+// it.
 Everything sample() {
   Everything e;
   e.integer = 0x0123456789abcdef;
@@ -122,7 +123,8 @@ TEST(Checkpoint, RefusesATruncatedFile) {
   Everything saved = sample();
   save(folder / "a.h5", saved);
   const std::string good = read_bytes(folder / "a.h5");
-  for (const std::size_t size : {std::size_t{0}, std::size_t{100}, good.size() / 2, good.size() - 1}) {
+  for (const std::size_t size :
+       {std::size_t{0}, std::size_t{100}, good.size() / 2, good.size() - 1}) {
     write_bytes(folder / "bad.h5", good.substr(0, size));
     const std::string message = output_error([&] { CheckpointReader(folder / "bad.h5"); });
     EXPECT_NE(message.find((folder / "bad.h5").string()), std::string::npos) << message;

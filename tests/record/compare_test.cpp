@@ -122,9 +122,7 @@ TEST_F(RunDiff, NamesMissingRows) {
 TEST_F(RunDiff, WallFieldsCountOnlyWhenAsked) {
   SmallRun other;
   other.round = [](Row& row) { row.set("wall_time_s", 2.0).set("server_busy_s", 3.0); };
-  other.task = [](Row& row) {
-    row.set("rank", 2).set("wall_compute_s", 9.0).set("behind_s", 1.0);
-  };
+  other.task = [](Row& row) { row.set("rank", 2).set("wall_compute_s", 9.0).set("behind_s", 1.0); };
   other.mask = [](Row& row) { row.set("took", 0.75); };
   EXPECT_EQ(diff(other), "none");
   EXPECT_EQ(diff(other, DiffScope::values), "none");
@@ -209,10 +207,12 @@ TEST_F(RunDiff, ARowThatAKillLeftHalfWrittenIsNoDifference) {
 TEST_F(RunDiff, TheDateIsAWallField) {
   spoil([](hid_t file) { H5Adelete(file, "date"); });
   EXPECT_EQ(diff_files(), "none");
-  EXPECT_EQ(diff_files(DiffScope::all), "attribute date of / is only in " + (folder_ / "a.h5").string());
+  EXPECT_EQ(diff_files(DiffScope::all),
+            "attribute date of / is only in " + (folder_ / "a.h5").string());
 }
 
-void save(const std::filesystem::path& path, std::vector<float> weights, double wall, double state) {
+void save(const std::filesystem::path& path, std::vector<float> weights, double wall,
+          double state) {
   write_checkpoint(path, "[run]\nname = x\n", [&](Archive& archive) {
     archive.open("model");
     archive.value("weights", std::span<float>(weights));
@@ -257,9 +257,8 @@ TEST(Diff, RefusesOtherFilesAndTellsKindsApart) {
                 .find("espalier checkpoint"),
             std::string::npos);
   const auto message_for = [&](const std::string& name) {
-    return output_error([&] {
-      first_difference(folder / "run.h5", folder / name, DiffScope::normal);
-    });
+    return output_error(
+        [&] { first_difference(folder / "run.h5", folder / name, DiffScope::normal); });
   };
   EXPECT_NE(message_for("none.h5").find("none.h5"), std::string::npos);
   EXPECT_NE(message_for("text").find("text"), std::string::npos);

@@ -1,5 +1,6 @@
 #pragma once
-// A folder of its own for each test, removed afterwards, and the few ways in which tests spoil files.
+// A folder of its own for each test, removed afterwards, and the few ways in which tests spoil
+// files.
 
 #include <gtest/gtest.h>
 #include <unistd.h>

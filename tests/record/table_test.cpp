@@ -18,15 +18,17 @@ std::string names(const TableSchema& schema) {
 
 // The lists are those of the interface page, which users' scripts rely on.
 TEST(Schema, NamesAreThoseOfTheInterface) {
-  EXPECT_EQ(names(rounds_schema()),
-            "round version virtual_time_s wall_time_s updates_merged updates_stale updates_dropped "
-            "staleness_mean staleness_max coverage_min coverage_mean train_loss bytes_down bytes_up "
-            "utilisation server_busy_s peak_client_bytes");
-  EXPECT_EQ(names(tasks_schema()),
-            "task client base_version merged_version staleness outcome duplicates sent_s finished_s "
-            "download_s compute_s upload_s wall_compute_s behind_s bytes_down bytes_up state_bytes "
-            "parameters flops peak_bytes cap_bytes asked_bytes samples steps train_loss weight share "
-            "rank");
+  EXPECT_EQ(
+      names(rounds_schema()),
+      "round version virtual_time_s wall_time_s updates_merged updates_stale updates_dropped "
+      "staleness_mean staleness_max coverage_min coverage_mean train_loss bytes_down bytes_up "
+      "utilisation server_busy_s peak_client_bytes");
+  EXPECT_EQ(
+      names(tasks_schema()),
+      "task client base_version merged_version staleness outcome duplicates sent_s finished_s "
+      "download_s compute_s upload_s wall_compute_s behind_s bytes_down bytes_up state_bytes "
+      "parameters flops peak_bytes cap_bytes asked_bytes samples steps train_loss weight share "
+      "rank");
   EXPECT_EQ(names(evaluations_schema()), "version virtual_time_s set loss top1 top5 perplexity");
   EXPECT_EQ(names(clients_schema()),
             "client device memory_bytes gflops down_mbps up_mbps latency_ms samples");
@@ -42,8 +44,9 @@ TEST(Schema, WallFieldsAreThoseOfTheInterface) {
        {&rounds_schema(), &tasks_schema(), &evaluations_schema(), &clients_schema()})
     for (const Column& column : schema->columns)
       if (column.wall) wall.insert(schema->path + "/" + column.name);
-  EXPECT_EQ(wall, (std::set<std::string>{"/rounds/wall_time_s", "/rounds/server_busy_s",
-                                         "/tasks/wall_compute_s", "/tasks/behind_s", "/tasks/rank"}));
+  EXPECT_EQ(wall,
+            (std::set<std::string>{"/rounds/wall_time_s", "/rounds/server_busy_s",
+                                   "/tasks/wall_compute_s", "/tasks/behind_s", "/tasks/rank"}));
 }
 
 TEST(Schema, EveryColumnIsDescribedAndSecondsAreNamedSo) {

@@ -1,4 +1,5 @@
-// A client's work against plain training, written independently with ATen: the same values to the last bit.
+// A client's work against plain training, written independently with ATen: the same values to the
+// last bit.
 
 #include "espalier/train/client.h"
 
@@ -20,9 +21,10 @@ Config small_config(const std::string& more) {
   declare_train_options(table);
   declare_evaluation_options(table);
   Config config(table);
-  config.read_text("[data]\nname = synthetic\nsynthetic_samples = 230\nsynthetic_shape = 1, 12, 12\n"
-                   "[clients]\ncount = 1\n[model]\nname = mlp\nhidden = 32, 16\n",
-                   "the test");
+  config.read_text(
+      "[data]\nname = synthetic\nsynthetic_samples = 230\nsynthetic_shape = 1, 12, 12\n"
+      "[clients]\ncount = 1\n[model]\nname = mlp\nhidden = 32, 16\n",
+      "the test");
   config.read_text(more, "the test's settings");
   return config;
 }
@@ -62,7 +64,8 @@ std::vector<float> train_plainly(const Experiment& e, double lr, double momentum
   const std::vector<float> first = first_values(e);
   std::vector<at::Tensor> weights, velocities(6);
   std::size_t at = 0;
-  for (auto [out, in] : {std::pair{32, 144}, {16, 32}, {static_cast<int>(e.data.shape.classes), 16}}) {
+  for (auto [out, in] :
+       {std::pair{32, 144}, {16, 32}, {static_cast<int>(e.data.shape.classes), 16}}) {
     for (std::vector<std::int64_t> shape : {std::vector<std::int64_t>{out, in}, {out}}) {
       at::Tensor w = at::empty(shape);
       std::memcpy(w.data_ptr<float>(), first.data() + at, static_cast<std::size_t>(w.numel()) * 4);

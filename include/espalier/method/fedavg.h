@@ -1,6 +1,6 @@
 #pragma once
-// FedAvg: every client trains the full model, the server takes the sample-weighted mean. Its rules are the
-// plain ones that other methods replace one by one. Source: specs, submodel baselines 1.1.
+// FedAvg: every client trains the full model, the server takes the sample-weighted mean. Its rules
+// are the plain ones that other methods replace one by one. Source: specs, submodel baselines 1.1.
 
 #include "espalier/protocol/rounds/catalogue.h"
 

@@ -1,6 +1,6 @@
 #pragma once
-// Width levels, shared by the methods that give each client a share of every layer: `fixed` levels stay with a
-// client for the whole run, `dynamic` ones are redrawn for every task.
+// Width levels, shared by the methods that give each client a share of every layer: `fixed` levels
+// stay with a client for the whole run, `dynamic` ones are redrawn for every task.
 
 #include <cstdint>
 #include <vector>
@@ -16,8 +16,9 @@ class WidthLevels {
  public:
   /// InputError where widths and proportions do not fit each other.
   WidthLevels(const Config& config, const Experiment& experiment);
-  /// The share of the client's task. Fixed: client i of n gets the level whose part of the proportions contains
-  /// (i + 1/2) / n, so that equal levels are neighbours. Dynamic: drawn by (client, its n-th task).
+  /// The share of the client's task. Fixed: client i of n gets the level whose part of the
+  /// proportions contains (i + 1/2) / n, so that equal levels are neighbours. Dynamic: drawn by
+  /// (client, its n-th task).
   double share(const SendMoment& moment) const;
 
  private:

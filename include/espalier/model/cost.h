@@ -1,6 +1,6 @@
 #pragma once
-// The cost model: parameters, FLOPs and bytes of training one submodel, from the kept widths and the batch
-// alone. Its memory figure is an upper bound on what a client's memory scope measures
+// The cost model: parameters, FLOPs and bytes of training one submodel, from the kept widths and
+// the batch alone. Its memory figure is an upper bound on what a client's memory scope measures
 // (measured <= predicted <= 1.25 x measured), so a client that was placed by it never runs out.
 
 #include <cstdint>
@@ -10,18 +10,19 @@
 namespace espalier {
 
 struct TrainingCost {
-  std::int64_t parameters = 0;      ///< trainable values
-  std::int64_t step_flops = 0;      ///< forward and backward (2 x forward) of one batch
+  std::int64_t parameters = 0;  ///< trainable values
+  std::int64_t step_flops = 0;  ///< forward and backward (2 x forward) of one batch
   std::int64_t forward_flops = 0;
-  std::int64_t message_bytes = 0;   ///< dense payload of the trained values, one direction
-  std::int64_t model_bytes = 0;     ///< weights, gradients, optimiser state
-  std::int64_t activation_bytes = 0;  ///< peak of batch, activations, their gradients and kernels' buffers
-  std::int64_t peak_bytes = 0;      ///< everything a client holds: the bound
+  std::int64_t message_bytes = 0;  ///< dense payload of the trained values, one direction
+  std::int64_t model_bytes = 0;    ///< weights, gradients, optimiser state
+  std::int64_t activation_bytes =
+      0;  ///< peak of batch, activations, their gradients and kernels' buffers
+  std::int64_t peak_bytes = 0;  ///< everything a client holds: the bound
 };
 
-/// `optimizer_copies`: flat buffers the optimiser keeps beside weights and gradients (SGD 0, momentum 1);
-/// `extra_bytes`: what a local objective holds beside that. The peak depends on the instruction set in use
-/// (run.isa), because oneDNN pads channels to its vectors.
+/// `optimizer_copies`: flat buffers the optimiser keeps beside weights and gradients (SGD 0,
+/// momentum 1); `extra_bytes`: what a local objective holds beside that. The peak depends on the
+/// instruction set in use (run.isa), because oneDNN pads channels to its vectors.
 TrainingCost training_cost(const Model& model, const Submodel& submodel, std::int64_t batch,
                            int optimizer_copies, std::int64_t extra_bytes = 0);
 

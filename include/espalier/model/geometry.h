@@ -1,7 +1,8 @@
 #pragma once
-// Where the entries of one submodel lie in one flat buffer. Two packings: `aligned` for training (every entry
-// starts on 64 bytes, so that tensors are views with fast kernels) and `dense` for messages and files.
-// Segments are ordered by kind, then block, so everything that is trained is one contiguous range.
+// Where the entries of one submodel lie in one flat buffer. Two packings: `aligned` for training
+// (every entry starts on 64 bytes, so that tensors are views with fast kernels) and `dense` for
+// messages and files. Segments are ordered by kind, then block, so everything that is trained is
+// one contiguous range.
 
 #include <array>
 #include <cstdint>

@@ -1,6 +1,7 @@
 #pragma once
-// The layers that families are lists of. Each declares its entries in a layout under the customary PyTorch
-// names and gives two closures: the forward pass with plain ATen calls, at any width, and what it costs.
+// The layers that families are lists of. Each declares its entries in a layout under the customary
+// PyTorch names and gives two closures: the forward pass with plain ATen calls, at any width, and
+// what it costs.
 
 #include <cstdint>
 #include <functional>
@@ -14,7 +15,8 @@ namespace espalier {
 struct Layer {
   std::function<at::Tensor(const Parameters&, const at::Tensor&, Context&)> forward;
   /// `shape` (one sample's, without batch) becomes the output's.
-  std::function<LayerCost(const Submodel&, std::int64_t batch, std::vector<std::int64_t>& shape)> cost;
+  std::function<LayerCost(const Submodel&, std::int64_t batch, std::vector<std::int64_t>& shape)>
+      cost;
 };
 
 struct ConvolutionShape {
@@ -23,9 +25,9 @@ struct ConvolutionShape {
   std::int64_t padding = 0;
 };
 
-/// Declares `name`.weight [out, in, kernel, kernel] and `name`.bias [out]. In training with Context::scaler the
-/// output is divided by the kept share of a cuttable `out` axis (HeteroFL). `first`: the input is the data, so
-/// no gradient flows on.
+/// Declares `name`.weight [out, in, kernel, kernel] and `name`.bias [out]. In training with
+/// Context::scaler the output is divided by the kept share of a cuttable `out` axis (HeteroFL).
+/// `first`: the input is the data, so no gradient flows on.
 Layer conv2d(Layout& layout, int block, const std::string& name, int in_axis, int out_axis,
              ConvolutionShape shape, bool first = false);
 
@@ -44,11 +46,12 @@ struct NormChoice {
 /// Reads "model.norm" and "model.groups".
 NormChoice norm_choice(const Config& config);
 
-/// Declares `name`.weight and `name`.bias [axis]; batch norm also the statistic entries `name`.running_mean and
-/// `name`.running_var. Input [batch, axis, ...].
-/// Batch norm: batch statistics in training and calibration (which hands out the batch's mean and unbiased
-/// variance), the statistic entries in evaluation; no running average. Group norm: the most groups that divide
-/// the kept width, at most `groups`. Layer norm: over all channels and positions, weights per channel.
+/// Declares `name`.weight and `name`.bias [axis]; batch norm also the statistic entries
+/// `name`.running_mean and `name`.running_var. Input [batch, axis, ...]. Batch norm: batch
+/// statistics in training and calibration (which hands out the batch's mean and unbiased variance),
+/// the statistic entries in evaluation; no running average. Group norm: the most groups that divide
+/// the kept width, at most `groups`. Layer norm: over all channels and positions, weights per
+/// channel.
 Layer norm(NormChoice choice, Layout& layout, int block, const std::string& name, int axis);
 
 /// Appends the chosen norm; nothing for NormKind::none.

@@ -1,6 +1,7 @@
 #pragma once
-// What a full model is made of: axes (widths that can be cut), entries (parameters whose dimensions are
-// ordered products of axes and constants) and blocks. Slicing needs nothing else, so it is written once.
+// What a full model is made of: axes (widths that can be cut), entries (parameters whose dimensions
+// are ordered products of axes and constants) and blocks. Slicing needs nothing else, so it is
+// written once.
 
 #include <cstdint>
 #include <string>

@@ -1,6 +1,7 @@
 #pragma once
-// A model is a list of blocks (stem, block 1..n, head). A block computes forward(parameters, x, context) with
-// plain ATen calls and the same code at every width; its parameters' geometry knows what was kept.
+// A model is a list of blocks (stem, block 1..n, head). A block computes forward(parameters, x,
+// context) with plain ATen calls and the same code at every width; its parameters' geometry knows
+// what was kept.
 
 #include <ATen/ATen.h>
 
@@ -27,25 +28,25 @@ struct Context {
   bool scaler = false;
   /// For dropout and gates; null where nothing is drawn.
   Stream* random = nullptr;
-  /// Mode::calibrate: value of each statistic entry for this batch, at the entry's index (undefined for
-  /// entries that are no statistics).
+  /// Mode::calibrate: value of each statistic entry for this batch, at the entry's index (undefined
+  /// for entries that are no statistics).
   std::vector<at::Tensor>* statistics = nullptr;
   /// If set, receives each block's output, in order.
   std::vector<at::Tensor>* taps = nullptr;
 };
 
-/// What one layer (one node of the backward graph) costs at given kept widths and batch. Bytes are of tensors;
-/// cost.h walks them forward and back to find the peak.
+/// What one layer (one node of the backward graph) costs at given kept widths and batch. Bytes are
+/// of tensors; cost.h walks them forward and back to find the peak.
 struct LayerCost {
   std::int64_t forward_flops = 0;  ///< multiply and add count as 2
   std::int64_t output_bytes = 0;
-  bool in_place = false;       ///< the output overwrites the input
-  bool saves_input = false;    ///< kept from forward to backward
+  bool in_place = false;     ///< the output overwrites the input
+  bool saves_input = false;  ///< kept from forward to backward
   bool saves_output = false;
-  std::int64_t saved_bytes = 0;              ///< kept beside input and output
-  std::int64_t forward_scratch_bytes = 0;    ///< beside input and output, while it runs
-  std::int64_t backward_scratch_bytes = 0;   ///< beside both activations' gradients, while it runs
-  bool input_gradient = true;                ///< false for a model's first layer
+  std::int64_t saved_bytes = 0;             ///< kept beside input and output
+  std::int64_t forward_scratch_bytes = 0;   ///< beside input and output, while it runs
+  std::int64_t backward_scratch_bytes = 0;  ///< beside both activations' gradients, while it runs
+  bool input_gradient = true;               ///< false for a model's first layer
 };
 
 /// What a block costs at given kept widths.
@@ -58,9 +59,10 @@ struct BlockCost {
 struct Block {
   std::string name;
   std::function<at::Tensor(const Parameters&, const at::Tensor&, Context&)> forward;
-  /// Cost of training on a batch of `batch` samples of shape `shape` (without batch); replaces `shape` by the
-  /// output's.
-  std::function<BlockCost(const Submodel&, std::int64_t batch, std::vector<std::int64_t>& shape)> cost;
+  /// Cost of training on a batch of `batch` samples of shape `shape` (without batch); replaces
+  /// `shape` by the output's.
+  std::function<BlockCost(const Submodel&, std::int64_t batch, std::vector<std::int64_t>& shape)>
+      cost;
 };
 
 /// What the data looks like to a model.
@@ -78,8 +80,10 @@ struct Model {
   bool has_statistics = false;
 };
 
-/// Runs the blocks that the submodel keeps. x: [batch, sample...] float; returns logits [batch, classes].
-at::Tensor forward(const Model& model, const Parameters& parameters, at::Tensor x, Context& context);
+/// Runs the blocks that the submodel keeps. x: [batch, sample...] float; returns logits [batch,
+/// classes].
+at::Tensor forward(const Model& model, const Parameters& parameters, at::Tensor x,
+                   Context& context);
 
 /// A family: its options, and how to build a model of it for given data.
 struct ModelFamily {
@@ -91,7 +95,8 @@ ModelFamily mlp_family();
 ModelFamily lenet_family();
 ModelFamily cnn_family();
 const Registry<ModelFamily>& model_families();
-/// Declares "model.name", "model.norm", "model.groups" and every family's options ("model.hidden", ...).
+/// Declares "model.name", "model.norm", "model.groups" and every family's options ("model.hidden",
+/// ...).
 void declare_model_options(OptionTable& table);
 /// Builds what "model.name" asks for. InputError where sizes do not fit the data.
 Model build_model(const Config& config, const DataShape& shape);

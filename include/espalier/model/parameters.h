@@ -1,7 +1,8 @@
 #pragma once
-// The values of one submodel: one flat float buffer, tensors as views into it, and on request one flat
-// gradient buffer for the trainable range with the gradients as views (autograd accumulates in place), so that
-// zeroing, clipping, optimiser steps, packing and merging are single passes over flat memory.
+// The values of one submodel: one flat float buffer, tensors as views into it, and on request one
+// flat gradient buffer for the trainable range with the gradients as views (autograd accumulates in
+// place), so that zeroing, clipping, optimiser steps, packing and merging are single passes over
+// flat memory.
 
 #include <ATen/ATen.h>
 
@@ -13,8 +14,8 @@
 
 namespace espalier {
 
-/// A handle like a tensor: copies share the buffers. To duplicate values, make another of the same geometry
-/// and copy flat().
+/// A handle like a tensor: copies share the buffers. To duplicate values, make another of the same
+/// geometry and copy flat().
 class Parameters {
  public:
   Parameters() = default;
@@ -34,7 +35,8 @@ class Parameters {
   /// The trainable range, padding included.
   at::Tensor trainable() const;
 
-  /// Allocates the flat gradient buffer, marks trainable entries as requiring gradients and points their
+  /// Allocates the flat gradient buffer, marks trainable entries as requiring gradients and points
+  /// their
   /// `.grad` into it. Calling it again on the same buffers changes nothing.
   void attach_gradients();
   /// Flat, over the trainable range, padding included; undefined before attach_gradients().
@@ -48,8 +50,8 @@ class Parameters {
   std::vector<at::Tensor> views_;
 };
 
-/// First values of a full model, from streams keyed by entry name (purpose "model.init"): they depend on the
-/// seed, the entry's name, rule and size alone, not on the order of entries.
+/// First values of a full model, from streams keyed by entry name (purpose "model.init"): they
+/// depend on the seed, the entry's name, rule and size alone, not on the order of entries.
 void initialise(Parameters& full, std::uint64_t seed);
 
 }  // namespace espalier

@@ -1,7 +1,8 @@
 #pragma once
-// Moves values between any two geometries of one layout (the full model is one of them). The rows of an
-// entry share one pattern of runs, so a plan is built and kept in far less than the values it moves, also
-// for random units. Gather, scatter and accumulate are single passes over it, ascending in the destination.
+// Moves values between any two geometries of one layout (the full model is one of them). The rows
+// of an entry share one pattern of runs, so a plan is built and kept in far less than the values it
+// moves, also for random units. Gather, scatter and accumulate are single passes over it, ascending
+// in the destination.
 
 #include <cstddef>
 #include <cstdint>
@@ -21,17 +22,17 @@ class Plan {
     friend bool operator==(const Run&, const Run&) = default;
   };
 
-  /// Covers the values present in both. `only`, if given, restricts it further (e.g. to the classes that a
-  /// client has seen). `kinds` is a bit set of (1 << Kind).
+  /// Covers the values present in both. `only`, if given, restricts it further (e.g. to the classes
+  /// that a client has seen). `kinds` is a bit set of (1 << Kind).
   Plan(const Geometry& source, const Geometry& destination, const Submodel* only = nullptr,
        unsigned kinds = ~0u);
 
-  /// destination[...] = source[...]: gather (full to small) and scatter (small to full) alike; values of the
-  /// destination outside the plan are untouched. The buffers must not overlap.
+  /// destination[...] = source[...]: gather (full to small) and scatter (small to full) alike;
+  /// values of the destination outside the plan are untouched. The buffers must not overlap.
   void copy(const float* source, float* destination) const;
-  /// For destination positions inside `range`: numerator[d - range.begin] += weight * source[s] (in double),
-  /// denominator[d - range.begin] += weight. Ranges may be processed in any order. The buffers must not
-  /// overlap. Product and sum are rounded apart, on every instruction set.
+  /// For destination positions inside `range`: numerator[d - range.begin] += weight * source[s] (in
+  /// double), denominator[d - range.begin] += weight. Ranges may be processed in any order. The
+  /// buffers must not overlap. Product and sum are rounded apart, on every instruction set.
   void accumulate(Range range, const float* source, double weight, double* numerator,
                   double* denominator) const;
 
@@ -45,8 +46,8 @@ class Plan {
     std::int64_t source = 0;
     std::int64_t destination = 0;
   };
-  /// Every row of rows_[first_row, first_row + rows) moves the runs pattern_[first_run, first_run + runs),
-  /// which are relative to the row.
+  /// Every row of rows_[first_row, first_row + rows) moves the runs pattern_[first_run, first_run +
+  /// runs), which are relative to the row.
   struct Group {
     std::size_t first_row = 0;
     std::size_t rows = 0;
@@ -63,8 +64,8 @@ class Plan {
   std::int64_t count_ = 0;
 };
 
-/// Geometries and plans of one layout, kept by submodel hash (least recently used go first) so that a round
-/// over many clients with few distinct submodels builds each once. For one thread.
+/// Geometries and plans of one layout, kept by submodel hash (least recently used go first) so that
+/// a round over many clients with few distinct submodels builds each once. For one thread.
 class PlanCache {
  public:
   /// Keeps up to `capacity` geometries and as many plans.

@@ -1,6 +1,7 @@
 #pragma once
-// Which part of the full model a client trains: per axis the kept units (ascending; the whole axis is the
-// identity), per block kept or dropped. A value type: copied, compared, hashed, sent in a message header.
+// Which part of the full model a client trains: per axis the kept units (ascending; the whole axis
+// is the identity), per block kept or dropped. A value type: copied, compared, hashed, sent in a
+// message header.
 
 #include <cstddef>
 #include <cstdint>

@@ -1,6 +1,6 @@
 #pragma once
-// Checkpoints: written to NAME.tmp, closed, file and folder synced, renamed; attribute `complete` last; a
-// checksum (XXH3) per dataset. Objects write and read themselves through the archives.
+// Checkpoints: written to NAME.tmp, closed, file and folder synced, renamed; attribute `complete`
+// last; a checksum (XXH3) per dataset. Objects write and read themselves through the archives.
 
 #include <filesystem>
 #include <functional>
@@ -12,12 +12,13 @@
 
 namespace espalier {
 
-/// Writes one checkpoint file: `content` is handed a saving archive. OutputError where it cannot; the previous
-/// file of that name is untouched then.
+/// Writes one checkpoint file: `content` is handed a saving archive. OutputError where it cannot;
+/// the previous file of that name is untouched then.
 void write_checkpoint(const std::filesystem::path& path, const std::string& config_text,
                       const std::function<void(Archive&)>& content);
 
-/// Opens a complete checkpoint, checking kind, version and checksums (OutputError naming what is damaged).
+/// Opens a complete checkpoint, checking kind, version and checksums (OutputError naming what is
+/// damaged).
 class CheckpointReader {
  public:
   explicit CheckpointReader(const std::filesystem::path& path);

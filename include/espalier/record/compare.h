@@ -1,5 +1,6 @@
 #pragma once
-// `espalier diff` and `espalier info`: what is in a run or checkpoint file, and the first value that differs.
+// `espalier diff` and `espalier info`: what is in a run or checkpoint file, and the first value
+// that differs.
 
 #include <filesystem>
 #include <optional>
@@ -13,7 +14,8 @@ enum class DiffScope {
   all,     ///< wall fields too
 };
 
-/// The first difference, by name ("/tasks/peak_bytes row 3: 1024 against 2048"), or nothing. NaNs are equal.
+/// The first difference, by name ("/tasks/peak_bytes row 3: 1024 against 2048"), or nothing. NaNs
+/// are equal.
 std::optional<std::string> first_difference(const std::filesystem::path& a,
                                             const std::filesystem::path& b, DiffScope scope);
 

@@ -1,6 +1,7 @@
 #pragma once
-// run.h5: one group per table, one dataset per column with an unlimited first dimension, plain format, no file
-// locking, so that it can be read while the run goes on. Rows are buffered and written by flush().
+// run.h5: one group per table, one dataset per column with an unlimited first dimension, plain
+// format, no file locking, so that it can be read while the run goes on. Rows are buffered and
+// written by flush().
 
 #include <filesystem>
 #include <memory>
@@ -11,26 +12,29 @@
 
 namespace espalier {
 
-/// Once a call has thrown OutputError, every later one throws that same first error: after a full disk, HDF5's
-/// later calls may well succeed although rows are lost.
+/// Once a call has thrown OutputError, every later one throws that same first error: after a full
+/// disk, HDF5's later calls may well succeed although rows are lost.
 class RunFile {
  public:
-  /// Creates the file with the four standard tables and the root attributes (filetype "espalier run",
-  /// version [1, 0], software, software_version, git_sha, date, config). OutputError where it cannot.
+  /// Creates the file with the four standard tables and the root attributes (filetype "espalier
+  /// run", version [1, 0], software, software_version, git_sha, date, config). OutputError where it
+  /// cannot.
   RunFile(const std::filesystem::path& path, const std::string& config_text);
-  /// Opens an existing run file to append to it; columns are first cut to the shortest of their table, which
-  /// drops a row that a kill left half-written. OutputError where it cannot.
+  /// Opens an existing run file to append to it; columns are first cut to the shortest of their
+  /// table, which drops a row that a kill left half-written. OutputError where it cannot.
   static RunFile reopen(const std::filesystem::path& path);
   RunFile(RunFile&&) noexcept;
   RunFile& operator=(RunFile&&) noexcept;
   ~RunFile();  // closes; never throws
-  /// Further tables of a method, below /method ("/method/masks"); opened if the file already has them.
+  /// Further tables of a method, below /method ("/method/masks"); opened if the file already has
+  /// them.
   void add_table(const TableSchema& schema);
   /// `row`'s table must be a standard one or have been added.
   void append(const Row& row);
   /// Rows of a table, buffered ones included.
   std::int64_t rows(const std::string& table) const;
-  /// Writes buffered rows and flushes the file, unless `not_before_s` seconds have not passed since the last.
+  /// Writes buffered rows and flushes the file, unless `not_before_s` seconds have not passed since
+  /// the last.
   void flush(double not_before_s = 0);
   /// Writes what is buffered, flushes and closes; nothing may be appended after it.
   void close();

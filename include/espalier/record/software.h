@@ -1,5 +1,6 @@
 #pragma once
-// Who wrote a file: the version and the git commit that the build was made from, as every record carries them.
+// Who wrote a file: the version and the git commit that the build was made from, as every record
+// carries them.
 
 #include <string>
 

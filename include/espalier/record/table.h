@@ -1,5 +1,6 @@
 #pragma once
-// Columns of the run file, declared once with type, unit and description, and rows that are filled by name.
+// Columns of the run file, declared once with type, unit and description, and rows that are filled
+// by name.
 
 #include <cstdint>
 #include <limits>
@@ -9,7 +10,8 @@
 
 namespace espalier {
 
-/// int64, float64, or a fixed string of kTextBytes bytes, null padded (outcomes, names of sets and devices).
+/// int64, float64, or a fixed string of kTextBytes bytes, null padded (outcomes, names of sets and
+/// devices).
 enum class ColumnType { integer, real, text };
 inline constexpr std::size_t kTextBytes = 24;
 
@@ -37,8 +39,8 @@ class Row {
  public:
   /// `schema` must outlive the row.
   explicit Row(const TableSchema& schema);
-  /// Setting an unknown column or one of another type is a broken invariant; integers may go into real
-  /// columns. Texts are cut to kTextBytes, at a whole UTF-8 character.
+  /// Setting an unknown column or one of another type is a broken invariant; integers may go into
+  /// real columns. Texts are cut to kTextBytes, at a whole UTF-8 character.
   Row& set(const std::string& column, std::int64_t value);
   Row& set(const std::string& column, int value) { return set(column, std::int64_t{value}); }
   Row& set(const std::string& column, double value);

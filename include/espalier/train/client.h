@@ -1,7 +1,8 @@
 #pragma once
-// One piece of client work as a resumable stepper: begin (weights in, gradients and optimiser allocated), one
-// batch per step, finish (trained weights out). Everything it allocates belongs to the task's memory account;
-// where the account's cap is passed, the task ends as out_of_memory and gives everything back.
+// One piece of client work as a resumable stepper: begin (weights in, gradients and optimiser
+// allocated), one batch per step, finish (trained weights out). Everything it allocates belongs to
+// the task's memory account; where the account's cap is passed, the task ends as out_of_memory and
+// gives everything back.
 
 #include <cstdint>
 #include <memory>
@@ -57,16 +58,17 @@ std::int64_t payload_bytes(const Geometry& dense);
 
 class ClientStepper {
  public:
-  /// `payload`: dense trained values of the task's submodel. Never throws for want of memory: the first
-  /// step() then returns false.
-  ClientStepper(const Experiment& experiment, const ObjectiveFactory& objective, const Config& config,
-                ClientTask task, std::int64_t message_bytes, SharedBytes payload);
+  /// `payload`: dense trained values of the task's submodel. Never throws for want of memory: the
+  /// first step() then returns false.
+  ClientStepper(const Experiment& experiment, const ObjectiveFactory& objective,
+                const Config& config, ClientTask task, std::int64_t message_bytes,
+                SharedBytes payload);
 
   const ClientTask& task() const { return task_; }
   /// Trains one batch; false when there is nothing left to do.
   bool step();
-  /// The result, and the trained values (empty where the task ran out of memory). Call once, after step()
-  /// returned false.
+  /// The result, and the trained values (empty where the task ran out of memory). Call once, after
+  /// step() returned false.
   std::pair<ClientResult, SharedBytes> finish();
 
  private:

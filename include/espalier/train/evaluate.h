@@ -1,6 +1,6 @@
 #pragma once
-// Evaluation and norm calibration, one fixed batch at a time: what a batch gives depends on the model and the
-// batch alone, so shards can run on any rank and are combined in batch order.
+// Evaluation and norm calibration, one fixed batch at a time: what a batch gives depends on the
+// model and the batch alone, so shards can run on any rank and are combined in batch order.
 
 #include <cstdint>
 #include <vector>
@@ -36,7 +36,8 @@ EvaluationSums evaluate_batch(const Experiment& experiment, const EvaluationPlan
 /// Values of all statistic entries for one calibration batch, concatenated in entry order.
 std::vector<float> calibrate_batch(const Experiment& experiment, const EvaluationPlan& plan,
                                    const Parameters& model_values, std::int64_t batch);
-/// Mean over batches, in batch order and double precision, into the statistic entries of `model_values`.
+/// Mean over batches, in batch order and double precision, into the statistic entries of
+/// `model_values`.
 void set_statistics(Parameters& model_values, const std::vector<std::vector<float>>& batches);
 
 }  // namespace espalier

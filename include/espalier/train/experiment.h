@@ -1,6 +1,6 @@
 #pragma once
-// Everything that the input file describes and every rank builds for itself, equal on all of them: model,
-// data, who has which samples, which device each client is, how it trains.
+// Everything that the input file describes and every rank builds for itself, equal on all of them:
+// model, data, who has which samples, which device each client is, how it trains.
 
 #include <cstdint>
 #include <memory>
@@ -34,8 +34,8 @@ struct Experiment {
 /// run.seed, run.rounds, run.horizon.
 void declare_experiment_options(OptionTable& table);
 
-/// Builds all of it. With `data_may_be_absent` (--check) missing data is a warning and the declared shapes are
-/// used. Throws InputError and DataError as its parts do.
+/// Builds all of it. With `data_may_be_absent` (--check) missing data is a warning and the declared
+/// shapes are used. Throws InputError and DataError as its parts do.
 Experiment build_experiment(const Config& config, bool data_may_be_absent = false);
 
 }  // namespace espalier

@@ -1,6 +1,7 @@
 #pragma once
-// What a client minimises. An objective may add terms to the loss, or act on the flat gradient after the
-// backward pass, and may keep state per client across tasks (it rides with the task; see protocol/rounds).
+// What a client minimises. An objective may add terms to the loss, or act on the flat gradient
+// after the backward pass, and may keep state per client across tasks (it rides with the task; see
+// protocol/rounds).
 
 #include <ATen/ATen.h>
 
@@ -29,7 +30,8 @@ class LocalObjective {
   /// Settings of the forward pass in training.
   virtual void prepare(Context&) const {}
   /// Mean loss of one batch, to be minimised; a scalar with a graph.
-  virtual at::Tensor loss(const LocalView&, const at::Tensor& logits, const at::Tensor& labels) const;
+  virtual at::Tensor loss(const LocalView&, const at::Tensor& logits,
+                          const at::Tensor& labels) const;
   /// After the backward pass, before clipping and the optimiser's step.
   virtual void after_backward(const LocalView&) {}
   /// Bytes that it holds for a model of `weight_bytes`, for the memory bound.

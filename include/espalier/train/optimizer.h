@@ -1,6 +1,6 @@
 #pragma once
-// Optimisers as passes over one flat buffer. Their state is a flat buffer of the same geometry, so that it
-// moves between submodels by the parameters' own plan.
+// Optimisers as passes over one flat buffer. Their state is a flat buffer of the same geometry, so
+// that it moves between submodels by the parameters' own plan.
 
 #include <ATen/ATen.h>
 
@@ -8,8 +8,8 @@
 
 namespace espalier {
 
-/// Stochastic gradient descent with momentum, Nesterov and weight decay, in the order of PyTorch's SGD
-/// (dampening 0): g += wd w; v = m v + g (first step v = g); g = v or g + m v; w -= lr g.
+/// Stochastic gradient descent with momentum, Nesterov and weight decay, in the order of PyTorch's
+/// SGD (dampening 0): g += wd w; v = m v + g (first step v = g); g = v or g + m v; w -= lr g.
 class Sgd {
  public:
   Sgd(const TrainSettings& settings, double lr) : settings_(&settings), lr_(lr) {}
@@ -26,7 +26,8 @@ class Sgd {
   at::Tensor velocity_;
 };
 
-/// Scales the gradients so that their Euclidean norm is at most `limit` (PyTorch's clip_grad_norm_).
+/// Scales the gradients so that their Euclidean norm is at most `limit` (PyTorch's
+/// clip_grad_norm_).
 void clip_gradients(const at::Tensor& gradients, double limit);
 
 }  // namespace espalier

@@ -1,6 +1,7 @@
 #pragma once
-// How clients train: the [train] section as values, and what follows from it alone (learning rate of a task,
-// number of steps, size of each batch), so that server and client agree without a message.
+// How clients train: the [train] section as values, and what follows from it alone (learning rate
+// of a task, number of steps, size of each batch), so that server and client agree without a
+// message.
 
 #include <cstdint>
 #include <string>
@@ -33,8 +34,8 @@ TrainSettings train_settings(const Config& config, std::int64_t horizon);
 /// The learning rate of a task that starts from `base_version`.
 double learning_rate(const TrainSettings& settings, std::int64_t base_version);
 
-/// What one task of a client with `samples` samples does. Batches run through whole epochs; the last batch of
-/// an epoch may be smaller.
+/// What one task of a client with `samples` samples does. Batches run through whole epochs; the
+/// last batch of an epoch may be smaller.
 struct Workload {
   std::int64_t steps = 0;
   std::int64_t samples = 0;     ///< seen, counting repeats

@@ -41,7 +41,8 @@ void Evaluator::take(const Shard& shard, ShardKind kind, const SharedBytes& payl
     for (std::int64_t b = 0; b < batches; ++b) {
       auto& values = running.statistics[static_cast<std::size_t>(shard.first + b)];
       values.resize(each);
-      std::memcpy(values.data(), payload->data() + static_cast<std::size_t>(b) * each * sizeof(float),
+      std::memcpy(values.data(),
+                  payload->data() + static_cast<std::size_t>(b) * each * sizeof(float),
                   each * sizeof(float));
     }
     running.calibrated += batches;

@@ -52,11 +52,13 @@ Coverage coverage(const Experiment& experiment, const Geometry& model,
     sum += static_cast<double>(count) * static_cast<double>(geometry->count(Kind::trainable));
   }
   result.mean = sum / static_cast<double>(values);
-  if (std::ranges::all_of(updates, [](const Update& u) { return u.geometry->submodel().is_full(); })) {
+  if (std::ranges::all_of(updates,
+                          [](const Update& u) { return u.geometry->submodel().is_full(); })) {
     result.minimum = static_cast<double>(updates.size());
     return result;
   }
-  std::vector<std::int32_t> count(static_cast<std::size_t>(model.kind_range(Kind::trainable).end), 0);
+  std::vector<std::int32_t> count(static_cast<std::size_t>(model.kind_range(Kind::trainable).end),
+                                  0);
   for (const auto& [geometry, number] : holders) {
     const auto plan = experiment.plans->plan(*geometry, model, nullptr, kTrained);
     for (const Plan::Run& run : plan->runs()) {
@@ -78,9 +80,14 @@ Coverage coverage(const Experiment& experiment, const Geometry& model,
 }
 
 void declare_average_options(OptionTable& table) {
-  table.add({"method.weighting", OptionType::choice, "samples",
-             "merge average: weight of an update by its client's samples, or the same for all", "",
-             {}, {}, {"samples", "uniform"}});
+  table.add({"method.weighting",
+             OptionType::choice,
+             "samples",
+             "merge average: weight of an update by its client's samples, or the same for all",
+             "",
+             {},
+             {},
+             {"samples", "uniform"}});
   table.add({"method.staleness_power", OptionType::real, "0",
              "merge average: weights fall as (1 + staleness)^-power", "", 0, 100});
 }

@@ -19,8 +19,8 @@ Pool::Pool(Mailbox& mailbox, int ranks, Worker* local) : mailbox_(mailbox), loca
 }
 
 std::int64_t Pool::submit(const ClientTask& task, SharedBytes payload, std::int64_t flops) {
-  const auto place = static_cast<std::size_t>(
-      std::min_element(expected_.begin(), expected_.end()) - expected_.begin());
+  const auto place = static_cast<std::size_t>(std::min_element(expected_.begin(), expected_.end()) -
+                                              expected_.begin());
   expected_[place] += flops;
   const int rank = ranks_[place];
   placed_[task.task] = {place, flops};
@@ -30,8 +30,8 @@ std::int64_t Pool::submit(const ClientTask& task, SharedBytes payload, std::int6
   message.id = task.task;
   message.head = share(task.encode());
   message.payload = std::move(payload);
-  const auto bytes = static_cast<std::int64_t>(message.head->size() - task.state.size() +
-                                               message.payload->size());
+  const auto bytes =
+      static_cast<std::int64_t>(message.head->size() - task.state.size() + message.payload->size());
   mailbox_.expect(rank, bytes + 4096);
   mailbox_.send(rank, std::move(message));
   return bytes;
@@ -43,8 +43,7 @@ Pool::Arrival Pool::collect(std::int64_t task) {
   return std::move(node.mapped());
 }
 
-void Pool::evaluate(std::int64_t version, ShardKind kind, std::int64_t batches,
-                    SharedBytes model) {
+void Pool::evaluate(std::int64_t version, ShardKind kind, std::int64_t batches, SharedBytes model) {
   const auto ranks = static_cast<std::int64_t>(ranks_.size());
   for (std::int64_t i = 0; i < ranks; ++i) {
     const Shard shard{version, batches * i / ranks, batches * (i + 1) / ranks};

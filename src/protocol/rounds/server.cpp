@@ -30,7 +30,8 @@ bool all_finite(const Bytes& bytes) {
   return bad == 0;
 }
 
-Nanoseconds overlap(Nanoseconds a_begin, Nanoseconds a_end, Nanoseconds b_begin, Nanoseconds b_end) {
+Nanoseconds overlap(Nanoseconds a_begin, Nanoseconds a_end, Nanoseconds b_begin,
+                    Nanoseconds b_end) {
   return std::max<Nanoseconds>(0, std::min(a_end, b_end) - std::max(a_begin, b_begin));
 }
 
@@ -40,7 +41,8 @@ void declare_server_options(OptionTable& table) {
   table.add({"run.target_accuracy", OptionType::real, "0",
              "stop once the global model's top-1 reaches it; 0 = no such stop", "", 0, 1});
   table.add({"run.virtual_limit", OptionType::real, "0",
-             "stop at the first merge at or after this virtual time; 0 = no such stop", "s", 0, 1e12});
+             "stop at the first merge at or after this virtual time; 0 = no such stop", "s", 0,
+             1e12});
 }
 
 RoundsServer::RoundsServer(const Experiment& experiment, const Config& config, ServerRules rules,
@@ -50,7 +52,8 @@ RoundsServer::RoundsServer(const Experiment& experiment, const Config& config, S
       pool_(pool),
       records_(records),
       evaluator_(experiment, config, pool),
-      model_(experiment.plans->geometry(Submodel::full(*experiment.model.layout), Packing::aligned)),
+      model_(
+          experiment.plans->geometry(Submodel::full(*experiment.model.layout), Packing::aligned)),
       window_(window_settings(config, *experiment.fleet, config.integer("clients.per_round"))),
       per_round_(config.integer("clients.per_round")),
       evaluate_every_(config.integer("record.evaluate_every")) {
@@ -78,7 +81,8 @@ RunSummary RoundsServer::run() {
     } else if (anything_out) {
       deliver_next();
     } else {
-      // Every task of the window failed: those clients may be sent something smaller, or others in their place.
+      // Every task of the window failed: those clients may be sent something smaller, or others in
+      // their place.
       const bool rejected = std::ranges::any_of(
           delivered_, [](const Delivered& d) { return d.outcome == "rejected"; });
       if (rejected) {
@@ -124,8 +128,9 @@ const TrainingCost& RoundsServer::cost_of(const Submodel& submodel, std::int64_t
   if (added) {
     const auto weights = static_cast<std::int64_t>(sizeof(float)) *
                          experiment_.plans->geometry(submodel, Packing::aligned)->size();
-    place->second = training_cost(experiment_.model, submodel, batch, Sgd::copies(experiment_.train),
-                                  rules_.objective->extra_bytes(weights));
+    place->second =
+        training_cost(experiment_.model, submodel, batch, Sgd::copies(experiment_.train),
+                      rules_.objective->extra_bytes(weights));
   }
   return place->second;
 }
@@ -154,7 +159,8 @@ void RoundsServer::top_up() {
   if (want >= static_cast<std::int64_t>(candidates.size())) {
     chosen.swap(candidates);
   } else if (want > 0) {
-    Stream stream(experiment_.seed, purpose("clients.sample"), static_cast<std::uint64_t>(sends_++));
+    Stream stream(experiment_.seed, purpose("clients.sample"),
+                  static_cast<std::uint64_t>(sends_++));
     const auto picks = stream.choose(want, static_cast<std::int64_t>(candidates.size()));
     std::vector<std::uint8_t> picked(candidates.size(), 0);
     for (std::int64_t pick : picks) picked[static_cast<std::size_t>(pick)] = 1;
@@ -296,9 +302,9 @@ void RoundsServer::take_evaluations() {
   pool_.poll();
   while (auto evaluation = evaluator_.next()) {
     if (!std::isfinite(evaluation->loss)) {
-      throw NotFiniteError(fmt::format(
-          "the loss of version {} is not finite; lower train.lr or set train.clip",
-          evaluation->version));
+      throw NotFiniteError(
+          fmt::format("the loss of version {} is not finite; lower train.lr or set train.clip",
+                      evaluation->version));
     }
     Row row(evaluations_schema());
     row.set("version", evaluation->version)
@@ -439,8 +445,9 @@ void RoundsServer::archive(Archive& archive) {
   const Layout& layout = model_.geometry().layout();
   for (std::size_t entry = 0; entry < layout.entries.size(); ++entry) {
     const Geometry::Place& place = model_.geometry().place(static_cast<int>(entry));
-    archive.value(layout.entries[entry].name.c_str(),
-                  std::span<float>(model_.data() + place.offset, static_cast<std::size_t>(place.count)));
+    archive.value(
+        layout.entries[entry].name.c_str(),
+        std::span<float>(model_.data() + place.offset, static_cast<std::size_t>(place.count)));
   }
   archive.close();
 }

@@ -15,13 +15,24 @@ void declare_window_options(OptionTable& table) {
   table.add({"window.deadline_s", OptionType::real, "0",
              "merge so long after the window opened, if anything is there; 0 = no deadline", "s", 0,
              1e9});
-  table.add({"window.release", OptionType::choice, "merged",
-             "who gets new work: clients whose update was merged, or each one as it answers", "", {},
-             {}, {"merged", "arrival"}});
+  table.add({"window.release",
+             OptionType::choice,
+             "merged",
+             "who gets new work: clients whose update was merged, or each one as it answers",
+             "",
+             {},
+             {},
+             {"merged", "arrival"}});
   table.add({"window.max_staleness", OptionType::integer, "-1",
              "versions that an update may be behind; -1 = any", "versions", -1, 1e9});
-  table.add({"window.stale", OptionType::choice, "merge",
-             "what happens to an update beyond window.max_staleness", "", {}, {}, {"merge", "drop"}});
+  table.add({"window.stale",
+             OptionType::choice,
+             "merge",
+             "what happens to an update beyond window.max_staleness",
+             "",
+             {},
+             {},
+             {"merge", "drop"}});
 }
 
 WindowSettings window_settings(const Config& config, const Fleet& fleet, std::int64_t per_round) {

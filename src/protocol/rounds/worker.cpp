@@ -63,8 +63,8 @@ void Worker::accept(Message message) {
 void Worker::accept_task(const Message& message) {
   ClientTask task = ClientTask::decode(*experiment_.model.layout, *message.head);
   latest_base_ = std::max(latest_base_, task.base_version);
-  const auto message_bytes = static_cast<std::int64_t>(message.head->size() - task.state.size() +
-                                                       message.payload->size());
+  const auto message_bytes =
+      static_cast<std::int64_t>(message.head->size() - task.state.size() + message.payload->size());
   auto stepper = std::make_unique<ClientStepper>(experiment_, objective_, config_, std::move(task),
                                                  message_bytes, message.payload);
   const auto urgency = [](const std::unique_ptr<ClientStepper>& s) {
@@ -72,8 +72,9 @@ void Worker::accept_task(const Message& message) {
   };
   // The task under way keeps its place: two half-trained models at once would only cost memory.
   const auto from = tasks_.empty() ? tasks_.begin() : tasks_.begin() + 1;
-  const auto place = std::upper_bound(from, tasks_.end(), stepper,
-                                      [&](const auto& a, const auto& b) { return urgency(a) < urgency(b); });
+  const auto place =
+      std::upper_bound(from, tasks_.end(), stepper,
+                       [&](const auto& a, const auto& b) { return urgency(a) < urgency(b); });
   tasks_.insert(place, std::move(stepper));
 }
 
@@ -124,8 +125,7 @@ bool Worker::step_shard() {
   Evaluation& e = shards_.front();
   if (e.next < e.shard.last) {
     if (e.kind == ShardKind::evaluate) {
-      const EvaluationSums sums =
-          evaluate_batch(experiment_, evaluation_plan_, *e.model, e.next);
+      const EvaluationSums sums = evaluate_batch(experiment_, evaluation_plan_, *e.model, e.next);
       e.sums.insert(e.sums.end(), {static_cast<double>(sums.samples), sums.loss,
                                    static_cast<double>(sums.top1), static_cast<double>(sums.top5)});
     } else {

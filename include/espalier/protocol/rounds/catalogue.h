@@ -1,6 +1,7 @@
 #pragma once
-// What there is to choose from: rules by name, and methods as compositions of them. A method's file adds its
-// rules and itself here; method/register.cpp calls each file once. Nothing else in the program names a method.
+// What there is to choose from: rules by name, and methods as compositions of them. A method's file
+// adds its rules and itself here; method/register.cpp calls each file once. Nothing else in the
+// program names a method.
 
 #include <map>
 #include <string>

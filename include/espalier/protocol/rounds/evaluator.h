@@ -1,7 +1,7 @@
 #pragma once
-// Evaluations of the global model, spread over the ranks while training goes on: for each version, first the
-// norm statistics (where the model has any), then the test set; sums are combined in batch order in double, so
-// the result does not depend on ranks. They cost no virtual time.
+// Evaluations of the global model, spread over the ranks while training goes on: for each version,
+// first the norm statistics (where the model has any), then the test set; sums are combined in
+// batch order in double, so the result does not depend on ranks. They cost no virtual time.
 
 #include <map>
 #include <optional>

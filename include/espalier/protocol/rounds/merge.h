@@ -1,7 +1,7 @@
 #pragma once
-// The default merge: for every parameter the weighted mean over its holders, in cache-sized blocks with double
-// accumulators that are rounded once. (In float, numerator over denominator with a single holder would change
-// one value in seven.) Parameters that nobody held keep their value.
+// The default merge: for every parameter the weighted mean over its holders, in cache-sized blocks
+// with double accumulators that are rounded once. (In float, numerator over denominator with a
+// single holder would change one value in seven.) Parameters that nobody held keep their value.
 
 #include <span>
 #include <vector>
@@ -17,14 +17,16 @@ struct Holding {
   double weight = 1;
 };
 
-/// model[j] = sum_w weight_w values_w[j] / sum_w weight_w over the holders of j, added in the order given.
+/// model[j] = sum_w weight_w values_w[j] / sum_w weight_w over the holders of j, added in the order
+/// given.
 void weighted_mean(Parameters& model, std::span<const Holding> holdings);
 
 /// Holders of each trained parameter: the smallest number, and the mean.
-Coverage coverage(const Experiment& experiment, const Geometry& model, std::span<const Update> updates);
+Coverage coverage(const Experiment& experiment, const Geometry& model,
+                  std::span<const Update> updates);
 
-/// "average": weights are the clients' sample counts (method.weighting = samples) or equal (uniform), each
-/// times (1 + staleness)^-method.staleness_power.
+/// "average": weights are the clients' sample counts (method.weighting = samples) or equal
+/// (uniform), each times (1 + staleness)^-method.staleness_power.
 class AverageMerge : public MergeRule {
  public:
   AverageMerge(const Config& config, const Experiment& experiment);

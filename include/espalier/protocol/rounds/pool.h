@@ -1,6 +1,6 @@
 #pragma once
-// The server's view of the ranks that do client work: it places tasks and evaluation shards, and collects what
-// comes back. Which rank did what never reaches a result.
+// The server's view of the ranks that do client work: it places tasks and evaluation shards, and
+// collects what comes back. Which rank did what never reaches a result.
 
 #include <functional>
 #include <map>
@@ -54,8 +54,8 @@ class Pool {
 
   Mailbox& mailbox_;
   Worker* local_;
-  std::vector<int> ranks_;               // that work
-  std::vector<std::int64_t> expected_;   // outstanding FLOPs by index into ranks_
+  std::vector<int> ranks_;              // that work
+  std::vector<std::int64_t> expected_;  // outstanding FLOPs by index into ranks_
   std::map<std::int64_t, Placement> placed_;
   std::map<std::int64_t, Arrival> arrived_;
   EvaluationHandler handler_;

@@ -1,7 +1,7 @@
 #pragma once
-// The rules of which a method is composed: what each client trains next (SubmodelRule), how updates become the
-// next version (MergeRule), what a client minimises (LocalObjective, in train) and when to merge (window.h).
-// Any registered rule can replace another in an input file.
+// The rules of which a method is composed: what each client trains next (SubmodelRule), how updates
+// become the next version (MergeRule), what a client minimises (LocalObjective, in train) and when
+// to merge (window.h). Any registered rule can replace another in an input file.
 
 #include <cstdint>
 #include <functional>
@@ -38,7 +38,7 @@ struct Update {
   std::int64_t client = 0;
   std::int64_t base_version = 0;
   std::int64_t staleness = 0;
-  std::int64_t samples = 0;  ///< of the client
+  std::int64_t samples = 0;                  ///< of the client
   std::shared_ptr<const Geometry> geometry;  ///< dense geometry of `values` and `sent`
   SharedBytes values;                        ///< trained values (kTrained), as they came
   SharedBytes sent;                          ///< the payload that the task started from
@@ -54,8 +54,10 @@ struct Coverage {
 class MergeRule {
  public:
   virtual ~MergeRule() = default;
-  /// Makes the next version in place. `updates` are in (client, task) order; the rule sets their weights.
-  virtual void merge(const Experiment& experiment, Parameters& model, std::span<Update> updates) = 0;
+  /// Makes the next version in place. `updates` are in (client, task) order; the rule sets their
+  /// weights.
+  virtual void merge(const Experiment& experiment, Parameters& model,
+                     std::span<Update> updates) = 0;
   virtual void archive(Archive&) {}
 };
 

@@ -1,7 +1,7 @@
 #pragma once
-// The server of `rounds`: sends tasks, takes each event of the virtual clock in (time, client, task) order,
-// merges when the window closes, records. A task's effects exist only once its event is delivered, however
-// early a rank finished it, so results do not depend on ranks.
+// The server of `rounds`: sends tasks, takes each event of the virtual clock in (time, client,
+// task) order, merges when the window closes, records. A task's effects exist only once its event
+// is delivered, however early a rank finished it, so results do not depend on ranks.
 
 #include <functional>
 #include <map>
@@ -115,7 +115,8 @@ class RoundsServer {
   std::vector<std::int64_t> idle_;
   std::vector<std::int64_t> tasks_of_;  // sent so far, per client
   std::unordered_map<std::int64_t, Bytes> states_;
-  std::unordered_map<std::int64_t, Submodel> too_large_;  // what a client last ran out of memory with
+  std::unordered_map<std::int64_t, Submodel>
+      too_large_;  // what a client last ran out of memory with
   std::map<EventKey, Sent> out_;
   std::vector<Delivered> delivered_;  // in this window, in order of events
   // Payloads of the current version, by submodel.

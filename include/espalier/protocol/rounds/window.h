@@ -1,6 +1,7 @@
 #pragma once
-// The window says when enough updates are there to merge, and whom to send on. Synchronous training is K = all
-// (min_updates 0); asynchronous is K = 1; everything between is a setting of the same six values.
+// The window says when enough updates are there to merge, and whom to send on. Synchronous training
+// is K = all (min_updates 0); asynchronous is K = 1; everything between is a setting of the same
+// six values.
 
 #include <cstdint>
 #include <optional>
@@ -15,12 +16,12 @@ enum class Release { merged, arrival };
 enum class Stale { merge, drop };
 
 struct WindowSettings {
-  std::int64_t min_updates = 0;      ///< K; 0: all that are out
-  Nanoseconds grace = 0;             ///< after the K-th
+  std::int64_t min_updates = 0;         ///< K; 0: all that are out
+  Nanoseconds grace = 0;                ///< after the K-th
   std::optional<Nanoseconds> deadline;  ///< from the window's opening
   Release release = Release::merged;
   std::optional<std::int64_t> max_staleness;
-  Stale stale = Stale::merge;        ///< what happens to updates beyond max_staleness
+  Stale stale = Stale::merge;  ///< what happens to updates beyond max_staleness
 };
 void declare_window_options(OptionTable& table);
 /// InputError where the settings contradict each other or the fleet.
@@ -31,10 +32,11 @@ class Window {
   explicit Window(const WindowSettings& settings) : settings_(settings) {}
 
   void open(Nanoseconds now);
-  /// An update counted at `now`; returns true if the window closes at this very event (K-th without grace).
+  /// An update counted at `now`; returns true if the window closes at this very event (K-th without
+  /// grace).
   bool observe(Nanoseconds now);
-  /// The time at which the window closes by itself, as known now; arrivals at that very instant still count.
-  /// None while it is empty.
+  /// The time at which the window closes by itself, as known now; arrivals at that very instant
+  /// still count. None while it is empty.
   std::optional<Nanoseconds> closes_at() const;
   std::int64_t held() const { return held_; }
   Nanoseconds opened() const { return opened_; }

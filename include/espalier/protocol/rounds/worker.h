@@ -1,6 +1,7 @@
 #pragma once
-// The client side of `rounds` on one rank: a queue of client tasks in order of virtual finish, and evaluation
-// shards, which are the lowest-priority steps. Lives on every rank but 0, and on rank 0 where it is alone.
+// The client side of `rounds` on one rank: a queue of client tasks in order of virtual finish, and
+// evaluation shards, which are the lowest-priority steps. Lives on every rank but 0, and on rank 0
+// where it is alone.
 
 #include <deque>
 #include <memory>
@@ -45,7 +46,7 @@ class Worker {
     std::shared_ptr<Parameters> model;
     std::int64_t id;
     std::int64_t next;
-    std::vector<double> sums;     // evaluate: samples, loss, top1, top5 of each batch
+    std::vector<double> sums;       // evaluate: samples, loss, top1, top5 of each batch
     std::vector<float> statistics;  // calibrate
   };
   void accept_task(const Message& message);
