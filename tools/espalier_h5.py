@@ -21,8 +21,8 @@ class RunError(Exception):
 
 
 class Run:
-    """One run: `rounds`, `tasks`, `evaluations`, `clients` (dicts of arrays), `method` (a dict of such
-    tables by path), `config`, `attributes`, and `units`, from "table/column" to text."""
+    """One run: `rounds`, `tasks`, `evaluations`, `clients` (dicts of arrays), `method` (a dict of
+    such tables by path), `config`, `attributes`, and `units`, from "table/column" to text."""
 
     def __init__(self, path, file):
         self.path = path
@@ -106,7 +106,7 @@ def parse_config(text):
 def _open(path):
     try:
         return h5py.File(path, "r", locking=False)
-    except (TypeError, ValueError):  # h5py or HDF5 too old to be told; the writer takes no lock anyway
+    except (TypeError, ValueError):  # too old to be told; the writer takes no lock anyway
         return h5py.File(path, "r")
 
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Draws runs: accuracy and loss against virtual time and rounds, all runs overlaid, and below, for the first
-run, what each client did when.
+"""Draws runs: accuracy and loss against virtual time and rounds, all runs overlaid, and below,
+for the first run, what each client did when.
 
     tools/plot.py RUN... [-o out.png]        RUN is a run's folder or its run.h5
 """
@@ -67,6 +67,7 @@ def draw_curves(axes, runs, labels):
     quality = "perplexity" if language else "top1"
     longest = max((run.rounds["virtual_time_s"].max(initial=0) for run in runs), default=0)
     unit, length = time_unit(longest)
+    dashes = (0, (3, 2))
     for i, run in enumerate(runs):
         colour = RUN_COLOURS[i % len(RUN_COLOURS)]
         seen, rounds = evaluations(run), run.rounds
@@ -80,7 +81,9 @@ def draw_curves(axes, runs, labels):
         ):
             axes[0, column].plot(x_test, seen.get(quality, np.full(len(x_test), np.nan)), **line)
             axes[1, column].plot(x_test, seen["loss"], **line)
-            axes[1, column].plot(x_train, rounds["train_loss"], color=colour, lw=1.1, alpha=0.55, ls=(0, (3, 2)))
+            axes[1, column].plot(
+                x_train, rounds["train_loss"], color=colour, lw=1.1, alpha=0.55, ls=dashes
+            )
     axes[0, 0].set_ylabel("perplexity" if language else "accuracy (top 1)")
     axes[1, 0].set_ylabel("loss")
     axes[1, 0].set_xlabel(f"virtual time ({unit})")
@@ -89,7 +92,7 @@ def draw_curves(axes, runs, labels):
     axes[1, 1].legend(
         handles=[
             Line2D([], [], color=INK, lw=1.7, label="test"),
-            Line2D([], [], color=INK, lw=1.1, alpha=0.55, ls=(0, (3, 2)), label="training"),
+            Line2D([], [], color=INK, lw=1.1, alpha=0.55, ls=dashes, label="training"),
         ],
         frameon=False,
         loc="upper right",
@@ -134,29 +137,30 @@ def draw_clients(axis, run, label):
 
     devices = dict(zip(run.clients["client"], run.clients["device"]))
     axis.set_yticks(range(len(drawn)))
-    axis.set_yticklabels([f"{devices.get(c, '')}  {c}" for c in drawn])
+    axis.set_yticklabels([f"client {c} ({devices.get(c, '?')})" for c in drawn])
     axis.set_ylim(len(drawn) - 0.4, -0.6)
     axis.set_xlim(0, end / length)
     axis.grid(axis="y", visible=False)
     axis.tick_params(axis="y", length=0)
     axis.spines["left"].set_visible(False)
-    axis.set_xlabel(f"virtual time ({unit})")
-    left_out = f", {len(drawn)} of {len(run.clients['client'])} clients" if len(drawn) < len(
-        run.clients["client"]
-    ) else ""
-    count = f"first {rounds} rounds" if rounds < len(run.rounds["round"]) else "all rounds"
-    axis.set_title(f"What each client did when: {label}, {count}{left_out}", loc="left", fontsize=10)
+    axis.set_xlabel(f"virtual time ({unit})", loc="left")
+    total = len(run.clients["client"])
+    rounds_shown = f"first {rounds} rounds" if rounds < len(run.rounds["round"]) else "all rounds"
+    clients_shown = f", {len(drawn)} of {total} clients" if len(drawn) < total else ""
+    title = f"What each client did when: {label}, {rounds_shown}{clients_shown}"
+    axis.set_title(title, loc="left", fontsize=10)
     handles = [Patch(color=colour, lw=0, label=part) for part, colour in SPANS]
     handles.append(Line2D([], [], color=INK, lw=0.8, ls=(0, (1, 2)), label="merge"))
     if failures:
-        handles.append(Line2D([], [], ls="", marker="x", color=FAILED, ms=6, mew=1.8, label="failed"))
+        cross = dict(ls="", marker="x", color=FAILED, ms=6, mew=1.8)
+        handles.append(Line2D([], [], label="failed", **cross))
     axis.legend(
         handles=handles,
         ncols=len(handles),
         frameon=False,
-        loc="lower right",
-        bbox_to_anchor=(1.005, 0.985),
-        borderaxespad=0.2,
+        loc="upper right",
+        bbox_to_anchor=(1.005, 0),
+        borderaxespad=1.9,
         handlelength=1.3,
         columnspacing=1.4,
     )
@@ -182,7 +186,8 @@ def draw(runs, out):
         draw_curves(axes, runs, labels)
         draw_clients(figure.add_subplot(grid[2, :]), runs[0], labels[0])
         handles, names = axes[0, 0].get_legend_handles_labels()
-        figure.legend(handles, names, loc="outside upper center", ncols=min(len(runs), 4), frameon=False)
+        columns = min(len(runs), 4)
+        figure.legend(handles, names, loc="outside upper center", ncols=columns, frameon=False)
         figure.savefig(out)
         plt.close(figure)
 
@@ -190,7 +195,9 @@ def draw(runs, out):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("runs", nargs="+", metavar="RUN", help="a run's folder or its run.h5")
-    parser.add_argument("-o", "--out", help="picture to write; default: plot.png beside the first run.h5")
+    parser.add_argument(
+        "-o", "--out", help="picture to write; default: plot.png beside the first run.h5"
+    )
     arguments = parser.parse_args()
     try:
         runs = [open_run(path) for path in arguments.runs]

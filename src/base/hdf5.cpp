@@ -21,7 +21,12 @@ herr_t take_reason(unsigned depth, const H5E_error2_t* entry, void* reason) {
 
 }  // namespace
 
-void h5_quiet() { H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr); }
+void h5_quiet() {
+  // HDF5's own clean-up at exit crashes over a file that a full disk left unclosed; ours are closed
+  // by then.
+  H5dont_atexit();
+  H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr);
+}
 
 hid_t h5_check(hid_t result, std::string_view what) {
   if (result >= 0) return result;

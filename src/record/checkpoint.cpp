@@ -265,7 +265,7 @@ void write_checkpoint(const std::filesystem::path& path, const std::string& conf
     discard();
     throw OutputError(
         fmt::format("cannot write checkpoint {}: {}; make room or choose another run.dir",
-                    path.string(), error.what()));
+                    path.string(), h5::brief(error.what())));
   } catch (const std::filesystem::filesystem_error& error) {
     discard();
     throw OutputError(fmt::format("cannot write checkpoint {}: {}", path.string(), error.what()));
@@ -297,9 +297,9 @@ CheckpointReader::CheckpointReader(const std::filesystem::path& path)
         std::vector{checksum_of(config.data(), config.size())})
       throw OutputError("its config does not match its checksum");
     verify(state_->file);
-  } catch (const OutputError& error) {
+  } catch (const std::exception& error) {  // a damaged size may also ask for absurd memory
     throw OutputError(fmt::format("cannot use checkpoint {}: {}; use an earlier or another one",
-                                  path.string(), error.what()));
+                                  path.string(), h5::brief(error.what())));
   }
 }
 

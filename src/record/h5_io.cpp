@@ -13,6 +13,11 @@ namespace espalier::h5 {
 
 namespace {
 
+// After a failed flush HDF5 1.10 crashes in its exit handler, which would replace status 4 by a
+// signal. Our files are closed by their owners, so nothing needs that handler; it can only be
+// refused before the first HDF5 call, hence before main.
+[[maybe_unused]] const herr_t kNoExitHandler = H5dont_atexit();
+
 // Strong closing: a handle forgotten somewhere must not keep a file open that is about to be
 // renamed.
 H5Handle access_list() {
@@ -84,6 +89,15 @@ T element(const Values& values, std::int64_t i) {
 }
 
 }  // namespace
+
+std::string brief(const std::string& message) {
+  const std::string_view system = "error message = '";
+  const auto at = message.find(system);
+  if (at == std::string::npos) return message.substr(0, message.find('\n'));
+  const auto begin = at + system.size();
+  const std::string reason = message.substr(begin, message.find('\'', begin) - begin);
+  return message.substr(0, message.find(": ")) + ": " + reason;
+}
 
 H5Handle create_file(const std::filesystem::path& path) {
   const H5Handle access = access_list();

@@ -19,6 +19,10 @@ inline constexpr std::int64_t kMinor = 0;
 inline constexpr const char* kRunType = "espalier run";
 inline constexpr const char* kCheckpointType = "espalier checkpoint";
 
+/// An error's first clause and the operating system's reason, where HDF5 gives one: without this a
+/// full disk is reported with a dozen of the library's inner function names.
+std::string brief(const std::string& message);
+
 /// Creates or truncates.
 H5Handle create_file(const std::filesystem::path& path);
 H5Handle open_file(const std::filesystem::path& path, bool writable = false);

@@ -182,7 +182,7 @@ struct RunFile::State {
       body();
     } catch (const OutputError& failure) {
       error = fmt::format("{}: {}; make room or choose another run.dir, and start the run again",
-                          path.string(), failure.what());
+                          path.string(), h5::brief(failure.what()));
       throw OutputError(*error);
     }
   }

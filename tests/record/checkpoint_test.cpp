@@ -1,7 +1,11 @@
 #include "espalier/record/checkpoint.h"
 
+#include <sys/resource.h>
+
 #include <array>
 #include <cmath>
+#include <csignal>
+#include <cstring>
 #include <limits>
 
 #include "espalier/record/compare.h"
@@ -161,6 +165,29 @@ TEST(Checkpoint, AnInterruptedWriteLeavesThePreviousFile) {
   Everything loaded;
   CheckpointReader(folder / "a.h5").read([&](Archive& archive) { loaded.archive(archive); });
   EXPECT_EQ(loaded.integer, 5);
+}
+
+TEST(Checkpoint, AFullDiskLeavesThePreviousFileAndALaterWriteSucceeds) {
+  const Folder folder;
+  Everything saved = sample();
+  save(folder / "a.h5", saved);
+  const std::string before = read_bytes(folder / "a.h5");
+  rlimit limit{};
+  ASSERT_EQ(getrlimit(RLIMIT_FSIZE, &limit), 0);
+  const auto old_handler = std::signal(SIGXFSZ, SIG_IGN);
+  for (const std::size_t room : {std::size_t{0}, std::size_t{3000}, before.size() - 1}) {
+    rlimit full = limit;
+    full.rlim_cur = room;
+    ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &full), 0);
+    const std::string message = output_error([&] { save(folder / "a.h5", saved); });
+    ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &limit), 0);
+    EXPECT_NE(message.find((folder / "a.h5").string()), std::string::npos) << message;
+    EXPECT_EQ(read_bytes(folder / "a.h5"), before);
+    EXPECT_FALSE(std::filesystem::exists(folder / "a.h5.tmp"));
+  }
+  std::signal(SIGXFSZ, old_handler);
+  save(folder / "a.h5", saved);
+  EXPECT_NO_THROW(CheckpointReader(folder / "a.h5"));
 }
 
 TEST(Checkpoint, NamesThePathItCannotWrite) {

@@ -5,7 +5,8 @@
 #include <sys/resource.h>
 
 #include <csignal>
-#include <optional>
+#include <cstdio>
+#include <cstdlib>
 
 #include "espalier/base/hdf5.h"
 #include "espalier/record/compare.h"
@@ -220,6 +221,29 @@ TEST(RunFile, KeepsTheFirstErrorOfAFullDisk) {
     EXPECT_EQ(output_error([&] { run.close(); }), first);
   }
   std::signal(SIGXFSZ, old_handler);
+}
+
+[[noreturn]] void exit_on_a_full_disk(const std::filesystem::path& path) {
+  std::signal(SIGXFSZ, SIG_IGN);
+  try {
+    RunFile run(path, "");
+    const rlimit full{20000, 20000};
+    setrlimit(RLIMIT_FSIZE, &full);
+    for (int i = 0; i < 5000; ++i) run.append(round_row(i));
+    run.flush();
+  } catch (const OutputError& error) {
+    std::fputs(error.what(), stderr);
+    std::exit(static_cast<int>(error.status()));
+  }
+  std::exit(0);
+}
+
+// HDF5's own exit handler would end the process with a signal instead.
+TEST(RunFileDeathTest, AProcessOnAFullDiskStillExitsWithItsStatus) {
+  testing::FLAGS_gtest_death_test_style = "threadsafe";
+  const Folder folder;
+  EXPECT_EXIT(exit_on_a_full_disk(folder / "run.h5"), testing::ExitedWithCode(4),
+              "run.h5: cannot .*: File too large; make room");
 }
 
 }  // namespace

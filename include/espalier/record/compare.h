@@ -14,12 +14,13 @@ enum class DiffScope {
   all,     ///< wall fields too
 };
 
-/// The first difference, by name ("/tasks/peak_bytes row 3: 1024 against 2048"), or nothing. NaNs
-/// are equal.
+/// The first difference, by name ("/tasks/peak_bytes row 3: 1024 against 2048"), or nothing.
+/// Values are compared bit for bit (0 and -0 differ), but NaNs are equal; a table is as long as its
+/// shortest column. OutputError where a file cannot be read or is of neither kind.
 std::optional<std::string> first_difference(const std::filesystem::path& a,
                                             const std::filesystem::path& b, DiffScope scope);
 
-/// A few aligned lines on what the file holds.
+/// A few aligned lines on what the file holds. Errors as above.
 std::string describe_file(const std::filesystem::path& path);
 
 }  // namespace espalier
