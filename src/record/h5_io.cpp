@@ -13,11 +13,6 @@ namespace espalier::h5 {
 
 namespace {
 
-// After a failed flush HDF5 1.10 crashes in its exit handler, which would replace status 4 by a
-// signal. Our files are closed by their owners, so nothing needs that handler; it can only be
-// refused before the first HDF5 call, hence before main.
-[[maybe_unused]] const herr_t kNoExitHandler = H5dont_atexit();
-
 // Strong closing: a handle forgotten somewhere must not keep a file open that is about to be
 // renamed.
 H5Handle access_list() {

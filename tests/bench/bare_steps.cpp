@@ -1,0 +1,60 @@
+// The engine's own training steps with nothing around them: no server, no messages, no merge.
+// Started by rounds.py, which compares whole runs with it:  bare_steps INPUT.ini PART PARTS
+// [--section.key=value ...] trains every PARTS-th client of every round, once a line on stdin says
+// go, and prints the seconds it took.
+
+#include <ATen/Parallel.h>
+
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <iostream>
+
+#include "espalier/app/options.h"
+#include "espalier/device/memory.h"
+#include "espalier/train/client.h"
+
+int main(int argc, char** argv) {
+  using namespace espalier;
+  install_counting_allocator();
+  at::set_num_threads(1);
+  Config config(all_options());
+  config.read_file(argv[1]);
+  const std::int64_t part = std::atoll(argv[2]), parts = std::atoll(argv[3]);
+  for (int i = 4; i < argc; ++i) {
+    const std::string word = argv[i] + 2;
+    const auto equals = word.find('=');
+    config.set(word.substr(0, equals), word.substr(equals + 1), "the command line");
+  }
+  const Experiment e = build_experiment(config);
+  const auto full = Submodel::full(*e.model.layout);
+  Parameters model(e.plans->geometry(full, Packing::aligned));
+  initialise(model, e.seed);
+  const auto dense = e.plans->geometry(full, Packing::dense);
+  auto payload = std::make_shared<Bytes>(static_cast<std::size_t>(payload_bytes(*dense)));
+  e.plans->plan(model.geometry(), *dense, nullptr, kTrained)
+      ->copy(std::as_const(model).data(), reinterpret_cast<float*>(payload->data()));
+
+  std::puts("ready");
+  std::fflush(stdout);
+  std::string line;
+  std::getline(std::cin, line);
+  const auto start = std::chrono::steady_clock::now();
+  for (std::int64_t round = 0; round < e.rounds; ++round) {
+    for (std::int64_t client = part; client < e.fleet->size(); client += parts) {
+      ClientTask task;
+      task.client = client;
+      task.nth_task = round;
+      task.base_version = round;
+      task.submodel = full;
+      ClientStepper stepper(e, make_cross_entropy, config, task,
+                            static_cast<std::int64_t>(payload->size()), payload);
+      while (stepper.step()) {
+      }
+      if (stepper.finish().first.steps == 0) return 1;
+    }
+  }
+  std::printf("%.6f\n",
+              std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+}

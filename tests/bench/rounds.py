@@ -1,0 +1,59 @@
+"""Whole runs against the bare training steps that they contain, in alternating pairs.
+
+usage: rounds.py BUILD_FOLDER [PAIRS]
+Prints `name<TAB>measured<TAB>bar<TAB>pass|miss`; a measured value is the median ratio of its pairs.
+"""
+
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+
+import h5py
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+ROOT = os.path.dirname(os.path.dirname(HERE))
+BUILD = os.path.abspath(sys.argv[1])
+PAIRS = int(sys.argv[2]) if len(sys.argv) > 2 else 5
+
+
+def bare_seconds(ini, settings, processes):
+    """The slowest of `processes` bare processes that share the clients and run at the same time."""
+    command = [os.path.join(BUILD, "tests", "bench", "bare_steps"), ini]
+    jobs = [subprocess.Popen(command + [str(part), str(processes), *settings], text=True,
+                             stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            for part in range(processes)]
+    for job in jobs:
+        assert job.stdout.readline() == "ready\n"
+    for job in jobs:
+        job.stdin.write("go\n")
+        job.stdin.flush()
+    return max(float(job.communicate()[0]) for job in jobs)
+
+
+def run_seconds(ini, settings, ranks):
+    """Seconds from the first task to the last merge of a run."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [os.path.join(BUILD, "espalier"), "run", ini, "-q", f"--run.dir={folder}",
+                   "--run.name=bench", *settings]
+        if ranks > 1:
+            command = [os.path.join(ROOT, "tools", "mpirun.sh"), "-n", str(ranks), *command]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        with h5py.File(os.path.join(folder, "bench", "run.h5")) as run:
+            return float(run["rounds/wall_time_s"][-1])
+
+
+def compare(name, ini, settings, ranks, processes, bar):
+    ini = os.path.join(HERE, ini)
+    run_seconds(ini, settings, ranks)  # warms the file cache
+    ratios = [run_seconds(ini, settings, ranks) / bare_seconds(ini, settings, processes)
+              for _ in range(PAIRS)]
+    ratio = statistics.median(ratios)
+    print(f"{name}\t{ratio:.3f}\t<= {bar:.2f}\t{'pass' if ratio <= bar else 'miss'}", flush=True)
+
+
+compare("W-small rounds, 3 ranks / 2 bare processes", "w-small.ini", [], 3, 2, 1.10)
+compare("W-small rounds, 1 rank / 1 bare process", "w-small.ini", [], 1, 1, 1.05)
+compare("W-large rounds, 3 ranks / 2 bare processes", "w-large.ini", ["--run.rounds=8"], 3, 2, 1.05)
+compare("W-large rounds, 1 rank / 1 bare process", "w-large.ini", ["--run.rounds=4"], 1, 1, 1.05)
