@@ -11,8 +11,8 @@ namespace espalier {
 namespace {
 
 constexpr std::int64_t kFloatBytes = sizeof(float);
-// Scalars (loss, its seed gradient, the norm of a gradient) and what else is below a page.
-constexpr std::int64_t kSmallTensors = 4096;
+// Scalars (loss, its seed gradient, the norm of a gradient) and the like.
+constexpr std::int64_t kSmallTensors = 1024;
 
 /// Bytes held at a time, and the most there ever were.
 class Walk {
@@ -37,11 +37,9 @@ void add_loss(std::vector<LayerCost>& layers, std::int64_t batch, std::int64_t c
   LayerCost softmax;
   softmax.output_bytes = batch * classes * kFloatBytes;
   softmax.saves_output = true;
-  // The logits stay in the hands of the caller until the loss is known.
-  softmax.forward_scratch_bytes = kSmallTensors;
   layers.push_back(softmax);
   LayerCost likelihood;
-  likelihood.output_bytes = kSmallTensors;
+  likelihood.output_bytes = kFloatBytes;
   likelihood.saves_input = true;
   layers.push_back(likelihood);
 }

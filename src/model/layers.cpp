@@ -1,5 +1,6 @@
 #include "espalier/model/layers.h"
 
+#include <ATen/Parallel.h>
 #include <ATen/Version.h>
 #include <c10/core/GradMode.h>
 #include <torch/csrc/autograd/custom_function.h>
@@ -131,7 +132,44 @@ void add_convolution_scratch(LayerCost& cost, std::int64_t in, std::int64_t out,
     const std::int64_t input = in * in_map;
     peak = std::max({in_blocks + out_blocks + weight_blocks - input, in_blocks, peak});
   }
+  // Several threads sum the weights' gradient in copies of their own.
+  constexpr std::int64_t kBarriers = 20480;
+  const std::int64_t threads = at::get_num_threads();
+  if (threads > 1) peak += threads * weight_blocks + kBarriers;
   cost.backward_scratch_bytes = peak + kSmallTensors;
+}
+
+// ---- Linear
+// ------------------------------------------------------------------------------------------------
+// Adds the weight's gradient straight to its place in the flat buffer, by the matrix product
+// itself: autograd would make a second copy of the largest tensor of the model first, and add it in
+// another pass. The sums are the same (the buffer starts at zero).
+struct Linear : torch::autograd::Function<Linear> {
+  static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& x,
+                            const at::Tensor& weight, const at::Tensor& bias) {
+    context->save_for_backward({x, weight});
+    return at::linear(x, weight, bias);
+  }
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
+                                                 torch::autograd::variable_list gradients) {
+    const auto saved = context->get_saved_variables();
+    const at::Tensor& x = saved[0];
+    const at::Tensor& weight = saved[1];
+    const at::Tensor& g = gradients[0];
+    at::Tensor input;
+    if (context->needs_input_grad(0)) input = g.mm(weight);
+    at::Tensor place = weight.grad();
+    if (place.defined()) {
+      place.addmm_(g.t(), x);
+      return {input, at::Tensor(), g.sum(0)};
+    }
+    return {input, g.t().mm(x), g.sum(0)};
+  }
+};
+
+at::Tensor apply_linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
+  if (c10::GradMode::is_enabled() && weight.requires_grad()) return Linear::apply(x, weight, bias);
+  return at::linear(x, weight, bias);
 }
 
 /// The most groups, at most `groups`, that divide `width`.
@@ -197,7 +235,8 @@ Layer linear(Layout& layout, int block, const std::string& name, int in_axis,
   Layer layer;
   layer.forward = [=](const Parameters& p, const at::Tensor& x, Context& context) {
     const at::Tensor flat = x.dim() > 2 ? x.flatten(1) : x;
-    return scaled(at::linear(flat, p[weight], p[bias]), p.submodel(), out_axis, cuttable, context);
+    return scaled(apply_linear(flat, p[weight], p[bias]), p.submodel(), out_axis, cuttable,
+                  context);
   };
   layer.cost = [=](const Submodel& submodel, std::int64_t batch, std::vector<std::int64_t>& shape) {
     const std::int64_t in = submodel.width(in_axis) * positions;
@@ -210,9 +249,7 @@ Layer linear(Layout& layout, int block, const std::string& name, int in_axis,
     cost.output_bytes = batch * out * kFloatBytes;
     cost.saves_input = true;
     cost.input_gradient = !first;
-    cost.forward_scratch_bytes = kSmallTensors;
-    // The gradients of weight and bias, before they are added to the flat buffer.
-    cost.backward_scratch_bytes = (in + 1) * out * kFloatBytes + kSmallTensors;
+    cost.backward_scratch_bytes = out * kFloatBytes;  // the bias's gradient
     return cost;
   };
   return layer;

@@ -2,11 +2,10 @@
 #include <c10/core/GradMode.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <map>
-#include <numeric>
-#include <optional>
 #include <string>
 #include <vector>
 
@@ -193,6 +192,50 @@ TEST(Families, MlpEqualsItsFormula) {
   at::Tensor h = at::relu(at::mm(x.view({5, 784}), v["fc1.weight"].t()) + v["fc1.bias"]);
   h = at::relu(at::mm(h, v["fc2.weight"].t()) + v["fc2.bias"]);
   expect_close(run(model, p, x), at::mm(h, v["fc3.weight"].t()) + v["fc3.bias"]);
+}
+
+TEST(Families, MlpTrainsBitForBitAsPlainATen) {
+  // The engine adds each weight's gradient inside the matrix product; autograd adds it afterwards.
+  for (const std::int64_t batch : {1, 3, 20, 64}) {
+    const Model model = make({{"name", "mlp"}, {"hidden", "200,37"}});
+    Parameters p = full_values(model);
+    p.attach_gradients();
+    const Named v(model, p);
+    const at::Tensor x = images(batch, {1, 28, 28});
+    const at::Tensor y = at::arange(batch, at::kLong).remainder(10);
+    Context context;
+    context.mode = Mode::train;
+    const at::Tensor ours = forward(model, p, x, context);
+    at::cross_entropy_loss(ours, y).backward();
+    const at::Tensor gradients = p.gradients().clone();
+    p.zero_gradients();
+    at::Tensor h = at::relu(at::linear(x.flatten(1), v["fc1.weight"], v["fc1.bias"]));
+    h = at::relu(at::linear(h, v["fc2.weight"], v["fc2.bias"]));
+    const at::Tensor theirs = at::linear(h, v["fc3.weight"], v["fc3.bias"]);
+    at::cross_entropy_loss(theirs, y).backward();
+    EXPECT_TRUE(same_bits(ours.detach(), theirs.detach())) << batch;
+    EXPECT_TRUE(same_bits(gradients, p.gradients())) << batch;
+    EXPECT_GT(gradients.abs().max().item<double>(), 0);
+  }
+}
+
+TEST(Families, GradientsOfTwoPassesAddUp) {
+  for (const Settings& settings : kFamilies) {
+    const Model model = make(settings);
+    Parameters p = full_values(model);
+    p.attach_gradients();
+    const at::Tensor x = images(4, {1, 28, 28});
+    const auto pass = [&] {
+      Context context;
+      context.mode = Mode::train;
+      forward(model, p, x, context).square().sum().backward();
+    };
+    pass();
+    const at::Tensor once = p.gradients().clone();
+    pass();
+    expect_close(p.gradients(), once * 2, 1e-3);
+    EXPECT_GT(once.abs().max().item<double>(), 0.1);
+  }
 }
 
 TEST(Families, LenetEqualsPlainATenForwardAndBack) {
