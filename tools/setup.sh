@@ -10,7 +10,7 @@ SETUP_LOG=$ESPALIER_ROOT/build/setup.log
 export CCACHE_SLOPPINESS=${CCACHE_SLOPPINESS:-pch_defines,time_macros}
 
 BUILD_PACKAGES=(build-essential cmake ninja-build ccache pkg-config git openmpi-bin libopenmpi-dev libhdf5-dev
-  libboost-program-options-dev librandom123-dev libfmt-dev libspdlog-dev libxxhash-dev nlohmann-json3-dev
+  libboost-program-options-dev librandom123-dev libfmt-dev libxxhash-dev nlohmann-json3-dev
   zlib1g-dev python3-venv)
 TEST_PACKAGES=(libgtest-dev libbenchmark-dev clang-tidy)
 

@@ -6,6 +6,7 @@
 #include <cstdio>
 
 #include "espalier/app/options.h"
+#include "espalier/app/request.h"
 #include "espalier/comm/environment.h"
 #include "espalier/config/describe.h"
 #include "espalier/data/dataset.h"
@@ -131,14 +132,16 @@ int version_command() {
 }
 
 std::string usage() {
-  return "Espalier: train large models together on many weak machines.\n\n"
-         "espalier run INPUT.ini [--section.key=value ...] [--overwrite] [--check] "
-         "[--print-config] [-q | -v]\n"
-         "espalier list [methods|models|datasets|devices|options]\n"
-         "espalier explain NAME            an option, a method, a model, a device\n"
-         "espalier info FILE.h5            what is in a run or checkpoint file\n"
-         "espalier diff [--values | --all] A.h5 B.h5\n"
-         "espalier --version\n";
+  std::string text =
+      "Espalier: train large models together on many weak machines.\n\n"
+      "espalier run INPUT.ini [FLAG ...] [--section.key=value ...]\n"
+      "espalier list [methods|models|datasets|devices|options]\n"
+      "espalier explain NAME            an option, a method, a model, a device\n"
+      "espalier info FILE.h5            what is in a run or checkpoint file\n"
+      "espalier diff [--values | --all] A.h5 B.h5\n"
+      "espalier --version\n\n";
+  text += describe_flags();
+  return text;
 }
 
 }  // namespace espalier

@@ -12,6 +12,7 @@
 
 #include "espalier/app/commands.h"
 #include "espalier/app/options.h"
+#include "espalier/app/request.h"
 #include "espalier/app/run_directory.h"
 #include "espalier/base/hash.h"
 #include "espalier/base/log.h"
@@ -23,50 +24,6 @@
 
 namespace espalier {
 namespace {
-
-struct Request {
-  std::string input;
-  bool overwrite = false;
-  bool check = false;
-  bool print_config = false;
-  Verbosity verbosity = Verbosity::normal;
-  std::vector<std::pair<std::string, std::string>> settings;  // --section.key=value
-};
-
-Request parse(const std::vector<std::string>& arguments) {
-  Request r;
-  for (const std::string& word : arguments) {
-    if (word == "--overwrite") {
-      r.overwrite = true;
-    } else if (word == "--check") {
-      r.check = true;
-    } else if (word == "--print-config") {
-      r.print_config = true;
-    } else if (word == "-q") {
-      r.verbosity = Verbosity::quiet;
-    } else if (word == "-v") {
-      r.verbosity = Verbosity::verbose;
-    } else if (word.starts_with("--")) {
-      const auto equals = word.find('=');
-      const std::string key = word.substr(2, equals == std::string::npos ? equals : equals - 2);
-      if (key.find('.') == std::string::npos) {
-        throw InputError(fmt::format("unknown flag '{}'; `espalier --help` lists the flags", word));
-      }
-      if (equals == std::string::npos) {
-        throw InputError(fmt::format("'{}' needs a value: {}=VALUE", word, word));
-      }
-      r.settings.emplace_back(key, word.substr(equals + 1));
-    } else if (word.starts_with("-")) {
-      throw InputError(fmt::format("unknown flag '{}'; `espalier --help` lists the flags", word));
-    } else if (r.input.empty()) {
-      r.input = word;
-    } else {
-      throw InputError(fmt::format("one input file at a time: '{}' or '{}'?", r.input, word));
-    }
-  }
-  if (r.input.empty()) throw InputError("run needs an input file: espalier run INPUT.ini");
-  return r;
-}
 
 std::string best_isa() {
   return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
@@ -269,7 +226,7 @@ int run_command(int* argc, char*** argv, const std::vector<std::string>& argumen
   std::optional<Config> config;
   RuleNames names;
   attempt([&] {
-    request = parse(arguments);
+    request = parse_request(arguments);
     set_verbosity(request.verbosity);
     config.emplace(read_config(request));
     names = choose_rules(catalogue(), *config);

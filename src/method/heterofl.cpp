@@ -28,7 +28,7 @@ class MaskedCrossEntropy : public LocalObjective {
   void begin(const LocalView& view) override {
     if (!masked_) return;
     const Experiment& e = view.experiment;
-    absent_ = at::ones({e.data.shape.classes}, at::kBool);
+    absent_ = at::ones({e.model.shape.classes}, at::kBool);
     for (std::int64_t c : e.partition->classes(view.client, *e.data.train)) {
       absent_.data_ptr<bool>()[c] = false;
     }

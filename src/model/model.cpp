@@ -47,11 +47,24 @@ void declare_model_options(OptionTable& table) {
   table.add({"model.groups", OptionType::integer, "4",
              "group norm: most groups (the largest number that divides the kept width is used)", "",
              1, 1e6});
+  table.add({"model.classes", OptionType::integer, "0",
+             "outputs of the classifier; 0 = the classes of the data", "", 0, 1e9});
   for (const auto& item : model_families().items()) item.value.declare(table);
 }
 
-Model build_model(const Config& config, const DataShape& shape) {
+Model build_model(const Config& config, const DataShape& data) {
   const auto& family = model_families().get(config.text("model.name"));
+  DataShape shape = data;
+  const std::int64_t classes = config.integer("model.classes");
+  if (classes > 0) {
+    if (data.classes > classes) {
+      throw InputError(
+          fmt::format("the data has {} classes, but the model only {}: set model.classes to at "
+                      "least {}, or to 0",
+                      data.classes, classes, data.classes));
+    }
+    shape.classes = classes;
+  }
   if (shape.classes < 2) {
     throw InputError(
         fmt::format("the data has {} classes; a classifier needs at least 2", shape.classes));

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -35,6 +36,13 @@ class BadInput(ProgramTest):
 
     def test_unknown_flag(self):
         self.refused(2, "--restart", "--restart")
+        self.refused(2, "--over", "--over")  # no abbreviations
+
+    def test_a_setting_without_its_value(self):
+        self.refused(2, "--train.lr=VALUE", "--train.lr")
+
+    def test_two_input_files(self):
+        self.refused(2, "one input file", self.input)
 
     def test_unknown_method(self):
         self.refused(2, "there are: fedavg", "--method.name=fedavrg")
@@ -42,8 +50,40 @@ class BadInput(ProgramTest):
     def test_missing_data(self):
         self.refused(3, "mnist", "--data.name=mnist", f"--data.dir={self.path('absent')}")
 
+    def write_mnist(self, name, images=10, label=3, cut=0):
+        """A folder of MNIST files with `images` samples; the images' file lacks its last `cut` bytes."""
+        folder = self.path(name)
+        os.makedirs(folder)
+        for part in ("train", "t10k"):
+            pixels = struct.pack(">IIII", 0x803, images, 28, 28) + bytes(images * 28 * 28)
+            labels = struct.pack(">II", 0x801, images) + bytes([0] * (images - 1) + [label])
+            for kind, content in (("images-idx3", pixels[:len(pixels) - cut]), ("labels-idx1", labels)):
+                with open(os.path.join(folder, f"{part}-{kind}-ubyte"), "wb") as file:
+                    file.write(content)
+        return folder
+
+    def refused_mnist(self, words, ranks=1, **damage):
+        folder = self.write_mnist(f"data{ranks}", **damage)
+        self.refused(3, words, "--data.name=mnist", f"--data.dir={folder}", "--data.partition=iid",
+                     "--clients.count=2", "--clients.fleet=", ranks=ranks)
+
+    def test_truncated_data(self):
+        for ranks in (1, 3):
+            self.refused_mnist("train-images-idx3-ubyte is cut short", cut=100, ranks=ranks)
+
+    def test_a_label_out_of_range(self):
+        for ranks in (1, 3):
+            self.refused_mnist("label 12 of sample 9", label=12, ranks=ranks)
+
+    def test_more_classes_than_the_model_has(self):
+        for ranks in (1, 3):
+            self.refused(2, "model.classes", "--model.classes=4", ranks=ranks)
+
+    def test_a_model_with_more_classes_than_the_data_learns(self):
+        self.run_ok("wide", "--model.classes=13", "--method.name=heterofl")
+
     def test_more_clients_than_samples(self):
-        self.refused(2, "clients", "--clients.count=700", "--clients.fleet=", "--data.partition=iid")
+        self.refused(2, "600", "--clients.count=700", "--clients.fleet=", "--data.partition=iid")
 
     def test_window_that_can_never_close(self):
         self.refused(2, "window.min_updates", "--window.min_updates=8")

@@ -7,6 +7,9 @@
 #include <c10/core/GradMode.h>
 #include <gtest/gtest.h>
 
+#include <numeric>
+
+#include "espalier/device/memory.h"
 #include "espalier/train/evaluate.h"
 
 namespace espalier {
@@ -57,6 +60,44 @@ Trained train(const Experiment& e, const Config& config, std::int64_t base_versi
   Trained trained{result, std::vector<float>(bytes->size() / sizeof(float))};
   std::memcpy(trained.values.data(), bytes->data(), bytes->size());
   return trained;
+}
+
+TEST(ClientStepper, PeaksDoNotDependOnTheOrderOfSteps) {
+  // Three tasks of different widths, taken to their ends in every order, and step by step in turn.
+  install_counting_allocator();
+  at::set_num_threads(1);
+  const Config config = small_config("[train]\nmomentum = 0.9\n");
+  const Experiment e = build_experiment(config);
+  const std::vector<std::int64_t> widths{32, 16, 4};
+  const auto run = [&](const std::vector<std::size_t>& turns) {
+    std::vector<std::unique_ptr<ClientStepper>> steppers;
+    for (const std::int64_t width : widths) {
+      ClientTask task;
+      task.submodel = Submodel::full(*e.model.layout);
+      std::vector<std::int64_t> units(static_cast<std::size_t>(width));
+      std::iota(units.begin(), units.end(), 0);
+      task.submodel.keep(1, units);
+      const auto dense = e.plans->geometry(task.submodel, Packing::dense);
+      auto payload = std::make_shared<Bytes>(static_cast<std::size_t>(payload_bytes(*dense)));
+      steppers.push_back(std::make_unique<ClientStepper>(e, make_cross_entropy, config, task,
+                                                         payload_bytes(*dense), payload));
+    }
+    for (const std::size_t turn : turns) steppers[turn]->step();
+    std::vector<std::int64_t> peaks;
+    for (auto& stepper : steppers) {
+      while (stepper->step()) {
+      }
+      peaks.push_back(stepper->finish().first.peak_bytes);
+    }
+    return peaks;
+  };
+  const auto reference = run({});
+  EXPECT_GT(reference[0], reference[1]);
+  EXPECT_GT(reference[1], reference[2]);
+  const std::vector<std::size_t> whole(20, 2);
+  EXPECT_EQ(run(whole), reference);
+  EXPECT_EQ(run({2, 1, 0, 0, 1, 2, 1, 1, 2, 0}), reference);
+  EXPECT_EQ(run({1, 1, 1, 2, 0, 2, 0}), reference);
 }
 
 /// Three linear layers and SGD with momentum and weight decay, on separate tensors.

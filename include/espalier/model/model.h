@@ -95,10 +95,12 @@ ModelFamily mlp_family();
 ModelFamily lenet_family();
 ModelFamily cnn_family();
 const Registry<ModelFamily>& model_families();
-/// Declares "model.name", "model.norm", "model.groups" and every family's options ("model.hidden",
+/// Declares "model.name", "model.norm", "model.groups", "model.classes" and every family's options
+/// ("model.hidden",
 /// ...).
 void declare_model_options(OptionTable& table);
-/// Builds what "model.name" asks for. InputError where sizes do not fit the data.
-Model build_model(const Config& config, const DataShape& shape);
+/// Builds what "model.name" asks for, with model.classes outputs (0: as many as the data has).
+/// InputError where sizes do not fit the data.
+Model build_model(const Config& config, const DataShape& data);
 
 }  // namespace espalier

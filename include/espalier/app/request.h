@@ -1,0 +1,26 @@
+#pragma once
+// What the user asks of `espalier run`: an input file, flags, and values that replace the file's.
+
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "espalier/base/log.h"
+
+namespace espalier {
+
+struct Request {
+  std::string input;
+  bool overwrite = false;
+  bool check = false;
+  bool print_config = false;
+  Verbosity verbosity = Verbosity::normal;
+  std::vector<std::pair<std::string, std::string>> settings;  ///< --section.key=value
+};
+
+/// InputError where a word is neither an input file, nor a flag, nor --section.key=value.
+Request parse_request(std::vector<std::string> arguments);
+/// The flags, one per line with a word of help.
+std::string describe_flags();
+
+}  // namespace espalier
