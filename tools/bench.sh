@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs the benchmarks and prints one table: name, measured, bar, pass or miss.  tools/bench.sh [WORD...]
-# With words, only the benchmarks whose file name contains one of them. A benchmark is a program that CMake's target
-# `benches` builds below build/tests/bench, or a script tests/bench/*.sh; it prints lines of four fields separated
+# With words, only the benchmarks whose file name contains one of them. A benchmark is a program *_bench that CMake's
+# target `benches` builds below build/tests/bench, or a script tests/bench/*.sh; it prints lines of four fields separated
 # by tabs (name, measured, bar, pass|miss); other lines it prints are notes and go to the log.
 # Leave the machine alone while it runs. Status: 0 all pass, 1 something missed, 2 a benchmark failed.
 set -euo pipefail
@@ -17,7 +17,7 @@ build_target "build the program" espalier -DESPALIER_BENCH=ON
 step "build the benchmarks" cmake --build build --target benches
 
 mapfile -t programs < <({
-  find build/tests/bench -maxdepth 1 -type f -perm -u+x ! -name '*.so*' 2>/dev/null
+  find build/tests/bench -maxdepth 1 -type f -name '*_bench' 2>/dev/null
   find tests/bench -maxdepth 1 -name '*.sh' 2>/dev/null
 } | sort)
 

@@ -36,7 +36,7 @@ void ByteArchive::value(const char*, double& value) { raw(&value, sizeof(value))
 void ByteArchive::value(const char*, std::string& value) { list(value); }
 void ByteArchive::value(const char*, std::vector<std::int64_t>& values) { list(values); }
 void ByteArchive::value(const char*, std::vector<double>& values) { list(values); }
-void ByteArchive::value(const char*, std::vector<std::byte>& bytes) { list(bytes); }
+void ByteArchive::value(const char*, Bytes& bytes) { list(bytes); }
 
 void ByteArchive::value(const char* name, std::span<float> values) {
   auto count = static_cast<std::int64_t>(values.size());

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <numeric>
 #include <queue>
+#include <set>
 #include <utility>
 
 #include "espalier/base/error.h"
@@ -223,11 +224,10 @@ std::span<const std::int64_t> Partition::samples(std::int64_t client) const {
 }
 
 std::vector<std::int64_t> Partition::classes(std::int64_t client, const Split& train) const {
-  std::vector<std::int64_t> labels;
-  for (const std::int64_t index : samples(client)) labels.push_back(train.label(index));
-  std::sort(labels.begin(), labels.end());
-  labels.erase(std::unique(labels.begin(), labels.end()), labels.end());
-  return labels;
+  const at::Tensor labels = train.labels(samples(client)).flatten();
+  const std::int64_t* first = labels.const_data_ptr<std::int64_t>();
+  const std::set<std::int64_t> classes(first, first + labels.numel());
+  return {classes.begin(), classes.end()};
 }
 
 std::vector<std::int64_t> epoch_order(std::uint64_t seed, std::int64_t client,

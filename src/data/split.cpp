@@ -29,7 +29,7 @@ class ByteSplit final : public Split {
   std::int64_t size() const override { return static_cast<std::int64_t>(labels_.size()); }
   std::int64_t label(std::int64_t index) const override { return labels_.at(index); }
 
-  at::Tensor inputs(std::span<const std::int64_t> indices) const override {
+  at::Tensor inputs(std::span<const std::int64_t> indices, Stream*) const override {
     std::vector<std::int64_t> extents{static_cast<std::int64_t>(indices.size())};
     extents.insert(extents.end(), shape_.begin(), shape_.end());
     at::Tensor batch = at::empty(extents, at::kFloat);

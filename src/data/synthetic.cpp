@@ -22,7 +22,7 @@ class FloatSplit final : public Split {
       : shape_(std::move(shape)), values_(std::move(values)), count_(count), classes_(classes) {}
   std::int64_t size() const override { return count_; }
   std::int64_t label(std::int64_t index) const override { return index % classes_; }
-  at::Tensor inputs(std::span<const std::int64_t> indices) const override {
+  at::Tensor inputs(std::span<const std::int64_t> indices, Stream*) const override {
     std::vector<std::int64_t> extents{static_cast<std::int64_t>(indices.size())};
     extents.insert(extents.end(), shape_.begin(), shape_.end());
     at::Tensor batch = at::empty(extents, at::kFloat);

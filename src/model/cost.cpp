@@ -1,7 +1,6 @@
 #include "espalier/model/cost.h"
 
 #include <algorithm>
-#include <iterator>
 #include <utility>
 
 #include "espalier/base/error.h"
@@ -14,87 +13,126 @@ constexpr std::int64_t kFloatBytes = sizeof(float);
 // Scalars (loss, its seed gradient, the norm of a gradient) and the like.
 constexpr std::int64_t kSmallTensors = 1024;
 
-/// Bytes held at a time, and the most there ever were.
+/// Counts who holds which piece of memory, as the reference counts of tensors do.
 class Walk {
  public:
-  void hold(std::int64_t bytes) {
+  /// A new piece with one holder.
+  int make(std::int64_t bytes) {
+    pieces_.push_back({bytes, 0});
+    hold(static_cast<int>(pieces_.size()) - 1);
+    return static_cast<int>(pieces_.size()) - 1;
+  }
+  void hold(int piece) {
+    if (pieces_[piece].holders++ == 0) grow(pieces_[piece].bytes);
+  }
+  void drop(int piece) {
+    if (--pieces_[piece].holders == 0) live_ -= pieces_[piece].bytes;
+  }
+  int holders(int piece) const { return pieces_[piece].holders; }
+  void grow(std::int64_t bytes) {
     live_ += bytes;
     peak_ = std::max(peak_, live_);
   }
-  void release(std::int64_t bytes) { live_ -= bytes; }
+  void shrink(std::int64_t bytes) { live_ -= bytes; }
   /// Held for a moment.
   void touch(std::int64_t bytes) { peak_ = std::max(peak_, live_ + bytes); }
   std::int64_t peak() const { return peak_; }
 
  private:
+  struct Piece {
+    std::int64_t bytes;
+    int holders;
+  };
+  std::vector<Piece> pieces_;
   std::int64_t live_ = 0;
   std::int64_t peak_ = 0;
 };
 
-/// Log-softmax and negative log-likelihood as two more layers: the first keeps its output, the
+/// Log-softmax and negative log-likelihood as two more nodes: the first keeps its output, the
 /// second is scalar.
-void add_loss(std::vector<LayerCost>& layers, std::int64_t batch, std::int64_t classes) {
-  LayerCost softmax;
-  softmax.output_bytes = batch * classes * kFloatBytes;
+void add_loss(CostTape& tape, std::int64_t rows, std::int64_t classes) {
+  NodeCost softmax;
+  softmax.output_bytes = rows * classes * kFloatBytes;
   softmax.saves_output = true;
-  layers.push_back(softmax);
-  LayerCost likelihood;
+  tape.add(softmax);
+  NodeCost likelihood;
   likelihood.output_bytes = kFloatBytes;
   likelihood.saves_input = true;
-  layers.push_back(likelihood);
+  tape.add(likelihood);
 }
 
-/// Peak bytes of one pass forward and back. An activation lives until the next layer has read it,
-/// or, where one of its two neighbours saves it, until the backward pass has passed the earlier of
-/// them; a gradient until the layer before it has its own. The batch itself (bytes before the first
-/// layer) is held throughout.
-std::int64_t activation_peak(std::int64_t batch_bytes, const std::vector<LayerCost>& layers) {
+/// Peak bytes of one pass forward and back. An output lives until its last reader has run, and as
+/// long as a node has it saved for its own backward pass; a gradient until its node has passed it
+/// on. The batch itself is held throughout.
+std::int64_t activation_peak(std::int64_t batch_bytes, const std::vector<NodeCost>& nodes) {
   Walk walk;
-  walk.hold(batch_bytes);
-  const auto count = static_cast<int>(layers.size());
-  // Which buffer (numbered by the layer that made it, -1 the batch) each layer writes, and who
-  // keeps it longest.
-  std::vector<int> buffer(layers.size());
-  std::vector<int> keeper(layers.size(), -1);
-  const auto input_of = [&](int i) { return i == 0 ? -1 : buffer[i - 1]; };
-  for (int i = count - 1; i >= 0; --i) buffer[i] = i;
+  const int batch = walk.make(batch_bytes);
+  const auto count = static_cast<int>(nodes.size());
+  std::vector<int> piece(nodes.size());
+  std::vector<int> last_reader(nodes.size(), -1);
   for (int i = 0; i < count; ++i) {
-    if (layers[i].in_place) buffer[i] = input_of(i);
-  }
-  for (int i = count - 1; i >= 0; --i) {
-    if (layers[i].saves_input && input_of(i) >= 0) keeper[input_of(i)] = i;
-    if (layers[i].saves_output && buffer[i] >= 0) keeper[buffer[i]] = i;
-  }
-  const auto last_reader = [&](int b) {
-    int reader = b;
-    for (int i = b + 1; i < count; ++i) {
-      if (input_of(i) == b) reader = i;
+    for (const int input : nodes[i].inputs) {
+      if (input >= 0) last_reader[input] = i;
     }
-    return reader;
+  }
+  const auto piece_of = [&](int node) { return node < 0 ? batch : piece[node]; };
+  const auto saved = [&](int node, auto&& act) {
+    if (nodes[node].saves_input) {
+      for (const int input : nodes[node].inputs) act(piece_of(input));
+    }
+    if (nodes[node].saves_output) act(piece[node]);
   };
 
   for (int i = 0; i < count; ++i) {
-    const LayerCost& layer = layers[i];
-    if (!layer.in_place) walk.hold(layer.output_bytes);
-    walk.hold(layer.saved_bytes);
-    walk.touch(layer.forward_scratch_bytes);
-    const int input = input_of(i);
-    if (input >= 0 && keeper[input] < 0 && last_reader(input) == i) {
-      walk.release(layers[input].output_bytes);
+    const NodeCost& node = nodes[i];
+    if (node.in_place) {
+      piece[i] = piece_of(node.inputs[0]);
+      walk.hold(piece[i]);
+    } else {
+      piece[i] = walk.make(node.output_bytes);
+    }
+    saved(i, [&](int p) { walk.hold(p); });
+    walk.grow(node.saved_bytes);
+    walk.touch(node.forward_scratch_bytes);
+    for (const int input : node.inputs) {
+      if (input >= 0 && last_reader[input] == i) {
+        walk.drop(piece[input]);
+        last_reader[input] = -1;
+      }
     }
   }
+
+  std::vector<int> gradient(nodes.size(), -1);
+  gradient[count - 1] = walk.make(nodes[count - 1].output_bytes);
   for (int i = count - 1; i >= 0; --i) {
-    const LayerCost& layer = layers[i];
-    const std::int64_t input_gradient =
-        layer.input_gradient && i > 0 ? layers[i - 1].output_bytes : 0;
-    if (i == count - 1) walk.hold(layer.output_bytes);
-    walk.hold(input_gradient);
-    walk.touch(layer.backward_scratch_bytes);
-    walk.release(layer.output_bytes);
-    walk.release(layer.saved_bytes);
-    for (int b = 0; b < count; ++b) {
-      if (keeper[b] == i) walk.release(layers[b].output_bytes);
+    const NodeCost& node = nodes[i];
+    if (gradient[i] >= 0) {
+      for (const int input : node.inputs) {
+        if (input < 0 || !node.input_gradient) continue;
+        const std::int64_t bytes = nodes[input].output_bytes;
+        int own = gradient[i];
+        if (node.passes_gradient) {
+          walk.hold(own);
+        } else {
+          own = walk.make(bytes);
+        }
+        int& sum = gradient[input];
+        if (sum < 0) {
+          sum = own;
+        } else if (walk.holders(sum) == 1) {
+          walk.drop(own);  // added in place
+        } else {
+          const int added = walk.make(bytes);
+          walk.drop(own);
+          walk.drop(sum);
+          sum = added;
+        }
+      }
+      walk.touch(node.backward_scratch_bytes);
+      walk.drop(gradient[i]);
     }
+    saved(i, [&](int p) { walk.drop(p); });
+    walk.shrink(node.saved_bytes);
   }
   return walk.peak();
 }
@@ -103,28 +141,26 @@ std::int64_t activation_peak(std::int64_t batch_bytes, const std::vector<LayerCo
 
 TrainingCost training_cost(const Model& model, const Submodel& submodel, std::int64_t batch,
                            int optimizer_copies, std::int64_t extra_bytes) {
-  TrainingCost cost;
-  std::vector<LayerCost> layers;
-  std::vector<std::int64_t> shape = model.shape.sample;
-  std::int64_t batch_bytes = batch * static_cast<std::int64_t>(sizeof(std::int64_t));  // labels
-  std::int64_t sample = kFloatBytes;
-  for (const std::int64_t size : shape) sample *= size;
-  batch_bytes += batch * sample;
+  CostTape tape{submodel, batch, model.shape.sample, {}, -1};
+  const std::int64_t values = tape.elements();
+  const std::int64_t value_bytes = model.shape.vocabulary > 0 ? sizeof(std::int64_t) : kFloatBytes;
+  const std::int64_t rows = batch * model.shape.targets();
+  const std::int64_t labels = rows * static_cast<std::int64_t>(sizeof(std::int64_t));
   for (std::size_t i = 0; i < model.blocks.size(); ++i) {
-    if (!submodel.has_block(static_cast<int>(i))) continue;
-    BlockCost block = model.blocks[i].cost(submodel, batch, shape);
-    cost.parameters += block.parameters;
-    cost.forward_flops += block.forward_flops;
-    std::move(block.layers.begin(), block.layers.end(), std::back_inserter(layers));
+    if (submodel.has_block(static_cast<int>(i))) model.blocks[i].cost(tape);
   }
+  TrainingCost cost;
+  for (const NodeCost& node : tape.nodes) cost.forward_flops += node.forward_flops;
   cost.step_flops = 3 * cost.forward_flops;
-  add_loss(layers, batch, model.shape.classes);
+  add_loss(tape, rows, model.shape.classes);
 
   const Geometry geometry(model.layout, submodel, Packing::aligned);
   const std::int64_t trained = geometry.kind_range(Kind::trainable).size();
-  cost.message_bytes = geometry.count(Kind::trainable) * kFloatBytes;
+  cost.parameters = geometry.count(Kind::trainable);
+  cost.message_bytes = cost.parameters * kFloatBytes;
   cost.model_bytes = (geometry.size() + (1 + optimizer_copies) * trained) * kFloatBytes;
-  cost.activation_bytes = activation_peak(batch_bytes, layers) + kSmallTensors;
+  cost.activation_bytes =
+      activation_peak(values * value_bytes + labels, tape.nodes) + kSmallTensors;
   cost.peak_bytes = cost.message_bytes + cost.model_bytes + cost.activation_bytes + extra_bytes;
   return cost;
 }

@@ -21,12 +21,6 @@ constexpr std::int64_t kFloatBytes = sizeof(float);
 // counted.
 constexpr std::int64_t kSmallTensors = 4096;
 
-std::int64_t elements(const std::vector<std::int64_t>& shape) {
-  std::int64_t n = 1;
-  for (const std::int64_t size : shape) n *= size;
-  return n;
-}
-
 std::int64_t round_up(std::int64_t value, std::int64_t unit) {
   return (value + unit - 1) / unit * unit;
 }
@@ -47,9 +41,7 @@ at::Tensor scaled(at::Tensor y, const Submodel& submodel, int axis, bool cuttabl
   return y.div_(kept / full);
 }
 
-// ---- Convolution
-// ------------------------------------------------------------------------------------------- With
-// a single input channel LibTorch's own im2col kernel is up to five times as fast forward as
+// With a single input channel LibTorch's own im2col kernel is up to five times as fast forward as
 // oneDNN, which pads the channels to a vector; oneDNN stays ahead backward and with more channels.
 // Few samples at a time keep the columns in cache, and their memory small.
 constexpr std::int64_t kSamplesAtOnce = 4;
@@ -109,8 +101,8 @@ at::Tensor convolve(const at::Tensor& x, const at::Tensor& weight, const at::Ten
 /// Memory that oneDNN takes beside input and output: copies in blocks of 16 (AVX-512) or 8
 /// channels. Measured with oneDNN 3 on 1 to 64 channels and maps of 8 to 28: an upper bound
 /// throughout, tight where maps are large.
-void add_convolution_scratch(LayerCost& cost, std::int64_t in, std::int64_t out,
-                             std::int64_t in_map, std::int64_t out_map, std::int64_t kernel) {
+void add_convolution_scratch(NodeCost& cost, std::int64_t in, std::int64_t out, std::int64_t in_map,
+                             std::int64_t out_map, std::int64_t kernel) {
   const bool wide = at::get_cpu_capability() == "AVX512";
   const std::int64_t lanes = wide ? 16 : 8;
   const std::int64_t in_blocks = round_up(in, lanes) * in_map;
@@ -139,8 +131,6 @@ void add_convolution_scratch(LayerCost& cost, std::int64_t in, std::int64_t out,
   cost.backward_scratch_bytes = peak + kSmallTensors;
 }
 
-// ---- Linear
-// ------------------------------------------------------------------------------------------------
 // Adds the weight's gradient straight to its place in the flat buffer, by the matrix product
 // itself: autograd would make a second copy of the largest tensor of the model first, and add it in
 // another pass. The sums are the same (the buffer starts at zero).
@@ -198,14 +188,16 @@ Layer conv2d(Layout& layout, int block, const std::string& name, int in_axis, in
     return scaled(convolve(x, p[weight], p[bias], s, first), p.submodel(), out_axis, cuttable,
                   context);
   };
-  layer.cost = [=](const Submodel& submodel, std::int64_t batch, std::vector<std::int64_t>& shape) {
-    const std::int64_t in = submodel.width(in_axis);
-    const std::int64_t out = submodel.width(out_axis);
+  layer.cost = [=](CostTape& tape) {
+    const std::int64_t in = tape.submodel.width(in_axis);
+    const std::int64_t out = tape.submodel.width(out_axis);
+    const std::int64_t batch = tape.batch;
+    std::vector<std::int64_t>& shape = tape.shape;
     const std::int64_t in_map = batch * shape[1] * shape[2] * kFloatBytes;
     for (int i : {1, 2}) shape[i] = (shape[i] + 2 * s.padding - s.kernel) / s.stride + 1;
     shape[0] = out;
     const std::int64_t positions = batch * shape[1] * shape[2];
-    LayerCost cost;
+    NodeCost cost;
     cost.forward_flops = positions * out * (2 * s.kernel * s.kernel * in + 1);
     cost.output_bytes = positions * out * kFloatBytes;
     cost.saves_input = true;
@@ -216,7 +208,7 @@ Layer conv2d(Layout& layout, int block, const std::string& name, int in_axis, in
                                        shape[1] * shape[2] * kFloatBytes +
                                    kSmallTensors;
     }
-    return cost;
+    tape.add(cost);
   };
   return layer;
 }
@@ -238,19 +230,20 @@ Layer linear(Layout& layout, int block, const std::string& name, int in_axis,
     return scaled(apply_linear(flat, p[weight], p[bias]), p.submodel(), out_axis, cuttable,
                   context);
   };
-  layer.cost = [=](const Submodel& submodel, std::int64_t batch, std::vector<std::int64_t>& shape) {
-    const std::int64_t in = submodel.width(in_axis) * positions;
-    const std::int64_t out = submodel.width(out_axis);
-    ESPALIER_CHECK(elements(shape) == in, "{} gets {} values, expects {}", name, elements(shape),
-                   in);
-    shape = {out};
-    LayerCost cost;
+  layer.cost = [=](CostTape& tape) {
+    const std::int64_t in = tape.submodel.width(in_axis) * positions;
+    const std::int64_t out = tape.submodel.width(out_axis);
+    const std::int64_t batch = tape.batch;
+    ESPALIER_CHECK(tape.elements() == batch * in, "{} gets {} values a sample, expects {}", name,
+                   tape.elements() / batch, in);
+    tape.shape = {out};
+    NodeCost cost;
     cost.forward_flops = batch * out * (2 * in + 1);
     cost.output_bytes = batch * out * kFloatBytes;
     cost.saves_input = true;
     cost.input_gradient = !first;
     cost.backward_scratch_bytes = out * kFloatBytes;  // the bias's gradient
-    return cost;
+    tape.add(cost);
   };
   return layer;
 }
@@ -299,11 +292,12 @@ Layer norm(NormChoice choice, Layout& layout, int block, const std::string& name
                           kNormEpsilon,
                           /*cudnn_enabled=*/false);
   };
-  layer.cost = [=](const Submodel& submodel, std::int64_t batch, std::vector<std::int64_t>& shape) {
-    const std::int64_t channels = submodel.width(axis);
-    LayerCost cost;
-    cost.forward_flops = batch * elements(shape);
-    cost.output_bytes = batch * elements(shape) * kFloatBytes;
+  layer.cost = [=](CostTape& tape) {
+    const std::int64_t channels = tape.submodel.width(axis);
+    const std::int64_t batch = tape.batch;
+    NodeCost cost;
+    cost.forward_flops = tape.elements();
+    cost.output_bytes = tape.elements() * kFloatBytes;
     cost.saves_input = true;
     // Mean and inverse deviation per channel or group; double sums and gradients of weight and
     // bias.
@@ -314,7 +308,7 @@ Layer norm(NormChoice choice, Layout& layout, int block, const std::string& name
     // Batch norm's backward kernel also makes one tensor of the input's size.
     cost.backward_scratch_bytes =
         sums * kFloatBytes + (batch_norm ? cost.output_bytes : 0) + kSmallTensors;
-    return cost;
+    tape.add(cost);
   };
   return layer;
 }
@@ -330,13 +324,13 @@ Layer relu() {
     at::Tensor y = x;
     return at::relu_(y);
   };
-  layer.cost = [](const Submodel&, std::int64_t batch, std::vector<std::int64_t>& shape) {
-    LayerCost cost;
-    cost.forward_flops = batch * elements(shape);
-    cost.output_bytes = batch * elements(shape) * kFloatBytes;
+  layer.cost = [](CostTape& tape) {
+    NodeCost cost;
+    cost.forward_flops = tape.elements();
+    cost.output_bytes = tape.elements() * kFloatBytes;
     cost.in_place = true;
     cost.saves_output = true;
-    return cost;
+    tape.add(cost);
   };
   return layer;
 }
@@ -346,22 +340,18 @@ Layer relu_pool() {
   layer.forward = [](const Parameters&, const at::Tensor& x, Context&) {
     return relu_max_pool2(x);
   };
-  layer.cost = [](const Submodel&, std::int64_t batch, std::vector<std::int64_t>& shape) {
-    LayerCost cost;
-    cost.forward_flops = batch * elements(shape);
-    for (int i : {1, 2}) shape[i] /= 2;
-    cost.output_bytes = batch * elements(shape) * kFloatBytes;
-    cost.saved_bytes = batch * elements(shape);
-    return cost;
+  layer.cost = [](CostTape& tape) {
+    NodeCost cost;
+    cost.forward_flops = tape.elements();
+    for (int i : {1, 2}) tape.shape[i] /= 2;
+    cost.output_bytes = tape.elements() * kFloatBytes;
+    cost.saved_bytes = tape.elements();
+    tape.add(cost);
   };
   return layer;
 }
 
 Block make_block(const Layout& layout, int block, std::vector<Layer> layers) {
-  std::vector<std::vector<Dimension>> trained;
-  for (const Entry& entry : layout.entries) {
-    if (entry.block == block && entry.kind == Kind::trainable) trained.push_back(entry.dimensions);
-  }
   Block result;
   result.name = layout.blocks[block];
   result.forward = [layers](const Parameters& p, const at::Tensor& x, Context& context) {
@@ -369,23 +359,8 @@ Block make_block(const Layout& layout, int block, std::vector<Layer> layers) {
     for (const Layer& layer : layers) y = layer.forward(p, y, context);
     return y;
   };
-  result.cost = [layers, trained](const Submodel& submodel, std::int64_t batch,
-                                  std::vector<std::int64_t>& shape) {
-    BlockCost cost;
-    for (const auto& dimensions : trained) {
-      std::int64_t values = 1;
-      for (const Dimension& dimension : dimensions) {
-        for (const Factor& factor : dimension) {
-          values *= factor.axis < 0 ? factor.size : submodel.width(factor.axis);
-        }
-      }
-      cost.parameters += values;
-    }
-    for (const Layer& layer : layers) {
-      cost.layers.push_back(layer.cost(submodel, batch, shape));
-      cost.forward_flops += cost.layers.back().forward_flops;
-    }
-    return cost;
+  result.cost = [layers](CostTape& tape) {
+    for (const Layer& layer : layers) layer.cost(tape);
   };
   return result;
 }

@@ -8,6 +8,18 @@
 
 namespace espalier {
 
+void CostTape::add(NodeCost node) {
+  if (node.inputs.empty()) node.inputs = {current};
+  current = static_cast<int>(nodes.size());
+  nodes.push_back(std::move(node));
+}
+
+std::int64_t CostTape::elements() const {
+  std::int64_t n = batch;
+  for (const std::int64_t size : shape) n *= size;
+  return n;
+}
+
 at::Tensor forward(const Model& model, const Parameters& parameters, at::Tensor x,
                    Context& context) {
   for (std::size_t i = 0; i < model.blocks.size(); ++i) {

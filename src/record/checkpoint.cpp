@@ -86,7 +86,7 @@ class SavingArchive final : public Archive {
     write(name, H5T_IEEE_F64LE, H5T_NATIVE_DOUBLE, values.data(), values.size(),
           values.size() * sizeof(double));
   }
-  void value(const char* name, std::vector<std::byte>& bytes) override {
+  void value(const char* name, Bytes& bytes) override {
     write(name, H5T_STD_U8LE, H5T_NATIVE_UINT8, bytes.data(), bytes.size(), bytes.size());
   }
   void value(const char* name, std::span<float> values) override {
@@ -143,7 +143,7 @@ class LoadingArchive final : public Archive {
   void value(const char* name, std::vector<double>& values) override {
     list(name, H5T_FLOAT, H5T_NATIVE_DOUBLE, values);
   }
-  void value(const char* name, std::vector<std::byte>& bytes) override {
+  void value(const char* name, Bytes& bytes) override {
     list(name, H5T_INTEGER, H5T_NATIVE_UINT8, bytes);
   }
   void value(const char* name, std::span<float> values) override {
@@ -199,9 +199,9 @@ class LoadingArchive final : public Archive {
     read(dataset, memory_type, value, 1);
   }
 
-  template <class T>
-  void list(const char* name, H5T_class_t kind, hid_t memory_type, std::vector<T>& values) {
-    const H5Handle dataset = open_numbers(name, kind, sizeof(T));
+  template <class List>
+  void list(const char* name, H5T_class_t kind, hid_t memory_type, List& values) {
+    const H5Handle dataset = open_numbers(name, kind, sizeof(*values.data()));
     const std::int64_t count = h5::elements(dataset);
     values.resize(static_cast<std::size_t>(count));
     read(dataset, memory_type, values.data(), count);

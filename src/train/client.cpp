@@ -149,11 +149,15 @@ std::span<const std::int64_t> ClientStepper::next_batch() {
 void ClientStepper::train_batch() {
   const auto batch = next_batch();
   const auto size = static_cast<std::int64_t>(batch.size());
-  at::Tensor x = experiment_.data.train->inputs(batch);
+  const auto stream = [&](const char* name) {
+    return Stream(experiment_.seed, purpose(name), static_cast<std::uint64_t>(task_.client),
+                  static_cast<std::uint64_t>(task_.nth_task),
+                  static_cast<std::uint64_t>(result_.steps));
+  };
+  Stream augment = stream("data.augment");
+  at::Tensor x = experiment_.data.train->inputs(batch, &augment);
   at::Tensor y = experiment_.data.train->labels(batch);
-  Stream random(
-      experiment_.seed, purpose("train.dropout"), static_cast<std::uint64_t>(task_.client),
-      static_cast<std::uint64_t>(task_.nth_task), static_cast<std::uint64_t>(result_.steps));
+  Stream random = stream("train.dropout");
   Context context;
   context.mode = Mode::train;
   context.random = &random;

@@ -43,13 +43,14 @@ EvaluationSums evaluate_batch(const Experiment& experiment, const EvaluationPlan
                               const Parameters& model_values, std::int64_t batch) {
   c10::NoGradGuard no_grad;
   const auto indices = batch_indices(batch, plan.batch, plan.test_samples, 1);
-  const at::Tensor labels = experiment.data.test->labels(indices);
+  const at::Tensor labels = experiment.data.test->labels(indices).flatten();
   Context context;
   context.mode = Mode::evaluate;
   const at::Tensor logits =
-      forward(experiment.model, model_values, experiment.data.test->inputs(indices), context);
+      forward(experiment.model, model_values, experiment.data.test->inputs(indices), context)
+          .flatten(0, -2);
   EvaluationSums sums;
-  sums.samples = static_cast<std::int64_t>(indices.size());
+  sums.samples = labels.numel();
   sums.loss = at::cross_entropy_loss(logits, labels, {}, at::Reduction::Sum).item<double>();
   // A sample counts within the top k if fewer than k classes have a larger logit, or an equal one
   // at a lower index; a logit that is not a number never counts.

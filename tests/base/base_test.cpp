@@ -86,7 +86,7 @@ struct Sample {
   std::string text;
   std::vector<std::int64_t> integers;
   std::vector<double> reals;
-  std::vector<std::byte> bytes;
+  Bytes bytes;
   std::array<float, 3> floats{};
 
   void archive(Archive& archive) {
@@ -112,7 +112,7 @@ TEST(ByteArchiveTest, RestoresWhatItSaved) {
     ByteArchive writer;
     EXPECT_FALSE(writer.loading());
     saved.archive(writer);
-    const std::vector<std::byte> bytes = writer.take();
+    const Bytes bytes = writer.take();
     ByteArchive reader(bytes);
     EXPECT_TRUE(reader.loading());
     // Loading replaces whatever was there.
@@ -127,7 +127,7 @@ TEST(ByteArchiveTest, EveryTruncationIsAnError) {
   Sample saved{1, 2, "text", {1, 2}, {3}, {std::byte{4}}, {5, 6, 7}};
   ByteArchive writer;
   saved.archive(writer);
-  const std::vector<std::byte> bytes = writer.take();
+  const Bytes bytes = writer.take();
   for (std::size_t length = 0; length < bytes.size(); ++length) {
     ByteArchive reader(std::span<const std::byte>(bytes.data(), length));
     Sample loaded;
@@ -139,7 +139,7 @@ TEST(ByteArchiveTest, RefusesAListLengthBeyondItsBytesAndAWrongCountOfFloats) {
   ByteArchive writer;
   std::int64_t length = std::int64_t{1} << 60;
   writer.value("length", length);
-  std::vector<std::byte> bytes = writer.take();
+  Bytes bytes = writer.take();
   std::vector<double> reals;
   ByteArchive reader(bytes);
   EXPECT_THROW(reader.value("reals", reals), Error);

@@ -17,6 +17,10 @@
 
 int main(int argc, char** argv) {
   using namespace espalier;
+  if (argc < 4) {
+    std::fputs("usage: bare_steps INPUT.ini PART PARTS [--section.key=value ...]\n", stderr);
+    return 2;
+  }
   install_counting_allocator();
   at::set_num_threads(1);
   Config config(all_options());

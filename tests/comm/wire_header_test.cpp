@@ -7,18 +7,19 @@
 #include <cstring>
 #include <vector>
 
+#include "espalier/base/bytes.h"
 #include "espalier/base/error.h"
 
 namespace espalier {
 namespace {
 
-std::vector<std::byte> bytes_of(const WireHeader& header) {
-  std::vector<std::byte> bytes(sizeof(header));
+Bytes bytes_of(const WireHeader& header) {
+  Bytes bytes(sizeof(header));
   std::memcpy(bytes.data(), &header, sizeof(header));
   return bytes;
 }
 
-const std::vector<std::byte> kHead{std::byte{1}, std::byte{2}, std::byte{3}};
+const Bytes kHead{std::byte{1}, std::byte{2}, std::byte{3}};
 
 WireHeader sample() {
   WireHeader header;
@@ -34,7 +35,7 @@ WireHeader sample() {
   return header;
 }
 
-Status status_of(const std::vector<std::byte>& bytes) {
+Status status_of(const Bytes& bytes) {
   try {
     open_header(bytes);
   } catch (const Error& error) {

@@ -43,7 +43,7 @@ class LabelSplit final : public Split {
   explicit LabelSplit(std::vector<std::int64_t> labels) : labels_(std::move(labels)) {}
   std::int64_t size() const override { return static_cast<std::int64_t>(labels_.size()); }
   std::int64_t label(std::int64_t index) const override { return labels_.at(index); }
-  at::Tensor inputs(std::span<const std::int64_t>) const override { return {}; }
+  at::Tensor inputs(std::span<const std::int64_t>, Stream*) const override { return {}; }
 
  private:
   std::vector<std::int64_t> labels_;

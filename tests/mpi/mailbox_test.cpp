@@ -263,7 +263,7 @@ void test_stray_message_is_an_error(const MpiEnvironment& mpi) {
   if (mpi.size() == 1) return;
   constexpr int kHeaderTag = 1;
   if (mpi.rank() == 1) {
-    const std::vector<std::byte> junk(200, std::byte{7});
+    const Bytes junk(200, std::byte{7});
     ESPALIER_MPI(MPI_Send(junk.data(), static_cast<int>(junk.size()), MPI_BYTE, 0, kHeaderTag,
                           mpi.communicator()));
   } else if (mpi.rank() == 0) {

@@ -22,7 +22,7 @@ struct Everything {
   std::string empty_text = "x";
   std::vector<std::int64_t> integers;
   std::vector<double> reals;
-  std::vector<std::byte> bytes;
+  Bytes bytes;
   std::vector<double> nothing = {1};
   std::vector<float> weights = std::vector<float>(1000);
 

@@ -12,6 +12,8 @@
 #include <utility>
 #include <vector>
 
+#include "espalier/base/bytes.h"
+
 namespace espalier {
 
 class Archive {
@@ -24,7 +26,7 @@ class Archive {
   virtual void value(const char* name, std::string& value) = 0;
   virtual void value(const char* name, std::vector<std::int64_t>& values) = 0;
   virtual void value(const char* name, std::vector<double>& values) = 0;
-  virtual void value(const char* name, std::vector<std::byte>& bytes) = 0;
+  virtual void value(const char* name, Bytes& bytes) = 0;
   /// A fixed number of floats, in place (model parameters).
   virtual void value(const char* name, std::span<float> values) = 0;
   /// Names between open and close stand below `name`.
@@ -46,11 +48,11 @@ class ByteArchive final : public Archive {
   void value(const char* name, std::string& value) override;
   void value(const char* name, std::vector<std::int64_t>& values) override;
   void value(const char* name, std::vector<double>& values) override;
-  void value(const char* name, std::vector<std::byte>& bytes) override;
+  void value(const char* name, Bytes& bytes) override;
   void value(const char* name, std::span<float> values) override;
   void open(const char*) override {}
   void close() override {}
-  std::vector<std::byte> take() { return std::move(bytes_); }
+  Bytes take() { return std::move(bytes_); }
   bool at_end() const { return position_ == source_.size(); }
 
  private:
@@ -58,7 +60,7 @@ class ByteArchive final : public Archive {
   template <class List>
   void list(List& values);
 
-  std::vector<std::byte> bytes_;
+  Bytes bytes_;
   std::span<const std::byte> source_;
   std::size_t position_ = 0;
   bool loading_ = false;

@@ -9,12 +9,10 @@
 #include <optional>
 #include <vector>
 
+#include "espalier/base/bytes.h"
 #include "espalier/comm/environment.h"
 
 namespace espalier {
-
-using Bytes = std::vector<std::byte>;
-using SharedBytes = std::shared_ptr<const Bytes>;
 
 /// Who a message is from or for: kServer, or a client number >= 0.
 using Endpoint = std::int64_t;

@@ -19,16 +19,19 @@
 
 namespace espalier {
 
-/// One split (train or test): `count` samples of `shape`, labels in [0, classes).
+/// One split (train or test) of samples with labels in [0, classes).
 class Split {
  public:
   virtual ~Split() = default;
   virtual std::int64_t size() const = 0;
+  /// The class of a sample; 0 where labels are those of positions (DataShape::next_token).
   virtual std::int64_t label(std::int64_t index) const = 0;
-  /// Normalised floats [indices.size(), shape...] and int64 labels [indices.size()], newly
-  /// allocated in the current memory scope.
-  virtual at::Tensor inputs(std::span<const std::int64_t> indices) const = 0;
-  at::Tensor labels(std::span<const std::int64_t> indices) const;
+  /// [indices.size(), shape...], newly allocated in the current memory scope: normalised floats, or
+  /// int64 tokens. `augment`: where given, samples are changed at random if the split is set to.
+  virtual at::Tensor inputs(std::span<const std::int64_t> indices,
+                            Stream* augment = nullptr) const = 0;
+  /// int64 [indices.size()], or [indices.size(), length] for next-token data.
+  virtual at::Tensor labels(std::span<const std::int64_t> indices) const;
 };
 
 struct Dataset {

@@ -14,9 +14,7 @@ namespace espalier {
 
 struct Layer {
   std::function<at::Tensor(const Parameters&, const at::Tensor&, Context&)> forward;
-  /// `shape` (one sample's, without batch) becomes the output's.
-  std::function<LayerCost(const Submodel&, std::int64_t batch, std::vector<std::int64_t>& shape)>
-      cost;
+  std::function<void(CostTape&)> cost;
 };
 
 struct ConvolutionShape {

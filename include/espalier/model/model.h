@@ -35,13 +35,14 @@ struct Context {
   std::vector<at::Tensor>* taps = nullptr;
 };
 
-/// What one layer (one node of the backward graph) costs at given kept widths and batch. Bytes are
-/// of tensors; cost.h walks them forward and back to find the peak.
-struct LayerCost {
+/// What one node of the backward graph costs at given kept widths and batch. Bytes are of tensors.
+struct NodeCost {
   std::int64_t forward_flops = 0;  ///< multiply and add count as 2
   std::int64_t output_bytes = 0;
-  bool in_place = false;     ///< the output overwrites the input
-  bool saves_input = false;  ///< kept from forward to backward
+  std::vector<int> inputs;  ///< nodes that it reads, -1 the batch; empty: the tape's current one
+  bool in_place = false;    ///< the output overwrites, or is a view of, the first input
+  bool passes_gradient = false;  ///< an addition or a view: its inputs' gradients are the output's
+  bool saves_input = false;      ///< kept from forward to backward
   bool saves_output = false;
   std::int64_t saved_bytes = 0;             ///< kept beside input and output
   std::int64_t forward_scratch_bytes = 0;   ///< beside input and output, while it runs
@@ -49,26 +50,35 @@ struct LayerCost {
   bool input_gradient = true;               ///< false for a model's first layer
 };
 
-/// What a block costs at given kept widths.
-struct BlockCost {
-  std::int64_t parameters = 0;     ///< trainable values
-  std::int64_t forward_flops = 0;  ///< for the whole batch
-  std::vector<LayerCost> layers;   ///< in order of execution
+/// The nodes of one pass, in order of execution, as the layers of a model write them down; cost.h
+/// walks them forward and back to find the peak.
+struct CostTape {
+  const Submodel& submodel;
+  std::int64_t batch = 0;
+  std::vector<std::int64_t> shape;  ///< of one sample at the current node
+  std::vector<NodeCost> nodes;
+  int current = -1;  ///< the node whose output the next layer reads
+
+  void add(NodeCost node);
+  /// Elements of the current node's output, for the whole batch.
+  std::int64_t elements() const;
 };
 
 struct Block {
   std::string name;
   std::function<at::Tensor(const Parameters&, const at::Tensor&, Context&)> forward;
-  /// Cost of training on a batch of `batch` samples of shape `shape` (without batch); replaces
-  /// `shape` by the output's.
-  std::function<BlockCost(const Submodel&, std::int64_t batch, std::vector<std::int64_t>& shape)>
-      cost;
+  /// Writes down the nodes of training on the tape's batch.
+  std::function<void(CostTape&)> cost;
 };
 
 /// What the data looks like to a model.
 struct DataShape {
-  std::vector<std::int64_t> sample;  ///< e.g. {1, 28, 28}
-  std::int64_t classes = 0;
+  std::vector<std::int64_t> sample;  ///< {1, 28, 28} of an image, {length} of a text
+  std::int64_t classes = 0;          ///< values of a label
+  std::int64_t vocabulary = 0;       ///< above 0: samples are tokens (int64) below it
+  bool next_token = false;           ///< a label at each position, of the token that follows
+  /// Labels of one sample.
+  std::int64_t targets() const { return next_token ? sample[0] : 1; }
 };
 
 struct Model {

@@ -9,7 +9,7 @@
 
 namespace espalier {
 
-/// Sums over the samples of one evaluation batch.
+/// Sums over the labels of one evaluation batch: a sample has one, or a text one at each position.
 struct EvaluationSums {
   std::int64_t samples = 0;
   double loss = 0;

@@ -29,7 +29,8 @@ class LocalObjective {
   virtual void begin(const LocalView&) {}
   /// Settings of the forward pass in training.
   virtual void prepare(Context&) const {}
-  /// Mean loss of one batch, to be minimised; a scalar with a graph.
+  /// Mean loss of one batch, to be minimised; a scalar with a graph. logits [..., classes], labels
+  /// [...]: a sample has one label, or one for each position of a text.
   virtual at::Tensor loss(const LocalView&, const at::Tensor& logits,
                           const at::Tensor& labels) const;
   /// After the backward pass, before clipping and the optimiser's step.

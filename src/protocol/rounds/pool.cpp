@@ -16,6 +16,17 @@ Pool::Pool(Mailbox& mailbox, int ranks, Worker* local) : mailbox_(mailbox), loca
     for (int rank = 1; rank < ranks; ++rank) ranks_.push_back(rank);
   }
   expected_.assign(ranks_.size(), 0);
+  payloads_.resize(ranks_.size());
+}
+
+/// The sub-type of a task message: whether the rank has the payload already, and where.
+std::int32_t Pool::place_payload(std::size_t place, const SharedBytes& payload) {
+  std::deque<SharedBytes>& kept = payloads_[place];
+  const auto found = std::ranges::find(kept, payload);
+  if (found != kept.end()) return static_cast<std::int32_t>(found - kept.begin()) + 1;
+  kept.push_front(payload);
+  if (kept.size() > kKeptPayloads) kept.pop_back();
+  return 0;
 }
 
 std::int64_t Pool::submit(const ClientTask& task, SharedBytes payload, std::int64_t flops) {
@@ -29,9 +40,10 @@ std::int64_t Pool::submit(const ClientTask& task, SharedBytes payload, std::int6
   message.to = task.client;
   message.id = task.task;
   message.head = share(task.encode());
-  message.payload = std::move(payload);
   const auto bytes =
-      static_cast<std::int64_t>(message.head->size() - task.state.size() + message.payload->size());
+      static_cast<std::int64_t>(message.head->size() - task.state.size() + payload->size());
+  message.subtype = place_payload(place, payload);
+  if (message.subtype == 0) message.payload = std::move(payload);
   mailbox_.expect(rank, bytes + 4096);
   mailbox_.send(rank, std::move(message));
   return bytes;

@@ -47,7 +47,7 @@ Worker::Worker(const Experiment& experiment, const Config& config, ObjectiveFact
 void Worker::accept(Message message) {
   switch (message.type) {
     case MessageType::task:
-      accept_task(message);
+      accept_task(std::move(message));
       return;
     case MessageType::evaluate:
       accept_shard(message);
@@ -60,7 +60,13 @@ void Worker::accept(Message message) {
   }
 }
 
-void Worker::accept_task(const Message& message) {
+void Worker::accept_task(Message message) {
+  if (message.subtype == 0) {
+    payloads_.push_front(message.payload);
+    if (payloads_.size() > kKeptPayloads) payloads_.pop_back();
+  } else {
+    message.payload = payloads_.at(static_cast<std::size_t>(message.subtype - 1));
+  }
   ClientTask task = ClientTask::decode(*experiment_.model.layout, *message.head);
   latest_base_ = std::max(latest_base_, task.base_version);
   const auto message_bytes =

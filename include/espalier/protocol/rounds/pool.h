@@ -2,6 +2,7 @@
 // The server's view of the ranks that do client work: it places tasks and evaluation shards, and
 // collects what comes back. Which rank did what never reaches a result.
 
+#include <deque>
 #include <functional>
 #include <map>
 #include <memory>
@@ -45,6 +46,7 @@ class Pool {
   void stop();
 
  private:
+  std::int32_t place_payload(std::size_t place, const SharedBytes& payload);
   struct Placement {
     std::size_t place;  // index into ranks_
     std::int64_t flops;
@@ -54,8 +56,9 @@ class Pool {
 
   Mailbox& mailbox_;
   Worker* local_;
-  std::vector<int> ranks_;              // that work
-  std::vector<std::int64_t> expected_;  // outstanding FLOPs by index into ranks_
+  std::vector<int> ranks_;                         // that work
+  std::vector<std::int64_t> expected_;             // outstanding FLOPs by index into ranks_
+  std::vector<std::deque<SharedBytes>> payloads_;  // that each rank keeps, newest first
   std::map<std::int64_t, Placement> placed_;
   std::map<std::int64_t, Arrival> arrived_;
   EvaluationHandler handler_;

@@ -16,6 +16,11 @@ namespace espalier {
 /// Sub-types of MessageType::evaluate.
 enum class ShardKind : std::int32_t { calibrate = 0, evaluate = 1 };
 
+/// The server sends a payload that several tasks share to a rank once. Both sides keep the last few
+/// payloads in the order sent; a task's sub-type says which it starts from: 0 the one that comes
+/// with it, k > 0 the k-th newest before it.
+inline constexpr std::size_t kKeptPayloads = 4;
+
 /// A range of evaluation batches of one version; travels in a message's head.
 struct Shard {
   std::int64_t version = 0;
@@ -49,7 +54,7 @@ class Worker {
     std::vector<double> sums;       // evaluate: samples, loss, top1, top5 of each batch
     std::vector<float> statistics;  // calibrate
   };
-  void accept_task(const Message& message);
+  void accept_task(Message message);
   void accept_shard(const Message& message);
   bool step_task();
   bool step_shard();
@@ -61,6 +66,7 @@ class Worker {
   EvaluationPlan evaluation_plan_;
   std::vector<std::unique_ptr<ClientStepper>> tasks_;  // first: next to finish
   std::deque<Evaluation> shards_;
+  std::deque<SharedBytes> payloads_;  // newest first
   std::int64_t latest_base_ = 0;
   bool stopped_ = false;
 };
