@@ -20,7 +20,8 @@ struct DeviceClass {
   double gflops = 1;     ///< effective rate
   double down_mbps = 0;  ///< megabit per second; 0: no cost
   double up_mbps = 0;
-  double latency_ms = 0;  ///< per message
+  double latency_ms = 0;   ///< per message
+  std::int64_t batch = 0;  ///< samples in a batch; 0: train.batch
 };
 
 /// Latency plus 8 x bytes / mbps (mbps 0: latency alone), rounded once.

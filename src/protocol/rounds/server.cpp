@@ -129,7 +129,7 @@ const TrainingCost& RoundsServer::cost_of(const Submodel& submodel, std::int64_t
     const auto weights = static_cast<std::int64_t>(sizeof(float)) *
                          experiment_.plans->geometry(submodel, Packing::aligned)->size();
     place->second =
-        training_cost(experiment_.model, submodel, batch, Sgd::copies(experiment_.train),
+        training_cost(experiment_.model, submodel, batch, Optimizer::copies(experiment_.train),
                       rules_.objective->extra_bytes(weights));
   }
   return place->second;
@@ -187,18 +187,15 @@ bool RoundsServer::try_send(std::int64_t client) {
   sent.geometry = experiment_.plans->geometry(submodel, Packing::dense);
   sent.payload = payload_for(submodel, *sent.geometry);
   sent.share = rules_.submodel->share(moment);
-  const Workload work = workload(experiment_.train, experiment_.samples_of(client));
-  sent.flops = work.full_steps * cost_of(submodel, experiment_.train.batch).step_flops;
-  if (work.rest > 0) {
-    sent.flops += (work.steps - work.full_steps) * cost_of(submodel, work.rest).step_flops;
+  for (const Workload::Passes& passes : experiment_.workload_of(client).passes) {
+    sent.flops += passes.count * cost_of(submodel, passes.size).step_flops;
   }
   const DeviceClass& device = experiment_.fleet->device(client);
   sent.task = {next_task_++, client, moment.nth_task, version_, 0, std::move(submodel), {}};
+  const std::int64_t payload_size = static_cast<std::int64_t>(sent.payload->size());
+  const auto head_size = static_cast<std::int64_t>(sent.task.encode().size());
   const auto state = states_.find(client);
   if (state != states_.end()) sent.task.state = state->second;
-  const std::int64_t payload_size = static_cast<std::int64_t>(sent.payload->size());
-  const std::int64_t head_size =
-      static_cast<std::int64_t>(sent.task.encode().size() - sent.task.state.size());
   static const auto answer_size = static_cast<std::int64_t>(ClientResult{}.encode().size());
   sent.bytes_down = payload_size + head_size;
   sent.bytes_up = payload_size + answer_size;
@@ -235,7 +232,10 @@ void RoundsServer::deliver_next() {
   } else {
     d.outcome = "merged";
   }
-  if (!result.state.empty()) states_[d.sent.task.client] = result.state;
+  // A state that belongs to values which are not finite would spoil all later tasks.
+  if (!result.state.empty() && d.outcome != "rejected") {
+    states_[d.sent.task.client] = result.state;
+  }
   const bool counts = d.outcome == "merged";
   const bool on_arrival = window.release == Release::arrival;
   const std::int64_t client = d.sent.task.client;
