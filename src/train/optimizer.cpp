@@ -19,21 +19,9 @@ double seen(double beta, std::int64_t steps) {
   return 1 - std::pow(beta, static_cast<double>(steps));
 }
 
-void sgd(const TrainSettings& s, double lr, const at::Tensor& weights, const at::Tensor& gradients,
-         const std::vector<at::Tensor>& buffers) {
-  if (s.weight_decay != 0) gradients.add_(weights, s.weight_decay);
-  if (buffers.empty()) {
-    weights.add_(gradients, -lr);
-    return;
-  }
-  const at::Tensor& velocity = buffers[0];
-  velocity.mul_(s.momentum).add_(gradients);
-  if (s.nesterov) {
-    gradients.add_(velocity, s.momentum);
-    weights.add_(gradients, -lr);
-  } else {
-    weights.add_(velocity, -lr);
-  }
+kernels::Sgd sgd_factors(const TrainSettings& s, double lr) {
+  return {static_cast<float>(lr), static_cast<float>(s.weight_decay),
+          static_cast<float>(s.momentum), s.nesterov};
 }
 
 kernels::Adam adam_factors(const TrainSettings& s, double lr, std::int64_t steps) {
@@ -99,10 +87,6 @@ void Optimizer::step(const at::Tensor& weights, const at::Tensor& gradients, dou
   c10::NoGradGuard no_grad;
   ++steps_;
   const TrainSettings& s = settings_;
-  if (s.optimizer == OptimizerKind::sgd) {
-    sgd(s, lr, weights, gradients, buffers_);
-    return;
-  }
   float* const w = weights.data_ptr<float>();
   const float* const g = gradients.const_data_ptr<float>();
   float* b[4] = {};
@@ -112,6 +96,9 @@ void Optimizer::step(const at::Tensor& weights, const at::Tensor& gradients, dou
   };
   switch (s.optimizer) {
     case OptimizerKind::sgd:
+      over_all([&, f = sgd_factors(s, lr)](std::int64_t i, std::int64_t end) {
+        kernels::sgd(f, end - i, w + i, g + i, b[0] == nullptr ? nullptr : b[0] + i);
+      });
       break;
     case OptimizerKind::adam:
     case OptimizerKind::adamw:
@@ -126,7 +113,7 @@ void Optimizer::step(const at::Tensor& weights, const at::Tensor& gradients, dou
       break;
     case OptimizerKind::rmsprop:
       over_all([&, f = rmsprop_factors(s, lr)](std::int64_t i, std::int64_t end) {
-        kernels::rmsprop(f, end - i, w + i, g + i, b[0] + i, b[1] == nullptr ? b[1] : b[1] + i);
+        kernels::rmsprop(f, end - i, w + i, g + i, b[0] + i, b[1] == nullptr ? nullptr : b[1] + i);
       });
       break;
   }

@@ -5,6 +5,46 @@
 #include "espalier/base/wide.h"
 
 namespace espalier::kernels {
+namespace {
+
+ESPALIER_WIDE_FMA void sgd_plain(const Sgd& f, std::int64_t count, float* __restrict weight,
+                                 const float* __restrict gradient) {
+  for (std::int64_t i = 0; i < count; ++i) {
+    const float g = std::fma(weight[i], f.penalty, gradient[i]);
+    weight[i] = std::fma(g, -f.lr, weight[i]);
+  }
+}
+
+ESPALIER_WIDE_FMA void sgd_momentum(const Sgd& f, std::int64_t count, float* __restrict weight,
+                                    const float* __restrict gradient, float* __restrict velocity) {
+  for (std::int64_t i = 0; i < count; ++i) {
+    const float g = std::fma(weight[i], f.penalty, gradient[i]);
+    velocity[i] = f.momentum * velocity[i] + g;
+    weight[i] = std::fma(velocity[i], -f.lr, weight[i]);
+  }
+}
+
+ESPALIER_WIDE_FMA void sgd_nesterov(const Sgd& f, std::int64_t count, float* __restrict weight,
+                                    const float* __restrict gradient, float* __restrict velocity) {
+  for (std::int64_t i = 0; i < count; ++i) {
+    const float g = std::fma(weight[i], f.penalty, gradient[i]);
+    velocity[i] = f.momentum * velocity[i] + g;
+    const float ahead = std::fma(velocity[i], f.momentum, g);
+    weight[i] = std::fma(ahead, -f.lr, weight[i]);
+  }
+}
+
+}  // namespace
+
+void sgd(const Sgd& f, std::int64_t count, float* weight, const float* gradient, float* velocity) {
+  if (velocity == nullptr) {
+    sgd_plain(f, count, weight, gradient);
+  } else if (f.nesterov) {
+    sgd_nesterov(f, count, weight, gradient, velocity);
+  } else {
+    sgd_momentum(f, count, weight, gradient, velocity);
+  }
+}
 
 ESPALIER_WIDE void adam(const Adam& f, std::int64_t count, float* __restrict weight,
                         const float* __restrict gradient, float* __restrict mean,

@@ -1,21 +1,30 @@
 #pragma once
-// One step of each adaptive optimiser on the values [0, count) of flat buffers: every value is read
-// and written once. Products and sums are rounded apart, roots and quotients correctly, so the
-// values do not depend on the instruction set. Factors come in double precision and are rounded
-// once.
+// One step of each optimiser on the values [0, count) of flat buffers: every value is read and
+// written once. Sums are fused with a product where it says fma and rounded apart elsewhere, roots
+// and quotients are rounded correctly, so the values do not depend on the instruction set.
 
 #include <cstdint>
 
 namespace espalier::kernels {
 
-/// What is the same for all values in one step.
+// Each struct: what is the same for all values in one step.
+
+struct Sgd {
+  float lr;
+  float penalty;  ///< L2: gradient += penalty x weight
+  float momentum;
+  bool nesterov;
+};
+/// Rounds where ATen's passes do. `velocity`: null without momentum.
+void sgd(const Sgd& f, std::int64_t count, float* weight, const float* gradient, float* velocity);
+
 struct Adam {
   float beta1, one_minus_beta1;
   float beta2, one_minus_beta2;
   float root_correction;  ///< 1 / sqrt(1 - beta2^t)
   float epsilon;
   float step_size;     ///< lr / (1 - beta1^t)
-  float penalty;       ///< L2: gradient += penalty x weight
+  float penalty;       ///< L2
   float weight_share;  ///< decoupled: weight *= weight_share first
 };
 void adam(const Adam& f, std::int64_t count, float* weight, const float* gradient, float* mean,

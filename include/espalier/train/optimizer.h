@@ -1,8 +1,7 @@
 #pragma once
-// Optimisers as passes over one flat buffer. Their state is flat buffers of the same geometry, so
-// that it moves between submodels by the parameters' own plan. SGD is ATen's flat operations, equal
-// to PyTorch's to the last bit; each other one is a single pass of our own over all its buffers,
-// with the same values on every instruction set.
+// Optimisers, each a single pass over flat buffers, with the same values on every instruction set.
+// Their state is flat buffers of the weights' geometry, so that it moves between submodels by the
+// parameters' own plan.
 
 #include <ATen/ATen.h>
 
@@ -21,13 +20,13 @@ class Optimizer {
   /// `settings` must outlive it.
   Optimizer(const TrainSettings& settings, std::int64_t size);
 
-  /// One step, in place. Both flat, of the optimiser's size; `gradients` may be overwritten. Where
+  /// One step, in place. Both flat, of the optimiser's size. Where
   /// weight, gradient and state are zero, they stay so (padding).
   ///
   /// sgd, adam, adamw, rmsprop: PyTorch's formulas and defaults (dampening 0, not centred, no
-  /// AMSGrad). adan: Xie et al. 2022 (arXiv 2208.06677), Algorithm 1 without restarts, with bias
-  /// corrections and betas as shares that are kept (0.98, 0.92, 0.99), both as in the authors'
-  /// code; where the paper writes beta, 1 - beta stands here.
+  /// AMSGrad); sgd is PyTorch's to the last bit. adan: Xie et al. 2022 (arXiv 2208.06677),
+  /// Algorithm 1 without restarts, with bias corrections and betas as shares that are kept (0.98,
+  /// 0.92, 0.99), both as in the authors' code; where the paper writes beta, 1 - beta stands here.
   void step(const at::Tensor& weights, const at::Tensor& gradients, double lr);
 
   /// Flat buffers kept beside weights and gradients.
