@@ -20,8 +20,8 @@ class Optimizer {
   /// `settings` must outlive it.
   Optimizer(const TrainSettings& settings, std::int64_t size);
 
-  /// One step, in place. Both flat, of the optimiser's size. Where
-  /// weight, gradient and state are zero, they stay so (padding).
+  /// One step, in place. Both flat, of the optimiser's size. Where weight, gradient and state are
+  /// zero, they stay so (padding).
   ///
   /// sgd, adam, adamw, rmsprop: PyTorch's formulas and defaults (dampening 0, not centred, no
   /// AMSGrad); sgd is PyTorch's to the last bit. adan: Xie et al. 2022 (arXiv 2208.06677),
