@@ -19,7 +19,7 @@ TEST_PACKAGES=(libgtest-dev libbenchmark-dev clang-tidy)
 TORCH_PACKAGES=(torch==2.11.0 'nvidia-cuda-runtime>=13,<14' 'nvidia-cuda-cupti>=13,<14')
 TOOL_PACKAGES=(numpy h5py matplotlib)
 # One version, because each version of clang-format lays code out a little differently.
-TEST_TOOL_PACKAGES=(clang-format==14.0.6)
+TEST_TOOL_PACKAGES=(clang-format==14.0.6 safetensors)
 
 die() {
   printf '%s: %s\n' "$(basename "$0")" "$1" >&2

@@ -4,6 +4,7 @@
 #include <torch/headeronly/version.h>
 
 #include <cstdio>
+#include <filesystem>
 
 #include "espalier/app/options.h"
 #include "espalier/app/request.h"
@@ -16,6 +17,7 @@
 #include "espalier/model/cost.h"
 #include "espalier/record/compare.h"
 #include "espalier/record/software.h"
+#include "espalier/train/weights.h"
 
 namespace espalier {
 namespace {
@@ -166,6 +168,32 @@ int diff_command(const std::vector<std::string>& arguments) {
   return 1;
 }
 
+int export_command(const std::vector<std::string>& arguments) {
+  bool overwrite = false;
+  std::vector<std::string> files;
+  for (const std::string& word : arguments) {
+    if (word == "--overwrite") {
+      overwrite = true;
+    } else if (word.starts_with("-")) {
+      throw InputError("export knows --overwrite, not '" + word + "'");
+    } else {
+      files.push_back(word);
+    }
+  }
+  if (files.size() != 2 || !files[1].ends_with(".safetensors")) {
+    throw InputError("export needs two files: espalier export CKPT.h5 OUT.safetensors");
+  }
+  if (!overwrite && std::filesystem::exists(files[1])) {
+    throw InputError(files[1] + " exists; choose another name or add --overwrite");
+  }
+  const StoredModel stored = read_stored_model(files[0], all_options());
+  const std::vector<NamedTensor> tensors = named_tensors(stored.values);
+  write_safetensors(files[1], tensors);
+  std::printf("%s: %s, %zu tensors, %lld values\n", files[1].c_str(), stored.model.name.c_str(),
+              tensors.size(), static_cast<long long>(stored.values.geometry().count()));
+  return 0;
+}
+
 int version_command() {
   unsigned major = 0, minor = 0, release = 0;
   H5get_libversion(&major, &minor, &release);
@@ -184,6 +212,7 @@ std::string usage() {
       "espalier explain NAME            an option, a method, a model, a device\n"
       "espalier info FILE.h5            what is in a run or checkpoint file\n"
       "espalier diff [--values | --all] A.h5 B.h5\n"
+      "espalier export CKPT.h5 OUT.safetensors [--overwrite]   the global model\n"
       "espalier --version\n\n";
   text += describe_flags();
   return text;

@@ -9,6 +9,7 @@
 #include "espalier/train/evaluate.h"
 #include "espalier/train/experiment.h"
 #include "espalier/train/settings.h"
+#include "espalier/train/weights.h"
 
 namespace espalier {
 namespace {
@@ -38,6 +39,7 @@ OptionTable all_options() {
   declare_experiment_options(table);
   declare_server_options(table);
   declare_model_options(table);
+  declare_weight_options(table);
   declare_data_options(table);
   declare_device_options(table);
   declare_method_options(table);

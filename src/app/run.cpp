@@ -21,6 +21,7 @@
 #include "espalier/method/register.h"
 #include "espalier/protocol/rounds/server.h"
 #include "espalier/record/checkpoint.h"
+#include "espalier/train/weights.h"
 
 namespace espalier {
 namespace {
@@ -181,7 +182,8 @@ std::string closing_line(const RunSummary& s, double wall, const std::filesystem
 
 /// Rank 0: serve until the rounds are done, then leave model, records and the closing line.
 void serve(const Experiment& experiment, const Config& config, const RuleNames& names,
-           const Request& request, RunDirectory& directory, const MpiEnvironment& mpi) {
+           const Request& request, RunDirectory& directory, const MpiEnvironment& mpi,
+           Parameters model) {
   const std::string resolved = config.resolved();
   open_log(directory.path() / "log.txt");
   Mailbox mailbox(mpi);
@@ -192,7 +194,8 @@ void serve(const Experiment& experiment, const Config& config, const RuleNames& 
   RunFile records(directory.run_file(), resolved);
   record_clients(records, experiment);
 
-  RoundsServer server(experiment, config, build_rules(names, config, experiment), pool, records);
+  RoundsServer server(experiment, config, build_rules(names, config, experiment), pool, records,
+                      std::move(model));
   Progress progress(experiment.rounds, request.verbosity);
   server.on_round = [&](const RoundReport& report) { progress.round(report); };
   server.on_evaluation = [&](const Evaluation& evaluation) { progress.evaluation(evaluation); };
@@ -286,10 +289,12 @@ int run_command(int* argc, char*** argv, const std::vector<std::string>& argumen
     if (mpi.rank() == 0) log_note(*finished);
     return 0;
   }
+  Parameters model;  // global: rank 0's alone
   attempt([&] {
     experiment.emplace(build_experiment(*config, request.check));
     const ServerRules rules = build_rules(names, *config, *experiment);
     window_settings(*config, *experiment->fleet, config->integer("clients.per_round"));
+    if (mpi.rank() == 0) model = first_model(*config, *experiment);
     if (request.check && mpi.rank() == 0) print_check(*experiment, names, rules);
   });
   if (const int failed = agreed()) return failed;
@@ -303,7 +308,7 @@ int run_command(int* argc, char*** argv, const std::vector<std::string>& argumen
   // 4. Serve and train. From here on a failure ends the job.
   try {
     if (mpi.rank() == 0) {
-      serve(*experiment, *config, names, request, *directory, mpi);
+      serve(*experiment, *config, names, request, *directory, mpi, std::move(model));
       for (const std::string& key : config->unread()) {
         log_warning(fmt::format("{} was given, but nothing reads it in this run", key));
       }

@@ -15,6 +15,7 @@ int list_command(const std::vector<std::string>& arguments);
 int explain_command(const std::vector<std::string>& arguments);
 int info_command(const std::vector<std::string>& arguments);
 int diff_command(const std::vector<std::string>& arguments);
+int export_command(const std::vector<std::string>& arguments);
 int version_command();
 std::string usage();
 

@@ -46,14 +46,13 @@ void declare_server_options(OptionTable& table) {
 }
 
 RoundsServer::RoundsServer(const Experiment& experiment, const Config& config, ServerRules rules,
-                           Pool& pool, RunFile& records)
+                           Pool& pool, RunFile& records, Parameters model)
     : experiment_(experiment),
       rules_(std::move(rules)),
       pool_(pool),
       records_(records),
       evaluator_(experiment, config, pool),
-      model_(
-          experiment.plans->geometry(Submodel::full(*experiment.model.layout), Packing::aligned)),
+      model_(std::move(model)),
       window_(window_settings(config, *experiment.fleet, config.integer("clients.per_round"))),
       per_round_(config.integer("clients.per_round")),
       evaluate_every_(config.integer("record.evaluate_every")) {
@@ -61,7 +60,6 @@ RoundsServer::RoundsServer(const Experiment& experiment, const Config& config, S
   if (config.real("run.virtual_limit") > 0) {
     virtual_limit_ = std::llround(config.real("run.virtual_limit") * 1e9);
   }
-  initialise(model_, experiment.seed);
   tasks_of_.assign(static_cast<std::size_t>(experiment.fleet->size()), 0);
   for (std::int64_t client = 0; client < experiment.fleet->size(); ++client) release(client);
 }

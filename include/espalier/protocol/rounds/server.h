@@ -51,8 +51,9 @@ void declare_server_options(OptionTable& table);
 
 class RoundsServer {
  public:
+  /// `model`: the global model before round 0, aligned.
   RoundsServer(const Experiment& experiment, const Config& config, ServerRules rules, Pool& pool,
-               RunFile& records);
+               RunFile& records, Parameters model);
 
   std::function<void(const RoundReport&)> on_round;
   std::function<void(const Evaluation&)> on_evaluation;

@@ -1,0 +1,326 @@
+#include "espalier/record/safetensors.h"
+
+#include <c10/util/BFloat16.h>
+#include <c10/util/Half.h>
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <bit>
+#include <cerrno>
+#include <cstring>
+#include <limits>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <set>
+#include <utility>
+
+#include "espalier/base/error.h"
+#include "espalier/record/software.h"
+
+namespace espalier {
+namespace {
+
+static_assert(std::endian::native == std::endian::little, "the format is little-endian");
+
+constexpr std::int64_t kLengthBytes = 8;
+constexpr std::int64_t kMostHeaderBytes = 100'000'000;
+constexpr const char* kMetadata = "__metadata__";
+
+struct ElementType {
+  const char* name;
+  std::int64_t bytes;
+};
+constexpr ElementType kTypes[] = {{"F32", 4},  {"F16", 2}, {"BF16", 2},    {"F64", 8},
+                                  {"I64", 8},  {"I32", 4}, {"I16", 2},     {"I8", 1},
+                                  {"U64", 8},  {"U32", 4}, {"U16", 2},     {"U8", 1},
+                                  {"BOOL", 1}, {"C64", 8}, {"F8_E4M3", 1}, {"F8_E5M2", 1}};
+
+/// A file's bytes, mapped for reading as long as this lives.
+class MappedFile {
+ public:
+  explicit MappedFile(const std::filesystem::path& path) : path_(path) {
+    const int file = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+    struct stat status {};
+    const bool readable = file >= 0 && ::fstat(file, &status) == 0 && S_ISREG(status.st_mode);
+    const int reason = file < 0 ? errno : EISDIR;
+    if (readable && status.st_size > 0) {
+      bytes_ = status.st_size;
+      data_ = ::mmap(nullptr, static_cast<std::size_t>(bytes_), PROT_READ, MAP_PRIVATE, file, 0);
+    }
+    if (file >= 0) ::close(file);
+    if (!readable || data_ == MAP_FAILED) {
+      throw DataError(fmt::format("cannot read {}: {}", path.string(),
+                                  readable ? "it cannot be mapped" : std::strerror(reason)));
+    }
+  }
+  ~MappedFile() {
+    if (data_ != nullptr) ::munmap(data_, static_cast<std::size_t>(bytes_));
+  }
+  MappedFile(const MappedFile&) = delete;
+  MappedFile& operator=(const MappedFile&) = delete;
+
+  const std::byte* data() const { return static_cast<const std::byte*>(data_); }
+  std::int64_t size() const { return bytes_; }
+  [[noreturn]] void refuse(const std::string& why) const {
+    throw DataError(fmt::format("{} is no sound safetensors file: {}", path_.string(), why));
+  }
+  std::string name() const { return path_.string(); }
+
+ private:
+  std::filesystem::path path_;
+  void* data_ = nullptr;
+  std::int64_t bytes_ = 0;
+};
+
+/// A tensor's line in the header, checked by itself.
+struct Description {
+  std::string name;
+  ElementType type{};
+  std::vector<std::int64_t> shape;
+  std::int64_t begin = 0, end = 0;  ///< within the values
+};
+
+/// A whole number that fits, or nothing.
+std::optional<std::int64_t> whole(const nlohmann::json& value) {
+  if (!value.is_number_unsigned()) return std::nullopt;
+  const auto number = value.get<std::uint64_t>();
+  if (number > static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max())) {
+    return std::nullopt;
+  }
+  return static_cast<std::int64_t>(number);
+}
+
+/// The product, or nothing where it is past 64 bits.
+std::optional<std::int64_t> product(std::span<const std::int64_t> sizes, std::int64_t bytes) {
+  std::int64_t result = bytes;
+  for (const std::int64_t size : sizes) {
+    if (__builtin_mul_overflow(result, size, &result)) return std::nullopt;
+  }
+  return result;
+}
+
+nlohmann::json parse_header(const MappedFile& file, std::int64_t bytes) {
+  const auto* text = reinterpret_cast<const char*>(file.data() + kLengthBytes);
+  std::vector<std::set<std::string>> keys;  // of the objects that are open
+  std::string twice;
+  const auto watch = [&](int, nlohmann::json::parse_event_t event, nlohmann::json& value) {
+    if (event == nlohmann::json::parse_event_t::object_start) keys.emplace_back();
+    if (event == nlohmann::json::parse_event_t::object_end) keys.pop_back();
+    if (event == nlohmann::json::parse_event_t::key &&
+        !keys.back().insert(value.get<std::string>()).second) {
+      twice = value.get<std::string>();
+    }
+    return true;
+  };
+  nlohmann::json header;
+  try {
+    header = nlohmann::json::parse(text, text + bytes, watch);
+  } catch (const nlohmann::json::exception&) {
+    file.refuse("its header is not valid JSON");
+  }
+  if (!twice.empty()) file.refuse(fmt::format("'{}' is given twice", twice));
+  if (!header.is_object()) file.refuse("its header is not a JSON object");
+  return header;
+}
+
+Description describe(const MappedFile& file, const std::string& name, const nlohmann::json& line,
+                     std::int64_t value_bytes) {
+  const auto refuse = [&](const std::string& why) {
+    file.refuse(fmt::format("tensor '{}' {}", name, why));
+  };
+  for (const char* key : {"dtype", "shape", "data_offsets"}) {
+    if (!line.is_object() || !line.contains(key)) refuse(fmt::format("has no {}", key));
+  }
+  Description d;
+  d.name = name;
+  const std::string dtype = line["dtype"].is_string() ? line["dtype"].get<std::string>() : "";
+  const auto* type = std::ranges::find(kTypes, dtype, &ElementType::name);
+  if (type == std::end(kTypes)) {
+    refuse(fmt::format("has the unknown element type {}", line["dtype"].dump()));
+  }
+  d.type = *type;
+  const nlohmann::json& offsets = line["data_offsets"];
+  if (!line["shape"].is_array()) refuse("has a shape that is no list");
+  for (const nlohmann::json& size : line["shape"]) {
+    if (!whole(size)) refuse("has a size that is no whole number");
+    d.shape.push_back(*whole(size));
+  }
+  if (!offsets.is_array() || offsets.size() != 2 || !whole(offsets[0]) || !whole(offsets[1])) {
+    refuse("has data_offsets that are not two whole numbers");
+  }
+  d.begin = *whole(offsets[0]);
+  d.end = *whole(offsets[1]);
+  if (d.begin > d.end || d.end > value_bytes) {
+    refuse(fmt::format("lies at bytes {} to {} of {}", d.begin, d.end, value_bytes));
+  }
+  if (product(d.shape, d.type.bytes) != d.end - d.begin) {
+    refuse(fmt::format("has {} bytes, which is not what {} of [{}] needs", d.end - d.begin, dtype,
+                       fmt::join(d.shape, ", ")));
+  }
+  return d;
+}
+
+template <class Stored>
+void convert(const std::byte* from, std::int64_t count, float* values) {
+  for (std::int64_t i = 0; i < count; ++i) {
+    Stored value;
+    std::memcpy(&value, from + static_cast<std::size_t>(i) * sizeof(Stored), sizeof(Stored));
+    values[i] = static_cast<float>(value);
+  }
+}
+
+void read_values(const MappedFile& file, const Description& d, const std::byte* from,
+                 float* values) {
+  const std::int64_t count = (d.end - d.begin) / d.type.bytes;
+  const std::string_view type = d.type.name;
+  if (type == "F32") {
+    if (count > 0) std::memcpy(values, from, static_cast<std::size_t>(count) * sizeof(float));
+  } else if (type == "F64") {
+    convert<double>(from, count, values);
+  } else if (type == "F16") {
+    convert<c10::Half>(from, count, values);
+  } else if (type == "BF16") {
+    convert<c10::BFloat16>(from, count, values);
+  } else {
+    throw DataError(
+        fmt::format("tensor '{}' of {} has elements of type {}; weights are F32, F16, "
+                    "BF16 or F64",
+                    d.name, file.name(), type));
+  }
+}
+
+/// A file that is written, with every error turned into an OutputError.
+class OutputFile {
+ public:
+  explicit OutputFile(const std::filesystem::path& path)
+      : path_(path), file_(::open(path.c_str(), O_CREAT | O_TRUNC | O_WRONLY | O_CLOEXEC, 0644)) {
+    if (file_ < 0) fail();
+  }
+  ~OutputFile() {
+    if (file_ >= 0) ::close(file_);
+  }
+  OutputFile(const OutputFile&) = delete;
+  OutputFile& operator=(const OutputFile&) = delete;
+
+  void write(const void* data, std::size_t bytes) {
+    const auto* from = static_cast<const char*>(data);
+    while (bytes > 0) {
+      const ssize_t written = ::write(file_, from, bytes);
+      if (written < 0 && errno == EINTR) continue;
+      if (written < 0) fail();
+      from += written;
+      bytes -= static_cast<std::size_t>(written);
+    }
+  }
+  void close() {
+    if (::fsync(file_) != 0) fail();
+    if (::close(std::exchange(file_, -1)) != 0) fail();
+  }
+
+ private:
+  [[noreturn]] void fail() const {
+    throw OutputError(fmt::format("cannot write {}: {}", path_.string(), std::strerror(errno)));
+  }
+  std::filesystem::path path_;
+  int file_;
+};
+
+}  // namespace
+
+std::int64_t NamedTensor::count() const {
+  std::int64_t values = 1;
+  for (const std::int64_t size : shape) values *= size;
+  return values;
+}
+
+std::vector<NamedTensor> read_safetensors(const std::filesystem::path& path) {
+  const auto file = std::make_shared<const MappedFile>(path);
+  if (file->size() < kLengthBytes) file->refuse(fmt::format("it has {} bytes", file->size()));
+  std::uint64_t length = 0;
+  std::memcpy(&length, file->data(), sizeof(length));
+  if (length > static_cast<std::uint64_t>(file->size() - kLengthBytes)) {
+    file->refuse(
+        fmt::format("its header would have {} bytes, the whole file has {}", length, file->size()));
+  }
+  if (length > static_cast<std::uint64_t>(kMostHeaderBytes)) {
+    file->refuse(fmt::format("its header has {} bytes, more than the {} of the format", length,
+                             kMostHeaderBytes));
+  }
+  const auto header_bytes = static_cast<std::int64_t>(length);
+  const std::int64_t value_bytes = file->size() - kLengthBytes - header_bytes;
+  const nlohmann::json header = parse_header(*file, header_bytes);
+
+  std::vector<Description> descriptions;
+  for (const auto& [name, line] : header.items()) {
+    if (name != kMetadata) descriptions.push_back(describe(*file, name, line, value_bytes));
+  }
+  std::ranges::sort(descriptions, [](const Description& a, const Description& b) {
+    return std::pair(a.begin, a.end) < std::pair(b.begin, b.end);
+  });
+  std::int64_t position = 0;
+  for (const Description& d : descriptions) {
+    if (d.begin != position) {
+      file->refuse(fmt::format("tensor '{}' begins at byte {} where the one before it ends at {}",
+                               d.name, d.begin, position));
+    }
+    position = d.end;
+  }
+  if (position != value_bytes) {
+    file->refuse(
+        fmt::format("its tensors have {} bytes, but {} follow the header", position, value_bytes));
+  }
+
+  std::vector<NamedTensor> tensors;
+  for (const Description& d : descriptions) {
+    const std::byte* from = file->data() + kLengthBytes + header_bytes + d.begin;
+    tensors.push_back(
+        {d.name, d.shape, [file, d, from](float* values) { read_values(*file, d, from, values); }});
+  }
+  return tensors;
+}
+
+void write_safetensors(const std::filesystem::path& path, std::span<const NamedTensor> tensors) {
+  nlohmann::ordered_json header;
+  // Programs of the PyTorch world look for this format's name.
+  header[kMetadata] = {{"format", "pt"}, {"software", "espalier " + software_version()}};
+  std::int64_t position = 0;
+  for (const NamedTensor& tensor : tensors) {
+    const std::int64_t end = position + tensor.count() * static_cast<std::int64_t>(sizeof(float));
+    ESPALIER_CHECK(!header.contains(tensor.name), "two tensors are called '{}'", tensor.name);
+    header[tensor.name] = {
+        {"dtype", "F32"}, {"shape", tensor.shape}, {"data_offsets", {position, end}}};
+    position = end;
+  }
+  std::string text = header.dump();
+  text.resize((text.size() + 7) / 8 * 8, ' ');  // so that the values are aligned
+  const std::uint64_t length = text.size();
+
+  std::filesystem::path temporary = path;
+  temporary += ".tmp";
+  try {
+    OutputFile file(temporary);
+    file.write(&length, sizeof(length));
+    file.write(text.data(), text.size());
+    std::vector<float> values;
+    for (const NamedTensor& tensor : tensors) {
+      values.resize(static_cast<std::size_t>(tensor.count()));
+      tensor.read(values.data());
+      file.write(values.data(), values.size() * sizeof(float));
+    }
+    file.close();
+    std::error_code error;
+    std::filesystem::rename(temporary, path, error);
+    if (error) {
+      throw OutputError(fmt::format("cannot write {}: {}", path.string(), error.message()));
+    }
+  } catch (...) {
+    std::error_code ignored;
+    std::filesystem::remove(temporary, ignored);
+    throw;
+  }
+}
+
+}  // namespace espalier

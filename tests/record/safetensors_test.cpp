@@ -1,0 +1,172 @@
+// The format by hand: files written byte by byte, sound and unsound.
+
+#include "espalier/record/safetensors.h"
+
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <fstream>
+#include <limits>
+#include <optional>
+
+#include "espalier/base/error.h"
+#include "folder.h"
+
+namespace espalier {
+namespace {
+
+class Safetensors : public ::testing::Test {
+ protected:
+  /// A file of this header and as many bytes 0, 1, 2, ... after it.
+  std::filesystem::path file(const std::string& header, std::size_t values,
+                             std::optional<std::int64_t> length = {}) {
+    std::string bytes(8, '\0');
+    const std::int64_t n = length.value_or(static_cast<std::int64_t>(header.size()));
+    std::memcpy(bytes.data(), &n, 8);
+    bytes += header;
+    for (std::size_t i = 0; i < values; ++i) bytes += static_cast<char>(i);
+    return raw(bytes);
+  }
+  std::filesystem::path raw(const std::string& bytes) {
+    const std::filesystem::path path = folder_.path() / "file.safetensors";
+    std::ofstream(path, std::ios::binary) << bytes;
+    return path;
+  }
+  void expect_refused(const std::filesystem::path& path, const std::string& words) {
+    try {
+      for (const NamedTensor& tensor : read_safetensors(path)) {
+        std::vector<float> values(static_cast<std::size_t>(tensor.count()));
+        tensor.read(values.data());
+      }
+      FAIL() << "read a file that should be refused for: " << words;
+    } catch (const DataError& error) {
+      EXPECT_NE(std::string(error.what()).find(words), std::string::npos) << error.what();
+      EXPECT_NE(std::string(error.what()).find(path.string()), std::string::npos) << error.what();
+    }
+  }
+  std::vector<float> values_of(const NamedTensor& tensor) {
+    std::vector<float> values(static_cast<std::size_t>(tensor.count()));
+    tensor.read(values.data());
+    return values;
+  }
+  Folder folder_;
+};
+
+std::string line(const std::string& name, const std::string& type, const std::string& shape,
+                 const std::string& offsets) {
+  return fmt::format(R"("{}":{{"dtype":{},"shape":{},"data_offsets":{}}})", name, type, shape,
+                     offsets);
+}
+
+std::string bits(std::initializer_list<std::uint64_t> words, std::size_t each) {
+  std::string bytes;
+  for (const std::uint64_t word : words) {
+    bytes.append(reinterpret_cast<const char*>(&word), each);
+  }
+  return bytes;
+}
+
+TEST_F(Safetensors, ReadsEveryFloatTypeInAnyOrderOfTheHeader) {
+  std::string header = "{" + line("d", R"("F64")", "[2]", "[12,28]") + "," +
+                       R"("__metadata__":{"format":"pt"},)" + line("s", R"("F32")", "[]", "[0,4]") +
+                       "," + line("h", R"("F16")", "[1,2]", "[4,8]") + "," +
+                       line("b", R"("BF16")", "[2,1]", "[8,12]") + "," +
+                       line("none", R"("F32")", "[0,7]", "[28,28]") + "," +
+                       line("i", R"("I64")", "[1]", "[28,36]") + "}  ";
+  std::string bytes(8, '\0');
+  bytes[0] = static_cast<char>(header.size() & 0xff);
+  bytes[1] = static_cast<char>(header.size() >> 8);
+  bytes += header;
+  bytes += bits({0x3f800000}, 4);                              // 1
+  bytes += bits({0xc100, 0x0001}, 2);                          // -2.5, the least half: 2^-24
+  bytes += bits({0x4049, 0xff80}, 2);                          // 3.140625, -infinity
+  bytes += bits({0x3fb999999999999a, 0x7fefffffffffffff}, 8);  // 0.1, the largest double
+  bytes += bits({7}, 8);
+  const auto tensors = read_safetensors(raw(bytes));
+  ASSERT_EQ(tensors.size(), 6u);
+  EXPECT_EQ(tensors[0].name, "s");
+  EXPECT_TRUE(tensors[0].shape.empty());
+  EXPECT_EQ(values_of(tensors[0]), std::vector<float>{1});
+  EXPECT_EQ(values_of(tensors[1]), (std::vector<float>{-2.5f, 0x1p-24f}));
+  EXPECT_EQ(values_of(tensors[2]),
+            (std::vector<float>{3.140625f, -std::numeric_limits<float>::infinity()}));
+  EXPECT_EQ(values_of(tensors[3]),
+            (std::vector<float>{0.1f, std::numeric_limits<float>::infinity()}));
+  EXPECT_EQ(tensors[4].shape, (std::vector<std::int64_t>{0, 7}));
+  EXPECT_TRUE(values_of(tensors[4]).empty());
+  EXPECT_EQ(tensors[5].name, "i");
+  float unused = 0;
+  EXPECT_THROW(tensors[5].read(&unused), DataError);
+}
+
+TEST_F(Safetensors, WhatIsWrittenIsReadBack) {
+  const std::vector<float> first{1, -0.0f, 3e-45f}, second{4};
+  const auto reads = [](const std::vector<float>& from) {
+    return [&from](float* to) { std::copy(from.begin(), from.end(), to); };
+  };
+  const std::vector<NamedTensor> tensors{{"b.weight", {3, 1}, reads(first)},
+                                         {"a \"quoted\"", {}, reads(second)}};
+  const auto path = folder_.path() / "out.safetensors";
+  write_safetensors(path, tensors);
+  const auto back = read_safetensors(path);
+  ASSERT_EQ(back.size(), 2u);
+  for (std::size_t i = 0; i < 2; ++i) {
+    EXPECT_EQ(back[i].name, tensors[i].name);
+    EXPECT_EQ(back[i].shape, tensors[i].shape);
+    const auto a = values_of(back[i]), b = values_of(tensors[i]);
+    ASSERT_EQ(a.size(), b.size());
+    EXPECT_EQ(std::memcmp(a.data(), b.data(), a.size() * sizeof(float)), 0);
+  }
+  EXPECT_FALSE(std::filesystem::exists(path.string() + ".tmp"));
+}
+
+TEST_F(Safetensors, AFolderThatCannotBeWrittenIsAnOutputError) {
+  EXPECT_THROW(write_safetensors(folder_.path() / "absent" / "x.safetensors", {}), OutputError);
+}
+
+TEST_F(Safetensors, RefusesFilesThatAreNotThereOrNotFiles) {
+  expect_refused(folder_.path() / "absent.safetensors", "No such file");
+  expect_refused(folder_.path(), "s a directory");
+}
+
+TEST_F(Safetensors, RefusesEveryUnsoundHeader) {
+  const std::string f32 = R"("F32")";
+  const std::string good = line("x", f32, "[2]", "[0,8]");
+  expect_refused(raw(""), "it has 0 bytes");
+  expect_refused(raw("1234567"), "it has 7 bytes");
+  expect_refused(file("{" + good + "}", 8, 1 << 20), "its header would have");
+  expect_refused(file("{" + good + "}", 8, -2), "its header would have");
+  expect_refused(file("{" + good, 8), "not valid JSON");
+  expect_refused(file("", 8), "not valid JSON");
+  expect_refused(file("{\"\xff\":1}", 0), "not valid JSON");
+  expect_refused(file("[1,2]", 0), "not a JSON object");
+  expect_refused(file("{" + good + "," + good + "}", 8), "'x' is given twice");
+  expect_refused(file(R"({"x":{"dtype":"F32","dtype":"F32","shape":[2],"data_offsets":[0,8]}})", 8),
+                 "'dtype' is given twice");
+  expect_refused(file(R"({"x":3})", 0), "tensor 'x' has no dtype");
+  expect_refused(file(R"({"x":{"dtype":"F32","shape":[2]}})", 8), "tensor 'x' has no data_offsets");
+  expect_refused(file("{" + line("x", R"("F31")", "[2]", "[0,8]") + "}", 8),
+                 "unknown element type \"F31\"");
+  expect_refused(file("{" + line("x", "32", "[2]", "[0,8]") + "}", 8), "unknown element type 32");
+  expect_refused(file("{" + line("x", f32, "2", "[0,8]") + "}", 8), "a shape that is no list");
+  for (const char* size : {"[-2]", "[2.0]", "[\"2\"]", "[18446744073709551615]"}) {
+    expect_refused(file("{" + line("x", f32, size, "[0,8]") + "}", 8), "no whole number");
+  }
+  for (const char* offsets : {"8", "[0]", "[0,4,8]", "[0,\"8\"]", "[-8,0]"}) {
+    expect_refused(file("{" + line("x", f32, "[2]", offsets) + "}", 8), "not two whole numbers");
+  }
+  expect_refused(file("{" + line("x", f32, "[2]", "[8,0]") + "}", 8), "bytes 8 to 0 of 8");
+  expect_refused(file("{" + good + "}", 7), "bytes 0 to 8 of 7");  // cut short
+  expect_refused(file("{" + line("x", f32, "[3]", "[0,8]") + "}", 8), "what F32 of [3] needs");
+  expect_refused(file("{" + line("x", f32, "[4294967296,4294967296]", "[0,0]") + "}", 0),
+                 "what F32 of [4294967296, 4294967296] needs");  // 2^66 bytes
+  expect_refused(file("{" + good + "," + line("y", f32, "[2]", "[4,12]") + "}", 12),
+                 "tensor 'y' begins at byte 4");
+  expect_refused(file("{" + good + "," + line("y", f32, "[1]", "[12,16]") + "}", 16),
+                 "tensor 'y' begins at byte 12");
+  expect_refused(file("{" + good + "}", 9), "9 follow the header");
+  expect_refused(file("{" + line("x", R"("I64")", "[1]", "[0,8]") + "}", 8), "tensor 'x' of");
+}
+
+}  // namespace
+}  // namespace espalier

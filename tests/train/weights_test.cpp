@@ -1,0 +1,202 @@
+// Names of other programs, on layouts made for it.
+
+#include "espalier/train/weights.h"
+
+#include <gtest/gtest.h>
+
+#include <limits>
+#include <numeric>
+
+namespace espalier {
+namespace {
+
+Dimension plain(std::int64_t size) { return Layout::constant(size); }
+
+/// Two blocks of a GPT-2 of width 2, so that c_proj is square and c_attn is not, and batch norm.
+std::shared_ptr<const Layout> gpt_layout() {
+  Layout l;
+  const int stem = l.add_block("stem"), block = l.add_block("block");
+  l.add_entry({"wte.weight", Kind::trainable, stem, {plain(5), plain(2)}, {}});
+  l.add_entry({"h.0.attn.c_attn.weight", Kind::trainable, block, {plain(6), plain(2)}, {}});
+  l.add_entry({"h.0.attn.c_attn.bias", Kind::trainable, block, {plain(6)}, {}});
+  l.add_entry({"h.0.attn.c_proj.weight", Kind::trainable, block, {plain(2), plain(2)}, {}});
+  return std::make_shared<const Layout>(l);
+}
+
+std::shared_ptr<const Layout> vit_layout() {
+  Layout l;
+  const int block = l.add_block("block");
+  l.add_entry({"cls_token", Kind::trainable, block, {plain(2)}, {}});
+  l.add_entry({"pos_embed", Kind::trainable, block, {plain(3), plain(2)}, {}});
+  l.add_entry({"patch_embed.proj.weight",
+               Kind::trainable,
+               block,
+               {plain(2), plain(1), plain(1), plain(1)},
+               {}});
+  l.add_entry({"blocks.0.norm1.weight", Kind::trainable, block, {plain(2)}, {}});
+  l.add_entry({"blocks.0.attn.qkv.weight", Kind::trainable, block, {plain(6), plain(2)}, {}});
+  l.add_entry({"blocks.0.attn.proj.weight", Kind::trainable, block, {plain(2), plain(2)}, {}});
+  l.add_entry({"blocks.0.norm2.weight", Kind::trainable, block, {plain(2)}, {}});
+  l.add_entry({"blocks.0.mlp.fc1.weight", Kind::trainable, block, {plain(4), plain(2)}, {}});
+  l.add_entry({"blocks.0.mlp.fc2.weight", Kind::trainable, block, {plain(2), plain(4)}, {}});
+  l.add_entry({"norm.weight", Kind::trainable, block, {plain(2)}, {}});
+  l.add_entry({"head.weight", Kind::trainable, block, {plain(3), plain(2)}, {}});
+  return std::make_shared<const Layout>(l);
+}
+
+Parameters zeros(std::shared_ptr<const Layout> layout) {
+  const Submodel full = Submodel::full(*layout);
+  return Parameters(std::make_shared<const Geometry>(std::move(layout), full, Packing::aligned));
+}
+
+/// A tensor of first, first + 1, ...
+NamedTensor counted(const std::string& name, std::vector<std::int64_t> shape, float first) {
+  NamedTensor tensor{name, std::move(shape), nullptr};
+  tensor.read = [first, n = tensor.count()](float* to) { std::iota(to, to + n, first); };
+  return tensor;
+}
+
+std::vector<float> entry(const Parameters& p, const std::string& name) {
+  const Layout& layout = p.geometry().layout();
+  for (std::size_t i = 0; i < layout.entries.size(); ++i) {
+    if (layout.entries[i].name != name) continue;
+    const Geometry::Place& place = p.geometry().place(static_cast<int>(i));
+    return {p.data() + place.offset, p.data() + place.offset + place.count};
+  }
+  return {};
+}
+
+std::string refused(const std::vector<NamedTensor>& tensors, Parameters& model,
+                    bool partial = false) {
+  try {
+    place_weights(tensors, "the file", partial, model);
+  } catch (const DataError& error) {
+    return error.what();
+  }
+  return "not refused";
+}
+
+std::vector<NamedTensor> gpt_tensors(const std::string& prefix) {
+  return {counted(prefix + "wte.weight", {5, 2}, 100),
+          counted(prefix + "h.0.attn.c_attn.weight", {6, 2}, 200),
+          counted(prefix + "h.0.attn.c_attn.bias", {6}, 300),
+          counted(prefix + "h.0.attn.c_proj.weight", {2, 2}, 400)};
+}
+
+TEST(Weights, PrefixesOfWrappersAreTakenOff) {
+  for (const char* prefix : {"", "module.", "transformer.", "module._orig_mod.transformer."}) {
+    Parameters model = zeros(gpt_layout());
+    place_weights(gpt_tensors(prefix), "the file", false, model);
+    EXPECT_EQ(entry(model, "wte.weight").front(), 100);
+    EXPECT_EQ(entry(model, "h.0.attn.c_attn.weight"),
+              (std::vector<float>{200, 201, 202, 203, 204, 205, 206, 207, 208, 209, 210, 211}));
+    EXPECT_EQ(entry(model, "h.0.attn.c_proj.weight"), (std::vector<float>{400, 401, 402, 403}));
+  }
+}
+
+TEST(Weights, TransposedLinearLayersOfAFileAreTurned) {
+  std::vector<NamedTensor> tensors = gpt_tensors("transformer.");
+  tensors[1].shape = {2, 6};  // [in, out]; c_proj is square, and turned with it
+  tensors.push_back(counted("transformer.h.0.attn.bias", {1, 1, 4, 4}, 0));
+  tensors.push_back(counted("lm_head.weight", {5, 2}, 100));
+  Parameters model = zeros(gpt_layout());
+  place_weights(tensors, "the file", false, model);
+  EXPECT_EQ(entry(model, "h.0.attn.c_attn.weight"),
+            (std::vector<float>{200, 206, 201, 207, 202, 208, 203, 209, 204, 210, 205, 211}));
+  EXPECT_EQ(entry(model, "h.0.attn.c_proj.weight"), (std::vector<float>{400, 402, 401, 403}));
+  EXPECT_EQ(entry(model, "h.0.attn.c_attn.bias"),
+            (std::vector<float>{300, 301, 302, 303, 304, 305}));
+}
+
+TEST(Weights, HuggingFacesViTIsTimms) {
+  const std::string layer = "vit.encoder.layer.0.";
+  const std::vector<NamedTensor> tensors{
+      counted("vit.embeddings.cls_token", {1, 1, 2}, 10),
+      counted("vit.embeddings.position_embeddings", {1, 3, 2}, 20),
+      counted("vit.embeddings.patch_embeddings.projection.weight", {2, 1, 1, 1}, 30),
+      counted(layer + "layernorm_before.weight", {2}, 40),
+      counted(layer + "attention.attention.value.weight", {2, 2}, 58),
+      counted(layer + "attention.attention.query.weight", {2, 2}, 50),
+      counted(layer + "attention.attention.key.weight", {2, 2}, 54),
+      counted(layer + "attention.output.dense.weight", {2, 2}, 70),
+      counted(layer + "layernorm_after.weight", {2}, 80),
+      counted(layer + "intermediate.dense.weight", {4, 2}, 90),
+      counted(layer + "output.dense.weight", {2, 4}, 110),
+      counted("vit.layernorm.weight", {2}, 120),
+      counted("classifier.weight", {3, 2}, 130)};
+  Parameters model = zeros(vit_layout());
+  place_weights(tensors, "the file", false, model);
+  EXPECT_EQ(entry(model, "blocks.0.attn.qkv.weight"),
+            (std::vector<float>{50, 51, 52, 53, 54, 55, 56, 57, 58, 59, 60, 61}));
+  const std::vector<std::pair<const char*, float>> firsts{{"cls_token", 10},
+                                                          {"pos_embed", 20},
+                                                          {"patch_embed.proj.weight", 30},
+                                                          {"blocks.0.norm1.weight", 40},
+                                                          {"blocks.0.attn.proj.weight", 70},
+                                                          {"blocks.0.norm2.weight", 80},
+                                                          {"blocks.0.mlp.fc1.weight", 90},
+                                                          {"blocks.0.mlp.fc2.weight", 110},
+                                                          {"norm.weight", 120},
+                                                          {"head.weight", 130}};
+  for (const auto& [name, first] : firsts) EXPECT_EQ(entry(model, name).front(), first) << name;
+
+  // A third of a fused entry is no whole one.
+  std::vector<NamedTensor> without_key = tensors;
+  without_key.erase(without_key.begin() + 6);
+  EXPECT_NE(refused(without_key, model).find("it lacks blocks.0.attn.qkv.weight"),
+            std::string::npos);
+}
+
+TEST(Weights, WhatDoesNotFitIsNamed) {
+  Parameters model = zeros(gpt_layout());
+  std::vector<NamedTensor> tensors = gpt_tensors("");
+  tensors.erase(tensors.begin() + 2);
+  tensors[0].shape = {2, 5};  // no linear layer: it is not turned
+  tensors.push_back(counted("h.1.attn.c_attn.weight", {6, 2}, 0));
+  EXPECT_EQ(refused(tensors, model),
+            "the file does not fit the model: it lacks h.0.attn.c_attn.bias; it has wte.weight "
+            "[2, 5] where [5, 2] is needed; the model has no h.1.attn.c_attn.weight; "
+            "model.init_partial = true would load the rest");
+  EXPECT_EQ(entry(model, "h.0.attn.c_proj.weight"), (std::vector<float>{0, 0, 0, 0}));
+
+  place_weights(tensors, "the file", true, model);
+  EXPECT_EQ(entry(model, "wte.weight"), std::vector<float>(10, 0));
+  EXPECT_EQ(entry(model, "h.0.attn.c_attn.bias"), std::vector<float>(6, 0));
+  EXPECT_EQ(entry(model, "h.0.attn.c_proj.weight"), (std::vector<float>{400, 401, 402, 403}));
+}
+
+TEST(Weights, AFileOfAnotherModelIsRefusedEvenInPart) {
+  Parameters model = zeros(vit_layout());
+  EXPECT_NE(refused(gpt_tensors(""), model, true).find("nothing in it fits"), std::string::npos);
+}
+
+TEST(Weights, TheSameWeightsTwiceAreRefused) {
+  Parameters model = zeros(gpt_layout());
+  std::vector<NamedTensor> tensors = gpt_tensors("");
+  tensors.push_back(counted("module.wte.weight", {5, 2}, 0));
+  EXPECT_EQ(refused(tensors, model, true),
+            "the file holds both wte.weight and module.wte.weight, which are the same weights");
+}
+
+TEST(Weights, ValuesThatAreNotFiniteAreRefused) {
+  Parameters model = zeros(gpt_layout());
+  std::vector<NamedTensor> tensors = gpt_tensors("");
+  tensors[0].read = [](float* to) {
+    std::fill(to, to + 10, 1.0f);
+    to[9] = std::numeric_limits<float>::quiet_NaN();
+  };
+  EXPECT_EQ(refused(tensors, model), "wte.weight of the file holds a value that is not finite");
+}
+
+TEST(Weights, EveryEntryGoesOutUnderItsName) {
+  Parameters model = zeros(vit_layout());
+  std::iota(model.data(), model.data() + model.geometry().size(), 1.0f);
+  Parameters copy = zeros(vit_layout());
+  place_weights(named_tensors(model), "itself", false, copy);
+  for (const Entry& e : model.geometry().layout().entries) {
+    EXPECT_EQ(entry(copy, e.name), entry(model, e.name)) << e.name;
+  }
+}
+
+}  // namespace
+}  // namespace espalier
