@@ -18,8 +18,9 @@ void register_fedavg(Catalogue& c) {
   declare_average_options(c.options);
   c.submodels.add("full", "every client trains the whole model",
                   [](const Config&, const Experiment&) { return std::make_unique<FullModel>(); });
-  c.windows.add("synchronous", "merge when all that are out have answered",
-                {{"window.min_updates", "0"}, {"window.release", "merged"}});
+  c.windows.add("synchronous", "merge when all that are out have answered", [](const Config&) {
+    return Defaults{{"window.min_updates", "0"}, {"window.release", "merged"}};
+  });
   c.merges.add("average", "weighted mean over the holders of each parameter",
                [](const Config& config, const Experiment& experiment) {
                  return std::make_unique<AverageMerge>(config, experiment);

@@ -55,7 +55,7 @@ RoundsServer::RoundsServer(const Experiment& experiment, const Config& config, S
       model_(
           experiment.plans->geometry(Submodel::full(*experiment.model.layout), Packing::aligned)),
       window_(window_settings(config, *experiment.fleet, config.integer("clients.per_round"))),
-      per_round_(config.integer("clients.per_round")),
+      sampler_(config, experiment),
       evaluate_every_(config.integer("record.evaluate_every")) {
   if (config.real("run.target_accuracy") > 0) target_accuracy_ = config.real("run.target_accuracy");
   if (config.real("run.virtual_limit") > 0) {
@@ -63,7 +63,9 @@ RoundsServer::RoundsServer(const Experiment& experiment, const Config& config, S
   }
   initialise(model_, experiment.seed);
   tasks_of_.assign(static_cast<std::size_t>(experiment.fleet->size()), 0);
-  for (std::int64_t client = 0; client < experiment.fleet->size(); ++client) release(client);
+  for (std::int64_t client = 0; client < experiment.fleet->size(); ++client) {
+    idle_.insert(idle_.end(), client);
+  }
 }
 
 RunSummary RoundsServer::run() {
@@ -151,38 +153,42 @@ void RoundsServer::top_up() {
   // Clients whose update waits for the merge still belong to the round.
   const auto busy = static_cast<std::int64_t>(out_.size()) +
                     std::ranges::count_if(delivered_, [](const Delivered& d) { return d.waiting; });
-  std::int64_t want = per_round_ == 0 ? static_cast<std::int64_t>(idle_.size()) : per_round_ - busy;
-  std::vector<std::int64_t> candidates = std::move(idle_);
-  idle_.clear();
-  std::sort(candidates.begin(), candidates.end());
-  std::vector<std::int64_t> chosen;
-  if (want >= static_cast<std::int64_t>(candidates.size())) {
-    chosen.swap(candidates);
-  } else if (want > 0) {
-    Stream stream(experiment_.seed, purpose("clients.sample"),
-                  static_cast<std::uint64_t>(sends_++));
-    const auto picks = stream.choose(want, static_cast<std::int64_t>(candidates.size()));
-    std::vector<std::uint8_t> picked(candidates.size(), 0);
-    for (std::int64_t pick : picks) picked[static_cast<std::size_t>(pick)] = 1;
-    for (std::size_t i = 0; i < candidates.size(); ++i) {
-      (picked[i] ? chosen : idle_).push_back(candidates[i]);
-    }
-    candidates = idle_;
-    idle_.clear();
+  const std::int64_t want =
+      sampler_.at_once() == 0 ? static_cast<std::int64_t>(idle_.size()) : sampler_.at_once() - busy;
+  const std::int64_t furthest = furthest_task();
+  const auto chosen = sampler_.choose(want, idle_, [&](std::int64_t client) {
+    return next_task_of(client) <= furthest && has_memory(client);
+  });
+  for (const std::int64_t client : chosen) {
+    idle_.erase(client);
+    send(client);
   }
-  for (std::int64_t client : chosen) {
-    if (!try_send(client)) release(client);
-  }
-  for (std::int64_t client : candidates) release(client);
   busy_s_ += wall_seconds() - start;
 }
 
-bool RoundsServer::try_send(std::int64_t client) {
-  const SendMoment moment{client, tasks_of_[static_cast<std::size_t>(client)], version_};
-  Submodel submodel = rules_.submodel->choose(experiment_, moment);
-  const auto refused = too_large_.find(client);
-  if (refused != too_large_.end() && refused->second.inside(submodel)) return false;
+/// Number of the last task that a client may start now: with window.max_spread, that many beyond
+/// the slowest client's present one.
+std::int64_t RoundsServer::furthest_task() const {
+  const auto& spread = window_.settings().max_spread;
+  if (!spread) return std::numeric_limits<std::int64_t>::max();
+  std::int64_t slowest = std::numeric_limits<std::int64_t>::max();
+  for (const auto& [key, sent] : out_) slowest = std::min(slowest, sent.task.nth_task);
+  for (const std::int64_t client : idle_) {
+    if (has_memory(client)) slowest = std::min(slowest, next_task_of(client));
+  }
+  return slowest > std::numeric_limits<std::int64_t>::max() - *spread ? slowest : slowest + *spread;
+}
 
+/// Whether the client's next submodel is smaller than what it last ran out of memory with.
+bool RoundsServer::has_memory(std::int64_t client) const {
+  const auto refused = too_large_.find(client);
+  return refused == too_large_.end() ||
+         !refused->second.inside(rules_.submodel->choose(experiment_, moment_of(client)));
+}
+
+void RoundsServer::send(std::int64_t client) {
+  const SendMoment moment = moment_of(client);
+  Submodel submodel = rules_.submodel->choose(experiment_, moment);
   Sent sent;
   sent.geometry = experiment_.plans->geometry(submodel, Packing::dense);
   sent.payload = payload_for(submodel, *sent.geometry);
@@ -211,7 +217,6 @@ bool RoundsServer::try_send(std::int64_t client) {
   pool_.submit(sent.task, sent.payload, sent.flops);
   const EventKey key{sent.finish(), client, sent.task.task};
   out_.emplace(key, std::move(sent));
-  return true;
 }
 
 void RoundsServer::deliver_next() {
@@ -237,7 +242,9 @@ void RoundsServer::deliver_next() {
   }
   if (!result.state.empty()) states_[d.sent.task.client] = result.state;
   const bool counts = d.outcome == "merged";
-  const bool on_arrival = window.release == Release::arrival;
+  const bool too_stale = window.max_staleness && d.staleness > *window.max_staleness;
+  const bool on_arrival =
+      window.release == Release::arrival || (window.stale == Stale::resend && too_stale);
   const std::int64_t client = d.sent.task.client;
   d.waiting = !on_arrival;
   delivered_.push_back(std::move(d));
@@ -271,8 +278,10 @@ void RoundsServer::close_window() {
   });
   for (const Delivered* d : sources) {
     updates.push_back({d->sent.task.task, d->sent.task.client, d->sent.task.base_version,
-                       d->staleness, experiment_.samples_of(d->sent.task.client), d->sent.geometry,
-                       d->arrival.values, d->sent.payload, 0});
+                       d->staleness, experiment_.samples_of(d->sent.task.client),
+                       d->arrival.result.steps,
+                       learning_rate(experiment_.train, d->sent.task.base_version),
+                       d->sent.geometry, d->arrival.values, d->sent.payload, 0});
   }
   rules_.merge->merge(experiment_, model_, updates);
   for (std::size_t i = 0; i < updates.size(); ++i) sources[i]->weight = updates[i].weight;

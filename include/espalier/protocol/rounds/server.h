@@ -16,6 +16,7 @@
 #include "espalier/protocol/rounds/evaluator.h"
 #include "espalier/protocol/rounds/pool.h"
 #include "espalier/protocol/rounds/rules.h"
+#include "espalier/protocol/rounds/sampling.h"
 #include "espalier/protocol/rounds/window.h"
 #include "espalier/record/run_file.h"
 
@@ -84,9 +85,17 @@ class RoundsServer {
   using EventKey = std::tuple<Nanoseconds, std::int64_t, std::int64_t>;
 
   void top_up();
-  bool try_send(std::int64_t client);
+  void send(std::int64_t client);
+  std::int64_t next_task_of(std::int64_t client) const {
+    return tasks_of_[static_cast<std::size_t>(client)];
+  }
+  SendMoment moment_of(std::int64_t client) const {
+    return {client, next_task_of(client), version_};
+  }
+  std::int64_t furthest_task() const;
+  bool has_memory(std::int64_t client) const;
   void deliver_next();
-  void release(std::int64_t client) { idle_.push_back(client); }
+  void release(std::int64_t client) { idle_.insert(client); }
   void release_waiting();
   void close_window();
   void record_round(std::span<const Update> updates);
@@ -103,7 +112,7 @@ class RoundsServer {
   Evaluator evaluator_;
   Parameters model_;
   Window window_;
-  std::int64_t per_round_;
+  Sampler sampler_;
   std::int64_t evaluate_every_;
   std::optional<double> target_accuracy_;
   std::optional<Nanoseconds> virtual_limit_;
@@ -111,8 +120,7 @@ class RoundsServer {
   Nanoseconds now_ = 0;
   std::int64_t version_ = 0;
   std::int64_t next_task_ = 0;
-  std::int64_t sends_ = 0;  // draws made so far; keys the sampling of clients
-  std::vector<std::int64_t> idle_;
+  std::set<std::int64_t> idle_;
   std::vector<std::int64_t> tasks_of_;  // sent so far, per client
   std::unordered_map<std::int64_t, Bytes> states_;
   std::unordered_map<std::int64_t, Submodel>
