@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "espalier/base/error.h"
+#include "espalier/base/shipped.h"
 #include "espalier/data/dataset.h"
 
 namespace espalier {
@@ -148,18 +149,8 @@ Dataset load_digits(const fs::path& folder, Limits limits) {
     return load_idx_folder("digits", {folder, folder / "digits"}, limits,
                            "remove data.dir, or set it to the folder inputs/digits of the program");
   }
-  // The program runs from its build folder, or (the tests) from a folder below that.
-  std::vector<fs::path> folders;
-  std::error_code error;
-  const fs::path executable = fs::read_symlink("/proc/self/exe", error);
-  if (!error) {
-    const fs::path beside = executable.parent_path();
-    folders = {(beside / "../inputs/digits").lexically_normal(),
-               (beside / "../../inputs/digits").lexically_normal()};
-  }
-  folders.emplace_back("inputs/digits");
   return load_idx_folder(
-      "digits", folders, limits,
+      "digits", shipped_places("digits"), limits,
       "start the program from its source folder, or set data.dir to its folder inputs/digits");
 }
 

@@ -64,8 +64,11 @@ class MergeRule {
   virtual void archive(Archive&) {}
 };
 
-using SubmodelFactory =
-    std::function<std::unique_ptr<SubmodelRule>(const Config&, const Experiment&)>;
+/// Upper bound of the bytes that a client holds while it trains a submodel.
+using PeakBytes = std::function<std::int64_t(const Submodel&, std::int64_t client)>;
+
+using SubmodelFactory = std::function<std::unique_ptr<SubmodelRule>(
+    const Config&, const Experiment&, const PeakBytes&)>;
 using MergeFactory = std::function<std::unique_ptr<MergeRule>(const Config&, const Experiment&)>;
 
 }  // namespace espalier

@@ -12,8 +12,10 @@
 #include <unordered_map>
 #include <vector>
 
+#include "espalier/device/availability.h"
 #include "espalier/model/cost.h"
 #include "espalier/protocol/rounds/evaluator.h"
+#include "espalier/protocol/rounds/faults.h"
 #include "espalier/protocol/rounds/pool.h"
 #include "espalier/protocol/rounds/rules.h"
 #include "espalier/protocol/rounds/sampling.h"
@@ -47,6 +49,11 @@ struct ServerRules {
   std::unique_ptr<LocalObjective> objective;  ///< for its memory bound only
 };
 
+/// What a task with this submodel costs its client, batches of `batch` samples: the bound holds for
+/// all that its memory scope counts.
+TrainingCost task_cost(const Experiment& experiment, const LocalObjective& objective,
+                       const Submodel& submodel, std::int64_t batch);
+
 /// Stops beside run.rounds: run.target_accuracy, run.virtual_limit.
 void declare_server_options(OptionTable& table);
 
@@ -71,6 +78,8 @@ class RoundsServer {
     Nanoseconds sent = 0, download = 0, compute = 0, upload = 0;
     std::int64_t flops = 0, bytes_down = 0, bytes_up = 0;
     double share = 1;
+    Fate fate;
+    bool answers() const { return !fate.crashes && !fate.vanishes; }
     Nanoseconds finish() const { return sent + download + compute + upload; }
   };
   struct Delivered {
@@ -94,6 +103,8 @@ class RoundsServer {
   }
   std::int64_t furthest_task() const;
   bool has_memory(std::int64_t client) const;
+  bool is_there(std::int64_t client) const;
+  std::optional<Nanoseconds> next_return() const;
   void deliver_next();
   void release(std::int64_t client) { idle_.insert(client); }
   void release_waiting();
@@ -113,6 +124,8 @@ class RoundsServer {
   Parameters model_;
   Window window_;
   Sampler sampler_;
+  Faults faults_;
+  Availability availability_;
   std::int64_t evaluate_every_;
   std::optional<double> target_accuracy_;
   std::optional<Nanoseconds> virtual_limit_;
@@ -120,8 +133,11 @@ class RoundsServer {
   Nanoseconds now_ = 0;
   std::int64_t version_ = 0;
   std::int64_t next_task_ = 0;
+  std::int64_t barren_ = 0;  // times in a row that everybody at work failed
+  std::int64_t waits_ = 0;   // in a row, for somebody to come back
   std::set<std::int64_t> idle_;
-  std::vector<std::int64_t> tasks_of_;  // sent so far, per client
+  std::unordered_map<std::int64_t, Nanoseconds> away_until_;  // clients that vanished
+  std::vector<std::int64_t> tasks_of_;                        // sent so far, per client
   std::unordered_map<std::int64_t, Bytes> states_;
   std::unordered_map<std::int64_t, Submodel>
       too_large_;  // what a client last ran out of memory with
