@@ -12,6 +12,8 @@
 #include "espalier/data/dataset.h"
 #include "espalier/device/device.h"
 #include "espalier/method/register.h"
+#include "espalier/method/widths.h"
+#include "espalier/model/cost.h"
 #include "espalier/record/compare.h"
 #include "espalier/record/software.h"
 
@@ -38,6 +40,42 @@ void print_rules() {
   print_items(all.objectives);
 }
 
+/// One line per block of the family's default sizes on its customary data, batch 1.
+void print_blocks(const std::string& name, const DataShape& shape) {
+  Config config(all_options());
+  config.set("model.name", name, "the list of models");
+  const Model model = build_model(config, shape);
+  const TrainingCost full = training_cost(model, Submodel::full(*model.layout), 1, 0);
+  const TrainingCost half = training_cost(model, rolling_submodel(*model.layout, 0.5, 0), 1, 0);
+  std::printf("  for one sample of %s, %lld classes; full width, then half\n",
+              fmt::format("{}", fmt::join(shape.sample, "x")).c_str(),
+              static_cast<long long>(shape.classes));
+  const auto line = [](const std::string& block, const BlockCost& a, const BlockCost& b) {
+    const auto side = [](const BlockCost& c) {
+      return fmt::format("{:>11} {:>13} {:>12} {:>10}", c.parameters, c.forward_flops,
+                         c.weight_bytes, c.saved_bytes);
+    };
+    std::printf("  %-12s %s   %s\n", block.c_str(), side(a).c_str(), side(b).c_str());
+  };
+  const std::string head = fmt::format("{:>11} {:>13} {:>12} {:>10}", "parameters", "forward FLOP",
+                                       "weight B", "saved B");
+  std::printf("  %-12s %s   %s\n", "block", head.c_str(), head.c_str());
+  const auto total = [](const TrainingCost& cost) {
+    BlockCost sum;
+    for (const BlockCost& block : cost.blocks) {
+      sum.parameters += block.parameters;
+      sum.forward_flops += block.forward_flops;
+      sum.weight_bytes += block.weight_bytes;
+      sum.saved_bytes += block.saved_bytes;
+    }
+    return sum;
+  };
+  for (std::size_t i = 0; i < full.blocks.size(); ++i) {
+    line(model.blocks[i].name, full.blocks[i], half.blocks[i]);
+  }
+  line("total", total(full), total(half));
+}
+
 void print_device(const DeviceClass& d) {
   const std::string memory = d.memory_mb > 0 ? fmt::format("{:g} MB", d.memory_mb) : "not capped";
   std::printf("%-22s memory %s, %g GFLOP/s, down %g Mbit/s, up %g Mbit/s, latency %g ms\n",
@@ -48,10 +86,17 @@ void print_device(const DeviceClass& d) {
 
 int list_command(const std::vector<std::string>& arguments) {
   const std::string what = arguments.empty() ? "methods" : arguments[0];
+  const bool verbose = arguments.size() == 2 && what == "models" && arguments[1] == "-v";
+  if (arguments.size() > 1 && !verbose) {
+    throw InputError("list takes one word, or: espalier list models -v");
+  }
   if (what == "methods") {
     print_rules();
   } else if (what == "models") {
-    print_items(model_families());
+    for (const auto& item : model_families().items()) {
+      std::printf("%-22s %s\n", item.name.c_str(), item.help.c_str());
+      if (verbose) print_blocks(item.name, item.value.customary);
+    }
   } else if (what == "datasets") {
     print_items(data_sources());
   } else if (what == "devices") {
@@ -135,7 +180,7 @@ std::string usage() {
   std::string text =
       "Espalier: train large models together on many weak machines.\n\n"
       "espalier run INPUT.ini [FLAG ...] [--section.key=value ...]\n"
-      "espalier list [methods|models|datasets|devices|options]\n"
+      "espalier list [methods|models [-v]|datasets|devices|options]\n"
       "espalier explain NAME            an option, a method, a model, a device\n"
       "espalier info FILE.h5            what is in a run or checkpoint file\n"
       "espalier diff [--values | --all] A.h5 B.h5\n"

@@ -88,12 +88,16 @@ void print_check(const Experiment& e, const RuleNames& names, const ServerRules&
                        "parameters", "memory", "cap"));
   std::set<std::pair<std::string, std::uint64_t>> shown;
   std::int64_t payloads = 0;
+  std::int64_t states = 0;
+  const bool keeps = e.train.optimizer_state == OptimizerState::keep;
   for (std::int64_t client = 0; client < e.fleet->size(); ++client) {
     const SendMoment moment{client, 0, 0};
     const Submodel submodel = rules.submodel->choose(e, moment);
     const DeviceClass& device = e.fleet->device(client);
-    const TrainingCost cost = task_cost(e, *rules.objective, submodel, e.train.batch);
+    const TrainingCost cost =
+        task_cost(e, *rules.objective, submodel, part_size(e.train, e.batch_of(client)));
     payloads += cost.message_bytes;
+    if (keeps) states += Optimizer::copies(e.train) * cost.message_bytes;
     if (!shown.emplace(device.name, submodel.hash()).second) continue;
     const std::int64_t cap = memory_bytes(device);
     log_note(fmt::format("         {:<14} {:>6.3g} {:>12} {:>12} {:>12}{}", device.name,
@@ -101,9 +105,10 @@ void print_check(const Experiment& e, const RuleNames& names, const ServerRules&
                          cap > 0 ? megabytes(cap) : "-",
                          cap > 0 && cost.peak_bytes > cap ? "  too little memory" : ""));
   }
-  // The model, its evaluated copy, and each client's payload and update.
+  // The model, its evaluated copy, and each client's payload, update and state: that before the
+  // task, that after it, and the one to send next.
   log_note(fmt::format("server   {} at most, beside data and libraries",
-                       megabytes(8 * values + 2 * payloads)));
+                       megabytes(8 * values + 2 * payloads + 3 * states)));
 }
 
 /// Whether a person looks on. mpirun gives every program a terminal of its own, so below it

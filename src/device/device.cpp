@@ -161,6 +161,8 @@ std::vector<DeviceClass> device_classes(const Config& config) {
       const std::string key = "device." + name + "." + field.name;
       if (config.has(key)) (*device).*field.member = config.real(key);
     }
+    const std::string batch = "device." + name + ".batch";
+    if (config.given(batch)) device->batch = config.integer(batch);
   }
   return classes;
 }
@@ -191,6 +193,12 @@ void declare_device_options(OptionTable& table) {
                .unit = field.unit,
                .minimum = field.minimum});
   }
+  table.add({.key = "device.*.batch",
+             .type = OptionType::integer,
+             .default_value = "0",
+             .help = "Samples in a batch on such a client; 0 means train.batch.",
+             .minimum = 0,
+             .maximum = 1e6});
 }
 
 Fleet::Fleet(const Config& config) : classes_(device_classes(config)) {

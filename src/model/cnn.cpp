@@ -72,6 +72,6 @@ Model build(const Config& config, const DataShape& shape) {
 
 }  // namespace
 
-ModelFamily cnn_family() { return {declare, build}; }
+ModelFamily cnn_family() { return {declare, build, {{1, 28, 28}, 10}}; }
 
 }  // namespace espalier

@@ -137,6 +137,46 @@ std::int64_t activation_peak(std::int64_t batch_bytes, const std::vector<NodeCos
   return walk.peak();
 }
 
+BlockCost block_weights(const Geometry& geometry, int block) {
+  BlockCost cost;
+  cost.block = block;
+  const Layout& layout = geometry.layout();
+  for (std::size_t entry = 0; entry < layout.entries.size(); ++entry) {
+    const bool trained = layout.entries[entry].kind == Kind::trainable;
+    if (trained && layout.entries[entry].block == block) {
+      cost.parameters += geometry.place(static_cast<int>(entry)).count;
+    }
+  }
+  for (int kind = 0; kind < kKinds; ++kind) {
+    cost.weight_bytes += geometry.segment(block, static_cast<Kind>(kind)).size() * kFloatBytes;
+  }
+  return cost;
+}
+
+/// Bytes that each node keeps for the backward pass; what several keep counts for the first.
+std::vector<std::int64_t> saved_bytes(std::int64_t batch_bytes,
+                                      const std::vector<NodeCost>& nodes) {
+  std::vector<int> owner(nodes.size());  // of the memory of a node's output; -1 the batch
+  std::vector<bool> counted(nodes.size() + 1, false);
+  std::vector<std::int64_t> bytes(nodes.size(), 0);
+  const auto owner_of = [&](int node) { return node < 0 ? -1 : owner[node]; };
+  for (std::size_t i = 0; i < nodes.size(); ++i) {
+    const NodeCost& node = nodes[i];
+    owner[i] = node.in_place ? owner_of(node.inputs[0]) : static_cast<int>(i);
+    const auto keep = [&](int piece) {
+      if (counted[static_cast<std::size_t>(piece + 1)]) return;
+      counted[static_cast<std::size_t>(piece + 1)] = true;
+      bytes[i] += piece < 0 ? batch_bytes : nodes[static_cast<std::size_t>(piece)].output_bytes;
+    };
+    if (node.saves_input) {
+      for (const int input : node.inputs) keep(owner_of(input));
+    }
+    if (node.saves_output) keep(owner[i]);
+    bytes[i] += node.saved_bytes;
+  }
+  return bytes;
+}
+
 }  // namespace
 
 TrainingCost training_cost(const Model& model, const Submodel& submodel, std::int64_t batch,
@@ -146,15 +186,24 @@ TrainingCost training_cost(const Model& model, const Submodel& submodel, std::in
   const std::int64_t value_bytes = model.shape.vocabulary > 0 ? sizeof(std::int64_t) : kFloatBytes;
   const std::int64_t rows = batch * model.shape.targets();
   const std::int64_t labels = rows * static_cast<std::int64_t>(sizeof(std::int64_t));
-  for (std::size_t i = 0; i < model.blocks.size(); ++i) {
-    if (submodel.has_block(static_cast<int>(i))) model.blocks[i].cost(tape);
-  }
+  const Geometry geometry(model.layout, submodel, Packing::aligned);
   TrainingCost cost;
-  for (const NodeCost& node : tape.nodes) cost.forward_flops += node.forward_flops;
+  std::vector<std::size_t> node_blocks;  // index into cost.blocks
+  for (int i = 0; i < static_cast<int>(model.blocks.size()); ++i) {
+    if (!submodel.has_block(i)) continue;
+    model.blocks[static_cast<std::size_t>(i)].cost(tape);
+    node_blocks.resize(tape.nodes.size(), cost.blocks.size());
+    cost.blocks.push_back(block_weights(geometry, i));
+  }
+  const std::vector<std::int64_t> saved = saved_bytes(values * value_bytes, tape.nodes);
+  for (std::size_t i = 0; i < tape.nodes.size(); ++i) {
+    cost.forward_flops += tape.nodes[i].forward_flops;
+    cost.blocks[node_blocks[i]].forward_flops += tape.nodes[i].forward_flops;
+    cost.blocks[node_blocks[i]].saved_bytes += saved[i];
+  }
   cost.step_flops = 3 * cost.forward_flops;
   add_loss(tape, rows, model.shape.classes);
 
-  const Geometry geometry(model.layout, submodel, Packing::aligned);
   const std::int64_t trained = geometry.kind_range(Kind::trainable).size();
   cost.parameters = geometry.count(Kind::trainable);
   cost.message_bytes = cost.parameters * kFloatBytes;

@@ -66,7 +66,7 @@ Model build(const Config& config, const DataShape& shape) {
 }  // namespace
 
 ModelFamily lenet_family() {
-  return {[](OptionTable&) {}, build};
+  return {[](OptionTable&) {}, build, {{1, 28, 28}, 10}};
 }
 
 }  // namespace espalier

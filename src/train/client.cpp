@@ -99,7 +99,9 @@ ClientStepper::ClientStepper(const Experiment& experiment, const ObjectiveFactor
   result_.task = task_.task;
   result_.cap_bytes = memory_bytes(experiment_.fleet->device(task_.client));
   account_ = MemoryAccount::create(result_.cap_bytes);
-  work_ = workload(experiment_.train, experiment_.samples_of(task_.client));
+  lr_ = learning_rate(experiment_.train, task_.base_version);
+  batch_ = experiment_.batch_of(task_.client);
+  work_ = experiment_.workload_of(task_.client);
 }
 
 bool ClientStepper::step() {
@@ -130,12 +132,22 @@ void ClientStepper::begin() {
   experiment_.plans->plan(*dense, *aligned, nullptr, kTrained)
       ->copy(reinterpret_cast<const float*>(payload_->data()), parameters_.data());
   parameters_.attach_gradients();
-  optimizer_.emplace(experiment_.train, learning_rate(experiment_.train, task_.base_version));
+  optimizer_.emplace(experiment_.train, aligned->kind_range(Kind::trainable).size());
   if (!task_.state.empty()) {
     ByteArchive state(task_.state);
-    objective_->archive(state);
+    archive_state(state);
+    task_.state = Bytes();
   }
   objective_->begin({experiment_, parameters_, task_.client});
+}
+
+/// Of the objective, then of the optimiser where it is kept.
+void ClientStepper::archive_state(Archive& archive) {
+  objective_->archive(archive);
+  const TrainSettings& train = experiment_.train;
+  if (train.optimizer_state == OptimizerState::keep && Optimizer::copies(train) > 0) {
+    optimizer_->archive(archive, *experiment_.plans, parameters_.geometry());
+  }
 }
 
 std::span<const std::int64_t> ClientStepper::next_batch() {
@@ -145,7 +157,7 @@ std::span<const std::int64_t> ClientStepper::next_batch() {
     order_ = epoch_order(experiment_.seed, task_.client, task_.nth_task, epoch_++, samples);
     position_ = 0;
   }
-  const std::int64_t size = std::min(experiment_.train.batch, count - position_);
+  const std::int64_t size = std::min(batch_, count - position_);
   std::span<const std::int64_t> batch(order_.data() + position_, static_cast<std::size_t>(size));
   position_ += size;
   return batch;
@@ -159,9 +171,8 @@ void ClientStepper::train_batch() {
                   static_cast<std::uint64_t>(task_.nth_task),
                   static_cast<std::uint64_t>(result_.steps));
   };
+  // One stream for all parts of a batch, so that a sample is augmented alike in any division.
   Stream augment = stream("data.augment");
-  at::Tensor x = experiment_.data.train->inputs(batch, &augment);
-  at::Tensor y = experiment_.data.train->labels(batch);
   Stream random = stream("train.dropout");
   Context context;
   context.mode = Mode::train;
@@ -170,14 +181,26 @@ void ClientStepper::train_batch() {
   const LocalView view{experiment_, parameters_, task_.client};
 
   parameters_.zero_gradients();
-  at::Tensor loss = objective_->loss(view, forward(experiment_.model, parameters_, x, context), y);
-  loss.backward();
-  loss_sum_ += loss.item<double>() * static_cast<double>(size);
+  const std::int64_t most = part_size(experiment_.train, batch_);
+  for (std::int64_t begin = 0; begin < size; begin += most) {
+    const auto count = std::min(most, size - begin);
+    const auto part =
+        batch.subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(count));
+    const at::Tensor x = experiment_.data.train->inputs(part, &augment);
+    const at::Tensor y = experiment_.data.train->labels(part);
+    const at::Tensor loss =
+        objective_->loss(view, forward(experiment_.model, parameters_, x, context), y);
+    // The gradients of the parts add up to that of the batch's mean.
+    loss.backward(count == size
+                      ? at::Tensor()
+                      : at::full({}, static_cast<double>(count) / static_cast<double>(size)));
+    loss_sum_ += loss.item<double>() * static_cast<double>(count);
+  }
   objective_->after_backward(view);
   if (experiment_.train.clip > 0) {
     clip_gradients(parameters_.gradients(), experiment_.train.clip);
   }
-  optimizer_->step(parameters_.trainable(), parameters_.gradients());
+  optimizer_->step(parameters_.trainable(), parameters_.gradients(), lr_);
   result_.samples += size;
   ++result_.steps;
 }
@@ -203,7 +226,7 @@ std::pair<ClientResult, SharedBytes> ClientStepper::finish() {
     }
     trained = std::move(values);
     ByteArchive state;
-    objective_->archive(state);
+    archive_state(state);
     result_.state = state.take();
     result_.train_loss =
         result_.samples == 0 ? 0 : loss_sum_ / static_cast<double>(result_.samples);

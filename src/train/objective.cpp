@@ -1,10 +1,45 @@
 #include "espalier/train/objective.h"
 
-namespace espalier {
+#include <torch/csrc/autograd/custom_function.h>
 
-at::Tensor LocalObjective::loss(const LocalView&, const at::Tensor& logits,
+namespace espalier {
+namespace {
+
+// ATen's own label smoothing makes several tensors of the logits' size beside those of the plain
+// loss; with its gradient written down, this one needs fewer than the plain loss, so that the
+// memory bound holds for both.
+struct SmoothedCrossEntropy : torch::autograd::Function<SmoothedCrossEntropy> {
+  static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& logits,
+                            const at::Tensor& labels, double smoothing) {
+    const at::Tensor log_shares = at::log_softmax(logits, 1);
+    context->save_for_backward({log_shares, labels});
+    context->saved_data["smoothing"] = smoothing;
+    const at::Tensor own = at::nll_loss(log_shares, labels);
+    return own * (1 - smoothing) - log_shares.mean() * smoothing;
+  }
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
+                                                 torch::autograd::variable_list gradients) {
+    const auto saved = context->get_saved_variables();
+    const double smoothing = context->saved_data["smoothing"].toDouble();
+    const auto rows = static_cast<double>(saved[0].size(0));
+    const auto classes = static_cast<double>(saved[0].size(1));
+    at::Tensor g = saved[0].exp().sub_(smoothing / classes);
+    g.scatter_add_(1, saved[1].unsqueeze(1), at::full({saved[0].size(0), 1}, smoothing - 1));
+    return {g.mul_(gradients[0] / rows), at::Tensor(), at::Tensor()};
+  }
+};
+
+}  // namespace
+
+at::Tensor cross_entropy(const at::Tensor& logits, const at::Tensor& labels, double smoothing) {
+  const at::Tensor rows = logits.flatten(0, -2);
+  if (smoothing == 0) return at::cross_entropy_loss(rows, labels.flatten());
+  return SmoothedCrossEntropy::apply(rows, labels.flatten(), smoothing);
+}
+
+at::Tensor LocalObjective::loss(const LocalView& view, const at::Tensor& logits,
                                 const at::Tensor& labels) const {
-  return at::cross_entropy_loss(logits.flatten(0, -2), labels.flatten());
+  return cross_entropy(logits, labels, view.experiment.train.label_smoothing);
 }
 
 std::unique_ptr<LocalObjective> make_cross_entropy(const Config&) {

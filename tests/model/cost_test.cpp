@@ -57,6 +57,30 @@ TEST(Cost, FlopsOfLenetMatchTheSumByHand) {
   EXPECT_EQ(cost.step_flops, 3 * cost.forward_flops);
 }
 
+TEST(Cost, BlocksAddUpAndKeepWhatTheirLayersNeed) {
+  const Model model = make("lenet");
+  const TrainingCost cost = training_cost(model, Submodel::full(*model.layout), 2, 0);
+  ASSERT_EQ(cost.blocks.size(), 5u);
+  std::int64_t parameters = 0, flops = 0, weights = 0;
+  for (const BlockCost& block : cost.blocks) {
+    parameters += block.parameters;
+    flops += block.forward_flops;
+    weights += block.weight_bytes;
+  }
+  EXPECT_EQ(parameters, 61706);
+  EXPECT_EQ(flops, cost.forward_flops);
+  EXPECT_EQ(weights, cost.model_bytes / 2);  // the other half is the gradients
+  EXPECT_EQ(cost.blocks[0].parameters, 6 * 26);
+  // Two samples. A convolution keeps its input, pooling a byte for each output; a linear layer its
+  // input, ReLU its output, which is the next layer's input and counts once.
+  EXPECT_EQ(cost.blocks[0].saved_bytes, 2 * (4 * 784 + 6 * 196));
+  EXPECT_EQ(cost.blocks[1].saved_bytes, 2 * (4 * 6 * 196 + 16 * 25));
+  EXPECT_EQ(cost.blocks[2].saved_bytes, 2 * (4 * 400 + 4 * 120));
+  EXPECT_EQ(cost.blocks[3].saved_bytes, 2 * 4 * 84);
+  EXPECT_EQ(cost.blocks[4].saved_bytes, 0);
+  EXPECT_EQ(cost.blocks[4].forward_flops, 2 * (2 * 84 * 10 + 10));
+}
+
 TEST(Cost, GrowsWithBatchWidthAndState) {
   const Model model = make("cnn", "batch");
   const Submodel full = Submodel::full(*model.layout);

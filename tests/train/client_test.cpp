@@ -10,6 +10,7 @@
 #include <numeric>
 
 #include "espalier/device/memory.h"
+#include "espalier/model/cost.h"
 #include "espalier/train/evaluate.h"
 
 namespace espalier {
@@ -173,22 +174,6 @@ TEST(ClientStepper, StepScheduleLowersTheRateOfLaterVersions) {
   EXPECT_EQ(train(e, config, 4).values, train_plainly(e, 0.025, 0, 0));
 }
 
-TEST(Workload, CountsBatchesAcrossEpochs) {
-  TrainSettings s;
-  s.batch = 20;
-  s.epochs = 3;
-  Workload w = workload(s, 50);
-  EXPECT_EQ(w.steps, 9);
-  EXPECT_EQ(w.full_steps, 6);
-  EXPECT_EQ(w.rest, 10);
-  EXPECT_EQ(w.samples, 150);
-  s.steps = 4;  // an epoch of 20, 20, 10, and one more batch of 20
-  w = workload(s, 50);
-  EXPECT_EQ(w.steps, 4);
-  EXPECT_EQ(w.full_steps, 3);
-  EXPECT_EQ(w.samples, 70);
-}
-
 TEST(ClientTask, TravelsUnchanged) {
   const Config config = small_config("");
   const Experiment e = build_experiment(config);
@@ -207,13 +192,204 @@ TEST(ClientTask, TravelsUnchanged) {
   EXPECT_EQ(copy.state, task.state);
 }
 
-TEST(Gradients, AreClippedToTheLimit) {
-  at::Tensor g = at::full({4}, 3.0);  // norm 6
-  clip_gradients(g, 12);
-  EXPECT_TRUE(at::equal(g, at::full({4}, 3.0)));
-  clip_gradients(g, 2);
-  // PyTorch's rule divides by norm + 1e-6, a relative change of 1.7e-7, beside one rounding.
-  EXPECT_NEAR(g.norm().item<double>(), 2, 2 * 4e-7);
+/// The values that a task sent back, as the payload of the next one.
+SharedBytes payload_of(const std::vector<float>& values) {
+  auto payload = std::make_shared<Bytes>(values.size() * sizeof(float));
+  std::memcpy(payload->data(), values.data(), payload->size());
+  return payload;
+}
+
+/// The client's tasks one after the other: each starts from the last one's values and state.
+Trained train_tasks(const Experiment& e, const Config& config, int tasks) {
+  Trained last{{}, first_values(e)};
+  for (int n = 0; n < tasks; ++n) {
+    ClientTask task;
+    task.nth_task = n;
+    task.submodel = Submodel::full(*e.model.layout);
+    task.state = last.result.state;
+    ClientStepper stepper(e, make_cross_entropy, config, task, 1000, payload_of(last.values));
+    while (stepper.step()) {
+    }
+    auto [result, bytes] = stepper.finish();
+    last.result = result;
+    std::memcpy(last.values.data(), bytes->data(), bytes->size());
+  }
+  return last;
+}
+
+/// The same batches in one uninterrupted training with one optimiser.
+std::vector<float> train_without_tasks(const Experiment& e, int tasks) {
+  const auto full = Submodel::full(*e.model.layout);
+  Parameters p(e.plans->geometry(full, Packing::aligned));
+  initialise(p, e.seed);
+  p.attach_gradients();
+  Optimizer optimizer(e.train, p.trainable().numel());
+  for (int n = 0; n < tasks; ++n) {
+    const auto order = epoch_order(e.seed, 0, n, 0, e.partition->samples(0));
+    for (std::size_t begin = 0; begin < order.size(); begin += 20) {
+      const std::span<const std::int64_t> batch(order.data() + begin,
+                                                std::min<std::size_t>(20, order.size() - begin));
+      Context context;
+      context.mode = Mode::train;
+      p.zero_gradients();
+      at::cross_entropy_loss(forward(e.model, p, e.data.train->inputs(batch), context),
+                             e.data.train->labels(batch))
+          .backward();
+      optimizer.step(p.trainable(), p.gradients(), e.train.lr);
+    }
+  }
+  const auto dense = e.plans->geometry(full, Packing::dense);
+  std::vector<float> values(static_cast<std::size_t>(dense->size()));
+  e.plans->plan(p.geometry(), *dense)->copy(std::as_const(p).data(), values.data());
+  return values;
+}
+
+TEST(OptimizerState, KeptOverTasksEqualsOneLongTraining) {
+  at::set_num_threads(1);
+  for (const char* optimizer : {"sgd", "adam", "adamw", "adan", "rmsprop"}) {
+    const std::string lines = fmt::format(
+        "[train]\nbatch = 20\nlr = 0.002\nmomentum = 0.9\nweight_decay = 0.01\noptimizer = {}\n",
+        optimizer);
+    const Config keeping = small_config(lines + "optimizer_state = keep\n");
+    const Experiment e = build_experiment(keeping);
+    const Trained kept = train_tasks(e, keeping, 4);
+    EXPECT_EQ(kept.values, train_without_tasks(e, 4)) << optimizer;
+    const std::int64_t values = 4 * static_cast<std::int64_t>(kept.values.size());
+    EXPECT_GE(std::ssize(kept.result.state), Optimizer::copies(e.train) * values);
+
+    const Config resetting = small_config(lines);
+    const Trained reset = train_tasks(build_experiment(resetting), resetting, 4);
+    EXPECT_NE(reset.values, kept.values) << optimizer;
+    EXPECT_TRUE(reset.result.state.empty());
+  }
+}
+
+TEST(OptimizerState, IsNothingForPlainSgd) {
+  const Config config = small_config("[train]\noptimizer_state = keep\n");
+  EXPECT_TRUE(train_tasks(build_experiment(config), config, 2).result.state.empty());
+}
+
+TEST(OptimizerState, IsPartOfThePredictedMemory) {
+  install_counting_allocator();
+  at::set_num_threads(1);
+  for (const char* optimizer : {"sgd", "adam", "adamw", "adan", "rmsprop"}) {
+    const Config config =
+        small_config(fmt::format("[train]\noptimizer = {}\noptimizer_state = keep\nmomentum = 0.9\n"
+                                 "label_smoothing = 0.1\n",
+                                 optimizer));
+    const Experiment e = build_experiment(config);
+    const Trained second = train_tasks(e, config, 2);
+    const TrainingCost cost =
+        training_cost(e.model, Submodel::full(*e.model.layout), 20, Optimizer::copies(e.train));
+    const std::int64_t predicted = cost.peak_bytes - cost.message_bytes + 1000;  // as charged here
+    EXPECT_LE(second.result.peak_bytes, predicted) << optimizer;
+    EXPECT_LE(predicted, second.result.peak_bytes * 5 / 4) << optimizer;
+  }
+}
+
+TEST(Accumulation, HoldsTheMemoryOfOnePart) {
+  install_counting_allocator();
+  at::set_num_threads(1);
+  const auto peak = [](const char* lines) {
+    const Config config = small_config(std::string("[model]\nname = lenet\n[train]\n") + lines);
+    return train_tasks(build_experiment(config), config, 1).result.peak_bytes;
+  };
+  const std::int64_t part = peak("batch = 15\n");
+  // The seed of the backward pass is one float more.
+  EXPECT_LE(peak("batch = 60\naccumulate = 4\n"), part + 64);
+  EXPECT_GE(peak("batch = 60\n"), 2 * part);
+}
+
+/// Softmax regression in double precision: mean gradient of whole batches, smoothed labels.
+std::vector<double> regress(const Experiment& e, std::int64_t batch, double smoothing) {
+  const std::vector<float> first = first_values(e);
+  std::vector<double> w(first.begin(), first.end());
+  const auto classes = static_cast<std::size_t>(e.data.shape.classes);
+  const std::size_t inputs = w.size() / classes - 1;
+  const auto order = epoch_order(e.seed, 0, 0, 0, e.partition->samples(0));
+  for (std::size_t begin = 0; begin < order.size(); begin += static_cast<std::size_t>(batch)) {
+    const std::size_t count = std::min(static_cast<std::size_t>(batch), order.size() - begin);
+    const std::span<const std::int64_t> indices(order.data() + begin, count);
+    const at::Tensor x = e.data.train->inputs(indices).flatten(1);
+    const at::Tensor y = e.data.train->labels(indices);
+    std::vector<double> gradient(w.size(), 0);
+    for (std::size_t i = 0; i < count; ++i) {
+      const float* row = x.const_data_ptr<float>() + i * inputs;
+      std::vector<double> share(classes);
+      double sum = 0;
+      for (std::size_t c = 0; c < classes; ++c) {
+        double logit = w[classes * inputs + c];
+        for (std::size_t k = 0; k < inputs; ++k) logit += w[c * inputs + k] * row[k];
+        sum += share[c] = std::exp(logit);
+      }
+      for (std::size_t c = 0; c < classes; ++c) {
+        const bool own = static_cast<std::int64_t>(c) == y.const_data_ptr<std::int64_t>()[i];
+        const double target = (own ? 1 - smoothing : 0) + smoothing / static_cast<double>(classes);
+        const double d = (share[c] / sum - target) / static_cast<double>(count);
+        for (std::size_t k = 0; k < inputs; ++k) gradient[c * inputs + k] += d * row[k];
+        gradient[classes * inputs + c] += d;
+      }
+    }
+    for (std::size_t j = 0; j < w.size(); ++j) w[j] -= e.train.lr * gradient[j];
+  }
+  return w;
+}
+
+TEST(Accumulation, GivesTheGradientOfTheWholeBatchsMean) {
+  at::set_num_threads(1);
+  const std::string base = "[model]\nhidden =\n[train]\nbatch = 20\nlr = 0.05\n";
+  for (const char* more : {"", "accumulate = 3\n", "accumulate = 20\nlabel_smoothing = 0.2\n"}) {
+    const Config config = small_config(base + more);
+    const Experiment e = build_experiment(config);
+    const std::vector<float> values = train(e, config, 0).values;
+    const std::vector<double> expected = regress(e, 20, e.train.label_smoothing);
+    ASSERT_EQ(values.size(), expected.size());
+    // A logit is a sum of 145 products below 1 in magnitude: an error of at most 145^2 u = 1.3e-3
+    // if all roundings conspired, their root, 1.1e-4, in practice; a share has at most that error,
+    // and 12 steps of rate 0.05 add up gradients of inputs of about 1.
+    const double bound = 12 * 0.05 * 1.1e-4;
+    double moved = 0;
+    const std::vector<float> first = first_values(e);
+    for (std::size_t i = 0; i < values.size(); ++i) {
+      ASSERT_NEAR(values[i], expected[i], bound) << more << i;
+      moved = std::max(moved, std::abs(static_cast<double>(values[i]) - first[i]));
+    }
+    EXPECT_GT(moved, 300 * bound);
+  }
+}
+
+TEST(CrossEntropy, SmoothsLabelsAsPyTorchDoes) {
+  at::Tensor logits = at::linspace(-3, 3, 2 * 4 * 7).reshape({2, 4, 7}).set_requires_grad(true);
+  const at::Tensor labels = at::arange(8).reshape({2, 4}).remainder(7);
+  at::Tensor exact = logits.detach().to(at::kDouble).set_requires_grad(true);
+  const at::Tensor loss = cross_entropy(logits, labels, 0.2);
+  const at::Tensor torch_loss = at::cross_entropy_loss(exact.flatten(0, 1), labels.flatten(), {},
+                                                       at::Reduction::Mean, -100, 0.2);
+  loss.backward();
+  torch_loss.backward();
+  // Values up to 3 with some 20 roundings of 6e-8 of them; gradients are at most 1 / 8.
+  EXPECT_NEAR(loss.item<double>(), torch_loss.item<double>(), 20 * 3 * 6e-8);
+  EXPECT_LE((logits.grad() - exact.grad()).abs().max().item<double>(), 20 * 6e-8 / 8);
+}
+
+TEST(MixedBatches, EachDeviceHasItsOwn) {
+  at::set_num_threads(1);
+  const Config config = small_config(
+      "[clients]\ncount = 2\nfleet = small, laptop\n[device.small]\nbatch = 7\n[train]\nbatch = "
+      "20\n");
+  const Experiment e = build_experiment(config);
+  EXPECT_EQ(e.batch_of(0), 7);
+  EXPECT_EQ(e.batch_of(1), 20);
+  for (const std::int64_t client : {0, 1}) {
+    ClientTask task;
+    task.client = client;
+    task.submodel = Submodel::full(*e.model.layout);
+    ClientStepper stepper(e, make_cross_entropy, config, task, 0, payload_of(first_values(e)));
+    while (stepper.step()) {
+    }
+    const std::int64_t batch = client == 0 ? 7 : 20;
+    EXPECT_EQ(stepper.finish().first.steps, (e.samples_of(client) + batch - 1) / batch);
+  }
 }
 
 }  // namespace

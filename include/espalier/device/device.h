@@ -23,6 +23,7 @@ struct DeviceClass {
   double latency_ms = 0;    ///< per message
   double availability = 1;  ///< share of the time in which it can be given work
   double memory_gbps = 0;   ///< memory bandwidth, gigabyte per second; 0: unknown
+  std::int64_t batch = 0;   ///< samples in a batch; 0: train.batch
 };
 
 /// Latency plus 8 x bytes / mbps (mbps 0: latency alone), rounded once.

@@ -4,10 +4,20 @@
 // (measured <= predicted <= 1.25 x measured), so a client that was placed by it never runs out.
 
 #include <cstdint>
+#include <vector>
 
 #include "espalier/model/model.h"
 
 namespace espalier {
+
+/// One kept block's part in a step.
+struct BlockCost {
+  int block = 0;
+  std::int64_t parameters = 0;  ///< trainable values
+  std::int64_t forward_flops = 0;
+  std::int64_t weight_bytes = 0;  ///< of its entries of every kind, aligned
+  std::int64_t saved_bytes = 0;  ///< kept from its forward to its backward pass, its input included
+};
 
 struct TrainingCost {
   std::int64_t parameters = 0;  ///< trainable values
@@ -17,7 +27,8 @@ struct TrainingCost {
   std::int64_t model_bytes = 0;    ///< weights, gradients, optimiser state
   std::int64_t activation_bytes =
       0;  ///< peak of batch, activations, their gradients and kernels' buffers
-  std::int64_t peak_bytes = 0;  ///< everything a client holds: the bound
+  std::int64_t peak_bytes = 0;    ///< everything a client holds: the bound
+  std::vector<BlockCost> blocks;  ///< in order
 };
 
 /// `optimizer_copies`: flat buffers the optimiser keeps beside weights and gradients (SGD 0,

@@ -99,6 +99,7 @@ at::Tensor forward(const Model& model, const Parameters& parameters, at::Tensor 
 struct ModelFamily {
   std::function<void(OptionTable&)> declare;
   std::function<Model(const Config&, const DataShape&)> build;
+  DataShape customary{{3, 32, 32}, 10};  ///< of the data that it is mostly shown with
 };
 /// mlp, lenet, cnn (one file each in src/model).
 ModelFamily mlp_family();

@@ -67,7 +67,7 @@ class ClientStepper {
                 SharedBytes payload);
 
   const ClientTask& task() const { return task_; }
-  /// Trains one batch; false when there is nothing left to do.
+  /// Trains one batch, in all its parts; false when there is nothing left to do.
   bool step();
   /// The result, and the trained values (empty where the task ran out of memory). Call once, after
   /// step() returned false.
@@ -77,6 +77,7 @@ class ClientStepper {
   void begin();
   void train_batch();
   std::span<const std::int64_t> next_batch();
+  void archive_state(Archive& archive);
   void release();
 
   const Experiment& experiment_;
@@ -85,8 +86,10 @@ class ClientStepper {
   std::shared_ptr<MemoryAccount> account_;
   std::int64_t message_bytes_;
   std::unique_ptr<LocalObjective> objective_;
-  std::optional<Sgd> optimizer_;
+  std::optional<Optimizer> optimizer_;
   Parameters parameters_;
+  double lr_ = 0;
+  std::int64_t batch_ = 0;
   Workload work_;
   std::vector<std::int64_t> order_;  // of the current epoch
   std::int64_t epoch_ = 0;

@@ -29,6 +29,14 @@ struct Experiment {
   std::int64_t samples_of(std::int64_t client) const {
     return static_cast<std::int64_t>(partition->samples(client).size());
   }
+  /// Samples in a batch of the client: its device's own, else train.batch.
+  std::int64_t batch_of(std::int64_t client) const {
+    const std::int64_t own = fleet->device(client).batch;
+    return own > 0 ? own : train.batch;
+  }
+  Workload workload_of(std::int64_t client) const {
+    return workload(train, batch_of(client), samples_of(client));
+  }
 };
 
 /// run.seed, run.rounds, run.horizon.

@@ -41,6 +41,10 @@ class LocalObjective {
   virtual void archive(Archive&) {}
 };
 
+/// Mean cross-entropy over all rows of logits [..., classes] with labels [...]: a label counts
+/// 1 - smoothing for itself, and smoothing / classes for each class (Szegedy et al. 2016).
+at::Tensor cross_entropy(const at::Tensor& logits, const at::Tensor& labels, double smoothing);
+
 /// Makes one objective per task.
 using ObjectiveFactory = std::function<std::unique_ptr<LocalObjective>(const Config&)>;
 

@@ -5,43 +5,75 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "espalier/config/config.h"
 
 namespace espalier {
 
-enum class Schedule { constant, step };
+enum class OptimizerKind { sgd, adam, adamw, adan, rmsprop };
+enum class OptimizerState { reset, keep };
+enum class Schedule { constant, step, exponential, cosine };
 
 struct TrainSettings {
   std::int64_t epochs = 1;
   std::int64_t steps = 0;  ///< > 0 replaces epochs
   std::int64_t batch = 20;
+  std::int64_t accumulate = 1;  ///< parts in which a batch passes through the model
+  double label_smoothing = 0;
+
+  OptimizerKind optimizer = OptimizerKind::sgd;
+  OptimizerState optimizer_state = OptimizerState::reset;
   double lr = 0.05;
   double momentum = 0;
   bool nesterov = false;
   double weight_decay = 0;
-  double clip = 0;  ///< largest gradient norm; 0: no clipping
+  double beta1 = 0;  ///< adam, adamw, adan; each beta is the share that is kept
+  double beta2 = 0;
+  double beta3 = 0;    ///< adan
+  double alpha = 0;    ///< rmsprop
+  double epsilon = 0;  ///< all but sgd
+  double clip = 0;     ///< largest gradient norm; 0: no clipping
+
   Schedule schedule = Schedule::constant;
-  std::int64_t step_every = 0;  ///< versions between two decays; 0: half of run.horizon
-  double decay = 0.1;
+  std::int64_t horizon = 0;     ///< versions that the schedule spans, warm-up included
+  std::int64_t warmup = 0;      ///< versions
+  std::int64_t step_every = 0;  ///< step, exponential: versions between two decays
+  double decay = 0.1;           ///< step, exponential
+  double final_share = 0;       ///< cosine: of lr, at the horizon
 };
 
 /// Declares the [train] options.
 void declare_train_options(OptionTable& table);
-/// `horizon`: the number of versions that schedules refer to.
+/// `horizon`: the number of versions that schedules refer to. InputError where options contradict
+/// each other.
 TrainSettings train_settings(const Config& config, std::int64_t horizon);
 
-/// The learning rate of a task that starts from `base_version`.
+/// The learning rate of a task that starts from version v: lr x warm-up x schedule, where the
+/// warm-up of W versions is min(1, (v + 1) / (W + 1)) and p = max(0, v - W) counts on from there:
+///   step         decay ^ floor(p / step_every)
+///   exponential  decay ^ (p / step_every)
+///   cosine       f + (1 - f) (1 + cos(pi min(1, p / (horizon - W)))) / 2, f = final_share
+///                (Loshchilov and Hutter 2017, without restarts)
 double learning_rate(const TrainSettings& settings, std::int64_t base_version);
+
+/// Samples that pass through the model at once when a batch of `batch` is taken in
+/// settings.accumulate parts; the last part of a batch may be smaller.
+std::int64_t part_size(const TrainSettings& settings, std::int64_t batch);
 
 /// What one task of a client with `samples` samples does. Batches run through whole epochs; the
 /// last batch of an epoch may be smaller.
 struct Workload {
-  std::int64_t steps = 0;
-  std::int64_t samples = 0;     ///< seen, counting repeats
-  std::int64_t full_steps = 0;  ///< steps of a whole batch
-  std::int64_t rest = 0;        ///< size of an epoch's last, smaller batch; 0 if there is none
+  struct Passes {
+    std::int64_t size = 0;  ///< samples
+    std::int64_t count = 0;
+    friend bool operator==(const Passes&, const Passes&) = default;
+  };
+  std::int64_t steps = 0;    ///< of the optimiser
+  std::int64_t samples = 0;  ///< seen, counting repeats
+  /// Forward and backward passes, by descending size.
+  std::vector<Passes> passes;
 };
-Workload workload(const TrainSettings& settings, std::int64_t samples);
+Workload workload(const TrainSettings& settings, std::int64_t batch, std::int64_t samples);
 
 }  // namespace espalier

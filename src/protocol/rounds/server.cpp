@@ -50,7 +50,7 @@ TrainingCost task_cost(const Experiment& experiment, const LocalObjective& objec
       static_cast<std::int64_t>(sizeof(std::int64_t) * (submodel.encode().size() + kNumbers));
   const auto weights = static_cast<std::int64_t>(sizeof(float)) *
                        experiment.plans->geometry(submodel, Packing::aligned)->size();
-  return training_cost(experiment.model, submodel, batch, Sgd::copies(experiment.train),
+  return training_cost(experiment.model, submodel, batch, Optimizer::copies(experiment.train),
                        head + objective.extra_bytes(weights));
 }
 
@@ -237,10 +237,8 @@ void RoundsServer::send(std::int64_t client) {
   sent.geometry = experiment_.plans->geometry(submodel, Packing::dense);
   sent.payload = payload_for(submodel, *sent.geometry);
   sent.share = rules_.submodel->share(moment);
-  const Workload work = workload(experiment_.train, experiment_.samples_of(client));
-  sent.flops = work.full_steps * cost_of(submodel, experiment_.train.batch).step_flops;
-  if (work.rest > 0) {
-    sent.flops += (work.steps - work.full_steps) * cost_of(submodel, work.rest).step_flops;
+  for (const Workload::Passes& passes : experiment_.workload_of(client).passes) {
+    sent.flops += passes.count * cost_of(submodel, passes.size).step_flops;
   }
   const DeviceClass& device = experiment_.fleet->device(client);
   sent.fate = faults_.fate(client, moment.nth_task);
@@ -253,11 +251,10 @@ void RoundsServer::send(std::int64_t client) {
                sent.fate.not_finite,
                std::move(submodel),
                {}};
+  const std::int64_t payload_size = static_cast<std::int64_t>(sent.payload->size());
+  const auto head_size = static_cast<std::int64_t>(sent.task.encode().size());
   const auto state = states_.find(client);
   if (state != states_.end()) sent.task.state = state->second;
-  const std::int64_t payload_size = static_cast<std::int64_t>(sent.payload->size());
-  const std::int64_t head_size =
-      static_cast<std::int64_t>(sent.task.encode().size() - sent.task.state.size());
   static const auto answer_size = static_cast<std::int64_t>(ClientResult{}.encode().size());
   sent.bytes_down = payload_size + head_size;
   sent.bytes_up = payload_size + answer_size;
@@ -299,7 +296,10 @@ void RoundsServer::deliver_next() {
   } else {
     d.outcome = "merged";
   }
-  if (!result.state.empty()) states_[d.sent.task.client] = result.state;
+  // A state that belongs to values which are not finite would spoil all later tasks.
+  if (!result.state.empty() && d.outcome != "rejected") {
+    states_[d.sent.task.client] = result.state;
+  }
   const bool counts = d.outcome == "merged";
   const bool too_stale = window.max_staleness && d.staleness > *window.max_staleness;
   const bool on_arrival =
