@@ -61,8 +61,9 @@ ServerRules build_rules(const RuleNames& names, const Config& config,
   rules.objective = all.objectives.get(names.objective).value(config);
   rules.merge = all.merges.get(names.merge).value(config, experiment);
   const PeakBytes peak = [&experiment, objective = rules.objective.get()](const Submodel& submodel,
-                                                                          std::int64_t) {
-    return task_cost(experiment, *objective, submodel, experiment.train.batch).peak_bytes;
+                                                                          std::int64_t client) {
+    const std::int64_t batch = part_size(experiment.train, experiment.batch_of(client));
+    return task_cost(experiment, *objective, submodel, batch).peak_bytes;
   };
   rules.submodel = all.submodels.get(names.submodel).value(config, experiment, peak);
   return rules;
