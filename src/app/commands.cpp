@@ -102,7 +102,7 @@ int list_command(const std::vector<std::string>& arguments) {
   } else if (what == "datasets") {
     print_items(data_sources());
   } else if (what == "devices") {
-    for (const DeviceClass& device : device_classes(Config(all_options()))) print_device(device);
+    for (const DeviceClass& device : catalogue_classes(all_options())) print_device(device);
   } else if (what == "options") {
     std::fputs(list_options(all_options()).c_str(), stdout);
   } else {
@@ -131,7 +131,7 @@ int explain_command(const std::vector<std::string>& arguments) {
     std::fputs(list_options(own).c_str(), stdout);
     return 0;
   }
-  for (const DeviceClass& device : device_classes(Config(all_options()))) {
+  for (const DeviceClass& device : catalogue_classes(all_options())) {
     if (device.name == name) {
       print_device(device);
       return 0;

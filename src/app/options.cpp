@@ -1,9 +1,12 @@
 #include "espalier/app/options.h"
 
 #include "espalier/data/dataset.h"
+#include "espalier/device/availability.h"
 #include "espalier/device/device.h"
 #include "espalier/method/register.h"
 #include "espalier/model/model.h"
+#include "espalier/protocol/rounds/faults.h"
+#include "espalier/protocol/rounds/sampling.h"
 #include "espalier/protocol/rounds/server.h"
 #include "espalier/protocol/rounds/window.h"
 #include "espalier/train/evaluate.h"
@@ -46,6 +49,9 @@ OptionTable all_options() {
   for (const Option& option : catalogue().options.options()) table.add(option);
   declare_train_options(table);
   declare_window_options(table);
+  declare_sampling_options(table);
+  declare_availability_options(table);
+  declare_fault_options(table);
   declare_evaluation_options(table);
   table.add({"clock.kind", OptionType::choice, "virtual", "what time is", "", {}, {}, {"virtual"}});
   return table;

@@ -49,6 +49,7 @@ Config read_config(const Request& request) {
   Config config(all_options());
   config.read_file(request.input);
   for (const auto& [key, value] : request.settings) config.set(key, value, "the command line");
+  bring_catalogue(config);
   config.set_default("run.name", std::filesystem::path(request.input).stem().string());
   if (config.text("run.isa") == "auto") config.set("run.isa", best_isa(), "this machine");
   return config;
@@ -57,9 +58,16 @@ Config read_config(const Request& request) {
 ServerRules build_rules(const RuleNames& names, const Config& config,
                         const Experiment& experiment) {
   const Catalogue& all = catalogue();
-  return {all.submodels.get(names.submodel).value(config, experiment),
-          all.merges.get(names.merge).value(config, experiment),
-          all.objectives.get(names.objective).value(config)};
+  ServerRules rules;
+  rules.objective = all.objectives.get(names.objective).value(config);
+  rules.merge = all.merges.get(names.merge).value(config, experiment);
+  const PeakBytes peak = [&experiment, objective = rules.objective.get()](const Submodel& submodel,
+                                                                          std::int64_t client) {
+    const std::int64_t batch = part_size(experiment.train, experiment.batch_of(client));
+    return task_cost(experiment, *objective, submodel, batch).peak_bytes;
+  };
+  rules.submodel = all.submodels.get(names.submodel).value(config, experiment, peak);
+  return rules;
 }
 
 std::string megabytes(std::int64_t bytes) {
@@ -88,11 +96,8 @@ void print_check(const Experiment& e, const RuleNames& names, const ServerRules&
     const SendMoment moment{client, 0, 0};
     const Submodel submodel = rules.submodel->choose(e, moment);
     const DeviceClass& device = e.fleet->device(client);
-    const auto weights = static_cast<std::int64_t>(sizeof(float)) *
-                         e.plans->geometry(submodel, Packing::aligned)->size();
     const TrainingCost cost =
-        training_cost(e.model, submodel, part_size(e.train, e.batch_of(client)),
-                      Optimizer::copies(e.train), rules.objective->extra_bytes(weights));
+        task_cost(e, *rules.objective, submodel, part_size(e.train, e.batch_of(client)));
     payloads += cost.message_bytes;
     if (keeps) states += Optimizer::copies(e.train) * cost.message_bytes;
     if (!shown.emplace(device.name, submodel.hash()).second) continue;

@@ -129,13 +129,17 @@ bool Config::given(const std::string& key) const {
   return values_.contains(key);
 }
 
+bool Config::has(const std::string& key) const { return given(key) || defaults_.contains(key); }
+
 std::vector<std::string> Config::names_below(const std::string& prefix) const {
   std::set<std::string> names;
-  for (const auto& [key, value] : values_) {
-    if (!key.starts_with(prefix + ".")) continue;
-    const std::string rest = key.substr(prefix.size() + 1);
-    const std::size_t dot = rest.find('.');
-    if (dot != std::string::npos) names.insert(rest.substr(0, dot));
+  for (const auto* known : {&values_, &defaults_}) {
+    for (const auto& [key, value] : *known) {
+      if (!key.starts_with(prefix + ".")) continue;
+      const std::string rest = key.substr(prefix.size() + 1);
+      const std::size_t dot = rest.find('.');
+      if (dot != std::string::npos) names.insert(rest.substr(0, dot));
+    }
   }
   return {names.begin(), names.end()};
 }
@@ -172,7 +176,9 @@ std::string Config::resolved() const {
         : other != defaults_.end() ? other->second
                                    : option.default_value);
   }
-  for (const auto& [key, value] : values_) {
+  std::map<std::string, std::string> known = values_;
+  known.insert(defaults_.begin(), defaults_.end());
+  for (const auto& [key, value] : known) {
     const Option& option = *table_.find(key);
     if (option.key.find('*') != std::string::npos) put(option, key, value);
   }

@@ -5,7 +5,8 @@
 #include <utility>
 
 #include "espalier/base/error.h"
-#include "espalier/data/dataset.h"
+#include "files.h"
+#include "splits.h"
 
 namespace espalier {
 namespace {
@@ -50,14 +51,9 @@ void append_file(const fs::path& path, std::int64_t limit, Samples& samples) {
   }
 }
 
-bool is_there(const fs::path& path) {
-  std::error_code ignored;
-  return fs::exists(path, ignored);
-}
+DataShape shape(const Config&) { return {{3, 32, 32}, kClasses}; }
 
-}  // namespace
-
-Dataset load_cifar10(const fs::path& folder, Limits limits) {
+Dataset load(const Config& config, const fs::path& folder) {
   const fs::path inner = folder / "cifar-10-batches-bin";
   const fs::path& place = is_there(inner) ? inner : folder;
   Dataset dataset{"cifar10", {{3, 32, 32}, kClasses}, nullptr, nullptr, {}};
@@ -65,7 +61,7 @@ Dataset load_cifar10(const fs::path& folder, Limits limits) {
   for (int batch = 1; batch <= 5; ++batch) {
     const fs::path path = place / fmt::format("data_batch_{}.bin", batch);
     if (!is_there(path)) continue;
-    append_file(path, limits.train, train);
+    append_file(path, limits(config).train, train);
     dataset.files.push_back(path.string());
   }
   const fs::path test_path = place / "test_batch.bin";
@@ -77,13 +73,19 @@ Dataset load_cifar10(const fs::path& folder, Limits limits) {
         inner.string()));
   }
   Samples test;
-  append_file(test_path, limits.test, test);
+  append_file(test_path, limits(config).test, test);
   dataset.files.push_back(test_path.string());
   dataset.train = make_byte_split({3, 32, 32}, std::move(train.pixels), std::move(train.labels),
                                   normalisation());
   dataset.test =
       make_byte_split({3, 32, 32}, std::move(test.pixels), std::move(test.labels), normalisation());
   return dataset;
+}
+
+}  // namespace
+
+DataSource cifar10_source() {
+  return {[](OptionTable&) {}, shape, load};
 }
 
 }  // namespace espalier

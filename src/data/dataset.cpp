@@ -5,36 +5,21 @@
 namespace espalier {
 namespace {
 
-Limits limits(const Config& config) {
-  return {config.integer("data.train_limit"), config.integer("data.test_limit")};
-}
-
 Registry<DataSource> make_sources() {
   Registry<DataSource> sources("dataset");
-  const auto nothing = [](OptionTable&) {};
-  const auto mnist_shape = [](const Config&) { return DataShape{{1, 28, 28}, 10}; };
   sources.add("digits",
               "5,000 + 1,000 handwritten digits (a part of MNIST) that come with the program",
-              {nothing, mnist_shape, [](const Config& config, const std::filesystem::path&) {
-                 return load_digits(config.text("data.dir"), limits(config));
-               }});
+              digits_source());
   sources.add("mnist",
               "handwritten digits, 60,000 + 10,000 images of 28 x 28 (IDX files, gzipped or not)",
-              {nothing, mnist_shape, [](const Config& config, const std::filesystem::path& folder) {
-                 return load_mnist(folder, limits(config));
-               }});
+              mnist_source());
   sources.add("cifar10", "CIFAR-10, colour images of 32 x 32 in 10 classes (binary files)",
-              {nothing,
-               [](const Config&) {
-                 return DataShape{{3, 32, 32}, 10};
-               },
-               [](const Config& config, const std::filesystem::path& folder) {
-                 return load_cifar10(folder, limits(config));
-               }});
-  sources.add(
-      "synthetic", "class means plus noise, of any size and shape; needs no files",
-      {declare_synthetic_options, synthetic_shape,
-       [](const Config& config, const std::filesystem::path&) { return make_synthetic(config); }});
+              cifar10_source());
+  sources.add("synthetic", "class means plus noise, of any size and shape; needs no files",
+              synthetic_source());
+  sources.add("text", "a text file for language models, as bytes or words", text_source());
+  sources.add("agnews", "AG News, titles and descriptions as words in 4 classes (csv files)",
+              agnews_source());
   return sources;
 }
 
@@ -59,6 +44,26 @@ void declare_data_options(OptionTable& table) {
        .default_value = "",
        .help =
            "Folder of the data; empty means the environment variable ESPALIER_DATA, else 'data'."});
+  table.add({.key = "data.file",
+             .type = OptionType::text,
+             .default_value = "",
+             .help = "text: the file, in the data folder or as seen from the working directory; "
+                     "empty means tinyshakespeare/input.txt."});
+  table.add({.key = "data.length",
+             .type = OptionType::integer,
+             .default_value = "64",
+             .help = "text, agnews: tokens of a sample.",
+             .unit = "tokens",
+             .minimum = 1,
+             .maximum = 1e6});
+  table.add({.key = "data.vocabulary",
+             .type = OptionType::integer,
+             .default_value = "10000",
+             .help = "text (words), agnews: tokens that exist, among them 0 for padding and 1 for "
+                     "words outside the vocabulary.",
+             .unit = "tokens",
+             .minimum = 3,
+             .maximum = 1e7});
   table.add({.key = "data.partition",
              .type = OptionType::choice,
              .default_value = "iid",

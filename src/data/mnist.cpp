@@ -5,7 +5,9 @@
 #include <utility>
 
 #include "espalier/base/error.h"
-#include "espalier/data/dataset.h"
+#include "espalier/base/shipped.h"
+#include "files.h"
+#include "splits.h"
 
 namespace espalier {
 namespace {
@@ -72,9 +74,8 @@ Idx read_idx(const fs::path& path, std::size_t dimensions) {
 fs::path find_file(const std::vector<fs::path>& folders, const std::string& name) {
   for (const fs::path& folder : folders) {
     for (const char* ending : {"", ".gz"}) {
-      std::error_code ignored;
       fs::path path = folder / (name + ending);
-      if (fs::exists(path, ignored)) return path;
+      if (is_there(path)) return path;
     }
   }
   return {};
@@ -118,7 +119,7 @@ std::unique_ptr<Split> load_split(const std::vector<fs::path>& folders, const st
                       labels.path.string(), labels.bytes[i], i, kClasses - 1));
     }
   }
-  const std::int64_t kept = limit > 0 ? std::min(limit, count) : count;
+  const std::int64_t kept = limited(count, limit);
   images.bytes.resize(kept * kSide * kSide);
   images.bytes.shrink_to_fit();
   labels.bytes.resize(kept);
@@ -134,33 +135,33 @@ Dataset load_idx_folder(const std::string& name, const std::vector<fs::path>& fo
   return dataset;
 }
 
-}  // namespace
+DataShape shape(const Config&) { return {{1, kSide, kSide}, kClasses}; }
 
-Dataset load_mnist(const fs::path& folder, Limits limits) {
+Dataset load_mnist(const Config& config, const fs::path& folder) {
   return load_idx_folder(
-      "mnist", {folder, folder / "mnist"}, limits,
+      "mnist", {folder, folder / "mnist"}, limits(config),
       "set data.dir or ESPALIER_DATA to the folder that holds MNIST's four files, or use "
       "data.name = digits, which is part of the program");
 }
 
-Dataset load_digits(const fs::path& folder, Limits limits) {
+Dataset load_digits(const Config& config, const fs::path&) {
+  const fs::path folder = config.text("data.dir");
   if (!folder.empty()) {
-    return load_idx_folder("digits", {folder, folder / "digits"}, limits,
+    return load_idx_folder("digits", {folder, folder / "digits"}, limits(config),
                            "remove data.dir, or set it to the folder inputs/digits of the program");
   }
-  // The program runs from its build folder, or (the tests) from a folder below that.
-  std::vector<fs::path> folders;
-  std::error_code error;
-  const fs::path executable = fs::read_symlink("/proc/self/exe", error);
-  if (!error) {
-    const fs::path beside = executable.parent_path();
-    folders = {(beside / "../inputs/digits").lexically_normal(),
-               (beside / "../../inputs/digits").lexically_normal()};
-  }
-  folders.emplace_back("inputs/digits");
   return load_idx_folder(
-      "digits", folders, limits,
+      "digits", shipped_places("digits"), limits(config),
       "start the program from its source folder, or set data.dir to its folder inputs/digits");
+}
+
+}  // namespace
+
+DataSource digits_source() {
+  return {[](OptionTable&) {}, shape, load_digits};
+}
+DataSource mnist_source() {
+  return {[](OptionTable&) {}, shape, load_mnist};
 }
 
 }  // namespace espalier

@@ -1,19 +1,35 @@
 #include <array>
-#include <cstring>
+#include <type_traits>
+#include <utility>
 
 #include "espalier/base/error.h"
-#include "espalier/data/dataset.h"
+#include "splits.h"
 
 namespace espalier {
 namespace {
+
+/// An unset tensor [count, shape...].
+at::Tensor new_batch(std::size_t count, const std::vector<std::int64_t>& shape,
+                     at::ScalarType type) {
+  std::vector<std::int64_t> extents{static_cast<std::int64_t>(count)};
+  extents.insert(extents.end(), shape.begin(), shape.end());
+  return at::empty(extents, type);
+}
+
+std::int64_t product(const std::vector<std::int64_t>& shape) {
+  std::int64_t result = 1;
+  for (const std::int64_t extent : shape) result *= extent;
+  return result;
+}
 
 class ByteSplit final : public Split {
  public:
   ByteSplit(std::vector<std::int64_t> shape, std::vector<std::uint8_t> pixels,
             std::vector<std::uint8_t> labels, const Normalisation& normalisation)
-      : shape_(std::move(shape)), pixels_(std::move(pixels)), labels_(std::move(labels)) {
-    per_sample_ = 1;
-    for (const std::int64_t extent : shape_) per_sample_ *= extent;
+      : shape_(std::move(shape)),
+        per_sample_(product(shape_)),
+        pixels_(std::move(pixels)),
+        labels_(std::move(labels)) {
     ESPALIER_CHECK(static_cast<std::int64_t>(pixels_.size()) == per_sample_ * size());
     ESPALIER_CHECK(static_cast<std::int64_t>(normalisation.mean.size()) == shape_[0] &&
                    normalisation.deviation.size() == normalisation.mean.size());
@@ -30,9 +46,7 @@ class ByteSplit final : public Split {
   std::int64_t label(std::int64_t index) const override { return labels_.at(index); }
 
   at::Tensor inputs(std::span<const std::int64_t> indices, Stream*) const override {
-    std::vector<std::int64_t> extents{static_cast<std::int64_t>(indices.size())};
-    extents.insert(extents.end(), shape_.begin(), shape_.end());
-    at::Tensor batch = at::empty(extents, at::kFloat);
+    at::Tensor batch = new_batch(indices.size(), shape_, at::kFloat);
     float* out = batch.data_ptr<float>();
     const std::int64_t plane = per_sample_ / static_cast<std::int64_t>(tables_.size());
     for (const std::int64_t index : indices) {
@@ -47,19 +61,98 @@ class ByteSplit final : public Split {
 
  private:
   std::vector<std::int64_t> shape_;
-  std::int64_t per_sample_ = 0;
+  std::int64_t per_sample_;
   std::vector<std::uint8_t> pixels_;
   std::vector<std::uint8_t> labels_;
   std::vector<std::array<float, 256>> tables_;  // per channel
 };
 
+template <class T>
+class ValueSplit final : public Split {
+ public:
+  using Element = std::conditional_t<std::is_same_v<T, float>, float, std::int64_t>;
+
+  ValueSplit(std::vector<std::int64_t> shape, std::vector<T> values,
+             std::vector<std::int32_t> labels)
+      : shape_(std::move(shape)),
+        per_sample_(product(shape_)),
+        values_(std::move(values)),
+        labels_(std::move(labels)) {
+    ESPALIER_CHECK(static_cast<std::int64_t>(values_.size()) == per_sample_ * size());
+  }
+
+  std::int64_t size() const override { return static_cast<std::int64_t>(labels_.size()); }
+  std::int64_t label(std::int64_t index) const override { return labels_.at(index); }
+
+  at::Tensor inputs(std::span<const std::int64_t> indices, Stream*) const override {
+    at::Tensor batch = new_batch(indices.size(), shape_, c10::CppTypeToScalarType<Element>::value);
+    Element* out = batch.data_ptr<Element>();
+    for (const std::int64_t index : indices) {
+      ESPALIER_CHECK(index >= 0 && index < size(), "sample {} of {}", index, size());
+      out = std::copy_n(values_.data() + index * per_sample_, per_sample_, out);
+    }
+    return batch;
+  }
+
+ private:
+  std::vector<std::int64_t> shape_;
+  std::int64_t per_sample_;
+  std::vector<T> values_;
+  std::vector<std::int32_t> labels_;
+};
+
+template <class T>
+class WindowSplit final : public Split {
+ public:
+  WindowSplit(std::shared_ptr<const void> owner, std::span<const T> tokens, std::int64_t length,
+              std::int64_t stride, std::int64_t samples)
+      : owner_(std::move(owner)),
+        tokens_(tokens),
+        length_(length),
+        stride_(stride),
+        samples_(samples) {
+    ESPALIER_CHECK(samples_ > 0 && (samples_ - 1) * stride_ + length_ + 1 <=
+                                       static_cast<std::int64_t>(tokens_.size()));
+  }
+
+  std::int64_t size() const override { return samples_; }
+  std::int64_t label(std::int64_t) const override { return 0; }
+  at::Tensor inputs(std::span<const std::int64_t> indices, Stream*) const override {
+    return windows(indices, 0);
+  }
+  at::Tensor labels(std::span<const std::int64_t> indices) const override {
+    return windows(indices, 1);
+  }
+
+ private:
+  at::Tensor windows(std::span<const std::int64_t> indices, std::int64_t shift) const {
+    at::Tensor batch = new_batch(indices.size(), {length_}, at::kLong);
+    std::int64_t* out = batch.data_ptr<std::int64_t>();
+    for (const std::int64_t index : indices) {
+      ESPALIER_CHECK(index >= 0 && index < samples_, "sample {} of {}", index, samples_);
+      out = std::copy_n(tokens_.data() + index * stride_ + shift, length_, out);
+    }
+    return batch;
+  }
+
+  std::shared_ptr<const void> owner_;
+  std::span<const T> tokens_;
+  std::int64_t length_;
+  std::int64_t stride_;
+  std::int64_t samples_;
+};
+
 }  // namespace
 
 at::Tensor Split::labels(std::span<const std::int64_t> indices) const {
-  at::Tensor result = at::empty({static_cast<std::int64_t>(indices.size())}, at::kLong);
+  at::Tensor result = new_batch(indices.size(), {}, at::kLong);
   std::int64_t* out = result.data_ptr<std::int64_t>();
   for (const std::int64_t index : indices) *out++ = label(index);
   return result;
+}
+
+Limits limits(const Config& config) {
+  return {config.integer("data.train_limit"), config.integer("data.test_limit")};
 }
 
 std::unique_ptr<Split> make_byte_split(std::vector<std::int64_t> shape,
@@ -69,5 +162,29 @@ std::unique_ptr<Split> make_byte_split(std::vector<std::int64_t> shape,
   return std::make_unique<ByteSplit>(std::move(shape), std::move(pixels), std::move(labels),
                                      normalisation);
 }
+
+template <class T>
+std::unique_ptr<Split> make_value_split(std::vector<std::int64_t> shape, std::vector<T> values,
+                                        std::vector<std::int32_t> labels) {
+  return std::make_unique<ValueSplit<T>>(std::move(shape), std::move(values), std::move(labels));
+}
+template std::unique_ptr<Split> make_value_split(std::vector<std::int64_t>, std::vector<float>,
+                                                 std::vector<std::int32_t>);
+template std::unique_ptr<Split> make_value_split(std::vector<std::int64_t>,
+                                                 std::vector<std::int32_t>,
+                                                 std::vector<std::int32_t>);
+
+template <class T>
+std::unique_ptr<Split> make_window_split(std::shared_ptr<const void> owner,
+                                         std::span<const T> tokens, std::int64_t length,
+                                         std::int64_t stride, std::int64_t samples) {
+  return std::make_unique<WindowSplit<T>>(std::move(owner), tokens, length, stride, samples);
+}
+template std::unique_ptr<Split> make_window_split(std::shared_ptr<const void>,
+                                                  std::span<const std::uint8_t>, std::int64_t,
+                                                  std::int64_t, std::int64_t);
+template std::unique_ptr<Split> make_window_split(std::shared_ptr<const void>,
+                                                  std::span<const std::int32_t>, std::int64_t,
+                                                  std::int64_t, std::int64_t);
 
 }  // namespace espalier

@@ -7,7 +7,7 @@
 
 #include "espalier/base/error.h"
 #include "espalier/base/random.h"
-#include "espalier/data/dataset.h"
+#include "splits.h"
 
 namespace espalier {
 namespace {
@@ -15,54 +15,23 @@ namespace {
 // The first key of the streams.
 enum Part : std::uint64_t { kTrain = 0, kTest = 1, kMeans = 2 };
 
-class FloatSplit final : public Split {
- public:
-  FloatSplit(std::vector<std::int64_t> shape, std::vector<float> values, std::int64_t count,
-             std::int64_t classes)
-      : shape_(std::move(shape)), values_(std::move(values)), count_(count), classes_(classes) {}
-  std::int64_t size() const override { return count_; }
-  std::int64_t label(std::int64_t index) const override { return index % classes_; }
-  at::Tensor inputs(std::span<const std::int64_t> indices, Stream*) const override {
-    std::vector<std::int64_t> extents{static_cast<std::int64_t>(indices.size())};
-    extents.insert(extents.end(), shape_.begin(), shape_.end());
-    at::Tensor batch = at::empty(extents, at::kFloat);
-    float* out = batch.data_ptr<float>();
-    const std::int64_t per_sample = static_cast<std::int64_t>(values_.size()) / count_;
-    for (const std::int64_t index : indices) {
-      ESPALIER_CHECK(index >= 0 && index < count_, "sample {} of {}", index, count_);
-      out = std::copy_n(values_.data() + index * per_sample, per_sample, out);
-    }
-    return batch;
-  }
-
- private:
-  std::vector<std::int64_t> shape_;
-  std::vector<float> values_;
-  std::int64_t count_;
-  std::int64_t classes_;
-};
-
 std::unique_ptr<Split> make_split(const DataShape& shape, std::int64_t count, std::uint64_t seed,
                                   Part part, double noise,
                                   const std::vector<std::vector<float>>& means) {
   std::vector<float> values;
+  std::vector<std::int32_t> labels;
   values.reserve(static_cast<std::size_t>(count) * means[0].size());
   for (std::int64_t i = 0; i < count; ++i) {
     Stream stream(seed, purpose("data.synthetic"), part, static_cast<std::uint64_t>(i));
-    for (const float mean : means[static_cast<std::size_t>(i % shape.classes)]) {
+    labels.push_back(static_cast<std::int32_t>(i % shape.classes));
+    for (const float mean : means[static_cast<std::size_t>(labels.back())]) {
       values.push_back(static_cast<float>(mean + noise * stream.normal()));
     }
   }
-  return std::make_unique<FloatSplit>(shape.sample, std::move(values), count, shape.classes);
+  return make_value_split<float>(shape.sample, std::move(values), std::move(labels));
 }
 
-std::int64_t limited(std::int64_t count, std::int64_t limit) {
-  return limit > 0 ? std::min(count, limit) : count;
-}
-
-}  // namespace
-
-void declare_synthetic_options(OptionTable& table) {
+void declare(OptionTable& table) {
   table.add({.key = "data.synthetic_samples",
              .type = OptionType::integer,
              .default_value = "2000",
@@ -104,7 +73,7 @@ DataShape synthetic_shape(const Config& config) {
   return shape;
 }
 
-Dataset make_synthetic(const Config& config) {
+Dataset load(const Config& config, const std::filesystem::path&) {
   const DataShape shape = synthetic_shape(config);
   const auto seed = static_cast<std::uint64_t>(config.integer("run.seed"));
   const double noise = config.real("data.synthetic_noise");
@@ -125,5 +94,9 @@ Dataset make_synthetic(const Config& config) {
                             noise, means);
   return dataset;
 }
+
+}  // namespace
+
+DataSource synthetic_source() { return {declare, synthetic_shape, load}; }
 
 }  // namespace espalier

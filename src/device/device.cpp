@@ -3,9 +3,11 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
+#include <filesystem>
 #include <sstream>
 
 #include "espalier/base/error.h"
+#include "espalier/base/shipped.h"
 
 namespace espalier {
 namespace {
@@ -34,6 +36,9 @@ constexpr Field kFields[] = {
      "Download rate; 0 means that bytes cost no time."},
     {"up_mbps", &DeviceClass::up_mbps, "Mbit/s", 0,
      "Upload rate; 0 means that bytes cost no time."},
+    {"availability", &DeviceClass::availability, "", 0,
+     "Share of the time in which such a client can be given work, at most 1."},
+    {"memory_gbps", &DeviceClass::memory_gbps, "GB/s", 0, "Memory bandwidth; 0 means unknown."},
     {"latency_ms", &DeviceClass::latency_ms, "ms", 0, "Delay of each message, either way."},
 };
 
@@ -103,9 +108,43 @@ Nanoseconds transfer_time(double mbps, double latency_ms, std::int64_t bytes) {
   return rounded(latency_ms * 1e6 + on_the_link, fmt::format("a message of {} bytes", bytes));
 }
 
-Nanoseconds compute_time(const DeviceClass& device, std::int64_t flops) {
-  return rounded(static_cast<double>(flops) / device.gflops,
+Nanoseconds compute_time(const DeviceClass& device, std::int64_t flops, double slowdown) {
+  return rounded(static_cast<double>(flops) / device.gflops * slowdown,
                  fmt::format("work of {} FLOP on a '{}'", flops, device.name));
+}
+
+namespace {
+
+/// The catalogue as an input file; empty where it is not found.
+Config read_catalogue(const OptionTable& table) {
+  Config shipped(table);
+  for (const auto& place : shipped_places("devices.ini")) {
+    std::error_code ignored;
+    if (!std::filesystem::exists(place, ignored)) continue;
+    shipped.read_file(place);
+    break;
+  }
+  return shipped;
+}
+
+}  // namespace
+
+void bring_catalogue(Config& config) {
+  const Config shipped = read_catalogue(config.table());
+  const std::vector<std::string> known = shipped.names_below("device");
+  std::stringstream parts(config.text("clients.fleet"));
+  for (std::string part; std::getline(parts, part, ',');) {
+    const std::string name = trimmed(part.substr(part.find('*') + 1));
+    if (std::ranges::find(known, name) == known.end()) continue;
+    for (const Field& field : kFields) {
+      const std::string key = "device." + name + "." + field.name;
+      if (shipped.given(key)) config.set_default(key, shipped.text(key));
+    }
+  }
+}
+
+std::vector<DeviceClass> catalogue_classes(const OptionTable& table) {
+  return device_classes(read_catalogue(table));
 }
 
 std::vector<DeviceClass> device_classes(const Config& config) {
@@ -120,7 +159,7 @@ std::vector<DeviceClass> device_classes(const Config& config) {
     }
     for (const Field& field : kFields) {
       const std::string key = "device." + name + "." + field.name;
-      if (config.given(key)) (*device).*field.member = config.real(key);
+      if (config.has(key)) (*device).*field.member = config.real(key);
     }
     const std::string batch = "device." + name + ".batch";
     if (config.given(batch)) device->batch = config.integer(batch);
@@ -169,6 +208,12 @@ Fleet::Fleet(const Config& config) : classes_(device_classes(config)) {
     throw InputError(
         fmt::format("clients.per_round = {} is more than clients.count = {}: change one of them",
                     per_round, clients));
+  }
+  for (const DeviceClass& device : classes_) {
+    if (device.availability > 1) {
+      throw InputError(
+          fmt::format("device.{}.availability = {} is above 1", device.name, device.availability));
+    }
   }
   const std::string fleet = config.text("clients.fleet");
   const std::vector<std::int32_t> pattern =

@@ -1,5 +1,6 @@
 #include "espalier/method/fedavg.h"
 
+#include "espalier/method/widths.h"
 #include "espalier/protocol/rounds/merge.h"
 
 namespace espalier {
@@ -16,10 +17,19 @@ class FullModel : public SubmodelRule {
 
 void register_fedavg(Catalogue& c) {
   declare_average_options(c.options);
+  declare_width_options(c.options);
   c.submodels.add("full", "every client trains the whole model",
-                  [](const Config&, const Experiment&) { return std::make_unique<FullModel>(); });
-  c.windows.add("synchronous", "merge when all that are out have answered",
-                {{"window.min_updates", "0"}, {"window.release", "merged"}});
+                  [](const Config& config, const Experiment&, const PeakBytes&) {
+                    if (config.text("clients.memory_fit") == "width") {
+                      throw InputError(
+                          "clients.memory_fit = width needs a rule that cuts widths: set "
+                          "method.submodel to static or rolling");
+                    }
+                    return std::make_unique<FullModel>();
+                  });
+  c.windows.add("synchronous", "merge when all that are out have answered", [](const Config&) {
+    return Defaults{{"window.min_updates", "0"}, {"window.release", "merged"}};
+  });
   c.merges.add("average", "weighted mean over the holders of each parameter",
                [](const Config& config, const Experiment& experiment) {
                  return std::make_unique<AverageMerge>(config, experiment);

@@ -7,7 +7,8 @@ namespace {
 
 class RollingUnits : public SubmodelRule {
  public:
-  RollingUnits(const Config& config, const Experiment& experiment) : levels_(config, experiment) {}
+  RollingUnits(const Config& config, const Experiment& experiment, const PeakBytes& peak)
+      : levels_(config, experiment, peak) {}
   Submodel choose(const Experiment& experiment, const SendMoment& moment) override {
     return rolling_submodel(*experiment.model.layout, levels_.share(moment), moment.version);
   }
@@ -22,8 +23,8 @@ class RollingUnits : public SubmodelRule {
 void register_fedrolex(Catalogue& c) {
   declare_width_options(c.options);
   c.submodels.add("rolling", "a window of units that moves by one each round",
-                  [](const Config& config, const Experiment& experiment) {
-                    return std::make_unique<RollingUnits>(config, experiment);
+                  [](const Config& config, const Experiment& experiment, const PeakBytes& peak) {
+                    return std::make_unique<RollingUnits>(config, experiment, peak);
                   });
   Method method;
   method.submodel = "rolling";

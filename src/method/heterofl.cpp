@@ -10,7 +10,8 @@ namespace {
 
 class LeadingUnits : public SubmodelRule {
  public:
-  LeadingUnits(const Config& config, const Experiment& experiment) : levels_(config, experiment) {}
+  LeadingUnits(const Config& config, const Experiment& experiment, const PeakBytes& peak)
+      : levels_(config, experiment, peak) {}
   Submodel choose(const Experiment& experiment, const SendMoment& moment) override {
     return rolling_submodel(*experiment.model.layout, levels_.share(moment), 0);
   }
@@ -79,8 +80,8 @@ void register_heterofl(Catalogue& c) {
   c.options.add({"method.masked_loss", OptionType::boolean, "true",
                  "classes that a client has not take no part in its loss, nor in the merge"});
   c.submodels.add("static", "the first units of every layer, by the client's width",
-                  [](const Config& config, const Experiment& experiment) {
-                    return std::make_unique<LeadingUnits>(config, experiment);
+                  [](const Config& config, const Experiment& experiment, const PeakBytes& peak) {
+                    return std::make_unique<LeadingUnits>(config, experiment, peak);
                   });
   c.objectives.add("masked_cross_entropy",
                    "cross-entropy over the client's own classes, with scaler",

@@ -1,5 +1,7 @@
 #include "espalier/method/register.h"
 
+#include "espalier/method/asynchronous.h"
+#include "espalier/method/dc_asgd.h"
 #include "espalier/method/fedavg.h"
 #include "espalier/method/fedprox.h"
 #include "espalier/method/fedrolex.h"
@@ -14,6 +16,8 @@ const Catalogue& catalogue() {
     register_fedprox(c);
     register_heterofl(c);
     register_fedrolex(c);
+    register_asynchronous(c);
+    register_dc_asgd(c);
     return c;
   }();
   return all;

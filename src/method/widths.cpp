@@ -5,6 +5,12 @@
 #include <numeric>
 
 namespace espalier {
+namespace {
+
+// Shares are fitted in steps of 1 / kFitSteps.
+constexpr std::int64_t kFitSteps = 128;
+
+}  // namespace
 
 void declare_width_options(OptionTable& table) {
   table.add({"method.widths", OptionType::real_list, "1, 0.5, 0.25",
@@ -19,9 +25,18 @@ void declare_width_options(OptionTable& table) {
              {},
              {},
              {"fixed", "dynamic"}});
+  table.add({"clients.memory_fit",
+             OptionType::choice,
+             "off",
+             "width: each client trains the largest share of the widths that its memory allows, in "
+             "place of method.widths",
+             "",
+             {},
+             {},
+             {"off", "width"}});
 }
 
-WidthLevels::WidthLevels(const Config& config, const Experiment& experiment)
+WidthLevels::WidthLevels(const Config& config, const Experiment& experiment, const PeakBytes& peak)
     : seed_(experiment.seed),
       clients_(experiment.fleet->size()),
       dynamic_(config.text("method.levels") == "dynamic"),
@@ -46,9 +61,43 @@ WidthLevels::WidthLevels(const Config& config, const Experiment& experiment)
   double cumulated = 0;
   for (double p : proportions) upper_.push_back((cumulated += p) / sum);
   upper_.back() = 1.0;
+  if (config.text("clients.memory_fit") == "width") fit(experiment, peak);
+}
+
+/// The largest share that each class of device has the memory for.
+void WidthLevels::fit(const Experiment& experiment, const PeakBytes& peak) {
+  const Layout& layout = *experiment.model.layout;
+  fleet_ = experiment.fleet.get();
+  for (std::int64_t client = 0; client < clients_; ++client) {
+    const DeviceClass& device = fleet_->device(client);
+    auto [place, added] = fitted_.try_emplace(device.name, 1.0);
+    const std::int64_t cap = memory_bytes(device);
+    if (!added || cap == 0) continue;
+    const auto bytes = [&](std::int64_t steps) {
+      const double share = static_cast<double>(steps) / kFitSteps;
+      // A window that has rolled round the end of its axis takes one run of units more to describe.
+      const auto longer = static_cast<std::int64_t>(16 * layout.axes.size());
+      return peak(rolling_submodel(layout, share, 0), client) + longer;
+    };
+    if (bytes(1) > cap) {
+      throw InputError(
+          fmt::format("device.{}.memory_mb = {} is too little for the smallest submodel, which "
+                      "needs {:.3f} MB; "
+                      "give it more, or train a smaller model or batch",
+                      device.name, device.memory_mb, static_cast<double>(bytes(1)) * 1e-6));
+    }
+    std::int64_t fits = 1;
+    std::int64_t beyond = kFitSteps + 1;
+    while (beyond - fits > 1) {
+      const std::int64_t middle = (fits + beyond) / 2;
+      (bytes(middle) <= cap ? fits : beyond) = middle;
+    }
+    place->second = static_cast<double>(fits) / kFitSteps;
+  }
 }
 
 double WidthLevels::share(const SendMoment& moment) const {
+  if (fleet_ != nullptr) return fitted_.at(fleet_->device(moment.client).name);
   double position = (static_cast<double>(moment.client) + 0.5) / static_cast<double>(clients_);
   if (dynamic_) {
     position = Stream(seed_, purpose("method.levels"), static_cast<std::uint64_t>(moment.client),

@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "espalier/base/error.h"
+#include "espalier/model/operations.h"
 #include "espalier/model/pool.h"
 
 namespace espalier {
@@ -131,37 +132,6 @@ void add_convolution_scratch(NodeCost& cost, std::int64_t in, std::int64_t out, 
   cost.backward_scratch_bytes = peak + kSmallTensors;
 }
 
-// Adds the weight's gradient straight to its place in the flat buffer, by the matrix product
-// itself: autograd would make a second copy of the largest tensor of the model first, and add it in
-// another pass. The sums are the same (the buffer starts at zero).
-struct Linear : torch::autograd::Function<Linear> {
-  static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& x,
-                            const at::Tensor& weight, const at::Tensor& bias) {
-    context->save_for_backward({x, weight});
-    return at::linear(x, weight, bias);
-  }
-  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
-                                                 torch::autograd::variable_list gradients) {
-    const auto saved = context->get_saved_variables();
-    const at::Tensor& x = saved[0];
-    const at::Tensor& weight = saved[1];
-    const at::Tensor& g = gradients[0];
-    at::Tensor input;
-    if (context->needs_input_grad(0)) input = g.mm(weight);
-    at::Tensor place = weight.grad();
-    if (place.defined()) {
-      place.addmm_(g.t(), x);
-      return {input, at::Tensor(), g.sum(0)};
-    }
-    return {input, g.t().mm(x), g.sum(0)};
-  }
-};
-
-at::Tensor apply_linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
-  if (c10::GradMode::is_enabled() && weight.requires_grad()) return Linear::apply(x, weight, bias);
-  return at::linear(x, weight, bias);
-}
-
 /// The most groups, at most `groups`, that divide `width`.
 std::int64_t groups_for(std::int64_t width, std::int64_t groups) {
   std::int64_t n = std::min(width, groups);
@@ -227,7 +197,7 @@ Layer linear(Layout& layout, int block, const std::string& name, int in_axis,
   Layer layer;
   layer.forward = [=](const Parameters& p, const at::Tensor& x, Context& context) {
     const at::Tensor flat = x.dim() > 2 ? x.flatten(1) : x;
-    return scaled(apply_linear(flat, p[weight], p[bias]), p.submodel(), out_axis, cuttable,
+    return scaled(linear_product(flat, p[weight], p[bias]), p.submodel(), out_axis, cuttable,
                   context);
   };
   layer.cost = [=](CostTape& tape) {

@@ -8,7 +8,15 @@ namespace espalier {
 
 int Layout::add_axis(std::string name, std::int64_t size, bool cuttable) {
   ESPALIER_CHECK(size > 0, "axis '{}' has size {}", name, size);
-  axes.push_back({std::move(name), size, cuttable});
+  axes.push_back({std::move(name), size, cuttable, -1});
+  return static_cast<int>(axes.size()) - 1;
+}
+
+int Layout::add_subset_axis(std::string name, int parent) {
+  ESPALIER_CHECK(0 <= parent && parent < static_cast<int>(axes.size()) && axes[parent].within < 0,
+                 "axis '{}' lies within axis {}", name, parent);
+  const std::int64_t size = axes[parent].size;
+  axes.push_back({std::move(name), size, false, parent});
   return static_cast<int>(axes.size()) - 1;
 }
 

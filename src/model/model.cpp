@@ -5,6 +5,7 @@
 
 #include "espalier/base/error.h"
 #include "espalier/model/layers.h"
+#include "espalier/model/transformer.h"
 
 namespace espalier {
 
@@ -38,6 +39,9 @@ const Registry<ModelFamily>& model_families() {
              lenet_family());
     list.add("cnn", "convolutions each followed by 2x2 pooling, one hidden linear layer",
              cnn_family());
+    list.add("vit", "vision transformer for images", vit_family());
+    list.add("gpt", "transformer that predicts the next token of a text", gpt_family());
+    list.add("encoder", "transformer that classifies texts", encoder_family());
     return list;
   }();
   return families;
@@ -61,6 +65,7 @@ void declare_model_options(OptionTable& table) {
              1, 1e6});
   table.add({"model.classes", OptionType::integer, "0",
              "outputs of the classifier; 0 = the classes of the data", "", 0, 1e9});
+  declare_transformer_options(table);
   for (const auto& item : model_families().items()) item.value.declare(table);
 }
 

@@ -12,7 +12,8 @@ namespace espalier {
 Submodel Submodel::full(const Layout& layout) {
   Submodel submodel;
   submodel.axes_.reserve(layout.axes.size());
-  for (const Axis& axis : layout.axes) submodel.axes_.push_back({axis.size, false, {}});
+  for (const Axis& axis : layout.axes)
+    submodel.axes_.push_back({axis.size, axis.within, false, {}});
   submodel.blocks_.assign(layout.blocks.size(), 1);
   return submodel;
 }
@@ -26,10 +27,42 @@ void Submodel::keep(int axis, std::vector<std::int64_t> units) {
   ESPALIER_CHECK(
       std::adjacent_find(units.begin(), units.end(), std::greater_equal<>()) == units.end(),
       "the units of axis {} are not strictly ascending", axis);
-  // One form for the whole axis, so that equal submodels compare and hash equal.
-  cut.cut = static_cast<std::int64_t>(units.size()) < cut.size;
+  ESPALIER_CHECK(cut.within < 0 || has(cut.within, units),
+                 "axis {} would keep units that axis {} has not", axis, cut.within);
+  for (const Cut& subset : axes_) {
+    ESPALIER_CHECK(
+        subset.within != axis || !subset.cut || std::ranges::includes(units, subset.units),
+        "axis {} would lose units that a subset axis keeps", axis);
+  }
+  // One form for the whole axis and for a follower, so that equal submodels compare and hash equal.
+  const auto count = static_cast<std::int64_t>(units.size());
+  cut.cut = count < (cut.within < 0 ? cut.size : width(cut.within));
+  for (Cut& subset : axes_) {
+    if (subset.within == axis && subset.units.size() == units.size()) {
+      subset.cut = false;
+      subset.units.clear();
+    }
+  }
   if (!cut.cut) units.clear();
   cut.units = std::move(units);
+}
+
+bool Submodel::has(int axis, const std::vector<std::int64_t>& units) const {
+  return is_full(axis) || std::ranges::includes(this->units(axis), units);
+}
+
+std::vector<std::int64_t> Submodel::positions(int axis) const {
+  const Cut& cut = axes_[axis];
+  ESPALIER_CHECK(cut.within >= 0, "axis {} is no subset axis", axis);
+  if (is_full(cut.within)) return cut.units;
+  const auto around = units(cut.within);
+  std::vector<std::int64_t> places;
+  auto next = around.begin();
+  for (const std::int64_t unit : cut.units) {
+    next = std::lower_bound(next, around.end(), unit);
+    places.push_back(next - around.begin());
+  }
+  return places;
 }
 
 void Submodel::keep_block(int block, bool kept) {
@@ -43,7 +76,7 @@ bool Submodel::is_full() const {
 }
 
 std::int64_t Submodel::width(int axis) const {
-  const Cut& cut = axes_[axis];
+  const Cut& cut = kept(axis);
   return cut.cut ? static_cast<std::int64_t>(cut.units.size()) : cut.size;
 }
 
@@ -64,8 +97,8 @@ std::uint64_t Submodel::hash() const {
   return hash_bytes(code.data(), code.size() * sizeof(code[0]));
 }
 
-// Per axis the number of runs (0: the whole axis), then first unit and length of each; then one
-// number per block, 1 if kept.
+// Per axis the number of runs (0: the whole axis, or a subset axis that follows), then first unit
+// and length of each; then one number per block, 1 if kept.
 std::vector<std::int64_t> Submodel::encode() const {
   std::vector<std::int64_t> code;
   for (const Cut& cut : axes_) {
@@ -112,6 +145,8 @@ Submodel Submodel::decode(const Layout& layout, std::span<const std::int64_t> co
       end = first + length;
       for (std::int64_t unit = first; unit < end; ++unit) units.push_back(unit);
     }
+    const int around = layout.axes[axis].within;
+    require(around < 0 || submodel.has(around, units));
     submodel.keep(axis, std::move(units));
   }
   for (int block = 0; block < submodel.blocks(); ++block) {

@@ -4,6 +4,7 @@
 
 #include <chrono>
 #include <cstring>
+#include <limits>
 
 namespace espalier {
 namespace {
@@ -14,6 +15,10 @@ void archive_task(Archive& archive, ClientTask& task, std::vector<std::int64_t>&
   archive.value("nth_task", task.nth_task);
   archive.value("base_version", task.base_version);
   archive.value("finish", task.finish);
+  std::int64_t faults = (task.answers_twice ? 1 : 0) + (task.not_finite ? 2 : 0);
+  archive.value("faults", faults);
+  task.answers_twice = (faults & 1) != 0;
+  task.not_finite = (faults & 2) != 0;
   archive.value("submodel", submodel);
   archive.value("state", task.state);
 }
@@ -215,6 +220,10 @@ std::pair<ClientResult, SharedBytes> ClientStepper::finish() {
     auto values = std::make_shared<Bytes>(static_cast<std::size_t>(payload_bytes(*dense)));
     experiment_.plans->plan(parameters_.geometry(), *dense, nullptr, kTrained)
         ->copy(std::as_const(parameters_).data(), reinterpret_cast<float*>(values->data()));
+    if (task_.not_finite) {
+      constexpr float kNone = std::numeric_limits<float>::quiet_NaN();
+      std::memcpy(values->data(), &kNone, sizeof(kNone));
+    }
     trained = std::move(values);
     ByteArchive state;
     archive_state(state);

@@ -21,7 +21,9 @@ class SameValues(ProgramTest):
         self.on_all_rank_counts("--method.name=heterofl", "--clients.per_round=3")
 
     def test_fedrolex_asynchronous_window(self):
+        # More widths than a rank keeps payloads of.
         self.on_all_rank_counts("--method.name=fedrolex", "--window.min_updates=2",
+                                "--method.widths=1,0.9,0.8,0.6,0.5,0.3,0.2",
                                 "--window.release=arrival", "--run.rounds=8")
 
     def test_batch_norm_cnn(self):

@@ -3,7 +3,6 @@
 #include <array>
 #include <cmath>
 #include <cstdlib>
-#include <functional>
 #include <optional>
 
 #include "espalier/base/error.h"
@@ -13,18 +12,6 @@ namespace espalier {
 namespace {
 
 namespace fs = std::filesystem;
-
-std::string data_error(const std::function<void()>& work) {
-  try {
-    work();
-  } catch (const DataError& error) {
-    return error.what();
-  }
-  return "accepted";
-}
-
-#define EXPECT_MENTIONS(message, word) \
-  EXPECT_NE((message).find(word), std::string::npos) << "message: " << (message)
 
 /// Sets or unsets a variable until the end of the scope.
 class Environment {
@@ -51,13 +38,13 @@ class Mnist : public DataFolder {
     write("t10k-labels-idx1-ubyte", idx_labels(test));
   }
   std::string refusal() const {
-    return data_error([this] { load_mnist(folder_, {}); });
+    return data_error([this] { load("mnist"); });
   }
 };
 
 TEST_F(Mnist, ValuesAreNormalisedAsPublished) {
   write_all();
-  const Dataset data = load_mnist(folder_, {});
+  const Dataset data = load("mnist");
   ASSERT_EQ(data.train->size(), 20);
   ASSERT_EQ(data.test->size(), 5);
   EXPECT_EQ(data.shape.classes, 10);
@@ -81,20 +68,20 @@ TEST_F(Mnist, ValuesAreNormalisedAsPublished) {
 
 TEST_F(Mnist, PackedAndPlainFilesAndBothFoldersGiveTheSame) {
   write_all(3, 2);
-  const at::Tensor plain = load_mnist(folder_, {}).train->inputs(all_of(3));
+  const at::Tensor plain = load("mnist").train->inputs(all_of(3));
   fs::create_directories(folder_ / "mnist");
   for (const std::string name : {"train-images-idx3-ubyte", "train-labels-idx1-ubyte",
                                  "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"}) {
     write_gz("mnist/" + name + ".gz", read(name));
     fs::remove(folder_ / name);
   }
-  EXPECT_TRUE(at::equal(load_mnist(folder_, {}).train->inputs(all_of(3)), plain));
+  EXPECT_TRUE(at::equal(load("mnist").train->inputs(all_of(3)), plain));
 }
 
 TEST_F(Mnist, LimitsTakeTheFirstSamples) {
   write_all();
-  const Dataset all = load_mnist(folder_, {});
-  const Dataset data = load_mnist(folder_, {.train = 7, .test = 100});
+  const Dataset all = load("mnist");
+  const Dataset data = load("mnist", "train_limit = 7\ntest_limit = 100\n");
   ASSERT_EQ(data.train->size(), 7);
   EXPECT_EQ(data.test->size(), 5);
   EXPECT_TRUE(at::equal(data.train->inputs(all_of(7)), all.train->inputs(all_of(7))));
@@ -173,7 +160,7 @@ TEST_F(DataFolder, CifarIsNormalisedPerChannelAndUsesTheBatchesThere) {
   write("data_batch_2.bin", cifar_records(2, 3, 51));
   write("data_batch_5.bin", cifar_records(1, 9, 255));
   write("test_batch.bin", cifar_records(4, 0, 0));
-  const Dataset data = load_cifar10(folder_, {});
+  const Dataset data = load("cifar10");
   ASSERT_EQ(data.files.size(), 3U);
   EXPECT_EQ(fs::path(data.files[0]).filename(), "data_batch_2.bin");
   EXPECT_EQ(fs::path(data.files[1]).filename(), "data_batch_5.bin");
@@ -191,11 +178,11 @@ TEST_F(DataFolder, CifarIsNormalisedPerChannelAndUsesTheBatchesThere) {
     const auto expected = static_cast<float>((bytes[c] / 255.0 - mean[c]) / deviation[c]);
     EXPECT_TRUE(at::equal(x[0][c], at::full({32, 32}, expected)));
   }
-  EXPECT_EQ(load_cifar10(folder_, {.train = 2, .test = 1}).train->size(), 2);
+  EXPECT_EQ(load("cifar10", "train_limit = 2\ntest_limit = 1\n").train->size(), 2);
 }
 
 TEST_F(DataFolder, DamagedCifarFilesAreNamed) {
-  const auto refusal = [this] { return data_error([this] { load_cifar10(folder_, {}); }); };
+  const auto refusal = [this] { return data_error([this] { load("cifar10"); }); };
   EXPECT_MENTIONS(refusal(), "data_batch_1.bin");
   write("cifar-10-batches-bin/data_batch_1.bin", cifar_records(2, 3, 0));
   EXPECT_MENTIONS(refusal(), "test_batch.bin");
@@ -291,7 +278,9 @@ TEST(Synthetic, IsKeyedBySeedAndSampleAlone) {
 TEST(Synthetic, ShapesThatAreNoneAreRefused) {
   for (const char* shape : {"0", "1, -2", "1.5", "10000, 10000"}) {
     EXPECT_THROW(
-        synthetic_shape(data_config(std::string("[data]\nsynthetic_shape = ") + shape + "\n")),
+        data_sources()
+            .get("synthetic")
+            .value.shape(data_config(std::string("[data]\nsynthetic_shape = ") + shape + "\n")),
         InputError)
         << shape;
   }
@@ -308,11 +297,6 @@ TEST(Sources, StateTheShapeThatTheyLoad) {
     EXPECT_EQ(shape.classes, data.shape.classes);
     EXPECT_EQ(data.test->inputs(all_of(1)).numel(), 784);
   }
-}
-
-const char* real_data() {
-  const char* folder = std::getenv("ESPALIER_DATA");
-  return folder && *folder ? folder : nullptr;
 }
 
 TEST(RealData, MnistHasItsPublishedLabelCounts) {

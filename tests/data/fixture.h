@@ -7,17 +7,38 @@
 #include <zlib.h>
 
 #include <cstdint>
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <numeric>
 #include <string>
 #include <vector>
 
+#include "espalier/base/error.h"
 #include "espalier/data/dataset.h"
 
 namespace espalier {
 
 using Bytes = std::vector<std::uint8_t>;
+
+/// The message of the DataError that `work` ends with.
+inline std::string data_error(const std::function<void()>& work) {
+  try {
+    work();
+  } catch (const DataError& error) {
+    return error.what();
+  }
+  return "accepted";
+}
+
+#define EXPECT_MENTIONS(message, word) \
+  EXPECT_NE((message).find(word), std::string::npos) << "message: " << (message)
+
+inline const char* real_data() {
+  const char* folder = std::getenv("ESPALIER_DATA");
+  return folder && *folder ? folder : nullptr;
+}
 
 inline Config data_config(const std::string& ini) {
   OptionTable table;
@@ -72,6 +93,14 @@ class DataFolder : public ::testing::Test {
     ASSERT_EQ(gzwrite(file, bytes.data(), static_cast<unsigned>(bytes.size())),
               static_cast<int>(bytes.size()));
     ASSERT_EQ(gzclose(file), Z_OK);
+  }
+  void write(const std::string& name, const std::string& text) const {
+    write(name, Bytes(text.begin(), text.end()));
+  }
+  /// The data set `name` from this folder, with more settings of [data].
+  Dataset load(const std::string& name, const std::string& settings = "") const {
+    return load_dataset(
+        data_config("[data]\nname = " + name + "\ndir = " + folder_.string() + "\n" + settings));
   }
   Bytes read(const std::string& name) const {
     std::ifstream file(folder_ / name, std::ios::binary);

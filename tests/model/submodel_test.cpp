@@ -102,5 +102,80 @@ TEST(Submodel, InsideComparesEveryAxisAndBlock) {
   EXPECT_TRUE(large.inside(small));
 }
 
+std::vector<std::int64_t> units_of(const Submodel& submodel, int axis) {
+  const auto units = submodel.units(axis);
+  return {units.begin(), units.end()};
+}
+
+TEST(SubsetAxis, FollowsTheAxisAroundItUntilItIsCutItself) {
+  const auto layout = make_layout();
+  Submodel submodel = Submodel::full(*layout);
+  EXPECT_TRUE(submodel.is_full(testing::kRows));
+  submodel.keep(testing::kEmbed, {1, 4, 5, 7});
+  EXPECT_FALSE(submodel.is_full(testing::kRows));
+  EXPECT_EQ(submodel.width(testing::kRows), 4);
+  EXPECT_EQ(submodel.full_width(testing::kRows), 10);
+  EXPECT_EQ(units_of(submodel, testing::kRows), (std::vector<std::int64_t>{1, 4, 5, 7}));
+  EXPECT_TRUE(submodel.positions(testing::kRows).empty());
+
+  submodel.keep(testing::kRows, {4, 7});
+  EXPECT_EQ(submodel.width(testing::kRows), 2);
+  EXPECT_EQ(submodel.width(testing::kEmbed), 4);
+  EXPECT_EQ(submodel.positions(testing::kRows), (std::vector<std::int64_t>{1, 3}));
+  submodel.keep(testing::kEmbed, {4, 6, 7});
+  EXPECT_EQ(units_of(submodel, testing::kRows), (std::vector<std::int64_t>{4, 7}));
+  EXPECT_EQ(submodel.positions(testing::kRows), (std::vector<std::int64_t>{0, 2}));
+  EXPECT_EQ(Submodel::decode(*layout, submodel.encode()), submodel);
+  submodel.keep(testing::kEmbed, testing::window(0, 10, 10));
+  EXPECT_EQ(submodel.positions(testing::kRows), (std::vector<std::int64_t>{4, 7}));
+  EXPECT_FALSE(submodel.is_full());
+}
+
+TEST(SubsetAxis, KeepsNothingThatTheAxisAroundItHasNot) {
+  const auto layout = make_layout();
+  Submodel submodel = Submodel::full(*layout);
+  submodel.keep(testing::kEmbed, {1, 4, 5, 7});
+  EXPECT_THROW(submodel.keep(testing::kRows, {4, 6}), Error);
+  submodel.keep(testing::kRows, {4, 7});
+  const Submodel before = submodel;
+  EXPECT_THROW(submodel.keep(testing::kEmbed, {1, 4}), Error);
+  EXPECT_EQ(submodel, before);
+}
+
+TEST(SubsetAxis, HasOneFormWhicheverWayItWasReached) {
+  const auto layout = make_layout();
+  Submodel follows = Submodel::full(*layout);
+  follows.keep(testing::kEmbed, {1, 4, 5});
+  Submodel equal = follows;
+  equal.keep(testing::kRows, {4});
+  EXPECT_NE(equal, follows);
+  EXPECT_NE(equal.hash(), follows.hash());
+  EXPECT_TRUE(equal.inside(follows));
+  EXPECT_FALSE(follows.inside(equal));
+  equal.keep(testing::kRows, {1, 4, 5});
+  EXPECT_EQ(equal, follows);
+  EXPECT_EQ(equal.hash(), follows.hash());
+  // The axis around it shrinks to the same units: from then on it is followed.
+  Submodel shrunk = Submodel::full(*layout);
+  shrunk.keep(testing::kRows, {1, 4, 5});
+  shrunk.keep(testing::kEmbed, {1, 4, 5});
+  EXPECT_EQ(shrunk, follows);
+  shrunk.keep(testing::kEmbed, testing::window(0, 10, 10));
+  EXPECT_TRUE(shrunk.is_full());
+}
+
+TEST(SubsetAxis, ACodeWithRowsOutsideIsADataError) {
+  const auto layout = make_layout();
+  Submodel submodel = Submodel::full(*layout);
+  submodel.keep(testing::kEmbed, {4, 5});
+  submodel.keep(testing::kRows, {4});
+  std::vector<std::int64_t> code = submodel.encode();
+  // The three blocks come last, the rows' only run before them.
+  const std::size_t first = code.size() - 3 - 2;
+  ASSERT_EQ(code[first], 4);
+  code[first] = 6;
+  EXPECT_THROW(Submodel::decode(*layout, code), DataError);
+}
+
 }  // namespace
 }  // namespace espalier

@@ -14,7 +14,7 @@
 
 namespace espalier::testing {
 
-enum TestAxis { kInput, kChannels, kHidden, kHeads, kColumns, kEmbed, kClasses };
+enum TestAxis { kInput, kChannels, kHidden, kHeads, kColumns, kEmbed, kClasses, kRows };
 
 inline std::shared_ptr<const Layout> make_layout() {
   Layout l;
@@ -25,6 +25,7 @@ inline std::shared_ptr<const Layout> make_layout() {
   l.add_axis("columns", 3);
   l.add_axis("embed", 10);
   l.add_axis("classes", 5, false);
+  l.add_subset_axis("rows", kEmbed);
   const int stem = l.add_block("stem");
   const int middle = l.add_block("middle");
   const int head = l.add_block("head");
@@ -47,7 +48,7 @@ inline std::shared_ptr<const Layout> make_layout() {
   l.add_entry({"out.weight",
                Kind::adapter,
                middle,
-               {l.along(kEmbed), {{kHeads, 1}, {kColumns, 1}}},
+               {l.along(kRows), {{kHeads, 1}, {kColumns, 1}}},
                normal});
   l.add_entry({"square", Kind::trainable, head, {l.along(kHidden), l.along(kHidden)}, normal});
   l.add_entry({"pairs", Kind::frozen, head, {pairs}, normal});
@@ -86,6 +87,14 @@ inline Submodel random_submodel(const Layout& layout, std::uint64_t seed, bool d
     const std::int64_t size = layout.axes[axis].size;
     if (layout.axes[axis].cuttable && stream.below(5) != 0)
       submodel.keep(axis, stream.choose(1 + stream.below(size), size));
+    const int around = layout.axes[axis].within;
+    if (around < 0 || stream.below(3) == 0) continue;
+    // Some of the kept positions of the axis around it.
+    const std::int64_t width = submodel.width(around);
+    std::vector<std::int64_t> units = stream.choose(1 + stream.below(width), width);
+    if (!submodel.is_full(around))
+      for (std::int64_t& unit : units) unit = submodel.units(around)[unit];
+    submodel.keep(axis, units);
   }
   for (int block = 0; drop_blocks && block < submodel.blocks(); ++block)
     submodel.keep_block(block, stream.below(3) != 0);

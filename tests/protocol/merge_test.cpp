@@ -81,5 +81,25 @@ TEST(WeightedMean, IsTheMeanOverHoldersAndLeavesOthersAlone) {
   EXPECT_GT(untouched, 0);
 }
 
+Config staleness_config(const std::string& text) {
+  OptionTable table;
+  declare_staleness_options(table);
+  Config config(std::move(table));
+  config.read_text(text, "the test");
+  return config;
+}
+
+TEST(StalenessWeight, FollowsItsClosedForms) {
+  EXPECT_EQ(StalenessWeight(staleness_config(""))(9), 1.0);
+  const StalenessWeight root(staleness_config("[method]\nstaleness_power = 0.5\n"));
+  EXPECT_EQ(root(0), 1.0);
+  EXPECT_DOUBLE_EQ(root(3), 0.5);
+  const StalenessWeight hinge(
+      staleness_config("[method]\nstaleness = hinge\nhinge_a = 10\nhinge_b = 6\n"));
+  EXPECT_EQ(hinge(6), 1.0);
+  EXPECT_DOUBLE_EQ(hinge(7), 1.0 / 11);
+  EXPECT_DOUBLE_EQ(hinge(16), 1.0 / 101);
+}
+
 }  // namespace
 }  // namespace espalier

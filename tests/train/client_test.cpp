@@ -177,7 +177,8 @@ TEST(ClientStepper, StepScheduleLowersTheRateOfLaterVersions) {
 TEST(ClientTask, TravelsUnchanged) {
   const Config config = small_config("");
   const Experiment e = build_experiment(config);
-  ClientTask task{7, 0, 3, 5, 123456789, Submodel::full(*e.model.layout), Bytes(3, std::byte{9})};
+  ClientTask task{
+      7, 0, 3, 5, 123456789, true, false, Submodel::full(*e.model.layout), Bytes(3, std::byte{9})};
   task.submodel.keep(1, {0, 2, 3});
   const Bytes bytes = task.encode();
   const ClientTask copy = ClientTask::decode(*e.model.layout, bytes);
@@ -185,6 +186,8 @@ TEST(ClientTask, TravelsUnchanged) {
   EXPECT_EQ(copy.nth_task, 3);
   EXPECT_EQ(copy.base_version, 5);
   EXPECT_EQ(copy.finish, 123456789);
+  EXPECT_TRUE(copy.answers_twice);
+  EXPECT_FALSE(copy.not_finite);
   EXPECT_EQ(copy.submodel, task.submodel);
   EXPECT_EQ(copy.state, task.state);
 }

@@ -37,14 +37,16 @@ class Config {
   std::vector<double> reals(const std::string& key) const;  ///< comma separated
   /// True if the input file or the command line gave it; does not count as reading it.
   bool given(const std::string& key) const;
-  /// Names N for which some `prefix.N.…` key was given, sorted ("device").
+  /// True if it was given, or has a computed default.
+  bool has(const std::string& key) const;
+  /// Names N for which has() holds for some `prefix.N.…` key, sorted ("device").
   std::vector<std::string> names_below(const std::string& prefix) const;
 
   /// Given keys that nothing has read so far.
   std::vector<std::string> unread() const;
-  /// The resolved input file: every declared option without '*', then the given '*' ones, by
-  /// section, values in one spelling (canonical_value). Reading it again gives equal values and
-  /// equal text.
+  /// The resolved input file: every declared option without '*', then the '*' ones that
+  /// has() holds for, by section, values in one spelling (canonical_value). Reading it again gives
+  /// equal values and equal text.
   std::string resolved() const;
   const OptionTable& table() const { return table_; }
 

@@ -49,8 +49,15 @@ struct DataSource {
   /// DataError (file and what is wrong) where data is missing or damaged.
   std::function<Dataset(const Config&, const std::filesystem::path& folder)> load;
 };
-/// digits, mnist, cifar10, synthetic.
+/// What data.name can be.
 const Registry<DataSource>& data_sources();
+/// One function for each format, in a file of its own (mnist.cpp: the three in IDX files).
+DataSource digits_source();
+DataSource mnist_source();
+DataSource cifar10_source();
+DataSource synthetic_source();
+DataSource text_source();
+DataSource agnews_source();
 /// data.name, data.dir, data.partition, data.alpha, ... and the sources' own options.
 void declare_data_options(OptionTable& table);
 /// data.dir, else $ESPALIER_DATA, else "data"; `digits` comes from the program's own inputs/ folder
@@ -59,39 +66,5 @@ std::filesystem::path data_folder(const Config& config);
 /// Loads "data.name", cut to the first data.train_limit and data.test_limit samples. Errors: as
 /// DataSource::load.
 Dataset load_dataset(const Config& config);
-
-/// A split kept as bytes, planes of `shape[0]` channels per sample; a byte b of channel c becomes
-/// (b / 255 - mean[c]) / deviation[c].
-struct Normalisation {
-  std::vector<double> mean;
-  std::vector<double> deviation;
-};
-std::unique_ptr<Split> make_byte_split(std::vector<std::int64_t> shape,
-                                       std::vector<std::uint8_t> pixels,
-                                       std::vector<std::uint8_t> labels,
-                                       const Normalisation& normalisation);
-
-/// The content of a file, unpacked if it is gzipped. DataError if it cannot be read, or is damaged
-/// or cut short.
-std::vector<std::uint8_t> read_packed(const std::filesystem::path& path);
-
-// One loader per file format, so that a new one is one more file. `limits` as data.train_limit,
-// data.test_limit.
-struct Limits {
-  std::int64_t train = 0;  ///< 0: all
-  std::int64_t test = 0;
-};
-/// MNIST's IDX files, in `folder` or `folder/mnist`.
-Dataset load_mnist(const std::filesystem::path& folder, Limits limits);
-/// The program's own part of MNIST, in `folder` or `folder/digits`; an empty `folder`: where the
-/// program keeps it.
-Dataset load_digits(const std::filesystem::path& folder, Limits limits);
-/// CIFAR-10's binary files, in `folder` or `folder/cifar-10-batches-bin`; uses those training
-/// batches that are there.
-Dataset load_cifar10(const std::filesystem::path& folder, Limits limits);
-/// Class means plus noise, made from keyed streams: data.synthetic_... and run.seed.
-void declare_synthetic_options(OptionTable& table);
-DataShape synthetic_shape(const Config& config);
-Dataset make_synthetic(const Config& config);
 
 }  // namespace espalier

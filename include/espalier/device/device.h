@@ -20,22 +20,30 @@ struct DeviceClass {
   double gflops = 1;     ///< effective rate
   double down_mbps = 0;  ///< megabit per second; 0: no cost
   double up_mbps = 0;
-  double latency_ms = 0;   ///< per message
-  std::int64_t batch = 0;  ///< samples in a batch; 0: train.batch
+  double latency_ms = 0;    ///< per message
+  double availability = 1;  ///< share of the time in which it can be given work
+  double memory_gbps = 0;   ///< memory bandwidth, gigabyte per second; 0: unknown
+  std::int64_t batch = 0;   ///< samples in a batch; 0: train.batch
 };
 
 /// Latency plus 8 x bytes / mbps (mbps 0: latency alone), rounded once.
 Nanoseconds transfer_time(double mbps, double latency_ms, std::int64_t bytes);
-/// flops / gflops, rounded once. Like transfer_time: InputError past 100 years, which only a slip
-/// of units gives.
-Nanoseconds compute_time(const DeviceClass& device, std::int64_t flops);
+/// flops / gflops x slowdown, rounded once. Like transfer_time: InputError past 100 years, which
+/// only a slip of units gives.
+Nanoseconds compute_time(const DeviceClass& device, std::int64_t flops, double slowdown = 1);
 /// The cap in bytes (1 MB = 10^6); 0: not capped.
 inline std::int64_t memory_bytes(const DeviceClass& device) {
   return std::llround(device.memory_mb * 1e6);
 }
 
-/// The built-in classes and those that [device.NAME] sections define or change; what a new class
-/// leaves out is as in "laptop". That one is no measured machine: it is an illustrative default for
+/// Brings the classes that clients.fleet names from the catalogue that comes with the program
+/// (inputs/devices.ini) into `config`, as defaults.
+void bring_catalogue(Config& config);
+/// All of the catalogue's classes.
+std::vector<DeviceClass> catalogue_classes(const OptionTable& table);
+
+/// "laptop", and the classes that [device.NAME] sections define or change; what a new class leaves
+/// out is as in "laptop". That one is no measured machine: it is an illustrative default for
 /// runs that name no fleet.
 std::vector<DeviceClass> device_classes(const Config& config);
 /// clients.count, clients.per_round, clients.fleet, device.*.…

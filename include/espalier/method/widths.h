@@ -3,30 +3,38 @@
 // stay with a client for the whole run, `dynamic` ones are redrawn for every task.
 
 #include <cstdint>
+#include <map>
+#include <string>
 #include <vector>
 
 #include "espalier/protocol/rounds/rules.h"
 
 namespace espalier {
 
-/// method.widths, method.proportions, method.levels.
+/// method.widths, method.proportions, method.levels, clients.memory_fit.
 void declare_width_options(OptionTable& table);
 
 class WidthLevels {
  public:
-  /// InputError where widths and proportions do not fit each other.
-  WidthLevels(const Config& config, const Experiment& experiment);
+  /// `peak`: with clients.memory_fit = width, each client's share is the largest multiple of 1/128
+  /// whose task it has the memory for. InputError where widths and proportions do not fit each
+  /// other, or a device is too small for the smallest share.
+  WidthLevels(const Config& config, const Experiment& experiment, const PeakBytes& peak);
   /// The share of the client's task. Fixed: client i of n gets the level whose part of the
   /// proportions contains (i + 1/2) / n, so that equal levels are neighbours. Dynamic: drawn by
   /// (client, its n-th task).
   double share(const SendMoment& moment) const;
 
  private:
+  void fit(const Experiment& experiment, const PeakBytes& peak);
+
   std::uint64_t seed_;
   std::int64_t clients_;
   bool dynamic_;
   std::vector<double> widths_;
-  std::vector<double> upper_;  // cumulated proportions, last = 1
+  std::vector<double> upper_;             // cumulated proportions, last = 1
+  const Fleet* fleet_ = nullptr;          // where shares are fitted to the memory
+  std::map<std::string, double> fitted_;  // by class of device
 };
 
 /// ceil(share * size), at least 1.

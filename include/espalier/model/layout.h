@@ -17,7 +17,12 @@ inline constexpr int kKinds = 4;
 struct Axis {
   std::string name;
   std::int64_t size = 0;
-  bool cuttable = true;  ///< false: input channels, classes; submodel rules leave it whole
+  /// Whether rules that keep a share of every width cut it. False: input channels, classes, which
+  /// no rule cuts; heads and subset axes, which a rule cuts that names them (Model::transformer).
+  bool cuttable = true;
+  /// A subset axis: its units are positions of this axis, and a submodel keeps a subset of those
+  /// that it keeps of this one (all of them, unless a rule says otherwise). -1: an axis of its own.
+  int within = -1;
 };
 
 /// One factor of a dimension; axis < 0 is a constant of `size` positions.
@@ -49,6 +54,9 @@ struct Layout {
   std::vector<std::string> blocks;  ///< names, in order of execution
 
   int add_axis(std::string name, std::int64_t size, bool cuttable = true);
+  /// An axis whose units are positions of `parent`, which must be no subset axis itself: the rows
+  /// of a layer whose output is added into a residual stream at chosen positions.
+  int add_subset_axis(std::string name, int parent);
   int add_entry(Entry entry);
   int add_block(std::string name);
   /// A dimension of one axis (times `positions` constant places inside each unit).

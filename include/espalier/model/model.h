@@ -81,6 +81,17 @@ struct DataShape {
   std::int64_t targets() const { return next_token ? sample[0] : 1; }
 };
 
+/// The axes of one transformer block, for rules that choose its units (Co-S2P).
+struct TransformerAxes {
+  int block = -1;
+  int heads = -1;    ///< a unit is a head of keys and values with the query heads that it serves
+  int columns = -1;  ///< of queries and keys within a head; pairs of columns where they are rotated
+  int value_columns = -1;   ///< within a head; the same axis as `columns` where qkv is fused
+  int attention_rows = -1;  ///< positions of the stream that the attention writes: a subset axis
+  int hidden = -1;          ///< neurons of the MLP
+  int mlp_rows = -1;        ///< positions of the stream that the MLP writes: a subset axis
+};
+
 struct Model {
   std::string name;
   std::shared_ptr<const Layout> layout;
@@ -88,6 +99,7 @@ struct Model {
   DataShape shape;
   int class_axis = -1;  ///< the axis of the head's outputs
   bool has_statistics = false;
+  std::vector<TransformerAxes> transformer;  ///< its transformer blocks, if any
 };
 
 /// Runs the blocks that the submodel keeps. x: [batch, sample...] float; returns logits [batch,
@@ -101,10 +113,13 @@ struct ModelFamily {
   std::function<Model(const Config&, const DataShape&)> build;
   DataShape customary{{3, 32, 32}, 10};  ///< of the data that it is mostly shown with
 };
-/// mlp, lenet, cnn (one file each in src/model).
+/// mlp, lenet, cnn, vit, gpt, encoder (one file each in src/model).
 ModelFamily mlp_family();
 ModelFamily lenet_family();
 ModelFamily cnn_family();
+ModelFamily vit_family();
+ModelFamily gpt_family();
+ModelFamily encoder_family();
 const Registry<ModelFamily>& model_families();
 /// Declares "model.name", "model.norm", "model.groups", "model.classes" and every family's options
 /// ("model.hidden",

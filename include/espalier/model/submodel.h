@@ -16,16 +16,21 @@ class Submodel {
  public:
   static Submodel full(const Layout& layout);
 
-  /// Keeps `units` (strictly ascending, within the axis, at least one) of the axis.
+  /// Keeps `units` (strictly ascending, within the axis, at least one) of the axis. Of a subset
+  /// axis they must be among those kept of the axis around it; it follows that axis as long as both
+  /// keep the same, and afterwards must keep a subset of what that axis keeps.
   void keep(int axis, std::vector<std::int64_t> units);
   void keep_block(int block, bool kept);
 
-  bool is_full(int axis) const { return !axes_[axis].cut; }
+  bool is_full(int axis) const { return !kept(axis).cut; }
   bool is_full() const;
   std::int64_t width(int axis) const;
   std::int64_t full_width(int axis) const { return axes_[axis].size; }
   /// The kept units of a cut axis; empty for a whole axis.
-  std::span<const std::int64_t> units(int axis) const { return axes_[axis].units; }
+  std::span<const std::int64_t> units(int axis) const { return kept(axis).units; }
+  /// Where the units of a subset axis stand among those kept of the axis around it; empty where it
+  /// follows that axis.
+  std::vector<std::int64_t> positions(int axis) const;
   bool has_block(int block) const { return blocks_[block] != 0; }
   int axes() const { return static_cast<int>(axes_.size()); }
   int blocks() const { return static_cast<int>(blocks_.size()); }
@@ -44,10 +49,16 @@ class Submodel {
  private:
   struct Cut {
     std::int64_t size = 0;
-    bool cut = false;
+    int within = -1;
+    bool cut = false;  // of a subset axis: kept units other than those of the axis around it
     std::vector<std::int64_t> units;
     friend bool operator==(const Cut&, const Cut&) = default;
   };
+  const Cut& kept(int axis) const {
+    const Cut& own = axes_[axis];
+    return own.within < 0 || own.cut ? own : axes_[own.within];
+  }
+  bool has(int axis, const std::vector<std::int64_t>& units) const;
   std::vector<Cut> axes_;
   std::vector<std::uint8_t> blocks_;
 };

@@ -25,7 +25,9 @@ struct ClientTask {
   std::int64_t client = 0;
   std::int64_t nth_task = 0;  ///< of this client, from 0; keys its random streams
   std::int64_t base_version = 0;
-  Nanoseconds finish = 0;  ///< virtual; a rank runs its queue in this order
+  Nanoseconds finish = 0;      ///< virtual; a rank runs its queue in this order
+  bool answers_twice = false;  ///< a fault on purpose (protocol/rounds/faults.h)
+  bool not_finite = false;     ///< another one
   Submodel submodel;
   Bytes state;  ///< the client's state before the task
 

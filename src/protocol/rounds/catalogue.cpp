@@ -20,7 +20,7 @@ RuleNames choose_rules(const Catalogue& catalogue, Config& config) {
                   chosen("method.window", method.window), chosen("method.merge", method.merge),
                   chosen("method.objective", method.objective)};
   for (const auto& [key, value] : method.defaults) config.set_default(key, value);
-  for (const auto& [key, value] : catalogue.windows.get(names.window).value) {
+  for (const auto& [key, value] : catalogue.windows.get(names.window).value(config)) {
     config.set_default(key, value);
   }
   catalogue.submodels.get(names.submodel);

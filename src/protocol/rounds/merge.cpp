@@ -1,7 +1,6 @@
 #include "espalier/protocol/rounds/merge.h"
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <limits>
 #include <map>
@@ -9,34 +8,65 @@
 #include "espalier/train/client.h"
 
 namespace espalier {
-namespace {
+void BlockSums::sum(Range range, std::span<const Holding> holdings) {
+  const auto count = static_cast<std::size_t>(range.size());
+  std::fill_n(numerator.begin(), count, 0.0);
+  std::fill_n(denominator.begin(), count, 0.0);
+  for (const Holding& holding : holdings) {
+    holding.plan->accumulate(range, holding.values, holding.weight, numerator.data(),
+                             denominator.data());
+  }
+}
 
-// Numerator and denominator of one block (64 KiB) stay in the first two cache levels.
-constexpr std::int64_t kBlock = 4096;
-
-}  // namespace
+void for_each_block(const Parameters& model, const std::function<void(Range)>& work) {
+  const Range trained = model.geometry().kind_range(Kind::trainable);
+  for (std::int64_t begin = trained.begin; begin < trained.end; begin += kMergeBlock) {
+    work({begin, std::min(begin + kMergeBlock, trained.end)});
+  }
+}
 
 void weighted_mean(Parameters& model, std::span<const Holding> holdings) {
-  std::array<double, kBlock> numerator;
-  std::array<double, kBlock> denominator;
+  BlockSums sums;
   float* values = model.data();
-  const Range trained = model.geometry().kind_range(Kind::trainable);
-  for (std::int64_t begin = trained.begin; begin < trained.end; begin += kBlock) {
-    const Range range{begin, std::min(begin + kBlock, trained.end)};
-    const auto count = static_cast<std::size_t>(range.size());
-    std::fill_n(numerator.begin(), count, 0.0);
-    std::fill_n(denominator.begin(), count, 0.0);
-    for (const Holding& holding : holdings) {
-      holding.plan->accumulate(range, holding.values, holding.weight, numerator.data(),
-                               denominator.data());
-    }
-    for (std::size_t i = 0; i < count; ++i) {
-      if (denominator[i] > 0) {
+  for_each_block(model, [&](Range range) {
+    sums.sum(range, holdings);
+    for (std::size_t i = 0; i < static_cast<std::size_t>(range.size()); ++i) {
+      if (sums.denominator[i] > 0) {
         values[range.begin + static_cast<std::int64_t>(i)] =
-            static_cast<float>(numerator[i] / denominator[i]);
+            static_cast<float>(sums.numerator[i] / sums.denominator[i]);
       }
     }
-  }
+  });
+}
+
+void declare_staleness_options(OptionTable& table) {
+  table.add({"method.staleness",
+             OptionType::choice,
+             "polynomial",
+             "how the weight of an update falls with its staleness",
+             "",
+             {},
+             {},
+             {"polynomial", "hinge"}});
+  table.add({"method.staleness_power", OptionType::real, "0",
+             "staleness polynomial: weights fall as (1 + staleness)^-power; 0 = constant", "", 0,
+             100});
+  table.add({"method.hinge_a", OptionType::real, "10",
+             "staleness hinge: 1 / (a (staleness - b) + 1) beyond b", "", 0, 1e6});
+  table.add({"method.hinge_b", OptionType::real, "6", "staleness hinge: full weight up to b",
+             "versions", 0, 1e9});
+}
+
+StalenessWeight::StalenessWeight(const Config& config)
+    : hinge_(config.text("method.staleness") == "hinge"),
+      power_(hinge_ ? 0 : config.real("method.staleness_power")),
+      a_(hinge_ ? config.real("method.hinge_a") : 0),
+      b_(hinge_ ? config.real("method.hinge_b") : 0) {}
+
+double StalenessWeight::operator()(std::int64_t staleness) const {
+  const auto tau = static_cast<double>(staleness);
+  if (!hinge_) return std::pow(1.0 + tau, -power_);
+  return tau <= b_ ? 1.0 : 1.0 / (a_ * (tau - b_) + 1.0);
 }
 
 Coverage coverage(const Experiment& experiment, const Geometry& model,
@@ -88,23 +118,23 @@ void declare_average_options(OptionTable& table) {
              {},
              {},
              {"samples", "uniform"}});
-  table.add({"method.staleness_power", OptionType::real, "0",
-             "merge average: weights fall as (1 + staleness)^-power", "", 0, 100});
+  declare_staleness_options(table);
 }
 
 AverageMerge::AverageMerge(const Config& config, const Experiment&)
-    : by_samples_(config.text("method.weighting") == "samples"),
-      staleness_power_(config.real("method.staleness_power")) {}
+    : by_samples_(config.text("method.weighting") == "samples"), staleness_(config) {}
 
 void AverageMerge::merge(const Experiment& experiment, Parameters& model,
                          std::span<Update> updates) {
   std::vector<Holding> holdings;
   for (Update& update : updates) {
-    update.weight = (by_samples_ ? static_cast<double>(update.samples) : 1.0) *
-                    std::pow(1.0 + static_cast<double>(update.staleness), -staleness_power_);
+    update.weight =
+        (by_samples_ ? static_cast<double>(update.samples) : 1.0) * staleness_(update.staleness);
+    // In units of the first weight, so that equal weights add the bare values.
     holdings.push_back({experiment.plans->plan(*update.geometry, model.geometry(),
                                                restriction(experiment, update), kTrained),
-                        reinterpret_cast<const float*>(update.values->data()), update.weight});
+                        reinterpret_cast<const float*>(update.values->data()),
+                        update.weight / updates.front().weight});
   }
   weighted_mean(model, holdings);
 }

@@ -18,6 +18,11 @@ double wall_seconds() {
 }
 
 /// True if every float is finite: an exponent of all ones is infinity or not a number.
+// Periods of absence after which a run that nobody can work in is given up.
+constexpr std::int64_t kMostWaits = 100000;
+// Times in a row that everybody at work may fail.
+constexpr std::int64_t kMostBarren = 100;
+
 bool all_finite(const Bytes& bytes) {
   constexpr std::uint32_t kExponent = 0x7f800000u;
   const auto count = bytes.size() / sizeof(float);
@@ -37,6 +42,18 @@ Nanoseconds overlap(Nanoseconds a_begin, Nanoseconds a_end, Nanoseconds b_begin,
 
 }  // namespace
 
+TrainingCost task_cost(const Experiment& experiment, const LocalObjective& objective,
+                       const Submodel& submodel, std::int64_t batch) {
+  // The task's description, which comes with the weights: the submodel's code and a few numbers.
+  constexpr std::int64_t kNumbers = 16;
+  const auto head =
+      static_cast<std::int64_t>(sizeof(std::int64_t) * (submodel.encode().size() + kNumbers));
+  const auto weights = static_cast<std::int64_t>(sizeof(float)) *
+                       experiment.plans->geometry(submodel, Packing::aligned)->size();
+  return training_cost(experiment.model, submodel, batch, Optimizer::copies(experiment.train),
+                       head + objective.extra_bytes(weights));
+}
+
 void declare_server_options(OptionTable& table) {
   table.add({"run.target_accuracy", OptionType::real, "0",
              "stop once the global model's top-1 reaches it; 0 = no such stop", "", 0, 1});
@@ -54,14 +71,18 @@ RoundsServer::RoundsServer(const Experiment& experiment, const Config& config, S
       evaluator_(experiment, config, pool),
       model_(std::move(model)),
       window_(window_settings(config, *experiment.fleet, config.integer("clients.per_round"))),
-      per_round_(config.integer("clients.per_round")),
+      sampler_(config, experiment),
+      faults_(config),
+      availability_(config, *experiment.fleet),
       evaluate_every_(config.integer("record.evaluate_every")) {
   if (config.real("run.target_accuracy") > 0) target_accuracy_ = config.real("run.target_accuracy");
   if (config.real("run.virtual_limit") > 0) {
     virtual_limit_ = std::llround(config.real("run.virtual_limit") * 1e9);
   }
   tasks_of_.assign(static_cast<std::size_t>(experiment.fleet->size()), 0);
-  for (std::int64_t client = 0; client < experiment.fleet->size(); ++client) release(client);
+  for (std::int64_t client = 0; client < experiment.fleet->size(); ++client) {
+    idle_.insert(idle_.end(), client);
+  }
 }
 
 RunSummary RoundsServer::run() {
@@ -88,12 +109,26 @@ RunSummary RoundsServer::run() {
             "every update of a window was rejected because it is not finite; lower train.lr or set "
             "train.clip");
       }
+      if (++barren_ > kMostBarren) {
+        throw NoClientError(fmt::format(
+            "no client can answer: {} times in a row everybody who was given work failed; see the "
+            "outcomes in /tasks",
+            kMostBarren));
+      }
       release_waiting();
       top_up();
+      while (out_.empty()) {
+        const auto next = next_return();
+        if (!next || ++waits_ > kMostWaits) break;
+        now_ = *next;
+        top_up();
+      }
+      waits_ = 0;
       if (out_.empty()) {
         throw NoClientError(
-            "no client can answer: none has the memory for its submodel; give the devices more "
-            "memory_mb, or choose smaller widths");
+            "no client can answer: none that is available has the memory for its submodel; give "
+            "the "
+            "devices more memory_mb or a higher availability, or choose smaller widths");
       }
     }
     take_evaluations();
@@ -124,11 +159,7 @@ bool RoundsServer::reached_a_stop() const {
 const TrainingCost& RoundsServer::cost_of(const Submodel& submodel, std::int64_t batch) {
   auto [place, added] = costs_.try_emplace({submodel.hash(), batch});
   if (added) {
-    const auto weights = static_cast<std::int64_t>(sizeof(float)) *
-                         experiment_.plans->geometry(submodel, Packing::aligned)->size();
-    place->second =
-        training_cost(experiment_.model, submodel, batch, Optimizer::copies(experiment_.train),
-                      rules_.objective->extra_bytes(weights));
+    place->second = task_cost(experiment_, *rules_.objective, submodel, batch);
   }
   return place->second;
 }
@@ -149,38 +180,57 @@ void RoundsServer::top_up() {
   // Clients whose update waits for the merge still belong to the round.
   const auto busy = static_cast<std::int64_t>(out_.size()) +
                     std::ranges::count_if(delivered_, [](const Delivered& d) { return d.waiting; });
-  std::int64_t want = per_round_ == 0 ? static_cast<std::int64_t>(idle_.size()) : per_round_ - busy;
-  std::vector<std::int64_t> candidates = std::move(idle_);
-  idle_.clear();
-  std::sort(candidates.begin(), candidates.end());
-  std::vector<std::int64_t> chosen;
-  if (want >= static_cast<std::int64_t>(candidates.size())) {
-    chosen.swap(candidates);
-  } else if (want > 0) {
-    Stream stream(experiment_.seed, purpose("clients.sample"),
-                  static_cast<std::uint64_t>(sends_++));
-    const auto picks = stream.choose(want, static_cast<std::int64_t>(candidates.size()));
-    std::vector<std::uint8_t> picked(candidates.size(), 0);
-    for (std::int64_t pick : picks) picked[static_cast<std::size_t>(pick)] = 1;
-    for (std::size_t i = 0; i < candidates.size(); ++i) {
-      (picked[i] ? chosen : idle_).push_back(candidates[i]);
-    }
-    candidates = idle_;
-    idle_.clear();
+  const std::int64_t want =
+      sampler_.at_once() == 0 ? static_cast<std::int64_t>(idle_.size()) : sampler_.at_once() - busy;
+  const std::int64_t furthest = furthest_task();
+  const auto chosen = sampler_.choose(want, idle_, [&](std::int64_t client) {
+    return next_task_of(client) <= furthest && is_there(client) && has_memory(client);
+  });
+  for (const std::int64_t client : chosen) {
+    idle_.erase(client);
+    send(client);
   }
-  for (std::int64_t client : chosen) {
-    if (!try_send(client)) release(client);
-  }
-  for (std::int64_t client : candidates) release(client);
   busy_s_ += wall_seconds() - start;
 }
 
-bool RoundsServer::try_send(std::int64_t client) {
-  const SendMoment moment{client, tasks_of_[static_cast<std::size_t>(client)], version_};
-  Submodel submodel = rules_.submodel->choose(experiment_, moment);
-  const auto refused = too_large_.find(client);
-  if (refused != too_large_.end() && refused->second.inside(submodel)) return false;
+/// Number of the last task that a client may start now: with window.max_spread, that many beyond
+/// the slowest client's present one.
+std::int64_t RoundsServer::furthest_task() const {
+  const auto& spread = window_.settings().max_spread;
+  if (!spread) return std::numeric_limits<std::int64_t>::max();
+  std::int64_t slowest = std::numeric_limits<std::int64_t>::max();
+  for (const auto& [key, sent] : out_) slowest = std::min(slowest, sent.task.nth_task);
+  for (const std::int64_t client : idle_) {
+    if (has_memory(client)) slowest = std::min(slowest, next_task_of(client));
+  }
+  return slowest > std::numeric_limits<std::int64_t>::max() - *spread ? slowest : slowest + *spread;
+}
 
+bool RoundsServer::is_there(std::int64_t client) const {
+  const auto away = away_until_.find(client);
+  return (away == away_until_.end() || away->second <= now_) &&
+         availability_.available(client, now_);
+}
+
+/// The next time at which somebody may come back.
+std::optional<Nanoseconds> RoundsServer::next_return() const {
+  std::optional<Nanoseconds> next = availability_.next_change(now_);
+  for (const auto& [client, until] : away_until_) {
+    if (until > now_ && (!next || until < *next)) next = until;
+  }
+  return next;
+}
+
+/// Whether the client's next submodel is smaller than what it last ran out of memory with.
+bool RoundsServer::has_memory(std::int64_t client) const {
+  const auto refused = too_large_.find(client);
+  return refused == too_large_.end() ||
+         !refused->second.inside(rules_.submodel->choose(experiment_, moment_of(client)));
+}
+
+void RoundsServer::send(std::int64_t client) {
+  const SendMoment moment = moment_of(client);
+  Submodel submodel = rules_.submodel->choose(experiment_, moment);
   Sent sent;
   sent.geometry = experiment_.plans->geometry(submodel, Packing::dense);
   sent.payload = payload_for(submodel, *sent.geometry);
@@ -189,7 +239,16 @@ bool RoundsServer::try_send(std::int64_t client) {
     sent.flops += passes.count * cost_of(submodel, passes.size).step_flops;
   }
   const DeviceClass& device = experiment_.fleet->device(client);
-  sent.task = {next_task_++, client, moment.nth_task, version_, 0, std::move(submodel), {}};
+  sent.fate = faults_.fate(client, moment.nth_task);
+  sent.task = {next_task_++,
+               client,
+               moment.nth_task,
+               version_,
+               0,
+               sent.fate.twice,
+               sent.fate.not_finite,
+               std::move(submodel),
+               {}};
   const std::int64_t payload_size = static_cast<std::int64_t>(sent.payload->size());
   const auto head_size = static_cast<std::int64_t>(sent.task.encode().size());
   const auto state = states_.find(client);
@@ -199,14 +258,13 @@ bool RoundsServer::try_send(std::int64_t client) {
   sent.bytes_up = payload_size + answer_size;
   sent.sent = now_;
   sent.download = transfer_time(device.down_mbps, device.latency_ms, sent.bytes_down);
-  sent.compute = compute_time(device, sent.flops);
+  sent.compute = compute_time(device, sent.flops, sent.fate.slowdown);
   sent.upload = transfer_time(device.up_mbps, device.latency_ms, sent.bytes_up);
   sent.task.finish = sent.finish();
   ++tasks_of_[static_cast<std::size_t>(client)];
-  pool_.submit(sent.task, sent.payload, sent.flops);
+  if (sent.answers()) pool_.submit(sent.task, sent.payload, sent.flops);
   const EventKey key{sent.finish(), client, sent.task.task};
   out_.emplace(key, std::move(sent));
-  return true;
 }
 
 void RoundsServer::deliver_next() {
@@ -214,12 +272,18 @@ void RoundsServer::deliver_next() {
   Delivered d;
   d.sent = std::move(node.mapped());
   now_ = d.sent.finish();
-  d.arrival = pool_.collect(d.sent.task.task);
+  if (d.sent.answers()) d.arrival = pool_.collect(d.sent.task.task);
   const double start = wall_seconds();
   const ClientResult& result = d.arrival.result;
   d.staleness = version_ - d.sent.task.base_version;
   const WindowSettings& window = window_.settings();
-  if (result.out_of_memory) {
+  if (d.sent.fate.crashes) {
+    d.outcome = "crashed";
+  } else if (d.sent.fate.vanishes) {
+    d.outcome = "unavailable";
+    const auto length = static_cast<double>(d.sent.finish() - d.sent.sent);
+    away_until_[d.sent.task.client] = now_ + std::llround(faults_.vanish_tasks() * length);
+  } else if (result.out_of_memory) {
     d.outcome = "out_of_memory";
     too_large_[d.sent.task.client] = d.sent.task.submodel;
   } else if (!all_finite(*d.arrival.values)) {
@@ -235,7 +299,9 @@ void RoundsServer::deliver_next() {
     states_[d.sent.task.client] = result.state;
   }
   const bool counts = d.outcome == "merged";
-  const bool on_arrival = window.release == Release::arrival;
+  const bool too_stale = window.max_staleness && d.staleness > *window.max_staleness;
+  const bool on_arrival =
+      window.release == Release::arrival || (window.stale == Stale::resend && too_stale);
   const std::int64_t client = d.sent.task.client;
   d.waiting = !on_arrival;
   delivered_.push_back(std::move(d));
@@ -269,9 +335,12 @@ void RoundsServer::close_window() {
   });
   for (const Delivered* d : sources) {
     updates.push_back({d->sent.task.task, d->sent.task.client, d->sent.task.base_version,
-                       d->staleness, experiment_.samples_of(d->sent.task.client), d->sent.geometry,
-                       d->arrival.values, d->sent.payload, 0});
+                       d->staleness, experiment_.samples_of(d->sent.task.client),
+                       d->arrival.result.steps,
+                       learning_rate(experiment_.train, d->sent.task.base_version),
+                       d->sent.geometry, d->arrival.values, d->sent.payload, 0});
   }
+  barren_ = 0;
   rules_.merge->merge(experiment_, model_, updates);
   for (std::size_t i = 0; i < updates.size(); ++i) sources[i]->weight = updates[i].weight;
   ++version_;
@@ -349,7 +418,10 @@ void RoundsServer::record_round(std::span<const Update> updates) {
     }
     peak = std::max(peak, result.peak_bytes);
     bytes_down += d.sent.bytes_down;
-    bytes_up += result.out_of_memory ? d.arrival.head_bytes : d.sent.bytes_up;
+    const std::int64_t up = !d.sent.answers()      ? 0
+                            : result.out_of_memory ? d.arrival.head_bytes
+                                                   : d.sent.bytes_up;
+    bytes_up += up;
     busy[d.sent.task.client] += overlap(d.sent.sent, d.sent.finish(), opened, now_);
     Row row = sent_row(d.sent.task, d.sent.geometry->count(Kind::trainable));
     row.set("merged_version", is_merged ? version_ : std::int64_t{-1})
@@ -362,7 +434,8 @@ void RoundsServer::record_round(std::span<const Update> updates) {
         .set("upload_s", seconds(d.sent.upload))
         .set("wall_compute_s", result.wall_compute_s)
         .set("bytes_down", d.sent.bytes_down)
-        .set("bytes_up", result.out_of_memory ? d.arrival.head_bytes : d.sent.bytes_up)
+        .set("bytes_up", up)
+        .set("duplicates", std::int64_t{d.sent.fate.twice && d.sent.answers() ? 1 : 0})
         .set("state_bytes", static_cast<std::int64_t>(result.state.size()))
         .set("flops", d.sent.flops)
         .set("peak_bytes", result.peak_bytes)

@@ -25,14 +25,23 @@ void declare_window_options(OptionTable& table) {
              {"merged", "arrival"}});
   table.add({"window.max_staleness", OptionType::integer, "-1",
              "versions that an update may be behind; -1 = any", "versions", -1, 1e9});
-  table.add({"window.stale",
-             OptionType::choice,
-             "merge",
-             "what happens to an update beyond window.max_staleness",
-             "",
-             {},
-             {},
-             {"merge", "drop"}});
+  table.add(
+      {"window.stale",
+       OptionType::choice,
+       "merge",
+       "an update beyond window.max_staleness is merged, dropped, or merged while its client is "
+       "sent the newest version at once",
+       "",
+       {},
+       {},
+       {"merge", "drop", "resend"}});
+  table.add({"window.max_spread", OptionType::integer, "-1",
+             "tasks that a client may be ahead of the slowest one; -1 = any", "tasks", -1, 1e9});
+}
+
+std::int64_t clients_at_once(const Config& config) {
+  const std::int64_t per_round = config.integer("clients.per_round");
+  return per_round > 0 ? per_round : config.integer("clients.count");
 }
 
 WindowSettings window_settings(const Config& config, const Fleet& fleet, std::int64_t per_round) {
@@ -44,7 +53,14 @@ WindowSettings window_settings(const Config& config, const Fleet& fleet, std::in
   s.release = config.text("window.release") == "arrival" ? Release::arrival : Release::merged;
   const std::int64_t staleness = config.integer("window.max_staleness");
   if (staleness >= 0) s.max_staleness = staleness;
-  s.stale = config.text("window.stale") == "drop" ? Stale::drop : Stale::merge;
+  const std::string stale = config.text("window.stale");
+  s.stale = stale == "drop" ? Stale::drop : stale == "resend" ? Stale::resend : Stale::merge;
+  const std::int64_t spread = config.integer("window.max_spread");
+  if (spread >= 0) s.max_spread = spread;
+  if (s.max_spread && per_round > 0) {
+    throw InputError(
+        "window.max_spread compares all clients, so all must work: set clients.per_round = 0");
+  }
   const std::int64_t most = per_round > 0 ? per_round : fleet.size();
   if (s.min_updates > most) {
     throw InputError(

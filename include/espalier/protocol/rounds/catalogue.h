@@ -13,17 +13,21 @@
 
 namespace espalier {
 
+/// Option defaults, key and value.
+using Defaults = std::vector<std::pair<std::string, std::string>>;
+
 /// A published method: one rule of each sort, and the defaults it brings.
 struct Method {
   std::string submodel = "full";
   std::string window = "synchronous";
   std::string merge = "average";
   std::string objective = "cross_entropy";
-  std::vector<std::pair<std::string, std::string>> defaults{};  ///< further option defaults
+  Defaults defaults{};  ///< further option defaults
 };
 
-/// A named setting of the window: defaults for window.* options.
-using WindowPreset = std::vector<std::pair<std::string, std::string>>;
+/// A named setting of the window: defaults for window.* options, which may depend on what the input
+/// says of the clients.
+using WindowPreset = std::function<Defaults(const Config&)>;
 
 struct Catalogue {
   Registry<Method> methods{"method"};

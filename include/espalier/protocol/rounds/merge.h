@@ -3,30 +3,81 @@
 // with double accumulators that are rounded once. (In float, numerator over denominator with a
 // single holder would change one value in seven.) Parameters that nobody held keep their value.
 
+#include <array>
+#include <functional>
 #include <span>
 #include <vector>
 
 #include "espalier/protocol/rounds/rules.h"
+#include "espalier/train/client.h"
 
 namespace espalier {
 
-/// One holder's part in a weighted mean.
+/// One holder's part in a weighted sum.
 struct Holding {
   std::shared_ptr<const Plan> plan;  ///< from the update's geometry to the model's
   const float* values = nullptr;
   double weight = 1;
 };
 
-/// model[j] = sum_w weight_w values_w[j] / sum_w weight_w over the holders of j, added in the order
-/// given.
+/// Values of the model that are summed at a time: both sums stay in the first two cache levels.
+inline constexpr std::int64_t kMergeBlock = 4096;
+
+/// Sums over the holders of each parameter in one block of the model.
+struct BlockSums {
+  std::array<double, kMergeBlock> numerator;    ///< sum_w weight_w values_w[j]
+  std::array<double, kMergeBlock> denominator;  ///< sum_w weight_w
+  /// Replaces both by the sums over `holdings`, added in the order given. range.size() <=
+  /// kMergeBlock.
+  void sum(Range range, std::span<const Holding> holdings);
+};
+
+/// Calls work(range) for one block of the model's trained values after the other.
+void for_each_block(const Parameters& model, const std::function<void(Range)>& work);
+
+/// model[j] = sum_w weight_w values_w[j] / sum_w weight_w over the holders of j.
 void weighted_mean(Parameters& model, std::span<const Holding> holdings);
+
+/// Replaces each value that the update trained by change(value, trained, sent, index): `index`
+/// counts the model's floats.
+template <class Change>
+void change_held(const Experiment& experiment, Parameters& model, const Update& update,
+                 const Change& change) {
+  const auto plan = experiment.plans->plan(*update.geometry, model.geometry(), nullptr, kTrained);
+  const auto* trained = reinterpret_cast<const float*>(update.values->data());
+  const auto* sent = reinterpret_cast<const float*>(update.sent->data());
+  float* values = model.data();
+  for (const Plan::Run& run : plan->runs()) {
+    for (std::int64_t i = 0; i < run.length; ++i) {
+      float& value = values[run.destination + i];
+      value = static_cast<float>(
+          change(value, trained[run.source + i], sent[run.source + i], run.destination + i));
+    }
+  }
+}
+
+/// How much an update counts that is `staleness` versions behind (Xie et al. 2019, FedAsync):
+/// polynomial (1 + staleness)^-power; hinge 1 up to b, then 1 / (a (staleness - b) + 1).
+class StalenessWeight {
+ public:
+  explicit StalenessWeight(const Config& config);
+  double operator()(std::int64_t staleness) const;
+
+ private:
+  bool hinge_ = false;
+  double power_ = 0;
+  double a_ = 0;
+  double b_ = 0;
+};
+/// method.staleness, method.staleness_power, method.hinge_a, method.hinge_b.
+void declare_staleness_options(OptionTable& table);
 
 /// Holders of each trained parameter: the smallest number, and the mean.
 Coverage coverage(const Experiment& experiment, const Geometry& model,
                   std::span<const Update> updates);
 
 /// "average": weights are the clients' sample counts (method.weighting = samples) or equal
-/// (uniform), each times (1 + staleness)^-method.staleness_power.
+/// (uniform), each times its staleness weight.
 class AverageMerge : public MergeRule {
  public:
   AverageMerge(const Config& config, const Experiment& experiment);
@@ -38,10 +89,10 @@ class AverageMerge : public MergeRule {
 
  private:
   bool by_samples_ = true;
-  double staleness_power_ = 0;
+  StalenessWeight staleness_;
 };
 
-/// method.weighting, method.staleness_power.
+/// method.weighting, and those of the staleness weight.
 void declare_average_options(OptionTable& table);
 
 }  // namespace espalier

@@ -42,6 +42,8 @@ class Pool {
   void wait_until(const std::function<bool()>& done);
   /// Takes what has arrived, without waiting.
   void poll();
+  /// Answers to tasks that had been answered already; they have no effect.
+  std::int64_t duplicates() const { return duplicates_; }
   /// Ends all workers and takes what they still sent.
   void stop();
 
@@ -62,6 +64,7 @@ class Pool {
   std::map<std::int64_t, Placement> placed_;
   std::map<std::int64_t, Arrival> arrived_;
   EvaluationHandler handler_;
+  std::int64_t duplicates_ = 0;
   int stopped_ = 0;
 };
 

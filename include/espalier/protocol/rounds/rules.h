@@ -26,6 +26,7 @@ struct SendMoment {
 class SubmodelRule {
  public:
   virtual ~SubmodelRule() = default;
+  /// May be asked more than once for one moment, with the same answer.
   virtual Submodel choose(const Experiment& experiment, const SendMoment& moment) = 0;
   /// The width share behind the last choice, for the record.
   virtual double share(const SendMoment& moment) const { return 1; }
@@ -39,6 +40,8 @@ struct Update {
   std::int64_t base_version = 0;
   std::int64_t staleness = 0;
   std::int64_t samples = 0;                  ///< of the client
+  std::int64_t steps = 0;                    ///< batches trained
+  double lr = 0;                             ///< learning rate of those
   std::shared_ptr<const Geometry> geometry;  ///< dense geometry of `values` and `sent`
   SharedBytes values;                        ///< trained values (kTrained), as they came
   SharedBytes sent;                          ///< the payload that the task started from
@@ -61,8 +64,11 @@ class MergeRule {
   virtual void archive(Archive&) {}
 };
 
-using SubmodelFactory =
-    std::function<std::unique_ptr<SubmodelRule>(const Config&, const Experiment&)>;
+/// Upper bound of the bytes that a client holds while it trains a submodel.
+using PeakBytes = std::function<std::int64_t(const Submodel&, std::int64_t client)>;
+
+using SubmodelFactory = std::function<std::unique_ptr<SubmodelRule>(
+    const Config&, const Experiment&, const PeakBytes&)>;
 using MergeFactory = std::function<std::unique_ptr<MergeRule>(const Config&, const Experiment&)>;
 
 }  // namespace espalier

@@ -12,10 +12,13 @@
 #include <unordered_map>
 #include <vector>
 
+#include "espalier/device/availability.h"
 #include "espalier/model/cost.h"
 #include "espalier/protocol/rounds/evaluator.h"
+#include "espalier/protocol/rounds/faults.h"
 #include "espalier/protocol/rounds/pool.h"
 #include "espalier/protocol/rounds/rules.h"
+#include "espalier/protocol/rounds/sampling.h"
 #include "espalier/protocol/rounds/window.h"
 #include "espalier/record/run_file.h"
 
@@ -46,6 +49,11 @@ struct ServerRules {
   std::unique_ptr<LocalObjective> objective;  ///< for its memory bound only
 };
 
+/// What a task with this submodel costs its client, batches of `batch` samples: the bound holds for
+/// all that its memory scope counts.
+TrainingCost task_cost(const Experiment& experiment, const LocalObjective& objective,
+                       const Submodel& submodel, std::int64_t batch);
+
 /// Stops beside run.rounds: run.target_accuracy, run.virtual_limit.
 void declare_server_options(OptionTable& table);
 
@@ -71,6 +79,8 @@ class RoundsServer {
     Nanoseconds sent = 0, download = 0, compute = 0, upload = 0;
     std::int64_t flops = 0, bytes_down = 0, bytes_up = 0;
     double share = 1;
+    Fate fate;
+    bool answers() const { return !fate.crashes && !fate.vanishes; }
     Nanoseconds finish() const { return sent + download + compute + upload; }
   };
   struct Delivered {
@@ -85,9 +95,19 @@ class RoundsServer {
   using EventKey = std::tuple<Nanoseconds, std::int64_t, std::int64_t>;
 
   void top_up();
-  bool try_send(std::int64_t client);
+  void send(std::int64_t client);
+  std::int64_t next_task_of(std::int64_t client) const {
+    return tasks_of_[static_cast<std::size_t>(client)];
+  }
+  SendMoment moment_of(std::int64_t client) const {
+    return {client, next_task_of(client), version_};
+  }
+  std::int64_t furthest_task() const;
+  bool has_memory(std::int64_t client) const;
+  bool is_there(std::int64_t client) const;
+  std::optional<Nanoseconds> next_return() const;
   void deliver_next();
-  void release(std::int64_t client) { idle_.push_back(client); }
+  void release(std::int64_t client) { idle_.insert(client); }
   void release_waiting();
   void close_window();
   void record_round(std::span<const Update> updates);
@@ -104,7 +124,9 @@ class RoundsServer {
   Evaluator evaluator_;
   Parameters model_;
   Window window_;
-  std::int64_t per_round_;
+  Sampler sampler_;
+  Faults faults_;
+  Availability availability_;
   std::int64_t evaluate_every_;
   std::optional<double> target_accuracy_;
   std::optional<Nanoseconds> virtual_limit_;
@@ -112,9 +134,11 @@ class RoundsServer {
   Nanoseconds now_ = 0;
   std::int64_t version_ = 0;
   std::int64_t next_task_ = 0;
-  std::int64_t sends_ = 0;  // draws made so far; keys the sampling of clients
-  std::vector<std::int64_t> idle_;
-  std::vector<std::int64_t> tasks_of_;  // sent so far, per client
+  std::int64_t barren_ = 0;  // times in a row that everybody at work failed
+  std::int64_t waits_ = 0;   // in a row, for somebody to come back
+  std::set<std::int64_t> idle_;
+  std::unordered_map<std::int64_t, Nanoseconds> away_until_;  // clients that vanished
+  std::vector<std::int64_t> tasks_of_;                        // sent so far, per client
   std::unordered_map<std::int64_t, Bytes> states_;
   std::unordered_map<std::int64_t, Submodel>
       too_large_;  // what a client last ran out of memory with

@@ -1,11 +1,17 @@
+#include "files.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <unistd.h>
 #include <zlib.h>
 
 #include <algorithm>
+#include <cerrno>
+#include <cstring>
 #include <fstream>
 #include <limits>
 
 #include "espalier/base/error.h"
-#include "espalier/data/dataset.h"
 
 namespace espalier {
 namespace {
@@ -77,6 +83,44 @@ std::vector<std::uint8_t> read_packed(const std::filesystem::path& path) {
         fmt::format("{} is no gzip file, though its name says so: fetch it again", path.string()));
   }
   return gzipped ? unpacked(content, path) : content;
+}
+
+MappedFile::MappedFile(const std::filesystem::path& path) {
+  std::error_code error;
+  const auto size = std::filesystem::file_size(path, error);
+  const int file = error ? -1 : open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (file < 0) {
+    throw DataError(fmt::format("{} cannot be read: {}", path.string(),
+                                error ? error.message() : std::strerror(errno)));
+  }
+  void* start = size > 0 ? mmap(nullptr, size, PROT_READ, MAP_SHARED, file, 0) : nullptr;
+  const int reason = errno;
+  close(file);
+  if (start == MAP_FAILED) {
+    throw DataError(
+        fmt::format("{} cannot be mapped into memory: {}", path.string(), std::strerror(reason)));
+  }
+  bytes_ = static_cast<const std::uint8_t*>(start);
+  size_ = size;
+}
+
+MappedFile::~MappedFile() {
+  if (size_ > 0) munmap(const_cast<std::uint8_t*>(bytes_), size_);
+}
+
+bool is_there(const std::filesystem::path& path) {
+  std::error_code ignored;
+  return std::filesystem::exists(path, ignored);
+}
+
+std::filesystem::path named_file(const Config& config, const std::string& key,
+                                 const std::filesystem::path& folder, const std::string& usual) {
+  const std::filesystem::path given = config.text(key);
+  const std::filesystem::path inside = given.empty() ? folder / usual : folder / given;
+  if (is_there(inside)) return inside;
+  if (!given.empty() && is_there(given)) return given;
+  throw DataError(fmt::format("{} is missing: set {} to the file, or data.dir to its folder",
+                              inside.string(), key));
 }
 
 }  // namespace espalier

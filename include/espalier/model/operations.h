@@ -1,0 +1,29 @@
+#pragma once
+// Operations with a backward pass of their own, where autograd's would copy what is large: products
+// and look-ups add a weight's gradient straight to its place in the flat buffer, and queries and
+// keys are rotated where they lie. Plain ATen inside, so they run wherever tensors do.
+
+#include <ATen/ATen.h>
+
+namespace espalier {
+
+/// x [..., in] times the transpose of `weight` [out, in...] (its dimensions after the first are
+/// flattened), plus `bias` [out] where defined. Returns [..., out] in memory of its own, so that
+/// what follows may change it in place.
+at::Tensor linear_product(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias);
+
+/// Rows of `weight` [vocabulary, width] at int64 `tokens` [...]; returns [..., width] in memory of
+/// its own.
+at::Tensor embed_tokens(const at::Tensor& tokens, const at::Tensor& weight);
+
+/// x [..., width] divided by its root mean square along the last dimension, times `weight` [width]
+/// (Zhang and Sennrich 2019).
+at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double epsilon);
+
+/// Rotary positions (Su et al. 2021), in place. x [batch, positions, heads x 2 x pairs]: heads one
+/// after the other, each with the first values of all its pairs and then the second ones. The pairs
+/// of the first `rotated` heads turn by the angles whose cosines and sines stand in `table`
+/// [2, positions, pairs]. Returns x, which must be no view and not kept by what made it.
+at::Tensor rotate_(at::Tensor x, const at::Tensor& table, std::int64_t rotated);
+
+}  // namespace espalier

@@ -1,0 +1,89 @@
+#pragma once
+// What the transformer families share: pre-norm blocks of attention and MLP around a residual
+// stream [batch, positions, embed]. Axes that a submodel can cut: the stream, heads, columns within
+// a head (apart for queries and keys and for values), hidden neurons, and the positions of the
+// stream that a block's attention and MLP write.
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "espalier/model/layers.h"
+
+namespace espalier {
+
+/// By which width attention scores are divided (its square root): the kept columns of a head, its
+/// columns in the full model, or the full model's residual stream.
+enum class ScoreScale { kept, full, embed };
+
+struct TransformerChoice {
+  std::int64_t depth = 0;
+  std::int64_t embed = 0;
+  std::int64_t heads = 0;
+  std::int64_t kv_heads = 0;  ///< divides heads; each serves heads / kv_heads query heads
+  std::int64_t hidden = 0;    ///< of the MLP
+  bool qkv_bias = true;
+  bool fused_qkv = true;
+  bool rms_norm = false;
+  bool swiglu = false;
+  bool rotary = false;
+  double rotary_base = 10000;
+  ScoreScale scale = ScoreScale::kept;
+  // What a family fixes.
+  std::int64_t positions = 0;  ///< tokens of a sample, at most
+  bool causal = false;
+  bool tanh_gelu = false;
+  double epsilon = 1e-6;           ///< of the norms
+  double output_deviation = 0.02;  ///< first values of the layers that write into the stream
+};
+
+/// Reads the options; InputError where sizes do not fit each other.
+TransformerChoice transformer_choice(const Config& config);
+/// Reads "model.positions" and "model.rotary_base".
+void read_positions(TransformerChoice& choice, const Config& config);
+/// Declares what the families share: "model.depth", "model.embed", ...
+void declare_transformer_options(OptionTable& table);
+
+/// Customary names of a block's entries in one family.
+struct BlockNames {
+  std::string prefix;  ///< of the blocks: "blocks" of "blocks.0.norm1.weight"
+  std::string norm1;
+  std::string qkv;  ///< the fused projection; else q_proj, k_proj, v_proj beside it
+  std::string projection;
+  std::string norm2;
+  std::string up;  ///< the MLP's first layer; with SwiGLU gate_proj stands beside it
+  std::string down;
+};
+
+/// Adds the blocks to layout and model (Model::transformer gets their axes).
+void add_transformer_blocks(Model& model, Layout& layout, const TransformerChoice& choice,
+                            const BlockNames& names, int embed_axis);
+
+/// A linear layer over the last dimension: `name`.weight [out, in] and `name`.bias [out], normal
+/// with `deviation` and zero at first. Scaler as in conv2d, by the kept share of `out`.
+Layer dense(Layout& layout, int block, const std::string& name, Dimension out, Dimension in,
+            bool bias, double deviation = 0.02, bool first = false);
+
+/// Layer or RMS norm over the kept units of the stream.
+Layer stream_norm(const TransformerChoice& choice, Layout& layout, int block,
+                  const std::string& name, int axis);
+
+/// Token embedding `tokens`.weight [vocabulary, embed] plus, where positions are learned, their own
+/// `positions` [choice.positions, embed]. Input: int64 [batch, length]. `weight`, if given,
+/// receives the entry of the embedding.
+Layer token_stem(const TransformerChoice& choice, Layout& layout, int block,
+                 const std::string& tokens, const std::string& positions, int vocabulary_axis,
+                 int embed_axis, int* weight = nullptr);
+
+enum class Pooling { token, mean };
+/// The class head of vit and encoder: the first token or the mean over all after the norm, then a
+/// linear layer.
+std::vector<Layer> pooled_head(const TransformerChoice& choice, Pooling pooling, Layout& layout,
+                               int block, int embed_axis, int class_axis);
+/// Reads "model.pooling".
+Pooling pooling_choice(const Config& config);
+
+/// HeteroFL's scaler for a residual stream that a stem writes: y over the kept share of the axis.
+at::Tensor scaled_stream(at::Tensor y, const Submodel& submodel, int axis, const Context& context);
+
+}  // namespace espalier

@@ -1,0 +1,44 @@
+#pragma once
+// Which idle clients work next. Draws are keyed by their number, so they depend on who is idle and
+// on nothing else; with a million clients a draw looks at a few of them, not at all.
+
+#include <cstdint>
+#include <functional>
+#include <set>
+#include <vector>
+
+#include "espalier/base/archive.h"
+#include "espalier/train/experiment.h"
+
+namespace espalier {
+
+/// clients.sampling, clients.over_select.
+void declare_sampling_options(OptionTable& table);
+
+class Sampler {
+ public:
+  Sampler(const Config& config, const Experiment& experiment);
+
+  /// How many clients work at once: clients.per_round times clients.over_select; 0: all.
+  std::int64_t at_once() const { return at_once_; }
+  /// At most `want` of the idle clients for which `can_work` holds, ascending. uniform: each
+  /// equally likely; weighted: by their samples; round_robin: from the one after the last chosen
+  /// on.
+  std::vector<std::int64_t> choose(std::int64_t want, const std::set<std::int64_t>& idle,
+                                   const std::function<bool(std::int64_t)>& can_work);
+  void archive(Archive& archive);
+
+ private:
+  enum class Kind { uniform, weighted, round_robin };
+  std::set<std::int64_t> draw(std::int64_t want, const std::set<std::int64_t>& idle,
+                              const std::function<bool(std::int64_t)>& can_work);
+
+  const Experiment& experiment_;
+  Kind kind_;
+  std::int64_t at_once_ = 0;
+  std::int64_t most_samples_ = 0;
+  std::int64_t draws_ = 0;
+  std::int64_t next_ = 0;  // round_robin
+};
+
+}  // namespace espalier

@@ -1,0 +1,149 @@
+// AG News: rows of "class","title","description" with classes 1 to 4 (Zhang, Zhao and LeCun 2015).
+// Words are lower-cased; the vocabulary is that of the training rows; rows are cut or padded with
+// token 0 to data.length words.
+
+#include <algorithm>
+#include <limits>
+#include <utility>
+
+#include "csv_file.h"
+#include "espalier/base/error.h"
+#include "espalier/base/log.h"
+#include "files.h"
+#include "splits.h"
+#include "words.h"
+
+namespace espalier {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr std::int64_t kClasses = 4;
+constexpr std::int64_t kTrainingRows = 6000;  // of test.csv, where train.csv is absent
+
+DataShape shape(const Config& config) {
+  return {{config.integer("data.length")}, kClasses, config.integer("data.vocabulary"), false};
+}
+
+constexpr std::int32_t kPadding = -1;
+
+struct Rows {
+  std::vector<std::int32_t> words;  ///< numbers, `length` a row, padded
+  std::vector<std::int32_t> labels;
+};
+
+std::int64_t rows_of(const Rows& rows) { return static_cast<std::int64_t>(rows.labels.size()); }
+
+/// The file writes line ends as backslashes, and apostrophes as " #39;".
+std::string mended(std::string text) {
+  constexpr std::string_view kApostrophe = " #39;";
+  for (std::size_t at = text.find(kApostrophe); at != std::string::npos;
+       at = text.find(kApostrophe, at)) {
+    text[at] = '\'';
+    text.erase(at + 1, kApostrophe.size() - 1);
+  }
+  std::replace(text.begin(), text.end(), '\\', ' ');
+  return text;
+}
+
+/// All rows of the file. The words of the first `training` rows are counted, in full length.
+Rows read_rows(const fs::path& path, std::int64_t length, std::int64_t training,
+               WordCounts& words) {
+  Rows rows;
+  CsvFile file(path);
+  std::vector<std::string> cells;
+  while (file.next(cells)) {
+    if (cells.size() != 3) {
+      throw DataError(
+          fmt::format("{} has {} cells where class, title and description are "
+                      "expected; fetch the file again",
+                      file.place(), cells.size()));
+    }
+    if (cells[0].size() != 1 || cells[0][0] < '1' || cells[0][0] > '4') {
+      throw DataError(
+          fmt::format("{} has the class '{}', which is none of 1 to {}; fetch the file "
+                      "again",
+                      file.place(), cells[0], kClasses));
+    }
+    const bool trains = static_cast<std::int64_t>(rows.labels.size()) < training;
+    const std::size_t begin = rows.words.size();
+    const std::size_t end = begin + static_cast<std::size_t>(length);
+    for_each_word(mended(cells[1] + '\n' + cells[2]), [&](const std::string& word) {
+      const std::int32_t number = words.number(word);
+      if (trains) words.count(number);
+      if (rows.words.size() < end) rows.words.push_back(number);
+    });
+    if (rows.words.size() == begin) {
+      throw DataError(fmt::format("{} has no words: remove the row", file.place()));
+    }
+    rows.words.resize(end, kPadding);
+    rows.labels.push_back(cells[0][0] - '1');
+  }
+  if (rows.labels.empty()) throw DataError(fmt::format("{} holds no rows", path.string()));
+  return rows;
+}
+
+/// The rows from `begin`, as tokens.
+std::unique_ptr<Split> make_split(const Rows& rows, std::int64_t begin, std::int64_t count,
+                                  std::int64_t length, const std::vector<std::int32_t>& token_of) {
+  const auto first = rows.words.begin() + begin * length;
+  std::vector<std::int32_t> tokens(first, first + count * length);
+  for (std::int32_t& token : tokens) {
+    token = token == kPadding ? kPaddingToken : token_of[static_cast<std::size_t>(token)];
+  }
+  const auto label = rows.labels.begin() + begin;
+  return make_value_split<std::int32_t>({length}, std::move(tokens), {label, label + count});
+}
+
+Dataset load(const Config& config, const fs::path& folder) {
+  const fs::path inner = folder / "ag_news_csv";
+  const fs::path& place = is_there(inner) ? inner : folder;
+  const fs::path train_path = place / "train.csv";
+  const fs::path test_path = place / "test.csv";
+  if (!is_there(test_path)) {
+    throw DataError(
+        fmt::format("test.csv of AG News is missing; looked in {} and {}: set data.dir or "
+                    "ESPALIER_DATA to the folder that holds it",
+                    folder.string(), inner.string()));
+  }
+  Dataset dataset{"agnews", shape(config), nullptr, nullptr, {}};
+  const std::int64_t length = dataset.shape.sample[0];
+  const std::int64_t all = std::numeric_limits<std::int64_t>::max();
+  const Limits limit = limits(config);
+  WordCounts words;
+  Rows train;
+  const bool one_file = !is_there(train_path);
+  if (!one_file) {
+    train = read_rows(train_path, length, limit.train > 0 ? limit.train : all, words);
+    dataset.files.push_back(train_path.string());
+  }
+  const Rows test =
+      read_rows(test_path, length, one_file ? limited(kTrainingRows, limit.train) : 0, words);
+  dataset.files.push_back(test_path.string());
+  const Rows& source = one_file ? test : train;
+  const std::int64_t first_test = one_file ? kTrainingRows : 0;
+  const std::int64_t training = one_file ? kTrainingRows : rows_of(train);
+  const std::int64_t tests = rows_of(test) - first_test;
+  if (tests <= 0) {
+    throw DataError(
+        fmt::format("{} has {} rows, and there is no train.csv beside it: its first {} rows are "
+                    "to train on and the rest to test; fetch both files",
+                    test_path.string(), rows_of(test), kTrainingRows));
+  }
+  if (one_file) {
+    log_note(fmt::format("agnews: there is no {}; rows 1 to {} of {} train, the other {} test",
+                         train_path.string(), kTrainingRows, test_path.string(), tests));
+  }
+  const std::vector<std::int32_t> token_of = words.tokens(dataset.shape.vocabulary);
+  dataset.train = make_split(source, 0, limited(training, limit.train), length, token_of);
+  dataset.test = make_split(test, first_test, limited(tests, limit.test), length, token_of);
+  return dataset;
+}
+
+}  // namespace
+
+DataSource agnews_source() {
+  return {[](OptionTable&) {}, shape, load};
+}
+
+}  // namespace espalier

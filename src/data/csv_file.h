@@ -1,0 +1,33 @@
+#pragma once
+// Reads comma-separated values (RFC 4180): cells in quotes may hold commas, line ends, and "" for a
+// quote. Blank lines are passed over.
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+namespace espalier {
+
+class CsvFile {
+ public:
+  /// Gzipped or not. DataError if it cannot be read.
+  explicit CsvFile(const std::filesystem::path& path);
+  /// The cells of the next record; false at the end. DataError (file, line) for quotes that are not
+  /// closed or are followed by more.
+  bool next(std::vector<std::string>& cells);
+  /// "FILE line N" of the last record, for messages.
+  std::string place() const;
+
+ private:
+  bool at_end() const { return position_ == content_.size(); }
+  void quoted_cell(std::string& cell);
+
+  std::filesystem::path path_;
+  std::vector<std::uint8_t> content_;
+  std::size_t position_ = 0;
+  std::int64_t line_ = 1;    // at position_
+  std::int64_t record_ = 0;  // line at which the last record begins
+};
+
+}  // namespace espalier

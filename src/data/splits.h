@@ -1,0 +1,49 @@
+#pragma once
+// The splits that the formats are kept in: as compact as the source, turned into tensors batch by
+// batch.
+
+#include <algorithm>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "espalier/data/dataset.h"
+
+namespace espalier {
+
+/// data.train_limit and data.test_limit; 0: all.
+struct Limits {
+  std::int64_t train = 0;
+  std::int64_t test = 0;
+};
+Limits limits(const Config& config);
+/// The first `limit` of `count`, or all.
+inline std::int64_t limited(std::int64_t count, std::int64_t limit) {
+  return limit > 0 ? std::min(count, limit) : count;
+}
+
+/// Bytes, planes of `shape[0]` channels per sample; a byte b of channel c becomes
+/// (b / 255 - mean[c]) / deviation[c].
+struct Normalisation {
+  std::vector<double> mean;
+  std::vector<double> deviation;
+};
+std::unique_ptr<Split> make_byte_split(std::vector<std::int64_t> shape,
+                                       std::vector<std::uint8_t> pixels,
+                                       std::vector<std::uint8_t> labels,
+                                       const Normalisation& normalisation);
+
+/// Floats, or tokens where T is int32: one sample after the other, a label each.
+template <class T>
+std::unique_ptr<Split> make_value_split(std::vector<std::int64_t> shape, std::vector<T> values,
+                                        std::vector<std::int32_t> labels);
+
+/// Next-token data: sample i is tokens [i stride, i stride + length), its labels are those one
+/// place on. T: uint8 or int32. `owner` keeps the tokens alive.
+template <class T>
+std::unique_ptr<Split> make_window_split(std::shared_ptr<const void> owner,
+                                         std::span<const T> tokens, std::int64_t length,
+                                         std::int64_t stride, std::int64_t samples);
+
+}  // namespace espalier

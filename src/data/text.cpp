@@ -1,0 +1,94 @@
+// A text for language models, as bytes (token = byte, so a model of one text goes on with another)
+// or words. The last 10 % is the test split. Samples are windows that lie side by side, so each
+// token but the first is predicted exactly once.
+
+#include <utility>
+
+#include "espalier/base/error.h"
+#include "files.h"
+#include "splits.h"
+#include "words.h"
+
+namespace espalier {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr std::int64_t kBytes = 256;
+
+DataShape shape(const Config& config) {
+  const std::int64_t vocabulary =
+      config.text("data.tokens") == "bytes" ? kBytes : config.integer("data.vocabulary");
+  return {{config.integer("data.length")}, vocabulary, vocabulary, true};
+}
+
+/// Training tokens of `tokens`; the rest is for tests.
+std::int64_t training_part(std::int64_t tokens) { return tokens - tokens / 10; }
+
+template <class T>
+void cut(Dataset& dataset, std::shared_ptr<const void> owner, std::span<const T> tokens,
+         const Config& config) {
+  const std::int64_t length = dataset.shape.sample[0];
+  const auto count = static_cast<std::int64_t>(tokens.size());
+  const std::int64_t first = training_part(count);
+  const auto windows = [&](std::int64_t part) { return (part - 1) / length; };
+  if (windows(count - first) < 1) {
+    throw DataError(fmt::format(
+        "{} has {} tokens, too few for one window of data.length = {} in the tenth that is for "
+        "tests: take a longer text, or shorter windows",
+        dataset.files[0], count, length));
+  }
+  const auto split = [&](std::int64_t begin, std::int64_t size, std::int64_t limit) {
+    return make_window_split<T>(
+        owner, tokens.subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(size)),
+        length, length, limited(windows(size), limit));
+  };
+  dataset.train = split(0, first, limits(config).train);
+  dataset.test = split(first, count - first, limits(config).test);
+}
+
+/// The vocabulary is that of the training part.
+std::vector<std::int32_t> word_tokens(std::string_view text, std::int64_t vocabulary) {
+  std::vector<std::int32_t> tokens;
+  WordCounts words;
+  for_each_word(text, [&](const std::string& word) { tokens.push_back(words.number(word)); });
+  const std::int64_t training = training_part(static_cast<std::int64_t>(tokens.size()));
+  for (std::int64_t i = 0; i < training; ++i) words.count(tokens[static_cast<std::size_t>(i)]);
+  const std::vector<std::int32_t> token_of = words.tokens(vocabulary);
+  for (std::int32_t& token : tokens) token = token_of[static_cast<std::size_t>(token)];
+  return tokens;
+}
+
+Dataset load(const Config& config, const fs::path& folder) {
+  const fs::path path = named_file(config, "data.file", folder, "tinyshakespeare/input.txt");
+  Dataset dataset{"text", shape(config), nullptr, nullptr, {path.string()}};
+  auto file = std::make_shared<const MappedFile>(path);
+  const std::span<const std::uint8_t> bytes = file->bytes();
+  if (bytes.size() >= 2 && bytes[0] == 0x1f && bytes[1] == 0x8b) {
+    throw DataError(fmt::format("{} is a gzip file, not a text: unpack it first", path.string()));
+  }
+  if (bytes.empty()) throw DataError(fmt::format("{} is empty", path.string()));
+  if (config.text("data.tokens") == "bytes") {
+    cut(dataset, file, bytes, config);
+  } else {
+    const auto words = std::make_shared<const std::vector<std::int32_t>>(word_tokens(
+        {reinterpret_cast<const char*>(bytes.data()), bytes.size()}, dataset.shape.vocabulary));
+    cut(dataset, words, std::span<const std::int32_t>(*words), config);
+  }
+  return dataset;
+}
+
+}  // namespace
+
+DataSource text_source() {
+  const auto declare = [](OptionTable& table) {
+    table.add({.key = "data.tokens",
+               .type = OptionType::choice,
+               .default_value = "bytes",
+               .help = "text: what a token is; the vocabulary of bytes is 256.",
+               .choices = {"bytes", "words"}});
+  };
+  return {declare, shape, load};
+}
+
+}  // namespace espalier

@@ -1,0 +1,195 @@
+#include "espalier/method/asynchronous.h"
+
+#include <algorithm>
+
+#include "espalier/protocol/rounds/merge.h"
+#include "espalier/protocol/rounds/window.h"
+
+namespace espalier {
+namespace {
+
+/// FedAsync (spec 1.3): w <- (1 - a) w + a w_client, a = alpha s(staleness), computed afresh for
+/// each update.
+class Mix : public MergeRule {
+ public:
+  explicit Mix(const Config& config) : alpha_(config.real("method.alpha")), staleness_(config) {}
+
+  void merge(const Experiment& experiment, Parameters& model, std::span<Update> updates) override {
+    for (Update& update : updates) {
+      const double a = alpha_ * staleness_(update.staleness);
+      update.weight = a;
+      change_held(experiment, model, update, [a](double value, double trained, double, auto) {
+        return (1 - a) * value + a * trained;
+      });
+    }
+  }
+
+ private:
+  double alpha_;
+  StalenessWeight staleness_;
+};
+
+/// FedBuff (spec 1.4): w <- w - server_lr v, v <- momentum v + mean over the holders of
+/// s(staleness) (sent - trained). Written as w - server_lr (mean sent) + server_lr (mean trained),
+/// so that fresh updates at server_lr 1 assign their mean exactly.
+class BufferedDifferences : public MergeRule {
+ public:
+  explicit BufferedDifferences(const Config& config)
+      : rate_(config.real("method.server_lr")),
+        momentum_(config.real("method.server_momentum")),
+        staleness_(config) {}
+
+  void merge(const Experiment& experiment, Parameters& model, std::span<Update> updates) override {
+    std::vector<Holding> trained, sent;
+    for (Update& update : updates) {
+      update.weight = staleness_(update.staleness);
+      const auto plan =
+          experiment.plans->plan(*update.geometry, model.geometry(), nullptr, kTrained);
+      trained.push_back(
+          {plan, reinterpret_cast<const float*>(update.values->data()), update.weight});
+      sent.push_back({plan, reinterpret_cast<const float*>(update.sent->data()), update.weight});
+    }
+    std::vector<Holding> counted = sent;
+    for (Holding& holding : counted) holding.weight = 1;
+    if (momentum_ > 0) velocity_.resize(static_cast<std::size_t>(model.geometry().size()), 0.0f);
+    auto after = std::make_unique<BlockSums>();
+    auto before = std::make_unique<BlockSums>();
+    auto holders = std::make_unique<BlockSums>();
+    float* values = model.data();
+    for_each_block(model, [&](Range range) {
+      after->sum(range, trained);
+      before->sum(range, sent);
+      holders->sum(range, counted);
+      for (std::size_t i = 0; i < static_cast<std::size_t>(range.size()); ++i) {
+        const double count = holders->denominator[i];
+        if (!(count > 0)) continue;
+        const std::size_t j = static_cast<std::size_t>(range.begin) + i;
+        const double from = before->numerator[i] / count;
+        const double to = after->numerator[i] / count;
+        if (momentum_ > 0) {
+          const double v = momentum_ * velocity_[j] + (from - to);
+          velocity_[j] = static_cast<float>(v);
+          values[j] = static_cast<float>(values[j] - rate_ * v);
+        } else {
+          values[j] = static_cast<float>((values[j] - rate_ * from) + rate_ * to);
+        }
+      }
+    });
+  }
+
+  void archive(Archive& archive) override {
+    auto size = static_cast<std::int64_t>(velocity_.size());
+    archive.value("velocity_size", size);
+    velocity_.resize(static_cast<std::size_t>(size));
+    archive.value("velocity", std::span<float>(velocity_));
+  }
+
+ private:
+  double rate_;
+  double momentum_;
+  StalenessWeight staleness_;
+  std::vector<float> velocity_;
+};
+
+/// SSP (spec 1.5): w <- w + p (trained - sent), with p the client's share of all samples, or 1 /
+/// number of clients.
+class AddDifference : public MergeRule {
+ public:
+  AddDifference(const Config& config, const Experiment& experiment)
+      : by_samples_(config.text("method.weighting") == "samples") {
+    clients_ = experiment.fleet->size();
+    if (!by_samples_ || !experiment.partition) return;
+    for (std::int64_t client = 0; client < clients_; ++client) {
+      samples_ += experiment.samples_of(client);
+    }
+  }
+
+  void merge(const Experiment& experiment, Parameters& model, std::span<Update> updates) override {
+    for (Update& update : updates) {
+      const double p = by_samples_
+                           ? static_cast<double>(update.samples) / static_cast<double>(samples_)
+                           : 1.0 / static_cast<double>(clients_);
+      update.weight = p;
+      change_held(experiment, model, update, [p](double value, double trained, double sent, auto) {
+        return value + p * (trained - sent);
+      });
+    }
+  }
+
+ private:
+  bool by_samples_;
+  std::int64_t clients_ = 0;
+  std::int64_t samples_ = 0;
+};
+
+void register_windows(Catalogue& c) {
+  c.windows.add("asynchronous", "merge every update as it arrives", [](const Config&) {
+    return Defaults{{"window.min_updates", "1"}, {"window.release", "merged"}};
+  });
+  c.windows.add(
+      "buffered", "merge every 10 updates, or as many as work at once; nobody waits",
+      [](const Config& config) {
+        const std::int64_t k = std::min<std::int64_t>(10, clients_at_once(config));
+        return Defaults{{"window.min_updates", std::to_string(k)}, {"window.release", "arrival"}};
+      });
+  c.windows.add(
+      "semi_async", "merge once half of those at work have answered", [](const Config& config) {
+        const std::int64_t k = (clients_at_once(config) + 1) / 2;
+        return Defaults{{"window.min_updates", std::to_string(k)}, {"window.release", "merged"}};
+      });
+  c.windows.add("bounded", "merge as they arrive; nobody more than one task ahead of the slowest",
+                [](const Config&) {
+                  return Defaults{{"window.min_updates", "1"},
+                                  {"window.release", "merged"},
+                                  {"window.max_spread", "1"}};
+                });
+}
+
+}  // namespace
+
+void register_asynchronous(Catalogue& c) {
+  declare_average_options(c.options);
+  c.options.add({"method.alpha", OptionType::real, "0.6",
+                 "merge mix: share of a fresh update in the next version", "", 0, 1});
+  c.options.add({"method.server_lr", OptionType::real, "1",
+                 "merge buffered_differences: step along the mean difference", "", 0, 1e6});
+  c.options.add({"method.server_momentum", OptionType::real, "0",
+                 "merge buffered_differences: momentum of the server's steps", "", 0, 1});
+  register_windows(c);
+  c.merges.add(
+      "mix", "(1 - a) model + a update, one update after the other",
+      [](const Config& config, const Experiment&) { return std::make_unique<Mix>(config); });
+  c.merges.add("buffered_differences", "server step along the mean difference that clients made",
+               [](const Config& config, const Experiment&) {
+                 return std::make_unique<BufferedDifferences>(config);
+               });
+  c.merges.add("add_difference", "adds each client's own difference, by its share of the samples",
+               [](const Config& config, const Experiment& experiment) {
+                 return std::make_unique<AddDifference>(config, experiment);
+               });
+
+  Method fedasync;
+  fedasync.window = "asynchronous";
+  fedasync.merge = "mix";
+  fedasync.objective = "proximal";
+  fedasync.defaults = {{"method.mu", "0.005"}, {"method.staleness_power", "0.5"}};
+  c.methods.add("fedasync", "mixes each update in as it arrives (Xie et al. 2019)", fedasync);
+
+  Method fedbuff;
+  fedbuff.window = "buffered";
+  fedbuff.merge = "buffered_differences";
+  fedbuff.defaults = {{"method.staleness_power", "0.5"}};
+  c.methods.add("fedbuff", "averages the differences of K updates (Nguyen et al. 2022)", fedbuff);
+
+  Method ssp;
+  ssp.window = "bounded";
+  ssp.merge = "add_difference";
+  c.methods.add("ssp", "adds each update; bounds how far clients run ahead (Ho et al. 2013)", ssp);
+
+  Method semi_async;
+  semi_async.window = "semi_async";
+  semi_async.defaults = {{"method.staleness_power", "0.5"}};
+  c.methods.add("semi_async", "mean of those that are there, the less the staler", semi_async);
+}
+
+}  // namespace espalier

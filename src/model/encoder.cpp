@@ -1,0 +1,47 @@
+// Text classifier: token and position embeddings, pre-norm blocks whose attention sees the whole
+// text, mean or first token, class head. Names of the blocks as in vit.
+
+#include <utility>
+
+#include "espalier/base/error.h"
+#include "espalier/model/transformer.h"
+
+namespace espalier {
+namespace {
+
+void declare(OptionTable&) {}
+
+Model build(const Config& config, const DataShape& shape) {
+  if (shape.vocabulary == 0 || shape.next_token) {
+    throw InputError(
+        "model.name = encoder needs texts with one class each (data.name = agnews); for the next "
+        "token take gpt");
+  }
+  TransformerChoice choice = transformer_choice(config);
+  choice.positions = shape.sample[0];
+  read_positions(choice, config);
+
+  Model model;
+  auto layout = std::make_shared<Layout>();
+  const int tokens = layout->add_axis("vocabulary", shape.vocabulary, false);
+  const int embed = layout->add_axis("embed", choice.embed);
+  const int stem = layout->add_block("stem");
+  model.blocks.push_back(make_block(
+      *layout, stem, {token_stem(choice, *layout, stem, "tok_embed", "pos_embed", tokens, embed)}));
+  add_transformer_blocks(
+      model, *layout, choice,
+      {"blocks", "norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2"}, embed);
+  const int head = layout->add_block("head");
+  model.class_axis = layout->add_axis("classes", shape.classes, false);
+  model.blocks.push_back(make_block(
+      *layout, head,
+      pooled_head(choice, pooling_choice(config), *layout, head, embed, model.class_axis)));
+  model.layout = std::move(layout);
+  return model;
+}
+
+}  // namespace
+
+ModelFamily encoder_family() { return {declare, build}; }
+
+}  // namespace espalier

@@ -1,0 +1,201 @@
+#include "espalier/model/operations.h"
+
+#include <c10/core/GradMode.h>
+#include <torch/csrc/autograd/custom_function.h>
+
+#include <optional>
+#include <utility>
+#include <vector>
+
+namespace espalier {
+namespace {
+
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+
+at::Tensor rows_of(const at::Tensor& x) { return x.reshape({-1, x.size(-1)}); }
+
+at::Tensor product(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
+  std::vector<std::int64_t> shape = x.sizes().vec();
+  shape.back() = weight.size(0);
+  at::Tensor out = at::empty(shape, x.options());
+  at::Tensor rows = out.view({-1, shape.back()});
+  const at::Tensor transposed = weight.flatten(1).t();
+  if (bias.defined()) {
+    at::addmm_out(rows, bias, rows_of(x), transposed);
+  } else {
+    at::mm_out(rows, rows_of(x), transposed);
+  }
+  return out;
+}
+
+// Adds the weight's gradient straight to its place in the flat buffer, by the matrix product
+// itself: autograd would make a second copy of the largest tensor of the model first, and add it in
+// another pass. The sums are the same (the buffer starts at zero).
+struct Linear : torch::autograd::Function<Linear> {
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& x, const at::Tensor& weight,
+                            const std::optional<at::Tensor>& bias) {
+    context->save_for_backward({x, weight});
+    context->saved_data["bias"] = bias.has_value();
+    return product(x, weight, bias.value_or(at::Tensor()));
+  }
+  static variable_list backward(AutogradContext* context, variable_list gradients) {
+    const auto saved = context->get_saved_variables();
+    const at::Tensor& x = saved[0];
+    const at::Tensor& weight = saved[1];
+    const at::Tensor g = rows_of(gradients[0]);
+    at::Tensor input;
+    if (context->needs_input_grad(0)) {
+      input = at::empty(x.sizes(), x.options());
+      at::Tensor rows = input.view({-1, x.size(-1)});
+      at::mm_out(rows, g, weight.flatten(1));
+    }
+    at::Tensor own;
+    if (weight.grad().defined()) {
+      weight.grad().flatten(1).addmm_(g.t(), rows_of(x));
+    } else {
+      own = g.t().mm(rows_of(x)).view(weight.sizes());
+    }
+    return {input, own, context->saved_data["bias"].toBool() ? g.sum(0) : at::Tensor()};
+  }
+};
+
+// As Linear: autograd would fill a tensor of the whole vocabulary for the few rows that were read.
+struct Embedding : torch::autograd::Function<Embedding> {
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& tokens,
+                            const at::Tensor& weight) {
+    context->save_for_backward({tokens, weight});
+    return at::embedding(weight, tokens);
+  }
+  static variable_list backward(AutogradContext* context, variable_list gradients) {
+    const auto saved = context->get_saved_variables();
+    const at::Tensor& weight = saved[1];
+    const at::Tensor tokens = saved[0].flatten();
+    const at::Tensor g = rows_of(gradients[0]);
+    if (weight.grad().defined()) {
+      weight.grad().index_add_(0, tokens, g);
+      return {at::Tensor(), at::Tensor()};
+    }
+    return {at::Tensor(), at::zeros_like(weight).index_add_(0, tokens, g)};
+  }
+};
+
+/// 1 / root mean square, [..., 1].
+at::Tensor inverse_rms(const at::Tensor& x, double epsilon) {
+  const auto width = static_cast<double>(x.size(-1));
+  return at::linalg_vector_norm(x, 2, at::IntArrayRef{-1}, /*keepdim=*/true)
+      .square_()
+      .div_(width)
+      .add_(epsilon)
+      .rsqrt_();
+}
+
+struct RmsNorm : torch::autograd::Function<RmsNorm> {
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& x, const at::Tensor& weight,
+                            double epsilon) {
+    const at::Tensor inverse = inverse_rms(x, epsilon);
+    context->save_for_backward({x, weight, inverse});
+    return at::mul(x, inverse).mul_(weight);
+  }
+  // With r the inverse root mean square, n the width and h = g w:
+  // dx = r h - x r^3 sum(h x) / n, dw = sum over rows of g x r.
+  static variable_list backward(AutogradContext* context, variable_list gradients) {
+    const auto saved = context->get_saved_variables();
+    const at::Tensor& x = saved[0];
+    const at::Tensor& weight = saved[1];
+    const at::Tensor& inverse = saved[2];
+    const at::Tensor& g = gradients[0];
+    at::Tensor input = at::mul(g, weight);
+    at::Tensor part = at::mul(input, x);
+    const at::Tensor shared =
+        part.sum(-1, /*keepdim=*/true).mul_(inverse.pow(3)).div_(static_cast<double>(x.size(-1)));
+    input.mul_(inverse).addcmul_(x, shared, -1);
+    at::mul_out(part, x, inverse);
+    return {input, rows_of(part.mul_(g)).sum(0), at::Tensor()};
+  }
+};
+
+/// x as [batch, positions, heads, 2, pairs].
+at::Tensor by_pairs(const at::Tensor& x, std::int64_t pairs) {
+  return x.view({x.size(0), x.size(1), -1, 2, pairs});
+}
+
+/// First (0) or second (1) values of the heads that turn, [batch, positions, rotated, pairs].
+at::Tensor values(const at::Tensor& x, std::int64_t rotated, std::int64_t which) {
+  return x.narrow(2, 0, rotated).select(3, which);
+}
+
+/// Cosines and sines, shaped to stand beside values().
+std::pair<at::Tensor, at::Tensor> angles(const at::Tensor& table) {
+  return {table.select(0, 0).unsqueeze(1), table.select(0, 1).unsqueeze(1)};
+}
+
+void turn(const at::Tensor& x, const at::Tensor& table, std::int64_t rotated) {
+  const at::Tensor heads = by_pairs(x, table.size(2));
+  const at::Tensor first = values(heads, rotated, 0);
+  const at::Tensor second = values(heads, rotated, 1);
+  const auto [cosine, sine] = angles(table);
+  const at::Tensor crossed = at::mul(first, sine);
+  first.mul_(cosine).addcmul_(second, sine, -1);
+  second.mul_(cosine).add_(crossed);
+}
+
+struct Rotation : torch::autograd::Function<Rotation> {
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& x, const at::Tensor& table,
+                            std::int64_t rotated) {
+    context->mark_dirty({x});
+    context->save_for_backward({table});
+    context->saved_data["rotated"] = rotated;
+    turn(x, table, rotated);
+    return x;
+  }
+  // A rotation's transpose turns the other way.
+  static variable_list backward(AutogradContext* context, variable_list gradients) {
+    const at::Tensor table = context->get_saved_variables()[0];
+    const std::int64_t rotated = context->saved_data["rotated"].toInt();
+    at::Tensor input = at::empty(gradients[0].sizes(), gradients[0].options());
+    const at::Tensor to = by_pairs(input, table.size(2));
+    const at::Tensor from = by_pairs(gradients[0].contiguous(), table.size(2));
+    const auto [cosine, sine] = angles(table);
+    for (const std::int64_t which : {0, 1}) {
+      at::Tensor half = values(to, rotated, which);
+      at::mul_out(half, values(from, rotated, which), cosine);
+      half.addcmul_(values(from, rotated, 1 - which), sine, which == 0 ? 1 : -1);
+    }
+    const std::int64_t rest = from.size(2) - rotated;
+    if (rest > 0) to.narrow(2, rotated, rest).copy_(from.narrow(2, rotated, rest));
+    return {input, at::Tensor(), at::Tensor()};
+  }
+};
+
+bool trains(const at::Tensor& tensor) {
+  return c10::GradMode::is_enabled() && tensor.requires_grad();
+}
+
+}  // namespace
+
+at::Tensor linear_product(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
+  if (trains(weight)) {
+    return Linear::apply(x.contiguous(), weight,
+                         bias.defined() ? std::optional(bias) : std::nullopt);
+  }
+  if (trains(x)) return at::linear(x, weight.flatten(1), bias);
+  return product(x, weight, bias);
+}
+
+at::Tensor embed_tokens(const at::Tensor& tokens, const at::Tensor& weight) {
+  return trains(weight) ? Embedding::apply(tokens, weight) : at::embedding(weight, tokens);
+}
+
+at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double epsilon) {
+  if (trains(x) || trains(weight)) return RmsNorm::apply(x, weight, epsilon);
+  return at::mul(x, inverse_rms(x, epsilon)).mul_(weight);
+}
+
+at::Tensor rotate_(at::Tensor x, const at::Tensor& table, std::int64_t rotated) {
+  if (trains(x)) return Rotation::apply(x, table, rotated);
+  turn(x, table, rotated);
+  return x;
+}
+
+}  // namespace espalier

@@ -1,0 +1,60 @@
+#include "espalier/protocol/rounds/faults.h"
+
+#include <cmath>
+
+#include "espalier/base/error.h"
+#include "espalier/base/random.h"
+
+namespace espalier {
+
+void declare_fault_options(OptionTable& table) {
+  const auto share = [&](const char* key, const char* help) {
+    table.add({key, OptionType::real, "0", help, "", 0, 1});
+  };
+  table.add({"faults.clients", OptionType::real_list, "",
+             "clients that faults happen to; empty = all", "", 0, 1e12});
+  share("faults.crash", "share of tasks whose client crashes and gives no answer");
+  share("faults.late", "share of tasks that take longer than they should");
+  table.add({"faults.late_factor", OptionType::real, "4", "how many times as long those take", "",
+             1, 1e6});
+  share("faults.twice", "share of tasks that are answered twice");
+  share("faults.not_finite", "share of answers with a value that is not a number");
+  share("faults.vanish", "share of tasks whose client vanishes for a while");
+  table.add({"faults.vanish_tasks", OptionType::real, "3",
+             "how long it stays away, in lengths of the task that it left", "", 0, 1e6});
+}
+
+Faults::Faults(const Config& config)
+    : seed_(static_cast<std::uint64_t>(config.integer("run.seed"))),
+      crash_(config.real("faults.crash")),
+      late_(config.real("faults.late")),
+      late_factor_(config.real("faults.late_factor")),
+      twice_(config.real("faults.twice")),
+      not_finite_(config.real("faults.not_finite")),
+      vanish_(config.real("faults.vanish")),
+      vanish_tasks_(config.real("faults.vanish_tasks")) {
+  for (const double client : config.reals("faults.clients")) {
+    if (client != std::floor(client) ||
+        client >= static_cast<double>(config.integer("clients.count"))) {
+      throw InputError(fmt::format("faults.clients names client {}; there are clients 0 to {}",
+                                   client, config.integer("clients.count") - 1));
+    }
+    clients_.insert(static_cast<std::int64_t>(client));
+  }
+  any_ = crash_ + late_ + twice_ + not_finite_ + vanish_ > 0;
+}
+
+Fate Faults::fate(std::int64_t client, std::int64_t nth_task) const {
+  Fate fate;
+  if (!any_ || (!clients_.empty() && !clients_.contains(client))) return fate;
+  Stream stream(seed_, purpose("faults"), static_cast<std::uint64_t>(client),
+                static_cast<std::uint64_t>(nth_task));
+  fate.crashes = stream.uniform() < crash_;
+  fate.vanishes = stream.uniform() < vanish_ && !fate.crashes;
+  fate.twice = stream.uniform() < twice_;
+  fate.not_finite = stream.uniform() < not_finite_;
+  if (stream.uniform() < late_) fate.slowdown = late_factor_;
+  return fate;
+}
+
+}  // namespace espalier

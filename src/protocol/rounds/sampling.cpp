@@ -1,0 +1,110 @@
+#include "espalier/protocol/rounds/sampling.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace espalier {
+
+void declare_sampling_options(OptionTable& table) {
+  table.add({"clients.sampling",
+             OptionType::choice,
+             "uniform",
+             "who works next where clients.per_round is above 0: each client equally likely, by "
+             "its number of samples, or one after the other",
+             "",
+             {},
+             {},
+             {"uniform", "weighted", "round_robin"}});
+  table.add({"clients.over_select", OptionType::real, "1",
+             "so many times clients.per_round work at once; with window.min_updates = "
+             "clients.per_round the slowest of them are not waited for",
+             "", 1, 100});
+}
+
+Sampler::Sampler(const Config& config, const Experiment& experiment) : experiment_(experiment) {
+  const std::string kind = config.text("clients.sampling");
+  kind_ = kind == "weighted"      ? Kind::weighted
+          : kind == "round_robin" ? Kind::round_robin
+                                  : Kind::uniform;
+  const double wanted =
+      static_cast<double>(config.integer("clients.per_round")) * config.real("clients.over_select");
+  at_once_ =
+      std::min(experiment.fleet->size(), static_cast<std::int64_t>(std::ceil(wanted - 1e-9)));
+  if (kind_ != Kind::weighted) return;
+  for (std::int64_t client = 0; client < experiment.fleet->size(); ++client) {
+    most_samples_ = std::max(most_samples_, experiment.samples_of(client));
+  }
+}
+
+std::vector<std::int64_t> Sampler::choose(std::int64_t want, const std::set<std::int64_t>& idle,
+                                          const std::function<bool(std::int64_t)>& can_work) {
+  std::vector<std::int64_t> chosen;
+  if (want <= 0) return chosen;
+  if (want >= static_cast<std::int64_t>(idle.size())) {
+    std::ranges::copy_if(idle, std::back_inserter(chosen), can_work);
+    return chosen;
+  }
+  if (kind_ == Kind::round_robin) {
+    auto place = idle.lower_bound(next_);
+    for (std::size_t looked = 0; looked < idle.size() && std::ssize(chosen) < want; ++looked) {
+      if (place == idle.end()) place = idle.begin();
+      if (can_work(*place)) chosen.push_back(*place);
+      ++place;
+    }
+    if (!chosen.empty()) next_ = chosen.back() + 1;
+    std::ranges::sort(chosen);
+    return chosen;
+  }
+  const std::set<std::int64_t> drawn = draw(want, idle, can_work);
+  return {drawn.begin(), drawn.end()};
+}
+
+std::set<std::int64_t> Sampler::draw(std::int64_t want, const std::set<std::int64_t>& idle,
+                                     const std::function<bool(std::int64_t)>& can_work) {
+  Stream stream(experiment_.seed, purpose("clients.sample"), static_cast<std::uint64_t>(draws_++));
+  const std::int64_t clients = experiment_.fleet->size();
+  const auto accepted = [&](std::int64_t client) {
+    return kind_ == Kind::uniform || stream.uniform() * static_cast<double>(most_samples_) <
+                                         static_cast<double>(experiment_.samples_of(client));
+  };
+  // Any client, again and again until one is idle: quick where most are. Where few are, or few can
+  // work, the tries run out and the rest is drawn from the list of those that can.
+  std::set<std::int64_t> drawn;
+  for (std::int64_t tries = 32 * want; tries > 0 && std::ssize(drawn) < want; --tries) {
+    const std::int64_t client = stream.below(clients);
+    if (idle.contains(client) && !drawn.contains(client) && accepted(client) && can_work(client)) {
+      drawn.insert(client);
+    }
+  }
+  if (std::ssize(drawn) == want) return drawn;
+  std::vector<std::int64_t> rest;
+  for (const std::int64_t client : idle) {
+    if (!drawn.contains(client) && can_work(client)) rest.push_back(client);
+  }
+  const std::int64_t missing = std::min(want - std::ssize(drawn), std::ssize(rest));
+  if (kind_ == Kind::uniform) {
+    for (const std::int64_t pick : stream.choose(missing, std::ssize(rest))) {
+      drawn.insert(rest[static_cast<std::size_t>(pick)]);
+    }
+    return drawn;
+  }
+  for (std::int64_t n = 0; n < missing; ++n) {
+    std::int64_t all = 0;
+    for (const std::int64_t client : rest) all += experiment_.samples_of(client);
+    std::int64_t point = stream.below(std::max<std::int64_t>(1, all));
+    std::size_t pick = 0;
+    while (pick + 1 < rest.size() && point >= experiment_.samples_of(rest[pick])) {
+      point -= experiment_.samples_of(rest[pick++]);
+    }
+    drawn.insert(rest[pick]);
+    rest.erase(rest.begin() + static_cast<std::ptrdiff_t>(pick));
+  }
+  return drawn;
+}
+
+void Sampler::archive(Archive& archive) {
+  archive.value("draws", draws_);
+  archive.value("next", next_);
+}
+
+}  // namespace espalier

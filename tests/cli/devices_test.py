@@ -1,0 +1,166 @@
+"""Devices: the catalogue, shares fitted to the memory, clients that come and go, faults on purpose."""
+
+import os
+import sys
+import unittest
+
+import h5py
+import numpy as np
+
+sys.path.insert(0, os.path.dirname(__file__))
+from support import ProgramTest  # noqa: E402
+
+
+class DevicesTest(ProgramTest):
+    def column(self, run, name, table="tasks"):
+        with h5py.File(os.path.join(run, "run.h5")) as file:
+            return file[table][name][()]
+
+    def outcomes(self, run):
+        names, counts = np.unique(self.column(run, "outcome"), return_counts=True)
+        return {name.decode(): int(count) for name, count in zip(names, counts)}
+
+    def assert_each_task_once(self, run):
+        task = self.column(run, "task")
+        np.testing.assert_array_equal(np.sort(task), np.arange(len(task)))
+
+
+class Catalogue(DevicesTest):
+    def test_a_fleet_of_the_catalogue(self):
+        run = self.run_ok("a", "--clients.fleet=3*tx2,4*agx-orin", "--device.tx2.up_mbps=7")
+        gflops = self.column(run, "gflops", "clients")
+        self.assertEqual(list(gflops[:3]), [200] * 3)
+        self.assertEqual(list(gflops[3:]), [1597] * 4)
+        self.assertEqual(self.column(run, "up_mbps", "clients")[0], 7)
+        again = self.espalier("run", os.path.join(run, "config.ini"), "--run.name=b")
+        self.assertEqual(again.returncode, 0, again.stderr)
+        self.assert_same(run, self.path("runs", "b"))
+
+    def test_every_class_names_its_source(self):
+        listed = self.espalier("list", "devices").stdout
+        for name in ("nano", "tx2", "xavier-nx", "agx-xavier", "agx-orin", "phone", "raspberry-pi-5",
+                     "rtx-a4000"):
+            self.assertIn(name, listed)
+
+
+class MemoryFit(DevicesTest):
+    SETTINGS = ["--method.name=heterofl", "--clients.memory_fit=width", "--model.hidden=300,200"]
+
+    def test_nobody_runs_out_and_a_larger_share_would(self):
+        for method in ("heterofl", "fedrolex"):
+            run = self.run_ok(method, *self.SETTINGS, f"--method.name={method}",
+                              "--device.slow.memory_mb=0.2", "--device.fast.memory_mb=0.6",
+                              "--run.rounds=6")
+            self.assertEqual(set(self.outcomes(run)), {"merged"})
+            share, cap = self.column(run, "share"), self.column(run, "cap_bytes")
+            peak = self.column(run, "peak_bytes")
+            self.assertTrue((peak <= cap).all())
+            self.assertLess(share[cap == 200000].max(), share[cap == 600000].min())
+            # The cost model is at most a quarter above what is measured.
+            self.assertGreater((peak / cap).min(), 0.7)
+
+    def test_a_device_too_small_is_refused_by_name(self):
+        self.assert_refused(2, "device.slow.memory_mb", "run", self.input, *self.SETTINGS,
+                            "--device.slow.memory_mb=0.001")
+        self.assertFalse(os.path.exists(self.path("runs")))
+
+    def test_a_rule_without_widths_is_refused(self):
+        self.assert_refused(2, "method.submodel", "run", self.input, "--clients.memory_fit=width")
+
+    def test_without_fitting_the_client_runs_out_and_the_run_goes_on(self):
+        run = self.run_ok("a", "--device.slow.memory_mb=0.02")
+        outcome, client = self.column(run, "outcome"), self.column(run, "client")
+        self.assertEqual(set(client[outcome == b"out_of_memory"]), {3, 4, 5, 6})
+        self.assertTrue((self.column(run, "asked_bytes")[outcome == b"out_of_memory"] > 0).all())
+
+
+class Faults(DevicesTest):
+    def test_crashes(self):
+        run = self.run_ok("a", "--faults.crash=0.3", "--run.rounds=8")
+        found = self.outcomes(run)
+        self.assertGreater(found["crashed"], 0)
+        self.assertGreater(found["merged"], 0)
+        self.assert_each_task_once(run)
+        crashed = self.column(run, "outcome") == b"crashed"
+        self.assertTrue((self.column(run, "bytes_up")[crashed] == 0).all())
+
+    def test_chosen_clients_alone(self):
+        run = self.run_ok("a", "--faults.crash=1", "--faults.clients=2,5")
+        outcome, client = self.column(run, "outcome"), self.column(run, "client")
+        self.assertEqual(set(client[outcome == b"crashed"]), {2, 5})
+        self.assertEqual(set(client[outcome == b"merged"]), {0, 1, 3, 4, 6})
+
+    def test_late_answers_take_their_time(self):
+        plain = self.run_ok("plain", "--run.rounds=1")
+        late = self.run_ok("late", "--run.rounds=1", "--faults.late=1", "--faults.late_factor=3",
+                           "--faults.clients=4")
+        order = np.argsort(self.column(plain, "client")), np.argsort(self.column(late, "client"))
+        ratio = self.column(late, "compute_s")[order[1]] / self.column(plain, "compute_s")[order[0]]
+        np.testing.assert_allclose(ratio, [1, 1, 1, 1, 3, 1, 1], rtol=1e-6)
+
+    def test_second_answers_have_no_effect(self):
+        plain = self.run_ok("plain")
+        for ranks in (1, 3):
+            twice = self.run_ok(f"twice{ranks}", "--faults.twice=1", ranks=ranks)
+            self.assertTrue((self.column(twice, "duplicates") == 1).all())
+            compared = self.espalier("diff", "--values", self.checkpoint(plain), self.checkpoint(twice))
+            self.assertEqual(compared.returncode, 0, compared.stdout)
+
+    def test_values_that_are_not_finite_are_rejected(self):
+        run = self.run_ok("a", "--faults.not_finite=0.3", "--run.rounds=8")
+        found = self.outcomes(run)
+        self.assertGreater(found["rejected"], 0)
+        self.assert_refused(5, "not finite", "run", self.input, "--run.name=b",
+                            "--faults.not_finite=1")
+
+    def test_clients_that_vanish_come_back(self):
+        run = self.run_ok("a", "--faults.vanish=0.3", "--run.rounds=12")
+        outcome, client = self.column(run, "outcome"), self.column(run, "client")
+        sent, finished = self.column(run, "sent_s"), self.column(run, "finished_s")
+        gone = np.flatnonzero(outcome == b"unavailable")
+        self.assertGreater(len(gone), 0)
+        returned = 0
+        for row in gone:
+            later = sent[(client == client[row]) & (sent > sent[row])]
+            away = finished[row] + 3 * (finished[row] - sent[row])
+            self.assertTrue((later >= away - 1e-9).all())
+            returned += len(later) > 0
+        self.assertGreater(returned, 0)
+
+    def test_a_run_in_which_nobody_can_answer_ends(self):
+        self.assert_refused(6, "no client can answer", "run", self.input, "--faults.crash=1")
+
+    def test_the_same_on_any_ranks(self):
+        faults = ["--faults.crash=0.1", "--faults.late=0.2", "--faults.twice=0.2",
+                  "--faults.not_finite=0.1", "--faults.vanish=0.1", "--run.rounds=8",
+                  "--method.name=semi_async", "--device.slow.availability=0.6",
+                  "--clients.availability_period_s=0.01"]
+        reference = self.run_ok("one", *faults)
+        self.assert_each_task_once(reference)
+        for ranks in (2, 3):
+            self.assert_same(reference, self.run_ok(f"on{ranks}", *faults, ranks=ranks))
+
+
+class Availability(DevicesTest):
+    def test_only_those_who_are_there_work(self):
+        run = self.run_ok("a", "--device.slow.availability=0.5", "--clients.availability_period_s=0.05",
+                          "--run.rounds=30", "--record.evaluate_every=30")
+        client, sent = self.column(run, "client"), self.column(run, "sent_s")
+        periods = np.floor(sent / 0.05)
+        rounds = len(np.unique(sent))
+        fast = np.bincount(client, minlength=7)[:3]
+        slow = np.bincount(client, minlength=7)[3:]
+        np.testing.assert_array_equal(fast, [rounds] * 3)
+        self.assertTrue((slow < rounds).all() and (slow > 0).all())
+        for period in np.unique(periods):  # within a period the same clients are there
+            there = [set(client[(sent == moment)]) for moment in np.unique(sent[periods == period])]
+            self.assertTrue(all(group == there[0] for group in there))
+
+    def test_the_clock_moves_on_where_nobody_is_there(self):
+        run = self.run_ok("a", "--device.slow.availability=0.2", "--device.fast.availability=0.2",
+                          "--clients.availability_period_s=50", "--run.rounds=20")
+        self.assertGreater(self.column(run, "virtual_time_s", "rounds")[-1], 50)
+
+
+if __name__ == "__main__":
+    unittest.main()
