@@ -15,8 +15,9 @@ namespace espalier {
 
 namespace {
 
-constexpr std::array<std::string_view, 11> kPurposes{"model.init",
+constexpr std::array<std::string_view, 12> kPurposes{"model.init",
                                                      "data.synthetic",
+                                                     "data.split",
                                                      "data.partition",
                                                      "data.order",
                                                      "data.augment",
