@@ -2,6 +2,8 @@
 
 #include <cstdlib>
 
+#include "splits.h"
+
 namespace espalier {
 namespace {
 
@@ -13,13 +15,21 @@ Registry<DataSource> make_sources() {
   sources.add("mnist",
               "handwritten digits, 60,000 + 10,000 images of 28 x 28 (IDX files, gzipped or not)",
               mnist_source());
+  sources.add("fashion-mnist", "pictures of clothes in MNIST's form, 60,000 + 10,000 (IDX files)",
+              fashion_mnist_source());
   sources.add("cifar10", "CIFAR-10, colour images of 32 x 32 in 10 classes (binary files)",
               cifar10_source());
+  sources.add("cifar100", "CIFAR-100, colour images of 32 x 32 in 100 classes (binary files)",
+              cifar100_source());
   sources.add("synthetic", "class means plus noise, of any size and shape; needs no files",
               synthetic_source());
   sources.add("text", "a text file for language models, as bytes or words", text_source());
   sources.add("agnews", "AG News, titles and descriptions as words in 4 classes (csv files)",
               agnews_source());
+  sources.add("arrays", "your own arrays x and y (client, split) in an HDF5 file or npy files",
+              arrays_source());
+  sources.add("csv", "your own table of features or tokens, with a column for the class",
+              csv_source());
   return sources;
 }
 
@@ -47,8 +57,9 @@ void declare_data_options(OptionTable& table) {
   table.add({.key = "data.file",
              .type = OptionType::text,
              .default_value = "",
-             .help = "text: the file, in the data folder or as seen from the working directory; "
-                     "empty means tinyshakespeare/input.txt."});
+             .help = "text, arrays, csv: the file, in the data folder or as seen from the working "
+                     "directory; empty means tinyshakespeare/input.txt, arrays.h5 (or x.npy and "
+                     "the others), data.csv."});
   table.add({.key = "data.length",
              .type = OptionType::integer,
              .default_value = "64",
@@ -59,8 +70,8 @@ void declare_data_options(OptionTable& table) {
   table.add({.key = "data.vocabulary",
              .type = OptionType::integer,
              .default_value = "10000",
-             .help = "text (words), agnews: tokens that exist, among them 0 for padding and 1 for "
-                     "words outside the vocabulary.",
+             .help = "text (words), agnews, arrays and csv of tokens: how many tokens exist; of "
+                     "words, 0 is padding and 1 every word outside the vocabulary.",
              .unit = "tokens",
              .minimum = 3,
              .maximum = 1e7});
@@ -68,7 +79,7 @@ void declare_data_options(OptionTable& table) {
              .type = OptionType::choice,
              .default_value = "iid",
              .help = "How the training samples are divided among the clients.",
-             .choices = {"iid", "dirichlet", "shards"}});
+             .choices = {"iid", "dirichlet", "shards", "dominant", "long_tail", "given"}});
   table.add(
       {.key = "data.alpha",
        .type = OptionType::real,
@@ -78,7 +89,9 @@ void declare_data_options(OptionTable& table) {
   table.add({.key = "data.samples_per_client",
              .type = OptionType::integer,
              .default_value = "0",
-             .help = "Training samples of each client; 0 divides all of them.",
+             .help =
+                 "Samples that each client draws, independently of the others; 0 divides all of "
+                 "them among the clients.",
              .minimum = 0});
   table.add({.key = "data.min_per_client",
              .type = OptionType::integer,
@@ -90,6 +103,36 @@ void declare_data_options(OptionTable& table) {
              .default_value = "2",
              .help = "Shards of each client in the shards partition.",
              .minimum = 1});
+  table.add({.key = "data.dominant_share",
+             .type = OptionType::real,
+             .default_value = "0.8",
+             .help = "Share of a client's samples that have its class in the dominant partition.",
+             .minimum = 0,
+             .maximum = 1});
+  table.add({.key = "data.imbalance",
+             .type = OptionType::real,
+             .default_value = "100",
+             .help = "Samples of the first class for one of the last in the long_tail partition; "
+                     "sizes fall exponentially between.",
+             .minimum = 1,
+             .maximum = 1e9});
+  table.add({.key = "data.long_tail_split",
+             .type = OptionType::choice,
+             .default_value = "iid",
+             .help = "How the long tail is then divided among the clients.",
+             .choices = {"iid", "dirichlet"}});
+  table.add({.key = "data.local_test",
+             .type = OptionType::real,
+             .default_value = "0",
+             .help = "Share of each client's samples that is kept for local tests.",
+             .minimum = 0,
+             .maximum = 0.9});
+  table.add({.key = "data.augment",
+             .type = OptionType::choice,
+             .default_value = "none",
+             .help = "Changes of training images: crop_flip moves them by up to 4 pixels and "
+                     "mirrors half of them.",
+             .choices = {"none", "crop_flip"}});
   table.add({.key = "data.train_limit",
              .type = OptionType::integer,
              .default_value = "0",
@@ -117,7 +160,12 @@ std::filesystem::path data_folder(const Config& config) {
 }
 
 Dataset load_dataset(const Config& config) {
-  return data_sources().get(config.text("data.name")).value.load(config, data_folder(config));
+  const DataSource& source = data_sources().get(config.text("data.name")).value;
+  Dataset data = source.load(config, data_folder(config));
+  if (config.text("data.augment") == "crop_flip") {
+    data.train = make_augmented(std::move(data.train), data.shape);
+  }
+  return data;
 }
 
 }  // namespace espalier

@@ -1,5 +1,5 @@
-// MNIST's IDX files: a big-endian magic number (0x0000'08'nn: unsigned bytes, nn dimensions), the
-// extents, the bytes. Format: http://yann.lecun.com/exdb/mnist/.
+// MNIST's IDX files, which Fashion-MNIST shares: a big-endian magic number (0x0000'08'nn: unsigned
+// bytes, nn dimensions), the extents, the bytes. Format: http://yann.lecun.com/exdb/mnist/.
 
 #include <algorithm>
 #include <utility>
@@ -17,10 +17,9 @@ namespace fs = std::filesystem;
 constexpr std::int64_t kSide = 28;
 constexpr std::int64_t kClasses = 10;
 
-const Normalisation& normalisation() {
-  static const Normalisation kValues{{0.1307}, {0.3081}};
-  return kValues;
-}
+// Mean and deviation of the training images, as is usual for each set.
+const Normalisation kMnist{{0.1307}, {0.3081}};
+const Normalisation kFashion{{0.2860}, {0.3530}};
 
 std::int64_t big_endian(const std::vector<std::uint8_t>& bytes, std::size_t at) {
   std::int64_t value = 0;
@@ -82,8 +81,8 @@ fs::path find_file(const std::vector<fs::path>& folders, const std::string& name
 }
 
 std::unique_ptr<Split> load_split(const std::vector<fs::path>& folders, const std::string& prefix,
-                                  std::int64_t limit, const std::string& advice,
-                                  std::vector<std::string>& files) {
+                                  const Normalisation& normalisation, std::int64_t limit,
+                                  const std::string& advice, std::vector<std::string>& files) {
   fs::path paths[2];
   const std::string names[2] = {prefix + "-images-idx3-ubyte", prefix + "-labels-idx1-ubyte"};
   for (int i = 0; i < 2; ++i) {
@@ -101,7 +100,7 @@ std::unique_ptr<Split> load_split(const std::vector<fs::path>& folders, const st
   Idx labels = read_idx(paths[1], 1);
   const std::int64_t count = labels.extents[0];
   if (images.extents[1] != kSide || images.extents[2] != kSide) {
-    throw DataError(fmt::format("{} has images of {} x {} where MNIST has {} x {}: fetch it again",
+    throw DataError(fmt::format("{} has images of {} x {} instead of {} x {}: fetch it again",
                                 images.path.string(), images.extents[1], images.extents[2], kSide,
                                 kSide));
   }
@@ -124,14 +123,15 @@ std::unique_ptr<Split> load_split(const std::vector<fs::path>& folders, const st
   images.bytes.shrink_to_fit();
   labels.bytes.resize(kept);
   return make_byte_split({1, kSide, kSide}, std::move(images.bytes), std::move(labels.bytes),
-                         normalisation());
+                         normalisation);
 }
 
 Dataset load_idx_folder(const std::string& name, const std::vector<fs::path>& folders,
-                        Limits limits, const std::string& advice) {
+                        const Normalisation& normalisation, Limits limits,
+                        const std::string& advice) {
   Dataset dataset{name, {{1, kSide, kSide}, kClasses}, nullptr, nullptr, {}};
-  dataset.train = load_split(folders, "train", limits.train, advice, dataset.files);
-  dataset.test = load_split(folders, "t10k", limits.test, advice, dataset.files);
+  dataset.train = load_split(folders, "train", normalisation, limits.train, advice, dataset.files);
+  dataset.test = load_split(folders, "t10k", normalisation, limits.test, advice, dataset.files);
   return dataset;
 }
 
@@ -139,19 +139,27 @@ DataShape shape(const Config&) { return {{1, kSide, kSide}, kClasses}; }
 
 Dataset load_mnist(const Config& config, const fs::path& folder) {
   return load_idx_folder(
-      "mnist", {folder, folder / "mnist"}, limits(config),
+      "mnist", {folder, folder / "mnist"}, kMnist, limits(config),
       "set data.dir or ESPALIER_DATA to the folder that holds MNIST's four files, or use "
       "data.name = digits, which is part of the program");
+}
+
+Dataset load_fashion_mnist(const Config& config, const fs::path& folder) {
+  // Its files have MNIST's names, so its own folder, where there is one, is the only place.
+  const fs::path inner = folder / "fashion-mnist";
+  return load_idx_folder(
+      "fashion-mnist", {is_there(inner) ? inner : folder}, kFashion, limits(config),
+      "set data.dir or ESPALIER_DATA to the folder that holds Fashion-MNIST's four files");
 }
 
 Dataset load_digits(const Config& config, const fs::path&) {
   const fs::path folder = config.text("data.dir");
   if (!folder.empty()) {
-    return load_idx_folder("digits", {folder, folder / "digits"}, limits(config),
+    return load_idx_folder("digits", {folder, folder / "digits"}, kMnist, limits(config),
                            "remove data.dir, or set it to the folder inputs/digits of the program");
   }
   return load_idx_folder(
-      "digits", shipped_places("digits"), limits(config),
+      "digits", shipped_places("digits"), kMnist, limits(config),
       "start the program from its source folder, or set data.dir to its folder inputs/digits");
 }
 
@@ -159,6 +167,9 @@ Dataset load_digits(const Config& config, const fs::path&) {
 
 DataSource digits_source() {
   return {[](OptionTable&) {}, shape, load_digits};
+}
+DataSource fashion_mnist_source() {
+  return {[](OptionTable&) {}, shape, load_fashion_mnist};
 }
 DataSource mnist_source() {
   return {[](OptionTable&) {}, shape, load_mnist};

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numeric>
 #include <queue>
 #include <set>
@@ -13,28 +14,45 @@
 namespace espalier {
 namespace {
 
-using Lists = std::vector<std::vector<std::int64_t>>;
+using Members = std::vector<std::vector<std::int64_t>>;
 
-struct Request {
-  std::uint64_t seed = 0;
-  std::int64_t clients = 0;
-  std::int64_t samples_per_client = 0;
-  std::int64_t min_per_client = 0;
-  std::int64_t shards_per_client = 0;
-  double alpha = 0;
+// The first key of the partition's streams; the second is the class, client, list or block, the
+// third the part of a draw.
+enum Draw : std::uint64_t {
+  kShuffle = 0,
+  kProportions = 1,
+  kTopUp = 2,
+  kShards = 3,
+  kOwn = 4,
+  kTail = 5,
+  kDominant = 6,
+  kRest = 7,
+  kLocalTest = 8
 };
 
-// The first key of the partition's streams; the second is the class or the client.
-enum Draw : std::uint64_t { kShuffle = 0, kProportions = 1, kTopUp = 2, kShards = 3, kOwn = 4 };
-
-Stream stream(const Request& request, Draw draw, std::int64_t item = 0) {
-  return {request.seed, purpose("data.partition"), draw, static_cast<std::uint64_t>(item)};
+Stream stream(std::uint64_t seed, Draw draw, std::int64_t item = 0, std::uint64_t part = 0) {
+  return {seed, purpose("data.partition"), draw, static_cast<std::uint64_t>(item), part};
 }
 
-Lists by_class(const Split& train, std::int64_t classes) {
-  Lists members(static_cast<std::size_t>(classes));
+std::int64_t length(const auto& list) { return static_cast<std::int64_t>(list.size()); }
+
+std::int64_t total(const Members& members) {
+  std::int64_t sum = 0;
+  for (const auto& list : members) sum += length(list);
+  return sum;
+}
+
+/// The samples of each class, ascending.
+Members by_class(const Split& train, std::int64_t classes) {
+  Members members(static_cast<std::size_t>(classes));
   for (std::int64_t i = 0; i < train.size(); ++i) members.at(train.label(i)).push_back(i);
   return members;
+}
+
+std::vector<std::int64_t> all_in_order(const Members& members) {
+  std::vector<std::int64_t> all;
+  for (const auto& list : members) all.insert(all.end(), list.begin(), list.end());
+  return all;
 }
 
 /// Dirichlet(alpha) over `count` items.
@@ -51,33 +69,209 @@ std::vector<double> proportions(Stream& random, double alpha, std::int64_t count
   return shares;
 }
 
-Lists iid(const Request& request, std::int64_t samples) {
-  std::vector<std::int64_t> order(static_cast<std::size_t>(samples));
-  std::iota(order.begin(), order.end(), 0);
-  stream(request, kShuffle).shuffle(order);
-  const std::int64_t used =
-      request.samples_per_client > 0 ? request.clients * request.samples_per_client : samples;
-  Lists lists;
-  for (std::int64_t client = 0; client < request.clients; ++client) {
-    lists.emplace_back(order.begin() + client * used / request.clients,
-                       order.begin() + (client + 1) * used / request.clients);
+/// How many of `samples` client k of an even split has.
+std::int64_t even_part(std::int64_t samples, std::int64_t client, std::int64_t clients) {
+  return (client + 1) * samples / clients - client * samples / clients;
+}
+
+Members divide_evenly(std::uint64_t seed, std::int64_t clients, std::vector<std::int64_t> samples) {
+  stream(seed, kShuffle).shuffle(samples);
+  Members lists;
+  auto next = samples.begin();
+  for (std::int64_t client = 0; client < clients; ++client) {
+    const auto end = next + even_part(length(samples), client, clients);
+    lists.emplace_back(next, end);
+    next = end;
   }
   return lists;
 }
 
-void top_up(const Request& request, Lists& lists) {
+Members divide_by_dirichlet(std::uint64_t seed, std::int64_t clients, double alpha,
+                            Members members) {
+  Members lists(static_cast<std::size_t>(clients));
+  for (std::size_t c = 0; c < members.size(); ++c) {
+    const auto label = static_cast<std::int64_t>(c);
+    stream(seed, kShuffle, label).shuffle(members[c]);
+    Stream random = stream(seed, kProportions, label);
+    const std::vector<double> shares = proportions(random, alpha, clients);
+    const auto count = static_cast<double>(members[c].size());
+    double until = 0;
+    std::int64_t begin = 0;
+    for (std::int64_t client = 0; client < clients; ++client) {
+      until += shares[client];
+      const bool last = client + 1 == clients;
+      const std::int64_t end =
+          last ? length(members[c])
+               : std::min<std::int64_t>(std::llround(until * count), length(members[c]));
+      lists[client].insert(lists[client].end(), members[c].begin() + begin,
+                           members[c].begin() + end);
+      begin = end;
+    }
+  }
+  return lists;
+}
+
+/// The class (of `classes`) that client has most of: each has it once in as many clients, in an
+/// order drawn anew.
+std::int64_t dominant_class(std::uint64_t seed, std::int64_t client, std::int64_t classes) {
+  std::vector<std::int64_t> order(static_cast<std::size_t>(classes));
+  std::iota(order.begin(), order.end(), 0);
+  stream(seed, kDominant, client / classes).shuffle(order);
+  return order[static_cast<std::size_t>(client % classes)];
+}
+
+/// No member list may be empty.
+Members divide_by_dominance(std::uint64_t seed, std::int64_t clients, double share,
+                            Members members) {
+  const std::int64_t classes = length(members);
+  const std::int64_t samples = total(members);
+  std::vector<std::int64_t> own(static_cast<std::size_t>(clients));
+  std::vector<std::int64_t> asked(static_cast<std::size_t>(classes));  // of each class
+  const auto quota = [&](std::int64_t client) {
+    return std::llround(share * static_cast<double>(even_part(samples, client, clients)));
+  };
+  for (std::int64_t client = 0; client < clients; ++client) {
+    own[client] = dominant_class(seed, client, classes);
+    asked[own[client]] += quota(client);
+  }
+  std::vector<std::int64_t> there(static_cast<std::size_t>(classes));
+  for (std::int64_t c = 0; c < classes; ++c) {
+    stream(seed, kShuffle, c).shuffle(members[c]);
+    there[c] = length(members[c]);
+  }
+  Members lists(static_cast<std::size_t>(clients));
+  for (std::int64_t client = 0; client < clients; ++client) {
+    const std::int64_t c = own[client];
+    // A class that too many samples are asked of serves all its clients in proportion.
+    const std::int64_t count = asked[c] <= there[c]
+                                   ? quota(client)
+                                   : static_cast<std::int64_t>(static_cast<double>(quota(client)) *
+                                                               static_cast<double>(there[c]) /
+                                                               static_cast<double>(asked[c]));
+    lists[client].assign(members[c].end() - count, members[c].end());
+    members[c].resize(members[c].size() - static_cast<std::size_t>(count));
+  }
+  // What is left is dealt at random; where a client would get more of its own class, it changes
+  // with another, if one of a hundred random others can.
+  struct Sample {
+    std::int64_t index, label;
+  };
+  std::vector<Sample> left;
+  for (std::int64_t c = 0; c < classes; ++c) {
+    for (const std::int64_t index : members[c]) left.push_back({index, c});
+  }
+  std::vector<std::int64_t> order(left.size());
+  std::iota(order.begin(), order.end(), 0);
+  Stream random = stream(seed, kRest);
+  random.shuffle(order);
+  std::vector<std::int64_t> receiver;
+  for (std::int64_t client = 0; client < clients; ++client) {
+    receiver.resize(receiver.size() + static_cast<std::size_t>(even_part(samples, client, clients) -
+                                                               length(lists[client])),
+                    client);
+  }
+  const auto label = [&](std::int64_t place) { return left[order[place]].label; };
+  const auto dominant = [&](std::int64_t place) { return own[receiver[place]]; };
+  for (std::int64_t place = 0; place < length(order); ++place) {
+    for (int tries = 0; label(place) == dominant(place) && tries < 100; ++tries) {
+      const std::int64_t other = random.below(length(order));
+      if (label(other) != dominant(place) && label(place) != dominant(other)) {
+        std::swap(order[place], order[other]);
+      }
+    }
+  }
+  for (std::int64_t place = 0; place < length(order); ++place) {
+    lists[receiver[place]].push_back(left[order[place]].index);
+  }
+  return lists;
+}
+
+/// Leaves class j of C with n_max imbalance^(-j / (C - 1)) samples, rounded down, at least one,
+/// where n_max is the size of the largest class.
+void cut_long_tail(std::uint64_t seed, double imbalance, Members& members) {
+  std::int64_t largest = 0;
+  for (const auto& list : members) largest = std::max(largest, length(list));
+  for (std::size_t c = 0; c < members.size(); ++c) {
+    const double exponent =
+        members.size() > 1 ? static_cast<double>(c) / static_cast<double>(members.size() - 1) : 0;
+    // A whole number stays one, whatever pow() makes of its last digit.
+    const double size = static_cast<double>(largest) * std::pow(imbalance, -exponent) * (1 + 1e-12);
+    const std::int64_t kept = std::max<std::int64_t>(1, static_cast<std::int64_t>(size));
+    if (kept >= length(members[c])) continue;
+    stream(seed, kTail, static_cast<std::int64_t>(c)).shuffle(members[c]);
+    members[c].resize(static_cast<std::size_t>(kept));
+    std::sort(members[c].begin(), members[c].end());
+  }
+}
+
+/// The shards of each client. `sorted`: by label.
+Members divide_by_shards(std::uint64_t seed, std::int64_t clients, std::int64_t each,
+                         const std::vector<std::int64_t>& sorted) {
+  const std::int64_t samples = length(sorted);
+  const std::int64_t count = clients * each;
+  std::vector<std::int64_t> order(static_cast<std::size_t>(count));
+  std::iota(order.begin(), order.end(), 0);
+  stream(seed, kShards).shuffle(order);
+  Members lists(static_cast<std::size_t>(clients));
+  for (std::int64_t i = 0; i < count; ++i) {
+    std::vector<std::int64_t>& list = lists[i / each];
+    list.insert(list.end(), sorted.begin() + order[i] * samples / count,
+                sorted.begin() + (order[i] + 1) * samples / count);
+  }
+  return lists;
+}
+
+/// Whole shards of `size`, for clients to draw from.
+Members make_shards(std::int64_t size, const std::vector<std::int64_t>& sorted) {
+  Members lists;
+  for (std::int64_t end = size; end <= length(sorted); end += size) {
+    lists.emplace_back(sorted.begin() + end - size, sorted.begin() + end);
+  }
+  return lists;
+}
+
+Members by_client(const Dataset& data, std::int64_t clients) {
+  if (data.client_of.empty()) {
+    throw InputError(
+        fmt::format("data.partition = given needs data that says whose each sample is, which {} "
+                    "does not; take another partition",
+                    data.name));
+  }
+  const std::int64_t named =
+      *std::max_element(data.client_of.begin(), data.client_of.end()) + std::int64_t{1};
+  if (named != clients) {
+    throw InputError(fmt::format(
+        "{} names {} clients (0 to {}), but clients.count is {}: set clients.count = {}", data.name,
+        named, named - 1, clients, named));
+  }
+  Members lists(static_cast<std::size_t>(clients));
+  for (std::size_t i = 0; i < data.client_of.size(); ++i) {
+    lists[static_cast<std::size_t>(data.client_of[i])].push_back(static_cast<std::int64_t>(i));
+  }
+  for (std::int64_t client = 0; client < clients; ++client) {
+    if (!lists[client].empty()) continue;
+    throw DataError(
+        fmt::format("{} has no training sample of client {}: number the clients from 0 without "
+                    "gaps, and leave data.train_limit at 0",
+                    data.name, client));
+  }
+  return lists;
+}
+
+/// Clients below the minimum get samples of the largest.
+void top_up(std::uint64_t seed, std::int64_t minimum, Members& lists) {
   // Largest list first, ties to the lowest client; entries that are out of date are skipped.
   std::priority_queue<std::pair<std::int64_t, std::int64_t>> largest;
-  for (std::int64_t client = 0; client < request.clients; ++client) {
-    largest.emplace(static_cast<std::int64_t>(lists[client].size()), -client);
+  for (std::int64_t client = 0; client < length(lists); ++client) {
+    largest.emplace(length(lists[client]), -client);
   }
-  for (std::int64_t client = 0; client < request.clients; ++client) {
-    Stream random = stream(request, kTopUp, client);
-    while (static_cast<std::int64_t>(lists[client].size()) < request.min_per_client) {
+  for (std::int64_t client = 0; client < length(lists); ++client) {
+    Stream random = stream(seed, kTopUp, client);
+    while (length(lists[client]) < minimum) {
       const auto [size, negative] = largest.top();
       largest.pop();
       std::vector<std::int64_t>& donor = lists[-negative];
-      if (static_cast<std::int64_t>(donor.size()) != size) continue;
+      if (length(donor) != size) continue;
       const auto chosen = donor.begin() + random.below(size);
       lists[client].push_back(*chosen);
       donor.erase(chosen);
@@ -86,141 +280,208 @@ void top_up(const Request& request, Lists& lists) {
   }
 }
 
-Lists dirichlet_all(const Request& request, Lists members) {
-  Lists lists(static_cast<std::size_t>(request.clients));
-  for (std::size_t c = 0; c < members.size(); ++c) {
-    const auto label = static_cast<std::int64_t>(c);
-    stream(request, kShuffle, label).shuffle(members[c]);
-    Stream random = stream(request, kProportions, label);
-    const std::vector<double> shares = proportions(random, request.alpha, request.clients);
-    const auto count = static_cast<double>(members[c].size());
-    double until = 0;
-    std::int64_t begin = 0;
-    for (std::int64_t client = 0; client < request.clients; ++client) {
-      until += shares[client];
-      const bool last = client + 1 == request.clients;
-      const std::int64_t end =
-          last ? static_cast<std::int64_t>(members[c].size())
-               : std::min(std::llround(until * count), static_cast<long long>(members[c].size()));
-      lists[client].insert(lists[client].end(), members[c].begin() + begin,
-                           members[c].begin() + end);
-      begin = end;
-    }
-  }
-  top_up(request, lists);
-  return lists;
+void check_enough(std::int64_t clients, std::int64_t each, std::int64_t samples,
+                  const std::string& what) {
+  if (each <= samples / clients) return;
+  throw InputError(fmt::format(
+      "{} clients with at least {} {} each are more than the {} training samples allow: lower "
+      "clients.count or data.{}, or let clients draw their samples (data.samples_per_client)",
+      clients, each, what, samples, what == "shards" ? "shards_per_client" : "min_per_client"));
 }
 
-/// Each client draws class proportions of its own, then its samples one by one from what the
-/// classes still have.
-Lists dirichlet_drawn(const Request& request, Lists members) {
-  for (std::size_t c = 0; c < members.size(); ++c) {
-    stream(request, kShuffle, static_cast<std::int64_t>(c)).shuffle(members[c]);
+/// Appends `count` of the `size` places of a pool: all of them as often as that goes, and different
+/// ones for the rest. `at`: the sample at a place.
+void pick(Stream& random, std::int64_t size, std::int64_t count, const auto& at,
+          std::vector<std::int64_t>& taken) {
+  if (size == 0) return;
+  for (; count >= size; count -= size) {
+    for (std::int64_t place = 0; place < size; ++place) taken.push_back(at(place));
   }
-  Lists lists(static_cast<std::size_t>(request.clients));
-  for (std::int64_t client = 0; client < request.clients; ++client) {
-    Stream random = stream(request, kOwn, client);
-    const std::vector<double> shares =
-        proportions(random, request.alpha, static_cast<std::int64_t>(members.size()));
-    for (std::int64_t i = 0; i < request.samples_per_client; ++i) {
-      double left = 0;
-      for (std::size_t c = 0; c < members.size(); ++c) left += members[c].empty() ? 0 : shares[c];
-      double draw = random.uniform() * left;
-      std::int64_t chosen = -1;
-      for (std::size_t c = 0; c < members.size(); ++c) {
-        if (members[c].empty()) continue;
-        // Where the client's own classes are used up, the last class that has samples serves.
-        chosen = static_cast<std::int64_t>(c);
-        if (shares[c] > 0 && draw < shares[c]) break;
-        draw -= shares[c];
-      }
-      ESPALIER_CHECK(chosen >= 0);
-      lists[client].push_back(members[chosen].back());
-      members[chosen].pop_back();
-    }
-  }
-  return lists;
-}
-
-Lists shards(const Request& request, const Lists& members, std::int64_t samples) {
-  if (request.samples_per_client == 0 && request.shards_per_client > samples / request.clients) {
-    throw InputError(
-        fmt::format("{} clients with {} shards each need more than the {} samples there are: lower "
-                    "clients.count or data.shards_per_client",
-                    request.clients, request.shards_per_client, samples));
-  }
-  if (request.samples_per_client % request.shards_per_client != 0) {
-    throw InputError(
-        fmt::format("data.samples_per_client = {} is no multiple of data.shards_per_client = {}: "
-                    "change one of them",
-                    request.samples_per_client, request.shards_per_client));
-  }
-  const std::int64_t needed = request.clients * request.shards_per_client;
-  const std::int64_t size =
-      request.samples_per_client / request.shards_per_client;  // 0: divide everything
-  const std::int64_t there = size > 0 ? samples / size : needed;
-  const auto bound = [&](std::int64_t shard) {
-    return size > 0 ? shard * size : shard * samples / there;
-  };
-  std::vector<std::int64_t> sorted;
-  for (const auto& list : members) sorted.insert(sorted.end(), list.begin(), list.end());
-  std::vector<std::int64_t> order(static_cast<std::size_t>(there));
-  std::iota(order.begin(), order.end(), 0);
-  stream(request, kShards).shuffle(order);
-  Lists lists(static_cast<std::size_t>(request.clients));
-  for (std::int64_t i = 0; i < needed; ++i) {
-    std::vector<std::int64_t>& list = lists[i / request.shards_per_client];
-    list.insert(list.end(), sorted.begin() + bound(order[i]), sorted.begin() + bound(order[i] + 1));
-  }
-  return lists;
-}
-
-void check_enough(const Request& request, std::int64_t samples) {
-  const bool fixed = request.samples_per_client > 0;
-  const std::int64_t each = fixed ? request.samples_per_client : request.min_per_client;
-  if (each <= samples / request.clients) return;
-  throw InputError(
-      fmt::format("{} clients with {}{} samples each are more than the {} training samples allow: "
-                  "lower clients.count or data.{}",
-                  request.clients, fixed ? "" : "at least ", each, samples,
-                  fixed ? "samples_per_client" : "min_per_client"));
+  for (const std::int64_t place : random.choose(count, size)) taken.push_back(at(place));
 }
 
 }  // namespace
 
-Partition::Partition(const Config& config, const Split& train, std::int64_t classes) {
-  const Request request{.seed = static_cast<std::uint64_t>(config.integer("run.seed")),
-                        .clients = config.integer("clients.count"),
-                        .samples_per_client = config.integer("data.samples_per_client"),
-                        .min_per_client = config.integer("data.min_per_client"),
-                        .shards_per_client = config.integer("data.shards_per_client"),
-                        .alpha = config.real("data.alpha")};
-  const std::string kind = config.text("data.partition");
-  check_enough(request, train.size());
-  Lists lists;
-  if (kind == "iid") {
-    lists = iid(request, train.size());
-  } else if (kind == "shards") {
-    lists = shards(request, by_class(train, classes), train.size());
-    if (request.samples_per_client == 0) top_up(request, lists);
-  } else {
-    ESPALIER_CHECK(kind == "dirichlet", "partition {}", kind);
-    Lists members = by_class(train, classes);
-    lists = request.samples_per_client > 0 ? dirichlet_drawn(request, std::move(members))
-                                           : dirichlet_all(request, std::move(members));
+std::span<const std::uint32_t> Partition::Lists::operator[](std::int64_t list) const {
+  return std::span(indices).subspan(static_cast<std::size_t>(begin[list]),
+                                    static_cast<std::size_t>(begin[list + 1] - begin[list]));
+}
+
+Partition::Partition(const Config& config, const Dataset& data)
+    : seed_(static_cast<std::uint64_t>(config.integer("run.seed"))),
+      clients_(config.integer("clients.count")),
+      drawn_(config.integer("data.samples_per_client")) {
+  const std::string name = config.text("data.partition");
+  const Split& train = *data.train;
+  ESPALIER_CHECK(train.size() <= std::numeric_limits<std::uint32_t>::max());
+  if (data.shape.next_token && name != "iid" && name != "given") {
+    throw InputError(fmt::format(
+        "data.partition = {} divides by class, and the samples of {} have none: set it to iid",
+        name, data.name));
   }
-  begin_.push_back(0);
-  for (std::vector<std::int64_t>& list : lists) {
-    std::sort(list.begin(), list.end());
-    indices_.insert(indices_.end(), list.begin(), list.end());
-    begin_.push_back(static_cast<std::int64_t>(indices_.size()));
+  std::string rule = name;
+  Members members;
+  if (name == "given") {
+    members = by_client(data, clients_);
+  } else {
+    members = by_class(train, data.shape.next_token ? 1 : data.shape.classes);
+    if (name == "long_tail") {
+      cut_long_tail(seed_, config.real("data.imbalance"), members);
+      rule = config.text("data.long_tail_split");
+    }
+    // Classes without samples take no part.
+    std::erase_if(members, [](const auto& list) { return list.empty(); });
+  }
+  const std::int64_t samples = total(members);
+  const bool divided = drawn_ == 0;
+  const std::int64_t minimum =
+      divided && rule != "given" ? config.integer("data.min_per_client") : 0;
+  if (divided) check_enough(clients_, minimum, samples, "samples");
+
+  if (rule == "iid") {
+    rule_ = Rule::iid;
+    members = {all_in_order(members)};
+    std::sort(members[0].begin(), members[0].end());
+    if (divided) members = divide_evenly(seed_, clients_, std::move(members[0]));
+  } else if (rule == "dirichlet") {
+    rule_ = Rule::dirichlet;
+    alpha_ = config.real("data.alpha");
+    if (divided) members = divide_by_dirichlet(seed_, clients_, alpha_, std::move(members));
+  } else if (rule == "dominant") {
+    rule_ = Rule::dominant;
+    dominant_share_ = config.real("data.dominant_share");
+    if (divided) {
+      members = divide_by_dominance(seed_, clients_, dominant_share_, std::move(members));
+    }
+  } else if (rule == "shards") {
+    rule_ = Rule::shards;
+    shards_per_client_ = config.integer("data.shards_per_client");
+    if (divided) {
+      check_enough(clients_, shards_per_client_, samples, "shards");
+      members = divide_by_shards(seed_, clients_, shards_per_client_, all_in_order(members));
+    } else {
+      if (drawn_ % shards_per_client_ != 0 || drawn_ > samples) {
+        throw InputError(fmt::format(
+            "data.samples_per_client = {} is no multiple of data.shards_per_client = {} up to the "
+            "{} training samples: change one of them",
+            drawn_, shards_per_client_, samples));
+      }
+      members = make_shards(drawn_ / shards_per_client_, all_in_order(members));
+    }
+  } else {
+    ESPALIER_CHECK(rule == "given", "partition {}", rule);
+    rule_ = Rule::given;
+  }
+  if (divided) top_up(seed_, minimum, members);
+  keep(members, config.real("data.local_test"));
+}
+
+void Partition::keep(const Members& lists, double local_test) {
+  const auto for_test = [&](std::int64_t count) {
+    return static_cast<std::int64_t>(local_test * static_cast<double>(count));
+  };
+  drawn_for_test_ = for_test(drawn_);
+  if (rule_ == Rule::shards && drawn_ > 0) {
+    drawn_for_test_ = shards_per_client_ * for_test(drawn_ / shards_per_client_);
+  }
+  for (std::int64_t list = 0; list < length(lists); ++list) {
+    std::vector<std::int64_t> sorted = lists[list];
+    std::sort(sorted.begin(), sorted.end());
+    const std::int64_t count = length(sorted);
+    const std::vector<std::int64_t> tests =
+        stream(seed_, kLocalTest, list).choose(for_test(count), count);
+    auto next = tests.begin();
+    for (std::int64_t place = 0; place < count; ++place) {
+      const bool tested = next != tests.end() && *next == place;
+      if (tested) ++next;
+      (tested ? test_ : train_).indices.push_back(static_cast<std::uint32_t>(sorted[place]));
+    }
+    for (Lists* part : {&train_, &test_}) part->begin.push_back(length(part->indices));
   }
 }
 
-std::span<const std::int64_t> Partition::samples(std::int64_t client) const {
-  ESPALIER_CHECK(client >= 0 && client < clients(), "client {} of {}", client, clients());
-  return std::span(indices_).subspan(static_cast<std::size_t>(begin_[client]),
-                                     static_cast<std::size_t>(begin_[client + 1] - begin_[client]));
+std::vector<std::int64_t> Partition::draw(std::int64_t client, Part part) const {
+  const Lists& lists = part == Part::train ? train_ : test_;
+  const std::int64_t count = part == Part::train ? drawn_ - drawn_for_test_ : drawn_for_test_;
+  Stream random = stream(seed_, kOwn, client, static_cast<std::uint64_t>(part));
+  std::vector<std::int64_t> taken;
+  const auto pick_from = [&](std::int64_t list, std::int64_t wanted) {
+    const auto pool = lists[list];
+    pick(
+        random, length(pool), wanted, [&](std::int64_t place) { return pool[place]; }, taken);
+  };
+  switch (rule_) {
+    case Rule::iid:
+      pick_from(0, count);
+      break;
+    case Rule::given:
+      pick_from(client, count);
+      break;
+    case Rule::shards: {
+      // The same shards for training and tests.
+      Stream choice = stream(seed_, kShards, client);
+      for (const std::int64_t shard : choice.choose(shards_per_client_, lists.count())) {
+        taken.insert(taken.end(), lists[shard].begin(), lists[shard].end());
+      }
+      break;
+    }
+    case Rule::dirichlet: {
+      Stream own = stream(seed_, kProportions, client);
+      std::vector<double> shares = proportions(own, alpha_, lists.count());
+      std::vector<std::int64_t> wanted(shares.size());
+      double sum = 0;
+      for (std::int64_t c = 0; c < lists.count(); ++c) sum += lists[c].empty() ? 0 : shares[c];
+      for (std::int64_t i = 0; i < count; ++i) {
+        double left = random.uniform() * sum;
+        std::int64_t chosen = -1;
+        for (std::int64_t c = 0; c < lists.count(); ++c) {
+          if (lists[c].empty()) continue;
+          chosen = c;  // the last one serves where rounding leaves a rest
+          if ((left -= shares[c]) < 0) break;
+        }
+        if (chosen >= 0) ++wanted[chosen];
+      }
+      for (std::int64_t c = 0; c < lists.count(); ++c) pick_from(c, wanted[c]);
+      break;
+    }
+    case Rule::dominant: {
+      const std::int64_t own = dominant_class(seed_, client, lists.count());
+      const std::int64_t size = length(lists[own]);
+      const std::int64_t others = length(lists.indices) - size;
+      const std::int64_t of_own =
+          others == 0 ? count : std::llround(dominant_share_ * static_cast<double>(count));
+      pick_from(own, of_own);
+      pick(
+          random, others, count - of_own,
+          [&](std::int64_t place) {
+            return lists.indices[place < lists.begin[own] ? place : place + size];
+          },
+          taken);
+      break;
+    }
+  }
+  std::sort(taken.begin(), taken.end());
+  return taken;
+}
+
+std::vector<std::int64_t> Partition::take(std::int64_t client, Part part) const {
+  ESPALIER_CHECK(client >= 0 && client < clients_, "client {} of {}", client, clients_);
+  if (drawn_ > 0) return draw(client, part);
+  const auto list = (part == Part::train ? train_ : test_)[client];
+  return {list.begin(), list.end()};
+}
+
+std::int64_t Partition::size(std::int64_t client) const {
+  ESPALIER_CHECK(client >= 0 && client < clients_, "client {} of {}", client, clients_);
+  return drawn_ > 0 ? drawn_ - drawn_for_test_ : length(train_[client]);
+}
+
+std::vector<std::int64_t> Partition::samples(std::int64_t client) const {
+  return take(client, Part::train);
+}
+
+std::vector<std::int64_t> Partition::test_samples(std::int64_t client) const {
+  return take(client, Part::test);
 }
 
 std::vector<std::int64_t> Partition::classes(std::int64_t client, const Split& train) const {

@@ -46,4 +46,8 @@ std::unique_ptr<Split> make_window_split(std::shared_ptr<const void> owner,
                                          std::span<const T> tokens, std::int64_t length,
                                          std::int64_t stride, std::int64_t samples);
 
+/// The split `images`, changed at random where a batch is asked for with a stream. InputError if
+/// the samples are no images.
+std::unique_ptr<Split> make_augmented(std::unique_ptr<Split> images, const DataShape& shape);
+
 }  // namespace espalier

@@ -1,7 +1,9 @@
-// A classification task without files: sample = mean of its class + noise, both standard normal per
-// value. Every value comes from a keyed stream, so any rank makes the same data.
+// Tasks without files. Every value comes from a keyed stream, so any rank makes the same data.
+// Values: mean of the class + noise, both standard normal. Tokens of a class: drawn from a
+// distribution of its own. Next token: a Markov chain of known entropy.
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <utility>
 
@@ -13,22 +15,108 @@ namespace espalier {
 namespace {
 
 // The first key of the streams.
-enum Part : std::uint64_t { kTrain = 0, kTest = 1, kMeans = 2 };
+enum Part : std::uint64_t { kTrain = 0, kTest = 1, kMeans = 2, kSuccessors = 3 };
 
-std::unique_ptr<Split> make_split(const DataShape& shape, std::int64_t count, std::uint64_t seed,
-                                  Part part, double noise,
-                                  const std::vector<std::vector<float>>& means) {
-  std::vector<float> values;
+struct Task {
+  std::uint64_t seed;
+  DataShape shape;
+  double noise;
+  Stream stream(Part part, std::int64_t item) const {
+    return {seed, purpose("data.synthetic"), part, static_cast<std::uint64_t>(item)};
+  }
+  std::int32_t label(std::int64_t sample) const {
+    return static_cast<std::int32_t>(sample % shape.classes);
+  }
+};
+
+std::vector<std::int32_t> labels_of(const Task& task, std::int64_t count) {
   std::vector<std::int32_t> labels;
-  values.reserve(static_cast<std::size_t>(count) * means[0].size());
-  for (std::int64_t i = 0; i < count; ++i) {
-    Stream stream(seed, purpose("data.synthetic"), part, static_cast<std::uint64_t>(i));
-    labels.push_back(static_cast<std::int32_t>(i % shape.classes));
-    for (const float mean : means[static_cast<std::size_t>(labels.back())]) {
-      values.push_back(static_cast<float>(mean + noise * stream.normal()));
+  for (std::int64_t i = 0; i < count; ++i) labels.push_back(task.label(i));
+  return labels;
+}
+
+/// Standard normal numbers for each class: means of values, log-odds of tokens.
+std::vector<std::vector<float>> class_numbers(const Task& task, std::int64_t count) {
+  std::vector<std::vector<float>> numbers(static_cast<std::size_t>(task.shape.classes));
+  for (std::size_t c = 0; c < numbers.size(); ++c) {
+    Stream stream = task.stream(kMeans, static_cast<std::int64_t>(c));
+    for (std::int64_t i = 0; i < count; ++i) {
+      numbers[c].push_back(static_cast<float>(stream.normal()));
     }
   }
-  return make_value_split<float>(shape.sample, std::move(values), std::move(labels));
+  return numbers;
+}
+
+std::unique_ptr<Split> make_values(const Task& task, Part part, std::int64_t count) {
+  std::int64_t per_sample = 1;
+  for (const std::int64_t extent : task.shape.sample) per_sample *= extent;
+  const auto means = class_numbers(task, per_sample);
+  std::vector<float> values;
+  values.reserve(static_cast<std::size_t>(count * per_sample));
+  for (std::int64_t i = 0; i < count; ++i) {
+    Stream stream = task.stream(part, i);
+    for (const float mean : means[static_cast<std::size_t>(task.label(i))]) {
+      values.push_back(static_cast<float>(mean + task.noise * stream.normal()));
+    }
+  }
+  return make_value_split<float>(task.shape.sample, std::move(values), labels_of(task, count));
+}
+
+/// Token t of class c has a probability in proportion to exp(z / noise), z standard normal.
+std::unique_ptr<Split> make_tokens(const Task& task, Part part, std::int64_t count) {
+  std::vector<std::vector<double>> until;  // cumulated, of each class
+  for (const auto& logits : class_numbers(task, task.shape.vocabulary)) {
+    const float largest = *std::max_element(logits.begin(), logits.end());
+    double sum = 0;
+    std::vector<double>& own = until.emplace_back();
+    for (const float logit : logits) {
+      sum += logit == largest ? 1 : std::exp((logit - largest) / task.noise);
+      own.push_back(sum);
+    }
+  }
+  const std::int64_t length = task.shape.sample[0];
+  std::vector<std::int32_t> tokens;
+  tokens.reserve(static_cast<std::size_t>(count * length));
+  for (std::int64_t i = 0; i < count; ++i) {
+    Stream stream = task.stream(part, i);
+    const std::vector<double>& own = until[static_cast<std::size_t>(task.label(i))];
+    for (std::int64_t t = 0; t < length; ++t) {
+      const double draw = stream.uniform() * own.back();
+      const auto token = std::upper_bound(own.begin(), own.end() - 1, draw);
+      tokens.push_back(static_cast<std::int32_t>(token - own.begin()));
+    }
+  }
+  return make_value_split<std::int32_t>(task.shape.sample, std::move(tokens),
+                                        labels_of(task, count));
+}
+
+constexpr std::int64_t kChoices = 4;
+
+/// Each token is followed by one of four others, with probabilities 1/2, 1/4, 1/8, 1/8: an entropy
+/// of 1.75 bits a token, and so a perplexity of 2^1.75 = 3.364, is the best that can be reached.
+std::unique_ptr<Split> make_chains(const Task& task, Part part, std::int64_t count) {
+  std::vector<std::array<std::int64_t, kChoices>> successors;
+  for (std::int64_t token = 0; token < task.shape.vocabulary; ++token) {
+    Stream stream = task.stream(kSuccessors, token);
+    std::vector<std::int64_t> chosen = stream.choose(kChoices, task.shape.vocabulary);
+    stream.shuffle(chosen);
+    std::copy_n(chosen.begin(), kChoices, successors.emplace_back().begin());
+  }
+  const std::int64_t stride = task.shape.sample[0] + 1;  // the last token is a label only
+  std::vector<std::int32_t> tokens;
+  tokens.reserve(static_cast<std::size_t>(count * stride));
+  for (std::int64_t i = 0; i < count; ++i) {
+    Stream stream = task.stream(part, i);
+    std::int64_t token = stream.below(task.shape.vocabulary);
+    for (std::int64_t t = 0; t < stride; ++t) {
+      tokens.push_back(static_cast<std::int32_t>(token));
+      const std::int64_t draw = stream.below(8);
+      token = successors[static_cast<std::size_t>(token)][draw < 4 ? 0 : draw < 6 ? 1 : draw - 4];
+    }
+  }
+  auto owner = std::make_shared<const std::vector<std::int32_t>>(std::move(tokens));
+  const std::span<const std::int32_t> all(*owner);
+  return make_window_split<std::int32_t>(std::move(owner), all, stride - 1, stride, count);
 }
 
 void declare(OptionTable& table) {
@@ -47,15 +135,43 @@ void declare(OptionTable& table) {
        .type = OptionType::real_list,
        .default_value = "1, 28, 28",
        .help = "Shape of one synthetic sample: channels, height, width, or one number of values."});
-  table.add(
-      {.key = "data.synthetic_noise",
-       .type = OptionType::real,
-       .default_value = "1",
-       .help = "Standard deviation of the noise around the class means, which themselves have 1.",
-       .minimum = 0});
+  table.add({.key = "data.synthetic_noise",
+             .type = OptionType::real,
+             .default_value = "1",
+             .help = "Standard deviation of the noise around the class means, which themselves "
+                     "have 1; of tokens, how far their distributions are from one certain token.",
+             .minimum = 0});
+  table.add({.key = "data.synthetic_vocabulary",
+             .type = OptionType::integer,
+             .default_value = "0",
+             .help = "Above 0: synthetic samples are data.length tokens below it.",
+             .minimum = 0,
+             .maximum = 1e6});
+  table.add({.key = "data.synthetic_labels",
+             .type = OptionType::choice,
+             .default_value = "classes",
+             .help = "What synthetic tokens are to be labelled with: a class for each sample, or "
+                     "the token that follows each, in chains whose best perplexity is 3.364.",
+             .choices = {"classes", "next_token"}});
+}
+
+DataShape token_shape(const Config& config, std::int64_t vocabulary) {
+  DataShape shape;
+  shape.sample = {config.integer("data.length")};
+  shape.vocabulary = vocabulary;
+  shape.next_token = config.text("data.synthetic_labels") == "next_token";
+  shape.classes = shape.next_token ? vocabulary : config.integer("data.synthetic_classes");
+  if (shape.next_token && vocabulary < kChoices) {
+    throw InputError(
+        fmt::format("data.synthetic_vocabulary = {} is too small for next_token: take {} or more",
+                    vocabulary, kChoices));
+  }
+  return shape;
 }
 
 DataShape synthetic_shape(const Config& config) {
+  const std::int64_t vocabulary = config.integer("data.synthetic_vocabulary");
+  if (vocabulary > 0) return token_shape(config, vocabulary);
   DataShape shape;
   shape.classes = config.integer("data.synthetic_classes");
   double values = 1;
@@ -74,24 +190,16 @@ DataShape synthetic_shape(const Config& config) {
 }
 
 Dataset load(const Config& config, const std::filesystem::path&) {
-  const DataShape shape = synthetic_shape(config);
-  const auto seed = static_cast<std::uint64_t>(config.integer("run.seed"));
-  const double noise = config.real("data.synthetic_noise");
-  std::int64_t per_sample = 1;
-  for (const std::int64_t extent : shape.sample) per_sample *= extent;
-  std::vector<std::vector<float>> means(static_cast<std::size_t>(shape.classes));
-  for (std::size_t c = 0; c < means.size(); ++c) {
-    Stream stream(seed, purpose("data.synthetic"), kMeans, c);
-    for (std::int64_t i = 0; i < per_sample; ++i)
-      means[c].push_back(static_cast<float>(stream.normal()));
-  }
+  Task task{static_cast<std::uint64_t>(config.integer("run.seed")), synthetic_shape(config), 0};
+  if (!task.shape.next_token) task.noise = config.real("data.synthetic_noise");
+  const auto make = task.shape.next_token       ? make_chains
+                    : task.shape.vocabulary > 0 ? make_tokens
+                                                : make_values;
   const std::int64_t samples = config.integer("data.synthetic_samples");
-  const std::int64_t tests = std::max(shape.classes, samples / 5);
-  Dataset dataset{"synthetic", shape, nullptr, nullptr, {}};
-  dataset.train = make_split(shape, limited(samples, config.integer("data.train_limit")), seed,
-                             kTrain, noise, means);
-  dataset.test = make_split(shape, limited(tests, config.integer("data.test_limit")), seed, kTest,
-                            noise, means);
+  const std::int64_t tests = std::max(task.shape.next_token ? 1 : task.shape.classes, samples / 5);
+  Dataset dataset{"synthetic", task.shape, nullptr, nullptr, {}};
+  dataset.train = make(task, kTrain, limited(samples, limits(config).train));
+  dataset.test = make(task, kTest, limited(tests, limits(config).test));
   return dataset;
 }
 

@@ -151,13 +151,12 @@ void ClientStepper::archive_state(Archive& archive) {
 }
 
 std::span<const std::int64_t> ClientStepper::next_batch() {
-  const auto samples = experiment_.partition->samples(task_.client);
-  const auto count = static_cast<std::int64_t>(samples.size());
-  if (position_ == count || order_.empty()) {
-    order_ = epoch_order(experiment_.seed, task_.client, task_.nth_task, epoch_++, samples);
+  if (position_ == static_cast<std::int64_t>(order_.size())) {
+    order_ = epoch_order(experiment_.seed, task_.client, task_.nth_task, epoch_++,
+                         experiment_.partition->samples(task_.client));
     position_ = 0;
   }
-  const std::int64_t size = std::min(batch_, count - position_);
+  const std::int64_t size = std::min(batch_, static_cast<std::int64_t>(order_.size()) - position_);
   std::span<const std::int64_t> batch(order_.data() + position_, static_cast<std::size_t>(size));
   position_ += size;
   return batch;

@@ -33,8 +33,9 @@ EvaluationPlan evaluation_plan(const Config& config, const Experiment& experimen
   plan.batch = config.integer("record.evaluate_batch");
   plan.test_samples = experiment.data.test ? experiment.data.test->size() : 0;
   const std::int64_t calibration = config.integer("data.calibration");
-  if (experiment.model.has_statistics && experiment.data.train) {
-    plan.calibration_samples = std::min(calibration, experiment.data.train->size());
+  if (experiment.model.has_statistics && experiment.partition) {
+    plan.calibration_samples = std::min(
+        calibration, static_cast<std::int64_t>(experiment.partition->in_training().size()));
   }
   return plan;
 }
@@ -67,9 +68,11 @@ EvaluationSums evaluate_batch(const Experiment& experiment, const EvaluationPlan
 std::vector<float> calibrate_batch(const Experiment& experiment, const EvaluationPlan& plan,
                                    const Parameters& model_values, std::int64_t batch) {
   c10::NoGradGuard no_grad;
-  // Spread over the training split, so that a file sorted by class gives no skewed batch.
-  const std::int64_t stride = experiment.data.train->size() / plan.calibration_samples;
-  const auto indices = batch_indices(batch, plan.batch, plan.calibration_samples, stride);
+  // Spread over all that is trained on, so that clients or classes in order give no skewed batch.
+  const auto samples = experiment.partition->in_training();
+  const std::int64_t stride = static_cast<std::int64_t>(samples.size()) / plan.calibration_samples;
+  auto indices = batch_indices(batch, plan.batch, plan.calibration_samples, stride);
+  for (std::int64_t& index : indices) index = samples[static_cast<std::size_t>(index)];
   const Layout& layout = *experiment.model.layout;
   std::vector<at::Tensor> statistics(layout.entries.size());
   Context context;

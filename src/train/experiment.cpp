@@ -29,7 +29,7 @@ Experiment build_experiment(const Config& config, bool data_may_be_absent) {
     e.data.shape = source.shape(config);
   }
   e.model = build_model(config, e.data.shape);
-  if (e.data.train) e.partition.emplace(config, *e.data.train, e.data.shape.classes);
+  if (e.data.train) e.partition.emplace(config, e.data);
   e.plans = std::make_unique<PlanCache>(e.model.layout);
   return e;
 }

@@ -157,19 +157,22 @@ TEST_F(Mnist, DamagedPackedFilesAreNamed) {
 }
 
 TEST_F(DataFolder, CifarIsNormalisedPerChannelAndUsesTheBatchesThere) {
-  write("data_batch_2.bin", cifar_records(2, 3, 51));
-  write("data_batch_5.bin", cifar_records(1, 9, 255));
-  write("test_batch.bin", cifar_records(4, 0, 0));
+  Bytes batch = cifar_records(10000, 3, 51);
+  write("data_batch_2.bin", batch);
+  write("test_batch.bin", batch);
+  const Bytes other = cifar_records(1, 9, 255);
+  std::copy(other.begin(), other.end(), batch.begin() + std::ptrdiff_t{3073} * 7);
+  write("data_batch_5.bin", batch);
   const Dataset data = load("cifar10");
   ASSERT_EQ(data.files.size(), 3U);
   EXPECT_EQ(fs::path(data.files[0]).filename(), "data_batch_2.bin");
   EXPECT_EQ(fs::path(data.files[1]).filename(), "data_batch_5.bin");
   EXPECT_EQ(fs::path(data.files[2]).filename(), "test_batch.bin");
-  ASSERT_EQ(data.train->size(), 3);
-  EXPECT_EQ(data.test->size(), 4);
-  EXPECT_EQ(data.train->label(1), 3);
-  EXPECT_EQ(data.train->label(2), 9);
-  const at::Tensor x = data.train->inputs(std::vector<std::int64_t>{2});
+  ASSERT_EQ(data.train->size(), 20000);
+  EXPECT_EQ(data.test->size(), 10000);
+  EXPECT_EQ(data.train->label(10006), 3);
+  EXPECT_EQ(data.train->label(10007), 9);
+  const at::Tensor x = data.train->inputs(std::vector<std::int64_t>{10007});
   ASSERT_EQ(x.sizes(), (std::vector<std::int64_t>{1, 3, 32, 32}));
   const double bytes[] = {255, 100, 200};
   const double mean[] = {0.4914, 0.4822, 0.4465};
@@ -178,23 +181,130 @@ TEST_F(DataFolder, CifarIsNormalisedPerChannelAndUsesTheBatchesThere) {
     const auto expected = static_cast<float>((bytes[c] / 255.0 - mean[c]) / deviation[c]);
     EXPECT_TRUE(at::equal(x[0][c], at::full({32, 32}, expected)));
   }
-  EXPECT_EQ(load("cifar10", "train_limit = 2\ntest_limit = 1\n").train->size(), 2);
+  const Dataset part = load("cifar10", "train_limit = 10008\ntest_limit = 1\n");
+  ASSERT_EQ(part.train->size(), 10008);
+  EXPECT_EQ(part.train->label(10007), 9);
+  EXPECT_EQ(part.test->size(), 1);
 }
 
 TEST_F(DataFolder, DamagedCifarFilesAreNamed) {
   const auto refusal = [this] { return data_error([this] { load("cifar10"); }); };
   EXPECT_MENTIONS(refusal(), "data_batch_1.bin");
-  write("cifar-10-batches-bin/data_batch_1.bin", cifar_records(2, 3, 0));
+  const std::string train = "cifar-10-batches-bin/data_batch_1.bin";
+  const std::string test = "cifar-10-batches-bin/test_batch.bin";
+  const Bytes good = cifar_records(10000, 9, 0);
+  write(train, good);
   EXPECT_MENTIONS(refusal(), "test_batch.bin");
   EXPECT_MENTIONS(refusal(), "ESPALIER_DATA");
-  write("cifar-10-batches-bin/test_batch.bin", cifar_records(2, 10, 0));
-  EXPECT_MENTIONS(refusal(), "out of range");
-  write("cifar-10-batches-bin/test_batch.bin", cifar_records(2, 9, 0));
+  write(test, good);
   EXPECT_EQ(refusal(), "accepted");
-  Bytes bytes = cifar_records(2, 3, 0);
+  Bytes bytes = good;
+  bytes[std::size_t{3073} * 9999] = 10;
+  write(test, bytes);
+  EXPECT_MENTIONS(refusal(), "test_batch.bin: label 10 of sample 9999 is out of range");
+  write(test, good);
+  bytes = good;
   bytes.pop_back();
-  write("cifar-10-batches-bin/data_batch_1.bin", bytes);
+  write(train, bytes);
   EXPECT_MENTIONS(refusal(), "data_batch_1.bin is cut short");
+  bytes.resize(std::size_t{3073} * 9999);  // at the end of a record
+  write(train, bytes);
+  EXPECT_MENTIONS(refusal(), "data_batch_1.bin is cut short");
+  bytes.clear();
+  write(train, bytes);
+  EXPECT_MENTIONS(refusal(), "data_batch_1.bin is cut short");
+  bytes = good;
+  bytes.push_back(0);
+  write(train, bytes);
+  EXPECT_MENTIONS(refusal(), "data_batch_1.bin has bytes after its end");
+}
+
+TEST_F(DataFolder, Cifar100TakesTheFineLabel) {
+  // A record: coarse label, fine label, pixels.
+  const auto records = [](int count, std::uint8_t fine) {
+    Bytes bytes;
+    for (int i = 0; i < count; ++i) {
+      bytes.push_back(19);
+      bytes.push_back(fine);
+      bytes.insert(bytes.end(), 3072, 255);
+    }
+    return bytes;
+  };
+  write("cifar-100-binary/test.bin", records(10000, 99));
+  write("cifar-100-binary/train.bin", records(50000, 42));
+  const Dataset data = load("cifar100");
+  EXPECT_EQ(data.shape.classes, 100);
+  EXPECT_EQ(data.train->size(), 50000);
+  EXPECT_EQ(data.train->label(49999), 42);
+  EXPECT_EQ(data.test->label(0), 99);
+  const at::Tensor x = data.test->inputs(std::vector<std::int64_t>{9999});
+  EXPECT_TRUE(at::equal(x[0][1], at::full({32, 32}, static_cast<float>((1 - 0.4865) / 0.2564))));
+  write("cifar-100-binary/test.bin", records(10000, 100));
+  EXPECT_MENTIONS(data_error([this] { load("cifar100"); }), "label 100 of sample 0");
+  write("cifar-100-binary/test.bin", cifar_records(10000, 1, 0));
+  EXPECT_MENTIONS(data_error([this] { load("cifar100"); }), "test.bin is cut short");
+}
+
+TEST_F(Mnist, FashionHasItsOwnFolderAndNormalisation) {
+  write_all();
+  EXPECT_EQ(load("fashion-mnist").files[0], folder_ / "train-images-idx3-ubyte");
+  for (const char* name : {"train-images-idx3-ubyte", "train-labels-idx1-ubyte",
+                           "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"}) {
+    write(std::string("fashion-mnist/") + name, read(name));
+  }
+  const Dataset data = load("fashion-mnist");
+  EXPECT_EQ(data.files[0], folder_ / "fashion-mnist/train-images-idx3-ubyte");
+  const float first = data.train->inputs(all_of(1)).flatten()[200].item<float>();
+  EXPECT_EQ(first, static_cast<float>((200 / 255.0 - 0.2860) / 0.3530));
+}
+
+TEST(Augment, IsACropOfThePaddedImageAndAFlipKeyedByTheStream) {
+  const std::string settings =
+      "[data]\nname = synthetic\nsynthetic_samples = 60\nsynthetic_shape = 3, 9, 7\n";
+  const Dataset plain = load_dataset(data_config(settings));
+  const Dataset data = load_dataset(data_config(settings + "augment = crop_flip\n"));
+  const std::vector<std::int64_t> indices = all_of(60);
+  const at::Tensor x = plain.train->inputs(indices);
+  EXPECT_TRUE(at::equal(data.train->inputs(indices), x)) << "without a stream nothing changes";
+  EXPECT_TRUE(at::equal(data.train->labels(indices), plain.train->labels(indices)));
+  const auto stream = [](std::uint64_t step) {
+    return Stream(1, purpose("data.augment"), 2, 3, step);
+  };
+  Stream first = stream(0);
+  const at::Tensor changed = data.train->inputs(indices, &first);
+  Stream again = stream(0);
+  EXPECT_TRUE(at::equal(data.train->inputs(indices, &again), changed));
+  Stream other = stream(1);
+  EXPECT_FALSE(at::equal(data.train->inputs(indices, &other), changed));
+  // Each image is one of the 81 crops of its padded self, or that crop mirrored.
+  int flips = 0;
+  int moves = 0;
+  for (std::int64_t i = 0; i < 60; ++i) {
+    const at::Tensor padded = at::constant_pad_nd(x[i], {4, 4, 4, 4});
+    int found = 0;
+    for (std::int64_t down = 0; down <= 8; ++down) {
+      for (std::int64_t right = 0; right <= 8; ++right) {
+        const at::Tensor crop =
+            padded.slice(1, down, down + 9).slice(2, right, right + 7).contiguous();
+        const bool as_is = at::equal(crop, changed[i]);
+        const bool mirrored = at::equal(crop.flip(2), changed[i]);
+        found += as_is || mirrored ? 1 : 0;
+        flips += mirrored ? 1 : 0;
+        moves += (as_is || mirrored) && (down != 4 || right != 4) ? 1 : 0;
+      }
+    }
+    EXPECT_EQ(found, 1) << "image " << i;
+  }
+  // Of 60 fair draws 30 are expected with a deviation of 3.9; 1 of 81 crops leaves the image.
+  EXPECT_GT(flips, 10);
+  EXPECT_LT(flips, 50);
+  EXPECT_GT(moves, 50);
+  for (const char* name :
+       {"synthetic\nsynthetic_shape = 50", "synthetic\nsynthetic_shape = 1, 4, 9"}) {
+    EXPECT_THROW(load_dataset(data_config(std::string("[data]\nname = ") + name +
+                                          "\naugment = crop_flip\n")),
+                 InputError);
+  }
 }
 
 TEST_F(Mnist, FolderIsDataDirThenEnvironmentThenData) {
@@ -273,6 +383,56 @@ TEST(Synthetic, IsKeyedBySeedAndSampleAlone) {
   EXPECT_TRUE(at::equal(load("synthetic_samples = 100\n").train->inputs(all_of(50)), first));
   EXPECT_TRUE(at::equal(load("train_limit = 50\n").train->inputs(all_of(50)), first));
   EXPECT_FALSE(at::equal(load("[run]\nseed = 2\n").train->inputs(all_of(50)), first));
+}
+
+TEST(Synthetic, TokensOfAClassFollowItsDistribution) {
+  const std::string settings =
+      "[data]\nname = synthetic\nsynthetic_samples = 2000\nsynthetic_classes = 2\n"
+      "synthetic_vocabulary = 5\nlength = 50\n";
+  const Dataset data = load_dataset(data_config(settings));
+  EXPECT_EQ(data.shape.vocabulary, 5);
+  EXPECT_EQ(data.shape.classes, 2);
+  EXPECT_EQ(data.shape.sample, (std::vector<std::int64_t>{50}));
+  EXPECT_FALSE(data.shape.next_token);
+  const auto shares = [](const Split& split, std::int64_t label) {
+    const std::vector<std::int64_t> all = all_of(split.size());
+    const at::Tensor own = split.inputs(all).index({split.labels(all).eq(label)});
+    return own.flatten().bincount({}, 5).to(at::kDouble) / static_cast<double>(own.numel());
+  };
+  for (std::int64_t label = 0; label < 2; ++label) {
+    // 50,000 and 10,000 tokens of one distribution: shares differ with a deviation of at most
+    // sqrt(0.25 / 50,000 + 0.25 / 10,000) = 0.0055; 5 deviations.
+    const at::Tensor gap = (shares(*data.train, label) - shares(*data.test, label)).abs().max();
+    EXPECT_LT(gap.item<double>(), 0.028);
+  }
+  EXPECT_GT((shares(*data.train, 0) - shares(*data.train, 1)).abs().max().item<double>(), 0.028);
+  // Without noise a class has one token alone.
+  const Dataset certain = load_dataset(data_config(settings + "synthetic_noise = 0\n"));
+  EXPECT_EQ(shares(*certain.train, 0).max().item<double>(), 1);
+}
+
+TEST(Synthetic, ChainsHaveTheEntropyThatIsStated) {
+  const Dataset data =
+      load_dataset(data_config("[data]\nname = synthetic\nsynthetic_samples = 4000\nlength = 31\n"
+                               "synthetic_vocabulary = 11\nsynthetic_labels = next_token\n"));
+  EXPECT_TRUE(data.shape.next_token);
+  EXPECT_EQ(data.shape.classes, 11);
+  EXPECT_EQ(data.test->size(), 800);
+  const at::Tensor x = data.train->inputs(all_of(4000));
+  const at::Tensor y = data.train->labels(all_of(4000));
+  ASSERT_EQ(y.sizes(), (std::vector<std::int64_t>{4000, 31}));
+  EXPECT_TRUE(at::equal(x.slice(1, 1), y.slice(1, 0, 30)));
+  // Pairs: each token is followed by four, in the shares 1/2, 1/4, 1/8, 1/8. 124,000 pairs over 11
+  // tokens, at least 2,000 each: a share strays by 0.011; 5 deviations.
+  const at::Tensor pairs = (x * 11 + y).flatten().bincount({}, 121).view({11, 11}).to(at::kDouble);
+  const at::Tensor sorted = std::get<0>(pairs.sort(1, true)) / pairs.sum(1, true);
+  ASSERT_GT(pairs.sum(1).min().item<double>(), 2000);
+  const at::Tensor expected = at::tensor({0.5, 0.25, 0.125, 0.125, 0., 0., 0., 0., 0., 0., 0.});
+  EXPECT_LT((sorted - expected).abs().max().item<double>(), 0.056);
+  // The test chains have the same successors.
+  const at::Tensor test_pairs =
+      (data.test->inputs(all_of(800)) * 11 + data.test->labels(all_of(800))).flatten();
+  EXPECT_TRUE((pairs.flatten().index({test_pairs}) > 0).all().item<bool>());
 }
 
 TEST(Synthetic, ShapesThatAreNoneAreRefused) {

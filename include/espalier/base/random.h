@@ -16,7 +16,7 @@ namespace espalier {
 enum class Purpose : std::uint64_t;
 /// The purpose registered under `name`; an unregistered name is a broken invariant.
 Purpose purpose(std::string_view name);
-/// Registered names: "model.init", "data.synthetic", "data.partition", "data.order",
+/// Registered names: "model.init", "data.synthetic", "data.split", "data.partition", "data.order",
 /// "data.augment", "clients.sample", "clients.fleet", "method.levels", "method.submodel",
 /// "train.dropout", "test".
 std::span<const std::string_view> purpose_names();

@@ -40,6 +40,8 @@ struct Dataset {
   std::unique_ptr<Split> train;
   std::unique_ptr<Split> test;
   std::vector<std::string> files;  ///< which files were read, for the record and the user
+  /// The client of each training sample, from 0, where the data says so; else empty.
+  std::vector<std::int32_t> client_of{};
 };
 
 /// How to load one dataset; `shape` answers without the files (for --check with absent data).
@@ -51,13 +53,17 @@ struct DataSource {
 };
 /// What data.name can be.
 const Registry<DataSource>& data_sources();
-/// One function for each format, in a file of its own (mnist.cpp: the three in IDX files).
+/// One function for each; sets of one format share a file of src/data.
 DataSource digits_source();
 DataSource mnist_source();
+DataSource fashion_mnist_source();
 DataSource cifar10_source();
+DataSource cifar100_source();
 DataSource synthetic_source();
 DataSource text_source();
 DataSource agnews_source();
+DataSource arrays_source();
+DataSource csv_source();
 /// data.name, data.dir, data.partition, data.alpha, ... and the sources' own options.
 void declare_data_options(OptionTable& table);
 /// data.dir, else $ESPALIER_DATA, else "data"; `digits` comes from the program's own inputs/ folder

@@ -27,7 +27,7 @@ struct Experiment {
   std::unique_ptr<PlanCache> plans;
 
   std::int64_t samples_of(std::int64_t client) const {
-    return static_cast<std::int64_t>(partition->samples(client).size());
+    return partition->size(client);
   }
   /// Samples in a batch of the client: its device's own, else train.batch.
   std::int64_t batch_of(std::int64_t client) const {

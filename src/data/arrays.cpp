@@ -1,0 +1,415 @@
+// The user's own arrays `x`, `y`, and optionally `client` and `split`, in an HDF5 file or as npy
+// files. Samples stay in the mapped files; labels are copied, as small numbers.
+
+#include "arrays.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <utility>
+
+#include "espalier/base/error.h"
+#include "espalier/base/random.h"
+#include "files.h"
+#include "splits.h"
+
+namespace espalier {
+namespace {
+
+namespace fs = std::filesystem;
+
+/// A value v of channel c becomes v scale[c] + shift[c].
+struct Affine {
+  std::vector<double> scale;
+  std::vector<double> shift;
+};
+
+/// What a train and a test split share.
+struct Samples {
+  std::vector<std::int64_t> shape;  ///< of one; the first extent counts channels
+  Array x;
+  std::vector<std::int32_t> labels;  ///< empty for next-token data
+  Array y;                           ///< for next-token data
+  Affine affine;                     ///< unless x are tokens
+};
+
+class ArraySplit final : public Split {
+ public:
+  ArraySplit(std::shared_ptr<const Samples> samples, std::vector<std::uint32_t> rows)
+      : samples_(std::move(samples)), rows_(std::move(rows)) {}
+
+  std::int64_t size() const override { return static_cast<std::int64_t>(rows_.size()); }
+  std::int64_t label(std::int64_t index) const override {
+    return samples_->labels.empty() ? 0 : samples_->labels[row(index)];
+  }
+  at::Tensor labels(std::span<const std::int64_t> indices) const override {
+    return samples_->labels.empty() ? tokens(samples_->y, indices) : Split::labels(indices);
+  }
+  at::Tensor inputs(std::span<const std::int64_t> indices, Stream*) const override {
+    const Array& x = samples_->x;
+    const Affine& affine = samples_->affine;
+    if (affine.scale.empty()) return tokens(x, indices);
+    std::vector<std::int64_t> extents{static_cast<std::int64_t>(indices.size())};
+    extents.insert(extents.end(), samples_->shape.begin(), samples_->shape.end());
+    at::Tensor batch = at::empty(extents, at::kFloat);
+    float* out = batch.data_ptr<float>();
+    const std::int64_t plane = x.per_row() / static_cast<std::int64_t>(affine.scale.size());
+    visit(x, [&](const auto& value) {
+      for (const std::int64_t index : indices) {
+        std::int64_t next = static_cast<std::int64_t>(row(index)) * x.per_row();
+        for (std::size_t channel = 0; channel < affine.scale.size(); ++channel) {
+          const double scale = affine.scale[channel];
+          const double shift = affine.shift[channel];
+          for (const std::int64_t end = next + plane; next < end; ++next) {
+            *out++ = static_cast<float>(static_cast<double>(value(next)) * scale + shift);
+          }
+        }
+      }
+    });
+    return batch;
+  }
+
+ private:
+  std::size_t row(std::int64_t index) const {
+    ESPALIER_CHECK(index >= 0 && index < size(), "sample {} of {}", index, size());
+    return rows_[static_cast<std::size_t>(index)];
+  }
+  at::Tensor tokens(const Array& array, std::span<const std::int64_t> indices) const {
+    const std::int64_t length = array.per_row();
+    at::Tensor batch = at::empty({static_cast<std::int64_t>(indices.size()), length}, at::kLong);
+    std::int64_t* out = batch.data_ptr<std::int64_t>();
+    visit(array, [&](const auto& value) {
+      for (const std::int64_t index : indices) {
+        const std::int64_t first = static_cast<std::int64_t>(row(index)) * length;
+        for (std::int64_t i = 0; i < length; ++i) {
+          *out++ = static_cast<std::int64_t>(value(first + i));
+        }
+      }
+    });
+    return batch;
+  }
+
+  std::shared_ptr<const Samples> samples_;
+  std::vector<std::uint32_t> rows_;
+};
+
+/// DataError for the first number outside [0, bound).
+void check_range(const Array& array, std::int64_t bound, const std::string& what,
+                 const std::string& advice) {
+  if (!array.is_integer()) {
+    throw DataError(fmt::format("{} holds {} where {} must be integers", array.name,
+                                element_name(array.element), what));
+  }
+  visit(array, [&](const auto& value) {
+    for (std::int64_t i = 0; i < array.rows() * array.per_row(); ++i) {
+      const auto number = static_cast<double>(value(i));  // exact wherever it is near the bound
+      if (number >= 0 && number < static_cast<double>(bound)) continue;
+      throw DataError(fmt::format("{}: row {} (from 0) has {}, where {} lie from 0 to {}{}",
+                                  array.name, i / array.per_row(), number, what, bound - 1,
+                                  advice));
+    }
+  });
+}
+
+std::vector<std::int32_t> small_numbers(const Array& array, const std::string& what,
+                                        std::int64_t bound, const std::string& advice = "") {
+  if (array.per_row() != 1) {
+    throw DataError(
+        fmt::format("{} has {} numbers a row where one is expected", array.name, array.per_row()));
+  }
+  check_range(array, bound, what, advice);
+  std::vector<std::int32_t> numbers;
+  numbers.reserve(static_cast<std::size_t>(array.rows()));
+  visit(array, [&](const auto& value) {
+    for (std::int64_t i = 0; i < array.rows(); ++i) {
+      numbers.push_back(static_cast<std::int32_t>(value(i)));
+    }
+  });
+  return numbers;
+}
+
+/// Labels, and their number of classes: data.classes, or as many as the labels need.
+std::int64_t take_labels(const Array& y, std::int64_t asked, std::vector<std::int32_t>& labels) {
+  constexpr std::int64_t kMost = 1'000'000;
+  labels =
+      small_numbers(y, "classes", asked > 0 ? asked : kMost, asked > 0 ? " (data.classes)" : "");
+  if (asked > 0) return asked;
+  std::vector<bool> used(static_cast<std::size_t>(*std::max_element(labels.begin(), labels.end())) +
+                         1);
+  for (const std::int32_t label : labels) used[static_cast<std::size_t>(label)] = true;
+  for (std::size_t c = 0; c < used.size(); ++c) {
+    if (used[c]) continue;
+    throw DataError(fmt::format(
+        "{}: class {} has no sample, though {} has: number the classes from 0 without gaps, or set "
+        "data.classes",
+        y.name, c, used.size() - 1));
+  }
+  if (used.size() < 2) {
+    throw DataError(fmt::format("{}: every label is 0; at least two classes are needed", y.name));
+  }
+  return static_cast<std::int64_t>(used.size());
+}
+
+void check_finite(const Array& x) {
+  if (x.is_integer()) return;
+  visit(x, [&](const auto& value) {
+    for (std::int64_t i = 0; i < x.rows() * x.per_row(); ++i) {
+      // As a float: a double may be too large for one.
+      if (std::isfinite(static_cast<float>(value(i)))) continue;
+      throw DataError(fmt::format("{}: row {} (from 0) has {}, which is no finite float", x.name,
+                                  i / x.per_row(), static_cast<double>(value(i))));
+    }
+  });
+}
+
+struct Rows {
+  std::vector<std::uint32_t> train;
+  std::vector<std::uint32_t> test;
+};
+
+Rows split_rows(const ArraySet& arrays, const Config& config) {
+  const std::int64_t count = arrays.x.rows();
+  Rows rows;
+  std::vector<std::int32_t> test(static_cast<std::size_t>(count));
+  if (arrays.split) {
+    test = small_numbers(*arrays.split, "splits (0 training, 1 test)", 2);
+  } else {
+    const auto share =
+        static_cast<std::int64_t>(config.real("data.test_share") * static_cast<double>(count));
+    Stream random(static_cast<std::uint64_t>(config.integer("run.seed")), purpose("data.split"));
+    for (const std::int64_t row : random.choose(share, count)) {
+      test[static_cast<std::size_t>(row)] = 1;
+    }
+  }
+  for (std::int64_t row = 0; row < count; ++row) {
+    (test[static_cast<std::size_t>(row)] == 1 ? rows.test : rows.train)
+        .push_back(static_cast<std::uint32_t>(row));
+  }
+  if (rows.train.empty() || rows.test.empty()) {
+    throw DataError(fmt::format(
+        "{} leaves no {} samples: mend {}", arrays.x.name, rows.train.empty() ? "training" : "test",
+        arrays.split ? arrays.split->name : "data.test_share, or bring more samples"));
+  }
+  const auto cut = [](std::vector<std::uint32_t>& list, std::int64_t limit) {
+    list.resize(static_cast<std::size_t>(limited(static_cast<std::int64_t>(list.size()), limit)));
+  };
+  cut(rows.train, limits(config).train);
+  cut(rows.test, limits(config).test);
+  return rows;
+}
+
+/// Mean and deviation of each channel over the given rows.
+Normalisation computed(const Array& x, double unit, std::int64_t channels,
+                       const std::vector<std::uint32_t>& rows) {
+  Normalisation result{std::vector<double>(static_cast<std::size_t>(channels)),
+                       std::vector<double>(static_cast<std::size_t>(channels))};
+  const std::int64_t plane = x.per_row() / channels;
+  const double count = static_cast<double>(plane) * static_cast<double>(rows.size());
+  visit(x, [&](const auto& value) {
+    const auto sum = [&](std::vector<double>& sums, const auto& term) {
+      for (const std::uint32_t row : rows) {
+        std::int64_t next = row * x.per_row();
+        for (std::int64_t channel = 0; channel < channels; ++channel) {
+          for (const std::int64_t end = next + plane; next < end; ++next) {
+            sums[channel] += term(static_cast<double>(value(next)) * unit, channel);
+          }
+        }
+      }
+      for (double& total : sums) total /= count;
+    };
+    sum(result.mean, [](double number, std::int64_t) { return number; });
+    sum(result.deviation, [&](double number, std::int64_t channel) {
+      const double difference = number - result.mean[channel];
+      return difference * difference;
+    });
+  });
+  for (double& deviation : result.deviation) {
+    deviation = std::sqrt(deviation);
+    if (deviation == 0) deviation = 1;  // a constant is only moved to 0
+  }
+  return result;
+}
+
+/// data.mean and data.deviation, one for all channels or one for each.
+Normalisation given(const Config& config, std::int64_t channels) {
+  Normalisation result{config.reals("data.mean"), config.reals("data.deviation")};
+  for (auto* list : {&result.mean, &result.deviation}) {
+    if (list->size() == 1) list->resize(static_cast<std::size_t>(channels), list->front());
+    if (static_cast<std::int64_t>(list->size()) == channels) continue;
+    throw InputError(fmt::format(
+        "data.{} has {} numbers: with data.normalise = given it needs one, or one for each of the "
+        "{} channels",
+        list == &result.mean ? "mean" : "deviation", list->size(), channels));
+  }
+  for (const double deviation : result.deviation) {
+    if (!(deviation > 0)) throw InputError("data.deviation must be above 0");
+  }
+  return result;
+}
+
+Affine make_affine(const Array& x, const std::vector<std::int64_t>& shape,
+                   const std::vector<std::uint32_t>& rows, const Config& config) {
+  const double unit = x.element == Element::u8 ? 1.0 / 255 : 1.0;
+  const std::int64_t channels = shape[0];
+  const std::string kind = config.text("data.normalise");
+  if (kind == "none") return {{unit}, {0}};
+  const Normalisation values =
+      kind == "given" ? given(config, channels) : computed(x, unit, channels, rows);
+  Affine affine;
+  for (std::size_t c = 0; c < values.mean.size(); ++c) {
+    affine.scale.push_back(unit / values.deviation[c]);
+    affine.shift.push_back(-values.mean[c] / values.deviation[c]);
+  }
+  return affine;
+}
+
+void check_lengths(const ArraySet& arrays) {
+  const Array& x = arrays.x;
+  if (x.rows() == 0 || x.per_row() == 0) throw DataError(fmt::format("{} is empty", x.name));
+  if (x.rows() > std::numeric_limits<std::uint32_t>::max()) {
+    throw DataError(fmt::format("{} has {} rows, more than can be numbered", x.name, x.rows()));
+  }
+  for (const Array* other : {&arrays.y, arrays.client ? &*arrays.client : nullptr,
+                             arrays.split ? &*arrays.split : nullptr}) {
+    if (other == nullptr || other->rows() == x.rows()) continue;
+    throw DataError(fmt::format("{} has {} rows but {} has {}: they must belong together", x.name,
+                                x.rows(), other->name, other->rows()));
+  }
+}
+
+/// The files: those that data.file names, else arrays.h5 or x.npy, y.npy, ... in the folder.
+ArraySet open_arrays(const Config& config, const fs::path& folder) {
+  const std::vector<std::string> names{"x", "y", "client", "split"};
+  ArraySet set;
+  std::map<std::string, Array> arrays;
+  const std::string given = config.text("data.file");
+  const auto npy = [](const fs::path& prefix, const std::string& name) {
+    return fs::path(prefix.string() + name + ".npy");
+  };
+  // A folder of npy files, or what their names begin with.
+  std::vector<fs::path> prefixes{folder / given};
+  if (!given.empty()) prefixes.emplace_back(given);
+  for (fs::path& prefix : prefixes) {
+    if (fs::is_directory(prefix)) prefix /= "";
+  }
+  const auto prefix = std::find_if(prefixes.begin(), prefixes.end(), [&](const fs::path& begin) {
+    return is_there(npy(begin, "x"));
+  });
+  if (prefix != prefixes.end()) {
+    for (const std::string& name : names) {
+      const fs::path path = npy(*prefix, name);
+      if (!is_there(path)) continue;
+      arrays.emplace(name, open_npy(path));
+      set.files.push_back(path.string());
+    }
+  } else {
+    const fs::path path = named_file(config, "data.file", folder, "arrays.h5");
+    if (fs::is_directory(path)) {
+      throw DataError(fmt::format("{} holds no x.npy", path.string()));
+    }
+    arrays = open_hdf5(path, names);
+    set.files.push_back(path.string());
+  }
+  for (const char* needed : {"x", "y"}) {
+    if (!arrays.contains(needed)) {
+      throw DataError(fmt::format("{} comes without `{}`: samples are in x, labels in y",
+                                  set.files[0], needed));
+    }
+  }
+  set.x = arrays.at("x");
+  set.y = arrays.at("y");
+  if (arrays.contains("client")) set.client = arrays.at("client");
+  if (arrays.contains("split")) set.split = arrays.at("split");
+  return set;
+}
+
+DataShape unknown_shape(const Config&) {
+  throw DataError("the shape of arrays is known from their files alone");
+}
+
+}  // namespace
+
+Dataset make_dataset(const std::string& name, const ArraySet& arrays, const Config& config) {
+  check_lengths(arrays);
+  const Array& x = arrays.x;
+  auto samples = std::make_shared<Samples>();
+  samples->x = x;
+  samples->shape.assign(x.shape.begin() + 1, x.shape.end());
+  Dataset dataset{name, {}, nullptr, nullptr, arrays.files};
+  DataShape& shape = dataset.shape;
+  const bool tokens = x.is_integer() && x.element != Element::u8;
+  if (tokens) {
+    if ((x.element != Element::i64 && x.element != Element::i32) || x.shape.size() != 2) {
+      throw DataError(fmt::format(
+          "{} holds {} in {} dimensions: samples are float32, float64 or uint8, or tokens, which "
+          "are int64 in two dimensions",
+          x.name, element_name(x.element), x.shape.size()));
+    }
+    shape.vocabulary = config.integer("data.vocabulary");
+    check_range(x, shape.vocabulary, "tokens", "; raise data.vocabulary if that is right");
+    shape.next_token = arrays.y.shape.size() == 2 && arrays.y.per_row() == x.per_row();
+  } else {
+    check_finite(x);
+    if (samples->shape.empty()) samples->shape = {1};
+    // Grey images, of one channel.
+    if (samples->shape.size() == 2) samples->shape.insert(samples->shape.begin(), 1);
+  }
+  if (shape.next_token) {
+    check_range(arrays.y, shape.vocabulary, "tokens", "; raise data.vocabulary if that is right");
+    shape.classes = shape.vocabulary;
+    samples->y = arrays.y;
+  } else {
+    shape.classes = take_labels(arrays.y, config.integer("data.classes"), samples->labels);
+  }
+  shape.sample = samples->shape;
+  Rows rows = split_rows(arrays, config);
+  if (!tokens) samples->affine = make_affine(x, samples->shape, rows.train, config);
+  if (arrays.client) {
+    const std::vector<std::int32_t> client =
+        small_numbers(*arrays.client, "clients", std::numeric_limits<std::int32_t>::max());
+    for (const std::uint32_t row : rows.train) dataset.client_of.push_back(client[row]);
+  }
+  dataset.train = std::make_unique<ArraySplit>(samples, std::move(rows.train));
+  dataset.test = std::make_unique<ArraySplit>(samples, std::move(rows.test));
+  return dataset;
+}
+
+DataSource arrays_source() {
+  const auto declare = [](OptionTable& table) {
+    table.add({.key = "data.normalise",
+               .type = OptionType::choice,
+               .default_value = "none",
+               .help =
+                   "arrays, csv: numbers as they are (bytes divided by 255), or less a mean and "
+                   "divided by a deviation for each channel or feature: computed from the "
+                   "training samples, or given.",
+               .choices = {"none", "computed", "given"}});
+    table.add({.key = "data.mean",
+               .type = OptionType::real_list,
+               .default_value = "",
+               .help = "arrays, csv: means for data.normalise = given, one or one a channel."});
+    table.add({.key = "data.deviation",
+               .type = OptionType::real_list,
+               .default_value = "",
+               .help = "arrays, csv: deviations for data.normalise = given."});
+    table.add({.key = "data.classes",
+               .type = OptionType::integer,
+               .default_value = "0",
+               .help = "arrays, csv: classes that labels may name; 0 means those that occur.",
+               .minimum = 0,
+               .maximum = 1e6});
+    table.add({.key = "data.test_share",
+               .type = OptionType::real,
+               .default_value = "0.1",
+               .help = "arrays, csv: share of the samples drawn for the test split, where the data "
+                       "does not say which those are.",
+               .minimum = 0,
+               .maximum = 1});
+  };
+  const auto load = [](const Config& config, const fs::path& folder) {
+    return make_dataset("arrays", open_arrays(config, folder), config);
+  };
+  return {declare, unknown_shape, load};
+}
+
+}  // namespace espalier

@@ -1,0 +1,27 @@
+#pragma once
+// From arrays to a dataset: checks, the test split, normalisation. Used by the formats that bring
+// the user's own numbers.
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "array_file.h"
+#include "espalier/data/dataset.h"
+
+namespace espalier {
+
+struct ArraySet {
+  std::vector<std::string> files;
+  Array x;                      ///< samples: floats, bytes, or tokens (int32, int64)
+  Array y;                      ///< class of each; of each token for next-token data
+  std::optional<Array> client;  ///< whose each is, from 0
+  std::optional<Array> split;   ///< 0 training, 1 test; else data.test_share are drawn
+};
+
+/// Uses data.classes, data.vocabulary, data.normalise (data.mean, data.deviation), data.test_share,
+/// the limits and run.seed. DataError (array and row) for lengths that differ, values that are not
+/// finite, labels or tokens out of range, classes without samples.
+Dataset make_dataset(const std::string& name, const ArraySet& arrays, const Config& config);
+
+}  // namespace espalier

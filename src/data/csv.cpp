@@ -1,0 +1,222 @@
+// The user's own table: one sample a line, a column with its class, the others its features, or its
+// tokens in order.
+
+#include <algorithm>
+#include <cmath>
+#include <optional>
+#include <utility>
+
+#include "arrays.h"
+#include "csv_file.h"
+#include "espalier/base/error.h"
+#include "files.h"
+
+namespace espalier {
+namespace {
+
+namespace fs = std::filesystem;
+
+struct Columns {
+  std::vector<std::string> names;  ///< "column 0", ... without a header
+  std::size_t label = 0;
+  std::optional<std::size_t> client;
+  std::vector<std::size_t> values;
+};
+
+/// The column that an option names, or numbers from 0.
+std::size_t column(const std::string& key, const std::string& wanted,
+                   const std::vector<std::string>& names, const fs::path& path) {
+  const auto named = std::find(names.begin(), names.end(), wanted);
+  if (named != names.end()) return static_cast<std::size_t>(named - names.begin());
+  const auto number = parse_integer(wanted);
+  if (number && *number >= 0 && *number < static_cast<std::int64_t>(names.size())) {
+    return static_cast<std::size_t>(*number);
+  }
+  throw InputError(fmt::format("{} = {} is no column of {}: there are {} ({})", key, wanted,
+                               path.string(), names.size(), fmt::join(names, ", ")));
+}
+
+Columns choose_columns(const Config& config, std::vector<std::string> names, const fs::path& path) {
+  Columns columns{std::move(names), 0, {}, {}};
+  const std::string label = config.text("data.csv_label");
+  columns.label = label.empty() ? columns.names.size() - 1
+                                : column("data.csv_label", label, columns.names, path);
+  const std::string client = config.text("data.csv_client");
+  if (!client.empty()) columns.client = column("data.csv_client", client, columns.names, path);
+  for (std::size_t i = 0; i < columns.names.size(); ++i) {
+    if (i != columns.label && i != columns.client) columns.values.push_back(i);
+  }
+  if (columns.values.empty()) {
+    throw DataError(
+        fmt::format("{} has no columns beside the label's: nothing to learn from", path.string()));
+  }
+  return columns;
+}
+
+struct Table {
+  std::vector<float> numbers;
+  std::vector<std::int32_t> tokens;
+  std::vector<std::int32_t> labels;
+  std::vector<std::int32_t> clients;
+  std::vector<std::uint8_t> split;
+};
+
+class Reader {
+ public:
+  Reader(const Config& config, const fs::path& path, Table& table)
+      : config_(config),
+        path_(path),
+        table_(table),
+        vocabulary_(config.integer("data.vocabulary")),
+        classes_(config.integer("data.classes")),
+        tokens_(config.text("data.csv_values") == "tokens") {}
+
+  /// Appends the file's rows as those of `split`. `columns`: as the first file has them.
+  void read(std::uint8_t split, std::optional<Columns>& columns) {
+    CsvFile file(path_);
+    std::vector<std::string> cells;
+    bool header = config_.boolean("data.csv_header");
+    const std::size_t before = table_.labels.size();
+    while (file.next(cells)) {
+      if (header) {
+        check_header(cells, file, columns);
+      } else if (!columns) {
+        std::vector<std::string> names;
+        for (std::size_t i = 0; i < cells.size(); ++i) names.push_back(fmt::format("column {}", i));
+        columns = choose_columns(config_, std::move(names), path_);
+      }
+      if (!std::exchange(header, false)) row(cells, *columns, file, split);
+    }
+    if (table_.labels.size() == before) {
+      throw DataError(fmt::format("{} holds no samples", path_.string()));
+    }
+  }
+
+ private:
+  void check_header(const std::vector<std::string>& cells, const CsvFile& file,
+                    std::optional<Columns>& columns) const {
+    std::vector<std::string> names;
+    for (const std::string& cell : cells) {
+      names.emplace_back(trimmed(cell));
+      if (std::find(names.begin(), names.end() - 1, names.back()) == names.end() - 1) continue;
+      throw DataError(
+          fmt::format("{}: two columns are called '{}'; rename one, or set "
+                      "data.csv_header = false if this is no header",
+                      file.place(), names.back()));
+    }
+    if (columns && names != columns->names) {
+      throw DataError(fmt::format("{} has other columns than the training file: {} instead of {}",
+                                  file.place(), fmt::join(names, ", "),
+                                  fmt::join(columns->names, ", ")));
+    }
+    if (!columns) columns = choose_columns(config_, std::move(names), path_);
+  }
+
+  void row(const std::vector<std::string>& cells, const Columns& columns, const CsvFile& file,
+           std::uint8_t split) {
+    if (cells.size() != columns.names.size()) {
+      throw DataError(fmt::format("{} has {} cells where {} are expected", file.place(),
+                                  cells.size(), columns.names.size()));
+    }
+    const auto refused = [&](std::size_t column, const std::string& expected) {
+      return DataError(fmt::format("{}: '{}' in {} is no {}", file.place(), cells[column],
+                                   columns.names[column], expected));
+    };
+    const auto integer = [&](std::size_t column, std::int64_t bound, const std::string& what) {
+      const auto number = parse_integer(trimmed(cells[column]));
+      if (!number || *number < 0 || *number >= bound) {
+        throw refused(column, fmt::format("{} from 0 to {}", what, bound - 1));
+      }
+      return static_cast<std::int32_t>(*number);
+    };
+    for (const std::size_t i : columns.values) {
+      if (tokens_) {
+        table_.tokens.push_back(integer(i, vocabulary_, "token (data.vocabulary)"));
+        continue;
+      }
+      const auto number = parse_real(trimmed(cells[i]));
+      if (!number || !std::isfinite(static_cast<float>(*number))) {
+        throw refused(i, "finite number");
+      }
+      table_.numbers.push_back(static_cast<float>(*number));
+    }
+    constexpr std::int64_t kMost = 1'000'000;
+    table_.labels.push_back(integer(columns.label, classes_ > 0 ? classes_ : kMost, "class"));
+    if (columns.client) {
+      table_.clients.push_back(integer(*columns.client, kMost * 1000, "client"));
+    }
+    table_.split.push_back(split);
+  }
+
+  const Config& config_;
+  const fs::path& path_;
+  Table& table_;
+  std::int64_t vocabulary_;
+  std::int64_t classes_;
+  bool tokens_;
+};
+
+Dataset load(const Config& config, const fs::path& folder) {
+  const fs::path path = named_file(config, "data.file", folder, "data.csv");
+  Table table;
+  std::optional<Columns> columns;
+  ArraySet set;
+  set.files.push_back(path.string());
+  Reader(config, path, table).read(0, columns);
+  const bool has_test = !config.text("data.test_file").empty();
+  if (has_test) {
+    const fs::path test = named_file(config, "data.test_file", folder, "");
+    set.files.push_back(test.string());
+    Reader(config, test, table).read(1, columns);
+  }
+  const auto rows = static_cast<std::int64_t>(table.labels.size());
+  const auto width = static_cast<std::int64_t>(columns->values.size());
+  const std::string name = path.string();
+  set.x = table.tokens.empty()
+              ? array_of(name, Element::f32, {rows, width}, std::move(table.numbers))
+              : array_of(name, Element::i32, {rows, width}, std::move(table.tokens));
+  const auto one_column = [&](std::size_t column, std::vector<std::int32_t> values) {
+    return array_of(fmt::format("{}, {}", name, columns->names[column]), Element::i32, {rows},
+                    std::move(values));
+  };
+  set.y = one_column(columns->label, std::move(table.labels));
+  if (columns->client) set.client = one_column(*columns->client, std::move(table.clients));
+  if (has_test) set.split = array_of(name, Element::u8, {rows}, std::move(table.split));
+  return make_dataset("csv", set, config);
+}
+
+}  // namespace
+
+DataSource csv_source() {
+  const auto declare = [](OptionTable& table) {
+    table.add({.key = "data.test_file",
+               .type = OptionType::text,
+               .default_value = "",
+               .help = "csv: the test samples, if they have a file of their own."});
+    table.add({.key = "data.csv_header",
+               .type = OptionType::boolean,
+               .default_value = "true",
+               .help = "csv: whether the first line names the columns."});
+    table.add({.key = "data.csv_label",
+               .type = OptionType::text,
+               .default_value = "",
+               .help = "csv: the column of the class, by name or number from 0; empty means the "
+                       "last."});
+    table.add({.key = "data.csv_client",
+               .type = OptionType::text,
+               .default_value = "",
+               .help = "csv: the column of the client, for data.partition = given; empty means "
+                       "none."});
+    table.add({.key = "data.csv_values",
+               .type = OptionType::choice,
+               .default_value = "numbers",
+               .help = "csv: what the other columns hold, features or the tokens of a text.",
+               .choices = {"numbers", "tokens"}});
+  };
+  const auto shape = [](const Config&) -> DataShape {
+    throw DataError("the shape of csv is known from its file alone");
+  };
+  return {declare, shape, load};
+}
+
+}  // namespace espalier

@@ -1,0 +1,328 @@
+// The user's own arrays: the same numbers from npy and from HDF5 however stored, what is mapped,
+// the splits, normalisation, and everything that is refused.
+
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "espalier/base/hdf5.h"
+#include "fixture.h"
+
+namespace espalier {
+namespace {
+
+using Shape = std::vector<std::int64_t>;
+
+template <class T>
+Bytes npy(const std::string& descr, const std::string& shape, const std::vector<T>& values,
+          const std::string& order = "False") {
+  std::string header =
+      "{'descr': '" + descr + "', 'fortran_order': " + order + ", 'shape': " + shape + ", }";
+  header.resize(117, ' ');
+  header += '\n';
+  Bytes bytes{0x93, 'N', 'U', 'M', 'P', 'Y', 1, 0, static_cast<std::uint8_t>(header.size()), 0};
+  bytes.insert(bytes.end(), header.begin(), header.end());
+  const auto* raw = reinterpret_cast<const std::uint8_t*>(values.data());
+  bytes.insert(bytes.end(), raw, raw + values.size() * sizeof(T));
+  return bytes;
+}
+
+class Arrays : public DataFolder {
+ protected:
+  /// Six samples of two numbers 0, 1, 2, ...; labels 0, 1, 2, 0, 1, 2; the last two rows test.
+  void write_all() const {
+    write("x.npy", npy<float>("<f4", "(6, 2)", {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11}));
+    write("y.npy", npy<std::int64_t>("<i8", "(6,)", {0, 1, 2, 0, 1, 2}));
+    write("split.npy", npy<std::uint8_t>("|u1", "(6,)", {0, 0, 0, 0, 1, 1}));
+  }
+  std::string refusal(const std::string& settings = "") const {
+    return data_error([&] { load("arrays", settings); });
+  }
+  bool is_mapped(const std::string& name) const {
+    std::ifstream maps("/proc/self/maps");
+    const std::string content{std::istreambuf_iterator<char>(maps), {}};
+    return content.find((folder_ / name).string()) != std::string::npos;
+  }
+};
+
+std::vector<float> values(const at::Tensor& tensor) {
+  const at::Tensor flat = tensor.contiguous().flatten();
+  return {flat.const_data_ptr<float>(), flat.const_data_ptr<float>() + flat.numel()};
+}
+
+TEST_F(Arrays, NpyFilesAreMappedAndSplitByTheirColumn) {
+  write_all();
+  write("client.npy", npy<std::int32_t>("<i4", "(6,)", {1, 0, 0, 1, 7, 7}));
+  const Dataset data = load("arrays");
+  EXPECT_TRUE(is_mapped("x.npy"));
+  EXPECT_EQ(data.files.size(), 4U);
+  EXPECT_EQ(data.shape.sample, (Shape{2}));
+  EXPECT_EQ(data.shape.classes, 3);
+  EXPECT_EQ(data.shape.vocabulary, 0);
+  ASSERT_EQ(data.train->size(), 4);
+  ASSERT_EQ(data.test->size(), 2);
+  EXPECT_EQ(values(data.train->inputs(Shape{3, 0})), (std::vector<float>{6, 7, 0, 1}));
+  EXPECT_EQ(values(data.test->inputs(Shape{1})), (std::vector<float>{10, 11}));
+  EXPECT_EQ(data.train->label(2), 2);
+  EXPECT_EQ(data.test->labels(Shape{1, 0})[0].item<std::int64_t>(), 2);
+  EXPECT_EQ(data.client_of, (std::vector<std::int32_t>{1, 0, 0, 1}));
+  const Dataset part = load("arrays", "train_limit = 3\ntest_limit = 1\n");
+  EXPECT_EQ(part.train->size(), 3);
+  EXPECT_EQ(part.test->size(), 1);
+  EXPECT_EQ(part.client_of.size(), 3U);
+}
+
+TEST_F(Arrays, FilesAreFoundByFolderAndByPrefix) {
+  write_all();
+  for (const char* name : {"x.npy", "y.npy", "split.npy"}) {
+    write(std::string("sub/") + name, read(name));
+    write(std::string("sub/mine-") + name, read(name));
+  }
+  EXPECT_EQ(load("arrays", "file = sub\n").files[0], folder_ / "sub/x.npy");
+  EXPECT_EQ(load("arrays", "file = sub/mine-\n").files[0], folder_ / "sub/mine-x.npy");
+  EXPECT_EQ(load("arrays", "file = " + (folder_ / "sub").string() + "\n").files[2],
+            folder_ / "sub/split.npy");
+}
+
+/// Writes a dataset of doubles, in the type given, and in chunks and compressed if asked.
+void put(hid_t file, const char* name, const std::vector<hsize_t>& shape, hid_t type,
+         const std::vector<double>& numbers, bool chunks = false) {
+  const H5Handle space(H5Screate_simple(static_cast<int>(shape.size()), shape.data(), nullptr),
+                       H5Sclose);
+  const H5Handle list(H5Pcreate(H5P_DATASET_CREATE), H5Pclose);
+  if (chunks) {
+    h5_check(H5Pset_chunk(list, static_cast<int>(shape.size()),
+                          std::vector<hsize_t>(shape.size(), 2).data()),
+             "chunk");
+    h5_check(H5Pset_deflate(list, 4), "compress");
+  }
+  const H5Handle dataset(H5Dcreate2(file, name, type, space, H5P_DEFAULT, list, H5P_DEFAULT),
+                         H5Dclose);
+  h5_check(H5Dwrite(dataset, H5T_NATIVE_DOUBLE, H5S_ALL, H5S_ALL, H5P_DEFAULT, numbers.data()),
+           "write");
+}
+
+TEST_F(Arrays, Hdf5GivesTheSameNumbersHoweverStored) {
+  h5_quiet();
+  const std::vector<double> x{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11.5};
+  struct Storage {
+    const char* file;
+    hid_t type;
+    bool chunks;
+    hsize_t user_block;  // other bytes before HDF5's own
+    bool mapped;
+  };
+  for (const Storage& s : {Storage{"plain.h5", H5T_IEEE_F32LE, false, 0, true},
+                           Storage{"block.h5", H5T_IEEE_F32LE, false, 512, true},
+                           Storage{"double.h5", H5T_IEEE_F64LE, false, 0, true},
+                           Storage{"chunks.h5", H5T_IEEE_F32LE, true, 0, false},
+                           Storage{"turned.h5", H5T_IEEE_F32BE, false, 0, false}}) {
+    {
+      const H5Handle list(H5Pcreate(H5P_FILE_CREATE), H5Pclose);
+      h5_check(H5Pset_userblock(list, s.user_block), "set a user block");
+      const H5Handle file(H5Fcreate((folder_ / s.file).c_str(), H5F_ACC_TRUNC, list, H5P_DEFAULT),
+                          H5Fclose);
+      put(file, "x", {6, 2}, s.type, x, s.chunks);
+      put(file, "y", {6}, H5T_STD_I16BE, {0, 1, 2, 0, 1, 2});
+      put(file, "split", {6}, H5T_STD_U8LE, {0, 0, 0, 0, 1, 1});
+    }
+    const Dataset data = load("arrays", std::string("file = ") + s.file + "\n");
+    EXPECT_EQ(is_mapped(s.file), s.mapped) << s.file;
+    EXPECT_EQ(values(data.train->inputs(Shape{3, 0})), (std::vector<float>{6, 7, 0, 1})) << s.file;
+    EXPECT_EQ(values(data.test->inputs(Shape{1})), (std::vector<float>{10, 11.5})) << s.file;
+    EXPECT_EQ(data.train->label(2), 2);
+  }
+}
+
+TEST_F(Arrays, BytesAreImagesFromZeroToOne) {
+  write_all();
+  std::vector<std::uint8_t> bytes(6 * 4);
+  for (std::size_t i = 0; i < bytes.size(); ++i) bytes[i] = static_cast<std::uint8_t>(11 * i);
+  write("x.npy", npy("|u1", "(6, 2, 2)", bytes));
+  const Dataset data = load("arrays");
+  EXPECT_EQ(data.shape.sample, (Shape{1, 2, 2}));  // grey images have one channel
+  const std::vector<float> first = values(data.train->inputs(Shape{1}));
+  for (int i = 0; i < 4; ++i) {
+    // Scaled by 1 / 255 in double and rounded to a float: at most one unit in the last place away.
+    EXPECT_FLOAT_EQ(first[i], static_cast<float>(11 * (4 + i)) / 255.0F);
+  }
+}
+
+TEST_F(Arrays, NormalisationIsThatOfTheTrainingSamples) {
+  write_all();
+  const at::Tensor computed = load("arrays", "normalise = computed\n").train->inputs(all_of(4));
+  // Training columns 0, 2, 4, 6 and 1, 3, 5, 7: means 3 and 4, deviation sqrt(5).
+  for (int i = 0; i < 4; ++i) {
+    for (int c = 0; c < 2; ++c) {
+      EXPECT_FLOAT_EQ(computed[i][c].item<float>(),
+                      static_cast<float>((2 * i + c - (3 + c)) / std::sqrt(5.0)));
+    }
+  }
+  const std::string given = "normalise = given\nmean = 1, 2\ndeviation = 4\n";
+  const Dataset data = load("arrays", given);
+  EXPECT_EQ(values(data.train->inputs(Shape{2})), (std::vector<float>{0.75, 0.75}));
+  for (const char* bad :
+       {"mean = 1, 2, 3\ndeviation = 4\n", "mean = 1\n", "mean = 1\ndeviation = 0\n"}) {
+    EXPECT_THROW(load("arrays", std::string("normalise = given\n") + bad), InputError) << bad;
+  }
+  // Channels of images, a constant one among them: 0, 0, 2, 2 and 5, 5, 5, 5.
+  write("x.npy", npy<float>("<f4", "(2, 2, 1, 2)", {0, 0, 5, 5, 2, 2, 5, 5}));
+  write("y.npy", npy<std::int64_t>("<i8", "(2,)", {0, 1}));
+  write("split.npy", npy<std::int64_t>("<i8", "(2,)", {0, 0}));
+  EXPECT_MENTIONS(refusal(), "no test samples");
+  write("x.npy", npy<float>("<f4", "(3, 2, 1, 2)", {0, 0, 5, 5, 2, 2, 5, 5, 9, 9, 9, 9}));
+  write("y.npy", npy<std::int64_t>("<i8", "(3,)", {0, 1, 1}));
+  write("split.npy", npy<std::int64_t>("<i8", "(3,)", {0, 0, 1}));
+  EXPECT_EQ(values(load("arrays", "normalise = computed\n").train->inputs(Shape{1})),
+            (std::vector<float>{1, 1, 0, 0}));
+}
+
+TEST_F(Arrays, IntegersAreTokensAndLabelsOfPositionsMakeALanguageModel) {
+  write("x.npy", npy<std::int64_t>("<i8", "(4, 3)", {1, 2, 3, 4, 5, 6, 7, 8, 9, 1, 1, 1}));
+  write("y.npy", npy<std::int64_t>("<i8", "(4,)", {0, 1, 1, 0}));
+  write("split.npy", npy<std::int64_t>("<i8", "(4,)", {0, 1, 0, 0}));
+  const Dataset text = load("arrays", "vocabulary = 10\n");
+  EXPECT_EQ(text.shape.vocabulary, 10);
+  EXPECT_EQ(text.shape.classes, 2);
+  EXPECT_FALSE(text.shape.next_token);
+  const at::Tensor x = text.train->inputs(Shape{1});
+  EXPECT_EQ(x.scalar_type(), at::kLong);
+  EXPECT_TRUE(at::equal(x, at::arange(7, 10).unsqueeze(0)));
+  EXPECT_MENTIONS(refusal("vocabulary = 9\n"), "row 2 (from 0) has 9");
+  write("y.npy", npy<std::int64_t>("<i8", "(4, 3)", {2, 3, 4, 5, 6, 7, 8, 9, 1, 1, 1, 1}));
+  const Dataset model = load("arrays", "vocabulary = 10\n");
+  EXPECT_TRUE(model.shape.next_token);
+  EXPECT_EQ(model.shape.classes, 10);
+  EXPECT_EQ(model.train->label(1), 0);
+  EXPECT_TRUE(at::equal(model.train->labels(Shape{0}), at::arange(2, 5).unsqueeze(0)));
+  EXPECT_MENTIONS(refusal("vocabulary = 10\nclasses = 3\nnormalise = none\naugment = none\n"),
+                  "accepted");
+}
+
+TEST_F(Arrays, WithoutASplitAShareIsDrawnByTheSeed) {
+  std::vector<float> x(200);
+  std::vector<std::uint8_t> y(200);
+  for (std::size_t i = 0; i < 200; ++i) {
+    x[i] = static_cast<float>(i);
+    y[i] = i % 2;
+  }
+  write("x.npy", npy("<f4", "(200,)", x));
+  write("y.npy", npy("|u1", "(200,)", y));
+  const auto tests = [this](const std::string& rest) {
+    const Dataset data = load("arrays", rest);
+    EXPECT_EQ(data.shape.sample, (Shape{1}));
+    std::vector<float> own = values(data.test->inputs(all_of(data.test->size())));
+    std::vector<float> all = values(data.train->inputs(all_of(data.train->size())));
+    all.insert(all.end(), own.begin(), own.end());
+    std::sort(all.begin(), all.end());
+    for (int i = 0; i < 200; ++i) EXPECT_EQ(all[i], static_cast<float>(i));
+    return own;
+  };
+  EXPECT_EQ(tests("").size(), 20U);
+  EXPECT_EQ(tests(""), tests(""));
+  EXPECT_EQ(tests("test_share = 0.25\n").size(), 50U);
+  // Two of the 200-choose-20 draws agree by chance once in 10^27.
+  EXPECT_NE(tests(""), tests("[run]\nseed = 2\n"));
+}
+
+TEST_F(Arrays, WhatCannotBeUsedIsRefusedByFileAndRow) {
+  EXPECT_MENTIONS(refusal(), "arrays.h5 is missing");
+  write_all();
+  EXPECT_EQ(refusal(), "accepted");
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  const float infinity = std::numeric_limits<float>::infinity();
+  const std::string x_type = "<f4", x_shape = "(6, 2)";
+  struct Damage {
+    const char* file;
+    Bytes content;
+    const char* words;
+  };
+  const std::vector<float> good(12);
+  std::vector<float> with_nan = good, with_infinity = good;
+  with_nan[7] = nan;
+  with_infinity[11] = infinity;
+  std::vector<double> too_large(12);
+  too_large[2] = 1e300;
+  Bytes cut = npy(x_type, x_shape, good);
+  cut.pop_back();
+  Bytes longer = npy(x_type, x_shape, good);
+  longer.push_back(0);
+  Bytes magic = npy(x_type, x_shape, good);
+  magic[1] = 'M';
+  Bytes header = npy(x_type, x_shape, good);
+  header[8] = 255;
+  header[9] = 255;
+  const auto labels = [](const std::vector<std::int64_t>& values) {
+    return npy("<i8", "(" + std::to_string(values.size()) + ",)", values);
+  };
+  const std::vector<Damage> damages{
+      {"x.npy", npy(x_type, x_shape, with_nan), "row 3 (from 0) has nan"},
+      {"x.npy", npy(x_type, x_shape, with_infinity), "row 5 (from 0) has inf"},
+      {"x.npy", npy("<f8", x_shape, too_large), "row 1 (from 0) has 1e+300"},
+      {"x.npy", cut, "is cut short"},
+      {"x.npy", longer, "after its end"},
+      {"x.npy", magic, "no npy file"},
+      {"x.npy", header, "header is damaged"},
+      {"x.npy", {}, "no npy file"},
+      {"x.npy", npy(x_type, "(6, -2)", good), "header is damaged"},
+      {"x.npy", npy(x_type, "(6, 99999999999999, 99999999999999)", good), "is cut short"},
+      {"x.npy", npy(x_type, x_shape, good, "True"), "column by column"},
+      {"x.npy", npy(">f4", x_shape, good), "'>f4'"},
+      {"x.npy", npy("<f2", x_shape, std::vector<std::uint16_t>(12)), "'<f2'"},
+      {"x.npy", npy("<i2", x_shape, std::vector<std::int16_t>(12)), "holds int16"},
+      {"x.npy", npy("<i8", "(6, 2, 1)", std::vector<std::int64_t>(12)), "3 dimensions"},
+      {"x.npy", npy("<f4", "(0, 2)", std::vector<float>()), "is empty"},
+      {"x.npy", npy("<f4", "(5, 2)", std::vector<float>(10)), "5 rows but"},
+      {"y.npy", npy("<i8", "(6, 2)", std::vector<std::int64_t>(12)), "2 numbers a row"},
+      {"y.npy", npy("<f4", "(6,)", std::vector<float>(6)), "must be integers"},
+      {"y.npy", labels({0, 1, 2, 0, 1}), "5: they must belong together"},
+      {"y.npy", labels({0, 1, 2, 0, -1, 2}), "row 4 (from 0) has -1"},
+      {"y.npy", labels({0, 1, 3, 0, 1, 3}), "class 2 has no sample"},
+      {"y.npy", labels({0, 0, 0, 0, 0, 0}), "at least two classes"},
+      {"split.npy", labels({0, 0, 2, 0, 1, 1}), "row 2 (from 0) has 2"},
+      {"split.npy", labels({0, 0, 0, 0, 0, 0}), "no test samples"},
+      {"split.npy", labels({1, 1, 1, 1, 1, 1}), "no training samples"},
+      {"client.npy", labels({0, 0, 0, 0, 0}), "5: they must belong together"},
+      {"client.npy", labels({0, 0, 0, -3, 0, 0}), "row 3 (from 0) has -3"},
+  };
+  for (const Damage& damage : damages) {
+    std::filesystem::remove(folder_ / "client.npy");
+    write_all();
+    write(damage.file, damage.content);
+    EXPECT_MENTIONS(refusal(), damage.words);
+    EXPECT_MENTIONS(refusal(), damage.file);
+  }
+  std::filesystem::remove(folder_ / "client.npy");
+  write_all();
+  EXPECT_MENTIONS(refusal("classes = 2\n"), "row 2 (from 0) has 2");
+  EXPECT_EQ(load("arrays", "classes = 9\n").shape.classes, 9);
+  EXPECT_MENTIONS(refusal("test_share = 0\n"), "accepted");  // the column says
+  std::filesystem::remove(folder_ / "split.npy");
+  EXPECT_MENTIONS(refusal("test_share = 0\n"), "no test samples");
+  EXPECT_MENTIONS(refusal("test_share = 1\n"), "no training samples");
+  std::filesystem::remove(folder_ / "y.npy");
+  EXPECT_MENTIONS(refusal(), "without `y`");
+}
+
+TEST_F(Arrays, DamagedHdf5FilesAreNamed) {
+  h5_quiet();
+  write("arrays.h5", std::string("no such thing"));
+  EXPECT_MENTIONS(refusal(), "no HDF5 file");
+  const std::string path = (folder_ / "arrays.h5").string();
+  {
+    const H5Handle file(H5Fcreate(path.c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, H5P_DEFAULT), H5Fclose);
+    put(file, "x", {600, 2}, H5T_IEEE_F32LE, std::vector<double>(1200));
+  }
+  EXPECT_MENTIONS(refusal(), "without `y`");
+  const Bytes whole = read("arrays.h5");
+  write("arrays.h5", Bytes(whole.begin(), whole.begin() + 3000));
+  EXPECT_MENTIONS(refusal(), "cut short");
+  {
+    const H5Handle file(H5Fcreate(path.c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, H5P_DEFAULT), H5Fclose);
+    const H5Handle group(H5Gcreate2(file, "x", H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT), H5Gclose);
+  }
+  EXPECT_MENTIONS(refusal(), "arrays.h5: x cannot be read");
+}
+
+}  // namespace
+}  // namespace espalier

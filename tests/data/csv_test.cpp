@@ -1,0 +1,109 @@
+// The user's own tables: which column means what, and rows that are refused by file and line.
+
+#include <map>
+
+#include "fixture.h"
+
+namespace espalier {
+namespace {
+
+using Indices = std::vector<std::int64_t>;
+
+class Csv : public DataFolder {
+ protected:
+  std::string refusal(const std::string& settings = "") const {
+    return data_error([&] { load("csv", "file = a.csv\n" + settings); });
+  }
+};
+
+at::Tensor whole(const Split& split) { return split.inputs(all_of(split.size())); }
+
+TEST_F(Csv, NumbersAreFeaturesAndTheLastColumnIsTheClass) {
+  write("a.csv", std::string("age,\"height, cm\",class\r\n1, 2.5 ,0\r\n\r\n-3, 4e1 ,1\r\n"));
+  write("b.csv", std::string("age,\"height, cm\",class\n7,8,1\n"));
+  const Dataset data = load("csv", "file = a.csv\ntest_file = b.csv\n");
+  EXPECT_EQ(data.files.size(), 2U);
+  EXPECT_EQ(data.shape.sample, (Indices{2}));
+  EXPECT_EQ(data.shape.classes, 2);
+  EXPECT_TRUE(at::equal(whole(*data.train),
+                        at::tensor({1.0, 2.5, -3.0, 40.0}).view({2, 2}).to(at::kFloat)));
+  EXPECT_TRUE(at::equal(whole(*data.test), at::tensor({7.0, 8.0}).view({1, 2}).to(at::kFloat)));
+  EXPECT_EQ(data.train->label(1), 1);
+}
+
+TEST_F(Csv, ColumnsAreChosenByNameOrNumber) {
+  const std::string rows = "0,5,1\n1,6,0\n2,7,1\n";
+  write("a.csv", "who,what,class\n" + rows);
+  write("b.csv", rows);
+  const std::string test = "test_file = ";
+  const Dataset named =
+      load("csv", "file = a.csv\ntest_file = a.csv\ncsv_label = class\ncsv_client = who\n");
+  EXPECT_EQ(named.shape.sample, (Indices{1}));
+  EXPECT_EQ(named.client_of, (std::vector<std::int32_t>{0, 1, 2}));
+  EXPECT_EQ(whole(*named.train)[2][0].item<float>(), 7);
+  const Dataset numbered = load(
+      "csv", "file = b.csv\ntest_file = b.csv\ncsv_header = false\ncsv_label = 0\nclasses = 5\n");
+  EXPECT_EQ(numbered.shape.classes, 5);
+  EXPECT_EQ(numbered.train->label(2), 2);
+  EXPECT_EQ(whole(*numbered.train)[2][1].item<float>(), 1);
+  EXPECT_THROW(load("csv", "file = a.csv\ncsv_label = kind\n"), InputError);
+  EXPECT_THROW(load("csv", "file = a.csv\ncsv_client = 3\n"), InputError);
+}
+
+TEST_F(Csv, TokensAreColumnsInOrder) {
+  std::string rows = "first,second,class\n";
+  for (int i = 0; i < 40; ++i) rows += std::to_string(i) + ",3," + std::to_string(i % 2) + "\n";
+  write("a.csv", rows);
+  const std::string settings = "file = a.csv\ncsv_values = tokens\nvocabulary = ";
+  const Dataset data = load("csv", settings + "40\n");
+  EXPECT_EQ(data.shape.vocabulary, 40);
+  EXPECT_EQ(data.shape.sample, (Indices{2}));
+  EXPECT_EQ(data.train->size(), 36);
+  EXPECT_EQ(data.test->size(), 4);
+  EXPECT_EQ(whole(*data.train).scalar_type(), at::kLong);
+  EXPECT_MENTIONS(data_error([&] { load("csv", settings + "39\n"); }), "a.csv line 41: '39'");
+}
+
+TEST_F(Csv, RowsThatCannotBeUsedAreNamedByFileAndLine) {
+  EXPECT_MENTIONS(refusal(), "a.csv is missing");
+  std::string good = "a,b,class\n";
+  for (int i = 0; i < 20; ++i) good += "1,2," + std::to_string(i % 2) + "\n";
+  write("a.csv", good);
+  EXPECT_EQ(refusal(), "accepted");
+  const std::map<std::string, std::string> rows{
+      {"1,2\n", "2 cells where 3 are expected"},
+      {"1,2,0,4\n", "4 cells where 3 are expected"},
+      {"1,two,0\n", "'two' in b is no finite number"},
+      {"1,,0\n", "'' in b is no finite number"},
+      {"nan,2,0\n", "'nan' in a is no finite number"},
+      {"1e99,2,0\n", "'1e99' in a is no finite number"},
+      {"1,2,-1\n", "'-1' in class is no class"},
+      {"1,2,0.5\n", "'0.5' in class is no class"},
+      {"1,2,dog\n", "'dog' in class is no class"},
+      {"1,2,\"0\n", "never closed"},
+      {"1,\"2\"x,0\n", "followed by 'x'"},
+  };
+  for (const auto& [row, words] : rows) {
+    write("a.csv", good + "\n" + row);
+    EXPECT_MENTIONS(refusal(), words);
+    EXPECT_MENTIONS(refusal(), "a.csv line 23");
+  }
+  write("a.csv", good + "1,2,3\n");
+  EXPECT_MENTIONS(refusal(), "class 2 has no sample");
+  EXPECT_MENTIONS(refusal("classes = 3\n"), "line 22: '3' in class is no class from 0 to 2");
+  write("a.csv", std::string("a,b,a\n1,2,0\n"));
+  EXPECT_MENTIONS(refusal(), "a.csv line 1: two columns are called 'a'");
+  write("a.csv", std::string("a,b,class\n"));
+  EXPECT_MENTIONS(refusal(), "no samples");
+  write("a.csv", std::string());
+  EXPECT_MENTIONS(refusal(), "no samples");
+  write("a.csv", std::string("class\n0\n1\n"));
+  EXPECT_MENTIONS(refusal(), "nothing to learn from");
+  write("a.csv", good);
+  write("b.csv", std::string("a,c,class\n1,2,0\n"));
+  EXPECT_MENTIONS(refusal("test_file = b.csv\n"), "b.csv line 1 has other columns");
+  EXPECT_MENTIONS(refusal("test_file = c.csv\n"), "set data.test_file");
+}
+
+}  // namespace
+}  // namespace espalier
