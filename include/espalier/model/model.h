@@ -99,16 +99,22 @@ at::Tensor forward(const Model& model, const Parameters& parameters, at::Tensor 
 struct ModelFamily {
   std::function<void(OptionTable&)> declare;
   std::function<Model(const Config&, const DataShape&)> build;
+  /// Its own defaults of options that families share ("model.norm").
+  std::vector<std::pair<std::string, std::string>> defaults = {};
 };
-/// mlp, lenet, cnn (one file each in src/model).
+/// mlp, lenet, cnn, vgg, resnet (one file each in src/model).
 ModelFamily mlp_family();
 ModelFamily lenet_family();
 ModelFamily cnn_family();
+ModelFamily vgg_family();
+ModelFamily resnet_family();
 const Registry<ModelFamily>& model_families();
 /// Declares "model.name", "model.norm", "model.groups", "model.classes" and every family's options
 /// ("model.hidden",
 /// ...).
 void declare_model_options(OptionTable& table);
+/// Sets the defaults of the family that "model.name" asks for.
+void set_model_defaults(Config& config);
 /// Builds what "model.name" asks for, with model.classes outputs (0: as many as the data has).
 /// InputError where sizes do not fit the data.
 Model build_model(const Config& config, const DataShape& data);
