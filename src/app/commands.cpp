@@ -129,6 +129,8 @@ int explain_command(const std::vector<std::string>& arguments) {
     OptionTable own;
     family->value.declare(own);
     std::fputs(list_options(own).c_str(), stdout);
+    for (const auto& [key, value] : family->value.defaults)
+      std::printf("%s = %s\n", key.c_str(), value.c_str());
     return 0;
   }
   for (const DeviceClass& device : catalogue_classes(all_options())) {

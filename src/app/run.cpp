@@ -51,6 +51,7 @@ Config read_config(const Request& request) {
   for (const auto& [key, value] : request.settings) config.set(key, value, "the command line");
   bring_catalogue(config);
   config.set_default("run.name", std::filesystem::path(request.input).stem().string());
+  set_model_defaults(config);
   if (config.text("run.isa") == "auto") config.set("run.isa", best_isa(), "this machine");
   return config;
 }

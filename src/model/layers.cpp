@@ -1,7 +1,5 @@
 #include "espalier/model/layers.h"
 
-#include <ATen/Parallel.h>
-#include <ATen/Version.h>
 #include <c10/core/GradMode.h>
 #include <torch/csrc/autograd/custom_function.h>
 
@@ -22,10 +20,6 @@ constexpr std::int64_t kFloatBytes = sizeof(float);
 // counted.
 constexpr std::int64_t kSmallTensors = 4096;
 
-std::int64_t round_up(std::int64_t value, std::int64_t unit) {
-  return (value + unit - 1) / unit * unit;
-}
-
 /// PyTorch's default for weights and biases of convolutions and linear layers.
 Init default_init(std::int64_t fan_in) {
   return {Init::Rule::uniform, 1 / std::sqrt(static_cast<double>(fan_in))};
@@ -42,96 +36,6 @@ at::Tensor scaled(at::Tensor y, const Submodel& submodel, int axis, bool cuttabl
   return y.div_(kept / full);
 }
 
-// With a single input channel LibTorch's own im2col kernel is up to five times as fast forward as
-// oneDNN, which pads the channels to a vector; oneDNN stays ahead backward and with more channels.
-// Few samples at a time keep the columns in cache, and their memory small.
-constexpr std::int64_t kSamplesAtOnce = 4;
-
-bool single_channel(std::int64_t channels, bool first) { return first && channels == 1; }
-
-at::Tensor single_channel_forward(const at::Tensor& x, const at::Tensor& weight,
-                                  const at::Tensor& bias, const ConvolutionShape& s) {
-  const std::int64_t batch = x.size(0);
-  const auto outputs = [&](std::int64_t size) {
-    return (size + 2 * s.padding - s.kernel) / s.stride + 1;
-  };
-  at::Tensor out =
-      at::empty({batch, weight.size(0), outputs(x.size(2)), outputs(x.size(3))}, x.options());
-  for (std::int64_t i = 0; i < batch; i += kSamplesAtOnce) {
-    const std::int64_t count = std::min(kSamplesAtOnce, batch - i);
-    at::Tensor part = out.narrow(0, i, count);
-    at::_slow_conv2d_forward_out(part, x.narrow(0, i, count), weight, {s.kernel, s.kernel}, bias,
-                                 {s.stride, s.stride}, {s.padding, s.padding});
-  }
-  return out;
-}
-
-struct SingleChannelConvolution : torch::autograd::Function<SingleChannelConvolution> {
-  static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& x,
-                            const at::Tensor& weight, const at::Tensor& bias, std::int64_t stride,
-                            std::int64_t padding) {
-    context->save_for_backward({x, weight});
-    context->saved_data["stride"] = stride;
-    context->saved_data["padding"] = padding;
-    return single_channel_forward(x, weight, bias, {weight.size(2), stride, padding});
-  }
-  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
-                                                 torch::autograd::variable_list gradients) {
-    const auto saved = context->get_saved_variables();
-    const std::int64_t stride = context->saved_data["stride"].toInt();
-    const std::int64_t padding = context->saved_data["padding"].toInt();
-    const at::Tensor& weight = saved[1];
-    auto [x, w, b] = at::convolution_backward(
-        gradients[0], saved[0], weight, at::IntArrayRef{weight.size(0)}, {stride, stride},
-        {padding, padding}, {1, 1}, false, {0, 0}, 1, {false, true, true});
-    return {x, w, b, {}, {}};
-  }
-};
-
-at::Tensor convolve(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
-                    const ConvolutionShape& s, bool first) {
-  if (!single_channel(x.size(1), first) || x.requires_grad()) {
-    return at::conv2d(x, weight, bias, {s.stride, s.stride}, {s.padding, s.padding});
-  }
-  if (c10::GradMode::is_enabled() && weight.requires_grad()) {
-    return SingleChannelConvolution::apply(x, weight, bias, s.stride, s.padding);
-  }
-  return single_channel_forward(x, weight, bias, s);
-}
-
-/// Memory that oneDNN takes beside input and output: copies in blocks of 16 (AVX-512) or 8
-/// channels. Measured with oneDNN 3 on 1 to 64 channels and maps of 8 to 28: an upper bound
-/// throughout, tight where maps are large.
-void add_convolution_scratch(NodeCost& cost, std::int64_t in, std::int64_t out, std::int64_t in_map,
-                             std::int64_t out_map, std::int64_t kernel) {
-  const bool wide = at::get_cpu_capability() == "AVX512";
-  const std::int64_t lanes = wide ? 16 : 8;
-  const std::int64_t in_blocks = round_up(in, lanes) * in_map;
-  const std::int64_t out_blocks = round_up(out, lanes) * out_map;
-  const std::int64_t weight_blocks =
-      round_up(in, lanes) * round_up(out, lanes) * kernel * kernel * kFloatBytes;
-  const std::int64_t weight = in * out * kernel * kernel * kFloatBytes;
-
-  const std::int64_t forward_input = in < lanes ? 0 : in_blocks;
-  cost.forward_scratch_bytes = std::max(forward_input + out_blocks + weight_blocks - out * out_map,
-                                        out_blocks + weight_blocks) +
-                               kSmallTensors;
-  // The kernels of the weights' gradient read up to 3 channels without a copy, and up to 8 as one
-  // block of 8.
-  const bool no_copy = wide ? in <= 3 : in == 3;
-  const std::int64_t backward_input = no_copy ? 0 : in <= 8 ? 8 * in_map : in_blocks;
-  std::int64_t peak = backward_input + out_blocks + weight_blocks + weight;
-  if (cost.input_gradient) {
-    const std::int64_t input = in * in_map;
-    peak = std::max({in_blocks + out_blocks + weight_blocks - input, in_blocks, peak});
-  }
-  // Several threads sum the weights' gradient in copies of their own.
-  constexpr std::int64_t kBarriers = 20480;
-  const std::int64_t threads = at::get_num_threads();
-  if (threads > 1) peak += threads * weight_blocks + kBarriers;
-  cost.backward_scratch_bytes = peak + kSmallTensors;
-}
-
 /// The most groups, at most `groups`, that divide `width`.
 std::int64_t groups_for(std::int64_t width, std::int64_t groups) {
   std::int64_t n = std::min(width, groups);
@@ -143,42 +47,32 @@ std::int64_t groups_for(std::int64_t width, std::int64_t groups) {
 
 Layer conv2d(Layout& layout, int block, const std::string& name, int in_axis, int out_axis,
              ConvolutionShape s, bool first) {
-  const std::int64_t fan_in = layout.axes[in_axis].size * s.kernel * s.kernel;
+  const std::int64_t taps = s.kernel * s.kernel;
+  const std::int64_t fan_in = layout.axes[in_axis].size * taps;
+  const std::int64_t fan_out = layout.axes[out_axis].size * taps;
+  const Init he{Init::Rule::normal, std::sqrt(2 / static_cast<double>(fan_out))};
   const int weight = layout.add_entry({name + ".weight",
                                        Kind::trainable,
                                        block,
                                        {layout.along(out_axis), layout.along(in_axis),
                                         Layout::constant(s.kernel), Layout::constant(s.kernel)},
-                                       default_init(fan_in)});
-  const int bias = layout.add_entry(
-      {name + ".bias", Kind::trainable, block, {layout.along(out_axis)}, default_init(fan_in)});
+                                       s.he_normal ? he : default_init(fan_in)});
+  const int bias = s.bias ? layout.add_entry({name + ".bias",
+                                              Kind::trainable,
+                                              block,
+                                              {layout.along(out_axis)},
+                                              s.he_normal ? Init{} : default_init(fan_in)})
+                          : -1;
   const bool cuttable = layout.axes[out_axis].cuttable;
   Layer layer;
   layer.forward = [=](const Parameters& p, const at::Tensor& x, Context& context) {
-    return scaled(convolve(x, p[weight], p[bias], s, first), p.submodel(), out_axis, cuttable,
-                  context);
+    return scaled(
+        convolve(x, p[weight], bias < 0 ? std::nullopt : std::optional(p[bias]), s, first),
+        p.submodel(), out_axis, cuttable, context);
   };
   layer.cost = [=](CostTape& tape) {
-    const std::int64_t in = tape.submodel.width(in_axis);
-    const std::int64_t out = tape.submodel.width(out_axis);
-    const std::int64_t batch = tape.batch;
-    std::vector<std::int64_t>& shape = tape.shape;
-    const std::int64_t in_map = batch * shape[1] * shape[2] * kFloatBytes;
-    for (int i : {1, 2}) shape[i] = (shape[i] + 2 * s.padding - s.kernel) / s.stride + 1;
-    shape[0] = out;
-    const std::int64_t positions = batch * shape[1] * shape[2];
-    NodeCost cost;
-    cost.forward_flops = positions * out * (2 * s.kernel * s.kernel * in + 1);
-    cost.output_bytes = positions * out * kFloatBytes;
-    cost.saves_input = true;
-    cost.input_gradient = !first;
-    add_convolution_scratch(cost, in, out, in_map, positions * kFloatBytes, s.kernel);
-    if (single_channel(in, first)) {
-      cost.forward_scratch_bytes = std::min(batch, kSamplesAtOnce) * s.kernel * s.kernel *
-                                       shape[1] * shape[2] * kFloatBytes +
-                                   kSmallTensors;
-    }
-    tape.add(cost);
+    add_convolution_cost(tape, tape.submodel.width(in_axis), tape.submodel.width(out_axis), s,
+                         first);
   };
   return layer;
 }
@@ -321,18 +215,93 @@ Layer relu_pool() {
   return layer;
 }
 
+Layer max_pool(std::int64_t kernel, std::int64_t stride) {
+  Layer layer;
+  layer.forward = [=](const Parameters&, const at::Tensor& x, Context&) {
+    return at::max_pool2d(x, {kernel, kernel}, {stride, stride}, {kernel / 2, kernel / 2});
+  };
+  layer.cost = [=](CostTape& tape) {
+    const ConvolutionShape window{kernel, stride, kernel / 2};
+    for (int i : {1, 2}) tape.shape[i] = window.outputs(tape.shape[i]);
+    NodeCost cost;
+    cost.forward_flops = tape.elements() * kernel * kernel;
+    cost.output_bytes = tape.elements() * kFloatBytes;
+    cost.saves_input = true;
+    cost.saved_bytes = tape.elements() * static_cast<std::int64_t>(sizeof(std::int64_t));
+    tape.add(cost);
+  };
+  return layer;
+}
+
+Layer global_pool() {
+  Layer layer;
+  layer.forward = [](const Parameters&, const at::Tensor& x, Context&) { return x.mean({2, 3}); };
+  layer.cost = [](CostTape& tape) {
+    NodeCost cost;
+    cost.forward_flops = tape.elements();
+    tape.shape = {tape.shape[0]};
+    cost.output_bytes = tape.elements() * kFloatBytes;
+    tape.add(cost);
+  };
+  return layer;
+}
+
+namespace {
+
+at::Tensor run(const std::vector<Layer>& layers, const Parameters& p, const at::Tensor& x,
+               Context& context) {
+  at::Tensor y = x;
+  for (const Layer& layer : layers) y = layer.forward(p, y, context);
+  return y;
+}
+
+}  // namespace
+
+Layer residual(std::vector<Layer> body, std::vector<Layer> shortcut) {
+  Layer layer;
+  layer.forward = [body, shortcut](const Parameters& p, const at::Tensor& x, Context& context) {
+    at::Tensor y = run(body, p, x, context);
+    return y.add_(run(shortcut, p, x, context));
+  };
+  layer.cost = [body, shortcut](CostTape& tape) {
+    const int input = tape.current;
+    const std::vector<std::int64_t> shape = tape.shape;
+    for (const Layer& part : body) part.cost(tape);
+    const int sum = tape.current;
+    tape.current = input;
+    tape.shape = shape;
+    for (const Layer& part : shortcut) part.cost(tape);
+    NodeCost cost;
+    cost.forward_flops = tape.elements();
+    cost.output_bytes = tape.elements() * kFloatBytes;
+    cost.inputs = {sum, tape.current};
+    cost.in_place = true;
+    cost.passes_gradient = true;
+    tape.add(cost);
+  };
+  return layer;
+}
+
 Block make_block(const Layout& layout, int block, std::vector<Layer> layers) {
   Block result;
   result.name = layout.blocks[block];
   result.forward = [layers](const Parameters& p, const at::Tensor& x, Context& context) {
-    at::Tensor y = x;
-    for (const Layer& layer : layers) y = layer.forward(p, y, context);
-    return y;
+    return run(layers, p, x, context);
   };
   result.cost = [layers](CostTape& tape) {
     for (const Layer& layer : layers) layer.cost(tape);
   };
   return result;
+}
+
+void declare_depth_and_width(OptionTable& table) {
+  table.add(
+      {"model.depth", OptionType::integer, "0",
+       "layers with weights: 11, 13, 16 for vgg; 18, 34, 50 for resnet; 0 = the least of them",
+       "layers", 0, 1e4});
+  table.add({"model.width", OptionType::integer, "64",
+             "vgg, resnet: channels of the first layer; the other widths grow with it", "channels",
+             1, 1e6});
 }
 
 std::vector<std::int64_t> whole_numbers(const Config& config, const std::string& key) {

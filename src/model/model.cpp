@@ -39,6 +39,10 @@ const Registry<ModelFamily>& model_families() {
              lenet_family());
     list.add("cnn", "convolutions each followed by 2x2 pooling, one hidden linear layer",
              cnn_family());
+    list.add("vgg", "VGG 11, 13 or 16: 3x3 convolutions in five stages, batch norm by default",
+             vgg_family());
+    list.add("resnet", "ResNet 18, 34 or 50: residual blocks in four stages, batch norm by default",
+             resnet_family());
     list.add("vit", "vision transformer for images", vit_family());
     list.add("gpt", "transformer that predicts the next token of a text", gpt_family());
     list.add("encoder", "transformer that classifies texts", encoder_family());
@@ -67,6 +71,11 @@ void declare_model_options(OptionTable& table) {
              "outputs of the classifier; 0 = the classes of the data", "", 0, 1e9});
   declare_transformer_options(table);
   for (const auto& item : model_families().items()) item.value.declare(table);
+}
+
+void set_model_defaults(Config& config) {
+  const auto& family = model_families().get(config.text("model.name"));
+  for (const auto& [key, value] : family.value.defaults) config.set_default(key, value);
 }
 
 Model build_model(const Config& config, const DataShape& data) {

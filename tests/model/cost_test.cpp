@@ -31,7 +31,7 @@ Submodel leading(const Layout& layout, double share) {
 }
 
 TEST(Cost, CountsEveryTrainedValueAtAnyWidth) {
-  for (const char* name : {"mlp", "lenet", "cnn"}) {
+  for (const char* name : {"mlp", "lenet", "cnn", "vgg", "resnet"}) {
     for (const char* norm : {"none", "batch", "group", "layer"}) {
       const Model model = make(name, norm);
       for (const double share : {1.0, 0.5, 0.25}) {

@@ -1,133 +1,15 @@
-#include <ATen/ATen.h>
-#include <c10/core/GradMode.h>
-#include <gtest/gtest.h>
-
-#include <algorithm>
-#include <cmath>
-#include <cstring>
-#include <map>
-#include <string>
-#include <vector>
-
-#include "espalier/model/model.h"
-#include "espalier/model/plan.h"
+#include "family_fixture.h"
 
 namespace espalier {
 namespace {
 
-using Settings = std::map<std::string, std::string>;
-
-Model make(const Settings& settings, DataShape shape = {{1, 28, 28}, 10}) {
-  OptionTable table;
-  declare_model_options(table);
-  Config config(std::move(table));
-  for (const auto& [key, value] : settings) config.set("model." + key, value, "test");
-  return build_model(config, shape);
-}
-
-Parameters values_of(const Model& model, const Submodel& submodel) {
-  return Parameters(std::make_shared<const Geometry>(model.layout, submodel, Packing::aligned));
-}
-
-/// A full model with PyTorch's first values.
-Parameters full_values(const Model& model) {
-  Parameters p = values_of(model, Submodel::full(*model.layout));
-  initialise(p, 7);
-  return p;
-}
-
-int entry_named(const Model& model, const std::string& name) {
-  for (std::size_t i = 0; i < model.layout->entries.size(); ++i) {
-    if (model.layout->entries[i].name == name) return static_cast<int>(i);
-  }
-  ADD_FAILURE() << "no entry " << name;
-  return 0;
-}
-
-/// Parameters by name.
-class Named {
- public:
-  Named(const Model& model, const Parameters& parameters)
-      : model_(model), parameters_(parameters) {}
-  const at::Tensor& operator[](const std::string& name) const {
-    return parameters_[entry_named(model_, name)];
-  }
-
- private:
-  const Model& model_;
-  const Parameters& parameters_;
-};
-
-at::Tensor images(std::int64_t batch, std::vector<std::int64_t> shape, std::uint64_t key = 0) {
-  Stream stream(11, purpose("test"), key);
-  shape.insert(shape.begin(), batch);
-  at::Tensor x = at::empty(shape);
-  float* data = x.mutable_data_ptr<float>();
-  for (std::int64_t i = 0; i < x.numel(); ++i) data[i] = static_cast<float>(stream.normal());
-  return x;
-}
-
-at::Tensor run(const Model& model, const Parameters& p, const at::Tensor& x,
-               Mode mode = Mode::evaluate, std::vector<at::Tensor>* statistics = nullptr,
-               bool scaler = false) {
-  c10::NoGradGuard no_grad;
-  Context context;
-  context.mode = mode;
-  context.statistics = statistics;
-  context.scaler = scaler;
-  return forward(model, p, x, context);
-}
-
-enum class Choice { leading, rolling, random, smallest };
-
-/// Keeps ceil(share x width) units of every axis that can be cut.
-Submodel select(const Layout& layout, double share, Choice choice) {
-  Submodel submodel = Submodel::full(layout);
-  for (std::size_t axis = 0; axis < layout.axes.size(); ++axis) {
-    if (!layout.axes[axis].cuttable) continue;
-    const std::int64_t size = layout.axes[axis].size;
-    const std::int64_t kept =
-        choice == Choice::smallest
-            ? 1
-            : static_cast<std::int64_t>(std::ceil(share * static_cast<double>(size)));
-    std::vector<std::int64_t> units(static_cast<std::size_t>(kept));
-    if (choice == Choice::random) {
-      units = Stream(3, purpose("test"), axis).choose(kept, size);
-    } else {
-      const std::int64_t start = choice == Choice::rolling ? size - (kept + 1) / 2 : 0;
-      for (std::int64_t k = 0; k < kept; ++k)
-        units[static_cast<std::size_t>(k)] = (start + k) % size;
-      std::sort(units.begin(), units.end());
-    }
-    submodel.keep(static_cast<int>(axis), units);
-  }
-  return submodel;
-}
-
-Parameters sliced(const Model& model, const Parameters& full, const Submodel& submodel) {
-  Parameters small = values_of(model, submodel);
-  Plan(full.geometry(), small.geometry()).copy(full.data(), small.data());
-  return small;
-}
-
-// Different kernels add the same terms in another order: at most n = 3136 terms a sum here, each
-// result within about sqrt(n) x 2^-24 of its terms' size; outputs are of order 1.
-constexpr double kTolerance = 2e-5;
-
-void expect_close(const at::Tensor& a, const at::Tensor& b, double tolerance = kTolerance) {
-  ASSERT_EQ(a.sizes(), b.sizes());
-  EXPECT_LE((a - b).abs().max().item<double>(), tolerance);
-  EXPECT_TRUE(a.isfinite().all().item<bool>());
-}
-
-bool same_bits(const at::Tensor& a, const at::Tensor& b) {
-  return a.sizes() == b.sizes() && std::memcmp(a.const_data_ptr(), b.const_data_ptr(),
-                                               static_cast<std::size_t>(a.nbytes())) == 0;
-}
-
-const std::vector<Settings> kFamilies{{{"name", "mlp"}, {"hidden", "40,24"}},
-                                      {{"name", "lenet"}},
-                                      {{"name", "cnn"}, {"channels", "8,12"}, {"features", "32"}}};
+const std::vector<Settings> kFamilies{
+    {{"name", "mlp"}, {"hidden", "40,24"}},
+    {{"name", "lenet"}},
+    {{"name", "cnn"}, {"channels", "8,12"}, {"features", "32"}},
+    {{"name", "vgg"}, {"width", "4"}, {"classifier", "24"}},
+    {{"name", "resnet"}, {"width", "4"}},
+    {{"name", "resnet"}, {"width", "4"}, {"depth", "50"}, {"stem", "imagenet"}}};
 
 std::vector<Settings> with_norms() {
   std::vector<Settings> all;
@@ -139,11 +21,6 @@ std::vector<Settings> with_norms() {
     }
   }
   return all;
-}
-
-std::int64_t trainable_count(const Model& model) {
-  return Geometry(model.layout, Submodel::full(*model.layout), Packing::dense)
-      .count(Kind::trainable);
 }
 
 TEST(Families, HaveTheParametersOfTheirPapersToTheUnit) {

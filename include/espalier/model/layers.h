@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "espalier/model/convolution.h"
 #include "espalier/model/model.h"
 
 namespace espalier {
@@ -17,13 +18,8 @@ struct Layer {
   std::function<void(CostTape&)> cost;
 };
 
-struct ConvolutionShape {
-  std::int64_t kernel = 1;
-  std::int64_t stride = 1;
-  std::int64_t padding = 0;
-};
-
-/// Declares `name`.weight [out, in, kernel, kernel] and `name`.bias [out]. In training with
+/// Declares `name`.weight [out, in, kernel, kernel] and, unless the shape has
+/// none, `name`.bias [out]. In training with
 /// Context::scaler the output is divided by the kept share of a cuttable `out` axis (HeteroFL).
 /// `first`: the input is the data, so no gradient flows on.
 Layer conv2d(Layout& layout, int block, const std::string& name, int in_axis, int out_axis,
@@ -62,8 +58,21 @@ Layer relu();
 /// ReLU, then 2x2 max-pooling with stride 2 (pool.h).
 Layer relu_pool();
 
+/// kernel x kernel max-pooling with padding kernel / 2 (an odd kernel).
+Layer max_pool(std::int64_t kernel, std::int64_t stride);
+
+/// The mean over all positions: [batch, channels, height, width] becomes [batch, channels].
+Layer global_pool();
+
+/// body(x) + shortcut(x); an empty shortcut is x itself. In place: the body's last layer must not
+/// keep its output (a convolution or a norm).
+Layer residual(std::vector<Layer> body, std::vector<Layer> shortcut);
+
 /// A block that runs `layers` one after the other. Its index must be `block` of the layout.
 Block make_block(const Layout& layout, int block, std::vector<Layer> layers);
+
+/// Declares "model.depth" and "model.width", which vgg and resnet share.
+void declare_depth_and_width(OptionTable& table);
 
 /// The entries of a list option as sizes. InputError where one is no whole number above 0.
 std::vector<std::int64_t> whole_numbers(const Config& config, const std::string& key);

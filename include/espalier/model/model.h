@@ -112,11 +112,15 @@ struct ModelFamily {
   std::function<void(OptionTable&)> declare;
   std::function<Model(const Config&, const DataShape&)> build;
   DataShape customary{{3, 32, 32}, 10};  ///< of the data that it is mostly shown with
+  /// Its own defaults of options that families share ("model.norm").
+  std::vector<std::pair<std::string, std::string>> defaults{};
 };
-/// mlp, lenet, cnn, vit, gpt, encoder (one file each in src/model).
+/// mlp, lenet, cnn, vgg, resnet, vit, gpt, encoder (one file each in src/model).
 ModelFamily mlp_family();
 ModelFamily lenet_family();
 ModelFamily cnn_family();
+ModelFamily vgg_family();
+ModelFamily resnet_family();
 ModelFamily vit_family();
 ModelFamily gpt_family();
 ModelFamily encoder_family();
@@ -125,6 +129,8 @@ const Registry<ModelFamily>& model_families();
 /// ("model.hidden",
 /// ...).
 void declare_model_options(OptionTable& table);
+/// Sets the defaults of the family that "model.name" asks for.
+void set_model_defaults(Config& config);
 /// Builds what "model.name" asks for, with model.classes outputs (0: as many as the data has).
 /// InputError where sizes do not fit the data.
 Model build_model(const Config& config, const DataShape& data);

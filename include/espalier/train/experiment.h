@@ -26,9 +26,7 @@ struct Experiment {
   std::unique_ptr<Fleet> fleet;
   std::unique_ptr<PlanCache> plans;
 
-  std::int64_t samples_of(std::int64_t client) const {
-    return partition->size(client);
-  }
+  std::int64_t samples_of(std::int64_t client) const { return partition->size(client); }
   /// Samples in a batch of the client: its device's own, else train.batch.
   std::int64_t batch_of(std::int64_t client) const {
     const std::int64_t own = fleet->device(client).batch;

@@ -1,0 +1,216 @@
+#include "espalier/model/convolution.h"
+
+#include <ATen/Parallel.h>
+#include <ATen/Version.h>
+#include <c10/core/GradMode.h>
+#include <torch/csrc/autograd/custom_function.h>
+
+#include <algorithm>
+#include <array>
+
+namespace espalier {
+namespace {
+
+constexpr std::int64_t kFloatBytes = sizeof(float);
+// Covers the vectors (biases, statistics, scalars) that kernels allocate beside what is counted.
+constexpr std::int64_t kSmallTensors = 4096;
+
+std::int64_t round_up(std::int64_t value, std::int64_t unit) {
+  return (value + unit - 1) / unit * unit;
+}
+
+// With a single input channel LibTorch's own im2col kernel is up to five times as fast forward as
+// oneDNN, which pads the channels to a vector; oneDNN stays ahead backward and with more channels.
+// Few samples at a time keep the columns in cache, and their memory small.
+constexpr std::int64_t kSamplesAtOnce = 4;
+
+bool single_channel(std::int64_t channels, bool first) { return first && channels == 1; }
+
+at::Tensor single_channel_forward(const at::Tensor& x, const at::Tensor& weight,
+                                  const std::optional<at::Tensor>& bias,
+                                  const ConvolutionShape& s) {
+  const std::int64_t batch = x.size(0);
+  at::Tensor out =
+      at::empty({batch, weight.size(0), s.outputs(x.size(2)), s.outputs(x.size(3))}, x.options());
+  for (std::int64_t i = 0; i < batch; i += kSamplesAtOnce) {
+    const std::int64_t count = std::min(kSamplesAtOnce, batch - i);
+    at::Tensor part = out.narrow(0, i, count);
+    at::_slow_conv2d_forward_out(part, x.narrow(0, i, count), weight, {s.kernel, s.kernel}, bias,
+                                 {s.stride, s.stride}, {s.padding, s.padding});
+  }
+  return out;
+}
+
+at::Tensor run_forward(const at::Tensor& x, const at::Tensor& weight,
+                       const std::optional<at::Tensor>& bias, const ConvolutionShape& s,
+                       bool first) {
+  if (single_channel(x.size(1), first)) return single_channel_forward(x, weight, bias, s);
+  return at::conv2d(x, weight, bias, {s.stride, s.stride}, {s.padding, s.padding});
+}
+
+// Few positions under many channels (the last stages of a deep network): the weights are the
+// largest thing around, and oneDNN writes their gradient three times (in blocks, in order, added).
+// One matrix product of columns adds it in place; it is ahead where the columns are the smaller.
+bool by_columns(std::int64_t positions, std::int64_t out) { return 2 * positions <= out; }
+
+/// x [batch, in, h, w] as columns [in * kernel * kernel, batch * output positions].
+at::Tensor columns(const at::Tensor& x, const ConvolutionShape& s, std::int64_t out_height,
+                   std::int64_t out_width) {
+  const at::Tensor contiguous = x.contiguous();
+  const std::int64_t batch = x.size(0);
+  const std::int64_t channels = x.size(1);
+  const std::int64_t height = x.size(2);
+  const std::int64_t width = x.size(3);
+  at::Tensor result =
+      at::empty({channels * s.kernel * s.kernel, batch * out_height * out_width}, x.options());
+  const float* const from = contiguous.const_data_ptr<float>();
+  float* to = result.mutable_data_ptr<float>();
+  for (std::int64_t channel = 0; channel < channels; ++channel) {
+    for (std::int64_t ky = 0; ky < s.kernel; ++ky) {
+      for (std::int64_t kx = 0; kx < s.kernel; ++kx) {
+        // Outputs whose input lies within the row.
+        const std::int64_t left = s.padding - kx;
+        const std::int64_t begin =
+            std::min(out_width, left > 0 ? (left + s.stride - 1) / s.stride : 0);
+        const std::int64_t reach = width - 1 + left;
+        const std::int64_t end =
+            reach < 0 ? begin : std::clamp(reach / s.stride + 1, begin, out_width);
+        for (std::int64_t sample = 0; sample < batch; ++sample) {
+          const float* plane = from + (sample * channels + channel) * height * width;
+          for (std::int64_t oy = 0; oy < out_height; ++oy, to += out_width) {
+            const std::int64_t y = oy * s.stride - s.padding + ky;
+            if (y < 0 || y >= height) {
+              std::fill_n(to, out_width, 0.0F);
+              continue;
+            }
+            const float* row = plane + y * width - left;
+            for (std::int64_t ox = 0; ox < begin; ++ox) to[ox] = 0;
+            for (std::int64_t ox = begin; ox < end; ++ox) to[ox] = row[ox * s.stride];
+            for (std::int64_t ox = end; ox < out_width; ++ox) to[ox] = 0;
+          }
+        }
+      }
+    }
+  }
+  return result;
+}
+
+/// Adds the weight's gradient to `place` [out, in, kernel, kernel]. g: the output's gradient.
+void add_by_columns(at::Tensor place, const at::Tensor& x, const at::Tensor& g,
+                    const ConvolutionShape& s) {
+  const std::int64_t out = g.size(1);
+  const at::Tensor input = columns(x, s, g.size(2), g.size(3));
+  const at::Tensor output = g.transpose(0, 1).reshape({out, -1});
+  place.view({out, -1}).addmm_(output, input.t());
+}
+
+struct Convolution : torch::autograd::Function<Convolution> {
+  static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& x,
+                            const at::Tensor& weight, const std::optional<at::Tensor>& bias,
+                            std::int64_t stride, std::int64_t padding, bool first) {
+    const ConvolutionShape s{weight.size(2), stride, padding, bias.has_value()};
+    context->save_for_backward({x, weight});
+    context->saved_data["stride"] = stride;
+    context->saved_data["padding"] = padding;
+    context->saved_data["bias"] = s.bias;
+    return run_forward(x, weight, bias, s, first);
+  }
+
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
+                                                 torch::autograd::variable_list gradients) {
+    const auto saved = context->get_saved_variables();
+    const at::Tensor& x = saved[0];
+    const at::Tensor& weight = saved[1];
+    const at::Tensor& g = gradients[0];
+    const ConvolutionShape s{weight.size(2), context->saved_data["stride"].toInt(),
+                             context->saved_data["padding"].toInt(),
+                             context->saved_data["bias"].toBool()};
+    const auto gradient = [&](std::array<bool, 3> of) {
+      return at::convolution_backward(g, x, weight, at::IntArrayRef{weight.size(0)},
+                                      {s.stride, s.stride}, {s.padding, s.padding}, {1, 1}, false,
+                                      {0, 0}, 1, of);
+    };
+    at::Tensor of_input, of_weight, of_bias;
+    // The weights first: what that needs is given back before the input's gradient is made.
+    at::Tensor place = weight.grad();
+    if (place.defined() && by_columns(g.numel() / g.size(1), g.size(1))) {
+      add_by_columns(place, x, g, s);
+      if (s.bias) of_bias = g.sum({0, 2, 3});
+    } else {
+      std::tie(std::ignore, of_weight, of_bias) = gradient({false, true, s.bias});
+      if (place.defined()) {
+        place.add_(of_weight);
+        of_weight = at::Tensor();
+      }
+    }
+    if (context->needs_input_grad(0)) of_input = std::get<0>(gradient({true, false, false}));
+    return {of_input, of_weight, of_bias, {}, {}, {}};
+  }
+};
+
+/// Memory that oneDNN takes beside input and output: copies in blocks of 16 (AVX-512) or 8
+/// channels. Measured with oneDNN 3 on 1 to 64 channels and maps of 8 to 28: an upper bound
+/// throughout, tight where maps are large.
+void add_scratch(NodeCost& cost, std::int64_t in, std::int64_t out, std::int64_t in_map,
+                 std::int64_t out_map, std::int64_t kernel) {
+  const bool wide = at::get_cpu_capability() == "AVX512";
+  const std::int64_t lanes = wide ? 16 : 8;
+  const std::int64_t in_blocks = round_up(in, lanes) * in_map;
+  const std::int64_t out_blocks = round_up(out, lanes) * out_map;
+  const std::int64_t weight_blocks =
+      round_up(in, lanes) * round_up(out, lanes) * kernel * kernel * kFloatBytes;
+  const std::int64_t weight = in * out * kernel * kernel * kFloatBytes;
+
+  const std::int64_t forward_input = in < lanes ? 0 : in_blocks;
+  cost.forward_scratch_bytes = std::max(forward_input + out_blocks + weight_blocks - out * out_map,
+                                        out_blocks + weight_blocks) +
+                               kSmallTensors;
+  // The kernels of the weights' gradient read up to 3 channels without a copy, and up to 8 as one
+  // block of 8.
+  const bool no_copy = wide ? in <= 3 : in == 3;
+  const std::int64_t backward_input = no_copy ? 0 : in <= 8 ? 8 * in_map : in_blocks;
+  std::int64_t peak = backward_input + out_blocks + weight_blocks + weight;
+  if (cost.input_gradient) {
+    const std::int64_t input = in * in_map;
+    peak = std::max({in_blocks + out_blocks + weight_blocks - input, in_blocks, peak});
+  }
+  // Several threads sum the weights' gradient in copies of their own.
+  constexpr std::int64_t kBarriers = 20480;
+  const std::int64_t threads = at::get_num_threads();
+  if (threads > 1) peak += threads * weight_blocks + kBarriers;
+  cost.backward_scratch_bytes = peak + kSmallTensors;
+}
+
+}  // namespace
+
+at::Tensor convolve(const at::Tensor& x, const at::Tensor& weight,
+                    const std::optional<at::Tensor>& bias, const ConvolutionShape& s, bool first) {
+  if (c10::GradMode::is_enabled() && weight.requires_grad()) {
+    return Convolution::apply(x, weight, bias, s.stride, s.padding, first);
+  }
+  return run_forward(x, weight, bias, s, first);
+}
+
+void add_convolution_cost(CostTape& tape, std::int64_t in, std::int64_t out,
+                          const ConvolutionShape& s, bool first) {
+  const std::int64_t batch = tape.batch;
+  std::vector<std::int64_t>& shape = tape.shape;
+  const std::int64_t in_map = batch * shape[1] * shape[2] * kFloatBytes;
+  for (int i : {1, 2}) shape[i] = s.outputs(shape[i]);
+  shape[0] = out;
+  const std::int64_t positions = batch * shape[1] * shape[2];
+  NodeCost cost;
+  cost.forward_flops = positions * out * (2 * s.kernel * s.kernel * in + (s.bias ? 1 : 0));
+  cost.output_bytes = positions * out * kFloatBytes;
+  cost.saves_input = true;
+  cost.input_gradient = !first;
+  add_scratch(cost, in, out, in_map, positions * kFloatBytes, s.kernel);
+  if (single_channel(in, first)) {
+    cost.forward_scratch_bytes =
+        std::min(batch, kSamplesAtOnce) * s.kernel * s.kernel * shape[1] * shape[2] * kFloatBytes +
+        kSmallTensors;
+  }
+  tape.add(cost);
+}
+
+}  // namespace espalier
