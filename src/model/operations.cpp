@@ -15,16 +15,17 @@ using torch::autograd::variable_list;
 
 at::Tensor rows_of(const at::Tensor& x) { return x.reshape({-1, x.size(-1)}); }
 
-at::Tensor product(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
+at::Tensor product(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
+                   double factor) {
   std::vector<std::int64_t> shape = x.sizes().vec();
   shape.back() = weight.size(0);
   at::Tensor out = at::empty(shape, x.options());
   at::Tensor rows = out.view({-1, shape.back()});
   const at::Tensor transposed = weight.flatten(1).t();
   if (bias.defined()) {
-    at::addmm_out(rows, bias, rows_of(x), transposed);
+    at::addmm_out(rows, bias, rows_of(x), transposed, factor, factor);
   } else {
-    at::mm_out(rows, rows_of(x), transposed);
+    at::addmm_out(rows, rows, rows_of(x), transposed, 0, factor);
   }
   return out;
 }
@@ -34,49 +35,57 @@ at::Tensor product(const at::Tensor& x, const at::Tensor& weight, const at::Tens
 // another pass. The sums are the same (the buffer starts at zero).
 struct Linear : torch::autograd::Function<Linear> {
   static at::Tensor forward(AutogradContext* context, const at::Tensor& x, const at::Tensor& weight,
-                            const std::optional<at::Tensor>& bias) {
+                            const std::optional<at::Tensor>& bias, double factor) {
     context->save_for_backward({x, weight});
     context->saved_data["bias"] = bias.has_value();
-    return product(x, weight, bias.value_or(at::Tensor()));
+    context->saved_data["factor"] = factor;
+    return product(x, weight, bias.value_or(at::Tensor()), factor);
   }
   static variable_list backward(AutogradContext* context, variable_list gradients) {
     const auto saved = context->get_saved_variables();
     const at::Tensor& x = saved[0];
     const at::Tensor& weight = saved[1];
+    const double factor = context->saved_data["factor"].toDouble();
     const at::Tensor g = rows_of(gradients[0]);
-    at::Tensor input;
+    at::Tensor input, own, bias;
     if (context->needs_input_grad(0)) {
       input = at::empty(x.sizes(), x.options());
       at::Tensor rows = input.view({-1, x.size(-1)});
-      at::mm_out(rows, g, weight.flatten(1));
+      at::addmm_out(rows, rows, g, weight.flatten(1), 0, factor);
     }
-    at::Tensor own;
-    if (weight.grad().defined()) {
-      weight.grad().flatten(1).addmm_(g.t(), rows_of(x));
-    } else {
-      own = g.t().mm(rows_of(x)).view(weight.sizes());
+    if (!weight.grad().defined()) own = at::zeros_like(weight);
+    const at::Tensor place = own.defined() ? own : weight.grad();
+    place.flatten(1).addmm_(g.t(), rows_of(x), 1, factor);
+    if (context->saved_data["bias"].toBool()) {
+      bias = g.sum(0);
+      if (factor != 1) bias.mul_(factor);
     }
-    return {input, own, context->saved_data["bias"].toBool() ? g.sum(0) : at::Tensor()};
+    return {input, own, bias, at::Tensor()};
   }
 };
+
+at::Tensor looked_up(const at::Tensor& tokens, const at::Tensor& weight, double factor) {
+  at::Tensor y = at::embedding(weight, tokens);
+  return factor == 1 ? y : y.mul_(factor);
+}
 
 // As Linear: autograd would fill a tensor of the whole vocabulary for the few rows that were read.
 struct Embedding : torch::autograd::Function<Embedding> {
   static at::Tensor forward(AutogradContext* context, const at::Tensor& tokens,
-                            const at::Tensor& weight) {
+                            const at::Tensor& weight, double factor) {
     context->save_for_backward({tokens, weight});
-    return at::embedding(weight, tokens);
+    context->saved_data["factor"] = factor;
+    return looked_up(tokens, weight, factor);
   }
   static variable_list backward(AutogradContext* context, variable_list gradients) {
     const auto saved = context->get_saved_variables();
     const at::Tensor& weight = saved[1];
-    const at::Tensor tokens = saved[0].flatten();
-    const at::Tensor g = rows_of(gradients[0]);
-    if (weight.grad().defined()) {
-      weight.grad().index_add_(0, tokens, g);
-      return {at::Tensor(), at::Tensor()};
-    }
-    return {at::Tensor(), at::zeros_like(weight).index_add_(0, tokens, g)};
+    at::Tensor own;
+    if (!weight.grad().defined()) own = at::zeros_like(weight);
+    const at::Tensor place = own.defined() ? own : weight.grad();
+    place.index_add_(0, saved[0].flatten(), rows_of(gradients[0]),
+                     context->saved_data["factor"].toDouble());
+    return {at::Tensor(), own, at::Tensor()};
   }
 };
 
@@ -168,28 +177,51 @@ struct Rotation : torch::autograd::Function<Rotation> {
   }
 };
 
+// As at::index_add, whose backward pass would keep y for its shape.
+struct AddAt : torch::autograd::Function<AddAt> {
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& x, const at::Tensor& y,
+                            const at::Tensor& positions) {
+    context->save_for_backward({positions});
+    return at::index_add(x, -1, positions, y);
+  }
+  static variable_list backward(AutogradContext* context, variable_list gradients) {
+    const at::Tensor positions = context->get_saved_variables()[0];
+    return {gradients[0], gradients[0].index_select(-1, positions), at::Tensor()};
+  }
+};
+
 bool trains(const at::Tensor& tensor) {
   return c10::GradMode::is_enabled() && tensor.requires_grad();
 }
 
 }  // namespace
 
-at::Tensor linear_product(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
+at::Tensor linear_product(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
+                          double factor) {
   if (trains(weight)) {
     return Linear::apply(x.contiguous(), weight,
-                         bias.defined() ? std::optional(bias) : std::nullopt);
+                         bias.defined() ? std::optional(bias) : std::nullopt, factor);
   }
-  if (trains(x)) return at::linear(x, weight.flatten(1), bias);
-  return product(x, weight, bias);
+  if (trains(x)) {
+    const at::Tensor y = at::linear(x, weight.flatten(1), bias);
+    return factor == 1 ? y : y.mul(factor);
+  }
+  return product(x, weight, bias, factor);
 }
 
-at::Tensor embed_tokens(const at::Tensor& tokens, const at::Tensor& weight) {
-  return trains(weight) ? Embedding::apply(tokens, weight) : at::embedding(weight, tokens);
+at::Tensor embed_tokens(const at::Tensor& tokens, const at::Tensor& weight, double factor) {
+  return trains(weight) ? Embedding::apply(tokens, weight, factor)
+                        : looked_up(tokens, weight, factor);
 }
 
 at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double epsilon) {
   if (trains(x) || trains(weight)) return RmsNorm::apply(x, weight, epsilon);
   return at::mul(x, inverse_rms(x, epsilon)).mul_(weight);
+}
+
+at::Tensor add_at(const at::Tensor& x, const at::Tensor& y, const at::Tensor& positions) {
+  return trains(x) || trains(y) ? AddAt::apply(x, y, positions)
+                                : at::index_add(x, -1, positions, y);
 }
 
 at::Tensor rotate_(at::Tensor x, const at::Tensor& table, std::int64_t rotated) {

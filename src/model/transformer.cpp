@@ -25,13 +25,11 @@ std::int64_t full_width(const Dimension& dimension, const Submodel& submodel) {
   return positions;
 }
 
-/// HeteroFL's scaler. At full width nothing is done, so that width 1 equals no scaler bit for bit.
-at::Tensor scaled(at::Tensor y, const Submodel& submodel, const Dimension& out,
-                  const Context& context) {
-  if (!context.scaler || context.mode != Mode::train) return y;
-  const auto kept = static_cast<double>(width(out, submodel));
-  const auto full = static_cast<double>(full_width(out, submodel));
-  return kept == full ? y : y.div_(kept / full);
+/// HeteroFL's scaler: what a layer's output is multiplied by, the inverse of the kept share. Inside
+/// the layer's product it costs neither time nor memory.
+double scaler(const Submodel& submodel, const Dimension& out, const Context& context) {
+  if (!context.scaler || context.mode != Mode::train) return 1;
+  return static_cast<double>(full_width(out, submodel)) / static_cast<double>(width(out, submodel));
 }
 
 std::int64_t stream_rows(const CostTape& tape) { return tape.batch * tape.shape[0]; }
@@ -58,7 +56,7 @@ Layer residual(std::vector<Layer> branch, int rows) {
     for (const Layer& part : branch) y = part.forward(p, y, context);
     const std::vector<std::int64_t> positions = p.submodel().positions(rows);
     if (positions.empty()) return y.add_(x);
-    return at::index_add(x, -1, at::tensor(positions, at::kLong), y);
+    return add_at(x, y, at::tensor(positions, at::kLong));
   };
   layer.cost = [=](CostTape& tape) {
     const int stream = tape.current;
@@ -209,8 +207,10 @@ struct Attention {
     const std::int64_t units = submodel.width(axes.heads);
     const std::int64_t columns = width(head_columns, submodel);
     const std::int64_t values = width(value_columns, submodel);
+    // LibTorch's fused kernel needs equal widths, and would give way to one that keeps all scores.
+    const std::int64_t common = std::max(columns, values);
     const auto by_head = [&](const at::Tensor& y, std::int64_t heads) {
-      return y.view({x.size(0), x.size(1), heads, -1}).transpose(1, 2);
+      return padded(y.view({x.size(0), x.size(1), heads, -1}), common).transpose(1, 2);
     };
     at::Tensor q, k, v;
     if (choice.fused_qkv) {
@@ -225,11 +225,8 @@ struct Attention {
       k = shared(by_head(rotated(projections[1].forward(p, x, context), submodel, units), units));
       v = shared(by_head(projections[2].forward(p, x, context), units));
     }
-    // LibTorch's fused kernel needs equal widths, and would give way to one that keeps all scores.
-    const std::int64_t common = std::max(columns, values);
     at::Tensor y =
-        at::scaled_dot_product_attention(padded(q, common), padded(k, common), padded(v, common),
-                                         {}, 0.0, choice.causal, scale(submodel));
+        at::scaled_dot_product_attention(q, k, v, {}, 0.0, choice.causal, scale(submodel));
     if (values < common) y = y.narrow(3, 0, values);
     return y.transpose(1, 2).flatten(2);
   }
@@ -279,8 +276,8 @@ struct Attention {
         const std::int64_t own_heads = i == 0 ? heads : units;
         const std::int64_t own_columns = i == 2 ? values : columns;
         if (i < 2) rotation_cost(tape, own_heads * own_columns);
-        if (own_heads < heads) copy_cost(tape, heads * own_columns);
-        if (own_columns < common) copy_cost(tape, heads * common);
+        if (own_columns < common) copy_cost(tape, own_heads * common);
+        if (own_heads < heads) copy_cost(tape, heads * common);
         read.push_back(tape.current);
       }
     }
@@ -485,8 +482,8 @@ Layer dense(Layout& layout, int block, const std::string& name, Dimension out, D
       has_bias ? layout.add_entry({name + ".bias", Kind::trainable, block, {out}, {}}) : -1;
   Layer layer;
   layer.forward = [=](const Parameters& p, const at::Tensor& x, Context& context) {
-    const at::Tensor y = linear_product(x, p[weight], has_bias ? p[bias] : at::Tensor());
-    return scaled(y, p.submodel(), out, context);
+    return linear_product(x, p[weight], has_bias ? p[bias] : at::Tensor(),
+                          scaler(p.submodel(), out, context));
   };
   layer.cost = [=](CostTape& tape) {
     const std::int64_t inputs = width(in, tape.submodel);
@@ -542,8 +539,8 @@ Layer stream_norm(const TransformerChoice& choice, Layout& layout, int block,
   return layer;
 }
 
-at::Tensor scaled_stream(at::Tensor y, const Submodel& submodel, int axis, const Context& context) {
-  return scaled(std::move(y), submodel, {{axis, 1}}, context);
+double stream_scaler(const Submodel& submodel, int axis, const Context& context) {
+  return scaler(submodel, {{axis, 1}}, context);
 }
 
 void add_transformer_blocks(Model& model, Layout& layout, const TransformerChoice& choice,
@@ -613,9 +610,11 @@ Layer token_stem(const TransformerChoice& choice, Layout& layout, int block,
   const std::int64_t most = choice.positions;
   Layer layer;
   layer.forward = [=](const Parameters& p, const at::Tensor& x, Context& context) {
-    at::Tensor y = embed_tokens(x, p[weight]);
-    if (place >= 0) y.add_(x.size(1) == most ? p[place] : p[place].narrow(0, 0, x.size(1)));
-    return scaled_stream(y, p.submodel(), embed_axis, context);
+    const double factor = stream_scaler(p.submodel(), embed_axis, context);
+    at::Tensor y = embed_tokens(x, p[weight], factor);
+    if (place < 0) return y;
+    at::Tensor positions = x.size(1) == most ? p[place] : p[place].narrow(0, 0, x.size(1));
+    return y.add_(factor == 1 ? positions : positions * factor);
   };
   layer.cost = [=](CostTape& tape) {
     const std::int64_t units = tape.submodel.width(embed_axis);

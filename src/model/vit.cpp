@@ -73,9 +73,11 @@ Layer patch_stem(const TransformerChoice& choice, const Grid& grid, bool class_t
       {"patch_embed.proj.bias", Kind::trainable, block, {stream}, {Init::Rule::uniform, bound}});
   Layer layer;
   layer.forward = [=](const Parameters& p, const at::Tensor& x, Context& context) {
-    at::Tensor y = linear_product(patches_of(x, grid), p[weight], p[bias]);
-    if (cls >= 0) y = at::cat({p[cls].expand({y.size(0), 1, y.size(2)}), y}, 1);
-    return scaled_stream(y.add_(p[place]), p.submodel(), embed_axis, context);
+    const double factor = stream_scaler(p.submodel(), embed_axis, context);
+    const auto scaled = [&](int entry) { return factor == 1 ? p[entry] : p[entry] * factor; };
+    at::Tensor y = linear_product(patches_of(x, grid), p[weight], p[bias], factor);
+    if (cls >= 0) y = at::cat({scaled(cls).expand({y.size(0), 1, y.size(2)}), y}, 1);
+    return y.add_(scaled(place));
   };
   layer.cost = [=](CostTape& tape) {
     const std::int64_t units = tape.submodel.width(embed_axis);

@@ -8,17 +8,22 @@
 namespace espalier {
 
 /// x [..., in] times the transpose of `weight` [out, in...] (its dimensions after the first are
-/// flattened), plus `bias` [out] where defined. Returns [..., out] in memory of its own, so that
-/// what follows may change it in place.
-at::Tensor linear_product(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias);
+/// flattened), plus `bias` [out] where defined, all times `factor`. Returns [..., out] in memory of
+/// its own, so that what follows may change it in place.
+at::Tensor linear_product(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
+                          double factor = 1);
 
-/// Rows of `weight` [vocabulary, width] at int64 `tokens` [...]; returns [..., width] in memory of
-/// its own.
-at::Tensor embed_tokens(const at::Tensor& tokens, const at::Tensor& weight);
+/// Rows of `weight` [vocabulary, width] at int64 `tokens` [...], times `factor`; returns
+/// [..., width] in memory of its own.
+at::Tensor embed_tokens(const at::Tensor& tokens, const at::Tensor& weight, double factor = 1);
 
 /// x [..., width] divided by its root mean square along the last dimension, times `weight` [width]
 /// (Zhang and Sennrich 2019).
 at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double epsilon);
+
+/// x [..., width] with y [..., count] added at `positions` (int64, ascending, [count]) of the last
+/// dimension; a new tensor.
+at::Tensor add_at(const at::Tensor& x, const at::Tensor& y, const at::Tensor& positions);
 
 /// Rotary positions (Su et al. 2021), in place. x [batch, positions, heads x 2 x pairs]: heads one
 /// after the other, each with the first values of all its pairs and then the second ones. The pairs

@@ -83,7 +83,8 @@ std::vector<Layer> pooled_head(const TransformerChoice& choice, Pooling pooling,
 /// Reads "model.pooling".
 Pooling pooling_choice(const Config& config);
 
-/// HeteroFL's scaler for a residual stream that a stem writes: y over the kept share of the axis.
-at::Tensor scaled_stream(at::Tensor y, const Submodel& submodel, int axis, const Context& context);
+/// HeteroFL's scaler of a stem that writes the stream: what its output is multiplied by, 1 where it
+/// is off or nothing is cut.
+double stream_scaler(const Submodel& submodel, int axis, const Context& context);
 
 }  // namespace espalier

@@ -1,0 +1,202 @@
+// The memory bound of cost.h for the transformer families, at widths cut by shares and block by
+// block, and at two depths.
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+#include <c10/core/GradMode.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <map>
+
+#include "espalier/device/memory.h"
+#include "espalier/model/cost.h"
+#include "espalier/model/parameters.h"
+
+namespace espalier {
+namespace {
+
+using Settings = std::map<std::string, std::string>;
+
+struct Setting {
+  Settings options;
+  DataShape shape;
+  std::int64_t batch = 4;
+  bool scaler = false;
+};
+
+Model make(const Setting& setting) {
+  OptionTable table;
+  declare_model_options(table);
+  Config config(std::move(table));
+  for (const auto& [key, value] : setting.options) config.set("model." + key, value, "test");
+  return build_model(config, setting.shape);
+}
+
+std::vector<std::int64_t> first(double share, std::int64_t size) {
+  std::vector<std::int64_t> units(
+      static_cast<std::size_t>(std::ceil(share * static_cast<double>(size))));
+  for (std::size_t i = 0; i < units.size(); ++i) units[i] = static_cast<std::int64_t>(i);
+  return units;
+}
+
+Submodel by_share(const Layout& layout, double share) {
+  Submodel submodel = Submodel::full(layout);
+  for (std::size_t axis = 0; axis < layout.axes.size(); ++axis) {
+    if (!layout.axes[axis].cuttable) continue;
+    submodel.keep(static_cast<int>(axis), first(share, layout.axes[axis].size));
+  }
+  return submodel;
+}
+
+Submodel by_block(const Model& model, double share) {
+  Submodel submodel = Submodel::full(*model.layout);
+  for (const TransformerAxes& axes : model.transformer) {
+    for (const int axis : {axes.heads, axes.attention_rows, axes.hidden, axes.mlp_rows})
+      submodel.keep(axis, first(share, submodel.full_width(axis)));
+  }
+  return submodel;
+}
+
+/// Peak bytes of three training steps with momentum, as a client task makes them.
+std::int64_t measured_peak(const Model& model, const Submodel& submodel, std::int64_t batch,
+                           bool scaler, std::int64_t message_bytes) {
+  auto account = MemoryAccount::create(0);
+  MemoryScope scope(account);
+  account->charge(message_bytes);
+  Parameters p(std::make_shared<const Geometry>(model.layout, submodel, Packing::aligned));
+  p.attach_gradients();
+  at::Tensor velocity;
+  for (int step = 0; step < 3; ++step) {
+    std::vector<std::int64_t> shape = model.shape.sample;
+    shape.insert(shape.begin(), batch);
+    const at::Tensor x = at::zeros(shape, model.shape.vocabulary > 0 ? at::kLong : at::kFloat);
+    const at::Tensor y = at::zeros({batch * model.shape.targets()}, at::kLong);
+    Context context;
+    context.mode = Mode::train;
+    context.scaler = scaler;
+    p.zero_gradients();
+    at::Tensor loss = at::cross_entropy_loss(forward(model, p, x, context).flatten(0, -2), y);
+    loss.backward();
+    c10::NoGradGuard no_grad;
+    if (!velocity.defined()) {
+      velocity = p.gradients().clone();
+    } else {
+      velocity.mul_(0.9).add_(p.gradients());
+    }
+    p.trainable().add_(velocity, -0.01);
+  }
+  return account->peak_bytes();
+}
+
+std::string show(const Settings& options) {
+  std::string text;
+  for (const auto& [key, value] : options) text += key + "=" + value + " ";
+  return text;
+}
+
+double expect_bound(const Setting& setting, const Model& model, const Submodel& submodel,
+                    const std::string& cut) {
+  const TrainingCost cost = training_cost(model, submodel, setting.batch, 1);
+  const std::int64_t measured =
+      measured_peak(model, submodel, setting.batch, setting.scaler, cost.message_bytes);
+  const double ratio = static_cast<double>(cost.peak_bytes) / static_cast<double>(measured);
+  const std::string what = fmt::format("{}cut {} batch {} threads {}", show(setting.options), cut,
+                                       setting.batch, at::get_num_threads());
+  EXPECT_LE(measured, cost.peak_bytes) << what;
+  EXPECT_LE(ratio, 1.25) << what;
+  if (std::getenv("ESPALIER_SHOW")) {
+    fmt::print("ratio {:.4f} measured {:9} predicted {:9} activations {:9} {}\n", ratio, measured,
+               cost.peak_bytes, cost.activation_bytes, what);
+  }
+  return ratio;
+}
+
+void expect_bounds(const Setting& setting) {
+  const Model model = make(setting);
+  for (const bool shallow : {false, true}) {
+    for (const double share : {1.0, 0.5, 0.25}) {
+      for (const bool blocks : {false, true}) {
+        if (blocks && share == 1) continue;
+        Submodel submodel = blocks ? by_block(model, share) : by_share(*model.layout, share);
+        if (shallow) submodel.keep_block(model.transformer.back().block, false);
+        expect_bound(setting, model, submodel,
+                     fmt::format("{} {}{}", blocks ? "blocks" : "shares", share,
+                                 shallow ? " one block less" : ""));
+      }
+    }
+  }
+}
+
+Settings with(const std::string& name, const Settings& more = {}) {
+  Settings all{{"name", name}, {"depth", "3"}, {"embed", "64"}, {"heads", "4"}};
+  for (const auto& [key, value] : more) all[key] = value;
+  return all;
+}
+
+const DataShape kImages{{3, 16, 16}, 10};
+const DataShape kText{{24}, 50, 50, true};
+const DataShape kNews{{20}, 4, 200, false};
+
+class TransformerBound : public ::testing::Test {
+ protected:
+  static void SetUpTestSuite() { install_counting_allocator(); }
+  void SetUp() override { at::set_num_threads(1); }
+  void TearDown() override { at::set_num_threads(1); }
+};
+
+TEST_F(TransformerBound, HoldsForVit) {
+  for (const Settings& more :
+       {Settings{}, Settings{{"pooling", "mean"}, {"qkv_bias", "false"}},
+        Settings{{"fused_qkv", "false"}}, Settings{{"rms_norm", "true"}, {"activation", "swiglu"}}})
+    for (const std::int64_t batch : {4, 32}) expect_bounds({with("vit", more), kImages, batch});
+}
+
+TEST_F(TransformerBound, HoldsForGpt) {
+  const Settings llama{{"positions", "rotary"},
+                       {"kv_heads", "2"},
+                       {"fused_qkv", "false"},
+                       {"rms_norm", "true"},
+                       {"activation", "swiglu"}};
+  for (const Settings& more :
+       {Settings{}, Settings{{"tied", "false"}}, Settings{{"positions", "rotary"}}, llama})
+    for (const std::int64_t batch : {4, 32}) expect_bounds({with("gpt", more), kText, batch});
+}
+
+TEST_F(TransformerBound, HoldsForEncoder) {
+  for (const Settings& more : {Settings{}, Settings{{"pooling", "mean"}, {"positions", "rotary"}}})
+    for (const std::int64_t batch : {4, 32}) expect_bounds({with("encoder", more), kNews, batch});
+}
+
+TEST_F(TransformerBound, HoldsForOneSampleAndALongText) {
+  expect_bounds({with("vit"), kImages, 1});
+  expect_bounds({with("gpt", {{"depth", "2"}}), {{256}, 20, 20, true}, 2});
+}
+
+TEST_F(TransformerBound, HoldsWhereValuesAreNarrowerThanQueries) {
+  for (const bool wider : {false, true}) {
+    const Setting setting{with("vit", {{"fused_qkv", "false"}}), kImages, 16};
+    const Model model = make(setting);
+    Submodel submodel = Submodel::full(*model.layout);
+    for (const TransformerAxes& axes : model.transformer)
+      submodel.keep(wider ? axes.columns : axes.value_columns, first(0.5, 16));
+    expect_bound(setting, model, submodel, wider ? "half the queries" : "half the values");
+  }
+}
+
+TEST_F(TransformerBound, HoldsWithHeteroFLsScaler) {
+  expect_bounds({with("vit"), kImages, 16, true});
+  expect_bounds({with("gpt"), kText, 16, true});
+  expect_bounds({with("encoder", {{"positions", "rotary"}}), kNews, 16, true});
+}
+
+TEST_F(TransformerBound, HoldsWithTwoThreads) {
+  at::set_num_threads(2);
+  expect_bounds({with("vit"), kImages, 8});
+  expect_bounds({with("gpt"), kText, 8});
+}
+
+}  // namespace
+}  // namespace espalier
