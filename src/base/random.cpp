@@ -15,18 +15,10 @@ namespace espalier {
 
 namespace {
 
-constexpr std::array<std::string_view, 12> kPurposes{"model.init",
-                                                     "data.synthetic",
-                                                     "data.split",
-                                                     "data.partition",
-                                                     "data.order",
-                                                     "data.augment",
-                                                     "clients.sample",
-                                                     "clients.fleet",
-                                                     "method.levels",
-                                                     "method.submodel",
-                                                     "train.dropout",
-                                                     "test"};
+constexpr std::array<std::string_view, 12> kPurposes{
+    "model.init",    "data.synthetic",  "data.split",     "data.partition",
+    "data.order",    "data.augment",    "clients.sample", "clients.fleet",
+    "method.levels", "method.submodel", "train.dropout",  "test"};
 
 }  // namespace
 

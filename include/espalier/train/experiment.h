@@ -26,9 +26,7 @@ struct Experiment {
   std::unique_ptr<Fleet> fleet;
   std::unique_ptr<PlanCache> plans;
 
-  std::int64_t samples_of(std::int64_t client) const {
-    return partition->size(client);
-  }
+  std::int64_t samples_of(std::int64_t client) const { return partition->size(client); }
 };
 
 /// run.seed, run.rounds, run.horizon.
