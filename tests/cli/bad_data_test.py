@@ -1,0 +1,111 @@
+"""Damaged or unfit data ends the run with status 3 and one sentence that names file and place, on any rank count."""
+
+import os
+import struct
+import sys
+import unittest
+
+sys.path.insert(0, os.path.dirname(__file__))
+from support import ProgramTest  # noqa: E402
+
+
+class BadData(ProgramTest):
+    def refused(self, words, *settings, status=3, ranks=(1,)):
+        for count in ranks:
+            self.assert_refused(status, words, "run", self.input, "--data.partition=iid", *settings,
+                                f"--data.dir={self.folder.name}", ranks=count)
+            self.assertFalse(os.path.exists(self.path("runs")), "something was written")
+
+    def write_bytes(self, name, content):
+        os.makedirs(os.path.dirname(self.path(name)), exist_ok=True)
+        with open(self.path(name), "wb") as file:
+            file.write(content)
+
+    def write_npy(self, name, descr, shape, content):
+        header = f"{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
+        self.write_bytes(name, b"\x93NUMPY\x01\x00" + struct.pack("<H", 118) + header.encode() + content)
+
+    def write_arrays(self, values=None, labels=None):
+        """Forty samples of three numbers, two classes."""
+        values = values or [float(i) for i in range(120)]
+        labels = labels or [i % 2 for i in range(40)]
+        self.write_npy("x.npy", "<f4", "(40, 3)", struct.pack("<120f", *values))
+        self.write_npy("y.npy", "<i8", f"({len(labels)},)", struct.pack(f"<{len(labels)}q", *labels))
+
+    def write_table(self, *more):
+        rows = ["a,b,class", *(f"{i},{i * i},{i % 2}" for i in range(40)), *more]
+        self.write("data.csv", "\n".join(rows) + "\n")
+
+    def write_cifar(self, records, label=1):
+        record = bytes([label]) + bytes(3072)
+        self.write_bytes("data_batch_1.bin", record * records)
+        self.write_bytes("test_batch.bin", record * 10000)
+
+    def test_a_cifar_file_cut_at_the_end_of_a_record(self):
+        self.write_cifar(9999)
+        self.refused("data_batch_1.bin is cut short", "--data.name=cifar10")
+
+    def test_a_cifar_label_out_of_range(self):
+        self.write_cifar(10000, label=10)
+        self.refused("label 10 of sample 0", "--data.name=cifar10")
+
+    def test_an_empty_text(self):
+        self.write("input.txt", "")
+        self.refused("input.txt is empty", "--data.name=text", "--data.file=input.txt", ranks=(1, 3))
+
+    def test_a_missing_text(self):
+        self.refused("mine.txt is missing", "--data.name=text", "--data.file=mine.txt")
+
+    def test_classes_of_a_text(self):
+        self.write("input.txt", "to be or not to be " * 500)
+        self.refused("set it to iid", "--data.name=text", "--data.file=input.txt", "--data.partition=dirichlet",
+                     status=2)
+
+    def test_a_row_of_ag_news(self):
+        self.write("test.csv", '"1","a","b"\n"7","c","d"\n')
+        self.refused("test.csv line 2 has the class '7'", "--data.name=agnews")
+
+    def test_a_ragged_table(self):
+        self.write_table("1,2")
+        self.refused("data.csv line 42 has 2 cells where 3", "--data.name=csv", ranks=(1, 3))
+
+    def test_a_table_with_words_for_numbers(self):
+        self.write_table("1,many,0")
+        self.refused("data.csv line 42: 'many' in b", "--data.name=csv")
+
+    def test_a_column_that_is_not_there(self):
+        self.write_table()
+        self.refused("data.csv_label = kind", "--data.name=csv", "--data.csv_label=kind", status=2)
+
+    def test_values_that_are_no_numbers(self):
+        self.write_arrays(values=[0.0] * 61 + [float("nan")] + [0.0] * 58)
+        self.refused("x.npy: row 20 (from 0) has nan", "--data.name=arrays", ranks=(1, 3))
+
+    def test_a_label_below_zero(self):
+        self.write_arrays(labels=[0, 1] * 19 + [1, -1])
+        self.refused("y.npy: row 39 (from 0) has -1", "--data.name=arrays")
+
+    def test_a_class_without_samples(self):
+        self.write_arrays(labels=[0, 2] * 20)
+        self.refused("class 1 has no sample", "--data.name=arrays")
+
+    def test_lengths_that_differ(self):
+        self.write_arrays(labels=[0, 1] * 21)
+        self.refused("40 rows but", "--data.name=arrays", ranks=(1, 3))
+
+    def test_clients_that_the_data_does_not_have(self):
+        self.write_arrays()
+        self.write_npy("client.npy", "|u1", "(40,)", bytes([0, 1, 2, 3] * 10))
+        self.refused("set clients.count = 4", "--data.name=arrays", "--data.partition=given", status=2)
+        self.refused("whose each sample is", "--data.name=synthetic", "--data.partition=given", status=2)
+
+    def test_crops_of_what_is_no_image(self):
+        self.write_arrays()
+        self.refused("data.augment", "--data.name=arrays", "--data.augment=crop_flip", status=2)
+
+    def test_a_shape_that_only_the_files_tell(self):
+        self.refused("known from their files", "--data.name=arrays", "--check")
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,102 @@
+"""Runs on data of every form: the user's own files, and partitions whose samples are drawn on demand."""
+
+import os
+import re
+import subprocess
+import sys
+import unittest
+import zlib
+
+sys.path.insert(0, os.path.dirname(__file__))
+from support import ProgramTest  # noqa: E402
+
+ROOT = os.path.dirname(os.environ["ESPALIER_INPUTS"])
+PYTHON = os.path.join(ROOT, ".venv", "bin", "python")
+
+
+class Partitions(ProgramTest):
+    def same_on_one_and_three(self, *settings):
+        self.assert_same(self.run_ok("one", *settings), self.run_ok("three", *settings, ranks=3))
+
+    def test_drawn_with_crops_and_local_tests(self):
+        self.same_on_one_and_three("--data.partition=dominant", "--data.samples_per_client=70", "--data.local_test=0.2",
+                                   "--data.augment=crop_flip")
+
+    def test_long_tail_with_norm_calibration(self):
+        self.same_on_one_and_three("--data.partition=long_tail", "--data.long_tail_split=dirichlet",
+                                   "--data.imbalance=10", "--model.name=cnn", "--model.channels=4,8",
+                                   "--model.features=16", "--model.norm=batch", "--data.local_test=0.3")
+
+    def test_many_registered_clients(self):
+        self.run_ok("many", "--clients.count=70000", "--clients.per_round=7", "--data.samples_per_client=20",
+                    "--data.partition=dirichlet")
+
+    def test_the_column_of_a_table_says_whose_a_row_is(self):
+        rows = [f"{i % 7},{i},{i % 13},{i % 3}" for i in range(210)]
+        self.write("data.csv", "\n".join(["who,a,b,class", *rows]) + "\n")
+        self.run_ok("table", "--data.name=csv", f"--data.dir={self.folder.name}", "--data.partition=given",
+                    "--data.csv_client=who", "--data.normalise=computed")
+
+
+def png(path, side, grey):
+    """A PNG of one grey level, written without any library."""
+    def chunk(kind, content):
+        return len(content).to_bytes(4, "big") + kind + content + zlib.crc32(kind + content).to_bytes(4, "big")
+
+    header = side.to_bytes(4, "big") * 2 + bytes([8, 0, 0, 0, 0])
+    rows = (b"\0" + bytes([grey] * side)) * side
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(path, "wb") as file:
+        file.write(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows))
+                   + chunk(b"IEND", b""))
+
+
+@unittest.skipUnless(os.path.exists(PYTHON), "skipped: no .venv with the tools' packages (tools/setup.sh makes one)")
+class Tools(ProgramTest):
+    def tool(self, name, *words):
+        return subprocess.run([PYTHON, os.path.join(ROOT, "tools", name), *words], cwd=self.folder.name,
+                              capture_output=True, text=True, timeout=120)
+
+    def test_packed_images_are_trained_on(self):
+        for split, count in (("train", 14), ("test", 3)):
+            for kind, grey in (("dark", 20), ("light", 230), ("middle", 120)):
+                for i in range(count):
+                    png(self.path("images", split, kind, f"{i}.png"), 12, grey + i)
+        packed = self.tool("pack_images.py", "images", "mine.h5", "--grey")
+        self.assertEqual(packed.returncode, 0, packed.stderr)
+        self.assertIn("51 images of 12 x 12 in 3 classes", packed.stdout)
+        settings = ("--data.name=arrays", "--data.file=mine.h5", "--data.partition=iid", "--data.normalise=computed",
+                    "--run.rounds=30")
+        done = self.espalier("run", self.input, *settings)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        # Grey levels far apart: every one of the nine test images is told apart.
+        self.assertIn("top1=1.0000", done.stdout.splitlines()[-1])
+        checked = self.espalier("run", self.input, *settings, "--check")
+        self.assertRegex(checked.stdout, re.compile("42 training and 9 test samples"))
+
+    def test_images_that_cannot_be_packed(self):
+        png(self.path("images", "a", "1.png"), 12, 1)
+        png(self.path("images", "b", "1.png"), 13, 1)
+        self.assertIn("--size", self.tool("pack_images.py", "images", "mine.h5").stderr)
+        self.write(os.path.join("images", "b", "1.png"), "no picture")
+        self.assertIn("no image that can be read", self.tool("pack_images.py", "images", "mine.h5").stderr)
+        self.assertFalse(os.path.exists(self.path("mine.h5")))
+
+    def test_a_fetched_file_is_checked(self):
+        self.write("input.txt", "another text")
+        refused = self.tool("get_data.py", "tinyshakespeare", "--from", ".", "--to", "data")
+        self.assertNotEqual(refused.returncode, 0)
+        self.assertIn("is not the file expected", refused.stderr)
+        self.assertEqual(os.listdir(self.path("data", "tinyshakespeare")), [])
+
+    def test_a_right_file_is_kept(self):
+        source = os.path.join(os.environ.get("ESPALIER_DATA", ""), "tinyshakespeare")
+        if not os.path.exists(os.path.join(source, "input.txt")):
+            self.skipTest("skipped: ESPALIER_DATA names no folder with tinyshakespeare")
+        done = self.tool("get_data.py", "tinyshakespeare", "--from", source, "--to", "data")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual(os.path.getsize(self.path("data", "tinyshakespeare", "input.txt")), 1115394)
+
+
+if __name__ == "__main__":
+    unittest.main()

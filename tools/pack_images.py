@@ -1,0 +1,95 @@
+#!/usr/bin/env python3
+"""Packs a folder of images, one subfolder for each class, into one HDF5 file for `data.name = arrays`.
+
+    tools/pack_images.py FOLDER OUT.h5 [--size N] [--grey]
+        FOLDER    has a subfolder for each class; or `train` and `test` (or `val`), each with such subfolders
+        --size N  every image is scaled to N x N; without it all must have one size
+        --grey    one channel instead of three
+
+Classes are numbered in the order of their names, which the file keeps as attribute `classes` of `y`. The pixels are
+bytes [sample, channel, row, column] in one piece, so that Espalier maps them instead of reading them.
+"""
+
+import argparse
+import pathlib
+import sys
+
+import h5py
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".webp"}
+
+
+def subfolders(folder):
+    return sorted(item for item in folder.iterdir() if item.is_dir() and not item.name.startswith("."))
+
+
+def images_of(folder, split):
+    """(path, class name, split) of every image."""
+    found = []
+    for place in subfolders(folder):
+        files = sorted(f for f in place.rglob("*") if f.suffix.lower() in ENDINGS)
+        if not files:
+            sys.exit(f"error: {place} holds no images")
+        found += [(file, place.name, split) for file in files]
+    return found
+
+
+def collect(folder):
+    parts = {part.name: part for part in subfolders(folder)}
+    test = parts.get("test") or parts.get("val")
+    if "train" in parts and test is not None:
+        return images_of(parts["train"], 0) + images_of(test, 1), True
+    return images_of(folder, 0), False
+
+
+def read(path, size, mode):
+    try:
+        with Image.open(path) as image:
+            image = image.convert(mode)
+            if size:
+                image = image.resize((size, size), Image.Resampling.BILINEAR)
+            pixels = np.asarray(image)
+    except (OSError, UnidentifiedImageError) as error:
+        sys.exit(f"error: {path} is no image that can be read: {error}")
+    return pixels[None] if mode == "L" else pixels.transpose(2, 0, 1)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", metavar="FOLDER", type=pathlib.Path)
+    parser.add_argument("out", metavar="OUT.h5", type=pathlib.Path)
+    parser.add_argument("--size", metavar="N", type=int)
+    parser.add_argument("--grey", action="store_true")
+    arguments = parser.parse_args()
+    if not arguments.folder.is_dir():
+        sys.exit(f"error: {arguments.folder} is no folder")
+    items, has_test = collect(arguments.folder)
+    classes = sorted({name for _, name, _ in items})
+    if len(classes) < 2:
+        sys.exit(f"error: {arguments.folder} has {len(classes)} class folders; at least two are needed")
+    mode = "L" if arguments.grey else "RGB"
+    first = read(items[0][0], arguments.size, mode)
+    part = arguments.out.with_name(arguments.out.name + ".part")
+    try:
+        with h5py.File(part, "w") as file:
+            x = file.create_dataset("x", (len(items), *first.shape), np.uint8)
+            for i, (path, _, _) in enumerate(items):
+                pixels = read(path, arguments.size, mode)
+                if pixels.shape != first.shape:
+                    sys.exit(f"error: {path} has {pixels.shape[2]} x {pixels.shape[1]} pixels, {items[0][0]} "
+                             f"{first.shape[2]} x {first.shape[1]}: scale them with --size")
+                x[i] = pixels
+            y = file.create_dataset("y", data=np.array([classes.index(name) for _, name, _ in items], np.int64))
+            y.attrs["classes"] = classes
+            if has_test:
+                file["split"] = np.array([split for _, _, split in items], np.uint8)
+        part.replace(arguments.out)
+    finally:
+        part.unlink(missing_ok=True)
+    print(f"{arguments.out}: {len(items)} images of {first.shape[2]} x {first.shape[1]} in {len(classes)} classes")
+
+
+if __name__ == "__main__":
+    main()
