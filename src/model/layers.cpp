@@ -294,11 +294,15 @@ Block make_block(const Layout& layout, int block, std::vector<Layer> layers) {
   return result;
 }
 
+void declare_depth(OptionTable& table) {
+  table.add({"model.depth", OptionType::integer, "0",
+             "layers with weights of vgg (11, 13, 16) and resnet (18, 34, 50), blocks of a "
+             "transformer; 0 = 11, 18, or 6 blocks",
+             "layers", 0, 1e4});
+}
+
 void declare_depth_and_width(OptionTable& table) {
-  table.add(
-      {"model.depth", OptionType::integer, "0",
-       "layers with weights: 11, 13, 16 for vgg; 18, 34, 50 for resnet; 0 = the least of them",
-       "layers", 0, 1e4});
+  declare_depth(table);
   table.add({"model.width", OptionType::integer, "64",
              "vgg, resnet: channels of the first layer; the other widths grow with it", "channels",
              1, 1e6});

@@ -13,6 +13,9 @@
 namespace espalier {
 namespace {
 
+// Blocks where model.depth is 0.
+constexpr std::int64_t kDepth = 6;
+
 constexpr std::int64_t kFloatBytes = sizeof(float);
 // Vectors and scalars that a layer's kernels allocate beside what is counted.
 constexpr std::int64_t kSmallTensors = 1024;
@@ -373,7 +376,7 @@ Layer mean_token() {
 }  // namespace
 
 void declare_transformer_options(OptionTable& table) {
-  table.add({"model.depth", OptionType::integer, "6", "transformers: blocks", "", 1, 1e4});
+  declare_depth(table);
   table.add({"model.embed", OptionType::integer, "192",
              "transformers: width of the residual stream, a multiple of model.heads", "", 1, 1e6});
   table.add({"model.heads", OptionType::integer, "3", "transformers: attention heads", "", 1, 1e4});
@@ -432,6 +435,7 @@ void declare_transformer_options(OptionTable& table) {
 TransformerChoice transformer_choice(const Config& config) {
   TransformerChoice c;
   c.depth = config.integer("model.depth");
+  if (c.depth == 0) c.depth = kDepth;
   c.embed = config.integer("model.embed");
   c.heads = config.integer("model.heads");
   c.kv_heads = config.integer("model.kv_heads");

@@ -71,6 +71,8 @@ Layer residual(std::vector<Layer> body, std::vector<Layer> shortcut);
 /// A block that runs `layers` one after the other. Its index must be `block` of the layout.
 Block make_block(const Layout& layout, int block, std::vector<Layer> layers);
 
+/// Declares "model.depth", which vgg, resnet and the transformers share.
+void declare_depth(OptionTable& table);
 /// Declares "model.depth" and "model.width", which vgg and resnet share.
 void declare_depth_and_width(OptionTable& table);
 
