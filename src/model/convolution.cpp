@@ -53,6 +53,11 @@ at::Tensor run_forward(const at::Tensor& x, const at::Tensor& weight,
 // One matrix product of columns adds it in place; it is ahead where the columns are the smaller.
 bool by_columns(std::int64_t positions, std::int64_t out) { return 2 * positions <= out; }
 
+// Up to so many weights both gradients are asked for at once: of a small layer, two calls take
+// longer. Of a large one the weights come first, so that what that needs is given back before the
+// input's gradient is made.
+constexpr std::int64_t kSmallWeight = 1 << 14;
+
 /// x [batch, in, h, w] as columns [in * kernel * kernel, batch * output positions].
 at::Tensor columns(const at::Tensor& x, const ConvolutionShape& s, std::int64_t out_height,
                    std::int64_t out_width) {
@@ -130,20 +135,23 @@ struct Convolution : torch::autograd::Function<Convolution> {
                                       {s.stride, s.stride}, {s.padding, s.padding}, {1, 1}, false,
                                       {0, 0}, 1, of);
     };
+    const bool wants_input = context->needs_input_grad(0);
+    const bool small = weight.numel() <= kSmallWeight;
     at::Tensor of_input, of_weight, of_bias;
-    // The weights first: what that needs is given back before the input's gradient is made.
     at::Tensor place = weight.grad();
     if (place.defined() && by_columns(g.numel() / g.size(1), g.size(1))) {
       add_by_columns(place, x, g, s);
       if (s.bias) of_bias = g.sum({0, 2, 3});
     } else {
-      std::tie(std::ignore, of_weight, of_bias) = gradient({false, true, s.bias});
+      std::tie(of_input, of_weight, of_bias) = gradient({wants_input && small, true, s.bias});
       if (place.defined()) {
         place.add_(of_weight);
         of_weight = at::Tensor();
       }
     }
-    if (context->needs_input_grad(0)) of_input = std::get<0>(gradient({true, false, false}));
+    if (wants_input && !of_input.defined()) {
+      of_input = std::get<0>(gradient({true, false, false}));
+    }
     return {of_input, of_weight, of_bias, {}, {}, {}};
   }
 };
