@@ -28,8 +28,10 @@ constexpr std::int64_t kInlineHeadBytes = 3840;
 constexpr std::int64_t kFirstBytes =
     static_cast<std::int64_t>(sizeof(WireHeader)) + kInlineHeadBytes;
 
+// A waiting rank looks for messages after a quarter of the time it has waited, within these limits:
+// a short wait is noticed at once, and a long one costs those that work little of their processors.
 constexpr long kShortestSleepUs = 100;
-constexpr long kLongestSleepUs = 200;
+constexpr long kLongestSleepUs = 500;
 constexpr std::chrono::milliseconds kLastWait{1000};
 
 std::int64_t size_of(const Bytes& bytes) { return static_cast<std::int64_t>(bytes.size()); }
@@ -109,7 +111,7 @@ struct Mailbox::State {
 
   std::vector<int> done;
   std::vector<MPI_Status> statuses;
-  long sleep_length_us = kShortestSleepUs;
+  long waited_us = 0;  ///< since the last message was taken
   std::int64_t bytes_sent = 0;
   std::int64_t bytes_received = 0;
 };
@@ -375,15 +377,16 @@ std::optional<Message> Mailbox::receive() {
   Message message = std::move(state.ready.front());
   state.ready.pop_front();
   state.bytes_received += size_of(*message.head) + size_of(*message.payload);
-  state.sleep_length_us = kShortestSleepUs;
+  state.waited_us = 0;
   return message;
 }
 
 void Mailbox::wait() {
   State& state = *state_;
   if (!state.ready.empty()) return;
-  sleep_us(state.sleep_length_us);
-  state.sleep_length_us = std::min(kLongestSleepUs, state.sleep_length_us + 20);
+  const long length = std::clamp(state.waited_us / 4, kShortestSleepUs, kLongestSleepUs);
+  sleep_us(length);
+  state.waited_us += length;
 }
 
 bool Mailbox::idle() {

@@ -56,8 +56,9 @@ class Mailbox {
   /// The next complete message in order of arrival, if any; progresses sends and receives. Messages
   /// of one rank come in the order in which it sent them.
   std::optional<Message> receive();
-  /// Sleeps once, 100 microseconds growing to 200 while nothing comes; not at all if a message is
-  /// ready; less if a signal arrives. Call when receive() gave nothing and there is no work.
+  /// Sleeps once, a quarter of the time waited since the last message but 100 to 500 microseconds;
+  /// not at all if a message is ready; less if a signal arrives. Call when receive() gave nothing
+  /// and there is no work.
   void wait();
   /// True when every send has left; progresses sends and receives.
   bool idle();

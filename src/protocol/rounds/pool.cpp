@@ -15,7 +15,7 @@ Pool::Pool(Mailbox& mailbox, int ranks, Worker* local) : mailbox_(mailbox), loca
   } else {
     for (int rank = 1; rank < ranks; ++rank) ranks_.push_back(rank);
   }
-  expected_.assign(ranks_.size(), 0);
+  loads_.resize(ranks_.size());
   payloads_.resize(ranks_.size());
 }
 
@@ -29,24 +29,45 @@ std::int32_t Pool::place_payload(std::size_t place, const SharedBytes& payload) 
   return 0;
 }
 
-std::int64_t Pool::submit(const ClientTask& task, SharedBytes payload, std::int64_t flops) {
-  const auto place = static_cast<std::size_t>(std::min_element(expected_.begin(), expected_.end()) -
-                                              expected_.begin());
-  expected_[place] += flops;
-  const int rank = ranks_[place];
-  placed_[task.task] = {place, flops};
+void Pool::submit(const ClientTask& task, SharedBytes payload, std::int64_t flops) {
   Message message;
   message.type = MessageType::task;
   message.to = task.client;
   message.id = task.task;
   message.head = share(task.encode());
-  const auto bytes =
-      static_cast<std::int64_t>(message.head->size() - task.state.size() + payload->size());
-  message.subtype = place_payload(place, payload);
-  if (message.subtype == 0) message.payload = std::move(payload);
-  mailbox_.expect(rank, bytes + 4096);
-  mailbox_.send(rank, std::move(message));
-  return bytes;
+  message.payload = std::move(payload);
+  waiting_.emplace(Urgency{task.finish, task.client, task.task},
+                   Waiting{std::move(message), flops});
+  hand_out();
+}
+
+/// Sends waiting tasks, each to the rank with the least outstanding work (ties to the lowest) of
+/// those that have room. A rank has room for one task beyond that under way, and for more while so
+/// many wait that half of an equal share is more (guided self-scheduling: Polychronopoulos and
+/// Kuck, IEEE Transactions on Computers 36(12), 1987), so that short tasks do not wait for the
+/// server.
+void Pool::hand_out() {
+  while (!waiting_.empty()) {
+    const auto room =
+        static_cast<std::int64_t>(std::max<std::size_t>(2, waiting_.size() / (2 * ranks_.size())));
+    std::optional<std::size_t> place;
+    for (std::size_t i = 0; i < loads_.size(); ++i) {
+      if (loads_[i].tasks < room && (!place || loads_[i].flops < loads_[*place].flops)) place = i;
+    }
+    if (!place) return;
+    auto [message, flops] = std::move(waiting_.begin()->second);
+    waiting_.erase(waiting_.begin());
+    ++loads_[*place].tasks;
+    loads_[*place].flops += flops;
+    placed_[message.id] = {*place, flops};
+    constexpr std::size_t kAnswerHead = 4096;
+    const int rank = ranks_[*place];
+    mailbox_.expect(rank, static_cast<std::int64_t>(message.head->size() + message.payload->size() +
+                                                    kAnswerHead));
+    message.subtype = place_payload(*place, message.payload);
+    if (message.subtype != 0) message.payload = nullptr;
+    mailbox_.send(rank, std::move(message));
+  }
 }
 
 Pool::Arrival Pool::collect(std::int64_t task) {
@@ -84,8 +105,11 @@ void Pool::handle(Message message) {
         ++duplicates_;
         return;
       }
-      expected_[placed.mapped().place] -= placed.mapped().flops;
+      Load& load = loads_[placed.mapped().place];
+      --load.tasks;
+      load.flops -= placed.mapped().flops;
       arrived_.emplace(arrival.result.task, std::move(arrival));
+      hand_out();
       return;
     }
     case MessageType::evaluation:

@@ -1,12 +1,15 @@
 #pragma once
 // The server's view of the ranks that do client work: it places tasks and evaluation shards, and
-// collects what comes back. Which rank did what never reaches a result.
+// collects what comes back. Which rank did what never reaches a result. A rank is handed a few
+// tasks ahead, the rest wait here in the order in which their results will be asked for: ranks that
+// turn out slower than others then get fewer, and none ends long after the rest.
 
 #include <deque>
 #include <functional>
 #include <map>
 #include <memory>
 #include <optional>
+#include <tuple>
 #include <vector>
 
 #include "espalier/comm/mailbox.h"
@@ -29,9 +32,8 @@ class Pool {
   /// `local`: the worker on this rank where it is alone, else null.
   Pool(Mailbox& mailbox, int ranks, Worker* local);
 
-  /// Sends a task to the rank with the least expected outstanding work (ties to the lowest).
-  /// Returns the bytes of the message, state excluded.
-  std::int64_t submit(const ClientTask& task, SharedBytes payload, std::int64_t flops);
+  /// Queues a task of `flops` for the rank that first has room for it.
+  void submit(const ClientTask& task, SharedBytes payload, std::int64_t flops);
   /// Waits until the task's result is here, progressing everything else, and hands it over.
   Arrival collect(std::int64_t task);
 
@@ -48,19 +50,30 @@ class Pool {
   void stop();
 
  private:
-  std::int32_t place_payload(std::size_t place, const SharedBytes& payload);
+  using Urgency = std::tuple<Nanoseconds, std::int64_t, std::int64_t>;  // finish, client, task
+  struct Waiting {
+    Message message;
+    std::int64_t flops;
+  };
   struct Placement {
     std::size_t place;  // index into ranks_
     std::int64_t flops;
   };
+  struct Load {
+    std::int64_t tasks = 0;  // outstanding
+    std::int64_t flops = 0;  // of these
+  };
+  std::int32_t place_payload(std::size_t place, const SharedBytes& payload);
+  void hand_out();
   void handle(Message message);
   bool progress();
 
   Mailbox& mailbox_;
   Worker* local_;
   std::vector<int> ranks_;                         // that work
-  std::vector<std::int64_t> expected_;             // outstanding FLOPs by index into ranks_
+  std::vector<Load> loads_;                        // by index into ranks_
   std::vector<std::deque<SharedBytes>> payloads_;  // that each rank keeps, newest first
+  std::map<Urgency, Waiting> waiting_;
   std::map<std::int64_t, Placement> placed_;
   std::map<std::int64_t, Arrival> arrived_;
   EvaluationHandler handler_;
