@@ -82,7 +82,8 @@ class ArraySplit final : public Split {
       for (const std::int64_t index : indices) {
         const std::int64_t first = static_cast<std::int64_t>(row(index)) * length;
         for (std::int64_t i = 0; i < length; ++i) {
-          *out++ = static_cast<std::int64_t>(value(first + i));
+          const auto token = static_cast<double>(value(first + i));  // exact: far below 2^53
+          *out++ = static_cast<std::int64_t>(token);
         }
       }
     });

@@ -115,8 +115,8 @@ bool is_there(const std::filesystem::path& path) {
 
 std::filesystem::path named_file(const Config& config, const std::string& key,
                                  const std::filesystem::path& folder, const std::string& usual) {
-  const std::filesystem::path given = config.text(key);
-  const std::filesystem::path inside = given.empty() ? folder / usual : folder / given;
+  std::filesystem::path given = config.text(key);
+  std::filesystem::path inside = given.empty() ? folder / usual : folder / given;
   if (is_there(inside)) return inside;
   if (!given.empty() && is_there(given)) return given;
   throw DataError(fmt::format("{} is missing: set {} to the file, or data.dir to its folder",
