@@ -42,6 +42,6 @@ Model build(const Config& config, const DataShape& shape) {
 
 }  // namespace
 
-ModelFamily encoder_family() { return {declare, build}; }
+ModelFamily encoder_family() { return {declare, build, {{64}, 4, 10000}}; }
 
 }  // namespace espalier

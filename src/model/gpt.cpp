@@ -78,6 +78,6 @@ Model build(const Config& config, const DataShape& shape) {
 
 }  // namespace
 
-ModelFamily gpt_family() { return {declare, build}; }
+ModelFamily gpt_family() { return {declare, build, {{64}, 256, 256, true}}; }
 
 }  // namespace espalier
