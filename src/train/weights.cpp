@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <map>
-#include <set>
+#include <span>
 
 #include "espalier/base/log.h"
 #include "espalier/record/checkpoint.h"
@@ -19,13 +19,10 @@ namespace {
 constexpr const char* kPrefixes[] = {"module.",      "model.", "_orig_mod.",
                                      "transformer.", "vit.",   "net."};
 
-/// Replaced once each, in this order. Several tensors may be parts of one entry, which are stacked
-/// along its first dimension.
+/// Replaced once each, in this order.
 struct Spelling {
   const char* theirs;
   const char* ours;
-  int part = 0;
-  int parts = 1;
 };
 constexpr Spelling kSpellings[] = {
     // Hugging Face's ViT, in timm's names.
@@ -35,9 +32,9 @@ constexpr Spelling kSpellings[] = {
     {"encoder.layer.", "blocks."},
     {".layernorm_before.", ".norm1."},
     {".layernorm_after.", ".norm2."},
-    {".attention.attention.query.", ".attn.qkv.", 0, 3},
-    {".attention.attention.key.", ".attn.qkv.", 1, 3},
-    {".attention.attention.value.", ".attn.qkv.", 2, 3},
+    {".attention.attention.query.", ".attn.q_proj."},
+    {".attention.attention.key.", ".attn.k_proj."},
+    {".attention.attention.value.", ".attn.v_proj."},
     {".attention.output.dense.", ".attn.proj."},
     {".intermediate.dense.", ".mlp.fc1."},
     {".output.dense.", ".mlp.fc2."},
@@ -45,9 +42,16 @@ constexpr Spelling kSpellings[] = {
     {"classifier.", "head."},
 };
 
+/// One tensor here, three there, which are stacked along its first dimension.
+constexpr const char* kFused[] = {".attn.qkv.", ".attn.c_attn."};
+constexpr const char* kThirds[] = {".attn.q_proj.", ".attn.k_proj.", ".attn.v_proj."};
+
 /// Stored as [in, out] by some programs (Hugging Face's GPT-2) and as [out, in] by others. Some are
 /// square, so the shapes of the others decide for a file.
 constexpr const char* kTransposable[] = {"c_attn.weight", "c_proj.weight", "c_fc.weight"};
+
+/// Tables of positions, of which a model for shorter texts takes the first rows.
+constexpr const char* kLongerTables[] = {"wpe.weight"};
 
 /// No weights of their own: batch norm's counter, causal masks, output weights tied to the
 /// embedding.
@@ -58,12 +62,18 @@ bool ends_with_any(const std::string& name, std::span<const char* const> suffixe
   return std::ranges::any_of(suffixes, [&](const char* s) { return name.ends_with(s); });
 }
 
-/// Where a tensor belongs.
+/// What a tensor is to an entry: slice `slice` of the tensor's `slices` is part `part` of the
+/// entry's `parts`.
 struct Match {
   int entry = -1;
-  int part = 0;
-  int parts = 1;
+  int part = 0, parts = 1;
+  int slice = 0, slices = 1;
 };
+
+std::string replaced(std::string name, std::string_view from, std::string_view to) {
+  const auto at = name.find(from);
+  return at == std::string::npos ? std::string() : name.replace(at, from.size(), to);
+}
 
 class Names {
  public:
@@ -72,38 +82,40 @@ class Names {
       entries_.emplace(layout.entries[i].name, static_cast<int>(i));
     }
   }
-  /// entry -1 where the model has nothing of the kind.
-  Match find(std::string name) const {
-    Match match;
-    if (has(name, match)) return match;
+  /// Nothing where the model has nothing of the kind.
+  std::vector<Match> find(std::string name) const {
+    if (entry(name) >= 0) return {{entry(name)}};
     for (bool again = true; again;) {
       again = false;
-      for (const std::string prefix : kPrefixes) {
+      for (const std::string_view prefix : kPrefixes) {
         if (!name.starts_with(prefix)) continue;
         name.erase(0, prefix.size());
-        if (has(name, match)) return match;
+        if (entry(name) >= 0) return {{entry(name)}};
         again = true;
       }
     }
     for (const Spelling& s : kSpellings) {
-      const auto at = name.find(s.theirs);
-      if (at == std::string::npos) continue;
-      name.replace(at, std::string_view(s.theirs).size(), s.ours);
-      if (s.parts > 1) {
-        match.part = s.part;
-        match.parts = s.parts;
-      }
+      if (std::string other = replaced(name, s.theirs, s.ours); !other.empty()) name = other;
     }
-    has(name, match);
-    return match;
+    if (entry(name) >= 0) return {{entry(name)}};
+    for (const char* fused : kFused) {
+      std::vector<Match> thirds;
+      for (int i = 0; i < 3; ++i) {
+        if (const int whole = entry(replaced(name, kThirds[i], fused)); whole >= 0) {
+          return {{whole, i, 3}};
+        }
+        const int third = entry(replaced(name, fused, kThirds[i]));
+        if (third >= 0) thirds.push_back({third, 0, 1, i, 3});
+      }
+      if (thirds.size() == 3) return thirds;
+    }
+    return {};
   }
 
  private:
-  bool has(const std::string& name, Match& match) const {
+  int entry(const std::string& name) const {
     const auto found = entries_.find(name);
-    if (found == entries_.end()) return false;
-    match.entry = found->second;
-    return true;
+    return found == entries_.end() ? -1 : found->second;
   }
   std::map<std::string, int> entries_;
 };
@@ -115,12 +127,18 @@ Shape without_ones(Shape shape) {
   return shape;
 }
 
-/// The shape of one of `parts` equal parts along the first dimension, {0} where it has none.
-Shape part_shape(Shape shape, int parts) {
-  if (parts == 1) return shape;
-  if (shape.empty() || shape[0] % parts != 0) return {0};
-  shape[0] /= parts;
-  return shape;
+/// The shape that a tensor must have for the match; {0} where the entry has no such parts.
+Shape needed_shape(const Match& match, Shape entry) {
+  if (match.parts == 1 && match.slices == 1) return entry;
+  if (entry.empty() || entry[0] % match.parts != 0) return {0};
+  entry[0] = entry[0] / match.parts * match.slices;
+  return entry;
+}
+
+/// `stored` has more rows of what `needed` is.
+bool longer_table(const std::string& name, const Shape& stored, const Shape& needed) {
+  return ends_with_any(name, kLongerTables) && stored.size() == 2 && needed.size() == 2 &&
+         stored[0] > needed[0] && stored[1] == needed[1];
 }
 
 /// "a, b, c and 4 more".
@@ -144,11 +162,13 @@ std::vector<float> transposed(const std::vector<float>& values, std::int64_t row
   return result;
 }
 
-/// A tensor with its place; `turned`: stored with its two dimensions the other way round.
+/// A tensor with its place. `turned`: stored with its two dimensions the other way round;
+/// `direct`: all of its values, in their order, are those of the place.
 struct Placement {
   const NamedTensor* tensor = nullptr;
   Match match;
   bool turned = false;
+  bool direct = true;
 };
 
 bool transposable(const NamedTensor& tensor) {
@@ -157,27 +177,94 @@ bool transposable(const NamedTensor& tensor) {
 
 bool turned_file(const std::vector<Placement>& placements, const Geometry& geometry) {
   return std::ranges::any_of(placements, [&](const Placement& p) {
-    if (!transposable(*p.tensor) || p.match.parts > 1) return false;
+    if (!transposable(*p.tensor)) return false;
     const Shape& stored = p.tensor->shape;
-    const Shape& own = geometry.place(p.match.entry).shape;
-    return own.size() == 2 && own[0] != own[1] && stored[0] == own[1] && stored[1] == own[0];
+    const Shape needed = needed_shape(p.match, geometry.place(p.match.entry).shape);
+    return needed.size() == 2 && needed[0] != needed[1] && stored[0] == needed[1] &&
+           stored[1] == needed[0];
   });
 }
 
 void copy(const Placement& p, const Geometry::Place& place, float* model) {
   const std::int64_t count = place.count / p.match.parts;
   float* const to = model + place.offset + p.match.part * count;
-  if (p.turned) {
-    std::vector<float> values(static_cast<std::size_t>(count));
-    p.tensor->read(values.data());
-    values = transposed(values, p.tensor->shape[0], p.tensor->shape[1]);
-    std::copy(values.begin(), values.end(), to);
-  } else {
+  if (p.direct) {
     p.tensor->read(to);
+    return;
   }
+  std::vector<float> values(static_cast<std::size_t>(p.tensor->count()));
+  p.tensor->read(values.data());
+  if (p.turned) values = transposed(values, p.tensor->shape[0], p.tensor->shape[1]);
+  std::copy_n(values.data() + p.match.slice * count, count, to);
 }
 
 std::string shape_text(const Shape& shape) { return fmt::format("[{}]", fmt::join(shape, ", ")); }
+
+/// What goes where, and what does not.
+struct Matching {
+  std::vector<std::vector<Placement>> sources;  ///< of each entry; empty where it stays as it is
+  std::size_t complete = 0;                     ///< entries with sources
+  std::vector<std::string> missing, other_shape, unknown;
+
+  /// "it lacks a; it has b [2] where [3] is needed; the model has no c"; empty if all fits.
+  std::string faults() const {
+    std::vector<std::string> texts;
+    if (!missing.empty()) texts.push_back("it lacks " + list_of(missing));
+    if (!other_shape.empty()) texts.push_back("it has " + list_of(other_shape));
+    if (!unknown.empty()) texts.push_back("the model has no " + list_of(unknown));
+    return fmt::format("{}", fmt::join(texts, "; "));
+  }
+};
+
+Matching match_all(const std::vector<NamedTensor>& tensors, const std::string& origin,
+                   const Geometry& geometry) {
+  const Names names(geometry.layout());
+  Matching result;
+  std::vector<Placement> placements;
+  for (const NamedTensor& tensor : tensors) {
+    const std::vector<Match> matches = names.find(tensor.name);
+    for (const Match& match : matches) placements.push_back({&tensor, match});
+    if (matches.empty() && !ends_with_any(tensor.name, kPassedOver)) {
+      result.unknown.push_back(tensor.name);
+    }
+  }
+  const std::size_t entries = geometry.layout().entries.size();
+  result.sources.resize(entries);
+  std::vector<bool> misfit(entries, false);
+  const bool turned = turned_file(placements, geometry);
+  for (Placement& p : placements) {
+    const auto entry = static_cast<std::size_t>(p.match.entry);
+    Shape stored = p.tensor->shape;
+    p.turned = turned && transposable(*p.tensor);
+    if (p.turned) std::swap(stored[0], stored[1]);
+    const Shape needed = needed_shape(p.match, geometry.place(p.match.entry).shape);
+    const bool longer = longer_table(p.tensor->name, stored, needed);
+    p.direct = !p.turned && !longer && p.match.slices == 1;
+    if (!longer && without_ones(stored) != without_ones(needed)) {
+      result.other_shape.push_back(fmt::format("{} {} where {} is needed", p.tensor->name,
+                                               shape_text(p.tensor->shape), shape_text(needed)));
+      misfit[entry] = true;
+      continue;
+    }
+    for (const Placement& other : result.sources[entry]) {
+      if (other.match.part == p.match.part || other.match.parts != p.match.parts) {
+        throw DataError(fmt::format("{} holds both {} and {}, which are the same weights", origin,
+                                    other.tensor->name, p.tensor->name));
+      }
+    }
+    result.sources[entry].push_back(p);
+  }
+  for (std::size_t entry = 0; entry < entries; ++entry) {
+    auto& own = result.sources[entry];
+    if (!own.empty() && static_cast<int>(own.size()) == own.front().match.parts) {
+      ++result.complete;
+      continue;
+    }
+    own.clear();
+    if (!misfit[entry]) result.missing.push_back(geometry.layout().entries[entry].name);
+  }
+  return result;
+}
 
 }  // namespace
 
@@ -185,77 +272,23 @@ void place_weights(const std::vector<NamedTensor>& tensors, const std::string& o
                    Parameters& model) {
   const Geometry& geometry = model.geometry();
   const Layout& layout = geometry.layout();
-  const Names names(layout);
-  std::vector<Placement> placements;
-  std::vector<std::string> unknown, other_shape, missing;
-  std::set<int> misfits;  // entries
-  for (const NamedTensor& tensor : tensors) {
-    const Match match = names.find(tensor.name);
-    if (match.entry >= 0) {
-      placements.push_back({&tensor, match});
-    } else if (!ends_with_any(tensor.name, kPassedOver)) {
-      unknown.push_back(tensor.name);
-    }
-  }
-  const bool turned = turned_file(placements, geometry);
-  std::erase_if(placements, [&](Placement& p) {
-    Shape stored = p.tensor->shape;
-    p.turned = turned && transposable(*p.tensor);
-    if (p.turned) std::swap(stored[0], stored[1]);
-    const Shape needed = part_shape(geometry.place(p.match.entry).shape, p.match.parts);
-    if (without_ones(stored) == without_ones(needed)) return false;
-    other_shape.push_back(fmt::format("{} {} where {} is needed", p.tensor->name,
-                                      shape_text(p.tensor->shape), shape_text(needed)));
-    misfits.insert(p.match.entry);
-    return true;
-  });
-
-  std::vector<std::vector<const Placement*>> sources(layout.entries.size());
-  for (const Placement& p : placements) {
-    auto& others = sources[static_cast<std::size_t>(p.match.entry)];
-    for (const Placement* other : others) {
-      if (other->match.part == p.match.part || other->match.parts != p.match.parts) {
-        throw DataError(fmt::format("{} holds both {} and {}, which are the same weights", origin,
-                                    other->tensor->name, p.tensor->name));
-      }
-    }
-    others.push_back(&p);
-  }
-  std::size_t complete = 0;
-  for (std::size_t entry = 0; entry < sources.size(); ++entry) {
-    auto& own = sources[entry];
-    if (!own.empty() && static_cast<int>(own.size()) == own.front()->match.parts) {
-      ++complete;
-    } else {
-      if (!misfits.contains(static_cast<int>(entry))) {
-        missing.push_back(layout.entries[entry].name);
-      }
-      own.clear();
-    }
-  }
-
-  std::vector<std::string> faults;
-  if (!missing.empty()) faults.push_back("it lacks " + list_of(missing));
-  if (!other_shape.empty()) faults.push_back("it has " + list_of(other_shape));
-  if (!unknown.empty()) faults.push_back("the model has no " + list_of(unknown));
-  if (!faults.empty()) {
-    const std::string what =
-        fmt::format("{} does not fit the model: {}", origin, fmt::join(faults, "; "));
-    if (!partial || complete == 0) {
-      throw DataError(what + (complete == 0 ? "; nothing in it fits"
-                                            : "; model.init_partial = true would load the rest"));
-    }
+  const Matching matching = match_all(tensors, origin, geometry);
+  if (const std::string faults = matching.faults(); !faults.empty()) {
+    const std::string what = fmt::format("{} does not fit the model: {}", origin, faults);
+    if (matching.complete == 0) throw DataError(what + "; nothing in it fits");
+    if (!partial) throw DataError(what + "; model.init_partial = true would load the rest");
     log_warning(what + "; the rest is loaded");
   }
   for (int block = 0; block < static_cast<int>(layout.blocks.size()); ++block) {
-    for (std::size_t entry = 0; entry < sources.size(); ++entry) {
-      if (layout.entries[entry].block != block || sources[entry].empty()) continue;
+    for (std::size_t entry = 0; entry < layout.entries.size(); ++entry) {
+      const std::vector<Placement>& sources = matching.sources[entry];
+      if (layout.entries[entry].block != block || sources.empty()) continue;
       const Geometry::Place& place = geometry.place(static_cast<int>(entry));
-      for (const Placement* source : sources[entry]) copy(*source, place, model.data());
+      for (const Placement& source : sources) copy(source, place, model.data());
       const float* const values = model.data() + place.offset;
       if (!std::all_of(values, values + place.count, [](float v) { return std::isfinite(v); })) {
         throw DataError(fmt::format("{} of {} holds a value that is not finite",
-                                    sources[entry].front()->tensor->name, origin));
+                                    sources.front().tensor->name, origin));
       }
     }
   }

@@ -23,7 +23,7 @@ std::shared_ptr<const Layout> gpt_layout() {
   return std::make_shared<const Layout>(l);
 }
 
-std::shared_ptr<const Layout> vit_layout() {
+std::shared_ptr<const Layout> vit_layout(bool fused = true) {
   Layout l;
   const int block = l.add_block("block");
   l.add_entry({"cls_token", Kind::trainable, block, {plain(2)}, {}});
@@ -34,7 +34,17 @@ std::shared_ptr<const Layout> vit_layout() {
                {plain(2), plain(1), plain(1), plain(1)},
                {}});
   l.add_entry({"blocks.0.norm1.weight", Kind::trainable, block, {plain(2)}, {}});
-  l.add_entry({"blocks.0.attn.qkv.weight", Kind::trainable, block, {plain(6), plain(2)}, {}});
+  if (fused) {
+    l.add_entry({"blocks.0.attn.qkv.weight", Kind::trainable, block, {plain(6), plain(2)}, {}});
+  } else {
+    for (const char* third : {"q", "k", "v"}) {
+      l.add_entry({fmt::format("blocks.0.attn.{}_proj.weight", third),
+                   Kind::trainable,
+                   block,
+                   {plain(2), plain(2)},
+                   {}});
+    }
+  }
   l.add_entry({"blocks.0.attn.proj.weight", Kind::trainable, block, {plain(2), plain(2)}, {}});
   l.add_entry({"blocks.0.norm2.weight", Kind::trainable, block, {plain(2)}, {}});
   l.add_entry({"blocks.0.mlp.fc1.weight", Kind::trainable, block, {plain(4), plain(2)}, {}});
@@ -140,10 +150,44 @@ TEST(Weights, HuggingFacesViTIsTimms) {
                                                           {"head.weight", 130}};
   for (const auto& [name, first] : firsts) EXPECT_EQ(entry(model, name).front(), first) << name;
 
+  // Into a model that has three projections.
+  Parameters apart = zeros(vit_layout(false));
+  place_weights(tensors, "the file", false, apart);
+  EXPECT_EQ(entry(apart, "blocks.0.attn.k_proj.weight"), (std::vector<float>{54, 55, 56, 57}));
+
   // A third of a fused entry is no whole one.
   std::vector<NamedTensor> without_key = tensors;
   without_key.erase(without_key.begin() + 6);
   EXPECT_NE(refused(without_key, model).find("it lacks blocks.0.attn.qkv.weight"),
+            std::string::npos);
+}
+
+TEST(Weights, FusedProjectionsAreTakenApartAndTransposedOnesTurnedFirst) {
+  Layout l;
+  const int block = l.add_block("block");
+  for (const char* third : {"q", "k", "v"}) {
+    l.add_entry({fmt::format("h.0.attn.{}_proj.weight", third),
+                 Kind::trainable,
+                 block,
+                 {plain(2), plain(2)},
+                 {}});
+  }
+  const auto layout = std::make_shared<const Layout>(l);
+  Parameters model = zeros(layout);
+  place_weights({counted("h.0.attn.c_attn.weight", {6, 2}, 0)}, "the file", false, model);
+  EXPECT_EQ(entry(model, "h.0.attn.k_proj.weight"), (std::vector<float>{4, 5, 6, 7}));
+  place_weights({counted("h.0.attn.c_attn.weight", {2, 6}, 0)}, "the file", false, model);
+  EXPECT_EQ(entry(model, "h.0.attn.k_proj.weight"), (std::vector<float>{2, 8, 3, 9}));
+}
+
+TEST(Weights, ALongerTableOfPositionsGivesItsFirstRows) {
+  Layout l;
+  l.add_entry({"wpe.weight", Kind::trainable, l.add_block("stem"), {plain(2), plain(3)}, {}});
+  const auto layout = std::make_shared<const Layout>(l);
+  Parameters model = zeros(layout);
+  place_weights({counted("wpe.weight", {4, 3}, 0)}, "the file", false, model);
+  EXPECT_EQ(entry(model, "wpe.weight"), (std::vector<float>{0, 1, 2, 3, 4, 5}));
+  EXPECT_NE(refused({counted("wpe.weight", {1, 3}, 0)}, model).find("where [2, 3] is needed"),
             std::string::npos);
 }
 

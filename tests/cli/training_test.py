@@ -1,0 +1,73 @@
+"""Optimiser state, batches in parts and batches by device, in whole runs: the same on any number of
+ranks, and told truly by the records."""
+
+import os
+import unittest
+
+import h5py
+
+from support import ProgramTest
+
+ADAM = ("--train.optimizer=adamw", "--train.lr=0.002", "--train.schedule=cosine", "--train.warmup=1")
+WIDTHS = ("--method.name=fedrolex",)  # a client's units change with every version
+
+
+class TrainingTest(ProgramTest):
+    def tasks(self, run):
+        with h5py.File(os.path.join(run, "run.h5")) as file:
+            return {name: values[()] for name, values in file["tasks"].items()}
+
+    def test_kept_state_is_the_same_on_any_number_of_ranks(self):
+        settings = (*ADAM, *WIDTHS, "--train.optimizer_state=keep", "--train.label_smoothing=0.1")
+        runs = [self.run_ok(f"ranks-{n}", *settings, ranks=n) for n in (1, 2, 3)]
+        for other in runs[1:]:
+            self.assert_same(runs[0], other)
+        tasks = self.tasks(runs[0])
+        # Two moments of every value, dense, and which units they are of.
+        state = tasks["state_bytes"] - 2 * 4 * tasks["parameters"]
+        self.assertTrue(((state > 0) & (state < 512)).all(), state)
+        reset = self.tasks(self.run_ok("reset", *ADAM, *WIDTHS))
+        self.assertTrue((reset["state_bytes"] == 0).all())
+        first = tasks["base_version"] == 0
+        self.assertTrue((tasks["bytes_up"][first] == reset["bytes_up"][first]).all())
+
+    def test_parts_cost_less_memory_and_the_same_work(self):
+        whole = self.tasks(self.run_ok("whole", "--train.batch=12"))
+        parts = self.tasks(self.run_ok("parts", "--train.batch=12", "--train.accumulate=4"))
+        for column in ("flops", "steps", "samples", "compute_s", "bytes_down"):
+            self.assertTrue((whole[column] == parts[column]).all(), column)
+        self.assertTrue((parts["peak_bytes"] < whole["peak_bytes"]).all())
+
+    def test_a_device_class_may_have_its_own_batch(self):
+        run = self.run_ok("mixed", "--device.fast.batch=25")
+        with h5py.File(os.path.join(run, "run.h5")) as file:
+            samples = file["clients/samples"][()]
+            device = file["clients/device"][()]
+        tasks = self.tasks(run)
+        for client, steps, flops in zip(tasks["client"], tasks["steps"], tasks["flops"]):
+            batch = 25 if device[client].startswith(b"fast") else 10
+            self.assertEqual(steps, -(-samples[client] // batch))
+            # Work goes by samples, whatever the batch.
+            self.assertEqual(flops * samples[tasks["client"][0]], tasks["flops"][0] * samples[client])
+
+    def test_bad_combinations_are_refused(self):
+        refuse = lambda words, *settings: self.assert_refused(2, words, "run", self.input, *settings)
+        refuse("train.optimizer", "--train.optimizer=lion")
+        refuse("train.beta1", "--train.optimizer=adam", "--train.beta1=1")
+        refuse("train.nesterov", "--train.nesterov=true")
+        refuse("train.epsilon", "--train.optimizer=adam", "--train.epsilon=0")
+        refuse("device.fast.batch", "--device.fast.batch=-1")
+
+    def test_costs_of_each_block_are_listed(self):
+        listed = self.espalier("list", "models", "-v")
+        self.assertEqual(listed.returncode, 0, listed.stderr)
+        lenet = listed.stdout.split("\nlenet ")[1].split("\ncnn ")[0].splitlines()
+        total = next(line for line in lenet if line.split()[0] == "total").split()
+        self.assertEqual(total[1], "61706")
+        blocks = [line.split() for line in lenet[3:] if line.split()[0] != "total"]
+        for column in range(1, 9):
+            self.assertEqual(sum(int(b[column]) for b in blocks), int(total[column]))
+
+
+if __name__ == "__main__":
+    unittest.main()
