@@ -149,34 +149,43 @@ struct Convolution : torch::autograd::Function<Convolution> {
 };
 
 /// Memory that oneDNN takes beside input and output: copies in blocks of 16 (AVX-512) or 8
-/// channels. Measured with oneDNN 3 on 1 to 64 channels and maps of 8 to 28: an upper bound
+/// channels. Measured with oneDNN 3 on 1 to 512 channels and maps of 4 to 32: an upper bound
 /// throughout, tight where maps are large.
 void add_scratch(NodeCost& cost, std::int64_t in, std::int64_t out, std::int64_t in_map,
-                 std::int64_t out_map, std::int64_t kernel) {
+                 std::int64_t out_map, std::int64_t batch, const ConvolutionShape& s) {
   const bool wide = at::get_cpu_capability() == "AVX512";
   const std::int64_t lanes = wide ? 16 : 8;
+  const std::int64_t taps = s.kernel * s.kernel;
   const std::int64_t in_blocks = round_up(in, lanes) * in_map;
   const std::int64_t out_blocks = round_up(out, lanes) * out_map;
   const std::int64_t weight_blocks =
-      round_up(in, lanes) * round_up(out, lanes) * kernel * kernel * kFloatBytes;
-  const std::int64_t weight = in * out * kernel * kernel * kFloatBytes;
+      round_up(in, lanes) * round_up(out, lanes) * taps * kFloatBytes;
+  const std::int64_t weight = in * out * taps * kFloatBytes;
+  const std::int64_t threads = at::get_num_threads();
+  // One sample without the inputs that a stride skips, where the kernel is a single tap.
+  const bool skips = s.stride > 1 && s.kernel == 1;
+  const std::int64_t picked = skips ? threads * round_up(in, lanes) * (out_map / batch) : 0;
 
   const std::int64_t forward_input = in < lanes ? 0 : in_blocks;
-  cost.forward_scratch_bytes = std::max(forward_input + out_blocks + weight_blocks - out * out_map,
-                                        out_blocks + weight_blocks) +
-                               kSmallTensors;
+  cost.forward_scratch_bytes =
+      std::max(forward_input + out_blocks + weight_blocks + picked - out * out_map,
+               out_blocks + weight_blocks) +
+      kSmallTensors;
   // The kernels of the weights' gradient read up to 3 channels without a copy, and up to 8 as one
   // block of 8.
   const bool no_copy = wide ? in <= 3 : in == 3;
   const std::int64_t backward_input = no_copy ? 0 : in <= 8 ? 8 * in_map : in_blocks;
-  std::int64_t peak = backward_input + out_blocks + weight_blocks + weight;
+  std::int64_t peak = backward_input + out_blocks + weight_blocks + std::max(weight, picked);
+  if (by_columns(out_map / kFloatBytes, out)) peak = (in * taps + out) * out_map;
   if (cost.input_gradient) {
+    // The weights' turn comes first, when there is no gradient of the input yet. With a stride,
+    // that is made in another order of dimensions and copied.
     const std::int64_t input = in * in_map;
-    peak = std::max({in_blocks + out_blocks + weight_blocks - input, in_blocks, peak});
+    const std::int64_t copies = s.stride > 1 ? 2 * input : in_blocks;
+    peak = std::max({in_blocks + out_blocks + weight_blocks, copies + input, peak}) - input;
   }
   // Several threads sum the weights' gradient in copies of their own.
   constexpr std::int64_t kBarriers = 20480;
-  const std::int64_t threads = at::get_num_threads();
   if (threads > 1) peak += threads * weight_blocks + kBarriers;
   cost.backward_scratch_bytes = peak + kSmallTensors;
 }
@@ -204,7 +213,7 @@ void add_convolution_cost(CostTape& tape, std::int64_t in, std::int64_t out,
   cost.output_bytes = positions * out * kFloatBytes;
   cost.saves_input = true;
   cost.input_gradient = !first;
-  add_scratch(cost, in, out, in_map, positions * kFloatBytes, s.kernel);
+  add_scratch(cost, in, out, in_map, positions * kFloatBytes, batch, s);
   if (single_channel(in, first)) {
     cost.forward_scratch_bytes =
         std::min(batch, kSamplesAtOnce) * s.kernel * s.kernel * shape[1] * shape[2] * kFloatBytes +
