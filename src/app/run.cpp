@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <chrono>
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
@@ -122,6 +123,12 @@ bool on_terminal() {
   return isatty(STDOUT_FILENO) != 0;
 }
 
+/// "top-1 0.9876", or "perplexity 5.432" of a language model.
+std::string quality(const Evaluation& e) {
+  return std::isnan(e.perplexity) ? fmt::format("top-1 {:.4f}", e.top1)
+                                  : fmt::format("perplexity {:.4g}", e.perplexity);
+}
+
 /// Progress for a person: one live line on a terminal; plain lines, a second apart, elsewhere.
 class Progress {
  public:
@@ -132,7 +139,7 @@ class Progress {
     const std::string line =
         fmt::format("round {:>5}/{}   loss {:.4f}   virtual {:>9.1f} s   {:>6.1f} s{}",
                     report.round, rounds_, report.train_loss, seconds(report.time), elapsed(),
-                    top1_ < 0 ? "" : fmt::format("   top-1 {:.4f}", top1_));
+                    quality_.empty() ? "" : "   " + quality_);
     if (live_) {
       std::printf("\r\033[K%s", line.c_str());
       std::fflush(stdout);
@@ -142,11 +149,10 @@ class Progress {
     }
   }
   void evaluation(const Evaluation& e) {
-    top1_ = e.top1;
+    quality_ = quality(e);
     if (live_) std::printf("\r\033[K");
-    log_note(fmt::format(
-        "version {:>3}       loss {:.4f}   virtual {:>9.1f} s   {:>6.1f} s   top-1 {:.4f}",
-        e.version, e.loss, seconds(e.time), elapsed(), e.top1));
+    log_note(fmt::format("version {:>3}       loss {:.4f}   virtual {:>9.1f} s   {:>6.1f} s   {}",
+                         e.version, e.loss, seconds(e.time), elapsed(), quality_));
   }
   double elapsed() const {
     return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
@@ -156,7 +162,7 @@ class Progress {
   std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
   std::int64_t rounds_;
   bool live_;
-  double top1_ = -1;
+  std::string quality_;  // of the last evaluation
   double last_ = -1;
 };
 
@@ -177,12 +183,15 @@ void record_clients(RunFile& records, const Experiment& e) {
 }
 
 std::string closing_line(const RunSummary& s, double wall, const std::filesystem::path& run) {
+  const Evaluation last = s.last.value_or(Evaluation{});
+  const std::string quality = std::isnan(last.perplexity)
+                                  ? fmt::format("top1={:.4f}", last.top1)
+                                  : fmt::format("perplexity={:.4f}", last.perplexity);
   return fmt::format(
-      "done: rounds={} version={} top1={:.4f} loss={:.4f} virtual_s={:.3f} wall_s={:.1f} "
-      "up_mb={:.3f} "
+      "done: rounds={} version={} {} loss={:.4f} virtual_s={:.3f} wall_s={:.1f} up_mb={:.3f} "
       "down_mb={:.3f} run={}",
-      s.rounds, s.version, s.last ? s.last->top1 : 0, s.last ? s.last->loss : 0, seconds(s.time),
-      wall, static_cast<double>(s.bytes_up) * 1e-6, static_cast<double>(s.bytes_down) * 1e-6,
+      s.rounds, s.version, quality, last.loss, seconds(s.time), wall,
+      static_cast<double>(s.bytes_up) * 1e-6, static_cast<double>(s.bytes_down) * 1e-6,
       run.string());
 }
 

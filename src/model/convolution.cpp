@@ -53,10 +53,12 @@ at::Tensor run_forward(const at::Tensor& x, const at::Tensor& weight,
 // One matrix product of columns adds it in place; it is ahead where the columns are the smaller.
 bool by_columns(std::int64_t positions, std::int64_t out) { return 2 * positions <= out; }
 
-// Up to so many weights both gradients are asked for at once: of a small layer, two calls take
-// longer. Of a large one the weights come first, so that what that needs is given back before the
-// input's gradient is made.
-constexpr std::int64_t kSmallWeight = 1 << 14;
+// Of a layer with few weights both gradients are asked for at once: two calls take longer. Of a
+// large one the weights come first, so that what that needs is given back before the input's
+// gradient is made; so they do with a stride, where the input's needs copies.
+bool at_once(std::int64_t weights, const ConvolutionShape& s) {
+  return weights <= 1 << 14 && s.stride == 1;
+}
 
 /// x [batch, in, h, w] as columns [in * kernel * kernel, batch * output positions].
 at::Tensor columns(const at::Tensor& x, const ConvolutionShape& s, std::int64_t out_height,
@@ -136,14 +138,14 @@ struct Convolution : torch::autograd::Function<Convolution> {
                                       {0, 0}, 1, of);
     };
     const bool wants_input = context->needs_input_grad(0);
-    const bool small = weight.numel() <= kSmallWeight;
     at::Tensor of_input, of_weight, of_bias;
     at::Tensor place = weight.grad();
     if (place.defined() && by_columns(g.numel() / g.size(1), g.size(1))) {
       add_by_columns(place, x, g, s);
       if (s.bias) of_bias = g.sum({0, 2, 3});
     } else {
-      std::tie(of_input, of_weight, of_bias) = gradient({wants_input && small, true, s.bias});
+      std::tie(of_input, of_weight, of_bias) =
+          gradient({wants_input && at_once(weight.numel(), s), true, s.bias});
       if (place.defined()) {
         place.add_(of_weight);
         of_weight = at::Tensor();
@@ -157,34 +159,45 @@ struct Convolution : torch::autograd::Function<Convolution> {
 };
 
 /// Memory that oneDNN takes beside input and output: copies in blocks of 16 (AVX-512) or 8
-/// channels. Measured with oneDNN 3 on 1 to 64 channels and maps of 8 to 28: an upper bound
+/// channels. Measured with oneDNN 3 on 1 to 512 channels and maps of 4 to 32: an upper bound
 /// throughout, tight where maps are large.
 void add_scratch(NodeCost& cost, std::int64_t in, std::int64_t out, std::int64_t in_map,
-                 std::int64_t out_map, std::int64_t kernel) {
+                 std::int64_t out_map, std::int64_t batch, const ConvolutionShape& s) {
   const bool wide = at::get_cpu_capability() == "AVX512";
   const std::int64_t lanes = wide ? 16 : 8;
+  const std::int64_t taps = s.kernel * s.kernel;
   const std::int64_t in_blocks = round_up(in, lanes) * in_map;
   const std::int64_t out_blocks = round_up(out, lanes) * out_map;
   const std::int64_t weight_blocks =
-      round_up(in, lanes) * round_up(out, lanes) * kernel * kernel * kFloatBytes;
-  const std::int64_t weight = in * out * kernel * kernel * kFloatBytes;
+      round_up(in, lanes) * round_up(out, lanes) * taps * kFloatBytes;
+  const std::int64_t weight = in * out * taps * kFloatBytes;
+  const std::int64_t threads = at::get_num_threads();
+  // One sample without the inputs that a stride skips, where the kernel is a single tap.
+  const bool skips = s.stride > 1 && s.kernel == 1;
+  const std::int64_t picked = skips ? threads * round_up(in, lanes) * (out_map / batch) : 0;
 
   const std::int64_t forward_input = in < lanes ? 0 : in_blocks;
-  cost.forward_scratch_bytes = std::max(forward_input + out_blocks + weight_blocks - out * out_map,
-                                        out_blocks + weight_blocks) +
-                               kSmallTensors;
+  cost.forward_scratch_bytes =
+      std::max(forward_input + out_blocks + weight_blocks + picked - out * out_map,
+               out_blocks + weight_blocks) +
+      kSmallTensors;
   // The kernels of the weights' gradient read up to 3 channels without a copy, and up to 8 as one
   // block of 8.
   const bool no_copy = wide ? in <= 3 : in == 3;
   const std::int64_t backward_input = no_copy ? 0 : in <= 8 ? 8 * in_map : in_blocks;
-  std::int64_t peak = backward_input + out_blocks + weight_blocks + weight;
+  std::int64_t peak = backward_input + out_blocks + weight_blocks + std::max(weight, picked);
+  if (by_columns(out_map / kFloatBytes, out)) peak = (in * taps + out) * out_map;
   if (cost.input_gradient) {
+    // Asked for apart, the weights' gradient comes first, when there is none of the input yet. With
+    // a stride, that of the input is made in another order of dimensions and copied.
     const std::int64_t input = in * in_map;
-    peak = std::max({in_blocks + out_blocks + weight_blocks - input, in_blocks, peak});
+    const std::int64_t copies = s.stride > 1 ? 2 * input : in_blocks;
+    const bool apart = !at_once(in * out * taps, s) || by_columns(out_map / kFloatBytes, out);
+    peak = std::max(std::max(in_blocks + out_blocks + weight_blocks, copies + input) - input,
+                    apart ? peak - input : peak);
   }
   // Several threads sum the weights' gradient in copies of their own.
   constexpr std::int64_t kBarriers = 20480;
-  const std::int64_t threads = at::get_num_threads();
   if (threads > 1) peak += threads * weight_blocks + kBarriers;
   cost.backward_scratch_bytes = peak + kSmallTensors;
 }
@@ -212,7 +225,7 @@ void add_convolution_cost(CostTape& tape, std::int64_t in, std::int64_t out,
   cost.output_bytes = positions * out * kFloatBytes;
   cost.saves_input = true;
   cost.input_gradient = !first;
-  add_scratch(cost, in, out, in_map, positions * kFloatBytes, s.kernel);
+  add_scratch(cost, in, out, in_map, positions * kFloatBytes, batch, s);
   if (single_channel(in, first)) {
     cost.forward_scratch_bytes =
         std::min(batch, kSamplesAtOnce) * s.kernel * s.kernel * shape[1] * shape[2] * kFloatBytes +

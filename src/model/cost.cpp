@@ -107,28 +107,30 @@ std::int64_t activation_peak(std::int64_t batch_bytes, const std::vector<NodeCos
   for (int i = count - 1; i >= 0; --i) {
     const NodeCost& node = nodes[i];
     if (gradient[i] >= 0) {
+      std::vector<std::pair<int, int>> made;  // input, its gradient
       for (const int input : node.inputs) {
         if (input < 0 || !node.input_gradient) continue;
-        const std::int64_t bytes = nodes[input].output_bytes;
-        int own = gradient[i];
+        made.emplace_back(input, gradient[i]);
         if (node.passes_gradient) {
-          walk.hold(own);
+          walk.hold(gradient[i]);
         } else {
-          own = walk.make(bytes);
+          made.back().second = walk.make(nodes[input].output_bytes);
         }
+      }
+      walk.touch(node.backward_scratch_bytes);
+      for (const auto& [input, own] : made) {
         int& sum = gradient[input];
         if (sum < 0) {
           sum = own;
         } else if (walk.holders(sum) == 1) {
           walk.drop(own);  // added in place
         } else {
-          const int added = walk.make(bytes);
+          const int added = walk.make(nodes[input].output_bytes);
           walk.drop(own);
           walk.drop(sum);
           sum = added;
         }
       }
-      walk.touch(node.backward_scratch_bytes);
       walk.drop(gradient[i]);
     }
     saved(i, [&](int p) { walk.drop(p); });

@@ -266,7 +266,9 @@ std::string last_row(hid_t file, const TableSchema& schema,
   std::string text;
   for (const std::string& name : columns) {
     const h5::Values values = h5::read_dataset(h5::open_object(group, name), rows);
-    text += fmt::format("{}{} {}", text.empty() ? "" : ", ", name, values.show(rows - 1));
+    const std::string value = values.show(rows - 1);
+    if (value == "nan") continue;  // what this kind of model does not have
+    text += fmt::format("{}{} {}", text.empty() ? "" : ", ", name, value);
   }
   return text;
 }
@@ -320,7 +322,7 @@ std::string describe_file(const std::filesystem::path& path) {
       last_row(file, rounds_schema(), {"round", "version", "virtual_time_s", "train_loss"});
   if (!round.empty()) text += line("last round", round);
   const std::string evaluation =
-      last_row(file, evaluations_schema(), {"version", "set", "loss", "top1"});
+      last_row(file, evaluations_schema(), {"version", "set", "loss", "top1", "perplexity"});
   if (!evaluation.empty()) text += line("last evaluation", evaluation);
   return text;
 }

@@ -4,15 +4,12 @@ import os
 import struct
 import unittest
 
-from support import ProgramTest
+import h5py
+import numpy
+import safetensors
+import safetensors.numpy
 
-try:
-    import h5py
-    import numpy
-    import safetensors
-    import safetensors.numpy
-except ImportError as missing:
-    raise unittest.SkipTest(f"skipped: {missing}; tools/setup.sh --tests installs it")
+from support import ProgramTest
 
 MODEL = ("--model.name=lenet", "--model.norm=batch")
 

@@ -9,8 +9,10 @@
 #include <c10/core/GradMode.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdlib>
+#include <map>
 
 #include "espalier/device/memory.h"
 #include "espalier/model/parameters.h"
@@ -25,6 +27,8 @@ struct Setting {
   double share;
   std::int64_t batch;
   bool momentum;
+  std::map<std::string, std::string> sizes = {};  ///< other options of the model
+  std::vector<std::string> dropped = {};          ///< blocks
 };
 
 Model make(const Setting& setting) {
@@ -33,6 +37,7 @@ Model make(const Setting& setting) {
   Config config(std::move(table));
   config.set("model.name", setting.name, "test");
   config.set("model.norm", setting.norm, "test");
+  for (const auto& [key, value] : setting.sizes) config.set("model." + key, value, "test");
   return build_model(config, setting.shape);
 }
 
@@ -83,18 +88,24 @@ std::int64_t measured_peak(const Model& model, const Submodel& submodel, const S
 /// Checks one setting; shows the figures where ESPALIER_SHOW is set.
 void expect_bound(const Setting& setting) {
   const Model model = make(setting);
-  const Submodel submodel = leading(*model.layout, setting.share);
+  Submodel submodel = leading(*model.layout, setting.share);
+  for (const std::string& name : setting.dropped) {
+    const auto& blocks = model.layout->blocks;
+    const auto block = std::find(blocks.begin(), blocks.end(), name);
+    ASSERT_NE(block, blocks.end()) << name;
+    submodel.keep_block(static_cast<int>(block - blocks.begin()), false);
+  }
   const TrainingCost cost = training_cost(model, submodel, setting.batch, setting.momentum ? 1 : 0);
   const std::int64_t measured = measured_peak(model, submodel, setting, cost.message_bytes);
   const double ratio = static_cast<double>(cost.peak_bytes) / static_cast<double>(measured);
-  const std::string what =
-      fmt::format("{} {} {}x{} share {} batch {} threads {}", setting.name, setting.norm,
-                  setting.shape.sample[0], setting.shape.sample[1], setting.share, setting.batch,
-                  at::get_num_threads());
+  std::string what = fmt::format("{} {} {}x{} share {} batch {} threads {}", setting.name,
+                                 setting.norm, setting.shape.sample[0], setting.shape.sample[1],
+                                 setting.share, setting.batch, at::get_num_threads());
+  for (const auto& [key, value] : setting.sizes) what += fmt::format(" {} {}", key, value);
   EXPECT_LE(measured, cost.peak_bytes) << what;
   EXPECT_LE(ratio, 1.25) << what;
   if (std::getenv("ESPALIER_SHOW")) {
-    fmt::print("{:50} measured {:9} predicted {:9} ratio {:.4f}\n", what, measured, cost.peak_bytes,
+    fmt::print("{:90} measured {:9} predicted {:9} ratio {:.4f}\n", what, measured, cost.peak_bytes,
                ratio);
   }
 }
@@ -123,6 +134,47 @@ TEST_F(CostBound, HoldsForEveryFamilyNormWidthAndBatch) {
   }
 }
 
+using Sizes = std::map<std::string, std::string>;
+
+TEST_F(CostBound, HoldsForVggAndResnetAtThreeWidthsAndTwoDepths) {
+  for (const auto& [name, depth] : std::vector<std::pair<std::string, std::string>>{
+           {"vgg", "11"}, {"vgg", "16"}, {"resnet", "18"}, {"resnet", "50"}}) {
+    for (const char* norm : {"none", "batch", "group", "layer"}) {
+      for (const double share : {1.0, 0.5, 0.25}) {
+        const Sizes slim{{"depth", depth}, {"width", "16"}};
+        expect_bound({name, norm, kCifar, share, 20, true, slim});
+      }
+    }
+  }
+}
+
+TEST_F(CostBound, HoldsForOtherFormsOfVggAndResnet) {
+  const Sizes imagenet{{"stem", "imagenet"}, {"width", "16"}};
+  for (const double share : {1.0, 0.5, 0.25}) {
+    expect_bound({"resnet", "batch", {{3, 64, 64}, 100}, share, 8, true, imagenet});
+    expect_bound({"resnet",
+                  "batch",
+                  kCifar,
+                  share,
+                  20,
+                  true,
+                  {{"depth", "34"}, {"width", "16"}},
+                  {"layer1.1", "layer1.2", "layer3.3", "layer3.5", "layer4.1"}});
+    for (const char* name : {"vgg", "resnet"}) {
+      for (const std::int64_t batch : {1, 5, 12}) {
+        expect_bound({name, "batch", kCifar, share, batch, false, {{"width", "40"}}});
+      }
+    }
+    expect_bound({"vgg",
+                  "batch",
+                  {{3, 64, 64}, 100},
+                  share,
+                  8,
+                  true,
+                  {{"width", "16"}, {"classifier", "128,128"}}});
+  }
+}
+
 TEST_F(CostBound, HoldsForABatchOfOneAndTheNarrowestModel) {
   for (const char* name : {"mlp", "lenet", "cnn"}) {
     for (const double share : {1.0, 0.01}) {
@@ -137,6 +189,11 @@ TEST_F(CostBound, HoldsWithTwoThreads) {
   for (const char* name : {"lenet", "cnn"}) {
     for (const DataShape& shape : {kMnist, kCifar}) {
       for (const double share : {1.0, 0.25}) expect_bound({name, "batch", shape, share, 20, true});
+    }
+  }
+  for (const char* name : {"vgg", "resnet"}) {
+    for (const double share : {1.0, 0.25}) {
+      expect_bound({name, "batch", kCifar, share, 4, true, {{"width", "16"}}});
     }
   }
 }

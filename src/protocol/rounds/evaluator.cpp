@@ -1,5 +1,6 @@
 #include "espalier/protocol/rounds/evaluator.h"
 
+#include <cmath>
 #include <cstring>
 
 namespace espalier {
@@ -76,9 +77,16 @@ std::optional<Evaluation> Evaluator::next() {
     total.top5 += sums.top5;
   }
   const auto samples = static_cast<double>(total.samples);
-  Evaluation evaluation{first->first, first->second.time, total.loss / samples,
-                        static_cast<double>(total.top1) / samples,
-                        static_cast<double>(total.top5) / samples};
+  Evaluation evaluation;
+  evaluation.version = first->first;
+  evaluation.time = first->second.time;
+  evaluation.loss = total.loss / samples;
+  if (experiment_.model.shape.next_token) {
+    evaluation.perplexity = std::exp(evaluation.loss);
+  } else {
+    evaluation.top1 = static_cast<double>(total.top1) / samples;
+    evaluation.top5 = static_cast<double>(total.top5) / samples;
+  }
   last_model_ = std::move(first->second.model);
   running_.erase(first);
   return evaluation;

@@ -75,7 +75,12 @@ RoundsServer::RoundsServer(const Experiment& experiment, const Config& config, S
       faults_(config),
       availability_(config, *experiment.fleet),
       evaluate_every_(config.integer("record.evaluate_every")) {
-  if (config.real("run.target_accuracy") > 0) target_accuracy_ = config.real("run.target_accuracy");
+  if (config.real("run.target_accuracy") > 0) {
+    if (experiment.model.shape.next_token) {
+      throw InputError("run.target_accuracy is for models that classify; a language model has none");
+    }
+    target_accuracy_ = config.real("run.target_accuracy");
+  }
   if (config.real("run.virtual_limit") > 0) {
     virtual_limit_ = std::llround(config.real("run.virtual_limit") * 1e9);
   }
@@ -379,7 +384,8 @@ void RoundsServer::take_evaluations() {
         .set("set", std::string("test"))
         .set("loss", evaluation->loss)
         .set("top1", evaluation->top1)
-        .set("top5", evaluation->top5);
+        .set("top5", evaluation->top5)
+        .set("perplexity", evaluation->perplexity);
     records_.append(row);
     last_evaluation_ = evaluation;
     if (on_evaluation) on_evaluation(*evaluation);

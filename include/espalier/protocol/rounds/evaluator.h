@@ -3,6 +3,7 @@
 // first the norm statistics (where the model has any), then the test set; sums are combined in
 // batch order in double, so the result does not depend on ranks. They cost no virtual time.
 
+#include <limits>
 #include <map>
 #include <optional>
 #include <vector>
@@ -16,8 +17,14 @@ struct Evaluation {
   std::int64_t version = 0;
   Nanoseconds time = 0;
   double loss = 0;
-  double top1 = 0;
-  double top5 = 0;
+  /// Shares of the samples whose class is the likeliest, or among the five likeliest; of a language
+  /// model, which has none, not a number.
+  double top1 = kNone;
+  double top5 = kNone;
+  /// Of a language model: the exponential of the loss.
+  double perplexity = kNone;
+
+  static constexpr double kNone = std::numeric_limits<double>::quiet_NaN();
 };
 
 class Evaluator {
