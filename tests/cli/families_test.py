@@ -16,7 +16,7 @@ SLIM = ("--model.embed=24", "--model.heads=2", "--model.depth=2", "--train.optim
 # Each with the norm that it usually has; the learning rates let all three methods learn in a few rounds.
 FAMILIES = {
     "mlp": IMAGES,
-    "lenet": ("--data.synthetic_shape=1,20,20", "--data.synthetic_samples=240"),
+    "lenet": ("--data.synthetic_shape=1,20,20", "--data.synthetic_samples=240", "--model.norm=batch"),
     "cnn": (*IMAGES, "--model.channels=8,16", "--model.features=32", "--model.norm=batch"),
     "vgg": ("--data.synthetic_shape=3,32,32", "--data.synthetic_samples=240", "--model.width=4"),
     "resnet": (*IMAGES, "--model.width=4"),

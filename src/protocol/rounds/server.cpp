@@ -17,12 +17,12 @@ double wall_seconds() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
-/// True if every float is finite: an exponent of all ones is infinity or not a number.
 // Periods of absence after which a run that nobody can work in is given up.
 constexpr std::int64_t kMostWaits = 100000;
 // Times in a row that everybody at work may fail.
 constexpr std::int64_t kMostBarren = 100;
 
+/// True if every float is finite: an exponent of all ones is infinity or not a number.
 bool all_finite(const Bytes& bytes) {
   constexpr std::uint32_t kExponent = 0x7f800000u;
   const auto count = bytes.size() / sizeof(float);
@@ -107,8 +107,9 @@ RunSummary RoundsServer::run() {
     } else {
       // Every task of the window failed: those clients may be sent something smaller, or others in
       // their place.
-      const bool rejected = std::ranges::any_of(
-          delivered_, [](const Delivered& d) { return d.outcome == "rejected"; });
+      const bool rejected = std::ranges::any_of(delivered_, [](const Delivered& d) {
+        return d.outcome == "rejected" && !d.sent.fate.not_finite;
+      });
       if (rejected) {
         throw NotFiniteError(
             "every update of a window was rejected because it is not finite; lower train.lr or set "
