@@ -74,6 +74,59 @@ class MemoryFit(DevicesTest):
         self.assertTrue((self.column(run, "asked_bytes")[outcome == b"out_of_memory"] > 0).all())
 
 
+class MemoryCap(DevicesTest):
+    """Two clients of one batch each and equal peaks, on classes of their own."""
+
+    SETTINGS = ("--clients.count=2", "--clients.fleet=fast,slow", "--data.partition=iid")
+
+    def by_client(self, run, name):
+        return self.column(run, name)[np.argsort(self.column(run, "client"), kind="stable")]
+
+    def capped(self, name, cap, ranks=1):
+        return self.run_ok(name, *self.SETTINGS, "--run.rounds=1",
+                           f"--device.slow.memory_mb={cap / 1e6:.6f}", ranks=ranks)
+
+    def test_the_peak_is_enough_and_one_byte_less_is_not(self):
+        free = self.run_ok("free", *self.SETTINGS, "--run.rounds=1")
+        peak = int(self.by_client(free, "peak_bytes")[1])
+        enough = self.capped("enough", peak)
+        self.assertEqual(list(self.by_client(enough, "outcome")), [b"merged", b"merged"])
+        reference = self.capped("one", peak - 1)
+        self.assertEqual(list(self.by_client(reference, "outcome")), [b"merged", b"out_of_memory"])
+        asked = int(self.by_client(reference, "asked_bytes")[1])
+        self.assertTrue(0 < asked < peak)
+        self.assertLess(self.by_client(reference, "peak_bytes")[1], peak)
+        for ranks in (2, 3):
+            self.assert_same(reference, self.capped(f"on{ranks}", peak - 1, ranks))
+
+    def test_others_on_the_rank_do_not_notice(self):
+        with_failure = self.capped("capped", 20000)
+        free = self.run_ok("free", *self.SETTINGS, "--run.rounds=1")
+        for name in ("peak_bytes", "train_loss", "compute_s", "steps"):
+            self.assertEqual(self.by_client(with_failure, name)[0], self.by_client(free, name)[0])
+
+
+class Utilisation(DevicesTest):
+    def test_one_straggler_leaves_the_others_waiting(self):
+        # N equal clients, one of which takes four times as long for its whole task.
+        equal = ("--data.partition=iid", "--device.node.gflops=1", "--device.node.down_mbps=0",
+                 "--device.node.up_mbps=0", "--device.node.latency_ms=0", "--faults.late=1",
+                 "--faults.late_factor=4", "--faults.clients=0")
+        for count in (4, 5, 12):
+            run = self.run_ok(f"sync-{count}", *equal, f"--clients.count={count}",
+                              f"--clients.fleet={count}*node", f"--data.synthetic_samples={60 * count}")
+            np.testing.assert_allclose(self.column(run, "utilisation", "rounds"),
+                                       (count - 1 + 4) / (4 * count), rtol=1e-9)
+        # Merging once half have answered, and sending on at once, nobody waits. (Two windows that
+        # close at the same instant leave one without length, and so without a utilisation.)
+        run = self.run_ok("semi", *equal, "--clients.count=12", "--clients.fleet=12*node",
+                          "--data.synthetic_samples=720", "--window.min_updates=6",
+                          "--window.release=arrival", "--run.rounds=20")
+        found = self.column(run, "utilisation", "rounds")
+        np.testing.assert_allclose(found[~np.isnan(found)], 1, rtol=1e-9)
+        self.assertGreater((~np.isnan(found)).sum(), 5)
+
+
 class Faults(DevicesTest):
     def test_crashes(self):
         run = self.run_ok("a", "--faults.crash=0.3", "--run.rounds=8")

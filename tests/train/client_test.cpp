@@ -6,7 +6,9 @@
 #include <ATen/Parallel.h>
 #include <c10/core/GradMode.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
+#include <fstream>
 #include <numeric>
 
 #include "espalier/device/memory.h"
@@ -99,6 +101,36 @@ TEST(ClientStepper, PeaksDoNotDependOnTheOrderOfSteps) {
   EXPECT_EQ(run(whole), reference);
   EXPECT_EQ(run({2, 1, 0, 0, 1, 2, 1, 1, 2, 0}), reference);
   EXPECT_EQ(run({1, 1, 1, 2, 0, 2, 0}), reference);
+}
+
+/// Resident memory of this process, in bytes.
+std::int64_t resident_bytes() {
+  std::int64_t pages = 0, resident = 0;
+  std::ifstream("/proc/self/statm") >> pages >> resident;
+  return resident * sysconf(_SC_PAGESIZE);
+}
+
+TEST(ClientStepper, AThousandFailuresLeaveMemoryWhereItWas) {
+  install_counting_allocator();
+  at::set_num_threads(1);
+  const Config free = small_config("[train]\nmomentum = 0.9\n");
+  const Trained whole = train(build_experiment(free), free, 0);
+  const double cap = 0.5e-6 * static_cast<double>(whole.result.peak_bytes);
+  const Config config = small_config(
+      fmt::format("[train]\nmomentum = 0.9\n[device.laptop]\nmemory_mb = {:.6f}\n", cap));
+  const Experiment e = build_experiment(config);
+  std::int64_t before = 0;
+  for (int i = 0; i < 1100; ++i) {
+    if (i == 100) before = resident_bytes();
+    const ClientResult result = train(e, config, 0).result;
+    ASSERT_TRUE(result.out_of_memory);
+    ASSERT_GT(result.asked_bytes, 0);
+  }
+  // One batch of images (20 x 144 floats), leaked each time, would be 11.5 MB.
+  EXPECT_LT(resident_bytes() - before, 1 << 20);
+  const Trained again = train(build_experiment(free), free, 0);
+  EXPECT_EQ(again.values, whole.values);
+  EXPECT_EQ(again.result.peak_bytes, whole.result.peak_bytes);
 }
 
 /// Three linear layers and SGD with momentum and weight decay, on separate tensors.

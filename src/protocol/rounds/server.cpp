@@ -77,7 +77,8 @@ RoundsServer::RoundsServer(const Experiment& experiment, const Config& config, S
       evaluate_every_(config.integer("record.evaluate_every")) {
   if (config.real("run.target_accuracy") > 0) {
     if (experiment.model.shape.next_token) {
-      throw InputError("run.target_accuracy is for models that classify; a language model has none");
+      throw InputError(
+          "run.target_accuracy is for models that classify; a language model has none");
     }
     target_accuracy_ = config.real("run.target_accuracy");
   }
@@ -107,20 +108,7 @@ RunSummary RoundsServer::run() {
     } else {
       // Every task of the window failed: those clients may be sent something smaller, or others in
       // their place.
-      const bool rejected = std::ranges::any_of(delivered_, [](const Delivered& d) {
-        return d.outcome == "rejected" && !d.sent.fate.not_finite;
-      });
-      if (rejected) {
-        throw NotFiniteError(
-            "every update of a window was rejected because it is not finite; lower train.lr or set "
-            "train.clip");
-      }
-      if (++barren_ > kMostBarren) {
-        throw NoClientError(fmt::format(
-            "no client can answer: {} times in a row everybody who was given work failed; see the "
-            "outcomes in /tasks",
-            kMostBarren));
-      }
+      refuse_barren_window();
       release_waiting();
       top_up();
       while (out_.empty()) {
@@ -154,6 +142,25 @@ RunSummary RoundsServer::run() {
   summary_.time = now_;
   summary_.last = last_evaluation_;
   return summary_;
+}
+
+/// After a window without a single update: ends a run that cannot go on.
+void RoundsServer::refuse_barren_window() {
+  const auto rejected = [](const Delivered& d) { return d.outcome == "rejected"; };
+  const bool on_purpose = std::ranges::all_of(
+      delivered_, [&](const Delivered& d) { return !rejected(d) || d.sent.fate.not_finite; });
+  const bool too_often = ++barren_ > kMostBarren;
+  if (std::ranges::any_of(delivered_, rejected) && (too_often || !on_purpose)) {
+    throw NotFiniteError(
+        "every update of a window was rejected because it is not finite; lower train.lr or set "
+        "train.clip");
+  }
+  if (too_often) {
+    throw NoClientError(fmt::format(
+        "no client can answer: {} times in a row everybody who was given work failed; see the "
+        "outcomes in /tasks",
+        kMostBarren));
+  }
 }
 
 bool RoundsServer::reached_a_stop() const {

@@ -114,6 +114,7 @@ class RoundsServer {
   void record_unfinished();
   void take_evaluations();
   bool reached_a_stop() const;
+  void refuse_barren_window();
   SharedBytes payload_for(const Submodel& submodel, const Geometry& dense);
   const TrainingCost& cost_of(const Submodel& submodel, std::int64_t batch);
 
