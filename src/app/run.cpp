@@ -12,6 +12,7 @@
 #include <set>
 
 #include "espalier/app/commands.h"
+#include "espalier/app/isa.h"
 #include "espalier/app/options.h"
 #include "espalier/app/request.h"
 #include "espalier/app/run_directory.h"
@@ -26,24 +27,6 @@
 
 namespace espalier {
 namespace {
-
-std::string best_isa() {
-  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                 __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")
-             ? "avx512"
-             : "avx2";
-}
-
-/// Fixes the instruction set before the first tensor, whatever the environment says.
-void apply_isa(const std::string& isa) {
-  const bool wide = isa == "avx512";
-  if (!__builtin_cpu_supports("avx2") || (wide && best_isa() != "avx512")) {
-    throw InputError(fmt::format("this machine has no {}; set run.isa = {}", isa, best_isa()));
-  }
-  setenv("ATEN_CPU_CAPABILITY", wide ? "avx512" : "avx2", 1);
-  setenv("ONEDNN_MAX_CPU_ISA", wide ? "AVX512_CORE" : "AVX2", 1);
-  setenv("MKL_ENABLE_INSTRUCTIONS", wide ? "AVX512" : "AVX2", 1);
-}
 
 /// Everything that can be wrong with what the user wrote is found here, before MPI starts.
 Config read_config(const Request& request) {
