@@ -11,7 +11,12 @@
 namespace espalier {
 namespace {
 
-// Unknowns: nanoseconds per FLOP of each kind of work, per moved byte, and per block.
+// Unknowns: nanoseconds per FLOP of each kind of work, per moved byte, and per block. Attention is
+// made of matrix products, so its unknown is what a FLOP takes beyond theirs.
+constexpr auto kConvolution = static_cast<std::size_t>(Work::convolution);
+constexpr auto kProduct = static_cast<std::size_t>(Work::product);
+constexpr auto kAttention = static_cast<std::size_t>(Work::attention);
+constexpr auto kOther = static_cast<std::size_t>(Work::other);
 constexpr std::size_t kByte = kWorks;
 constexpr std::size_t kBlock = kWorks + 1;
 constexpr std::size_t kUnknowns = kWorks + 2;
@@ -29,6 +34,7 @@ Times parts(const TrainingCost& step, const Times& times) {
     Times arithmetic{};
     Times memory{};
     std::copy(block.step_flops.begin(), block.step_flops.end(), arithmetic.begin());
+    arithmetic[kProduct] += arithmetic[kAttention];
     memory[kByte] = static_cast<double>(block.moved_bytes);
     const Times& longer = dot(arithmetic, times) >= dot(memory, times) ? arithmetic : memory;
     for (std::size_t k = 0; k < kUnknowns; ++k) sum[k] += longer[k];
@@ -136,7 +142,8 @@ DeviceClass fit_rates(std::span<const MeasuredStep> steps) {
   for (const auto& [rate, other, bandwidth] : kStarts) {
     Times start{};
     start.fill(1 / rate);
-    start[static_cast<std::size_t>(Work::other)] = 1 / other;
+    start[kOther] = 1 / other;
+    start[kAttention] = 0;
     start[kByte] = 1 / bandwidth;
     start[kBlock] = 0;
     double ratio = 0;
@@ -149,24 +156,27 @@ DeviceClass fit_rates(std::span<const MeasuredStep> steps) {
     if (fit.error < best.error) best = fit;
   }
 
+  Times times = best.times;
+  times[kAttention] += times[kProduct];
   std::array<bool, kWorks> measured{};
   for (const MeasuredStep& step : steps) {
     for (const BlockCost& block : step.cost.blocks) {
       for (std::size_t k = 0; k < measured.size(); ++k) measured[k] |= block.step_flops[k] > 0;
     }
   }
-  // Of work that takes no time of its own: 0 would mean something else.
+  // Work that takes no time of its own counts as done at the fastest of the other rates.
   constexpr double kAtOnce = 1e6;
-  const auto rate = [&](Work work, double otherwise) {
-    const auto k = static_cast<std::size_t>(work);
-    if (!measured[k]) return otherwise;
-    return best.times[k] > 0 ? std::min(kAtOnce, 1 / best.times[k]) : kAtOnce;
-  };
+  double fastest = 0;
+  for (std::size_t k = 0; k < measured.size(); ++k) {
+    if (measured[k] && times[k] > 0) fastest = std::max(fastest, 1 / times[k]);
+  }
+  if (fastest == 0) fastest = kAtOnce;
+  const auto rate = [&](std::size_t k) { return times[k] > 0 ? 1 / times[k] : fastest; };
   DeviceClass device;
-  device.gflops = rate(Work::other, kAtOnce);
-  device.gflops_conv = rate(Work::convolution, 0);
-  device.gflops_matmul = rate(Work::product, 0);
-  device.gflops_attention = rate(Work::attention, 0);
+  device.gflops = measured[kOther] ? rate(kOther) : fastest;
+  if (measured[kConvolution]) device.gflops_conv = rate(kConvolution);
+  if (measured[kProduct]) device.gflops_matmul = rate(kProduct);
+  if (measured[kAttention]) device.gflops_attention = rate(kAttention);
   device.memory_gbps = best.times[kByte] > 0 ? 1 / best.times[kByte] : 0;
   device.overhead_us = 1e-3 * best.times[kBlock];
   return device;

@@ -19,7 +19,8 @@ struct MeasuredStep {
 /// the defaults. Robust and non-negative: the sum of absolute relative errors is made small by
 /// iteratively reweighted least squares over the times per FLOP of each kind, per byte and per
 /// block, none of them below zero; which of arithmetic and memory bounds a block is taken from the
-/// iterate before. At least one step, each of more than 0 s.
+/// iterate before. Attention comes out no faster than matrix products. At least one step, each of
+/// more than 0 s.
 DeviceClass fit_rates(std::span<const MeasuredStep> steps);
 
 /// How predicted values agree with measured ones, all above 0.
