@@ -214,7 +214,7 @@ void print_section(const DeviceClass& device, const std::vector<MeasuredTask>& t
   print_field("gflops_conv", device.gflops_conv, "convolutions");
   print_field("gflops_matmul", device.gflops_matmul, "matrix products");
   print_field("gflops_attention", device.gflops_attention, "scores, and what they weigh");
-  print_field("memory_gbps", device.memory_gbps, "what a block's tensors pass at least at");
+  print_field("memory_gbps", device.memory_gbps, "what a block's tensors pass at");
   print_field("overhead_us", device.overhead_us, "of each block in each step");
   if (device.down_mbps > 0) {
     print_field("down_mbps", device.down_mbps, "from rank 0 to rank 1");
