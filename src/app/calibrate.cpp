@@ -203,10 +203,8 @@ void print_section(const DeviceClass& device, const std::vector<MeasuredTask>& t
   std::printf("[device.%s]\n# %s%sone thread, %s; espalier %s (%s)\n", device.name.c_str(),
               host.c_str(), host.empty() ? "" : ", ", best_isa().c_str(),
               software_version().c_str(), software_git_sha().c_str());
-  std::printf(
-      "# seconds of %zu tasks that nothing was fitted to: median error %.1f %%, rank "
-      "correlation %.3f\n",
-      measured.size(), 100 * fit.median_error, fit.rank_correlation);
+  std::printf("# %zu tasks not used for fitting: median error %.1f %%, rank correlation %.3f\n",
+              measured.size(), 100 * fit.median_error, fit.rank_correlation);
   print_field("memory_mb", device.memory_mb,
               fmt::format("three quarters of the memory, among {} rank{} on this host", ranks,
                           ranks == 1 ? "" : "s"));
@@ -224,9 +222,9 @@ void print_section(const DeviceClass& device, const std::vector<MeasuredTask>& t
     std::printf("# the link is that of 'laptop'; two ranks measure their own\n");
   }
   if (!verbose) return;
-  std::printf("#\n# tasks that nothing was fitted to\n");
+  std::printf("#\n# tasks not used for fitting\n");
   print_tasks(device, tasks, true);
-  std::printf("#\n# tasks that the rates were fitted to\n");
+  std::printf("#\n# tasks used for fitting\n");
   print_tasks(device, tasks, false);
 }
 

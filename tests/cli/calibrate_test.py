@@ -18,7 +18,7 @@ class Calibrate(ProgramTest):
         self.assertEqual(done.returncode, 0, done.stderr)
         lines = done.stdout.splitlines()
         self.assertEqual(lines[0], "[device.my-box]")
-        found = re.search(r"of (\d+) tasks .* median error ([\d.]+) %, rank correlation ([\d.]+)", done.stdout)
+        found = re.search(r"# (\d+) tasks not used for fitting: median error ([\d.]+) %, rank correlation ([\d.]+)", done.stdout)
         self.assertGreaterEqual(int(found[1]), 12)
         # Also beside other work a long task is told from a short one.
         self.assertGreater(float(found[3]), 0.7)
