@@ -19,6 +19,7 @@
 #include "espalier/base/hash.h"
 #include "espalier/base/log.h"
 #include "espalier/comm/mailbox.h"
+#include "espalier/device/availability.h"
 #include "espalier/device/memory.h"
 #include "espalier/method/register.h"
 #include "espalier/protocol/rounds/server.h"
@@ -292,6 +293,7 @@ int run_command(int* argc, char*** argv, const std::vector<std::string>& argumen
     experiment.emplace(build_experiment(*config, request.check));
     const ServerRules rules = build_rules(names, *config, *experiment);
     window_settings(*config, *experiment->fleet, config->integer("clients.per_round"));
+    if (mpi.rank() == 0) Availability(*config, *experiment->fleet);  // reads its trace, if any
     if (mpi.rank() == 0) model = first_model(*config, *experiment);
     if (request.check && mpi.rank() == 0) print_check(*experiment, names, rules);
   });
