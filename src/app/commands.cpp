@@ -80,8 +80,17 @@ void print_blocks(const std::string& name, const DataShape& shape) {
 
 void print_device(const DeviceClass& d) {
   const std::string memory = d.memory_mb > 0 ? fmt::format("{:g} MB", d.memory_mb) : "not capped";
-  std::printf("%-22s memory %s, %g GFLOP/s, down %g Mbit/s, up %g Mbit/s, latency %g ms\n",
-              d.name.c_str(), memory.c_str(), d.gflops, d.down_mbps, d.up_mbps, d.latency_ms);
+  std::string compute = fmt::format("{:g} GFLOP/s", d.gflops);
+  const auto add = [&](double value, const char* what, const char* unit) {
+    if (value > 0) compute += fmt::format(", {} {:g} {}", what, value, unit);
+  };
+  add(d.gflops_conv, "convolutions", "GFLOP/s");
+  add(d.gflops_matmul, "matrix products", "GFLOP/s");
+  add(d.gflops_attention, "attention", "GFLOP/s");
+  add(d.memory_gbps, "bandwidth", "GB/s");
+  add(d.overhead_us, "per block", "us");
+  std::printf("%-22s memory %s, %s, down %g Mbit/s, up %g Mbit/s, latency %g ms\n", d.name.c_str(),
+              memory.c_str(), compute.c_str(), d.down_mbps, d.up_mbps, d.latency_ms);
 }
 
 }  // namespace
@@ -214,6 +223,7 @@ std::string usage() {
       "espalier explain NAME            an option, a method, a model, a device\n"
       "espalier info FILE.h5            what is in a run or checkpoint file\n"
       "espalier diff [--values | --all] A.h5 B.h5\n"
+      "espalier calibrate [NAME] [--quick] [-v]   measures this machine, prints a [device.NAME]\n"
       "espalier export CKPT.h5 OUT.safetensors [--overwrite]   the global model\n"
       "espalier --version\n\n";
   text += describe_flags();

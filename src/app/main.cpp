@@ -26,6 +26,7 @@ int main(int argc, char** argv) {
     if (verb == "explain") return explain_command(arguments);
     if (verb == "info") return info_command(arguments);
     if (verb == "diff") return diff_command(arguments);
+    if (verb == "calibrate") return calibrate_command(&argc, &argv, arguments);
     if (verb == "export") return export_command(arguments);
     if (verb == "--version") return version_command();
     if (verb == "--help" || verb == "-h") {

@@ -12,12 +12,14 @@
 #include <set>
 
 #include "espalier/app/commands.h"
+#include "espalier/app/isa.h"
 #include "espalier/app/options.h"
 #include "espalier/app/request.h"
 #include "espalier/app/run_directory.h"
 #include "espalier/base/hash.h"
 #include "espalier/base/log.h"
 #include "espalier/comm/mailbox.h"
+#include "espalier/device/availability.h"
 #include "espalier/device/memory.h"
 #include "espalier/method/register.h"
 #include "espalier/protocol/rounds/server.h"
@@ -26,24 +28,6 @@
 
 namespace espalier {
 namespace {
-
-std::string best_isa() {
-  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                 __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")
-             ? "avx512"
-             : "avx2";
-}
-
-/// Fixes the instruction set before the first tensor, whatever the environment says.
-void apply_isa(const std::string& isa) {
-  const bool wide = isa == "avx512";
-  if (!__builtin_cpu_supports("avx2") || (wide && best_isa() != "avx512")) {
-    throw InputError(fmt::format("this machine has no {}; set run.isa = {}", isa, best_isa()));
-  }
-  setenv("ATEN_CPU_CAPABILITY", wide ? "avx512" : "avx2", 1);
-  setenv("ONEDNN_MAX_CPU_ISA", wide ? "AVX512_CORE" : "AVX2", 1);
-  setenv("MKL_ENABLE_INSTRUCTIONS", wide ? "AVX512" : "AVX2", 1);
-}
 
 /// Everything that can be wrong with what the user wrote is found here, before MPI starts.
 Config read_config(const Request& request) {
@@ -309,6 +293,7 @@ int run_command(int* argc, char*** argv, const std::vector<std::string>& argumen
     experiment.emplace(build_experiment(*config, request.check));
     const ServerRules rules = build_rules(names, *config, *experiment);
     window_settings(*config, *experiment->fleet, config->integer("clients.per_round"));
+    if (mpi.rank() == 0) Availability(*config, *experiment->fleet);  // reads its trace, if any
     if (mpi.rank() == 0) model = first_model(*config, *experiment);
     if (request.check && mpi.rank() == 0) print_check(*experiment, names, rules);
   });

@@ -1,7 +1,11 @@
 #include "espalier/device/availability.h"
 
 #include <algorithm>
+#include <cmath>
+#include <fstream>
+#include <sstream>
 
+#include "espalier/base/error.h"
 #include "espalier/base/random.h"
 
 namespace espalier {
@@ -10,6 +14,85 @@ void declare_availability_options(OptionTable& table) {
   table.add({"clients.availability_period_s", OptionType::real, "3600",
              "time after which it is drawn anew who is there (device.NAME.availability)", "s", 1e-6,
              1e9});
+  table.add({"clients.availability_trace", OptionType::text, "",
+             "file of lines 'client begin_s end_s' that say when clients are there; empty = none"});
+}
+
+AvailabilityTrace AvailabilityTrace::read(const std::filesystem::path& file) {
+  std::ifstream stream(file);
+  std::ostringstream text;
+  text << stream.rdbuf();
+  if (!stream.is_open() || stream.bad()) {
+    throw DataError(fmt::format("{} (clients.availability_trace) cannot be read", file.string()));
+  }
+  return parse(text.str(), file.string());
+}
+
+AvailabilityTrace AvailabilityTrace::parse(const std::string& text, const std::string& origin) {
+  // Of clients, and of the seconds of a century: beyond, it is a slip.
+  constexpr std::int64_t kMostClients = 10'000'000;
+  constexpr double kMostSeconds = 3e9;
+  AvailabilityTrace trace;
+  std::istringstream lines(text);
+  std::int64_t number = 0;
+  for (std::string line; std::getline(lines, line);) {
+    ++number;
+    line.resize(std::min(line.size(), line.find('#')));
+    std::ranges::replace(line, ',', ' ');
+    std::istringstream words(line);
+    std::vector<std::string> fields;
+    for (std::string word; words >> word;) fields.push_back(word);
+    if (fields.empty()) continue;
+    const auto client = fields.size() == 3 ? parse_integer(fields[0]) : std::nullopt;
+    const auto begin = fields.size() == 3 ? parse_real(fields[1]) : std::nullopt;
+    const auto end = fields.size() == 3 ? parse_real(fields[2]) : std::nullopt;
+    if (!client || !begin || !end || *client < 0 || *client >= kMostClients || *begin < 0 ||
+        *end <= *begin || *end > kMostSeconds) {
+      throw DataError(fmt::format(
+          "{}, line {}: '{}' is not 'client begin_s end_s', a number from 0 and two times in order",
+          origin, number, line));
+    }
+    if (static_cast<std::size_t>(*client) >= trace.stays_.size()) {
+      trace.stays_.resize(static_cast<std::size_t>(*client) + 1);
+    }
+    trace.stays_[static_cast<std::size_t>(*client)].push_back(
+        {std::llround(*begin * 1e9), std::llround(*end * 1e9)});
+  }
+  if (trace.stays_.empty()) {
+    throw DataError(origin + " has no line that says when a client is there");
+  }
+  for (std::vector<Stay>& stays : trace.stays_) {
+    std::ranges::sort(stays, {}, &Stay::begin);
+    std::vector<Stay> apart;
+    for (const Stay& stay : stays) {
+      if (!apart.empty() && stay.begin <= apart.back().end) {
+        apart.back().end = std::max(apart.back().end, stay.end);
+      } else {
+        apart.push_back(stay);
+      }
+    }
+    stays = std::move(apart);
+    for (const Stay& stay : stays) {
+      trace.changes_.push_back(stay.begin);
+      trace.changes_.push_back(stay.end);
+    }
+  }
+  std::ranges::sort(trace.changes_);
+  const auto same = std::ranges::unique(trace.changes_);
+  trace.changes_.erase(same.begin(), same.end());
+  return trace;
+}
+
+bool AvailabilityTrace::available(std::int64_t client, Nanoseconds now) const {
+  const std::vector<Stay>& stays = stays_[static_cast<std::size_t>(client) % stays_.size()];
+  const Nanoseconds time = now % changes_.back();
+  const auto later = std::ranges::upper_bound(stays, time, {}, &Stay::begin);
+  return later != stays.begin() && time < std::prev(later)->end;
+}
+
+Nanoseconds AvailabilityTrace::next_change(Nanoseconds now) const {
+  const Nanoseconds time = now % changes_.back();
+  return now - time + *std::ranges::upper_bound(changes_, time);
 }
 
 Availability::Availability(const Config& config, const Fleet& fleet)
@@ -17,9 +100,13 @@ Availability::Availability(const Config& config, const Fleet& fleet)
       seed_(static_cast<std::uint64_t>(config.integer("run.seed"))),
       period_(std::llround(config.real("clients.availability_period_s") * 1e9)),
       always_(std::ranges::all_of(fleet.classes(),
-                                  [](const DeviceClass& d) { return d.availability >= 1; })) {}
+                                  [](const DeviceClass& d) { return d.availability >= 1; })) {
+  const std::string file = config.text("clients.availability_trace");
+  if (!file.empty()) trace_ = AvailabilityTrace::read(file);
+}
 
 bool Availability::available(std::int64_t client, Nanoseconds now) const {
+  if (trace_ && !trace_->available(client, now)) return false;
   const double share = fleet_->device(client).availability;
   if (share >= 1) return true;
   Stream stream(seed_, purpose("clients.availability"), static_cast<std::uint64_t>(client),
@@ -28,8 +115,10 @@ bool Availability::available(std::int64_t client, Nanoseconds now) const {
 }
 
 std::optional<Nanoseconds> Availability::next_change(Nanoseconds now) const {
-  if (always_) return std::nullopt;
-  return (now / period_ + 1) * period_;
+  std::optional<Nanoseconds> next;
+  if (!always_) next = (now / period_ + 1) * period_;
+  if (trace_) next = std::min(next.value_or(trace_->next_change(now)), trace_->next_change(now));
+  return next;
 }
 
 }  // namespace espalier

@@ -38,7 +38,15 @@ constexpr Field kFields[] = {
      "Upload rate; 0 means that bytes cost no time."},
     {"availability", &DeviceClass::availability, "", 0,
      "Share of the time in which such a client can be given work, at most 1."},
-    {"memory_gbps", &DeviceClass::memory_gbps, "GB/s", 0, "Memory bandwidth; 0 means unknown."},
+    {"gflops_conv", &DeviceClass::gflops_conv, "GFLOP/s", 0,
+     "Effective rate of convolutions; 0 means that of gflops."},
+    {"gflops_matmul", &DeviceClass::gflops_matmul, "GFLOP/s", 0,
+     "Effective rate of matrix products; 0 means that of gflops."},
+    {"gflops_attention", &DeviceClass::gflops_attention, "GFLOP/s", 0,
+     "Effective rate of attention scores and what is weighted by them; 0 means that of gflops."},
+    {"memory_gbps", &DeviceClass::memory_gbps, "GB/s", 0,
+     "Effective memory bandwidth, which a block may be bound by; 0 means not limited."},
+    {"overhead_us", &DeviceClass::overhead_us, "us", 0, "Fixed cost of each block in each step."},
     {"latency_ms", &DeviceClass::latency_ms, "ms", 0, "Delay of each message, either way."},
 };
 
@@ -49,6 +57,15 @@ Nanoseconds rounded(double nanoseconds, const std::string& what) {
                      " would take more than 100 years: check the units of its device's rates");
   }
   return std::llround(nanoseconds);
+}
+
+Nanoseconds work_time(double nanoseconds, const DeviceClass& device, std::int64_t flops) {
+  return rounded(nanoseconds, fmt::format("work of {} FLOP on a '{}'", flops, device.name));
+}
+
+bool has_roofline(const DeviceClass& d) {
+  return d.gflops_conv > 0 || d.gflops_matmul > 0 || d.gflops_attention > 0 || d.memory_gbps > 0 ||
+         d.overhead_us > 0;
 }
 
 std::string trimmed(const std::string& text) {
@@ -109,8 +126,38 @@ Nanoseconds transfer_time(double mbps, double latency_ms, std::int64_t bytes) {
 }
 
 Nanoseconds compute_time(const DeviceClass& device, std::int64_t flops, double slowdown) {
-  return rounded(static_cast<double>(flops) / device.gflops * slowdown,
-                 fmt::format("work of {} FLOP on a '{}'", flops, device.name));
+  return work_time(static_cast<double>(flops) / device.gflops * slowdown, device, flops);
+}
+
+double step_nanoseconds(const DeviceClass& device, const TrainingCost& step) {
+  const auto or_general = [&](double rate) { return rate > 0 ? rate : device.gflops; };
+  std::array<double, kWorks> rates{};
+  rates[static_cast<std::size_t>(Work::convolution)] = or_general(device.gflops_conv);
+  rates[static_cast<std::size_t>(Work::product)] = or_general(device.gflops_matmul);
+  rates[static_cast<std::size_t>(Work::attention)] = or_general(device.gflops_attention);
+  rates[static_cast<std::size_t>(Work::other)] = device.gflops;
+  double sum = 0;
+  for (const BlockCost& block : step.blocks) {
+    double arithmetic = 0;
+    for (std::size_t work = 0; work < rates.size(); ++work) {
+      arithmetic += static_cast<double>(block.step_flops[work]) / rates[work];
+    }
+    const double memory =
+        device.memory_gbps > 0 ? static_cast<double>(block.moved_bytes) / device.memory_gbps : 0;
+    sum += std::max(arithmetic, memory) + device.overhead_us * 1e3;
+  }
+  return sum;
+}
+
+Nanoseconds compute_time(const DeviceClass& device, std::span<const Steps> steps, double slowdown) {
+  std::int64_t flops = 0;
+  for (const Steps& s : steps) flops += s.count * s.cost.step_flops;
+  if (!has_roofline(device)) return compute_time(device, flops, slowdown);
+  double nanoseconds = 0;
+  for (const Steps& s : steps) {
+    nanoseconds += static_cast<double>(s.count) * step_nanoseconds(device, s.cost);
+  }
+  return work_time(nanoseconds * slowdown, device, flops);
 }
 
 namespace {

@@ -221,7 +221,9 @@ void add_convolution_cost(CostTape& tape, std::int64_t in, std::int64_t out,
   shape[0] = out;
   const std::int64_t positions = batch * shape[1] * shape[2];
   NodeCost cost;
+  cost.work = Work::convolution;
   cost.forward_flops = positions * out * (2 * s.kernel * s.kernel * in + (s.bias ? 1 : 0));
+  cost.weight_bytes = out * in * s.kernel * s.kernel * kFloatBytes;
   cost.output_bytes = positions * out * kFloatBytes;
   cost.saves_input = true;
   cost.input_gradient = !first;

@@ -12,6 +12,8 @@ namespace {
 constexpr std::int64_t kFloatBytes = sizeof(float);
 // Scalars (loss, its seed gradient, the norm of a gradient) and the like.
 constexpr std::int64_t kSmallTensors = 1024;
+// A pass back costs two passes forward.
+constexpr std::int64_t kStepPerForward = 3;
 
 /// Counts who holds which piece of memory, as the reference counts of tensors do.
 class Walk {
@@ -179,6 +181,34 @@ std::vector<std::int64_t> saved_bytes(std::int64_t batch_bytes,
   return bytes;
 }
 
+/// Bytes that each node reads and writes in one pass forward and back. Every tensor counts once for
+/// each kernel that reads or writes it; what kernels keep in scratch does not count, because that
+/// depends on the instruction set.
+std::vector<std::int64_t> moved_bytes(std::int64_t batch_bytes,
+                                      const std::vector<NodeCost>& nodes) {
+  std::vector<std::int64_t> moved;
+  for (const NodeCost& node : nodes) {
+    std::int64_t inputs = 0;
+    for (const int input : node.inputs) {
+      inputs += input < 0 ? batch_bytes : nodes[static_cast<std::size_t>(input)].output_bytes;
+    }
+    const bool view = node.in_place && node.forward_flops == 0;
+    const std::int64_t forward = view ? 0 : inputs + node.weight_bytes + node.output_bytes;
+    // Of the input and of the weights, each from the gradient of the output. That of the weights is
+    // added to what is there.
+    std::int64_t backward = 0;
+    if (node.input_gradient && !node.passes_gradient) {
+      backward += node.output_bytes + node.weight_bytes + inputs;
+    }
+    if (node.weight_bytes > 0) backward += node.output_bytes + 2 * node.weight_bytes;
+    if (backward > 0) {
+      backward += (node.saves_input ? inputs : 0) + (node.saves_output ? node.output_bytes : 0);
+    }
+    moved.push_back(forward + backward + 2 * node.saved_bytes);
+  }
+  return moved;
+}
+
 }  // namespace
 
 TrainingCost training_cost(const Model& model, const Submodel& submodel, std::int64_t batch,
@@ -197,14 +227,28 @@ TrainingCost training_cost(const Model& model, const Submodel& submodel, std::in
     node_blocks.resize(tape.nodes.size(), cost.blocks.size());
     cost.blocks.push_back(block_weights(geometry, i));
   }
+  ESPALIER_CHECK(!cost.blocks.empty(), "a model keeps at least one block");
   const std::vector<std::int64_t> saved = saved_bytes(values * value_bytes, tape.nodes);
   for (std::size_t i = 0; i < tape.nodes.size(); ++i) {
-    cost.forward_flops += tape.nodes[i].forward_flops;
-    cost.blocks[node_blocks[i]].forward_flops += tape.nodes[i].forward_flops;
-    cost.blocks[node_blocks[i]].saved_bytes += saved[i];
+    const NodeCost& node = tape.nodes[i];
+    BlockCost& block = cost.blocks[node_blocks[i]];
+    cost.forward_flops += node.forward_flops;
+    block.forward_flops += node.forward_flops;
+    block.step_flops[static_cast<std::size_t>(node.work)] += kStepPerForward * node.forward_flops;
+    block.saved_bytes += saved[i];
   }
-  cost.step_flops = 3 * cost.forward_flops;
+  cost.step_flops = kStepPerForward * cost.forward_flops;
   add_loss(tape, rows, model.shape.classes);
+  node_blocks.resize(tape.nodes.size(), cost.blocks.size() - 1);
+  const std::vector<std::int64_t> moved = moved_bytes(values * value_bytes, tape.nodes);
+  for (std::size_t i = 0; i < tape.nodes.size(); ++i) {
+    cost.blocks[node_blocks[i]].moved_bytes += moved[i];
+  }
+  // Gradients are zeroed; the optimiser reads them, and reads and writes weights and state.
+  for (BlockCost& block : cost.blocks) {
+    const std::int64_t trained = geometry.segment(block.block, Kind::trainable).size();
+    block.moved_bytes += (4 + 2 * optimizer_copies) * trained * kFloatBytes;
+  }
 
   const std::int64_t trained = geometry.kind_range(Kind::trainable).size();
   cost.parameters = geometry.count(Kind::trainable);

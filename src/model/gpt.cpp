@@ -29,7 +29,9 @@ Layer tied_head(int weight, int vocabulary_axis, int embed_axis) {
     const std::int64_t inputs = tape.submodel.width(embed_axis);
     tape.shape.back() = tape.submodel.width(vocabulary_axis);
     NodeCost node;
+    node.work = Work::product;
     node.forward_flops = tape.elements() * 2 * inputs;
+    node.weight_bytes = tape.shape.back() * inputs * static_cast<std::int64_t>(sizeof(float));
     node.output_bytes = tape.elements() * static_cast<std::int64_t>(sizeof(float));
     node.saves_input = true;
     tape.add(node);

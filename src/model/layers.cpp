@@ -102,7 +102,9 @@ Layer linear(Layout& layout, int block, const std::string& name, int in_axis,
                    tape.elements() / batch, in);
     tape.shape = {out};
     NodeCost cost;
+    cost.work = Work::product;
     cost.forward_flops = batch * out * (2 * in + 1);
+    cost.weight_bytes = out * in * kFloatBytes;
     cost.output_bytes = batch * out * kFloatBytes;
     cost.saves_input = true;
     cost.input_gradient = !first;

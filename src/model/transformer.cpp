@@ -286,6 +286,7 @@ struct Attention {
     }
     NodeCost attend = row_node(tape, heads * common);
     const std::int64_t rows = stream_rows(tape);
+    attend.work = Work::attention;
     attend.forward_flops = rows * positions * heads * (2 * columns + 2 * values + 1);
     attend.inputs = read;
     attend.saves_input = true;
@@ -496,7 +497,9 @@ Layer dense(Layout& layout, int block, const std::string& name, Dimension out, D
                    tape.shape.back(), inputs);
     tape.shape.back() = outputs;
     NodeCost node;
+    node.work = Work::product;
     node.forward_flops = tape.elements() * (2 * inputs + (has_bias ? 1 : 0));
+    node.weight_bytes = outputs * inputs * kFloatBytes;
     node.output_bytes = tape.elements() * kFloatBytes;
     node.saves_input = true;
     node.input_gradient = !first;
@@ -626,6 +629,7 @@ Layer token_stem(const TransformerChoice& choice, Layout& layout, int block,
     NodeCost node;
     node.forward_flops = place >= 0 ? tape.elements() : 0;
     node.output_bytes = tape.elements() * kFloatBytes;
+    node.weight_bytes = node.output_bytes;  // the rows that are looked up
     node.saves_input = true;
     node.input_gradient = false;
     node.backward_scratch_bytes = (place >= 0 ? most * units * kFloatBytes : 0) + kSmallTensors;

@@ -92,6 +92,8 @@ Layer patch_stem(const TransformerChoice& choice, const Grid& grid, bool class_t
     };
     add(grid.patches(), grid.values(), 0, [](NodeCost& node) { node.input_gradient = false; });
     add(grid.patches(), units, 2 * grid.values() + 1, [&](NodeCost& node) {
+      node.work = Work::product;
+      node.weight_bytes = grid.values() * units * kFloatBytes;
       node.saves_input = true;
       node.input_gradient = false;
       node.backward_scratch_bytes = units * kFloatBytes;

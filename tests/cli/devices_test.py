@@ -209,6 +209,23 @@ class Availability(DevicesTest):
             there = [set(client[(sent == moment)]) for moment in np.unique(sent[periods == period])]
             self.assertTrue(all(group == there[0] for group in there))
 
+    def test_a_trace_says_who_is_there(self):
+        trace = self.write("trace.txt", "# client begin end\n0 0 0.5\n1 0.5 1\n2 0 0.25\n2 0.75 1\n")
+        options = [f"--clients.availability_trace={trace}", "--run.rounds=40", "--record.evaluate_every=40",
+                   "--method.name=semi_async"]
+        run = self.run_ok("a", *options)
+        client, sent = self.column(run, "client"), self.column(run, "sent_s") % 1
+        stays = {0: [(0, 0.5)], 1: [(0.5, 1)], 2: [(0, 0.25), (0.75, 1)]}
+        for who, moment in zip(client, sent):
+            self.assertTrue(any(begin <= moment < end for begin, end in stays[who % 3]), (who, moment))
+        self.assertGreater(self.column(run, "sent_s").max(), 1)  # into the second lap
+        self.assertEqual(set(client), set(range(7)))
+        for ranks in (2, 3):
+            self.assert_same(run, self.run_ok(f"on{ranks}", *options, ranks=ranks))
+        self.assert_refused(3, "line 1", "run", self.input, "--run.name=b",
+                            f"--clients.availability_trace={self.write('bad.txt', '0 5 1')}")
+        self.assertFalse(os.path.exists(self.path("runs", "b")))
+
     def test_the_clock_moves_on_where_nobody_is_there(self):
         run = self.run_ok("a", "--device.slow.availability=0.2", "--device.fast.availability=0.2",
                           "--clients.availability_period_s=50", "--run.rounds=20")

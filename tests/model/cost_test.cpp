@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
 #include <cmath>
 
 #include "espalier/model/geometry.h"
@@ -95,6 +96,78 @@ TEST(Cost, GrowsWithBatchWidthAndState) {
             base.peak_bytes + 4 * aligned.kind_range(Kind::trainable).size());
   // Twice the batch is twice the work.
   EXPECT_EQ(training_cost(model, full, 40, 0).forward_flops, 2 * base.forward_flops);
+}
+
+TEST(Cost, KindsOfWorkAddUpToAllFlopsInEveryFamily) {
+  OptionTable table;
+  declare_model_options(table);
+  for (const auto& family : model_families().items()) {
+    Config config(table);
+    config.set("model.name", family.name, "test");
+    set_model_defaults(config);
+    const Model model = build_model(config, family.value.customary);
+    for (const double share : {1.0, 0.5, 0.25}) {
+      const TrainingCost cost = training_cost(model, leading(*model.layout, share), 3, 1);
+      std::array<std::int64_t, kWorks> kinds{};
+      std::int64_t sum = 0;
+      for (const BlockCost& block : cost.blocks) {
+        std::int64_t of_block = 0;
+        for (std::size_t k = 0; k < kinds.size(); ++k) {
+          kinds[k] += block.step_flops[k];
+          of_block += block.step_flops[k];
+        }
+        EXPECT_EQ(of_block, 3 * block.forward_flops) << family.name;
+        EXPECT_GT(block.moved_bytes, 0) << family.name;
+        sum += of_block;
+      }
+      EXPECT_EQ(sum, cost.step_flops) << family.name;
+      const bool convolves = kinds[static_cast<std::size_t>(Work::convolution)] > 0;
+      const bool attends = kinds[static_cast<std::size_t>(Work::attention)] > 0;
+      const bool images = family.name == "lenet" || family.name == "cnn" || family.name == "vgg" ||
+                          family.name == "resnet";
+      EXPECT_EQ(convolves, images) << family.name;
+      EXPECT_EQ(attends, !model.transformer.empty()) << family.name;
+      EXPECT_GT(kinds[static_cast<std::size_t>(Work::product)], 0) << family.name;
+      EXPECT_GT(kinds[static_cast<std::size_t>(Work::other)], 0) << family.name;
+    }
+  }
+}
+
+TEST(Cost, KindsOfLenetMatchTheSumByHand) {
+  const Model model = make("lenet");
+  const TrainingCost cost = training_cost(model, Submodel::full(*model.layout), 2, 0);
+  const BlockCost& features = cost.blocks[1];
+  const std::array<std::int64_t, kWorks> expected{3 * 2 * (2 * 25 * 6 * 16 * 100 + 1600), 0, 0,
+                                                  3 * 2 * 1600};
+  EXPECT_EQ(features.step_flops, expected);
+  const std::array<std::int64_t, kWorks> head{0, 3 * 2 * (2 * 84 * 10 + 10), 0, 0};
+  EXPECT_EQ(cost.blocks[4].step_flops, head);
+}
+
+TEST(Cost, MovedBytesOfAnMlpMatchTheSumByHand) {
+  OptionTable table;
+  declare_model_options(table);
+  Config config(std::move(table));
+  config.set("model.name", "mlp", "test");
+  config.set("model.hidden", "32", "test");
+  const Model model = build_model(config, {{48}, 16});
+  const Submodel full = Submodel::full(*model.layout);
+  const std::int64_t batch = 5;
+  const std::int64_t x = 4 * batch * 48, h = 4 * batch * 32, y = 4 * batch * 16;
+  const std::int64_t w1 = 4 * 48 * 32, b1 = 4 * 32, w2 = 4 * 32 * 16, b2 = 4 * 16;
+  // Forward x, w, h. Backward: of the weights h's gradient, x, and w's gradient twice; none of x.
+  const std::int64_t first = (x + w1 + h) + (h + x + 2 * w1);
+  // Forward h in and out; backward both gradients and the output.
+  const std::int64_t relu = 2 * h + 3 * h;
+  const std::int64_t second = (h + w2 + y) + (y + w2 + h) + (y + h + 2 * w2);
+  // Log-softmax keeps its output; the likelihood, one number, its input.
+  const std::int64_t loss = 2 * y + 3 * y + (y + 4) + (4 + y + y);
+  // Gradients zeroed; then read, weights read and written.
+  const TrainingCost plain = training_cost(model, full, batch, 0);
+  EXPECT_EQ(plain.blocks[0].moved_bytes, first + relu + 4 * (w1 + b1));
+  EXPECT_EQ(plain.blocks[1].moved_bytes, second + loss + 4 * (w2 + b2));
+  const TrainingCost momentum = training_cost(model, full, batch, 1);
+  EXPECT_EQ(momentum.blocks[0].moved_bytes - plain.blocks[0].moved_bytes, 2 * (w1 + b1));
 }
 
 }  // namespace

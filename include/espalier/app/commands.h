@@ -11,6 +11,9 @@ namespace espalier {
 /// `espalier run INPUT.ini [--section.key=value ...] [flags]`; see interface.md, Commands.
 int run_command(int* argc, char*** argv, const std::vector<std::string>& arguments);
 
+/// `espalier calibrate [NAME] [--quick] [-v]`: measures this machine and prints [device.NAME].
+int calibrate_command(int* argc, char*** argv, const std::vector<std::string>& arguments);
+
 int list_command(const std::vector<std::string>& arguments);
 int explain_command(const std::vector<std::string>& arguments);
 int info_command(const std::vector<std::string>& arguments);

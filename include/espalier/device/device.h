@@ -4,10 +4,12 @@
 
 #include <cmath>
 #include <cstdint>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "espalier/config/config.h"
+#include "espalier/model/cost.h"
 
 namespace espalier {
 
@@ -17,13 +19,24 @@ inline double seconds(Nanoseconds t) { return static_cast<double>(t) * 1e-9; }
 struct DeviceClass {
   std::string name;
   double memory_mb = 0;  ///< 0: not capped
-  double gflops = 1;     ///< effective rate
+  double gflops = 1;     ///< effective rate of all work that has no rate of its own
   double down_mbps = 0;  ///< megabit per second; 0: no cost
   double up_mbps = 0;
   double latency_ms = 0;    ///< per message
   double availability = 1;  ///< share of the time in which it can be given work
-  double memory_gbps = 0;   ///< memory bandwidth, gigabyte per second; 0: unknown
-  std::int64_t batch = 0;   ///< samples in a batch; 0: train.batch
+  // The roofline; where all of it is 0, work takes flops / gflops.
+  double gflops_conv = 0;       ///< of convolutions; 0: gflops
+  double gflops_matmul = 0;     ///< of matrix products; 0: gflops
+  double gflops_attention = 0;  ///< 0: gflops
+  double memory_gbps = 0;       ///< memory bandwidth, gigabyte per second; 0: not limited
+  double overhead_us = 0;       ///< fixed cost of each block in each step
+  std::int64_t batch = 0;       ///< samples in a batch; 0: train.batch
+};
+
+/// Training steps of equal size.
+struct Steps {
+  const TrainingCost& cost;  ///< of one of them
+  std::int64_t count = 0;
 };
 
 /// Latency plus 8 x bytes / mbps (mbps 0: latency alone), rounded once.
@@ -31,6 +44,14 @@ Nanoseconds transfer_time(double mbps, double latency_ms, std::int64_t bytes);
 /// flops / gflops x slowdown, rounded once. Like transfer_time: InputError past 100 years, which
 /// only a slip of units gives.
 Nanoseconds compute_time(const DeviceClass& device, std::int64_t flops, double slowdown = 1);
+/// Nanoseconds of one training step by the roofline (Williams, Waterman and Patterson 2009), block
+/// by block: the longer of arithmetic (its FLOPs of each kind of work by that kind's rate) and
+/// memory (its moved bytes by the bandwidth), and the fixed cost; not rounded.
+double step_nanoseconds(const DeviceClass& device, const TrainingCost& step);
+/// Time of all `steps` x slowdown, rounded once: that of their FLOPs alone where the class has no
+/// roofline, else the sum of step_nanoseconds.
+Nanoseconds compute_time(const DeviceClass& device, std::span<const Steps> steps,
+                         double slowdown = 1);
 /// The cap in bytes (1 MB = 10^6); 0: not capped.
 inline std::int64_t memory_bytes(const DeviceClass& device) {
   return std::llround(device.memory_mb * 1e6);

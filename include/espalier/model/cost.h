@@ -3,6 +3,7 @@
 // the batch alone. Its memory figure is an upper bound on what a client's memory scope measures
 // (measured <= predicted <= 1.25 x measured), so a client that was placed by it never runs out.
 
+#include <array>
 #include <cstdint>
 #include <vector>
 
@@ -15,7 +16,9 @@ struct BlockCost {
   int block = 0;
   std::int64_t parameters = 0;  ///< trainable values
   std::int64_t forward_flops = 0;
-  std::int64_t weight_bytes = 0;  ///< of its entries of every kind, aligned
+  std::array<std::int64_t, kWorks> step_flops{};  ///< of one batch, by kind of Work
+  std::int64_t moved_bytes = 0;                   ///< of one batch
+  std::int64_t weight_bytes = 0;                  ///< of its entries of every kind, aligned
   std::int64_t saved_bytes = 0;  ///< kept from its forward to its backward pass, its input included
 };
 

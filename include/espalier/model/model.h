@@ -35,9 +35,15 @@ struct Context {
   std::vector<at::Tensor>* taps = nullptr;
 };
 
+/// Kinds of work that a device may do at different rates.
+enum class Work { convolution, product, attention, other };
+inline constexpr int kWorks = 4;
+
 /// What one node of the backward graph costs at given kept widths and batch. Bytes are of tensors.
 struct NodeCost {
+  Work work = Work::other;
   std::int64_t forward_flops = 0;  ///< multiply and add count as 2
+  std::int64_t weight_bytes = 0;   ///< of the weights that a product or look-up reads
   std::int64_t output_bytes = 0;
   std::vector<int> inputs;  ///< nodes that it reads, -1 the batch; empty: the tape's current one
   bool in_place = false;    ///< the output overwrites, or is a view of, the first input

@@ -248,8 +248,10 @@ void RoundsServer::send(std::int64_t client) {
   sent.geometry = experiment_.plans->geometry(submodel, Packing::dense);
   sent.payload = payload_for(submodel, *sent.geometry);
   sent.share = rules_.submodel->share(moment);
+  std::vector<Steps> steps;
   for (const Workload::Passes& passes : experiment_.workload_of(client).passes) {
-    sent.flops += passes.count * cost_of(submodel, passes.size).step_flops;
+    steps.push_back({cost_of(submodel, passes.size), passes.count});
+    sent.flops += passes.count * steps.back().cost.step_flops;
   }
   const DeviceClass& device = experiment_.fleet->device(client);
   sent.fate = faults_.fate(client, moment.nth_task);
@@ -271,7 +273,7 @@ void RoundsServer::send(std::int64_t client) {
   sent.bytes_up = payload_size + answer_size;
   sent.sent = now_;
   sent.download = transfer_time(device.down_mbps, device.latency_ms, sent.bytes_down);
-  sent.compute = compute_time(device, sent.flops, sent.fate.slowdown);
+  sent.compute = compute_time(device, steps, sent.fate.slowdown);
   sent.upload = transfer_time(device.up_mbps, device.latency_ms, sent.bytes_up);
   sent.task.finish = sent.finish();
   ++tasks_of_[static_cast<std::size_t>(client)];

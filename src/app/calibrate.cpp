@@ -1,0 +1,282 @@
+// `espalier calibrate`: measures the machine it runs on and prints a device class for input files.
+
+#include <ATen/Parallel.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cctype>
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <fstream>
+#include <thread>
+
+#include "espalier/app/calibration.h"
+#include "espalier/app/commands.h"
+#include "espalier/app/isa.h"
+#include "espalier/base/log.h"
+#include "espalier/comm/environment.h"
+#include "espalier/device/fit.h"
+#include "espalier/device/memory.h"
+#include "espalier/record/software.h"
+
+namespace espalier {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+struct Wish {
+  std::string name = "this-machine";
+  bool quick = false;
+  bool verbose = false;
+};
+
+Wish parse(const std::vector<std::string>& arguments) {
+  Wish wish;
+  bool named = false;
+  for (const std::string& word : arguments) {
+    if (word == "--quick") {
+      wish.quick = true;
+    } else if (word == "-v" || word == "--verbose") {
+      wish.verbose = true;
+    } else if (word.starts_with("-")) {
+      throw InputError("calibrate knows --quick and -v, not '" + word + "'");
+    } else if (named) {
+      throw InputError(fmt::format("calibrate takes one name; '{}' or '{}'?", wish.name, word));
+    } else {
+      wish.name = word;
+      named = true;
+    }
+  }
+  const auto fits = [](unsigned char c) { return std::isalnum(c) != 0 || c == '_' || c == '-'; };
+  if (wish.name.empty() || !std::ranges::all_of(wish.name, fits)) {
+    throw InputError(
+        fmt::format("'{}' is no name for a device: take letters, digits, '-' and '_'", wish.name));
+  }
+  return wish;
+}
+
+/// The model name that Linux gives; empty where it gives none.
+std::string processor() {
+  std::ifstream file("/proc/cpuinfo");
+  for (std::string line; std::getline(file, line);) {
+    if (line.starts_with("model name") || line.starts_with("Model")) {
+      const auto colon = line.find(": ");
+      if (colon != std::string::npos) return line.substr(colon + 2);
+    }
+  }
+  return {};
+}
+
+// As in the catalogue, a quarter is left to the system.
+constexpr double kMemoryShare = 0.75;
+
+/// MB of the physical memory for each of `ranks` on this host.
+double memory_share_mb(int ranks) {
+  const double bytes =
+      static_cast<double>(sysconf(_SC_PHYS_PAGES)) * static_cast<double>(sysconf(_SC_PAGESIZE));
+  return std::floor(kMemoryShare * bytes * 1e-6 / ranks);
+}
+
+int ranks_on_this_host(const MpiEnvironment& mpi) {
+  MPI_Comm host = MPI_COMM_NULL;
+  ESPALIER_MPI(MPI_Comm_split_type(mpi.communicator(), MPI_COMM_TYPE_SHARED, mpi.rank(),
+                                   MPI_INFO_NULL, &host));
+  int ranks = 1;
+  ESPALIER_MPI(MPI_Comm_size(host, &ranks));
+  ESPALIER_MPI(MPI_Comm_free(&host));
+  return ranks;
+}
+
+struct Link {
+  double down_mbps = 0;  ///< from rank 0 to rank 1
+  double up_mbps = 0;
+  double latency_ms = 0;
+};
+
+/// Lower quartile of the seconds in which rank 0 sends `there` bytes to rank 1 and gets `back`
+/// bytes from it. Ranks 0 and 1 call it.
+double round_trip(const MpiEnvironment& mpi, int there, int back, int repeats) {
+  std::vector<char> first(static_cast<std::size_t>(there));
+  std::vector<char> second(static_cast<std::size_t>(back));
+  std::vector<double> times;
+  constexpr int kTag = 1;
+  for (int i = 0; i < repeats; ++i) {
+    const auto start = Clock::now();
+    if (mpi.rank() == 0) {
+      ESPALIER_MPI(MPI_Send(first.data(), there, MPI_CHAR, 1, kTag, mpi.communicator()));
+      ESPALIER_MPI(
+          MPI_Recv(second.data(), back, MPI_CHAR, 1, kTag, mpi.communicator(), MPI_STATUS_IGNORE));
+    } else {
+      ESPALIER_MPI(
+          MPI_Recv(first.data(), there, MPI_CHAR, 0, kTag, mpi.communicator(), MPI_STATUS_IGNORE));
+      ESPALIER_MPI(MPI_Send(second.data(), back, MPI_CHAR, 0, kTag, mpi.communicator()));
+    }
+    times.push_back(seconds_since(start));
+  }
+  std::sort(times.begin(), times.end());
+  return times[times.size() / 4];
+}
+
+Link measure_link(const MpiEnvironment& mpi) {
+  constexpr int kLarge = 8 << 20;
+  constexpr int kSmall = 1;
+  constexpr int kManyRepeats = 400;
+  constexpr int kRepeats = 24;
+  const double empty = round_trip(mpi, kSmall, kSmall, kManyRepeats);
+  const auto mbps = [&](double loaded) {
+    return 8e-6 * (kLarge - kSmall) / std::max(loaded - empty, 1e-9);
+  };
+  return {mbps(round_trip(mpi, kLarge, kSmall, kRepeats)),
+          mbps(round_trip(mpi, kSmall, kLarge, kRepeats)), 1e3 * empty / 2};
+}
+
+/// Waits for all ranks without keeping a core busy.
+void wait_for_all(const MpiEnvironment& mpi) {
+  MPI_Request request = MPI_REQUEST_NULL;
+  ESPALIER_MPI(MPI_Ibarrier(mpi.communicator(), &request));
+  for (int done = 0; done == 0;) {
+    ESPALIER_MPI(MPI_Test(&request, &done, MPI_STATUS_IGNORE));
+    if (done == 0) std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  }
+}
+
+/// Four significant digits: more than a measurement is good for.
+double rounded(double value) { return std::strtod(fmt::format("{:.4g}", value).c_str(), nullptr); }
+
+void print_field(const char* name, double value, const std::string& comment) {
+  const std::string field = fmt::format("{} = {:.{}g}", name, value, value < 1e4 ? 4 : 10);
+  std::printf("%-27s # %s\n", field.c_str(), comment.c_str());
+}
+
+/// Seconds that a client of the class takes for the task.
+double predicted_seconds(const DeviceClass& device, const MeasuredTask& task) {
+  const Steps steps{task.step, task.steps};
+  return seconds(compute_time(device, {&steps, 1}));
+}
+
+/// One line for each task; input files take them as comments.
+void print_tasks(const DeviceClass& device, const std::vector<MeasuredTask>& tasks, bool held_out) {
+  std::printf("# %-8s %6s %6s %7s %11s %11s %8s\n", "family", "share", "batch", "MFLOP",
+              "predicted s", "measured s", "error");
+  for (const MeasuredTask& task : tasks) {
+    if (task.what.held_out != held_out) continue;
+    const double predicted = predicted_seconds(device, task);
+    const double megaflops = 1e-6 * static_cast<double>(task.steps * task.step.step_flops);
+    std::printf("# %-8s %6g %6lld %7.0f %11.4f %11.4f %+7.1f%%\n", task.what.family.c_str(),
+                task.what.share, static_cast<long long>(task.what.batch), megaflops, predicted,
+                task.seconds, 100 * (predicted / task.seconds - 1));
+  }
+}
+
+DeviceClass fitted_class(const Wish& wish, const std::vector<MeasuredTask>& tasks) {
+  std::vector<MeasuredStep> steps;
+  for (const MeasuredTask& task : tasks) {
+    if (task.what.held_out) continue;
+    steps.push_back({task.step, task.seconds / static_cast<double>(task.steps)});
+  }
+  DeviceClass device = fit_rates(steps);
+  device.name = wish.name;
+  for (double DeviceClass::*field :
+       {&DeviceClass::gflops, &DeviceClass::gflops_conv, &DeviceClass::gflops_matmul,
+        &DeviceClass::gflops_attention, &DeviceClass::memory_gbps, &DeviceClass::overhead_us}) {
+    device.*field = rounded(device.*field);
+  }
+  return device;
+}
+
+void print_section(const DeviceClass& device, const std::vector<MeasuredTask>& tasks, int ranks,
+                   bool verbose) {
+  std::vector<double> predicted, measured;
+  for (const MeasuredTask& task : tasks) {
+    if (!task.what.held_out) continue;
+    predicted.push_back(predicted_seconds(device, task));
+    measured.push_back(task.seconds);
+  }
+  const Agreement fit = agreement(predicted, measured);
+  const std::string host = processor();
+  std::printf("[device.%s]\n# %s%sone thread, %s; espalier %s (%s)\n", device.name.c_str(),
+              host.c_str(), host.empty() ? "" : ", ", best_isa().c_str(),
+              software_version().c_str(), software_git_sha().c_str());
+  std::printf("# %zu tasks not used for fitting: median error %.1f %%, rank correlation %.3f\n",
+              measured.size(), 100 * fit.median_error, fit.rank_correlation);
+  print_field("memory_mb", device.memory_mb,
+              fmt::format("three quarters of the memory, among {} rank{} on this host", ranks,
+                          ranks == 1 ? "" : "s"));
+  print_field("gflops", device.gflops, "norms, activations, pooling, sums");
+  print_field("gflops_conv", device.gflops_conv, "convolutions");
+  print_field("gflops_matmul", device.gflops_matmul, "matrix products");
+  print_field("gflops_attention", device.gflops_attention, "scores, and what they weigh");
+  print_field("memory_gbps", device.memory_gbps, "what a block's tensors pass at");
+  print_field("overhead_us", device.overhead_us, "of each block in each step");
+  if (device.down_mbps > 0) {
+    print_field("down_mbps", device.down_mbps, "from rank 0 to rank 1");
+    print_field("up_mbps", device.up_mbps, "from rank 1 to rank 0");
+    print_field("latency_ms", device.latency_ms, "half of a round trip of one byte");
+  } else {
+    std::printf("# the link is that of 'laptop'; two ranks measure their own\n");
+  }
+  if (!verbose) return;
+  std::printf("#\n# tasks not used for fitting\n");
+  print_tasks(device, tasks, true);
+  std::printf("#\n# tasks used for fitting\n");
+  print_tasks(device, tasks, false);
+}
+
+}  // namespace
+
+int calibrate_command(int* argc, char*** argv, const std::vector<std::string>& arguments) {
+  int status = 0;
+  std::string message;
+  Wish wish;
+  try {
+    wish = parse(arguments);
+    apply_isa(best_isa());
+    install_counting_allocator();
+    at::set_num_threads(1);
+  } catch (const Error& error) {
+    status = static_cast<int>(error.status());
+    message = error.what();
+  }
+  const MpiEnvironment mpi(argc, argv);
+  const MpiEnvironment::Verdict verdict = mpi.agree(status, message);
+  if (verdict.status != 0) {
+    if (mpi.rank() == 0) log_error(verdict.message);
+    return verdict.status;
+  }
+  try {
+    const int ranks = ranks_on_this_host(mpi);
+    Link link;
+    if (mpi.size() > 1 && mpi.rank() < 2) link = measure_link(mpi);
+    if (mpi.rank() == 0) {
+      const std::vector<Combination> combinations = calibration_combinations(wish.quick);
+      std::fprintf(stderr, "training %zu combinations of family, width and batch%s\n",
+                   combinations.size(), wish.quick ? "" : ", for a minute or so");
+      const std::vector<MeasuredTask> tasks = measure_tasks(combinations, wish.quick);
+      DeviceClass device = fitted_class(wish, tasks);
+      device.memory_mb = memory_share_mb(ranks);
+      device.down_mbps = rounded(link.down_mbps);
+      device.up_mbps = rounded(link.up_mbps);
+      device.latency_ms = rounded(link.latency_ms);
+      print_section(device, tasks, ranks, wish.verbose);
+    }
+    wait_for_all(mpi);
+    return 0;
+  } catch (const Error& error) {
+    status = static_cast<int>(error.status());
+    message = error.what();
+  } catch (const std::exception& error) {
+    status = static_cast<int>(Status::internal);
+    message = fmt::format("rank {}: {}", mpi.rank(), error.what());
+  }
+  log_error(message);
+  if (mpi.size() == 1) return status;
+  mpi.abort_job(status);
+}
+
+}  // namespace espalier
