@@ -17,12 +17,12 @@ double wall_seconds() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
-/// True if every float is finite: an exponent of all ones is infinity or not a number.
 // Periods of absence after which a run that nobody can work in is given up.
 constexpr std::int64_t kMostWaits = 100000;
 // Times in a row that everybody at work may fail.
 constexpr std::int64_t kMostBarren = 100;
 
+/// True if every float is finite: an exponent of all ones is infinity or not a number.
 bool all_finite(const Bytes& bytes) {
   constexpr std::uint32_t kExponent = 0x7f800000u;
   const auto count = bytes.size() / sizeof(float);
@@ -74,10 +74,12 @@ RoundsServer::RoundsServer(const Experiment& experiment, const Config& config, S
       sampler_(config, experiment),
       faults_(config),
       availability_(config, *experiment.fleet),
-      evaluate_every_(config.integer("record.evaluate_every")) {
+      evaluate_every_(config.integer("record.evaluate_every")),
+      clock_(make_clock(pool)) {
   if (config.real("run.target_accuracy") > 0) {
     if (experiment.model.shape.next_token) {
-      throw InputError("run.target_accuracy is for models that classify; a language model has none");
+      throw InputError(
+          "run.target_accuracy is for models that classify; a language model has none");
     }
     target_accuracy_ = config.real("run.target_accuracy");
   }
@@ -95,46 +97,18 @@ RunSummary RoundsServer::run() {
   window_.open(now_);
   top_up();
   while (!reached_a_stop()) {
-    const bool anything_out = !out_.empty();
     const auto closes = window_.closes_at();
-    if (!anything_out && window_.held() > 0) {
-      close_window();
-    } else if (closes && std::get<0>(out_.begin()->first) > *closes) {
+    if (clock_->out().empty()) {
+      if (window_.held() > 0) {
+        close_window();
+      } else {
+        wait_for_somebody();
+      }
+    } else if (auto answer = clock_->next(closes)) {
+      deliver(std::move(*answer));
+    } else {
       now_ = std::max(now_, *closes);
       close_window();
-    } else if (anything_out) {
-      deliver_next();
-    } else {
-      // Every task of the window failed: those clients may be sent something smaller, or others in
-      // their place.
-      const bool rejected = std::ranges::any_of(
-          delivered_, [](const Delivered& d) { return d.outcome == "rejected"; });
-      if (rejected) {
-        throw NotFiniteError(
-            "every update of a window was rejected because it is not finite; lower train.lr or set "
-            "train.clip");
-      }
-      if (++barren_ > kMostBarren) {
-        throw NoClientError(fmt::format(
-            "no client can answer: {} times in a row everybody who was given work failed; see the "
-            "outcomes in /tasks",
-            kMostBarren));
-      }
-      release_waiting();
-      top_up();
-      while (out_.empty()) {
-        const auto next = next_return();
-        if (!next || ++waits_ > kMostWaits) break;
-        now_ = *next;
-        top_up();
-      }
-      waits_ = 0;
-      if (out_.empty()) {
-        throw NoClientError(
-            "no client can answer: none that is available has the memory for its submodel; give "
-            "the "
-            "devices more memory_mb or a higher availability, or choose smaller widths");
-      }
     }
     take_evaluations();
   }
@@ -153,6 +127,38 @@ RunSummary RoundsServer::run() {
   summary_.time = now_;
   summary_.last = last_evaluation_;
   return summary_;
+}
+
+/// Every task of the window failed: those clients may be sent something smaller, or others in their
+/// place, now or when somebody comes back.
+void RoundsServer::wait_for_somebody() {
+  const bool rejected =
+      std::ranges::any_of(delivered_, [](const Delivered& d) { return d.outcome == "rejected"; });
+  if (rejected) {
+    throw NotFiniteError(
+        "every update of a window was rejected because it is not finite; lower train.lr or set "
+        "train.clip");
+  }
+  if (++barren_ > kMostBarren) {
+    throw NoClientError(fmt::format(
+        "no client can answer: {} times in a row everybody who was given work failed; see the "
+        "outcomes in /tasks",
+        kMostBarren));
+  }
+  release_waiting();
+  top_up();
+  while (clock_->out().empty()) {
+    const auto next = next_return();
+    if (!next || ++waits_ > kMostWaits) break;
+    now_ = *next;
+    top_up();
+  }
+  waits_ = 0;
+  if (clock_->out().empty()) {
+    throw NoClientError(
+        "no client can answer: none that is available has the memory for its submodel; give the "
+        "devices more memory_mb or a higher availability, or choose smaller widths");
+  }
 }
 
 bool RoundsServer::reached_a_stop() const {
@@ -183,7 +189,7 @@ SharedBytes RoundsServer::payload_for(const Submodel& submodel, const Geometry& 
 void RoundsServer::top_up() {
   const double start = wall_seconds();
   // Clients whose update waits for the merge still belong to the round.
-  const auto busy = static_cast<std::int64_t>(out_.size()) +
+  const auto busy = static_cast<std::int64_t>(clock_->out().size()) +
                     std::ranges::count_if(delivered_, [](const Delivered& d) { return d.waiting; });
   const std::int64_t want =
       sampler_.at_once() == 0 ? static_cast<std::int64_t>(idle_.size()) : sampler_.at_once() - busy;
@@ -204,7 +210,7 @@ std::int64_t RoundsServer::furthest_task() const {
   const auto& spread = window_.settings().max_spread;
   if (!spread) return std::numeric_limits<std::int64_t>::max();
   std::int64_t slowest = std::numeric_limits<std::int64_t>::max();
-  for (const auto& [key, sent] : out_) slowest = std::min(slowest, sent.task.nth_task);
+  for (const auto& [key, sent] : clock_->out()) slowest = std::min(slowest, sent.task.nth_task);
   for (const std::int64_t client : idle_) {
     if (has_memory(client)) slowest = std::min(slowest, next_task_of(client));
   }
@@ -236,7 +242,7 @@ bool RoundsServer::has_memory(std::int64_t client) const {
 void RoundsServer::send(std::int64_t client) {
   const SendMoment moment = moment_of(client);
   Submodel submodel = rules_.submodel->choose(experiment_, moment);
-  Sent sent;
+  SentTask sent;
   sent.geometry = experiment_.plans->geometry(submodel, Packing::dense);
   sent.payload = payload_for(submodel, *sent.geometry);
   sent.share = rules_.submodel->share(moment);
@@ -265,33 +271,28 @@ void RoundsServer::send(std::int64_t client) {
   sent.download = transfer_time(device.down_mbps, device.latency_ms, sent.bytes_down);
   sent.compute = compute_time(device, sent.flops, sent.fate.slowdown);
   sent.upload = transfer_time(device.up_mbps, device.latency_ms, sent.bytes_up);
-  sent.task.finish = sent.finish();
   ++tasks_of_[static_cast<std::size_t>(client)];
-  if (sent.answers()) pool_.submit(sent.task, sent.payload, sent.flops);
-  const EventKey key{sent.finish(), client, sent.task.task};
-  out_.emplace(key, std::move(sent));
+  clock_->send(std::move(sent));
 }
 
-void RoundsServer::deliver_next() {
-  auto node = out_.extract(out_.begin());
-  Delivered d;
-  d.sent = std::move(node.mapped());
-  now_ = d.sent.finish();
-  if (d.sent.answers()) d.arrival = pool_.collect(d.sent.task.task);
+void RoundsServer::deliver(SentTask sent) {
   const double start = wall_seconds();
-  const ClientResult& result = d.arrival.result;
+  now_ = sent.finish;
+  Delivered d;
+  d.sent = std::move(sent);
+  const ClientResult& result = d.sent.arrival.result;
   d.staleness = version_ - d.sent.task.base_version;
   const WindowSettings& window = window_.settings();
   if (d.sent.fate.crashes) {
     d.outcome = "crashed";
   } else if (d.sent.fate.vanishes) {
     d.outcome = "unavailable";
-    const auto length = static_cast<double>(d.sent.finish() - d.sent.sent);
+    const auto length = static_cast<double>(d.sent.finish - d.sent.sent);
     away_until_[d.sent.task.client] = now_ + std::llround(faults_.vanish_tasks() * length);
   } else if (result.out_of_memory) {
     d.outcome = "out_of_memory";
     too_large_[d.sent.task.client] = d.sent.task.submodel;
-  } else if (!all_finite(*d.arrival.values)) {
+  } else if (!all_finite(*d.sent.arrival.values)) {
     d.outcome = "rejected";
   } else if (window.stale == Stale::drop && window.max_staleness &&
              d.staleness > *window.max_staleness) {
@@ -341,9 +342,9 @@ void RoundsServer::close_window() {
   for (const Delivered* d : sources) {
     updates.push_back({d->sent.task.task, d->sent.task.client, d->sent.task.base_version,
                        d->staleness, experiment_.samples_of(d->sent.task.client),
-                       d->arrival.result.steps,
+                       d->sent.arrival.result.steps,
                        learning_rate(experiment_.train, d->sent.task.base_version),
-                       d->sent.geometry, d->arrival.values, d->sent.payload, 0});
+                       d->sent.geometry, d->sent.arrival.values, d->sent.payload, 0});
   }
   barren_ = 0;
   rules_.merge->merge(experiment_, model_, updates);
@@ -410,7 +411,7 @@ void RoundsServer::record_round(std::span<const Update> updates) {
   double staleness_sum = 0, loss_sum = 0;
   std::map<std::int64_t, Nanoseconds> busy;  // per client, within the window
   for (const Delivered& d : delivered_) {
-    const ClientResult& result = d.arrival.result;
+    const ClientResult& result = d.sent.arrival.result;
     const bool is_merged = d.outcome == "merged";
     if (is_merged) {
       ++merged;
@@ -425,16 +426,16 @@ void RoundsServer::record_round(std::span<const Update> updates) {
     peak = std::max(peak, result.peak_bytes);
     bytes_down += d.sent.bytes_down;
     const std::int64_t up = !d.sent.answers()      ? 0
-                            : result.out_of_memory ? d.arrival.head_bytes
+                            : result.out_of_memory ? d.sent.arrival.head_bytes
                                                    : d.sent.bytes_up;
     bytes_up += up;
-    busy[d.sent.task.client] += overlap(d.sent.sent, d.sent.finish(), opened, now_);
+    busy[d.sent.task.client] += overlap(d.sent.sent, d.sent.arrives(), opened, now_);
     Row row = sent_row(d.sent.task, d.sent.geometry->count(Kind::trainable));
     row.set("merged_version", is_merged ? version_ : std::int64_t{-1})
         .set("staleness", d.staleness)
         .set("outcome", d.outcome)
         .set("sent_s", seconds(d.sent.sent))
-        .set("finished_s", seconds(d.sent.finish()))
+        .set("finished_s", seconds(d.sent.finish))
         .set("download_s", seconds(d.sent.download))
         .set("compute_s", seconds(d.sent.compute))
         .set("upload_s", seconds(d.sent.upload))
@@ -452,11 +453,11 @@ void RoundsServer::record_round(std::span<const Update> updates) {
         .set("train_loss", result.train_loss)
         .set("weight", d.weight)
         .set("share", d.sent.share)
-        .set("rank", static_cast<std::int64_t>(d.arrival.rank));
+        .set("rank", static_cast<std::int64_t>(d.sent.arrival.rank));
     records_.append(row);
   }
-  for (const auto& [key, sent] : out_) {
-    busy[sent.task.client] += overlap(sent.sent, sent.finish(), opened, now_);
+  for (const auto& [key, sent] : clock_->out()) {
+    busy[sent.task.client] += overlap(sent.sent, sent.arrives(), opened, now_);
   }
   Nanoseconds busy_sum = 0;
   for (const auto& [client, time] : busy) busy_sum += time;
@@ -495,13 +496,13 @@ void RoundsServer::record_round(std::span<const Update> updates) {
 
 void RoundsServer::record_unfinished() {
   // What had answered after the last merge, then what is still out; each task has exactly one row.
-  const auto append = [&](const Sent& sent) {
+  const auto append = [&](const SentTask& sent) {
     Row row = sent_row(sent.task, sent.geometry->count(Kind::trainable));
     row.set("merged_version", std::int64_t{-1})
         .set("staleness", version_ - sent.task.base_version)
         .set("outcome", std::string("unfinished"))
         .set("sent_s", seconds(sent.sent))
-        .set("finished_s", seconds(sent.finish()))
+        .set("finished_s", seconds(sent.arrives()))
         .set("download_s", seconds(sent.download))
         .set("compute_s", seconds(sent.compute))
         .set("upload_s", seconds(sent.upload))
@@ -512,7 +513,7 @@ void RoundsServer::record_unfinished() {
     records_.append(row);
   };
   for (const Delivered& d : delivered_) append(d.sent);
-  for (const auto& [key, sent] : out_) append(sent);
+  for (const auto& [key, sent] : clock_->out()) append(sent);
 }
 
 void RoundsServer::archive(Archive& archive) {
