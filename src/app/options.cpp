@@ -51,6 +51,7 @@ OptionTable all_options() {
   declare_train_options(table);
   declare_window_options(table);
   declare_clock_options(table);
+  declare_resource_options(table);
   declare_sampling_options(table);
   declare_availability_options(table);
   declare_fault_options(table);

@@ -57,6 +57,8 @@ const TableSchema& tasks_schema() {
           {"download_s", kReal, "s", "emulated time of the way down"},
           {"compute_s", kReal, "s", "emulated time of training"},
           {"upload_s", kReal, "s", "emulated time of the way up"},
+          {"server_s", kReal, "s",
+           "emulated time in the queues, on the links and the processor of the server"},
           {"wall_compute_s", kReal, "s", "host time of training", kWall},
           {"behind_s", kReal, "s", "how far the host fell behind the paced clock", kWall},
           {"bytes_down", kInteger, "B", "size of the submodel sent"},

@@ -75,7 +75,7 @@ RoundsServer::RoundsServer(const Experiment& experiment, const Config& config, S
       faults_(config),
       availability_(config, *experiment.fleet),
       evaluate_every_(config.integer("record.evaluate_every")),
-      clock_(make_clock(pool)) {
+      clock_(make_clock(config, pool)) {
   if (config.real("run.target_accuracy") > 0) {
     if (experiment.model.shape.next_token) {
       throw InputError(
@@ -429,7 +429,7 @@ void RoundsServer::record_round(std::span<const Update> updates) {
                             : result.out_of_memory ? d.sent.arrival.head_bytes
                                                    : d.sent.bytes_up;
     bytes_up += up;
-    busy[d.sent.task.client] += overlap(d.sent.sent, d.sent.arrives(), opened, now_);
+    busy[d.sent.task.client] += overlap(d.sent.leaves(), d.sent.arrives(), opened, now_);
     Row row = sent_row(d.sent.task, d.sent.geometry->count(Kind::trainable));
     row.set("merged_version", is_merged ? version_ : std::int64_t{-1})
         .set("staleness", d.staleness)
@@ -439,6 +439,7 @@ void RoundsServer::record_round(std::span<const Update> updates) {
         .set("download_s", seconds(d.sent.download))
         .set("compute_s", seconds(d.sent.compute))
         .set("upload_s", seconds(d.sent.upload))
+        .set("server_s", seconds(d.sent.at_server()))
         .set("wall_compute_s", result.wall_compute_s)
         .set("bytes_down", d.sent.bytes_down)
         .set("bytes_up", up)
@@ -457,7 +458,7 @@ void RoundsServer::record_round(std::span<const Update> updates) {
     records_.append(row);
   }
   for (const auto& [key, sent] : clock_->out()) {
-    busy[sent.task.client] += overlap(sent.sent, sent.arrives(), opened, now_);
+    busy[sent.task.client] += overlap(sent.leaves(), sent.arrives(), opened, now_);
   }
   Nanoseconds busy_sum = 0;
   for (const auto& [client, time] : busy) busy_sum += time;
@@ -506,6 +507,7 @@ void RoundsServer::record_unfinished() {
         .set("download_s", seconds(sent.download))
         .set("compute_s", seconds(sent.compute))
         .set("upload_s", seconds(sent.upload))
+        .set("server_s", seconds(sent.queued))
         .set("bytes_down", sent.bytes_down)
         .set("flops", sent.flops)
         .set("cap_bytes", memory_bytes(experiment_.fleet->device(sent.task.client)))

@@ -1,7 +1,8 @@
 #pragma once
 // What time is. The server hands its tasks to the clock and asks it for the next answer; when that
 // comes, and how the wait for it is spent, is the clock's business. So the server is one loop,
-// whatever the time is that it runs in.
+// whatever the time is that it runs in. The server's own links and processor are part of time: they
+// are queues that every task passes, first in, first out.
 
 #include <cstdint>
 #include <map>
@@ -11,6 +12,7 @@
 
 #include "espalier/protocol/rounds/faults.h"
 #include "espalier/protocol/rounds/pool.h"
+#include "espalier/protocol/rounds/resources.h"
 
 namespace espalier {
 
@@ -23,13 +25,18 @@ struct SentTask {
   double share = 1;
   Fate fate;
   Nanoseconds sent = 0, download = 0, compute = 0, upload = 0;
+  Nanoseconds queued = 0;  ///< before the download, for the server's link; set by the clock
   // From here on set by the clock, when it gives the answer.
   Nanoseconds finish = 0;
   Pool::Arrival arrival;  ///< empty where the client does not answer
 
   bool answers() const { return !fate.crashes && !fate.vanishes; }
-  /// When the answer reaches the server, or its failure is known.
-  Nanoseconds arrives() const { return sent + download + compute + upload; }
+  /// When the download begins.
+  Nanoseconds leaves() const { return sent + queued; }
+  /// When the answer reaches the server's link, or its failure is known.
+  Nanoseconds arrives() const { return leaves() + download + compute + upload; }
+  /// In the server's queues, on its links and its processor, both ways.
+  Nanoseconds at_server() const { return queued + finish - arrives(); }
 };
 
 class Clock {
@@ -48,13 +55,21 @@ class Clock {
   const std::map<Key, SentTask>& out() const { return out_; }
 
  protected:
-  explicit Clock(Pool& pool) : pool_(pool) {}
+  Clock(Pool& pool, const ServerResources& server) : pool_(pool), server_(server) {}
+  /// Lets the task wait for the server's outgoing link.
+  void queue(SentTask& sent);
+  /// When the server is done with the answer if it is the next to arrive.
+  Nanoseconds done(const SentTask& sent) const;
+  /// Takes the first of out_ in, and out.
+  SentTask take_first();
+
   Pool& pool_;
+  ServerResources server_;
   std::map<Key, SentTask> out_;
 };
 
 /// clock.kind.
 void declare_clock_options(OptionTable& table);
-std::unique_ptr<Clock> make_clock(Pool& pool);
+std::unique_ptr<Clock> make_clock(const Config& config, Pool& pool);
 
 }  // namespace espalier
