@@ -131,5 +131,134 @@ class ServerResources(ClockTest):
         self.assert_refused(2, "server.gflops", "run", self.input, "--server.gflops=1e-14")
 
 
+class Paced(ClockTest):
+    def test_takes_as_long_as_it_says(self):
+        """Thirty emulated seconds of seven clients on one rank, which trains them in turns."""
+        slow = ["--method.name=semi_async", "--run.rounds=20", "--device.fast.gflops=0.002",
+                "--device.slow.gflops=0.0008", "--record.evaluate_every=20"]
+        emulated = self.column(self.run_ok("virtual", *slow), "virtual_time_s", "rounds")[-1]
+        self.assertGreater(emulated, 29)
+        self.assertLess(emulated, 31)
+        for ranks in (1, 2):
+            run = self.run_ok(f"on{ranks}", *slow, "--clock.kind=paced", "--clock.scale=0.2",
+                              ranks=ranks)
+            taken = self.column(run, "wall_time_s", "rounds")
+            self.assertLess(abs(taken[-1] / (0.2 * emulated) - 1), 0.03)
+            # Nothing is told before its time.
+            self.assertTrue((taken >= 0.2 * self.column(run, "virtual_time_s", "rounds")).all())
+            self.assert_times_add_up(run)
+            self.assertTrue((self.column(run, "wall_compute_s") < 0.1).all(), "throttled, not slow")
+
+    def test_arrivals_come_in_the_order_of_the_virtual_run(self):
+        # Each class is an eighth slower than the one before it.
+        fleet = ["--clients.fleet=" + ",".join(f"d{i}" for i in (3, 0, 5, 1, 6, 2, 4)),
+                 "--data.partition=iid", "--data.synthetic_samples=700",
+                 *(f"--device.d{i}.gflops={0.01 * 0.875**i}" for i in range(7))]
+        reference = self.run_ok("virtual", *fleet)
+        order = self.column(reference, "task")
+        self.assertEqual(list(self.column(reference, "client")[:7]), [1, 3, 5, 0, 6, 2, 4])
+        for ranks in (1, 3):
+            run = self.run_ok(f"on{ranks}", *fleet, "--clock.kind=paced", ranks=ranks)
+            np.testing.assert_array_equal(self.column(run, "task"), order)
+
+    def test_a_host_that_falls_behind_says_so(self):
+        paced = ["--clock.kind=paced", "--run.rounds=4"]
+        for ranks in (1, 3):
+            name = f"--run.name=on{ranks}"
+            done = self.espalier("run", self.input, *paced, "--clock.scale=1e-5", name, ranks=ranks)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            self.assertIn("cannot keep the pace", done.stderr)
+            self.assertIn("set clock.scale above", done.stderr)
+            run = self.path("runs", f"on{ranks}")
+            behind = self.column(run, "behind_s")
+            self.assertTrue((behind > 0).all())
+            # All of the delay is in the time of computing and of the way up.
+            virtual = self.run_ok(f"virtual{ranks}", "--run.rounds=4")
+            sums = {}
+            for where in (run, virtual):
+                compute, upload = self.by_task(where, "compute_s", "upload_s")
+                sums[where] = (compute + upload)[:7]
+            np.testing.assert_allclose(sums[run] - sums[virtual],
+                                       self.by_task(run, "behind_s")[0][:7], atol=1e-6)
+            self.assert_times_add_up(run)
+
+    def test_a_host_that_keeps_up_is_not_blamed(self):
+        done = self.espalier("run", self.input, "--clock.kind=paced", "--device.fast.gflops=0.01",
+                             "--device.slow.gflops=0.01", "--run.rounds=2")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertNotIn("warning", done.stderr)
+
+    def test_failures_absences_and_queues(self):
+        run = self.run_ok("a", "--clock.kind=paced", "--clock.scale=0.5", "--run.rounds=10",
+                          "--device.fast.gflops=0.1", "--faults.crash=0.2", "--faults.vanish=0.2",
+                          "--faults.twice=0.2", "--device.slow.memory_mb=0.02",
+                          "--device.fast.availability=0.7", "--clients.availability_period_s=0.05",
+                          "--method.name=fedasync", "--server.down_mbps=30", "--server.gflops=0.002",
+                          ranks=2)
+        task, outcome = self.column(run, "task"), self.column(run, "outcome")
+        np.testing.assert_array_equal(np.sort(task), np.arange(len(task)))
+        for one in (b"merged", b"crashed", b"unavailable", b"out_of_memory"):
+            self.assertIn(one, outcome)
+        self.assert_times_add_up(run)
+        self.assertGreater(self.column(run, "server_s").min(), 0)
+        taken = self.column(run, "wall_time_s", "rounds")
+        self.assertTrue((taken >= 0.5 * self.column(run, "virtual_time_s", "rounds")).all())
+
+    def test_the_window_closes_on_the_real_clock(self):
+        run = self.run_ok("a", "--clock.kind=paced", "--window.deadline_s=0.4", "--run.rounds=3",
+                          "--device.fast.gflops=0.02", "--device.slow.gflops=0.001", ranks=2)
+        np.testing.assert_allclose(self.column(run, "virtual_time_s", "rounds"), [0.4, 0.8, 1.2])
+        self.assertEqual(set(self.column(run, "client")[self.column(run, "outcome") == b"merged"]),
+                         {0, 1, 2})
+        self.assertGreaterEqual(self.column(run, "wall_time_s", "rounds")[0], 0.4)
+
+
+class Measured(ClockTest):
+    def assert_measured(self, run, fast, slow):
+        outcome = self.column(run, "outcome")
+        self.assertTrue((outcome == b"merged").any())
+        self.assert_times_add_up(run)
+        done = outcome == b"merged"
+        factor = np.where(self.column(run, "client") < 3, fast, slow)
+        np.testing.assert_allclose(self.column(run, "compute_s")[done],
+                                   (factor * self.column(run, "wall_compute_s"))[done], atol=1e-9)
+        task = self.column(run, "task")
+        np.testing.assert_array_equal(np.sort(task), np.arange(len(task)))
+
+    def test_records_are_consistent_on_any_ranks(self):
+        for ranks in (1, 3):
+            for method in ("fedavg", "semi_async", "fedasync"):
+                run = self.run_ok(f"{method}{ranks}", f"--method.name={method}", "--run.rounds=8",
+                                  "--clock.kind=measured", "--server.up_mbps=20", ranks=ranks)
+                self.assert_measured(run, 1, 4)  # the fleet's fastest device is as fast as the host
+
+    def test_the_rate_of_the_host_can_be_given(self):
+        run = self.run_ok("a", "--clock.kind=measured", "--clock.host_gflops=6")
+        self.assert_measured(run, 3, 12)
+
+    def test_failures_keep_their_scheduled_time(self):
+        run = self.run_ok("a", "--clock.kind=measured", "--faults.crash=0.3", "--run.rounds=8")
+        crashed = self.column(run, "outcome") == b"crashed"
+        self.assertTrue(crashed.any())
+        gflops = np.where(self.column(run, "client") < 3, 2, 0.5)
+        np.testing.assert_allclose(self.column(run, "compute_s")[crashed],
+                                   (self.column(run, "flops") / gflops * 1e-9)[crashed], atol=1e-9)
+        self.assert_times_add_up(run)
+
+
+class Options(ClockTest):
+    def test_bad_values_are_refused_by_name(self):
+        for key, value in (("clock.kind", "cosmic"), ("clock.scale", "0"), ("clock.scale", "-1"),
+                           ("clock.scale", "slow"), ("clock.host_gflops", "-2")):
+            self.assert_refused(2, key, "run", self.input, "--clock.kind=paced", f"--{key}={value}")
+        self.assertFalse(os.path.exists(self.path("runs")))
+
+    def test_settings_of_another_clock_are_named(self):
+        done = self.espalier("run", self.input, "--clock.scale=2", "--clock.host_gflops=2")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        for key in ("clock.scale", "clock.host_gflops"):
+            self.assertIn(f"{key} was given, but nothing reads it", done.stderr)
+
+
 if __name__ == "__main__":
     unittest.main()

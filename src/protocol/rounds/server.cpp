@@ -40,6 +40,12 @@ Nanoseconds overlap(Nanoseconds a_begin, Nanoseconds a_end, Nanoseconds b_begin,
   return std::max<Nanoseconds>(0, std::min(a_end, b_end) - std::max(a_begin, b_begin));
 }
 
+/// Of an answer's head, without the client's state.
+std::int64_t answer_bytes() {
+  static const auto size = static_cast<std::int64_t>(ClientResult{}.encode().size());
+  return size;
+}
+
 }  // namespace
 
 TrainingCost task_cost(const Experiment& experiment, const LocalObjective& objective,
@@ -63,7 +69,8 @@ void declare_server_options(OptionTable& table) {
 }
 
 RoundsServer::RoundsServer(const Experiment& experiment, const Config& config, ServerRules rules,
-                           Pool& pool, RunFile& records, Parameters model)
+                           Pool& pool, RunFile& records, Parameters model,
+                           const RealTime* real_time)
     : experiment_(experiment),
       rules_(std::move(rules)),
       pool_(pool),
@@ -75,7 +82,7 @@ RoundsServer::RoundsServer(const Experiment& experiment, const Config& config, S
       faults_(config),
       availability_(config, *experiment.fleet),
       evaluate_every_(config.integer("record.evaluate_every")),
-      clock_(make_clock(config, pool)) {
+      clock_(make_clock(config, *experiment.fleet, pool, real_time)) {
   if (config.real("run.target_accuracy") > 0) {
     if (experiment.model.shape.next_token) {
       throw InputError(
@@ -94,6 +101,7 @@ RoundsServer::RoundsServer(const Experiment& experiment, const Config& config, S
 
 RunSummary RoundsServer::run() {
   wall_start_ = wall_seconds();
+  clock_->start(now_);
   window_.open(now_);
   top_up();
   while (!reached_a_stop()) {
@@ -151,6 +159,7 @@ void RoundsServer::wait_for_somebody() {
     const auto next = next_return();
     if (!next || ++waits_ > kMostWaits) break;
     now_ = *next;
+    clock_->pass(now_);
     top_up();
   }
   waits_ = 0;
@@ -264,9 +273,8 @@ void RoundsServer::send(std::int64_t client) {
   const auto head_size = static_cast<std::int64_t>(sent.task.encode().size());
   const auto state = states_.find(client);
   if (state != states_.end()) sent.task.state = state->second;
-  static const auto answer_size = static_cast<std::int64_t>(ClientResult{}.encode().size());
   sent.bytes_down = payload_size + head_size;
-  sent.bytes_up = payload_size + answer_size;
+  sent.bytes_up = payload_size + answer_bytes();
   sent.sent = now_;
   sent.download = transfer_time(device.down_mbps, device.latency_ms, sent.bytes_down);
   sent.compute = compute_time(device, sent.flops, sent.fate.slowdown);
@@ -426,7 +434,7 @@ void RoundsServer::record_round(std::span<const Update> updates) {
     peak = std::max(peak, result.peak_bytes);
     bytes_down += d.sent.bytes_down;
     const std::int64_t up = !d.sent.answers()      ? 0
-                            : result.out_of_memory ? d.sent.arrival.head_bytes
+                            : result.out_of_memory ? answer_bytes()
                                                    : d.sent.bytes_up;
     bytes_up += up;
     busy[d.sent.task.client] += overlap(d.sent.leaves(), d.sent.arrives(), opened, now_);
@@ -441,6 +449,8 @@ void RoundsServer::record_round(std::span<const Update> updates) {
         .set("upload_s", seconds(d.sent.upload))
         .set("server_s", seconds(d.sent.at_server()))
         .set("wall_compute_s", result.wall_compute_s)
+        .set("behind_s",
+             d.sent.behind ? seconds(*d.sent.behind) : std::numeric_limits<double>::quiet_NaN())
         .set("bytes_down", d.sent.bytes_down)
         .set("bytes_up", up)
         .set("duplicates", std::int64_t{d.sent.fate.twice && d.sent.answers() ? 1 : 0})
@@ -458,7 +468,7 @@ void RoundsServer::record_round(std::span<const Update> updates) {
     records_.append(row);
   }
   for (const auto& [key, sent] : clock_->out()) {
-    busy[sent.task.client] += overlap(sent.leaves(), sent.arrives(), opened, now_);
+    busy[sent.task.client] += overlap(sent.leaves(), sent.done(now_), opened, now_);
   }
   Nanoseconds busy_sum = 0;
   for (const auto& [client, time] : busy) busy_sum += time;

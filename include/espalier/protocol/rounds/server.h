@@ -58,9 +58,9 @@ void declare_server_options(OptionTable& table);
 
 class RoundsServer {
  public:
-  /// `model`: the global model before round 0, aligned.
+  /// `model`: the global model before round 0, aligned. `real_time`: of a paced run, else null.
   RoundsServer(const Experiment& experiment, const Config& config, ServerRules rules, Pool& pool,
-               RunFile& records, Parameters model);
+               RunFile& records, Parameters model, const RealTime* real_time);
 
   std::function<void(const RoundReport&)> on_round;
   std::function<void(const Evaluation&)> on_evaluation;
