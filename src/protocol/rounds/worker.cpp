@@ -154,17 +154,20 @@ bool Worker::train(Work& work) {
 }
 
 /// Warns once if the batches that are to be trained here at the same time take longer than there
-/// is. What a first batch takes says nothing: it also sets things up.
+/// is. What a first batch takes says nothing, for it also sets things up, and a single one little.
 void Worker::watch(Work& work, double step_s) {
   const bool first = work.stepper->steps_done() == 1 && work.stepper->steps() > 1;
   if (std::exchange(warm_, true) && !first) {
-    work.step_s = work.step_s == 0 ? step_s : std::min(work.step_s, step_s);
+    work.step_s = std::min(work.step_s, step_s);
+    ++work.measured;
   }
   if (warned_) return;
+  constexpr std::int64_t kEnough = 3;
   double asked = 0;  // of the host's time, as a share
   std::int64_t clients = 0;
   for (const Work& other : tasks_) {
-    if (other.step_s == 0) continue;
+    const std::int64_t enough = std::clamp<std::int64_t>(other.stepper->steps() - 1, 1, kEnough);
+    if (other.measured < enough) continue;
     const Nanoseconds length = std::max<Nanoseconds>(1, other.stepper->task().pace->length);
     asked += other.step_s * static_cast<double>(other.stepper->steps()) /
              (seconds(length) * real_time_->scale());

@@ -5,6 +5,7 @@
 
 #include <chrono>
 #include <deque>
+#include <limits>
 #include <memory>
 #include <optional>
 
@@ -61,7 +62,9 @@ class Worker {
   };
   struct Work {
     std::unique_ptr<ClientStepper> stepper;
-    double step_s = 0;  // in real time: the host's least for a batch so far; 0: not known
+    // In real time: the host's least for a batch, and of how many that is.
+    double step_s = std::numeric_limits<double>::infinity();
+    std::int64_t measured = 0;
   };
   using Place = std::vector<Work>::iterator;
   void accept_task(Message message);
