@@ -169,7 +169,7 @@ class Paced(ClockTest):
             done = self.espalier("run", self.input, *paced, "--clock.scale=1e-5", name, ranks=ranks)
             self.assertEqual(done.returncode, 0, done.stderr)
             self.assertIn("cannot keep the pace", done.stderr)
-            self.assertIn("set clock.scale above", done.stderr)
+            self.assertIn("set clock.scale to at least", done.stderr)
             run = self.path("runs", f"on{ranks}")
             behind = self.column(run, "behind_s")
             self.assertTrue((behind > 0).all())

@@ -178,7 +178,7 @@ void Worker::watch(Work& work, double step_s) {
   const std::string text = fmt::format(
       "rank {} cannot keep the pace: the batches of {} client{} that train there at the same time "
       "ask for {:.3g} times the computing that it can give, so they end late (behind_s in /tasks); "
-      "set clock.scale above {:.3g}, or use more ranks on more cores",
+      "set clock.scale to at least {:.3g}, or use more ranks on more cores",
       message_rank(), clients, clients == 1 ? "" : "s", asked, asked * real_time_->scale());
   Message message;
   message.type = MessageType::warning;
