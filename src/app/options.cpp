@@ -5,6 +5,7 @@
 #include "espalier/device/device.h"
 #include "espalier/method/register.h"
 #include "espalier/model/model.h"
+#include "espalier/protocol/rounds/clock.h"
 #include "espalier/protocol/rounds/faults.h"
 #include "espalier/protocol/rounds/sampling.h"
 #include "espalier/protocol/rounds/server.h"
@@ -49,11 +50,12 @@ OptionTable all_options() {
   for (const Option& option : catalogue().options.options()) table.add(option);
   declare_train_options(table);
   declare_window_options(table);
+  declare_clock_options(table);
+  declare_resource_options(table);
   declare_sampling_options(table);
   declare_availability_options(table);
   declare_fault_options(table);
   declare_evaluation_options(table);
-  table.add({"clock.kind", OptionType::choice, "virtual", "what time is", "", {}, {}, {"virtual"}});
   return table;
 }
 

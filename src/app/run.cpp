@@ -182,19 +182,21 @@ std::string closing_line(const RunSummary& s, double wall, const std::filesystem
 /// Rank 0: serve until the rounds are done, then leave model, records and the closing line.
 void serve(const Experiment& experiment, const Config& config, const RuleNames& names,
            const Request& request, RunDirectory& directory, const MpiEnvironment& mpi,
-           Parameters model) {
+           Parameters model, const RealTime* real_time) {
   const std::string resolved = config.resolved();
   open_log(directory.path() / "log.txt");
   Mailbox mailbox(mpi);
   std::unique_ptr<Worker> local;
   const ObjectiveFactory& objective = catalogue().objectives.get(names.objective).value;
-  if (mpi.size() == 1) local = std::make_unique<Worker>(experiment, config, objective, mailbox);
-  Pool pool(mailbox, mpi.size(), local.get());
+  if (mpi.size() == 1) {
+    local = std::make_unique<Worker>(experiment, config, objective, mailbox, real_time);
+  }
+  Pool pool(mailbox, mpi.size(), local.get(), real_time != nullptr);
   RunFile records(directory.run_file(), resolved);
   record_clients(records, experiment);
 
   RoundsServer server(experiment, config, build_rules(names, config, experiment), pool, records,
-                      std::move(model));
+                      std::move(model), real_time);
   Progress progress(experiment.rounds, request.verbosity);
   server.on_round = [&](const RoundReport& report) { progress.round(report); };
   server.on_evaluation = [&](const Evaluation& evaluation) { progress.evaluation(evaluation); };
@@ -307,14 +309,17 @@ int run_command(int* argc, char*** argv, const std::vector<std::string>& argumen
 
   // 4. Serve and train. From here on a failure ends the job.
   try {
+    std::optional<RealTime> real_time;
+    if (is_paced(*config)) real_time.emplace(mpi, config->real("clock.scale"));
+    const RealTime* pace = real_time ? &*real_time : nullptr;
     if (mpi.rank() == 0) {
-      serve(*experiment, *config, names, request, *directory, mpi, std::move(model));
+      serve(*experiment, *config, names, request, *directory, mpi, std::move(model), pace);
       for (const std::string& key : config->unread()) {
         log_warning(fmt::format("{} was given, but nothing reads it in this run", key));
       }
     } else {
       Mailbox mailbox(mpi);
-      Worker(*experiment, *config, catalogue().objectives.get(names.objective).value, mailbox)
+      Worker(*experiment, *config, catalogue().objectives.get(names.objective).value, mailbox, pace)
           .run();
     }
     return 0;

@@ -1,6 +1,7 @@
 #include "espalier/comm/environment.h"
 
 #include <array>
+#include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 
@@ -98,6 +99,34 @@ MpiEnvironment::Verdict MpiEnvironment::agree(int status, const std::string& mes
   verdict.message.resize(static_cast<std::size_t>(told[1]));
   ESPALIER_MPI(MPI_Bcast(verdict.message.data(), told[1], MPI_CHAR, lowest, communicator_));
   return verdict;
+}
+
+MpiEnvironment::ClockOffset MpiEnvironment::clock_offset() const {
+  constexpr int kRoundTrips = 20;
+  const auto now = [] {
+    return std::chrono::duration_cast<std::chrono::nanoseconds>(
+        std::chrono::steady_clock::now().time_since_epoch());
+  };
+  ClockOffset best{std::chrono::nanoseconds{0}, std::chrono::nanoseconds::max()};
+  if (rank_ == 0) best.error = std::chrono::nanoseconds{0};
+  for (int peer = 1; peer < size_; ++peer) {
+    if (rank_ != 0 && rank_ != peer) continue;
+    for (int i = 0; i < kRoundTrips; ++i) {
+      std::int64_t theirs = 0;
+      if (rank_ == 0) {
+        ESPALIER_MPI(MPI_Recv(nullptr, 0, MPI_BYTE, peer, 0, communicator_, MPI_STATUS_IGNORE));
+        theirs = now().count();
+        ESPALIER_MPI(MPI_Send(&theirs, 1, MPI_INT64_T, peer, 0, communicator_));
+      } else {
+        const auto sent = now();
+        ESPALIER_MPI(MPI_Send(nullptr, 0, MPI_BYTE, 0, 0, communicator_));
+        ESPALIER_MPI(MPI_Recv(&theirs, 1, MPI_INT64_T, 0, 0, communicator_, MPI_STATUS_IGNORE));
+        const auto half = (now() - sent) / 2;
+        if (half < best.error) best = {std::chrono::nanoseconds{theirs} - sent - half, half};
+      }
+    }
+  }
+  return best;
 }
 
 void MpiEnvironment::abort_job(int status) const {

@@ -381,10 +381,14 @@ std::optional<Message> Mailbox::receive() {
   return message;
 }
 
-void Mailbox::wait() {
+void Mailbox::wait(std::chrono::nanoseconds at_most) {
   State& state = *state_;
-  if (!state.ready.empty()) return;
-  const long length = std::clamp(state.waited_us / 4, kShortestSleepUs, kLongestSleepUs);
+  if (!state.ready.empty() || at_most.count() <= 0) return;
+  const auto most = std::chrono::ceil<std::chrono::microseconds>(
+      std::min<std::chrono::nanoseconds>(at_most, std::chrono::microseconds{kLongestSleepUs}));
+  const long length =
+      std::min<long>(std::clamp(state.waited_us / 4, kShortestSleepUs, kLongestSleepUs),
+                     static_cast<long>(most.count()));
   sleep_us(length);
   state.waited_us += length;
 }

@@ -63,11 +63,6 @@ Nanoseconds work_time(double nanoseconds, const DeviceClass& device, std::int64_
   return rounded(nanoseconds, fmt::format("work of {} FLOP on a '{}'", flops, device.name));
 }
 
-bool has_roofline(const DeviceClass& d) {
-  return d.gflops_conv > 0 || d.gflops_matmul > 0 || d.gflops_attention > 0 || d.memory_gbps > 0 ||
-         d.overhead_us > 0;
-}
-
 std::string trimmed(const std::string& text) {
   const auto first = text.find_first_not_of(" \t");
   if (first == std::string::npos) return {};
@@ -119,6 +114,11 @@ std::vector<std::int32_t> parse_pattern(const std::string& fleet,
 }
 
 }  // namespace
+
+bool has_roofline(const DeviceClass& d) {
+  return d.gflops_conv > 0 || d.gflops_matmul > 0 || d.gflops_attention > 0 || d.memory_gbps > 0 ||
+         d.overhead_us > 0;
+}
 
 Nanoseconds transfer_time(double mbps, double latency_ms, std::int64_t bytes) {
   const double on_the_link = mbps > 0 ? static_cast<double>(bytes) * 8000 / mbps : 0;

@@ -16,7 +16,7 @@ std::string names(const TableSchema& schema) {
   return text;
 }
 
-// The lists are those of the interface page, which users' scripts rely on.
+// Users' scripts rely on these.
 TEST(Schema, NamesAreThoseOfTheInterface) {
   EXPECT_EQ(
       names(rounds_schema()),
@@ -26,7 +26,8 @@ TEST(Schema, NamesAreThoseOfTheInterface) {
   EXPECT_EQ(
       names(tasks_schema()),
       "task client base_version merged_version staleness outcome duplicates sent_s finished_s "
-      "download_s compute_s upload_s wall_compute_s behind_s bytes_down bytes_up state_bytes "
+      "download_s compute_s upload_s server_s wall_compute_s behind_s bytes_down bytes_up "
+      "state_bytes "
       "parameters flops peak_bytes cap_bytes asked_bytes samples steps train_loss weight share "
       "rank");
   EXPECT_EQ(names(evaluations_schema()), "version virtual_time_s set loss top1 top5 perplexity");

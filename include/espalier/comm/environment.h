@@ -5,6 +5,7 @@
 
 #include <mpi.h>
 
+#include <chrono>
 #include <string>
 
 namespace espalier {
@@ -43,6 +44,14 @@ class MpiEnvironment {
     std::string message;
   };
   Verdict agree(int status, const std::string& message) const;
+  /// What this rank's steady clock lacks to rank 0's, and how far that may be wrong. Collective.
+  /// The middle of the shortest of some round trips: Cristian, Distributed Computing 3 (1989)
+  /// 146-158.
+  struct ClockOffset {
+    std::chrono::nanoseconds offset{0};
+    std::chrono::nanoseconds error{0};
+  };
+  ClockOffset clock_offset() const;
   /// Ends the job with this status, from any rank, at once; nothing is destroyed or finalised.
   [[noreturn]] void abort_job(int status) const;
 

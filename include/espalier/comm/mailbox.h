@@ -3,6 +3,7 @@
 // within one rank. Sends are non-blocking and own their bytes; large payloads travel in chunks
 // below MPI's int limit; headers are checksummed; nobody spins: wait() sleeps between tests.
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -19,7 +20,7 @@ using Endpoint = std::int64_t;
 inline constexpr Endpoint kServer = -1;
 
 /// What a message is; protocols and methods distinguish further by `subtype`, never by MPI tags.
-enum class MessageType : std::int32_t { task, update, evaluate, evaluation, stop };
+enum class MessageType : std::int32_t { task, update, evaluate, evaluation, stop, warning };
 
 struct Message {
   MessageType type = MessageType::task;
@@ -56,10 +57,10 @@ class Mailbox {
   /// The next complete message in order of arrival, if any; progresses sends and receives. Messages
   /// of one rank come in the order in which it sent them.
   std::optional<Message> receive();
-  /// Sleeps once, a quarter of the time waited since the last message but 100 to 500 microseconds;
-  /// not at all if a message is ready; less if a signal arrives. Call when receive() gave nothing
-  /// and there is no work.
-  void wait();
+  /// Sleeps once, a quarter of the time waited since the last message but 100 to 500 microseconds,
+  /// and never longer than `at_most`; not at all if a message is ready; less if a signal arrives.
+  /// Call when receive() gave nothing and there is no work.
+  void wait(std::chrono::nanoseconds at_most = std::chrono::nanoseconds::max());
   /// True when every send has left; progresses sends and receives.
   bool idle();
 

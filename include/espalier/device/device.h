@@ -39,6 +39,8 @@ struct Steps {
   std::int64_t count = 0;
 };
 
+/// Whether any of the roofline's fields is set.
+bool has_roofline(const DeviceClass& device);
 /// Latency plus 8 x bytes / mbps (mbps 0: latency alone), rounded once.
 Nanoseconds transfer_time(double mbps, double latency_ms, std::int64_t bytes);
 /// flops / gflops x slowdown, rounded once. Like transfer_time: InputError past 100 years, which

@@ -19,6 +19,12 @@
 
 namespace espalier {
 
+/// When a client is to compute, in real time (protocol/rounds/pace.h).
+struct Pace {
+  Nanoseconds begin = 0;
+  Nanoseconds length = 0;
+};
+
 /// What the server asks of a client; travels in the head of a task message.
 struct ClientTask {
   std::int64_t task = 0;
@@ -30,8 +36,14 @@ struct ClientTask {
   bool not_finite = false;     ///< another one
   Submodel submodel;
   Bytes state;  ///< the client's state before the task
+  /// Belongs to the emulation: charged to no link and no memory.
+  std::optional<Pace> pace{};
 
   Bytes encode() const;
+  /// Of the encoded bytes, those of the description itself: without state and pace.
+  std::int64_t description_bytes(std::int64_t encoded) const {
+    return encoded - static_cast<std::int64_t>(state.size() + (pace ? sizeof(Pace) : 0));
+  }
   static ClientTask decode(const Layout& layout, std::span<const std::byte> bytes);
 };
 
@@ -47,6 +59,8 @@ struct ClientResult {
   std::int64_t asked_bytes = 0;  ///< the request that was refused
   double wall_compute_s = 0;
   Bytes state;  ///< the client's state after the task
+  /// Of a paced task: when the work was done. As little charged as its pace.
+  std::optional<Nanoseconds> computed{};
 
   Bytes encode() const;
   static ClientResult decode(std::span<const std::byte> bytes);
@@ -67,6 +81,9 @@ class ClientStepper {
                 SharedBytes payload);
 
   const ClientTask& task() const { return task_; }
+  /// Batches trained so far, and in all.
+  std::int64_t steps_done() const { return result_.steps; }
+  std::int64_t steps() const { return work_.steps; }
   /// Trains one batch, in all its parts; false when there is nothing left to do.
   bool step();
   /// The result, and the trained values (empty where the task ran out of memory). Call once, after

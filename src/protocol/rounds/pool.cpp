@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "espalier/base/log.h"
+
 namespace espalier {
 namespace {
 
@@ -9,7 +11,8 @@ SharedBytes share(Bytes bytes) { return std::make_shared<const Bytes>(std::move(
 
 }  // namespace
 
-Pool::Pool(Mailbox& mailbox, int ranks, Worker* local) : mailbox_(mailbox), local_(local) {
+Pool::Pool(Mailbox& mailbox, int ranks, Worker* local, bool real_time)
+    : mailbox_(mailbox), local_(local), real_time_(real_time) {
   if (local_ != nullptr) {
     ranks_.push_back(0);
   } else {
@@ -29,15 +32,14 @@ std::int32_t Pool::place_payload(std::size_t place, const SharedBytes& payload) 
   return 0;
 }
 
-void Pool::submit(const ClientTask& task, SharedBytes payload, std::int64_t flops) {
+void Pool::submit(const ClientTask& task, SharedBytes payload, std::int64_t work) {
   Message message;
   message.type = MessageType::task;
   message.to = task.client;
   message.id = task.task;
   message.head = share(task.encode());
   message.payload = std::move(payload);
-  waiting_.emplace(Urgency{task.finish, task.client, task.task},
-                   Waiting{std::move(message), flops});
+  waiting_.emplace(Urgency{task.finish, task.client, task.task}, Waiting{std::move(message), work});
   hand_out();
 }
 
@@ -52,14 +54,15 @@ void Pool::hand_out() {
         static_cast<std::int64_t>(std::max<std::size_t>(2, waiting_.size() / (2 * ranks_.size())));
     std::optional<std::size_t> place;
     for (std::size_t i = 0; i < loads_.size(); ++i) {
-      if (loads_[i].tasks < room && (!place || loads_[i].flops < loads_[*place].flops)) place = i;
+      const bool has_room = real_time_ || loads_[i].tasks < room;
+      if (has_room && (!place || loads_[i].work < loads_[*place].work)) place = i;
     }
     if (!place) return;
-    auto [message, flops] = std::move(waiting_.begin()->second);
+    auto [message, work] = std::move(waiting_.begin()->second);
     waiting_.erase(waiting_.begin());
     ++loads_[*place].tasks;
-    loads_[*place].flops += flops;
-    placed_[message.id] = {*place, flops};
+    loads_[*place].work += work;
+    placed_[message.id] = {*place, work};
     constexpr std::size_t kAnswerHead = 4096;
     const int rank = ranks_[*place];
     mailbox_.expect(rank, static_cast<std::int64_t>(message.head->size() + message.payload->size() +
@@ -71,9 +74,18 @@ void Pool::hand_out() {
 }
 
 Pool::Arrival Pool::collect(std::int64_t task) {
+  await(task);
+  return std::move(arrived_.extract(task).mapped());
+}
+
+const Pool::Arrival& Pool::await(std::int64_t task) {
   wait_until([&] { return arrived_.contains(task); });
-  auto node = arrived_.extract(task);
-  return std::move(node.mapped());
+  return arrived_.at(task);
+}
+
+std::optional<Pool::Arrival> Pool::take() {
+  if (arrived_.empty()) return std::nullopt;
+  return std::move(arrived_.extract(arrived_.begin()).mapped());
 }
 
 void Pool::evaluate(std::int64_t version, ShardKind kind, std::int64_t batches, SharedBytes model) {
@@ -97,9 +109,9 @@ void Pool::handle(Message message) {
       Arrival arrival;
       arrival.result = ClientResult::decode(*message.head);
       arrival.values = message.payload;
-      arrival.head_bytes =
-          static_cast<std::int64_t>(message.head->size() - arrival.result.state.size());
+      arrival.client = message.from;
       arrival.rank = message.rank;
+      arrival.received = std::chrono::steady_clock::now();
       const auto placed = placed_.extract(arrival.result.task);
       if (placed.empty()) {
         ++duplicates_;
@@ -107,7 +119,7 @@ void Pool::handle(Message message) {
       }
       Load& load = loads_[placed.mapped().place];
       --load.tasks;
-      load.flops -= placed.mapped().flops;
+      load.work -= placed.mapped().work;
       arrived_.emplace(arrival.result.task, std::move(arrival));
       hand_out();
       return;
@@ -118,6 +130,10 @@ void Pool::handle(Message message) {
       return;
     case MessageType::stop:
       ++stopped_;
+      return;
+    case MessageType::warning:
+      log_warning(
+          std::string(reinterpret_cast<const char*>(message.head->data()), message.head->size()));
       return;
     default:  // alone, the server's rank gets its own clients' messages as well
       ESPALIER_CHECK(local_ != nullptr, "the server got message type {}",
@@ -137,10 +153,13 @@ bool Pool::progress() {
 
 void Pool::poll() { progress(); }
 
-void Pool::wait_until(const std::function<bool()>& done) {
+void Pool::wait_until(const std::function<bool()>& done, const Patience& patience) {
   while (!done()) {
     if (progress()) continue;
-    if (local_ == nullptr || !local_->step()) mailbox_.wait();
+    if (local_ != nullptr && local_->step()) continue;
+    auto at_most = local_ != nullptr ? local_->patience() : std::chrono::nanoseconds::max();
+    if (patience) at_most = std::min(at_most, patience());
+    mailbox_.wait(at_most);
   }
 }
 

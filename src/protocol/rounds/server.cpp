@@ -40,6 +40,12 @@ Nanoseconds overlap(Nanoseconds a_begin, Nanoseconds a_end, Nanoseconds b_begin,
   return std::max<Nanoseconds>(0, std::min(a_end, b_end) - std::max(a_begin, b_begin));
 }
 
+/// Of an answer's head, without the client's state.
+std::int64_t answer_bytes() {
+  static const auto size = static_cast<std::int64_t>(ClientResult{}.encode().size());
+  return size;
+}
+
 }  // namespace
 
 TrainingCost task_cost(const Experiment& experiment, const LocalObjective& objective,
@@ -63,7 +69,8 @@ void declare_server_options(OptionTable& table) {
 }
 
 RoundsServer::RoundsServer(const Experiment& experiment, const Config& config, ServerRules rules,
-                           Pool& pool, RunFile& records, Parameters model)
+                           Pool& pool, RunFile& records, Parameters model,
+                           const RealTime* real_time)
     : experiment_(experiment),
       rules_(std::move(rules)),
       pool_(pool),
@@ -74,7 +81,8 @@ RoundsServer::RoundsServer(const Experiment& experiment, const Config& config, S
       sampler_(config, experiment),
       faults_(config),
       availability_(config, *experiment.fleet),
-      evaluate_every_(config.integer("record.evaluate_every")) {
+      evaluate_every_(config.integer("record.evaluate_every")),
+      clock_(make_clock(config, *experiment.fleet, pool, real_time)) {
   if (config.real("run.target_accuracy") > 0) {
     if (experiment.model.shape.next_token) {
       throw InputError(
@@ -93,37 +101,22 @@ RoundsServer::RoundsServer(const Experiment& experiment, const Config& config, S
 
 RunSummary RoundsServer::run() {
   wall_start_ = wall_seconds();
+  clock_->start(now_);
   window_.open(now_);
   top_up();
   while (!reached_a_stop()) {
-    const bool anything_out = !out_.empty();
     const auto closes = window_.closes_at();
-    if (!anything_out && window_.held() > 0) {
-      close_window();
-    } else if (closes && std::get<0>(out_.begin()->first) > *closes) {
+    if (clock_->out().empty()) {
+      if (window_.held() > 0) {
+        close_window();
+      } else {
+        wait_for_somebody();
+      }
+    } else if (auto answer = clock_->next(closes)) {
+      deliver(std::move(*answer));
+    } else {
       now_ = std::max(now_, *closes);
       close_window();
-    } else if (anything_out) {
-      deliver_next();
-    } else {
-      // Every task of the window failed: those clients may be sent something smaller, or others in
-      // their place.
-      refuse_barren_window();
-      release_waiting();
-      top_up();
-      while (out_.empty()) {
-        const auto next = next_return();
-        if (!next || ++waits_ > kMostWaits) break;
-        now_ = *next;
-        top_up();
-      }
-      waits_ = 0;
-      if (out_.empty()) {
-        throw NoClientError(
-            "no client can answer: none that is available has the memory for its submodel; give "
-            "the "
-            "devices more memory_mb or a higher availability, or choose smaller widths");
-      }
     }
     take_evaluations();
   }
@@ -163,6 +156,27 @@ void RoundsServer::refuse_barren_window() {
   }
 }
 
+/// Every task of the window failed: those clients may be sent something smaller, or others in their
+/// place, now or when somebody comes back.
+void RoundsServer::wait_for_somebody() {
+  refuse_barren_window();
+  release_waiting();
+  top_up();
+  while (clock_->out().empty()) {
+    const auto next = next_return();
+    if (!next || ++waits_ > kMostWaits) break;
+    now_ = *next;
+    clock_->pass(now_);
+    top_up();
+  }
+  waits_ = 0;
+  if (clock_->out().empty()) {
+    throw NoClientError(
+        "no client can answer: none that is available has the memory for its submodel; give the "
+        "devices more memory_mb or a higher availability, or choose smaller widths");
+  }
+}
+
 bool RoundsServer::reached_a_stop() const {
   if (version_ >= experiment_.rounds) return true;
   if (virtual_limit_ && version_ > 0 && now_ >= *virtual_limit_) return true;
@@ -191,7 +205,7 @@ SharedBytes RoundsServer::payload_for(const Submodel& submodel, const Geometry& 
 void RoundsServer::top_up() {
   const double start = wall_seconds();
   // Clients whose update waits for the merge still belong to the round.
-  const auto busy = static_cast<std::int64_t>(out_.size()) +
+  const auto busy = static_cast<std::int64_t>(clock_->out().size()) +
                     std::ranges::count_if(delivered_, [](const Delivered& d) { return d.waiting; });
   const std::int64_t want =
       sampler_.at_once() == 0 ? static_cast<std::int64_t>(idle_.size()) : sampler_.at_once() - busy;
@@ -212,7 +226,7 @@ std::int64_t RoundsServer::furthest_task() const {
   const auto& spread = window_.settings().max_spread;
   if (!spread) return std::numeric_limits<std::int64_t>::max();
   std::int64_t slowest = std::numeric_limits<std::int64_t>::max();
-  for (const auto& [key, sent] : out_) slowest = std::min(slowest, sent.task.nth_task);
+  for (const auto& [key, sent] : clock_->out()) slowest = std::min(slowest, sent.task.nth_task);
   for (const std::int64_t client : idle_) {
     if (has_memory(client)) slowest = std::min(slowest, next_task_of(client));
   }
@@ -244,7 +258,7 @@ bool RoundsServer::has_memory(std::int64_t client) const {
 void RoundsServer::send(std::int64_t client) {
   const SendMoment moment = moment_of(client);
   Submodel submodel = rules_.submodel->choose(experiment_, moment);
-  Sent sent;
+  SentTask sent;
   sent.geometry = experiment_.plans->geometry(submodel, Packing::dense);
   sent.payload = payload_for(submodel, *sent.geometry);
   sent.share = rules_.submodel->share(moment);
@@ -268,40 +282,34 @@ void RoundsServer::send(std::int64_t client) {
   const auto head_size = static_cast<std::int64_t>(sent.task.encode().size());
   const auto state = states_.find(client);
   if (state != states_.end()) sent.task.state = state->second;
-  static const auto answer_size = static_cast<std::int64_t>(ClientResult{}.encode().size());
   sent.bytes_down = payload_size + head_size;
-  sent.bytes_up = payload_size + answer_size;
+  sent.bytes_up = payload_size + answer_bytes();
   sent.sent = now_;
   sent.download = transfer_time(device.down_mbps, device.latency_ms, sent.bytes_down);
   sent.compute = compute_time(device, steps, sent.fate.slowdown);
   sent.upload = transfer_time(device.up_mbps, device.latency_ms, sent.bytes_up);
-  sent.task.finish = sent.finish();
   ++tasks_of_[static_cast<std::size_t>(client)];
-  if (sent.answers()) pool_.submit(sent.task, sent.payload, sent.flops);
-  const EventKey key{sent.finish(), client, sent.task.task};
-  out_.emplace(key, std::move(sent));
+  clock_->send(std::move(sent));
 }
 
-void RoundsServer::deliver_next() {
-  auto node = out_.extract(out_.begin());
-  Delivered d;
-  d.sent = std::move(node.mapped());
-  now_ = d.sent.finish();
-  if (d.sent.answers()) d.arrival = pool_.collect(d.sent.task.task);
+void RoundsServer::deliver(SentTask sent) {
   const double start = wall_seconds();
-  const ClientResult& result = d.arrival.result;
+  now_ = sent.finish;
+  Delivered d;
+  d.sent = std::move(sent);
+  const ClientResult& result = d.sent.arrival.result;
   d.staleness = version_ - d.sent.task.base_version;
   const WindowSettings& window = window_.settings();
   if (d.sent.fate.crashes) {
     d.outcome = "crashed";
   } else if (d.sent.fate.vanishes) {
     d.outcome = "unavailable";
-    const auto length = static_cast<double>(d.sent.finish() - d.sent.sent);
+    const auto length = static_cast<double>(d.sent.finish - d.sent.sent);
     away_until_[d.sent.task.client] = now_ + std::llround(faults_.vanish_tasks() * length);
   } else if (result.out_of_memory) {
     d.outcome = "out_of_memory";
     too_large_[d.sent.task.client] = d.sent.task.submodel;
-  } else if (!all_finite(*d.arrival.values)) {
+  } else if (!all_finite(*d.sent.arrival.values)) {
     d.outcome = "rejected";
   } else if (window.stale == Stale::drop && window.max_staleness &&
              d.staleness > *window.max_staleness) {
@@ -351,9 +359,9 @@ void RoundsServer::close_window() {
   for (const Delivered* d : sources) {
     updates.push_back({d->sent.task.task, d->sent.task.client, d->sent.task.base_version,
                        d->staleness, experiment_.samples_of(d->sent.task.client),
-                       d->arrival.result.steps,
+                       d->sent.arrival.result.steps,
                        learning_rate(experiment_.train, d->sent.task.base_version),
-                       d->sent.geometry, d->arrival.values, d->sent.payload, 0});
+                       d->sent.geometry, d->sent.arrival.values, d->sent.payload, 0});
   }
   barren_ = 0;
   rules_.merge->merge(experiment_, model_, updates);
@@ -420,7 +428,7 @@ void RoundsServer::record_round(std::span<const Update> updates) {
   double staleness_sum = 0, loss_sum = 0;
   std::map<std::int64_t, Nanoseconds> busy;  // per client, within the window
   for (const Delivered& d : delivered_) {
-    const ClientResult& result = d.arrival.result;
+    const ClientResult& result = d.sent.arrival.result;
     const bool is_merged = d.outcome == "merged";
     if (is_merged) {
       ++merged;
@@ -435,20 +443,23 @@ void RoundsServer::record_round(std::span<const Update> updates) {
     peak = std::max(peak, result.peak_bytes);
     bytes_down += d.sent.bytes_down;
     const std::int64_t up = !d.sent.answers()      ? 0
-                            : result.out_of_memory ? d.arrival.head_bytes
+                            : result.out_of_memory ? answer_bytes()
                                                    : d.sent.bytes_up;
     bytes_up += up;
-    busy[d.sent.task.client] += overlap(d.sent.sent, d.sent.finish(), opened, now_);
+    busy[d.sent.task.client] += overlap(d.sent.leaves(), d.sent.arrives(), opened, now_);
     Row row = sent_row(d.sent.task, d.sent.geometry->count(Kind::trainable));
     row.set("merged_version", is_merged ? version_ : std::int64_t{-1})
         .set("staleness", d.staleness)
         .set("outcome", d.outcome)
         .set("sent_s", seconds(d.sent.sent))
-        .set("finished_s", seconds(d.sent.finish()))
+        .set("finished_s", seconds(d.sent.finish))
         .set("download_s", seconds(d.sent.download))
         .set("compute_s", seconds(d.sent.compute))
         .set("upload_s", seconds(d.sent.upload))
+        .set("server_s", seconds(d.sent.at_server()))
         .set("wall_compute_s", result.wall_compute_s)
+        .set("behind_s",
+             d.sent.behind ? seconds(*d.sent.behind) : std::numeric_limits<double>::quiet_NaN())
         .set("bytes_down", d.sent.bytes_down)
         .set("bytes_up", up)
         .set("duplicates", std::int64_t{d.sent.fate.twice && d.sent.answers() ? 1 : 0})
@@ -462,11 +473,11 @@ void RoundsServer::record_round(std::span<const Update> updates) {
         .set("train_loss", result.train_loss)
         .set("weight", d.weight)
         .set("share", d.sent.share)
-        .set("rank", static_cast<std::int64_t>(d.arrival.rank));
+        .set("rank", static_cast<std::int64_t>(d.sent.arrival.rank));
     records_.append(row);
   }
-  for (const auto& [key, sent] : out_) {
-    busy[sent.task.client] += overlap(sent.sent, sent.finish(), opened, now_);
+  for (const auto& [key, sent] : clock_->out()) {
+    busy[sent.task.client] += overlap(sent.leaves(), sent.done(now_), opened, now_);
   }
   Nanoseconds busy_sum = 0;
   for (const auto& [client, time] : busy) busy_sum += time;
@@ -505,16 +516,17 @@ void RoundsServer::record_round(std::span<const Update> updates) {
 
 void RoundsServer::record_unfinished() {
   // What had answered after the last merge, then what is still out; each task has exactly one row.
-  const auto append = [&](const Sent& sent) {
+  const auto append = [&](const SentTask& sent) {
     Row row = sent_row(sent.task, sent.geometry->count(Kind::trainable));
     row.set("merged_version", std::int64_t{-1})
         .set("staleness", version_ - sent.task.base_version)
         .set("outcome", std::string("unfinished"))
         .set("sent_s", seconds(sent.sent))
-        .set("finished_s", seconds(sent.finish()))
+        .set("finished_s", seconds(sent.arrives()))
         .set("download_s", seconds(sent.download))
         .set("compute_s", seconds(sent.compute))
         .set("upload_s", seconds(sent.upload))
+        .set("server_s", seconds(sent.queued))
         .set("bytes_down", sent.bytes_down)
         .set("flops", sent.flops)
         .set("cap_bytes", memory_bytes(experiment_.fleet->device(sent.task.client)))
@@ -522,7 +534,7 @@ void RoundsServer::record_unfinished() {
     records_.append(row);
   };
   for (const Delivered& d : delivered_) append(d.sent);
-  for (const auto& [key, sent] : out_) append(sent);
+  for (const auto& [key, sent] : clock_->out()) append(sent);
 }
 
 void RoundsServer::archive(Archive& archive) {

@@ -1,8 +1,11 @@
 #include "espalier/protocol/rounds/worker.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
+#include <limits>
 #include <tuple>
+#include <utility>
 
 namespace espalier {
 namespace {
@@ -37,12 +40,13 @@ Shard Shard::decode(std::span<const std::byte> bytes) {
 }
 
 Worker::Worker(const Experiment& experiment, const Config& config, ObjectiveFactory objective,
-               Mailbox& mailbox)
+               Mailbox& mailbox, const RealTime* real_time)
     : experiment_(experiment),
       config_(config),
       objective_(std::move(objective)),
       mailbox_(mailbox),
-      evaluation_plan_(evaluation_plan(config, experiment)) {}
+      evaluation_plan_(evaluation_plan(config, experiment)),
+      real_time_(real_time) {}
 
 void Worker::accept(Message message) {
   switch (message.type) {
@@ -69,19 +73,21 @@ void Worker::accept_task(Message message) {
   }
   ClientTask task = ClientTask::decode(*experiment_.model.layout, *message.head);
   latest_base_ = std::max(latest_base_, task.base_version);
-  const auto message_bytes =
-      static_cast<std::int64_t>(message.head->size() - task.state.size() + message.payload->size());
-  auto stepper = std::make_unique<ClientStepper>(experiment_, objective_, config_, std::move(task),
-                                                 message_bytes, message.payload);
-  const auto urgency = [](const std::unique_ptr<ClientStepper>& s) {
-    return std::make_tuple(s->task().finish, s->task().client, s->task().task);
+  const std::int64_t message_bytes =
+      task.description_bytes(static_cast<std::int64_t>(message.head->size())) +
+      static_cast<std::int64_t>(message.payload->size());
+  Work work{std::make_unique<ClientStepper>(experiment_, objective_, config_, std::move(task),
+                                            message_bytes, message.payload)};
+  const auto urgency = [](const Work& w) {
+    const ClientTask& of = w.stepper->task();
+    return std::make_tuple(of.finish, of.client, of.task);
   };
   // The task under way keeps its place: two half-trained models at once would only cost memory.
   const auto from = tasks_.empty() ? tasks_.begin() : tasks_.begin() + 1;
-  const auto place =
-      std::upper_bound(from, tasks_.end(), stepper,
-                       [&](const auto& a, const auto& b) { return urgency(a) < urgency(b); });
-  tasks_.insert(place, std::move(stepper));
+  const auto place = std::upper_bound(from, tasks_.end(), work, [&](const Work& a, const Work& b) {
+    return urgency(a) < urgency(b);
+  });
+  tasks_.insert(place, std::move(work));
 }
 
 void Worker::accept_shard(const Message& message) {
@@ -109,11 +115,86 @@ bool Worker::step() {
   return step_task() || step_shard();
 }
 
+namespace {
+
+/// When the next batch is to begin in real time. An update leaves as soon as it is there, for the
+/// server holds it until its time.
+Nanoseconds due(const ClientStepper& stepper) {
+  const std::int64_t done = stepper.steps_done();
+  if (done == stepper.steps()) return std::numeric_limits<Nanoseconds>::min();
+  const Pace& pace = *stepper.task().pace;
+  const double share = static_cast<double>(done) / static_cast<double>(stepper.steps());
+  return pace.begin + std::llround(static_cast<double>(pace.length) * share);
+}
+
+}  // namespace
+
+Worker::Place Worker::most_urgent() {
+  if (real_time_ == nullptr || tasks_.empty()) return tasks_.begin();
+  const auto first =
+      std::ranges::min_element(tasks_, {}, [](const Work& work) { return due(*work.stepper); });
+  return due(*first->stepper) <= real_time_->now() ? first : tasks_.end();
+}
+
+std::chrono::nanoseconds Worker::patience() const {
+  auto shortest = std::chrono::nanoseconds::max();
+  if (real_time_ == nullptr) return shortest;
+  for (const Work& work : tasks_) {
+    shortest = std::min(shortest, real_time_->until(due(*work.stepper)));
+  }
+  return shortest;
+}
+
+bool Worker::train(Work& work) {
+  if (real_time_ == nullptr) return work.stepper->step();
+  const auto begin = std::chrono::steady_clock::now();
+  if (!work.stepper->step()) return false;
+  watch(work, std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
+  return true;
+}
+
+/// Warns once if the batches that are to be trained here at the same time take longer than there
+/// is. What a first batch takes says nothing, for it also sets things up, and a single one little.
+void Worker::watch(Work& work, double step_s) {
+  const bool first = work.stepper->steps_done() == 1 && work.stepper->steps() > 1;
+  if (std::exchange(warm_, true) && !first) {
+    work.step_s = std::min(work.step_s, step_s);
+    ++work.measured;
+  }
+  if (warned_) return;
+  constexpr std::int64_t kEnough = 3;
+  double asked = 0;  // of the host's time, as a share
+  std::int64_t clients = 0;
+  for (const Work& other : tasks_) {
+    const std::int64_t enough = std::clamp<std::int64_t>(other.stepper->steps() - 1, 1, kEnough);
+    if (other.measured < enough) continue;
+    const Nanoseconds length = std::max<Nanoseconds>(1, other.stepper->task().pace->length);
+    asked += other.step_s * static_cast<double>(other.stepper->steps()) /
+             (seconds(length) * real_time_->scale());
+    ++clients;
+  }
+  if (asked <= 1) return;
+  warned_ = true;
+  const std::string text = fmt::format(
+      "rank {} cannot keep the pace: the batches of {} client{} that train there at the same time "
+      "ask for {:.3g} times the computing that it can give, so they end late (behind_s in /tasks); "
+      "set clock.scale to at least {:.3g}, or use more ranks on more cores",
+      message_rank(), clients, clients == 1 ? "" : "s", asked, asked * real_time_->scale());
+  Message message;
+  message.type = MessageType::warning;
+  message.to = kServer;
+  const auto* bytes = reinterpret_cast<const std::byte*>(text.data());
+  message.head = share(Bytes(bytes, bytes + text.size()));
+  mailbox_.send(0, std::move(message));
+}
+
 bool Worker::step_task() {
-  if (tasks_.empty()) return false;
-  ClientStepper& stepper = *tasks_.front();
-  if (stepper.step()) return true;
+  const Place place = most_urgent();
+  if (place == tasks_.end()) return false;
+  if (train(*place)) return true;
+  ClientStepper& stepper = *place->stepper;
   auto [result, values] = stepper.finish();
+  if (real_time_ != nullptr) result.computed = real_time_->now();
   Message message;
   message.type = MessageType::update;
   message.from = stepper.task().client;
@@ -123,7 +204,7 @@ bool Worker::step_task() {
   message.payload = values;
   if (stepper.task().answers_twice) mailbox_.send(0, message);
   mailbox_.send(0, std::move(message));
-  tasks_.erase(tasks_.begin());
+  tasks_.erase(place);
   return true;
 }
 
@@ -158,7 +239,7 @@ void Worker::run() {
   while (!stopped_) {
     while (auto message = mailbox_.receive()) accept(std::move(*message));
     if (stopped_) break;
-    if (!step()) mailbox_.wait();
+    if (!step()) mailbox_.wait(patience());
   }
   Message farewell;
   farewell.type = MessageType::stop;

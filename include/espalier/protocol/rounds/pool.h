@@ -2,8 +2,10 @@
 // The server's view of the ranks that do client work: it places tasks and evaluation shards, and
 // collects what comes back. Which rank did what never reaches a result. A rank is handed a few
 // tasks ahead, the rest wait here in the order in which their results will be asked for: ranks that
-// turn out slower than others then get fewer, and none ends long after the rest.
+// turn out slower than others then get fewer, and none ends long after the rest. In real time
+// nothing can wait: every task goes to a rank at once.
 
+#include <chrono>
 #include <deque>
 #include <functional>
 #include <map>
@@ -23,25 +25,35 @@ class Pool {
   struct Arrival {
     ClientResult result;
     SharedBytes values;
-    std::int64_t head_bytes = 0;  ///< of the update's head, state excluded
+    std::int64_t client = 0;
     int rank = 0;
+    std::chrono::steady_clock::time_point received{};
   };
   using EvaluationHandler =
       std::function<void(const Shard&, ShardKind, const SharedBytes& payload)>;
 
-  /// `local`: the worker on this rank where it is alone, else null.
-  Pool(Mailbox& mailbox, int ranks, Worker* local);
+  using Patience = std::function<std::chrono::nanoseconds()>;
 
-  /// Queues a task of `flops` for the rank that first has room for it.
-  void submit(const ClientTask& task, SharedBytes payload, std::int64_t flops);
+  /// `local`: the worker on this rank where it is alone, else null. `real_time`: whether tasks run
+  /// in it.
+  Pool(Mailbox& mailbox, int ranks, Worker* local, bool real_time);
+
+  /// Queues a task for the rank that first has room for it. `work`: what ranks get equal shares of,
+  /// operations or, in real time, operations per second.
+  void submit(const ClientTask& task, SharedBytes payload, std::int64_t work);
   /// Waits until the task's result is here, progressing everything else, and hands it over.
   Arrival collect(std::int64_t task);
+  /// The same, but the result stays to be collected.
+  const Arrival& await(std::int64_t task);
+  /// Any result that is here.
+  std::optional<Arrival> take();
 
   /// Cuts `batches` batches into one shard per rank and sends them.
   void evaluate(std::int64_t version, ShardKind kind, std::int64_t batches, SharedBytes model);
   void on_evaluation(EvaluationHandler handler) { handler_ = std::move(handler); }
-  /// Waits until `done()` holds.
-  void wait_until(const std::function<bool()>& done);
+  /// Waits until `done()` holds, which it asks after every message, every step of work done here,
+  /// and at the latest `patience()` after it last asked.
+  void wait_until(const std::function<bool()>& done, const Patience& patience = {});
   /// Takes what has arrived, without waiting.
   void poll();
   /// Answers to tasks that had been answered already; they have no effect.
@@ -53,15 +65,15 @@ class Pool {
   using Urgency = std::tuple<Nanoseconds, std::int64_t, std::int64_t>;  // finish, client, task
   struct Waiting {
     Message message;
-    std::int64_t flops;
+    std::int64_t work;
   };
   struct Placement {
     std::size_t place;  // index into ranks_
-    std::int64_t flops;
+    std::int64_t work;
   };
   struct Load {
     std::int64_t tasks = 0;  // outstanding
-    std::int64_t flops = 0;  // of these
+    std::int64_t work = 0;   // of these
   };
   std::int32_t place_payload(std::size_t place, const SharedBytes& payload);
   void hand_out();
@@ -70,6 +82,7 @@ class Pool {
 
   Mailbox& mailbox_;
   Worker* local_;
+  bool real_time_;
   std::vector<int> ranks_;                         // that work
   std::vector<Load> loads_;                        // by index into ranks_
   std::vector<std::deque<SharedBytes>> payloads_;  // that each rank keeps, newest first

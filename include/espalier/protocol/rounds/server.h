@@ -1,21 +1,20 @@
 #pragma once
-// The server of `rounds`: sends tasks, takes each event of the virtual clock in (time, client,
-// task) order, merges when the window closes, records. A task's effects exist only once its event
-// is delivered, however early a rank finished it, so results do not depend on ranks.
+// The server of `rounds`: sends tasks, takes each answer when the clock gives it, merges when the
+// window closes, records. A task's effects exist only once its answer is given, however early a
+// rank finished it, so results do not depend on ranks.
 
 #include <functional>
 #include <map>
 #include <memory>
 #include <optional>
 #include <set>
-#include <tuple>
 #include <unordered_map>
 #include <vector>
 
 #include "espalier/device/availability.h"
 #include "espalier/model/cost.h"
+#include "espalier/protocol/rounds/clock.h"
 #include "espalier/protocol/rounds/evaluator.h"
-#include "espalier/protocol/rounds/faults.h"
 #include "espalier/protocol/rounds/pool.h"
 #include "espalier/protocol/rounds/rules.h"
 #include "espalier/protocol/rounds/sampling.h"
@@ -59,9 +58,9 @@ void declare_server_options(OptionTable& table);
 
 class RoundsServer {
  public:
-  /// `model`: the global model before round 0, aligned.
+  /// `model`: the global model before round 0, aligned. `real_time`: of a paced run, else null.
   RoundsServer(const Experiment& experiment, const Config& config, ServerRules rules, Pool& pool,
-               RunFile& records, Parameters model);
+               RunFile& records, Parameters model, const RealTime* real_time);
 
   std::function<void(const RoundReport&)> on_round;
   std::function<void(const Evaluation&)> on_evaluation;
@@ -72,27 +71,13 @@ class RoundsServer {
   void archive(Archive& archive);
 
  private:
-  struct Sent {
-    ClientTask task;
-    std::shared_ptr<const Geometry> geometry;
-    SharedBytes payload;
-    Nanoseconds sent = 0, download = 0, compute = 0, upload = 0;
-    std::int64_t flops = 0, bytes_down = 0, bytes_up = 0;
-    double share = 1;
-    Fate fate;
-    bool answers() const { return !fate.crashes && !fate.vanishes; }
-    Nanoseconds finish() const { return sent + download + compute + upload; }
-  };
   struct Delivered {
-    Sent sent;
-    Pool::Arrival arrival;
+    SentTask sent;
     std::string outcome;
     std::int64_t staleness = 0;
     double weight = 0;
     bool waiting = false;  // its client gets no new work before the merge
   };
-  // Order of events: (time, client, task).
-  using EventKey = std::tuple<Nanoseconds, std::int64_t, std::int64_t>;
 
   void top_up();
   void send(std::int64_t client);
@@ -106,7 +91,8 @@ class RoundsServer {
   bool has_memory(std::int64_t client) const;
   bool is_there(std::int64_t client) const;
   std::optional<Nanoseconds> next_return() const;
-  void deliver_next();
+  void wait_for_somebody();
+  void deliver(SentTask sent);
   void release(std::int64_t client) { idle_.insert(client); }
   void release_waiting();
   void close_window();
@@ -143,7 +129,7 @@ class RoundsServer {
   std::unordered_map<std::int64_t, Bytes> states_;
   std::unordered_map<std::int64_t, Submodel>
       too_large_;  // what a client last ran out of memory with
-  std::map<EventKey, Sent> out_;
+  std::unique_ptr<Clock> clock_;
   std::vector<Delivered> delivered_;  // in this window, in order of events
   // Payloads of the current version, by submodel.
   std::unordered_map<std::uint64_t, std::pair<Submodel, SharedBytes>> payloads_;

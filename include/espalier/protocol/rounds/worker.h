@@ -1,13 +1,16 @@
 #pragma once
 // The client side of `rounds` on one rank: a queue of client tasks in order of virtual finish, and
-// evaluation shards, which are the lowest-priority steps. Lives on every rank but 0, and on rank 0
-// where it is alone.
+// evaluation shards, which are the lowest-priority steps. In real time the tasks take turns, each
+// batch when it is due. Lives on every rank but 0, and on rank 0 where it is alone.
 
+#include <chrono>
 #include <deque>
+#include <limits>
 #include <memory>
 #include <optional>
 
 #include "espalier/comm/mailbox.h"
+#include "espalier/protocol/rounds/pace.h"
 #include "espalier/train/client.h"
 #include "espalier/train/evaluate.h"
 
@@ -32,14 +35,17 @@ struct Shard {
 
 class Worker {
  public:
+  /// `real_time`: that of a paced run, else null.
   Worker(const Experiment& experiment, const Config& config, ObjectiveFactory objective,
-         Mailbox& mailbox);
+         Mailbox& mailbox, const RealTime* real_time);
 
   /// Takes a message that was sent to this rank's clients.
   void accept(Message message);
   /// One batch of the most urgent work; false if there is none.
   bool step();
   bool stopped() const { return stopped_; }
+  /// How long there will be nothing to do, unless a message comes.
+  std::chrono::nanoseconds patience() const;
 
   /// The life of a worker rank: receive, step, sleep when idle, until told to stop.
   void run();
@@ -54,17 +60,30 @@ class Worker {
     std::vector<double> sums;       // evaluate: samples, loss, top1, top5 of each batch
     std::vector<float> statistics;  // calibrate
   };
+  struct Work {
+    std::unique_ptr<ClientStepper> stepper;
+    // In real time: the host's least for a batch, and of how many that is.
+    double step_s = std::numeric_limits<double>::infinity();
+    std::int64_t measured = 0;
+  };
+  using Place = std::vector<Work>::iterator;
   void accept_task(Message message);
   void accept_shard(const Message& message);
   bool step_task();
   bool step_shard();
+  Place most_urgent();
+  bool train(Work& work);
+  void watch(Work& work, double step_s);
 
   const Experiment& experiment_;
   const Config& config_;
   ObjectiveFactory objective_;
   Mailbox& mailbox_;
   EvaluationPlan evaluation_plan_;
-  std::vector<std::unique_ptr<ClientStepper>> tasks_;  // first: next to finish
+  const RealTime* real_time_;
+  bool warm_ = false;        // has trained a batch
+  bool warned_ = false;      // that it cannot keep up
+  std::vector<Work> tasks_;  // first: next to finish
   std::deque<Evaluation> shards_;
   std::deque<SharedBytes> payloads_;  // newest first
   std::int64_t latest_base_ = 0;

@@ -1,0 +1,90 @@
+#pragma once
+// What time is: that of the emulated clients, computed (virtual, measured) or lived through
+// (paced). The server hands its tasks to the clock and asks it for the next answer; when that
+// comes, and how the wait is spent, is the clock's business, so the server is one loop in all
+// three. The server's links and processor are queues that every task passes, first in, first out.
+
+#include <algorithm>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <tuple>
+
+#include "espalier/protocol/rounds/faults.h"
+#include "espalier/protocol/rounds/pace.h"
+#include "espalier/protocol/rounds/pool.h"
+#include "espalier/protocol/rounds/resources.h"
+
+namespace espalier {
+
+/// A task from its sending to its answer. Times are emulated.
+struct SentTask {
+  ClientTask task;
+  std::shared_ptr<const Geometry> geometry;  ///< dense
+  SharedBytes payload;
+  std::int64_t flops = 0, bytes_down = 0, bytes_up = 0;
+  double share = 1;
+  Fate fate;
+  Nanoseconds sent = 0, download = 0, compute = 0, upload = 0;
+  // From here on set by the clock.
+  Nanoseconds queued = 0;  ///< before the download, for the server's link and on it
+  /// Whether the times above are final. If not, they are what the device's rates let expect.
+  bool known = false;
+  // With the answer:
+  Nanoseconds finish = 0;
+  Pool::Arrival arrival;                ///< empty where the client does not answer
+  std::optional<Nanoseconds> behind{};  ///< in real time: what the host was late by
+
+  bool answers() const { return !fate.crashes && !fate.vanishes; }
+  /// When the download begins.
+  Nanoseconds leaves() const { return sent + queued; }
+  /// When the answer reaches the server's link, or its failure is known.
+  Nanoseconds arrives() const { return leaves() + download + compute + upload; }
+  /// When the client is done, as seen at `now`, while the task is out.
+  Nanoseconds done(Nanoseconds now) const { return known ? arrives() : std::max(arrives(), now); }
+  /// In the server's queues, on its links and its processor, both ways.
+  Nanoseconds at_server() const { return queued + finish - arrives(); }
+};
+
+class Clock {
+ public:
+  /// Order of events: (time, client, task).
+  using Key = std::tuple<Nanoseconds, std::int64_t, std::int64_t>;
+
+  virtual ~Clock() = default;
+  /// It is `now`, and time begins to pass.
+  virtual void start(Nanoseconds now) = 0;
+  /// Nobody is at work: lets time pass until `time`.
+  virtual void pass(Nanoseconds time) = 0;
+  /// Has the task's work done, if its client will answer.
+  virtual void send(SentTask sent) = 0;
+  /// The next answer or failure in order of events, unless it comes after `limit`. Call with
+  /// something out.
+  virtual std::optional<SentTask> next(std::optional<Nanoseconds> limit) = 0;
+  /// Tasks that were sent and not yet handed out by next(), in the order in which they will be, as
+  /// far as that is known.
+  const std::map<Key, SentTask>& out() const { return out_; }
+
+ protected:
+  Clock(Pool& pool, const ServerResources& server) : pool_(pool), server_(server) {}
+  /// Lets the task wait for the server's outgoing link.
+  void queue(SentTask& sent);
+  /// When the server is done with the first of out_, if no other comes before.
+  Nanoseconds first_done() const;
+  /// Takes the first of out_ in, and out.
+  SentTask take_first();
+
+  Pool& pool_;
+  ServerResources server_;
+  std::map<Key, SentTask> out_;
+};
+
+/// clock.kind, clock.scale, clock.host_gflops.
+void declare_clock_options(OptionTable& table);
+bool is_paced(const Config& config);
+/// `real_time`: of a paced run, else null. Experiment, pool and real time must outlive the clock.
+std::unique_ptr<Clock> make_clock(const Config& config, const Fleet& fleet, Pool& pool,
+                                  const RealTime* real_time);
+
+}  // namespace espalier

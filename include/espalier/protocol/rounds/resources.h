@@ -1,0 +1,42 @@
+#pragma once
+// What the server itself has to give: its two links and its processor. Each serves one piece of
+// work at a time, in the order in which it comes, so updates that come together wait for each
+// other. One without a rate is never in anybody's way.
+
+#include <cstdint>
+
+#include "espalier/config/config.h"
+#include "espalier/device/device.h"
+
+namespace espalier {
+
+/// A first-in-first-out resource. Work must come in order of time.
+class Fifo {
+ public:
+  /// Work of `amount` takes amount x unit / rate nanoseconds, rounded once; rate 0: none, and
+  /// nothing waits. `option` names the rate in messages and must outlive the resource.
+  Fifo(const char* option, double rate, double unit) : option_(option), rate_(rate), unit_(unit) {}
+  /// Work of `amount` comes at `time`; returns when it is done. InputError past 100 years.
+  Nanoseconds take(Nanoseconds time, std::int64_t amount);
+
+ private:
+  const char* option_;
+  double rate_, unit_;
+  Nanoseconds free_ = 0;
+};
+
+struct ServerResources {
+  explicit ServerResources(const Config& config);
+  Fifo down;       ///< of bytes
+  Fifo up;         ///< of bytes
+  Fifo processor;  ///< of floating-point operations
+};
+
+/// Operations that taking in one value of an update costs the server: a multiplication and an
+/// addition, into the weighted sum.
+inline constexpr std::int64_t kFlopsPerMergedValue = 2;
+
+/// server.gflops, server.down_mbps, server.up_mbps.
+void declare_resource_options(OptionTable& table);
+
+}  // namespace espalier

@@ -1,0 +1,213 @@
+#include "espalier/protocol/rounds/clock.h"
+
+#include <cmath>
+#include <limits>
+
+namespace espalier {
+namespace {
+
+/// Takes an answer in, in order of arrival; returns when the server is done with it. Failures take
+/// their turn as well, at no cost: the server notices them when it comes to them.
+Nanoseconds take_in(ServerResources& server, const SentTask& sent) {
+  const std::int64_t bytes = sent.answers() ? sent.bytes_up : 0;
+  const std::int64_t values = sent.answers() ? sent.geometry->count(Kind::trainable) : 0;
+  return server.processor.take(server.up.take(sent.arrives(), bytes),
+                               kFlopsPerMergedValue * values);
+}
+
+/// Time is computed, and ranks work as fast as they can. In the virtual clock a task's times are
+/// known when it is sent, and the order of events is that of the emulated clients on any number of
+/// ranks. In the measured one they are known once it has been computed, and bounded from below
+/// until then: an answer is given when no other can still come before it.
+class ComputedClock final : public Clock {
+ public:
+  /// `host_gflops`: none in the virtual clock.
+  ComputedClock(Pool& pool, const ServerResources& server, std::optional<double> host_gflops)
+      : Clock(pool, server), host_gflops_(host_gflops) {}
+
+  void start(Nanoseconds) override {}
+  void pass(Nanoseconds) override {}
+
+  void send(SentTask sent) override {
+    queue(sent);
+    sent.known = !host_gflops_ || !sent.answers();
+    sent.task.finish = sent.known ? sent.arrives() : sent.arrives() - sent.compute;
+    if (sent.answers()) pool_.submit(sent.task, sent.payload, sent.flops);
+    const Key key{sent.task.finish, sent.task.client, sent.task.task};
+    out_.emplace(key, std::move(sent));
+  }
+
+  std::optional<SentTask> next(std::optional<Nanoseconds> limit) override {
+    while (true) {
+      if (limit && first_done() > *limit) return std::nullopt;
+      if (out_.begin()->second.known) break;
+      measure_first();
+    }
+    SentTask sent = take_first();
+    if (sent.answers()) sent.arrival = pool_.collect(sent.task.task);
+    return sent;
+  }
+
+ private:
+  void measure_first() {
+    auto node = out_.extract(out_.begin());
+    SentTask& sent = node.mapped();
+    const double host_s = pool_.await(sent.task.task).result.wall_compute_s;
+    // As long as the rates say, times what the host took over what it was expected to take.
+    const double expected_s = static_cast<double>(sent.flops) / (*host_gflops_ * 1e9);
+    if (expected_s > 0) {
+      sent.compute = std::llround(static_cast<double>(sent.compute) * host_s / expected_s);
+    }
+    sent.known = true;
+    std::get<0>(node.key()) = sent.arrives();
+    out_.insert(std::move(node));
+  }
+
+  std::optional<double> host_gflops_;
+};
+
+/// Time passes. A task's message travels at once and is held where it arrives until its link time
+/// has passed, so the schedule is that of the virtual clock as long as the host keeps up; where it
+/// does not, an answer comes when it comes.
+class PacedClock final : public Clock {
+ public:
+  PacedClock(Pool& pool, const ServerResources& server, const RealTime& real_time)
+      : Clock(pool, server), real_time_(real_time) {}
+
+  void start(Nanoseconds now) override { shift_ = now - real_time_.now(); }
+
+  void pass(Nanoseconds time) override {
+    pool_.wait_until([&] { return now() >= time; },
+                     [&] { return real_time_.until(time - shift_); });
+  }
+
+  void send(SentTask sent) override {
+    queue(sent);
+    sent.known = !sent.answers();
+    sent.task.finish = sent.arrives();
+    const Key key{sent.known ? sent.arrives() : kLater, sent.task.client, sent.task.task};
+    if (sent.answers()) {
+      sent.task.pace = Pace{sent.leaves() + sent.download - shift_, sent.compute};
+      pool_.submit(sent.task, sent.payload, rate(sent));
+    }
+    out_.emplace(key, std::move(sent));
+  }
+
+  std::optional<SentTask> next(std::optional<Nanoseconds> limit) override {
+    Nanoseconds at = 0;  // when there will be something to say
+    pool_.wait_until(
+        [&] {
+          // Whatever comes in from here on comes later than `reached`.
+          const Nanoseconds reached = now();
+          take_answers();
+          at = out_.begin()->second.known ? first_done() : kLater;
+          if (limit) at = std::min(at, *limit);
+          return at < reached;
+        },
+        [&] { return real_time_.until(at == kLater ? kLater : at - shift_); });
+    if (!out_.begin()->second.known || (limit && first_done() > *limit)) return std::nullopt;
+    return take_first();
+  }
+
+ private:
+  /// Of tasks that have not answered: not before now.
+  static constexpr Nanoseconds kLater = std::numeric_limits<Nanoseconds>::max();
+
+  Nanoseconds now() const { return real_time_.now() + shift_; }
+
+  /// Operations per millisecond.
+  static std::int64_t rate(const SentTask& sent) {
+    constexpr double kMost = 1e15;
+    const double length = static_cast<double>(std::max<Nanoseconds>(1, sent.compute));
+    return std::llround(std::min(kMost, static_cast<double>(sent.flops) * 1e6 / length));
+  }
+
+  void take_answers() {
+    while (auto arrival = pool_.take()) {
+      auto node = out_.extract(Key{kLater, arrival->client, arrival->result.task});
+      SentTask& sent = node.mapped();
+      const Nanoseconds scheduled = sent.arrives();
+      const Nanoseconds begun = sent.leaves() + sent.download;
+      sent.compute = std::max(sent.compute, *arrival->result.computed + shift_ - begun);
+      const Nanoseconds received = real_time_.at(arrival->received) + shift_;
+      sent.upload = std::max(sent.upload, received - begun - sent.compute);
+      sent.behind = sent.arrives() - scheduled;
+      sent.known = true;
+      sent.arrival = std::move(*arrival);
+      std::get<0>(node.key()) = sent.arrives();
+      out_.insert(std::move(node));
+    }
+  }
+
+  const RealTime& real_time_;
+  Nanoseconds shift_ = 0;  // emulated time less that of real_time_
+};
+
+/// The rate of the fastest class that a client has.
+double fastest(const Fleet& fleet) {
+  double most = 0;
+  for (std::int64_t client = 0; client < fleet.size(); ++client) {
+    const DeviceClass& device = fleet.device(client);
+    if (has_roofline(device)) {
+      throw InputError(
+          fmt::format("clock.kind = measured: which of the rates of device {} is this machine's is "
+                      "not clear; set clock.host_gflops",
+                      device.name));
+    }
+    most = std::max(most, device.gflops);
+  }
+  return most;
+}
+
+}  // namespace
+
+void Clock::queue(SentTask& sent) {
+  sent.queued = server_.down.take(sent.sent, sent.bytes_down) - sent.sent;
+}
+
+Nanoseconds Clock::first_done() const {
+  ServerResources present = server_;
+  return take_in(present, out_.begin()->second);
+}
+
+SentTask Clock::take_first() {
+  SentTask sent = std::move(out_.extract(out_.begin()).mapped());
+  sent.finish = take_in(server_, sent);
+  return sent;
+}
+
+void declare_clock_options(OptionTable& table) {
+  table.add({"clock.kind",
+             OptionType::choice,
+             "virtual",
+             "what time is: virtual, computed from work and rates while ranks work as fast as they "
+             "can; paced, real time, with work and messages held back to the devices' rates; "
+             "measured, as virtual but with the host's seconds of work",
+             "",
+             {},
+             {},
+             {"virtual", "paced", "measured"}});
+  table.add({"clock.scale", OptionType::real, "1",
+             "paced: real seconds per emulated second; 0.1 runs ten times as fast as the devices",
+             "", 1e-6, 1e6});
+  table.add({"clock.host_gflops", OptionType::real, "0",
+             "measured: effective rate of this machine; a device takes this over its own gflops "
+             "times as long as the machine does; 0 = that of the fleet's fastest device",
+             "GFLOP/s", 0, 1e9});
+}
+
+bool is_paced(const Config& config) { return config.text("clock.kind") == "paced"; }
+
+std::unique_ptr<Clock> make_clock(const Config& config, const Fleet& fleet, Pool& pool,
+                                  const RealTime* real_time) {
+  const ServerResources server(config);
+  if (real_time != nullptr) return std::make_unique<PacedClock>(pool, server, *real_time);
+  std::optional<double> host_gflops;
+  if (config.text("clock.kind") == "measured") {
+    host_gflops = config.real("clock.host_gflops");
+    if (*host_gflops == 0) host_gflops = fastest(fleet);
+  }
+  return std::make_unique<ComputedClock>(pool, server, host_gflops);
+}
+
+}  // namespace espalier

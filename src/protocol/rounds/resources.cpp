@@ -1,0 +1,50 @@
+#include "espalier/protocol/rounds/resources.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "espalier/base/error.h"
+
+namespace espalier {
+
+Nanoseconds Fifo::take(Nanoseconds time, std::int64_t amount) {
+  if (rate_ == 0) return time;
+  constexpr double kHundredYears = 100 * 365.25 * 86400 * 1e9;
+  const double length = static_cast<double>(amount) * unit_ / rate_;
+  const Nanoseconds begin = std::max(time, free_);
+  if (!(static_cast<double>(begin) + length <= kHundredYears)) {
+    throw InputError(
+        fmt::format("with {} = {} the server would be busy for more than 100 years: check the unit",
+                    option_, rate_));
+  }
+  free_ = begin + std::llround(length);
+  return free_;
+}
+
+namespace {
+
+constexpr double kNanosecondsPerByteAtOneMbps = 8000;
+constexpr double kNanosecondsPerFlopAtOneGflops = 1;
+
+}  // namespace
+
+ServerResources::ServerResources(const Config& config)
+    : down("server.down_mbps", config.real("server.down_mbps"), kNanosecondsPerByteAtOneMbps),
+      up("server.up_mbps", config.real("server.up_mbps"), kNanosecondsPerByteAtOneMbps),
+      processor("server.gflops", config.real("server.gflops"), kNanosecondsPerFlopAtOneGflops) {}
+
+void declare_resource_options(OptionTable& table) {
+  table.add({"server.gflops", OptionType::real, "0",
+             "arithmetic rate at which the server takes in updates, one after the other; 0 = they "
+             "cost no time",
+             "GFLOP/s", 0, 1e12});
+  table.add({"server.down_mbps", OptionType::real, "0",
+             "rate of the server's outgoing link, which tasks cross one after the other; 0 = free",
+             "Mbit/s", 0, 1e12});
+  table.add(
+      {"server.up_mbps", OptionType::real, "0",
+       "rate of the server's incoming link, which updates cross one after the other; 0 = free",
+       "Mbit/s", 0, 1e12});
+}
+
+}  // namespace espalier
