@@ -15,13 +15,10 @@ namespace espalier {
 
 namespace {
 
-constexpr std::array<std::string_view, 14> kPurposes{"model.init",           "data.synthetic",
-                                                     "data.split",           "data.partition",
-                                                     "data.order",           "data.augment",
-                                                     "clients.sample",       "clients.fleet",
-                                                     "clients.availability", "faults",
-                                                     "method.levels",        "method.submodel",
-                                                     "train.dropout",        "test"};
+constexpr std::array<std::string_view, 15> kPurposes{
+    "model.init",   "data.synthetic", "data.split",      "data.partition",       "data.order",
+    "data.augment", "clients.sample", "clients.fleet",   "clients.availability", "clients.modes",
+    "faults",       "method.levels",  "method.submodel", "train.dropout",        "test"};
 
 }  // namespace
 

@@ -7,6 +7,7 @@
 #include <sstream>
 
 #include "espalier/base/error.h"
+#include "espalier/base/random.h"
 #include "espalier/base/shipped.h"
 
 namespace espalier {
@@ -49,6 +50,9 @@ constexpr Field kFields[] = {
     {"overhead_us", &DeviceClass::overhead_us, "us", 0, "Fixed cost of each block in each step."},
     {"latency_ms", &DeviceClass::latency_ms, "ms", 0, "Delay of each message, either way."},
 };
+
+constexpr std::pair<const char*, std::vector<double> DeviceClass::*> kLists[] = {
+    {"modes", &DeviceClass::modes}, {"link_modes", &DeviceClass::link_modes}};
 
 Nanoseconds rounded(double nanoseconds, const std::string& what) {
   constexpr double kHundredYears = 100 * 365.25 * 86400 * 1e9;
@@ -208,6 +212,10 @@ std::vector<DeviceClass> device_classes(const Config& config) {
       const std::string key = "device." + name + "." + field.name;
       if (config.has(key)) (*device).*field.member = config.real(key);
     }
+    for (const auto& [field, member] : kLists) {
+      const std::string key = "device." + name + "." + field;
+      if (config.given(key)) (*device).*member = config.reals(key);
+    }
     const std::string batch = "device." + name + ".batch";
     if (config.given(batch)) device->batch = config.integer(batch);
   }
@@ -240,6 +248,23 @@ void declare_device_options(OptionTable& table) {
                .unit = field.unit,
                .minimum = field.minimum});
   }
+  table.add({.key = "device.*.modes",
+             .type = OptionType::real_list,
+             .default_value = "",
+             .help = "Factors of its speed, of which such a client draws one for every "
+                     "clients.modes_every rounds; empty means 1.",
+             .minimum = 1e-6});
+  table.add({.key = "device.*.link_modes",
+             .type = OptionType::real_list,
+             .default_value = "",
+             .help = "Factors of its download and upload rates, drawn likewise; empty means 1.",
+             .minimum = 1e-6});
+  table.add({.key = "clients.modes_every",
+             .type = OptionType::integer,
+             .default_value = "20",
+             .help = "Rounds for which clients keep their modes (device.NAME.modes, link_modes).",
+             .unit = "rounds",
+             .minimum = 1});
   table.add({.key = "device.*.batch",
              .type = OptionType::integer,
              .default_value = "0",
@@ -248,7 +273,35 @@ void declare_device_options(OptionTable& table) {
              .maximum = 1e6});
 }
 
-Fleet::Fleet(const Config& config) : classes_(device_classes(config)) {
+DeviceClass Fleet::device_at(std::int64_t client, std::int64_t version) const {
+  DeviceClass device = this->device(client);
+  if (device.modes.empty() && device.link_modes.empty()) return device;
+  Stream stream(seed_, purpose("clients.modes"), static_cast<std::uint64_t>(client),
+                static_cast<std::uint64_t>(version / modes_every_));
+  const auto drawn = [&](const std::vector<double>& modes) {
+    // Both are drawn in any case, so that one list does not change what the other gives.
+    const double draw = stream.uniform();
+    if (modes.empty()) return 1.0;
+    const auto count = static_cast<double>(modes.size());
+    return modes[std::min(modes.size() - 1, static_cast<std::size_t>(draw * count))];
+  };
+  const double speed = drawn(device.modes);
+  const double link = drawn(device.link_modes);
+  for (double DeviceClass::*rate :
+       {&DeviceClass::gflops, &DeviceClass::gflops_conv, &DeviceClass::gflops_matmul,
+        &DeviceClass::gflops_attention, &DeviceClass::memory_gbps}) {
+    device.*rate *= speed;
+  }
+  device.overhead_us /= speed;
+  device.down_mbps *= link;
+  device.up_mbps *= link;
+  return device;
+}
+
+Fleet::Fleet(const Config& config)
+    : classes_(device_classes(config)),
+      seed_(static_cast<std::uint64_t>(config.integer("run.seed"))),
+      modes_every_(config.integer("clients.modes_every")) {
   const std::int64_t clients = config.integer("clients.count");
   const std::int64_t per_round = config.integer("clients.per_round");
   if (per_round > clients) {

@@ -194,6 +194,28 @@ class Faults(DevicesTest):
             self.assert_same(reference, self.run_ok(f"on{ranks}", *faults, ranks=ranks))
 
 
+class Modes(DevicesTest):
+    def test_speed_and_link_change_every_so_many_rounds(self):
+        options = ["--device.slow.modes=1,0.5", "--device.slow.link_modes=1,0.25", "--clients.modes_every=4",
+                   "--run.rounds=12", "--record.evaluate_every=12"]
+        run = self.run_ok("a", *options)
+        client, version = self.column(run, "client"), self.column(run, "base_version")
+        speed = self.column(run, "flops") / self.column(run, "compute_s")
+        upload = self.column(run, "upload_s")
+        for who in range(7):
+            modes = [speed[(client == who) & (version // 4 == period)] for period in range(3)]
+            for mode in modes:
+                # Times are rounded to nanoseconds.
+                np.testing.assert_allclose(mode, mode[0], rtol=1e-5)
+        fast, slow = speed[client < 3], speed[client >= 3]
+        np.testing.assert_allclose(fast, fast[0], rtol=1e-5)
+        self.assertEqual({round(value / 2.5e8) for value in slow}, {1, 2})
+        self.assertEqual(len(np.unique(upload[client < 3])), 1)
+        self.assertEqual(len(np.unique(upload[client >= 3])), 2)
+        for ranks in (2, 3):
+            self.assert_same(run, self.run_ok(f"on{ranks}", *options, ranks=ranks))
+
+
 class Availability(DevicesTest):
     def test_only_those_who_are_there_work(self):
         run = self.run_ok("a", "--device.slow.availability=0.5", "--clients.availability_period_s=0.05",

@@ -1,5 +1,6 @@
 #include <gtest/gtest.h>
 
+#include <map>
 #include <string>
 #include <vector>
 
@@ -12,6 +13,7 @@ namespace {
 Config config_of(const std::string& ini) {
   OptionTable table;
   declare_device_options(table);
+  table.add({"run.seed", OptionType::integer, "1", "seed"});
   Config config(table);
   config.read_text(ini, "test");
   return config;
@@ -95,6 +97,50 @@ TEST(Fleet, RefusalsNameWhatToChange) {
         std::string::npos)
         << part;
   }
+}
+
+DeviceClass at(const Fleet& fleet, std::int64_t client, std::int64_t version) {
+  return fleet.device_at(client, version);
+}
+
+TEST(Modes, ScaleEveryRateForSomeRounds) {
+  const Fleet fleet(
+      config_of("[clients]\ncount = 200\nfleet = d\nmodes_every = 5\n"
+                "[device.d]\ngflops = 8\ngflops_conv = 16\nmemory_gbps = 4\noverhead_us = 10\n"
+                "modes = 1, 0.5, 0.25\nlink_modes = 1, 0.125\ndown_mbps = 80\nup_mbps = 40\n"));
+  std::map<double, int> speeds, links;
+  int changed = 0;
+  for (std::int64_t client = 0; client < fleet.size(); ++client) {
+    const DeviceClass first = at(fleet, client, 0);
+    const double speed = first.gflops / 8;
+    const double link = first.down_mbps / 80;
+    ++speeds[speed];
+    ++links[link];
+    EXPECT_EQ(first.gflops_conv, 16 * speed);
+    EXPECT_EQ(first.gflops_matmul, 0) << "still that of gflops";
+    EXPECT_EQ(first.memory_gbps, 4 * speed);
+    EXPECT_EQ(first.overhead_us, 10 / speed);
+    EXPECT_EQ(first.up_mbps, 40 * link);
+    for (std::int64_t version = 1; version < 5; ++version) {
+      EXPECT_EQ(at(fleet, client, version).gflops, first.gflops);
+      EXPECT_EQ(at(fleet, client, version).up_mbps, first.up_mbps);
+    }
+    changed += at(fleet, client, 5).gflops != first.gflops ? 1 : 0;
+  }
+  // Binomial counts of 200 draws: six standard deviations of 6.7, 7.1 and 6.7.
+  for (const double speed : {1.0, 0.5, 0.25}) EXPECT_NEAR(speeds[speed], 200 / 3.0, 40);
+  for (const double link : {1.0, 0.125}) EXPECT_NEAR(links[link], 100, 42);
+  EXPECT_NEAR(changed, 400 / 3.0, 40);
+}
+
+TEST(Modes, WithoutThemAClassIsWhatItIs) {
+  const Fleet fleet(config_of("[clients]\ncount = 1\n[device.laptop]\ngflops = 0.7\n"));
+  EXPECT_EQ(at(fleet, 0, 0).gflops, 0.7);
+  EXPECT_EQ(at(fleet, 0, 1000).down_mbps, 100);
+  const Fleet one(config_of(
+      "[clients]\ncount = 1\n[device.laptop]\ngflops = 0.7\nmodes = 1\nlink_modes = 1\n"));
+  EXPECT_EQ(at(one, 0, 7).gflops, 0.7);
+  EXPECT_EQ(at(one, 0, 7).up_mbps, 20);
 }
 
 }  // namespace

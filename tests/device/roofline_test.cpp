@@ -117,6 +117,7 @@ TEST(Roofline, AbsurdTimesAreRefused) {
 TEST(Roofline, FieldsAreRead) {
   OptionTable table;
   declare_device_options(table);
+  table.add({"run.seed", OptionType::integer, "1", "seed"});
   Config config(table);
   config.read_text(
       "[clients]\ncount = 1\nfleet = d\n[device.d]\ngflops = 1\ngflops_conv = 2\n"

@@ -31,6 +31,9 @@ struct DeviceClass {
   double memory_gbps = 0;       ///< memory bandwidth, gigabyte per second; 0: not limited
   double overhead_us = 0;       ///< fixed cost of each block in each step
   std::int64_t batch = 0;       ///< samples in a batch; 0: train.batch
+  // Factors of which a client draws one for every few rounds; empty: 1.
+  std::vector<double> modes{};       ///< of its speed: all rates, and one by the fixed cost
+  std::vector<double> link_modes{};  ///< of down_mbps and up_mbps
 };
 
 /// Training steps of equal size.
@@ -80,11 +83,16 @@ class Fleet {
   explicit Fleet(const Config& config);
   std::int64_t size() const { return static_cast<std::int64_t>(class_of_.size()); }
   const DeviceClass& device(std::int64_t client) const { return classes_[class_of_.at(client)]; }
+  /// The client's class in the mode that it has when a task starts from `version`: a factor of its
+  /// speed and one of its link, drawn with the key (client, version / clients.modes_every).
+  DeviceClass device_at(std::int64_t client, std::int64_t version) const;
   const std::vector<DeviceClass>& classes() const { return classes_; }
 
  private:
   std::vector<DeviceClass> classes_;
   std::vector<std::int32_t> class_of_;
+  std::uint64_t seed_ = 0;
+  std::int64_t modes_every_ = 1;
 };
 
 }  // namespace espalier

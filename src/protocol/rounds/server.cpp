@@ -267,7 +267,7 @@ void RoundsServer::send(std::int64_t client) {
     steps.push_back({cost_of(submodel, passes.size), passes.count});
     sent.flops += passes.count * steps.back().cost.step_flops;
   }
-  const DeviceClass& device = experiment_.fleet->device(client);
+  const DeviceClass device = experiment_.fleet->device_at(client, version_);
   sent.fate = faults_.fate(client, moment.nth_task);
   sent.task = {next_task_++,
                client,
