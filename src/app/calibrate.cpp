@@ -15,6 +15,7 @@
 #include "espalier/app/calibration.h"
 #include "espalier/app/commands.h"
 #include "espalier/app/isa.h"
+#include "espalier/app/job.h"
 #include "espalier/base/log.h"
 #include "espalier/comm/environment.h"
 #include "espalier/device/fit.h"
@@ -119,8 +120,7 @@ double round_trip(const MpiEnvironment& mpi, int there, int back, int repeats) {
     }
     times.push_back(seconds_since(start));
   }
-  std::sort(times.begin(), times.end());
-  return times[times.size() / 4];
+  return lower_quartile(std::move(times));
 }
 
 Link measure_link(const MpiEnvironment& mpi) {
@@ -231,25 +231,17 @@ void print_section(const DeviceClass& device, const std::vector<MeasuredTask>& t
 }  // namespace
 
 int calibrate_command(int* argc, char*** argv, const std::vector<std::string>& arguments) {
-  int status = 0;
-  std::string message;
+  Failure failure;
   Wish wish;
-  try {
+  attempt(failure, [&] {
     wish = parse(arguments);
     apply_isa(best_isa());
     install_counting_allocator();
     at::set_num_threads(1);
-  } catch (const Error& error) {
-    status = static_cast<int>(error.status());
-    message = error.what();
-  }
+  });
   const MpiEnvironment mpi(argc, argv);
-  const MpiEnvironment::Verdict verdict = mpi.agree(status, message);
-  if (verdict.status != 0) {
-    if (mpi.rank() == 0) log_error(verdict.message);
-    return verdict.status;
-  }
-  try {
+  if (const int failed = agreed(mpi, failure)) return failed;
+  const auto measure = [&] {
     const int ranks = ranks_on_this_host(mpi);
     Link link;
     if (mpi.size() > 1 && mpi.rank() < 2) link = measure_link(mpi);
@@ -266,17 +258,9 @@ int calibrate_command(int* argc, char*** argv, const std::vector<std::string>& a
       print_section(device, tasks, ranks, wish.verbose);
     }
     wait_for_all(mpi);
-    return 0;
-  } catch (const Error& error) {
-    status = static_cast<int>(error.status());
-    message = error.what();
-  } catch (const std::exception& error) {
-    status = static_cast<int>(Status::internal);
-    message = fmt::format("rank {}: {}", mpi.rank(), error.what());
-  }
-  log_error(message);
-  if (mpi.size() == 1) return status;
-  mpi.abort_job(status);
+  };
+  attempt(failure, measure, fmt::format("rank {}: ", mpi.rank()));
+  return failure.status == 0 ? 0 : fail_job(mpi, failure);
 }
 
 }  // namespace espalier

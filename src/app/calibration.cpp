@@ -46,10 +46,7 @@ class Item {
     Parameters model(experiment_.plans->geometry(Submodel::full(layout), Packing::aligned));
     initialise(model, experiment_.seed);
     const auto dense = experiment_.plans->geometry(task_.submodel, Packing::dense);
-    auto bytes = std::make_shared<Bytes>(static_cast<std::size_t>(payload_bytes(*dense)));
-    experiment_.plans->plan(model.geometry(), *dense, nullptr, kTrained)
-        ->copy(std::as_const(model).data(), reinterpret_cast<float*>(bytes->data()));
-    payload_ = std::move(bytes);
+    payload_ = pack_payload(*experiment_.plans, model, *dense);
     measured_.what = what;
     measured_.steps = steps;
     measured_.step = training_cost(experiment_.model, task_.submodel, what.batch,
@@ -64,8 +61,7 @@ class Item {
   }
 
   MeasuredTask measured() {
-    std::sort(seconds_.begin(), seconds_.end());
-    measured_.seconds = seconds_[seconds_.size() / 4];
+    measured_.seconds = lower_quartile(seconds_);
     return measured_;
   }
 
@@ -100,6 +96,11 @@ Settings with(Settings settings, const Settings& more) {
 }
 
 }  // namespace
+
+double lower_quartile(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  return values[values.size() / 4];
+}
 
 std::vector<Combination> calibration_combinations(bool quick) {
   // Shares of the widths, and batches. Steps of 1 to 50 ms on a core of 2020.

@@ -13,6 +13,7 @@
 
 #include "espalier/app/commands.h"
 #include "espalier/app/isa.h"
+#include "espalier/app/job.h"
 #include "espalier/app/options.h"
 #include "espalier/app/request.h"
 #include "espalier/app/run_directory.h"
@@ -182,7 +183,7 @@ std::string closing_line(const RunSummary& s, double wall, const std::filesystem
 /// Rank 0: serve until the rounds are done, then leave model, records and the closing line.
 void serve(const Experiment& experiment, const Config& config, const RuleNames& names,
            const Request& request, RunDirectory& directory, const MpiEnvironment& mpi,
-           Parameters model, const RealTime* real_time) {
+           Parameters model, Availability availability, const RealTime* real_time) {
   const std::string resolved = config.resolved();
   open_log(directory.path() / "log.txt");
   Mailbox mailbox(mpi);
@@ -196,7 +197,7 @@ void serve(const Experiment& experiment, const Config& config, const RuleNames& 
   record_clients(records, experiment);
 
   RoundsServer server(experiment, config, build_rules(names, config, experiment), pool, records,
-                      std::move(model), real_time);
+                      std::move(model), std::move(availability), real_time);
   Progress progress(experiment.rounds, request.verbosity);
   server.on_round = [&](const RoundReport& report) { progress.round(report); };
   server.on_evaluation = [&](const Evaluation& evaluation) { progress.evaluation(evaluation); };
@@ -215,26 +216,13 @@ void serve(const Experiment& experiment, const Config& config, const RuleNames& 
 
 int run_command(int* argc, char*** argv, const std::vector<std::string>& arguments) {
   // What each rank finds wrong is gathered, and told once, by rank 0.
-  int status = 0;
-  std::string message;
-  const auto attempt = [&](auto&& work) {
-    if (status != 0) return;
-    try {
-      work();
-    } catch (const Error& error) {
-      status = static_cast<int>(error.status());
-      message = error.what();
-    } catch (const std::exception& error) {
-      status = static_cast<int>(Status::internal);
-      message = error.what();
-    }
-  };
+  Failure failure;
 
   // 1. The input file, and the instruction set before the first tensor.
   Request request;
   std::optional<Config> config;
   RuleNames names;
-  attempt([&] {
+  attempt(failure, [&] {
     request = parse_request(arguments);
     set_verbosity(request.verbosity);
     config.emplace(read_config(request));
@@ -247,13 +235,8 @@ int run_command(int* argc, char*** argv, const std::vector<std::string>& argumen
   // 2. MPI, and one configuration on all ranks.
   const MpiEnvironment mpi(argc, argv);
   set_message_rank(mpi.rank());
-  const auto agreed = [&] {
-    const MpiEnvironment::Verdict verdict = mpi.agree(status, message);
-    if (verdict.status != 0 && mpi.rank() == 0) log_error(verdict.message);
-    return verdict.status;
-  };
-  if (const int failed = agreed()) return failed;
-  attempt([&] {
+  if (const int failed = agreed(mpi, failure)) return failed;
+  attempt(failure, [&] {
     std::uint64_t own = hash_text(config->resolved());
     std::uint64_t first = own;
     ESPALIER_MPI(MPI_Bcast(&first, 1, MPI_UINT64_T, 0, mpi.communicator()));
@@ -265,7 +248,7 @@ int run_command(int* argc, char*** argv, const std::vector<std::string>& argumen
                       mpi.rank(), config->text("run.isa")));
     }
   });
-  if (const int failed = agreed()) return failed;
+  if (const int failed = agreed(mpi, failure)) return failed;
 
   if (request.print_config) {
     if (mpi.rank() == 0) std::fputs(config->resolved().c_str(), stdout);
@@ -278,42 +261,45 @@ int run_command(int* argc, char*** argv, const std::vector<std::string>& argumen
   const std::filesystem::path path = RunDirectory::path_for(*config);
   std::optional<std::string> finished;
   int is_finished = 0;
-  attempt([&] {
+  attempt(failure, [&] {
     if (mpi.rank() == 0 && !request.check) {
       finished = RunDirectory::finished(path, config->resolved(), request.overwrite);
     }
   });
-  if (const int failed = agreed()) return failed;
+  if (const int failed = agreed(mpi, failure)) return failed;
   is_finished = finished ? 1 : 0;
   ESPALIER_MPI(MPI_Bcast(&is_finished, 1, MPI_INT, 0, mpi.communicator()));
   if (is_finished != 0) {
     if (mpi.rank() == 0) log_note(*finished);
     return 0;
   }
-  Parameters model;  // global: rank 0's alone
-  attempt([&] {
+  // Rank 0's alone:
+  Parameters model;  // global
+  std::optional<Availability> availability;
+  attempt(failure, [&] {
     experiment.emplace(build_experiment(*config, request.check));
     const ServerRules rules = build_rules(names, *config, *experiment);
     window_settings(*config, *experiment->fleet, config->integer("clients.per_round"));
-    if (mpi.rank() == 0) Availability(*config, *experiment->fleet);  // reads its trace, if any
+    if (mpi.rank() == 0) availability.emplace(*config, *experiment->fleet);
     if (mpi.rank() == 0) model = first_model(*config, *experiment);
     if (request.check && mpi.rank() == 0) print_check(*experiment, names, rules);
   });
-  if (const int failed = agreed()) return failed;
+  if (const int failed = agreed(mpi, failure)) return failed;
   if (request.check) return 0;
   std::optional<RunDirectory> directory;
-  attempt([&] {
+  attempt(failure, [&] {
     if (mpi.rank() == 0) directory.emplace(path, config->resolved(), request.overwrite);
   });
-  if (const int failed = agreed()) return failed;
+  if (const int failed = agreed(mpi, failure)) return failed;
 
   // 4. Serve and train. From here on a failure ends the job.
-  try {
+  const auto serve_or_train = [&] {
     std::optional<RealTime> real_time;
     if (is_paced(*config)) real_time.emplace(mpi, config->real("clock.scale"));
     const RealTime* pace = real_time ? &*real_time : nullptr;
     if (mpi.rank() == 0) {
-      serve(*experiment, *config, names, request, *directory, mpi, std::move(model), pace);
+      serve(*experiment, *config, names, request, *directory, mpi, std::move(model),
+            std::move(*availability), pace);
       for (const std::string& key : config->unread()) {
         log_warning(fmt::format("{} was given, but nothing reads it in this run", key));
       }
@@ -322,19 +308,10 @@ int run_command(int* argc, char*** argv, const std::vector<std::string>& argumen
       Worker(*experiment, *config, catalogue().objectives.get(names.objective).value, mailbox, pace)
           .run();
     }
-    return 0;
-  } catch (const Error& error) {
-    status = static_cast<int>(error.status());
-    message = error.what();
-  } catch (const std::exception& error) {
-    status = static_cast<int>(Status::internal);
-    message = fmt::format("rank {}: {}", mpi.rank(), error.what());
-  }
-  set_message_rank(0);  // this rank speaks for the job
-  log_error(message);
-  directory.reset();
-  if (mpi.size() == 1) return status;
-  mpi.abort_job(status);
+  };
+  attempt(failure, serve_or_train, fmt::format("rank {}: ", mpi.rank()));
+  if (failure.status == 0) return 0;
+  return fail_job(mpi, failure, [&] { directory.reset(); });
 }
 
 }  // namespace espalier

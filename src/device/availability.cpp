@@ -117,7 +117,10 @@ bool Availability::available(std::int64_t client, Nanoseconds now) const {
 std::optional<Nanoseconds> Availability::next_change(Nanoseconds now) const {
   std::optional<Nanoseconds> next;
   if (!always_) next = (now / period_ + 1) * period_;
-  if (trace_) next = std::min(next.value_or(trace_->next_change(now)), trace_->next_change(now));
+  if (trace_) {
+    const Nanoseconds change = trace_->next_change(now);
+    next = std::min(next.value_or(change), change);
+  }
   return next;
 }
 

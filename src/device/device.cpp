@@ -55,7 +55,6 @@ constexpr std::pair<const char*, std::vector<double> DeviceClass::*> kLists[] = 
     {"modes", &DeviceClass::modes}, {"link_modes", &DeviceClass::link_modes}};
 
 Nanoseconds rounded(double nanoseconds, const std::string& what) {
-  constexpr double kHundredYears = 100 * 365.25 * 86400 * 1e9;
   if (!(nanoseconds <= kHundredYears)) {
     throw InputError(what +
                      " would take more than 100 years: check the units of its device's rates");

@@ -98,6 +98,14 @@ std::int64_t payload_bytes(const Geometry& dense) {
   return dense.kind_range(Kind::trainable).size() * static_cast<std::int64_t>(sizeof(float));
 }
 
+std::shared_ptr<Bytes> pack_payload(PlanCache& plans, const Parameters& model,
+                                    const Geometry& dense) {
+  auto bytes = std::make_shared<Bytes>(static_cast<std::size_t>(payload_bytes(dense)));
+  plans.plan(model.geometry(), dense, nullptr, kTrained)
+      ->copy(model.data(), reinterpret_cast<float*>(bytes->data()));
+  return bytes;
+}
+
 ClientStepper::ClientStepper(const Experiment& experiment, const ObjectiveFactory& objective,
                              const Config& config, ClientTask task, std::int64_t message_bytes,
                              SharedBytes payload)
@@ -226,14 +234,12 @@ std::pair<ClientResult, SharedBytes> ClientStepper::finish() {
   if (!result_.out_of_memory) {
     Stopwatch watch(result_.wall_compute_s);
     auto dense = experiment_.plans->geometry(task_.submodel, Packing::dense);
-    auto values = std::make_shared<Bytes>(static_cast<std::size_t>(payload_bytes(*dense)));
-    experiment_.plans->plan(parameters_.geometry(), *dense, nullptr, kTrained)
-        ->copy(std::as_const(parameters_).data(), reinterpret_cast<float*>(values->data()));
+    const auto values = pack_payload(*experiment_.plans, parameters_, *dense);
     if (task_.not_finite) {
       constexpr float kNone = std::numeric_limits<float>::quiet_NaN();
       std::memcpy(values->data(), &kNone, sizeof(kNone));
     }
-    trained = std::move(values);
+    trained = values;
     ByteArchive state;
     archive_state(state);
     result_.state = state.take();

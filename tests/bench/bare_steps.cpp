@@ -36,9 +36,7 @@ int main(int argc, char** argv) {
   Parameters model(e.plans->geometry(full, Packing::aligned));
   initialise(model, e.seed);
   const auto dense = e.plans->geometry(full, Packing::dense);
-  auto payload = std::make_shared<Bytes>(static_cast<std::size_t>(payload_bytes(*dense)));
-  e.plans->plan(model.geometry(), *dense, nullptr, kTrained)
-      ->copy(std::as_const(model).data(), reinterpret_cast<float*>(payload->data()));
+  const SharedBytes payload = pack_payload(*e.plans, model, *dense);
 
   std::puts("ready");
   std::fflush(stdout);

@@ -20,10 +20,6 @@ class Asynchronous(ProgramTest):
             group = file["model"] if "model" in file else file["state/model"]
             return np.concatenate([group[name][()].ravel() for name in sorted(group)])
 
-    def column(self, run, name, table="tasks"):
-        with h5py.File(os.path.join(run, "run.h5")) as file:
-            return file[table][name][()]
-
 
 class SameValues(Asynchronous):
     """200 clients of two speeds on equal data, so that many events fall on the same instant."""

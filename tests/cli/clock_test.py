@@ -5,7 +5,6 @@ import os
 import sys
 import unittest
 
-import h5py
 import numpy as np
 
 sys.path.insert(0, os.path.dirname(__file__))
@@ -13,10 +12,6 @@ from support import ProgramTest  # noqa: E402
 
 
 class ClockTest(ProgramTest):
-    def column(self, run, name, table="tasks"):
-        with h5py.File(os.path.join(run, "run.h5")) as file:
-            return file[table][name][()]
-
     def nanoseconds(self, run, name, table="tasks"):
         return np.rint(self.column(run, name, table) * 1e9).astype(np.int64)
 

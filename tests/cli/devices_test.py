@@ -4,7 +4,6 @@ import os
 import sys
 import unittest
 
-import h5py
 import numpy as np
 
 sys.path.insert(0, os.path.dirname(__file__))
@@ -12,10 +11,6 @@ from support import ProgramTest  # noqa: E402
 
 
 class DevicesTest(ProgramTest):
-    def column(self, run, name, table="tasks"):
-        with h5py.File(os.path.join(run, "run.h5")) as file:
-            return file[table][name][()]
-
     def outcomes(self, run):
         names, counts = np.unique(self.column(run, "outcome"), return_counts=True)
         return {name.decode(): int(count) for name, count in zip(names, counts)}

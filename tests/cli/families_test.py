@@ -1,10 +1,8 @@
 """Every model family in whole runs: equal on any number of ranks, FedAvg at the methods' neutral settings, and learnt by
 FedAvg, HeteroFL and FedRolex."""
 
-import os
 import unittest
 
-import h5py
 import numpy as np
 
 from support import ProgramTest
@@ -29,10 +27,6 @@ FAMILIES = {
 class FamiliesTest(ProgramTest):
     def settings(self, family, *more):
         return ("--run.rounds=2", f"--model.name={family}", *FAMILIES[family], *more)
-
-    def losses(self, run):
-        with h5py.File(os.path.join(run, "run.h5")) as file:
-            return file["evaluations/loss"][()]
 
     def test_the_list_is_complete(self):
         listed = self.espalier("list", "models").stdout
@@ -66,15 +60,14 @@ class FamiliesTest(ProgramTest):
                     if method != "fedavg":
                         # Language models have no classes to mask; layer norms need no scaler.
                         more += ["--method.widths=1,0.5", "--method.masked_loss=false"]
-                    losses = self.losses(self.run_ok(f"{family}-{method}",
-                                                     *self.settings(family, *more)))
+                    run = self.run_ok(f"{family}-{method}", *self.settings(family, *more))
+                    losses = self.column(run, "loss", "evaluations")
                     guess = np.log(32 if family == "gpt" else 10)  # the loss of knowing nothing
                     self.assertLess(losses[-1], 0.9 * guess, losses)
 
     def test_a_language_model_has_a_perplexity(self):
         run = self.run_ok("gpt", *self.settings("gpt"))
-        with h5py.File(os.path.join(run, "run.h5")) as file:
-            found = {name: values[()] for name, values in file["evaluations"].items()}
+        found = self.table(run, "evaluations")
         self.assertTrue(np.allclose(found["perplexity"], np.exp(found["loss"]), rtol=1e-12))
         self.assertTrue(np.isnan(found["top1"]).all())
         told = self.run_ok("gpt", *self.settings("gpt"))  # finished: the closing line again

@@ -1,11 +1,9 @@
 """Whatever the window, the fleet, the faults and the number of ranks: every task that was sent is in /tasks exactly once,
 with one outcome, and the other tables agree with it. 200 configurations drawn at random."""
 
-import os
 import random
 import unittest
 
-import h5py
 import numpy as np
 
 from support import ProgramTest
@@ -57,9 +55,7 @@ def draw(number):
 
 class RandomTest(ProgramTest):
     def check(self, run):
-        with h5py.File(os.path.join(run, "run.h5")) as file:
-            tasks = {name: values[()] for name, values in file["tasks"].items()}
-            rounds = {name: values[()] for name, values in file["rounds"].items()}
+        tasks, rounds = self.table(run), self.table(run, "rounds")
         sent = len(tasks["task"])
         np.testing.assert_array_equal(np.sort(tasks["task"]), np.arange(sent))
         outcome = np.array([o.decode() for o in tasks["outcome"]])

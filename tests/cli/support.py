@@ -5,6 +5,8 @@ import subprocess
 import tempfile
 import unittest
 
+import h5py
+
 ESPALIER = os.environ["ESPALIER"]
 MPIRUN = os.environ["ESPALIER_MPIRUN"]
 
@@ -60,6 +62,15 @@ class ProgramTest(unittest.TestCase):
         self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
         self.assertTrue(done.stdout.strip().splitlines()[-1].startswith("done: "), done.stdout)
         return self.path("runs", name)
+
+    def table(self, run, name="tasks"):
+        """The columns of a table of a run, by name."""
+        with h5py.File(os.path.join(run, "run.h5")) as file:
+            return {column: values[()] for column, values in file[name].items()}
+
+    def column(self, run, name, table="tasks"):
+        with h5py.File(os.path.join(run, "run.h5")) as file:
+            return file[table][name][()]
 
     def checkpoint(self, run):
         folder = os.path.join(run, "checkpoints")

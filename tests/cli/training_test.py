@@ -1,10 +1,8 @@
 """Optimiser state, batches in parts and batches by device, in whole runs: the same on any number of
 ranks, and told truly by the records."""
 
-import os
 import unittest
 
-import h5py
 
 from support import ProgramTest
 
@@ -13,37 +11,31 @@ WIDTHS = ("--method.name=fedrolex",)  # a client's units change with every versi
 
 
 class TrainingTest(ProgramTest):
-    def tasks(self, run):
-        with h5py.File(os.path.join(run, "run.h5")) as file:
-            return {name: values[()] for name, values in file["tasks"].items()}
-
     def test_kept_state_is_the_same_on_any_number_of_ranks(self):
         settings = (*ADAM, *WIDTHS, "--train.optimizer_state=keep", "--train.label_smoothing=0.1")
         runs = [self.run_ok(f"ranks-{n}", *settings, ranks=n) for n in (1, 2, 3)]
         for other in runs[1:]:
             self.assert_same(runs[0], other)
-        tasks = self.tasks(runs[0])
+        tasks = self.table(runs[0])
         # Two moments of every value, dense, and which units they are of.
         state = tasks["state_bytes"] - 2 * 4 * tasks["parameters"]
         self.assertTrue(((state > 0) & (state < 512)).all(), state)
-        reset = self.tasks(self.run_ok("reset", *ADAM, *WIDTHS))
+        reset = self.table(self.run_ok("reset", *ADAM, *WIDTHS))
         self.assertTrue((reset["state_bytes"] == 0).all())
         first = tasks["base_version"] == 0
         self.assertTrue((tasks["bytes_up"][first] == reset["bytes_up"][first]).all())
 
     def test_parts_cost_less_memory_and_the_same_work(self):
-        whole = self.tasks(self.run_ok("whole", "--train.batch=12"))
-        parts = self.tasks(self.run_ok("parts", "--train.batch=12", "--train.accumulate=4"))
+        whole = self.table(self.run_ok("whole", "--train.batch=12"))
+        parts = self.table(self.run_ok("parts", "--train.batch=12", "--train.accumulate=4"))
         for column in ("flops", "steps", "samples", "compute_s", "bytes_down"):
             self.assertTrue((whole[column] == parts[column]).all(), column)
         self.assertTrue((parts["peak_bytes"] < whole["peak_bytes"]).all())
 
     def test_a_device_class_may_have_its_own_batch(self):
         run = self.run_ok("mixed", "--device.fast.batch=25")
-        with h5py.File(os.path.join(run, "run.h5")) as file:
-            samples = file["clients/samples"][()]
-            device = file["clients/device"][()]
-        tasks = self.tasks(run)
+        samples, device = (self.column(run, name, "clients") for name in ("samples", "device"))
+        tasks = self.table(run)
         for client, steps, flops in zip(tasks["client"], tasks["steps"], tasks["flops"]):
             batch = 25 if device[client].startswith(b"fast") else 10
             self.assertEqual(steps, -(-samples[client] // batch))

@@ -29,6 +29,10 @@ struct MeasuredTask {
   double seconds = 0;  ///< of the whole task
 };
 
+/// What counts of times that were measured again and again: whatever else the machine does only
+/// adds to them. At least one value.
+double lower_quartile(std::vector<double> values);
+
 /// Every family at several widths and batches, more than a third of them held out. `quick`: with
 /// smaller batches.
 std::vector<Combination> calibration_combinations(bool quick);

@@ -14,6 +14,8 @@
 namespace espalier {
 
 using Nanoseconds = std::int64_t;
+/// In nanoseconds: what takes longer does so by a slip of units.
+inline constexpr double kHundredYears = 100 * 365.25 * 86400 * 1e9;
 inline double seconds(Nanoseconds t) { return static_cast<double>(t) * 1e-9; }
 
 struct DeviceClass {

@@ -9,7 +9,6 @@ namespace espalier {
 
 Nanoseconds Fifo::take(Nanoseconds time, std::int64_t amount) {
   if (rate_ == 0) return time;
-  constexpr double kHundredYears = 100 * 365.25 * 86400 * 1e9;
   const double length = static_cast<double>(amount) * unit_ / rate_;
   const Nanoseconds begin = std::max(time, free_);
   if (!(static_cast<double>(begin) + length <= kHundredYears)) {

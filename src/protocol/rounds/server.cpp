@@ -70,7 +70,7 @@ void declare_server_options(OptionTable& table) {
 
 RoundsServer::RoundsServer(const Experiment& experiment, const Config& config, ServerRules rules,
                            Pool& pool, RunFile& records, Parameters model,
-                           const RealTime* real_time)
+                           Availability availability, const RealTime* real_time)
     : experiment_(experiment),
       rules_(std::move(rules)),
       pool_(pool),
@@ -80,7 +80,7 @@ RoundsServer::RoundsServer(const Experiment& experiment, const Config& config, S
       window_(window_settings(config, *experiment.fleet, config.integer("clients.per_round"))),
       sampler_(config, experiment),
       faults_(config),
-      availability_(config, *experiment.fleet),
+      availability_(std::move(availability)),
       evaluate_every_(config.integer("record.evaluate_every")),
       clock_(make_clock(config, *experiment.fleet, pool, real_time)) {
   if (config.real("run.target_accuracy") > 0) {
@@ -162,14 +162,13 @@ void RoundsServer::wait_for_somebody() {
   refuse_barren_window();
   release_waiting();
   top_up();
-  while (clock_->out().empty()) {
+  for (std::int64_t waits = 0; clock_->out().empty() && waits < kMostWaits; ++waits) {
     const auto next = next_return();
-    if (!next || ++waits_ > kMostWaits) break;
+    if (!next) break;
     now_ = *next;
     clock_->pass(now_);
     top_up();
   }
-  waits_ = 0;
   if (clock_->out().empty()) {
     throw NoClientError(
         "no client can answer: none that is available has the memory for its submodel; give the "
@@ -194,11 +193,8 @@ const TrainingCost& RoundsServer::cost_of(const Submodel& submodel, std::int64_t
 SharedBytes RoundsServer::payload_for(const Submodel& submodel, const Geometry& dense) {
   auto& [known, payload] = payloads_[submodel.hash()];
   if (payload && known == submodel) return payload;
-  auto bytes = std::make_shared<Bytes>(static_cast<std::size_t>(payload_bytes(dense)));
-  experiment_.plans->plan(model_.geometry(), dense, nullptr, kTrained)
-      ->copy(std::as_const(model_).data(), reinterpret_cast<float*>(bytes->data()));
   known = submodel;
-  payload = std::move(bytes);
+  payload = pack_payload(*experiment_.plans, model_, dense);
   return payload;
 }
 

@@ -60,7 +60,8 @@ class RoundsServer {
  public:
   /// `model`: the global model before round 0, aligned. `real_time`: of a paced run, else null.
   RoundsServer(const Experiment& experiment, const Config& config, ServerRules rules, Pool& pool,
-               RunFile& records, Parameters model, const RealTime* real_time);
+               RunFile& records, Parameters model, Availability availability,
+               const RealTime* real_time);
 
   std::function<void(const RoundReport&)> on_round;
   std::function<void(const Evaluation&)> on_evaluation;
@@ -122,7 +123,6 @@ class RoundsServer {
   std::int64_t version_ = 0;
   std::int64_t next_task_ = 0;
   std::int64_t barren_ = 0;  // times in a row that everybody at work failed
-  std::int64_t waits_ = 0;   // in a row, for somebody to come back
   std::set<std::int64_t> idle_;
   std::unordered_map<std::int64_t, Nanoseconds> away_until_;  // clients that vanished
   std::vector<std::int64_t> tasks_of_;                        // sent so far, per client

@@ -1,0 +1,34 @@
+#include "espalier/app/job.h"
+
+#include "espalier/base/error.h"
+#include "espalier/base/log.h"
+
+namespace espalier {
+
+void attempt(Failure& failure, const std::function<void()>& work, const std::string& where) {
+  if (failure.status != 0) return;
+  try {
+    work();
+  } catch (const Error& error) {
+    failure = {static_cast<int>(error.status()), error.what()};
+  } catch (const std::exception& error) {
+    failure = {static_cast<int>(Status::internal), where + error.what()};
+  }
+}
+
+int agreed(const MpiEnvironment& mpi, const Failure& failure) {
+  const MpiEnvironment::Verdict verdict = mpi.agree(failure.status, failure.message);
+  if (verdict.status != 0 && mpi.rank() == 0) log_error(verdict.message);
+  return verdict.status;
+}
+
+int fail_job(const MpiEnvironment& mpi, const Failure& failure,
+             const std::function<void()>& clean_up) {
+  set_message_rank(0);  // this rank speaks for the job
+  log_error(failure.message);
+  if (clean_up) clean_up();
+  if (mpi.size() == 1) return failure.status;
+  mpi.abort_job(failure.status);
+}
+
+}  // namespace espalier
