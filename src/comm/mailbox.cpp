@@ -32,6 +32,7 @@ constexpr std::int64_t kFirstBytes =
 // a short wait is noticed at once, and a long one costs those that work little of their processors.
 constexpr long kShortestSleepUs = 100;
 constexpr long kLongestSleepUs = 500;
+constexpr long kLongestUnhurriedUs = 2000;
 constexpr std::chrono::milliseconds kLastWait{1000};
 
 std::int64_t size_of(const Bytes& bytes) { return static_cast<std::int64_t>(bytes.size()); }
@@ -111,7 +112,7 @@ struct Mailbox::State {
 
   std::vector<int> done;
   std::vector<MPI_Status> statuses;
-  long waited_us = 0;  ///< since the last message was taken
+  long waited_us = 0;  ///< since anything last moved: the rest of a message follows its first part
   std::int64_t bytes_sent = 0;
   std::int64_t bytes_received = 0;
 };
@@ -283,11 +284,13 @@ bool Mailbox::State::test() {
 void Mailbox::State::progress() {
   if (incoming.size() == 1) return;
   // Again while anything moved: a header just read has posted receives that may be complete
-  // already.
-  bool moved = true;
-  while (moved) {
-    moved = take_unexpected();
-    moved = test() || moved;
+  // already. And once more, because MPI looks first and takes in what has arrived afterwards.
+  for (int quiet = 0; quiet < 2; ++quiet) {
+    const bool taken = take_unexpected();
+    if (test() || taken) {
+      quiet = -1;
+      waited_us = 0;
+    }
   }
 }
 
@@ -377,25 +380,26 @@ std::optional<Message> Mailbox::receive() {
   Message message = std::move(state.ready.front());
   state.ready.pop_front();
   state.bytes_received += size_of(*message.head) + size_of(*message.payload);
-  state.waited_us = 0;
   return message;
 }
 
-void Mailbox::wait(std::chrono::nanoseconds at_most) {
+void Mailbox::wait(std::chrono::nanoseconds at_most, bool hurried) {
   State& state = *state_;
   if (!state.ready.empty() || at_most.count() <= 0) return;
+  const long longest = hurried ? kLongestSleepUs : kLongestUnhurriedUs;
   const auto most = std::chrono::ceil<std::chrono::microseconds>(
-      std::min<std::chrono::nanoseconds>(at_most, std::chrono::microseconds{kLongestSleepUs}));
-  const long length =
-      std::min<long>(std::clamp(state.waited_us / 4, kShortestSleepUs, kLongestSleepUs),
-                     static_cast<long>(most.count()));
+      std::min<std::chrono::nanoseconds>(at_most, std::chrono::microseconds{longest}));
+  const long length = std::min<long>(std::clamp(state.waited_us / 4, kShortestSleepUs, longest),
+                                     static_cast<long>(most.count()));
   sleep_us(length);
   state.waited_us += length;
 }
 
+bool Mailbox::sending() const { return state_->sends_pending > 0; }
+
 bool Mailbox::idle() {
   state_->progress();
-  return state_->sends_pending == 0;
+  return !sending();
 }
 
 std::int64_t Mailbox::bytes_sent() const { return state_->bytes_sent; }

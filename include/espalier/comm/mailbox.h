@@ -57,10 +57,14 @@ class Mailbox {
   /// The next complete message in order of arrival, if any; progresses sends and receives. Messages
   /// of one rank come in the order in which it sent them.
   std::optional<Message> receive();
-  /// Sleeps once, a quarter of the time waited since the last message but 100 to 500 microseconds,
-  /// and never longer than `at_most`; not at all if a message is ready; less if a signal arrives.
-  /// Call when receive() gave nothing and there is no work.
-  void wait(std::chrono::nanoseconds at_most = std::chrono::nanoseconds::max());
+  /// Sleeps once, a quarter of the time waited since anything moved but 100 to 500 microseconds (or
+  /// 2000 where nobody waits for this rank and so it need not be `hurried`), and never longer than
+  /// `at_most`; not at all if a message is ready; less if a signal arrives. Call when receive()
+  /// gave nothing and there is no work.
+  void wait(std::chrono::nanoseconds at_most = std::chrono::nanoseconds::max(),
+            bool hurried = true);
+  /// Whether a send has not left yet, as far as was seen.
+  bool sending() const;
   /// True when every send has left; progresses sends and receives.
   bool idle();
 

@@ -153,13 +153,18 @@ bool Pool::progress() {
 
 void Pool::poll() { progress(); }
 
+/// Whether a rank has no further task beside that under way: then what it sends is urgent.
+bool Pool::somebody_may_starve() const {
+  return std::ranges::any_of(loads_, [](const Load& load) { return load.tasks < 2; });
+}
+
 void Pool::wait_until(const std::function<bool()>& done, const Patience& patience) {
   while (!done()) {
     if (progress()) continue;
     if (local_ != nullptr && local_->step()) continue;
     auto at_most = local_ != nullptr ? local_->patience() : std::chrono::nanoseconds::max();
     if (patience) at_most = std::min(at_most, patience());
-    mailbox_.wait(at_most);
+    mailbox_.wait(at_most, real_time_ || somebody_may_starve());
   }
 }
 

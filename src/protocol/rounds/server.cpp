@@ -365,23 +365,21 @@ void RoundsServer::close_window() {
   ++version_;
   payloads_.clear();
   busy_s_ += wall_seconds() - start;
-  record_round(updates);
   release_waiting();
-  delivered_.clear();
-  window_.open(now_);
   const bool last = version_ >= experiment_.rounds || (virtual_limit_ && now_ >= *virtual_limit_);
   const bool due = version_ % evaluate_every_ == 0;
-  if (target_accuracy_ && due) {
-    evaluator_.start(version_, now_, model_);
-    pool_.wait_until([this] {
-      take_evaluations();
-      return !evaluator_.pending();
-    });
-    if (!reached_a_stop()) top_up();
-    return;
-  }
-  if (!last) top_up();
+  const bool evaluate_first = target_accuracy_ && due;  // the next tasks may not be wanted
+  if (!last && !evaluate_first) top_up();               // records can wait, the ranks need not
+  record_round(updates);
+  delivered_.clear();
+  window_.open(now_);
   if (due || last) evaluator_.start(version_, now_, model_);
+  if (!evaluate_first) return;
+  pool_.wait_until([this] {
+    take_evaluations();
+    return !evaluator_.pending();
+  });
+  if (!reached_a_stop()) top_up();
 }
 
 void RoundsServer::take_evaluations() {
@@ -473,6 +471,7 @@ void RoundsServer::record_round(std::span<const Update> updates) {
     records_.append(row);
   }
   for (const auto& [key, sent] : clock_->out()) {
+    if (sent.task.base_version == version_) continue;  // the next window's
     busy[sent.task.client] += overlap(sent.leaves(), sent.done(now_), opened, now_);
   }
   Nanoseconds busy_sum = 0;
