@@ -1,7 +1,7 @@
 // The engine's own training steps with nothing around them: no server, no messages, no merge.
 // Started by rounds.py, which compares whole runs with it:  bare_steps INPUT.ini PART PARTS
 // [--section.key=value ...] trains every PARTS-th client of every round, once a line on stdin says
-// go, and prints the seconds it took.
+// go, and prints the seconds that each round took.
 
 #include <ATen/Parallel.h>
 
@@ -10,6 +10,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <iostream>
+#include <vector>
 
 #include "espalier/app/options.h"
 #include "espalier/device/memory.h"
@@ -42,8 +43,9 @@ int main(int argc, char** argv) {
   std::fflush(stdout);
   std::string line;
   std::getline(std::cin, line);
-  const auto start = std::chrono::steady_clock::now();
+  std::vector<double> seconds;
   for (std::int64_t round = 0; round < e.rounds; ++round) {
+    const auto start = std::chrono::steady_clock::now();
     for (std::int64_t client = part; client < e.fleet->size(); client += parts) {
       ClientTask task;
       task.client = client;
@@ -56,7 +58,8 @@ int main(int argc, char** argv) {
       }
       if (stepper.finish().first.steps == 0) return 1;
     }
+    seconds.push_back(
+        std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
   }
-  std::printf("%.6f\n",
-              std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+  for (const double s : seconds) std::printf("%.6f\n", s);
 }

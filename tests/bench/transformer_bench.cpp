@@ -23,7 +23,7 @@ using espalier::Submodel;
 
 constexpr std::int64_t kBatch = 8;
 constexpr double kRate = 0.01;
-constexpr int kPairs = 9;
+constexpr int kPairs = 15;
 
 struct BlockImpl : torch::nn::Module {
   std::int64_t heads;
