@@ -22,6 +22,14 @@ int agreed(const MpiEnvironment& mpi, const Failure& failure) {
   return verdict.status;
 }
 
+std::string broadcast_text(const MpiEnvironment& mpi, std::string text) {
+  auto size = static_cast<std::int64_t>(text.size());
+  ESPALIER_MPI(MPI_Bcast(&size, 1, MPI_INT64_T, 0, mpi.communicator()));
+  text.resize(static_cast<std::size_t>(size));
+  ESPALIER_MPI(MPI_Bcast(text.data(), static_cast<int>(size), MPI_CHAR, 0, mpi.communicator()));
+  return text;
+}
+
 int fail_job(const MpiEnvironment& mpi, const Failure& failure,
              const std::function<void()>& clean_up) {
   set_message_rank(0);  // this rank speaks for the job

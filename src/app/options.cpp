@@ -33,6 +33,11 @@ void declare_run_options(OptionTable& table) {
              {},
              {},
              {"auto", "avx2", "avx512"}});
+  table.add({"checkpoint.keep", OptionType::integer, "2",
+             "checkpoints that are kept, the last ones", "", 2, 1e9});
+  table.add({"checkpoint.keep_every", OptionType::integer, "0",
+             "of the others, those of every so many rounds are kept too; 0 = none", "rounds", 0,
+             1e9});
 }
 
 }  // namespace

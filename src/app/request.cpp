@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <boost/program_options.hpp>
+#include <cstdio>
 #include <sstream>
 
 #include "espalier/base/error.h"
@@ -14,8 +15,11 @@ namespace po = boost::program_options;
 
 po::options_description flags() {
   po::options_description list("Flags of run");
-  list.add_options()                                                                         //
+  list.add_options()  //
+      ("resume", po::value<std::string>()->default_value("auto"),
+       "go on with a run that was begun: auto (if there is one), never, require")            //
       ("overwrite", po::bool_switch(), "delete what another run left in the folder")         //
+      ("wall", po::value<std::string>(), "stop at a checkpoint after hh:mm:ss")              //
       ("check", po::bool_switch(), "build everything, train nothing, print what would run")  //
       ("print-config", po::bool_switch(), "print an input file with every value")            //
       ("quiet,q", po::bool_switch(), "print the last line only")                             //
@@ -38,6 +42,23 @@ std::vector<std::pair<std::string, std::string>> take_settings(std::vector<std::
   return settings;
 }
 
+Resume parse_resume(const std::string& text) {
+  if (text == "auto") return Resume::automatic;
+  if (text == "never") return Resume::never;
+  if (text == "require") return Resume::require;
+  throw InputError(fmt::format("--resume is auto, never or require, not '{}'", text));
+}
+
+std::chrono::seconds parse_wall(const std::string& text) {
+  int hours = 0, minutes = 0, seconds = 0, read = 0;
+  const int fields = std::sscanf(text.c_str(), "%d:%2d:%2d%n", &hours, &minutes, &seconds, &read);
+  const bool whole = fields == 3 && static_cast<std::size_t>(read) == text.size();
+  if (!whole || hours < 0 || minutes < 0 || minutes > 59 || seconds < 0 || seconds > 59) {
+    throw InputError(fmt::format("--wall needs hh:mm:ss, not '{}'", text));
+  }
+  return std::chrono::hours(hours) + std::chrono::minutes(minutes) + std::chrono::seconds(seconds);
+}
+
 }  // namespace
 
 Request parse_request(std::vector<std::string> arguments) {
@@ -57,6 +78,8 @@ Request parse_request(std::vector<std::string> arguments) {
     throw InputError(fmt::format("{}; `espalier --help` lists the flags", error.what()));
   }
   r.overwrite = given["overwrite"].as<bool>();
+  r.resume = parse_resume(given["resume"].as<std::string>());
+  if (given.count("wall") != 0) r.wall = parse_wall(given["wall"].as<std::string>());
   r.check = given["check"].as<bool>();
   r.print_config = given["print-config"].as<bool>();
   if (given["quiet"].as<bool>()) r.verbosity = Verbosity::quiet;

@@ -16,9 +16,11 @@
 #include "espalier/app/job.h"
 #include "espalier/app/options.h"
 #include "espalier/app/request.h"
+#include "espalier/app/resume.h"
 #include "espalier/app/run_directory.h"
 #include "espalier/base/hash.h"
 #include "espalier/base/log.h"
+#include "espalier/base/stop.h"
 #include "espalier/comm/mailbox.h"
 #include "espalier/device/availability.h"
 #include "espalier/device/memory.h"
@@ -30,6 +32,9 @@
 namespace espalier {
 namespace {
 
+/// Exit status of a run that was stopped at a checkpoint: start again to go on.
+constexpr int kStoppedEarly = 85;
+
 /// Everything that can be wrong with what the user wrote is found here, before MPI starts.
 Config read_config(const Request& request) {
   Config config(all_options());
@@ -38,6 +43,7 @@ Config read_config(const Request& request) {
   bring_catalogue(config);
   config.set_default("run.name", std::filesystem::path(request.input).stem().string());
   set_model_defaults(config);
+  if (!config.given("run.isa")) config.set_default("run.isa", best_isa());
   if (config.text("run.isa") == "auto") config.set("run.isa", best_isa(), "this machine");
   return config;
 }
@@ -167,6 +173,19 @@ void record_clients(RunFile& records, const Experiment& e) {
   }
 }
 
+/// The records as they were at a checkpoint: later rows are cut away, whatever state they are in.
+RunFile restored_records(CheckpointReader& checkpoint, const RunDirectory& directory,
+                         const std::string& resolved) {
+  Bytes image;
+  checkpoint.read([&](Archive& archive) {
+    archive.open("wall");
+    archive.value("records", image);
+    archive.close();
+  });
+  directory.restore_run_file(image);
+  return RunFile::reopen(directory.run_file(), resolved);
+}
+
 std::string closing_line(const RunSummary& s, double wall, const std::filesystem::path& run) {
   const Evaluation last = s.last.value_or(Evaluation{});
   const std::string quality = std::isnan(last.perplexity)
@@ -180,12 +199,14 @@ std::string closing_line(const RunSummary& s, double wall, const std::filesystem
       run.string());
 }
 
-/// Rank 0: serve until the rounds are done, then leave model, records and the closing line.
-void serve(const Experiment& experiment, const Config& config, const RuleNames& names,
-           const Request& request, RunDirectory& directory, const MpiEnvironment& mpi,
-           Parameters model, Availability availability, const RealTime* real_time) {
+/// Rank 0: serve until the rounds are done or a stop is asked for, then leave model and records.
+/// Returns the exit status.
+int serve(const Experiment& experiment, const Config& config, const RuleNames& names,
+          const Request& request, RunDirectory& directory, const MpiEnvironment& mpi,
+          Parameters model, Availability availability, const RealTime* real_time) {
   const std::string resolved = config.resolved();
   open_log(directory.path() / "log.txt");
+  auto checkpoint = newest_checkpoint(directory, resolved);
   Mailbox mailbox(mpi);
   std::unique_ptr<Worker> local;
   const ObjectiveFactory& objective = catalogue().objectives.get(names.objective).value;
@@ -193,32 +214,57 @@ void serve(const Experiment& experiment, const Config& config, const RuleNames& 
     local = std::make_unique<Worker>(experiment, config, objective, mailbox, real_time);
   }
   Pool pool(mailbox, mpi.size(), local.get(), real_time != nullptr);
-  RunFile records(directory.run_file(), resolved);
-  record_clients(records, experiment);
+  RunFile records = checkpoint ? restored_records(*checkpoint, directory, resolved)
+                               : RunFile(directory.run_file(), resolved);
+  if (!checkpoint) record_clients(records, experiment);
 
   RoundsServer server(experiment, config, build_rules(names, config, experiment), pool, records,
                       std::move(model), std::move(availability), real_time);
+  if (checkpoint) {
+    checkpoint->read([&](Archive& archive) { server.archive(archive); });
+    checkpoint.reset();
+    log_note(
+        fmt::format("going on from version {} of {}", server.version(), directory.path().string()));
+  }
   Progress progress(experiment.rounds, request.verbosity);
   server.on_round = [&](const RoundReport& report) { progress.round(report); };
   server.on_evaluation = [&](const Evaluation& evaluation) { progress.evaluation(evaluation); };
+  CheckpointWriter writer;
+  const std::int64_t keep = config.integer("checkpoint.keep");
+  const std::int64_t keep_every = config.integer("checkpoint.keep_every");
+  server.on_checkpoint = [&](std::int64_t version) {
+    writer.finish();
+    directory.prune_checkpoints(keep, keep_every);
+    writer.write(directory.checkpoint(version),
+                 make_checkpoint(resolved, [&](Archive& archive) { server.archive(archive); }));
+    set_loss(fmt::format("what came after version {} is lost", version));
+  };
   const RunSummary summary = server.run();
   pool.stop();
   records.close();
-  write_checkpoint(directory.checkpoint(summary.version), resolved,
-                   [&](Archive& archive) { server.archive(archive); });
-  const std::string line = closing_line(summary, progress.elapsed(), directory.path());
+  writer.finish();
+  directory.prune_checkpoints(keep, keep_every);
+  if (summary.stopped) {
+    log_note(fmt::format("stopped at version {} of {} ({}); start again to go on", summary.version,
+                         experiment.rounds, *summary.stopped));
+    close_log();
+    return kStoppedEarly;
+  }
+  const std::string line = closing_line(summary, server.elapsed_s(), directory.path());
   directory.done(line);
   log_note(line);
   close_log();
+  return 0;
 }
 
 }  // namespace
 
 int run_command(int* argc, char*** argv, const std::vector<std::string>& arguments) {
   // What each rank finds wrong is gathered, and told once, by rank 0.
+  const auto begun = std::chrono::steady_clock::now();
   Failure failure;
 
-  // 1. The input file, and the instruction set before the first tensor.
+  // 1. The input file.
   Request request;
   std::optional<Config> config;
   RuleNames names;
@@ -227,9 +273,6 @@ int run_command(int* argc, char*** argv, const std::vector<std::string>& argumen
     set_verbosity(request.verbosity);
     config.emplace(read_config(request));
     names = choose_rules(catalogue(), *config);
-    apply_isa(config->text("run.isa"));
-    install_counting_allocator();
-    at::set_num_threads(static_cast<int>(config->integer("run.threads")));
   });
 
   // 2. MPI, and one configuration on all ranks.
@@ -255,24 +298,33 @@ int run_command(int* argc, char*** argv, const std::vector<std::string>& argumen
     return 0;
   }
 
-  // 3. The experiment, equal on all ranks. Rank 0 looks at the run's folder first: a finished run
-  // is told again.
-  std::optional<Experiment> experiment;
+  // 3. What rank 0 finds in the run's folder: nothing, a run to go on with, or a finished one,
+  // which is told again. Then the instruction set, before the first tensor.
   const std::filesystem::path path = RunDirectory::path_for(*config);
-  std::optional<std::string> finished;
-  int is_finished = 0;
+  Intent meant;
   attempt(failure, [&] {
-    if (mpi.rank() == 0 && !request.check) {
-      finished = RunDirectory::finished(path, config->resolved(), request.overwrite);
-    }
+    if (mpi.rank() == 0 && !request.check) meant = intent(*config, request, path);
   });
   if (const int failed = agreed(mpi, failure)) return failed;
-  is_finished = finished ? 1 : 0;
-  ESPALIER_MPI(MPI_Bcast(&is_finished, 1, MPI_INT, 0, mpi.communicator()));
-  if (is_finished != 0) {
-    if (mpi.rank() == 0) log_note(*finished);
-    return 0;
-  }
+  if (meant.kind == Intent::Kind::tell) log_note(meant.text);  // rank 0's alone
+  const bool told = !broadcast_text(mpi, meant.kind == Intent::Kind::tell ? "told" : "").empty();
+  if (told) return 0;
+  const std::string stored =
+      broadcast_text(mpi, meant.kind == Intent::Kind::go_on ? meant.text : "");
+  attempt(failure, [&] {
+    if (!stored.empty()) {
+      config.emplace(all_options());
+      config->read_text(stored, (path / "config.ini").string());
+      names = choose_rules(catalogue(), *config);
+    }
+    apply_isa(config->text("run.isa"));
+    install_counting_allocator();
+    at::set_num_threads(static_cast<int>(config->integer("run.threads")));
+  });
+  if (const int failed = agreed(mpi, failure)) return failed;
+
+  // 4. The experiment, equal on all ranks.
+  std::optional<Experiment> experiment;
   // Rank 0's alone:
   Parameters model;  // global
   std::optional<Availability> availability;
@@ -288,19 +340,28 @@ int run_command(int* argc, char*** argv, const std::vector<std::string>& argumen
   if (request.check) return 0;
   std::optional<RunDirectory> directory;
   attempt(failure, [&] {
-    if (mpi.rank() == 0) directory.emplace(path, config->resolved(), request.overwrite);
+    if (mpi.rank() == 0) {
+      directory.emplace(
+          path, config->resolved(),
+          request.overwrite ? RunDirectory::Content::remove : RunDirectory::Content::keep);
+    }
   });
   if (const int failed = agreed(mpi, failure)) return failed;
 
-  // 4. Serve and train. From here on a failure ends the job.
+  // 5. Serve and train. From here on a failure ends the job, and a request to stop is heard.
+  int status = 0;
+  keep_stop_signals(mpi.rank() == 0);
+  if (request.wall) set_stop_time(begun + *request.wall);
   const auto serve_or_train = [&] {
     std::optional<RealTime> real_time;
     if (is_paced(*config)) real_time.emplace(mpi, config->real("clock.scale"));
     const RealTime* pace = real_time ? &*real_time : nullptr;
     if (mpi.rank() == 0) {
-      serve(*experiment, *config, names, request, *directory, mpi, std::move(model),
-            std::move(*availability), pace);
-      for (const std::string& key : config->unread()) {
+      status = serve(*experiment, *config, names, request, *directory, mpi, std::move(model),
+                     std::move(*availability), pace);
+      // A stored configuration gives every option.
+      for (const std::string& key :
+           stored.empty() ? config->unread() : std::vector<std::string>{}) {
         log_warning(fmt::format("{} was given, but nothing reads it in this run", key));
       }
     } else {
@@ -310,7 +371,7 @@ int run_command(int* argc, char*** argv, const std::vector<std::string>& argumen
     }
   };
   attempt(failure, serve_or_train, fmt::format("rank {}: ", mpi.rank()));
-  if (failure.status == 0) return 0;
+  if (failure.status == 0) return status;
   return fail_job(mpi, failure, [&] { directory.reset(); });
 }
 

@@ -4,14 +4,16 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdlib>
 #include <fstream>
-#include <map>
+#include <functional>
 #include <sstream>
 #include <thread>
 
 #include "espalier/base/error.h"
+#include "espalier/config/options.h"
 
 namespace espalier {
 namespace {
@@ -96,9 +98,22 @@ void wait_for_owner(const fs::path& lock) {
   }
 }
 
-std::map<std::string, std::string> option_lines(const std::string& ini) {
+std::int64_t version_of(const fs::path& checkpoint) {
+  const std::string name = checkpoint.filename().string();
+  const bool is_one = name.starts_with("ckpt_") && name.ends_with(".h5");
+  return is_one ? parse_integer(name.substr(5, name.size() - 8)).value_or(-1) : -1;
+}
+
+std::string without_newline(std::string text) {
+  while (!text.empty() && text.back() == '\n') text.pop_back();
+  return text;
+}
+
+}  // namespace
+
+std::map<std::string, std::string> option_lines(const std::string& resolved) {
   std::map<std::string, std::string> values;
-  std::istringstream lines(ini);
+  std::istringstream lines(resolved);
   std::string line, section;
   while (std::getline(lines, line)) {
     if (line.starts_with('[')) {
@@ -109,22 +124,7 @@ std::map<std::string, std::string> option_lines(const std::string& ini) {
       values[section + "." + key] = line.substr(std::min(line.size(), equals + 2));
     }
   }
-  for (const char* places : {"run.name", "run.dir", "data.dir"}) values.erase(places);
   return values;
-}
-
-}  // namespace
-
-std::string first_config_difference(const std::string& a, const std::string& b) {
-  const auto values_a = option_lines(a), values_b = option_lines(b);
-  for (const auto& [key, value] : values_a) {
-    const auto other = values_b.find(key);
-    if (other == values_b.end() || other->second != value) return key;
-  }
-  for (const auto& [key, value] : values_b) {
-    if (!values_a.contains(key)) return key;
-  }
-  return {};
 }
 
 fs::path RunDirectory::path_for(const Config& config) {
@@ -138,36 +138,22 @@ fs::path RunDirectory::path_for(const Config& config) {
   return fs::path(config.text("run.dir")) / name;
 }
 
-std::optional<std::string> RunDirectory::finished(const fs::path& path, const std::string& resolved,
-                                                  bool overwrite) {
-  if (overwrite || !fs::exists(path) || fs::is_empty(path)) return std::nullopt;
+std::optional<RunDirectory::Found> RunDirectory::look(const fs::path& path) {
+  if (!fs::exists(path) || fs::is_empty(path)) return std::nullopt;
   if (!fs::exists(path / "config.ini")) {
     throw InputError(
         fmt::format("{} exists and is no run; choose another run.name", path.string()));
   }
-  const std::string difference =
-      first_config_difference(read_text_file(path / "config.ini"), resolved);
-  if (!difference.empty()) {
-    throw InputError(
-        fmt::format("{} holds another run ({} differs); choose another run.name or add --overwrite",
-                    path.string(), difference));
-  }
-  if (fs::exists(path / "DONE")) {
-    std::string line = read_text_file(path / "DONE");
-    while (!line.empty() && line.back() == '\n') line.pop_back();
-    return line;
-  }
-  wait_for_owner(path / "LOCK");
-  throw InputError(
-      fmt::format("{} holds an unfinished run; add --overwrite to start it anew", path.string()));
+  if (!fs::exists(path / "DONE")) wait_for_owner(path / "LOCK");
+  return Found{read_text_file(path / "config.ini"), without_newline(read_text_file(path / "DONE"))};
 }
 
-RunDirectory::RunDirectory(fs::path path, const std::string& resolved, bool overwrite)
+RunDirectory::RunDirectory(fs::path path, const std::string& resolved, Content content)
     : path_(std::move(path)) {
   std::error_code error;
   const fs::path lock = path_ / "LOCK";
   wait_for_owner(lock);
-  if (overwrite && fs::exists(path_)) {
+  if (content == Content::remove && fs::exists(path_)) {
     if (!fs::is_empty(path_) && !fs::exists(path_ / "config.ini")) {
       throw InputError(fmt::format(
           "{} is no run, so --overwrite leaves it alone; choose another run.name", path_.string()));
@@ -195,6 +181,7 @@ RunDirectory::RunDirectory(fs::path path, const std::string& resolved, bool over
     fs::remove(lock, error);
     throw OutputError(fmt::format("cannot write {}", lock.string()));
   }
+  fs::remove(path_ / "DONE", error);
   write_text_file(path_ / "config.ini", resolved);
 }
 
@@ -205,6 +192,35 @@ RunDirectory::~RunDirectory() {
 
 fs::path RunDirectory::checkpoint(std::int64_t version) const {
   return path_ / "checkpoints" / fmt::format("ckpt_{:08}.h5", version);
+}
+
+std::vector<fs::path> RunDirectory::checkpoints() const {
+  std::vector<fs::path> paths;
+  for (const auto& entry : fs::directory_iterator(path_ / "checkpoints")) {
+    if (version_of(entry.path()) >= 0) paths.push_back(entry.path());
+  }
+  std::ranges::sort(paths, std::greater{}, version_of);
+  return paths;
+}
+
+void RunDirectory::prune_checkpoints(std::int64_t keep, std::int64_t every) const {
+  const auto paths = checkpoints();
+  for (std::size_t i = static_cast<std::size_t>(std::max<std::int64_t>(2, keep)); i < paths.size();
+       ++i) {
+    std::error_code ignored;
+    if (every <= 0 || version_of(paths[i]) % every != 0) fs::remove(paths[i], ignored);
+  }
+}
+
+void RunDirectory::restore_run_file(const Bytes& image) const {
+  const fs::path temporary = path_ / "run.h5.tmp";
+  std::ofstream out(temporary, std::ios::binary);
+  out.write(reinterpret_cast<const char*>(image.data()),
+            static_cast<std::streamsize>(image.size()));
+  out.close();
+  std::error_code error;
+  if (out) fs::rename(temporary, run_file(), error);
+  if (!out || error) throw OutputError(fmt::format("cannot write {}", run_file().string()));
 }
 
 void RunDirectory::done(const std::string& line) { write_text_file(path_ / "DONE", line + "\n"); }

@@ -144,6 +144,12 @@ std::vector<std::string> Config::names_below(const std::string& prefix) const {
   return {names.begin(), names.end()};
 }
 
+std::vector<std::string> Config::given_keys() const {
+  std::vector<std::string> keys;
+  for (const auto& [key, value] : values_) keys.push_back(key);
+  return keys;
+}
+
 std::vector<std::string> Config::unread() const {
   std::vector<std::string> keys;
   for (const auto& [key, value] : values_)

@@ -3,12 +3,15 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <fstream>
 #include <utility>
 
 #include "espalier/base/error.h"
 #include "espalier/base/hash.h"
+#include "espalier/base/kill_point.h"
 #include "h5_io.h"
 
 namespace espalier {
@@ -23,14 +26,6 @@ std::int64_t checksum_of(const void* data, std::size_t bytes) {
   std::int64_t stored;
   std::memcpy(&stored, &hash, sizeof stored);
   return stored;
-}
-
-// Texts are compared as they were stored, cut at trailing nulls like every fixed-length string of
-// HDF5.
-std::int64_t checksum_of(const h5::Values& values) {
-  if (values.kind == H5T_STRING && values.count() == 1)
-    return checksum_of(values.texts[0].data(), values.texts[0].size());
-  return checksum_of(values.numbers.data(), values.numbers.size());
 }
 
 H5Handle fixed_text_type(std::size_t bytes) {
@@ -211,68 +206,135 @@ class LoadingArchive final : public Archive {
   GroupStack groups_;
 };
 
-void sync(const std::filesystem::path& path) {
-  const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  const bool synced = descriptor >= 0 && ::fsync(descriptor) == 0;
-  const int reason = errno;
-  if (descriptor >= 0) ::close(descriptor);
-  if (!synced)
-    throw OutputError(
-        fmt::format("cannot bring {} to the disk: {}", path.string(), std::strerror(reason)));
+constexpr const char* kIncomplete =
+    "it is no complete checkpoint: its end is missing, or it was damaged";
+constexpr char kMagic[8] = {'E', 'S', 'P', 'A', 'L', 'I', 'E', 'R'};
+
+/// The last bytes of a checkpoint.
+struct Seal {
+  char magic[8];
+  std::uint64_t bytes;     // before the seal
+  std::uint64_t checksum;  // of these
+};
+
+Seal seal_of(const std::byte* data, std::size_t bytes) {
+  Seal seal;
+  std::memcpy(seal.magic, kMagic, sizeof(kMagic));
+  seal.bytes = bytes;
+  seal.checksum = hash_bytes(data, bytes);
+  return seal;
 }
 
-void write_file(const std::filesystem::path& path, const std::string& config_text,
-                const std::function<void(Archive&)>& content) {
-  H5Handle file = h5::create_file(path);
-  h5::write_identity(file, h5::kCheckpointType, config_text);
-  h5::write_attribute(file, "config_checksum", checksum_of(config_text.data(), config_text.size()));
-  SavingArchive archive(file);
-  content(archive);
-  h5_check(H5Fflush(file, H5F_SCOPE_GLOBAL), "flush " + path.string());
-  h5::write_attribute(file, "complete", std::int64_t{1});
-  file.close();
+/// The checkpoint without its seal; OutputError where that does not fit.
+Bytes read_sealed(const std::filesystem::path& path) {
+  std::ifstream in(path, std::ios::binary | std::ios::ate);
+  if (!in) throw OutputError(std::strerror(errno));
+  const auto size = static_cast<std::size_t>(std::max<std::streamoff>(0, in.tellg()));
+  if (size < sizeof(Seal)) throw OutputError(kIncomplete);
+  Bytes bytes(size);
+  in.seekg(0);
+  in.read(reinterpret_cast<char*>(bytes.data()), static_cast<std::streamsize>(size));
+  if (!in) throw OutputError("it cannot be read to its end");
+  const std::size_t length = size - sizeof(Seal);
+  const Seal expected = seal_of(bytes.data(), length);
+  if (std::memcmp(bytes.data() + length, &expected, sizeof(Seal)) != 0)
+    throw OutputError(kIncomplete);
+  bytes.resize(length);
+  return bytes;
 }
 
-void verify(hid_t group) {
-  for (const std::string& name : h5::children(group)) {
-    const H5Handle object = h5::open_object(group, name);
-    if (h5::is_group(object)) {
-      verify(object);
-      continue;
+/// A file that is being written; the operating system's reason where it cannot be.
+class Descriptor {
+ public:
+  Descriptor(const std::filesystem::path& path, int flags)
+      : path_(path.string()), descriptor_(::open(path.c_str(), flags | O_CLOEXEC, 0644)) {
+    check(descriptor_ >= 0);
+  }
+  ~Descriptor() {
+    if (descriptor_ >= 0) ::close(descriptor_);
+  }
+  Descriptor(const Descriptor&) = delete;
+  Descriptor& operator=(const Descriptor&) = delete;
+  void write(const std::byte* data, std::size_t bytes) {
+    while (bytes > 0) {
+      const ssize_t written = ::write(descriptor_, data, bytes);
+      if (written < 0 && errno == EINTR) continue;
+      check(written > 0);
+      data += written;
+      bytes -= static_cast<std::size_t>(written);
     }
-    const std::int64_t found = checksum_of(h5::read_dataset(object));
-    if (h5::integer_attribute(object, "checksum") != std::vector{found})
-      throw OutputError(fmt::format("{} does not match its checksum", h5::object_name(object)));
+  }
+  void sync() { check(::fsync(descriptor_) == 0); }
+
+ private:
+  void check(bool fine) const {
+    if (!fine) throw OutputError(fmt::format("{}: {}", path_, std::strerror(errno)));
+  }
+
+  std::string path_;
+  int descriptor_;
+};
+
+void store(const std::filesystem::path& path, const Bytes& checkpoint) {
+  std::filesystem::path temporary = path;
+  temporary += ".tmp";
+  try {
+    kill_point("checkpoint.begin");
+    {
+      Descriptor file(temporary, O_WRONLY | O_CREAT | O_TRUNC);
+      const std::size_t half = checkpoint.size() / 2;
+      file.write(checkpoint.data(), half);
+      kill_point("checkpoint.half");
+      file.write(checkpoint.data() + half, checkpoint.size() - half);
+      file.sync();
+    }
+    kill_point("checkpoint.written");
+    std::filesystem::rename(temporary, path);
+    Descriptor(path.has_parent_path() ? path.parent_path() : ".", O_RDONLY).sync();
+    kill_point("checkpoint.renamed");
+  } catch (const std::exception& error) {
+    std::error_code ignored;
+    std::filesystem::remove(temporary, ignored);
+    throw OutputError(
+        fmt::format("cannot write checkpoint {}: {}; make room or choose another run.dir",
+                    path.string(), error.what()));
   }
 }
 
 }  // namespace
 
+Bytes make_checkpoint(const std::string& config_text,
+                      const std::function<void(Archive&)>& content) {
+  H5Handle file = h5::create_in_memory();
+  h5::write_identity(file, h5::kCheckpointType, config_text);
+  h5::write_attribute(file, "config_checksum", checksum_of(config_text.data(), config_text.size()));
+  SavingArchive archive(file);
+  content(archive);
+  h5::write_attribute(file, "complete", std::int64_t{1});
+  Bytes bytes = h5::image_of(file);
+  const Seal seal = seal_of(bytes.data(), bytes.size());
+  const auto* begin = reinterpret_cast<const std::byte*>(&seal);
+  bytes.insert(bytes.end(), begin, begin + sizeof(seal));
+  return bytes;
+}
+
+CheckpointWriter::~CheckpointWriter() {
+  if (writing_.valid()) writing_.wait();
+}
+
+void CheckpointWriter::write(const std::filesystem::path& path, Bytes checkpoint) {
+  finish();
+  writing_ =
+      std::async(std::launch::async, [path, bytes = std::move(checkpoint)] { store(path, bytes); });
+}
+
+void CheckpointWriter::finish() {
+  if (writing_.valid()) writing_.get();
+}
+
 void write_checkpoint(const std::filesystem::path& path, const std::string& config_text,
                       const std::function<void(Archive&)>& content) {
-  std::filesystem::path temporary = path;
-  temporary += ".tmp";
-  const auto discard = [&] {
-    std::error_code ignored;
-    std::filesystem::remove(temporary, ignored);
-  };
-  try {
-    write_file(temporary, config_text, content);
-    sync(temporary);
-    std::filesystem::rename(temporary, path);
-    sync(path.has_parent_path() ? path.parent_path() : std::filesystem::path("."));
-  } catch (const OutputError& error) {
-    discard();
-    throw OutputError(
-        fmt::format("cannot write checkpoint {}: {}; make room or choose another run.dir",
-                    path.string(), h5::brief(error.what())));
-  } catch (const std::filesystem::filesystem_error& error) {
-    discard();
-    throw OutputError(fmt::format("cannot write checkpoint {}: {}", path.string(), error.what()));
-  } catch (...) {
-    discard();
-    throw;
-  }
+  store(path, make_checkpoint(config_text, content));
 }
 
 struct CheckpointReader::State {
@@ -287,7 +349,7 @@ CheckpointReader::CheckpointReader(const std::filesystem::path& path)
   if (!std::filesystem::exists(path, ignored))
     throw OutputError(fmt::format("there is no checkpoint {}; check its name", path.string()));
   try {
-    state_->file = h5::open_file(path);
+    state_->file = h5::open_image(read_sealed(path));
     const std::string kind = h5::check_identity(state_->file, path);
     if (kind != h5::kCheckpointType)
       throw OutputError(fmt::format("it is an {} file; give a checkpoint", kind));
@@ -296,7 +358,6 @@ CheckpointReader::CheckpointReader(const std::filesystem::path& path)
     if (h5::integer_attribute(state_->file, "config_checksum") !=
         std::vector{checksum_of(config.data(), config.size())})
       throw OutputError("its config does not match its checksum");
-    verify(state_->file);
   } catch (const std::exception& error) {  // a damaged size may also ask for absurd memory
     throw OutputError(fmt::format("cannot use checkpoint {}: {}; use an earlier or another one",
                                   path.string(), h5::brief(error.what())));

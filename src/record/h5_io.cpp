@@ -101,6 +101,34 @@ H5Handle create_file(const std::filesystem::path& path) {
           H5Fclose};
 }
 
+H5Handle create_in_memory() {
+  constexpr std::size_t kGrowth = std::size_t{16} << 20;
+  const H5Handle access = access_list();
+  h5_check(H5Pset_fapl_core(access, kGrowth, false), "keep a file in memory");
+  return {h5_check(H5Fcreate("checkpoint", H5F_ACC_TRUNC, H5P_DEFAULT, access), "create a file"),
+          H5Fclose};
+}
+
+Bytes image_of(hid_t file) {
+  h5_check(H5Fflush(file, H5F_SCOPE_GLOBAL), "complete a file in memory");
+  const ssize_t size = H5Fget_file_image(file, nullptr, 0);
+  if (size < 0) throw OutputError("cannot tell the size of a file in memory");
+  Bytes bytes(static_cast<std::size_t>(size));
+  if (H5Fget_file_image(file, bytes.data(), bytes.size()) != size)
+    throw OutputError("cannot read a file in memory");
+  return bytes;
+}
+
+H5Handle open_image(const Bytes& bytes) {
+  const H5Handle access = access_list();
+  h5_check(H5Pset_fapl_core(access, 1 << 20, false), "open a file in memory");
+  // HDF5 copies from it, and does not write.
+  h5_check(H5Pset_file_image(access, const_cast<std::byte*>(bytes.data()), bytes.size()),
+           "open a file in memory");
+  return {h5_check(H5Fopen("checkpoint", H5F_ACC_RDONLY, access), "open a file in memory"),
+          H5Fclose};
+}
+
 H5Handle open_file(const std::filesystem::path& path, bool writable) {
   std::error_code ignored;
   if (!std::filesystem::exists(path, ignored))

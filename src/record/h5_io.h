@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "espalier/base/bytes.h"
 #include "espalier/base/hdf5.h"
 
 namespace espalier::h5 {
@@ -26,6 +27,12 @@ std::string brief(const std::string& message);
 /// Creates or truncates.
 H5Handle create_file(const std::filesystem::path& path);
 H5Handle open_file(const std::filesystem::path& path, bool writable = false);
+
+/// A new file in memory, and the bytes that it would have on the disk.
+H5Handle create_in_memory();
+Bytes image_of(hid_t file);
+/// A file from its bytes, for reading; copies them.
+H5Handle open_image(const Bytes& bytes);
 
 /// Root attributes that both kinds of file carry: filetype, version, software, its version and
 /// commit, config.

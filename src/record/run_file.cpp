@@ -7,6 +7,7 @@
 #include <cstring>
 #include <ctime>
 #include <deque>
+#include <fstream>
 #include <optional>
 
 #include "espalier/base/error.h"
@@ -218,12 +219,14 @@ RunFile::RunFile(std::unique_ptr<State> state) : state_(std::move(state)) {}
 RunFile::RunFile(RunFile&&) noexcept = default;
 RunFile& RunFile::operator=(RunFile&&) noexcept = default;
 
-RunFile RunFile::reopen(const std::filesystem::path& path) {
+RunFile RunFile::reopen(const std::filesystem::path& path, const std::string& config_text) {
   auto state = std::make_unique<State>();
   state->path = path;
   state->file = h5::open_file(path, true);
   if (h5::check_identity(state->file, path) != h5::kRunType)
     throw OutputError(fmt::format("{} is a checkpoint; give a run file", path.string()));
+  h5_check(H5Adelete(state->file, "config"), "replace the configuration");
+  h5::write_attribute(state->file, "config", config_text);
   for (const TableSchema* schema : standard_schemas())
     state->tables.push_back(Table::open(state->file, *schema));
   return RunFile(std::move(state));
@@ -276,6 +279,19 @@ void RunFile::flush(double not_before_s) {
     ESPALIER_CHECK(state_->file, "flush of a closed run file");
     state_->write_and_flush();
   });
+}
+
+Bytes RunFile::image() {
+  flush();
+  Bytes bytes;
+  state_->keeping_first_error([&] {
+    std::ifstream in(state_->path, std::ios::binary | std::ios::ate);
+    bytes.resize(static_cast<std::size_t>(std::max<std::streamoff>(0, in.tellg())));
+    in.seekg(0);
+    in.read(reinterpret_cast<char*>(bytes.data()), static_cast<std::streamsize>(bytes.size()));
+    if (!in) throw OutputError("it cannot be read back");
+  });
+  return bytes;
 }
 
 void RunFile::close() {

@@ -158,7 +158,7 @@ TEST(RunFile, ReopensAtTheShortestColumnAndGoesOn) {
     h5_check(H5Dset_extent(dataset, &two), "shorten");
   }
   {
-    RunFile run = RunFile::reopen(folder / "run.h5");
+    RunFile run = RunFile::reopen(folder / "run.h5", "");
     EXPECT_EQ(run.rows("/rounds"), 2);
     run.append(round_row(9));
     run.close();
@@ -177,7 +177,7 @@ TEST(RunFile, MethodTablesAreCreatedOnceAndReopened) {
     run.append(Row(masks).set("kept", 3));
   }
   {
-    RunFile run = RunFile::reopen(folder / "run.h5");
+    RunFile run = RunFile::reopen(folder / "run.h5", "");
     run.add_table(masks);
     run.append(Row(masks).set("kept", 4));
   }

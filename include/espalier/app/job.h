@@ -21,6 +21,8 @@ void attempt(Failure& failure, const std::function<void()>& work, const std::str
 /// The status that all ranks return: 0 if none failed, else the failure that rank 0 tells.
 /// Collective.
 int agreed(const MpiEnvironment& mpi, const Failure& failure);
+/// Rank 0's text, on all ranks. Collective.
+std::string broadcast_text(const MpiEnvironment& mpi, std::string text);
 /// Tells this rank's failure, cleans up and ends the job; alone, returns the status.
 int fail_job(const MpiEnvironment& mpi, const Failure& failure,
              const std::function<void()>& clean_up = {});

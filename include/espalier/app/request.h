@@ -1,6 +1,8 @@
 #pragma once
 // What the user asks of `espalier run`: an input file, flags, and values that replace the file's.
 
+#include <chrono>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -9,9 +11,14 @@
 
 namespace espalier {
 
+/// Whether a run that was begun is gone on with.
+enum class Resume { automatic, never, require };
+
 struct Request {
   std::string input;
   bool overwrite = false;
+  Resume resume = Resume::automatic;
+  std::optional<std::chrono::seconds> wall;  ///< to stop after
   bool check = false;
   bool print_config = false;
   Verbosity verbosity = Verbosity::normal;

@@ -3,9 +3,12 @@
 // line). One process at a time uses a folder, and a folder holds one run.
 
 #include <filesystem>
+#include <map>
 #include <optional>
 #include <string>
+#include <vector>
 
+#include "espalier/base/bytes.h"
 #include "espalier/config/config.h"
 
 namespace espalier {
@@ -15,14 +18,20 @@ class RunDirectory {
   /// Where the configuration's run lives; {seed}, {method} and {job} of run.name are filled in.
   static std::filesystem::path path_for(const Config& config);
 
-  /// The closing line, if `path` holds this very run, finished. InputError, nothing written, if it
-  /// holds another run or an unfinished one; with `overwrite`, none of that is looked at.
-  static std::optional<std::string> finished(const std::filesystem::path& path,
-                                             const std::string& resolved, bool overwrite);
+  /// What a folder holds.
+  struct Found {
+    std::string config;        ///< resolved
+    std::string closing_line;  ///< of a finished run, else empty
+  };
+  /// None where there is no folder, or an empty one. Waits up to 5 s for a live owner on this host.
+  /// InputError where it is in use, or holds something that is no run.
+  static std::optional<Found> look(const std::filesystem::path& path);
 
+  enum class Content { keep, remove };
   /// Takes the folder: waits up to 5 s for a live owner on this host, then refuses (InputError).
-  /// With `overwrite` its old content is removed. OutputError where it cannot be written.
-  RunDirectory(std::filesystem::path path, const std::string& resolved, bool overwrite);
+  /// Writes `resolved` as its config.ini; it is unfinished from here on. OutputError where it
+  /// cannot be written.
+  RunDirectory(std::filesystem::path path, const std::string& resolved, Content content);
   ~RunDirectory();  // gives the lock back
   RunDirectory(const RunDirectory&) = delete;
   RunDirectory& operator=(const RunDirectory&) = delete;
@@ -30,6 +39,13 @@ class RunDirectory {
   const std::filesystem::path& path() const { return path_; }
   std::filesystem::path run_file() const { return path_ / "run.h5"; }
   std::filesystem::path checkpoint(std::int64_t version) const;
+  /// Those that are there, the newest first.
+  std::vector<std::filesystem::path> checkpoints() const;
+  /// Removes all but the last `keep` (at least 2) and, with `every` > 0, those whose version is a
+  /// multiple of it.
+  void prune_checkpoints(std::int64_t keep, std::int64_t every) const;
+  /// Replaces run.h5.
+  void restore_run_file(const Bytes& image) const;
   /// Marks the run as finished.
   void done(const std::string& line);
 
@@ -37,8 +53,7 @@ class RunDirectory {
   std::filesystem::path path_;
 };
 
-/// The first option in which two resolved configurations differ, those that only place a run
-/// (run.name, run.dir, data.dir) left aside; empty if none.
-std::string first_config_difference(const std::string& a, const std::string& b);
+/// The values of a resolved configuration, by key.
+std::map<std::string, std::string> option_lines(const std::string& resolved);
 
 }  // namespace espalier

@@ -42,6 +42,8 @@ class Config {
   /// Names N for which has() holds for some `prefix.N.…` key, sorted ("device").
   std::vector<std::string> names_below(const std::string& prefix) const;
 
+  /// Keys that the input file or the command line gave, ascending.
+  std::vector<std::string> given_keys() const;
   /// Given keys that nothing has read so far.
   std::vector<std::string> unread() const;
   /// The resolved input file: every declared option without '*', then the '*' ones that

@@ -1,9 +1,13 @@
 #pragma once
-// Checkpoints: written to NAME.tmp, closed, file and folder synced, renamed; attribute `complete`
-// last; a checksum (XXH3) per dataset. Objects write and read themselves through the archives.
+// Checkpoints: HDF5 files that objects write and read themselves into through the archives, with a
+// checksum (XXH3) per dataset, the attribute `complete` last, and after HDF5's own end 24 bytes
+// that close the file: "ESPALIER", its length and the checksum of all of it. So no damage reaches
+// HDF5, which may crash on it. A file is made in memory, while nothing else can change, and
+// brought to the disk beside the training: NAME.tmp, synced, renamed, folder synced.
 
 #include <filesystem>
 #include <functional>
+#include <future>
 #include <memory>
 #include <string>
 #include <vector>
@@ -12,8 +16,24 @@
 
 namespace espalier {
 
-/// Writes one checkpoint file: `content` is handed a saving archive. OutputError where it cannot;
-/// the previous file of that name is untouched then.
+/// The bytes of a checkpoint: `content` is handed a saving archive.
+Bytes make_checkpoint(const std::string& config_text, const std::function<void(Archive&)>& content);
+
+/// Brings checkpoints to the disk, one after the other, while the caller goes on.
+class CheckpointWriter {
+ public:
+  ~CheckpointWriter();  // waits; never throws
+  /// Starts writing, once the one before is written. OutputError where that failed.
+  void write(const std::filesystem::path& path, Bytes checkpoint);
+  /// Waits for the last. OutputError where it could not be written; the previous file of its name
+  /// is untouched then.
+  void finish();
+
+ private:
+  std::future<void> writing_;
+};
+
+/// make_checkpoint and a writer's work at once.
 void write_checkpoint(const std::filesystem::path& path, const std::string& config_text,
                       const std::function<void(Archive&)>& content);
 

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "espalier/base/bytes.h"
 #include "espalier/record/table.h"
 
 namespace espalier {
@@ -21,8 +22,9 @@ class RunFile {
   /// cannot.
   RunFile(const std::filesystem::path& path, const std::string& config_text);
   /// Opens an existing run file to append to it; columns are first cut to the shortest of their
-  /// table, which drops a row that a kill left half-written. OutputError where it cannot.
-  static RunFile reopen(const std::filesystem::path& path);
+  /// table, which drops a row that a kill left half-written; `config_text` replaces the stored one.
+  /// OutputError where it cannot.
+  static RunFile reopen(const std::filesystem::path& path, const std::string& config_text);
   RunFile(RunFile&&) noexcept;
   RunFile& operator=(RunFile&&) noexcept;
   ~RunFile();  // closes; never throws
@@ -36,6 +38,8 @@ class RunFile {
   /// Writes buffered rows and flushes the file, unless `not_before_s` seconds have not passed since
   /// the last.
   void flush(double not_before_s = 0);
+  /// The file's bytes, all rows so far included.
+  Bytes image();
   /// Writes what is buffered, flushes and closes; nothing may be appended after it.
   void close();
 

@@ -28,9 +28,8 @@ class ComputedClock final : public Clock {
   void start(Nanoseconds) override {}
   void pass(Nanoseconds) override {}
 
-  void send(SentTask sent) override {
-    queue(sent);
-    sent.known = !host_gflops_ || !sent.answers();
+  void hold(SentTask sent) override {
+    sent.known = sent.known || !host_gflops_ || !sent.answers();
     sent.task.finish = sent.known ? sent.arrives() : sent.arrives() - sent.compute;
     if (sent.answers()) pool_.submit(sent.task, sent.payload, sent.flops);
     const Key key{sent.task.finish, sent.task.client, sent.task.task};
@@ -43,6 +42,9 @@ class ComputedClock final : public Clock {
       if (out_.begin()->second.known) break;
       measure_first();
     }
+    // Waits before it takes anything, so that a wait that is given up has changed nothing.
+    const SentTask& first = out_.begin()->second;
+    if (first.answers()) pool_.await(first.task.task);
     SentTask sent = take_first();
     if (sent.answers()) sent.arrival = pool_.collect(sent.task.task);
     return sent;
@@ -50,9 +52,9 @@ class ComputedClock final : public Clock {
 
  private:
   void measure_first() {
+    const double host_s = pool_.await(out_.begin()->second.task.task).result.wall_compute_s;
     auto node = out_.extract(out_.begin());
     SentTask& sent = node.mapped();
-    const double host_s = pool_.await(sent.task.task).result.wall_compute_s;
     // As long as the rates say, times what the host took over what it was expected to take.
     const double expected_s = static_cast<double>(sent.flops) / (*host_gflops_ * 1e9);
     if (expected_s > 0) {
@@ -81,8 +83,7 @@ class PacedClock final : public Clock {
                      [&] { return real_time_.until(time - shift_); });
   }
 
-  void send(SentTask sent) override {
-    queue(sent);
+  void hold(SentTask sent) override {
     sent.known = !sent.answers();
     sent.task.finish = sent.arrives();
     const Key key{sent.known ? sent.arrives() : kLater, sent.task.client, sent.task.task};
@@ -161,8 +162,9 @@ double fastest(const Fleet& fleet) {
 
 }  // namespace
 
-void Clock::queue(SentTask& sent) {
+void Clock::send(SentTask sent) {
   sent.queued = server_.down.take(sent.sent, sent.bytes_down) - sent.sent;
+  hold(std::move(sent));
 }
 
 Nanoseconds Clock::first_done() const {

@@ -24,6 +24,25 @@ void Evaluator::start(std::int64_t version, Nanoseconds time, const Parameters& 
        plan_.calibration_samples > 0 ? ShardKind::calibrate : ShardKind::evaluate);
 }
 
+void Evaluator::archive(Archive& archive, const Parameters& model) {
+  std::vector<std::int64_t> versions, times;
+  for (const auto& [version, running] : running_) {
+    versions.push_back(version);
+    times.push_back(running.time);
+  }
+  archive.value("versions", versions);
+  archive.value("times", times);
+  for (std::size_t i = 0; i < versions.size(); ++i) {
+    Parameters copy;
+    if (archive.loading()) copy = Parameters(model.geometry_ptr());
+    Parameters& values = archive.loading() ? copy : running_.at(versions[i]).model;
+    archive.value(
+        fmt::format("model_{}", versions[i]).c_str(),
+        std::span<float>(values.data(), static_cast<std::size_t>(values.geometry().size())));
+    if (archive.loading()) start(versions[i], times[i], values);
+  }
+}
+
 void Evaluator::send(std::int64_t version, Running& running, ShardKind kind) {
   const auto dense = experiment_.plans->geometry(running.model.submodel(), Packing::dense);
   auto values = std::make_shared<Bytes>(static_cast<std::size_t>(dense->size()) * sizeof(float));

@@ -160,6 +160,7 @@ bool Pool::somebody_may_starve() const {
 
 void Pool::wait_until(const std::function<bool()>& done, const Patience& patience) {
   while (!done()) {
+    if (interrupt_ && interrupt_()) throw Interrupted{};
     if (progress()) continue;
     if (local_ != nullptr && local_->step()) continue;
     auto at_most = local_ != nullptr ? local_->patience() : std::chrono::nanoseconds::max();

@@ -32,6 +32,12 @@ ServerResources::ServerResources(const Config& config)
       up("server.up_mbps", config.real("server.up_mbps"), kNanosecondsPerByteAtOneMbps),
       processor("server.gflops", config.real("server.gflops"), kNanosecondsPerFlopAtOneGflops) {}
 
+void ServerResources::archive(Archive& archive) {
+  down.archive(archive, "down");
+  up.archive(archive, "up");
+  processor.archive(archive, "processor");
+}
+
 void declare_resource_options(OptionTable& table) {
   table.add({"server.gflops", OptionType::real, "0",
              "arithmetic rate at which the server takes in updates, one after the other; 0 = they "

@@ -7,15 +7,13 @@
 #include <cstring>
 #include <limits>
 
+#include "espalier/base/kill_point.h"
 #include "espalier/base/log.h"
+#include "espalier/base/stop.h"
 #include "espalier/protocol/rounds/merge.h"
 
 namespace espalier {
 namespace {
-
-double wall_seconds() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
 
 // Periods of absence after which a run that nobody can work in is given up.
 constexpr std::int64_t kMostWaits = 100000;
@@ -48,6 +46,10 @@ std::int64_t answer_bytes() {
 
 }  // namespace
 
+double wall_seconds() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
 TrainingCost task_cost(const Experiment& experiment, const LocalObjective& objective,
                        const Submodel& submodel, std::int64_t batch) {
   // The task's description, which comes with the weights: the submodel's code and a few numbers.
@@ -66,6 +68,9 @@ void declare_server_options(OptionTable& table) {
   table.add({"run.virtual_limit", OptionType::real, "0",
              "stop at the first merge at or after this virtual time; 0 = no such stop", "s", 0,
              1e12});
+  table.add({"checkpoint.every", OptionType::integer, "10",
+             "a checkpoint after so many rounds, beside that at the end; 0 = only at the end",
+             "rounds", 0, 1e9});
 }
 
 RoundsServer::RoundsServer(const Experiment& experiment, const Config& config, ServerRules rules,
@@ -82,6 +87,7 @@ RoundsServer::RoundsServer(const Experiment& experiment, const Config& config, S
       faults_(config),
       availability_(std::move(availability)),
       evaluate_every_(config.integer("record.evaluate_every")),
+      checkpoint_every_(config.integer("checkpoint.every")),
       clock_(make_clock(config, *experiment.fleet, pool, real_time)) {
   if (config.real("run.target_accuracy") > 0) {
     if (experiment.model.shape.next_token) {
@@ -100,41 +106,82 @@ RoundsServer::RoundsServer(const Experiment& experiment, const Config& config, S
 }
 
 RunSummary RoundsServer::run() {
-  wall_start_ = wall_seconds();
+  wall_start_ = wall_seconds() - elapsed_before_s_;
   clock_->start(now_);
-  window_.open(now_);
-  top_up();
-  while (!reached_a_stop()) {
-    const auto closes = window_.closes_at();
-    if (clock_->out().empty()) {
-      if (window_.held() > 0) {
-        close_window();
-      } else {
-        wait_for_somebody();
+  if (is_restored_) {
+    for (SentTask& sent : std::exchange(in_flight_, {})) clock_->send_again(std::move(sent));
+  } else {
+    window_.open(now_);
+    top_up();
+  }
+  while (true) {
+    summary_.stopped = stop_request();
+    if (summary_.stopped) break;
+    save_if_due();
+    try {
+      if (reached_a_stop()) {
+        finish_evaluations();
+        break;
       }
-    } else if (auto answer = clock_->next(closes)) {
-      deliver(std::move(*answer));
-    } else {
-      now_ = std::max(now_, *closes);
-      close_window();
+      advance();
+    } catch (const Pool::Interrupted&) {
+      pool_.interrupt_when({});  // the next turn sees why
     }
-    take_evaluations();
   }
-  pool_.wait_until([this] {
-    take_evaluations();
-    return !evaluator_.pending();
-  });
-  if (last_evaluation_ && last_evaluation_->version == version_) {
-    std::memcpy(model_.data(), evaluator_.last_model().data(),
-                static_cast<std::size_t>(model_.geometry().size()) * sizeof(float));
-  }
-  record_unfinished();
+  if (on_checkpoint) on_checkpoint(version_);
+  if (!summary_.stopped) record_unfinished();
   records_.flush();
   summary_.rounds = version_;
   summary_.version = version_;
   summary_.time = now_;
   summary_.last = last_evaluation_;
   return summary_;
+}
+
+/// One event: an answer, the end of a window, or somebody's return. Between events the state is
+/// whole.
+void RoundsServer::advance() {
+  const auto closes = window_.closes_at();
+  if (clock_->out().empty()) {
+    if (window_.held() > 0) {
+      close_window();
+    } else {
+      wait_for_somebody();
+    }
+  } else {
+    pool_.interrupt_when([] { return stop_request().has_value(); });
+    auto answer = clock_->next(closes);
+    pool_.interrupt_when({});
+    if (answer) {
+      deliver(std::move(*answer));
+    } else {
+      now_ = std::max(now_, *closes);
+      close_window();
+    }
+  }
+  take_evaluations();
+}
+
+/// After the last round. The final model has the norm statistics of its evaluation.
+void RoundsServer::finish_evaluations() {
+  pool_.interrupt_when([] { return stop_request().has_value(); });
+  pool_.wait_until([this] {
+    take_evaluations();
+    return !evaluator_.pending();
+  });
+  pool_.interrupt_when({});
+  const Parameters& evaluated = evaluator_.last_model();
+  if (last_evaluation_ && last_evaluation_->version == version_ && evaluated.flat().defined()) {
+    std::memcpy(model_.data(), evaluated.data(),
+                static_cast<std::size_t>(model_.geometry().size()) * sizeof(float));
+  }
+}
+
+void RoundsServer::save_if_due() {
+  const bool due = checkpoint_every_ > 0 && version_ % checkpoint_every_ == 0;
+  if (!due || version_ == saved_version_ || version_ >= experiment_.rounds) return;
+  saved_version_ = version_;
+  if (on_checkpoint) on_checkpoint(version_);
 }
 
 /// After a window without a single update: ends a run that cannot go on.
@@ -361,6 +408,7 @@ void RoundsServer::close_window() {
   }
   barren_ = 0;
   rules_.merge->merge(experiment_, model_, updates);
+  kill_point("round.merged");
   for (std::size_t i = 0; i < updates.size(); ++i) sources[i]->weight = updates[i].weight;
   ++version_;
   payloads_.clear();
@@ -371,6 +419,7 @@ void RoundsServer::close_window() {
   const bool evaluate_first = target_accuracy_ && due;  // the next tasks may not be wanted
   if (!last && !evaluate_first) top_up();               // records can wait, the ranks need not
   record_round(updates);
+  kill_point("round.recorded");
   delivered_.clear();
   window_.open(now_);
   if (due || last) evaluator_.start(version_, now_, model_);
@@ -530,20 +579,6 @@ void RoundsServer::record_unfinished() {
   };
   for (const Delivered& d : delivered_) append(d.sent);
   for (const auto& [key, sent] : clock_->out()) append(sent);
-}
-
-void RoundsServer::archive(Archive& archive) {
-  archive.value("version", version_);
-  archive.value("now", now_);
-  archive.open("model");
-  const Layout& layout = model_.geometry().layout();
-  for (std::size_t entry = 0; entry < layout.entries.size(); ++entry) {
-    const Geometry::Place& place = model_.geometry().place(static_cast<int>(entry));
-    archive.value(
-        layout.entries[entry].name.c_str(),
-        std::span<float>(model_.data() + place.offset, static_cast<std::size_t>(place.count)));
-  }
-  archive.close();
 }
 
 }  // namespace espalier

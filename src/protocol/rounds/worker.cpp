@@ -7,6 +7,8 @@
 #include <tuple>
 #include <utility>
 
+#include "espalier/base/kill_point.h"
+
 namespace espalier {
 namespace {
 
@@ -146,6 +148,7 @@ std::chrono::nanoseconds Worker::patience() const {
 }
 
 bool Worker::train(Work& work) {
+  kill_point("client.step");
   if (real_time_ == nullptr) return work.stepper->step();
   const auto begin = std::chrono::steady_clock::now();
   if (!work.stepper->step()) return false;
@@ -211,6 +214,7 @@ bool Worker::step_task() {
 bool Worker::step_shard() {
   if (shards_.empty()) return false;
   Evaluation& e = shards_.front();
+  kill_point("evaluation.batch");
   if (e.next < e.shard.last) {
     if (e.kind == ShardKind::evaluate) {
       const EvaluationSums sums = evaluate_batch(experiment_, evaluation_plan_, *e.model, e.next);

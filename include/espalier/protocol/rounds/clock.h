@@ -58,18 +58,22 @@ class Clock {
   /// Nobody is at work: lets time pass until `time`.
   virtual void pass(Nanoseconds time) = 0;
   /// Has the task's work done, if its client will answer.
-  virtual void send(SentTask sent) = 0;
+  void send(SentTask sent);
+  /// The same for a task of a checkpoint that was out: its work is done anew.
+  void send_again(SentTask sent) { hold(std::move(sent)); }
   /// The next answer or failure in order of events, unless it comes after `limit`. Call with
   /// something out.
   virtual std::optional<SentTask> next(std::optional<Nanoseconds> limit) = 0;
   /// Tasks that were sent and not yet handed out by next(), in the order in which they will be, as
   /// far as that is known.
   const std::map<Key, SentTask>& out() const { return out_; }
+  /// The server's queues; tasks that are out are saved by their owner, and sent again.
+  void archive(Archive& archive) { server_.archive(archive); }
 
  protected:
   Clock(Pool& pool, const ServerResources& server) : pool_(pool), server_(server) {}
-  /// Lets the task wait for the server's outgoing link.
-  void queue(SentTask& sent);
+  /// Takes a task that has passed the server's outgoing link.
+  virtual void hold(SentTask sent) = 0;
   /// When the server is done with the first of out_, if no other comes before.
   Nanoseconds first_done() const;
   /// Takes the first of out_ in, and out.

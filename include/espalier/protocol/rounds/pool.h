@@ -33,6 +33,8 @@ class Pool {
       std::function<void(const Shard&, ShardKind, const SharedBytes& payload)>;
 
   using Patience = std::function<std::chrono::nanoseconds()>;
+  /// Thrown out of a wait that is given up.
+  struct Interrupted {};
 
   /// `local`: the worker on this rank where it is alone, else null. `real_time`: whether tasks run
   /// in it.
@@ -54,6 +56,8 @@ class Pool {
   /// Waits until `done()` holds, which it asks after every message, every step of work done here,
   /// and at the latest `patience()` after it last asked.
   void wait_until(const std::function<bool()>& done, const Patience& patience = {});
+  /// From here on waits are given up when `asked()` holds; until called with nothing.
+  void interrupt_when(std::function<bool()> asked) { interrupt_ = std::move(asked); }
   /// Takes what has arrived, without waiting.
   void poll();
   /// Answers to tasks that had been answered already; they have no effect.
@@ -91,6 +95,7 @@ class Pool {
   std::map<std::int64_t, Placement> placed_;
   std::map<std::int64_t, Arrival> arrived_;
   EvaluationHandler handler_;
+  std::function<bool()> interrupt_;
   std::int64_t duplicates_ = 0;
   int stopped_ = 0;
 };

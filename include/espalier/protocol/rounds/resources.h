@@ -5,6 +5,7 @@
 
 #include <cstdint>
 
+#include "espalier/base/archive.h"
 #include "espalier/config/config.h"
 #include "espalier/device/device.h"
 
@@ -18,6 +19,7 @@ class Fifo {
   Fifo(const char* option, double rate, double unit) : option_(option), rate_(rate), unit_(unit) {}
   /// Work of `amount` comes at `time`; returns when it is done. InputError past 100 years.
   Nanoseconds take(Nanoseconds time, std::int64_t amount);
+  void archive(Archive& archive, const char* name) { archive.value(name, free_); }
 
  private:
   const char* option_;
@@ -27,6 +29,7 @@ class Fifo {
 
 struct ServerResources {
   explicit ServerResources(const Config& config);
+  void archive(Archive& archive);
   Fifo down;       ///< of bytes
   Fifo up;         ///< of bytes
   Fifo processor;  ///< of floating-point operations

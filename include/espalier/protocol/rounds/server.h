@@ -40,6 +40,7 @@ struct RunSummary {
   std::int64_t bytes_up = 0;
   std::int64_t bytes_down = 0;
   std::optional<Evaluation> last;
+  std::optional<std::string> stopped;  ///< why the run ended early, if it did
 };
 
 struct ServerRules {
@@ -53,7 +54,10 @@ struct ServerRules {
 TrainingCost task_cost(const Experiment& experiment, const LocalObjective& objective,
                        const Submodel& submodel, std::int64_t batch);
 
-/// Stops beside run.rounds: run.target_accuracy, run.virtual_limit.
+/// Seconds on this process's clock, from some moment on.
+double wall_seconds();
+
+/// Stops beside run.rounds: run.target_accuracy, run.virtual_limit; checkpoint.every.
 void declare_server_options(OptionTable& table);
 
 class RoundsServer {
@@ -65,10 +69,17 @@ class RoundsServer {
 
   std::function<void(const RoundReport&)> on_round;
   std::function<void(const Evaluation&)> on_evaluation;
+  /// It is time to save: at this version, between two events.
+  std::function<void(std::int64_t version)> on_checkpoint;
 
+  /// From the beginning, or from what archive() restored, to the end or to a request to stop.
   RunSummary run();
+  std::int64_t version() const { return version_; }
+  /// Seconds of work so far, those before a resume included.
+  double elapsed_s() const { return wall_seconds() - wall_start_; }
   /// The global model, with the norm statistics of its last evaluation.
   Parameters& model() { return model_; }
+  /// Everything that run() needs to go on. Before run(), or within on_checkpoint.
   void archive(Archive& archive);
 
  private:
@@ -80,6 +91,12 @@ class RoundsServer {
     bool waiting = false;  // its client gets no new work before the merge
   };
 
+  void advance();
+  void finish_evaluations();
+  void save_if_due();
+  void archive_clients(Archive& archive);
+  void archive_tasks(Archive& archive);
+  void archive_wall(Archive& archive);
   void top_up();
   void send(std::int64_t client);
   std::int64_t next_task_of(std::int64_t client) const {
@@ -116,6 +133,7 @@ class RoundsServer {
   Faults faults_;
   Availability availability_;
   std::int64_t evaluate_every_;
+  std::int64_t checkpoint_every_;
   std::optional<double> target_accuracy_;
   std::optional<Nanoseconds> virtual_limit_;
 
@@ -134,6 +152,10 @@ class RoundsServer {
   // Payloads of the current version, by submodel.
   std::unordered_map<std::uint64_t, std::pair<Submodel, SharedBytes>> payloads_;
   std::map<std::pair<std::uint64_t, std::int64_t>, TrainingCost> costs_;
+  std::vector<SentTask> in_flight_;  // of a checkpoint, to be sent again
+  bool is_restored_ = false;
+  std::int64_t saved_version_ = 0;
+  double elapsed_before_s_ = 0;  // before this process
   double wall_start_ = 0;
   double busy_s_ = 0;
   std::optional<Evaluation> last_evaluation_;

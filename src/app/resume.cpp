@@ -1,0 +1,108 @@
+#include "espalier/app/resume.h"
+
+#include <algorithm>
+#include <map>
+
+#include "espalier/base/error.h"
+#include "espalier/base/log.h"
+
+namespace espalier {
+namespace {
+
+using Lines = std::map<std::string, std::string>;
+
+/// Where a run lies and where its data are is no part of what it computes.
+bool is_place(const std::string& key) {
+  return key == "run.name" || key == "run.dir" || key == "data.dir";
+}
+
+/// May be another on going on.
+bool may_change(const std::string& key) {
+  return key == "run.rounds" || key == "run.target_accuracy" || key == "run.virtual_limit" ||
+         key == "clock.scale" || key.starts_with("checkpoint.") || key.starts_with("record.");
+}
+
+Lines lines_of(const std::string& resolved) {
+  Lines lines = option_lines(resolved);
+  std::erase_if(lines, [](const auto& item) { return is_place(item.first); });
+  return lines;
+}
+
+void refuse(const std::vector<std::string>& differences, const std::string& what,
+            const std::string& advice) {
+  if (differences.empty()) return;
+  throw InputError(
+      fmt::format("{} holds another run: {}; {}", what, fmt::join(differences, ", "), advice));
+}
+
+/// `stored` with what `asked` gives anew.
+Config merged(const Config& asked, const std::string& stored, const std::filesystem::path& folder) {
+  Config result(asked.table());
+  result.read_text(stored, (folder / "config.ini").string());
+  const Lines before = option_lines(stored), now = option_lines(asked.resolved());
+  std::vector<std::string> differences;
+  for (const std::string& key : asked.given_keys()) {
+    const std::string wanted = now.contains(key) ? now.at(key) : "";
+    const std::string kept = before.contains(key) ? before.at(key) : "";
+    if (wanted == kept) continue;
+    if (is_place(key) || may_change(key)) {
+      result.set(key, wanted, "this request");
+    } else {
+      differences.push_back(fmt::format("{} is '{}' there and '{}' here", key, kept, wanted));
+    }
+  }
+  refuse(differences, folder.string(), "choose another run.name or add --overwrite");
+  return result;
+}
+
+}  // namespace
+
+Intent intent(const Config& asked, const Request& request, const std::filesystem::path& folder) {
+  if (request.overwrite) return {};
+  const auto found = RunDirectory::look(folder);
+  if (!found) {
+    if (request.resume == Resume::require) {
+      throw InputError(fmt::format("{} holds no run to go on with; leave --resume=require out",
+                                   folder.string()));
+    }
+    return {};
+  }
+  const std::string text = merged(asked, found->config, folder).resolved();
+  if (!found->closing_line.empty() && lines_of(text) == lines_of(found->config)) {
+    return {Intent::Kind::tell, found->closing_line};
+  }
+  if (request.resume == Resume::never) {
+    throw InputError(
+        fmt::format("{} holds a run, and --resume=never does not go on with it; choose another "
+                    "run.name or add --overwrite",
+                    folder.string()));
+  }
+  return {Intent::Kind::go_on, text};
+}
+
+std::unique_ptr<CheckpointReader> newest_checkpoint(const RunDirectory& directory,
+                                                    const std::string& resolved) {
+  const auto paths = directory.checkpoints();
+  for (const auto& path : paths) {
+    try {
+      auto reader = std::make_unique<CheckpointReader>(path);
+      const Lines stored = lines_of(reader->config_text()), wanted = lines_of(resolved);
+      std::vector<std::string> differences;
+      for (const auto& [key, value] : wanted) {
+        if (may_change(key) || (stored.contains(key) && stored.at(key) == value)) continue;
+        differences.push_back(key);
+      }
+      refuse(differences, path.string(), "take it away");
+      return reader;
+    } catch (const OutputError& error) {
+      log_warning(error.what());
+    }
+  }
+  if (!paths.empty()) {
+    throw OutputError(fmt::format("no checkpoint in {} can be used; add --overwrite to begin anew",
+                                  directory.path().string()));
+  }
+  return nullptr;
+}
+
+}  // namespace espalier

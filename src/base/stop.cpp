@@ -1,0 +1,56 @@
+#include "espalier/base/stop.h"
+
+#include <signal.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstring>
+
+namespace espalier {
+namespace {
+
+// Written by a signal's handler, so of the plainest types.
+volatile sig_atomic_t the_signal = 0;
+volatile sig_atomic_t speaks_here = 0;
+char the_loss[256] = "stopped at once\n";
+
+std::optional<std::chrono::steady_clock::time_point> the_limit;
+
+void on_signal(int number) {
+  if (the_signal == 0 || speaks_here == 0) {
+    the_signal = number;
+    return;
+  }
+  [[maybe_unused]] const auto written = write(STDERR_FILENO, the_loss, std::strlen(the_loss));
+  _exit(128 + number);
+}
+
+const char* name_of(int number) {
+  return number == SIGUSR1 ? "SIGUSR1" : number == SIGTERM ? "SIGTERM" : "SIGINT";
+}
+
+}  // namespace
+
+void keep_stop_signals(bool speaks) {
+  speaks_here = speaks ? 1 : 0;
+  struct sigaction action = {};
+  action.sa_handler = on_signal;
+  for (const int number : {SIGUSR1, SIGTERM, SIGINT}) sigaction(number, &action, nullptr);
+}
+
+void set_loss(const std::string& text) {
+  const std::string line = "stopped at once; " + text + "\n";
+  const std::size_t length = std::min(line.size(), sizeof(the_loss) - 1);
+  std::memcpy(the_loss, line.data(), length);
+  the_loss[length] = '\0';
+}
+
+void set_stop_time(std::chrono::steady_clock::time_point moment) { the_limit = moment; }
+
+std::optional<std::string> stop_request() {
+  if (the_signal != 0) return name_of(the_signal);
+  if (the_limit && std::chrono::steady_clock::now() >= *the_limit) return "the wall limit";
+  return std::nullopt;
+}
+
+}  // namespace espalier
