@@ -110,6 +110,7 @@ RunSummary RoundsServer::run() {
   clock_->start(now_);
   if (is_restored_) {
     for (SentTask& sent : std::exchange(in_flight_, {})) clock_->send_again(std::move(sent));
+    if (owes_tasks_ && !reached_a_stop()) top_up();  // of a run that now is to be longer
   } else {
     window_.open(now_);
     top_up();
@@ -164,6 +165,11 @@ void RoundsServer::advance() {
 
 /// After the last round. The final model has the norm statistics of its evaluation.
 void RoundsServer::finish_evaluations() {
+  // Of a run that was to be longer when its last round ended.
+  const bool known = last_evaluation_ && last_evaluation_->version == version_;
+  if (!known && !evaluator_.pending(version_)) {
+    evaluator_.start(version_, window_.opened(), model_);
+  }
   pool_.interrupt_when([] { return stop_request().has_value(); });
   pool_.wait_until([this] {
     take_evaluations();
@@ -246,6 +252,7 @@ SharedBytes RoundsServer::payload_for(const Submodel& submodel, const Geometry& 
 }
 
 void RoundsServer::top_up() {
+  owes_tasks_ = false;
   const double start = wall_seconds();
   // Clients whose update waits for the merge still belong to the round.
   const auto busy = static_cast<std::int64_t>(clock_->out().size()) +
@@ -417,7 +424,8 @@ void RoundsServer::close_window() {
   const bool last = version_ >= experiment_.rounds || (virtual_limit_ && now_ >= *virtual_limit_);
   const bool due = version_ % evaluate_every_ == 0;
   const bool evaluate_first = target_accuracy_ && due;  // the next tasks may not be wanted
-  if (!last && !evaluate_first) top_up();               // records can wait, the ranks need not
+  owes_tasks_ = true;
+  if (!last && !evaluate_first) top_up();  // records can wait, the ranks need not
   record_round(updates);
   kill_point("round.recorded");
   delivered_.clear();

@@ -145,6 +145,7 @@ void RoundsServer::archive(Archive& archive) {
   archive.value("now", now_);
   archive.value("next_task", next_task_);
   archive.value("barren", barren_);
+  archive_flags(archive, "flags", {&owes_tasks_});
   archive.value("bytes_up", summary_.bytes_up);
   archive.value("bytes_down", summary_.bytes_down);
   archive_clients(archive);
@@ -240,7 +241,17 @@ void RoundsServer::archive_tasks(Archive& archive) {
     a.value("result", result);
     if (a.loading()) arrival.result = ClientResult::decode(result);
   });
-  if (!archive.loading()) in_flight_.clear();
+  if (archive.loading()) {
+    // Further tasks of this version share the payload of those that were sent.
+    const auto remember = [&](const SentTask& sent) {
+      const Submodel& submodel = sent.task.submodel;
+      if (sent.task.base_version == version_) payloads_[submodel.hash()] = {submodel, sent.payload};
+    };
+    for (const SentTask& sent : in_flight_) remember(sent);
+    for (const Delivered& d : delivered_) remember(d.sent);
+  } else {
+    in_flight_.clear();
+  }
   archive.close();
 }
 

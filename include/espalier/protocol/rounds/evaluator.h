@@ -36,6 +36,7 @@ class Evaluator {
   /// The next finished evaluation in order of version, if there is one.
   std::optional<Evaluation> next();
   bool pending() const { return !running_.empty(); }
+  bool pending(std::int64_t version) const { return running_.contains(version); }
   /// Those under way; restored, they begin anew. `model` lends its geometry.
   void archive(Archive& archive, const Parameters& model);
   /// The calibrated model of the last evaluation handed out by next(): statistics in place.

@@ -152,6 +152,7 @@ class RoundsServer {
   // Payloads of the current version, by submodel.
   std::unordered_map<std::uint64_t, std::pair<Submodel, SharedBytes>> payloads_;
   std::map<std::pair<std::uint64_t, std::int64_t>, TrainingCost> costs_;
+  bool owes_tasks_ = false;          // a window closed, and nobody has been sent new work yet
   std::vector<SentTask> in_flight_;  // of a checkpoint, to be sent again
   bool is_restored_ = false;
   std::int64_t saved_version_ = 0;

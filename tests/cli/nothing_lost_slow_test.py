@@ -1,0 +1,129 @@
+"""Invariant 2: a run that is killed anywhere goes on as if nothing had happened, value for value. Every window is
+killed at every named point and at random instants (ESPALIER_KILLS of them per window and victim, seed
+ESPALIER_SEED), then gone on with on another number of ranks and compared with a straight run."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+import unittest
+
+sys.path.insert(0, os.path.dirname(__file__))
+from support import ESPALIER, MPIRUN, ProgramTest  # noqa: E402
+
+RANKS = 3
+KILLS = int(os.environ.get("ESPALIER_KILLS", "2"))
+SEED = int(os.environ.get("ESPALIER_SEED", "1"))
+
+COMMON = ["--run.rounds=10", "--checkpoint.every=2", "--record.evaluate_every=3", "--clients.count=20",
+          "--clients.fleet=10*fast,10*slow", "--data.synthetic_samples=4000", "--train.optimizer=adam",
+          "--train.optimizer_state=keep", "--server.up_mbps=100", "--faults.vanish=0.05",
+          "--model.name=cnn", "--model.channels=4,8", "--model.features=16", "--model.norm=batch"]
+WINDOWS = {
+    "synchronous": ["--clients.per_round=8", "--method.name=heterofl"],
+    "semi_async": ["--method.name=semi_async", "--window.grace_s=0.002", "--method.submodel=rolling"],
+    "buffered": ["--method.name=fedbuff", "--method.server_momentum=0.5"],
+    "asynchronous": ["--method.name=dc_asgd", "--method.adaptive=true", "--run.rounds=40",
+                     "--checkpoint.every=7", "--record.evaluate_every=10"],
+}
+# Where the server dies, and where a client's rank does.
+POINTS = ["checkpoint.begin:3", "checkpoint.half:2", "checkpoint.written:2", "checkpoint.renamed:3",
+          "round.merged:1", "round.merged:7", "round.recorded:5", "client.step:40@1", "client.step:3@2",
+          "evaluation.batch:1@1", "evaluation.batch:3@2"]
+
+
+def ranks_of(marker):
+    """Process numbers of the program's ranks, by rank, whose command holds `marker`."""
+    found = {}
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/cmdline") as file:
+                words = file.read().split("\0")
+            if words[0] != ESPALIER or marker not in words:
+                continue
+            with open(f"/proc/{pid}/environ") as file:
+                environment = dict(item.split("=", 1) for item in file.read().split("\0") if "=" in item)
+            found[int(environment["OMPI_COMM_WORLD_RANK"])] = int(pid)
+        except (OSError, KeyError):  # gone meanwhile
+            continue
+    return found
+
+
+class NothingLost(ProgramTest):
+    def command(self, name, settings, ranks):
+        command = [ESPALIER, "run", self.input, f"--run.name={name}", *COMMON, *settings]
+        return command if ranks == 1 else [MPIRUN, "-n", str(ranks), *command]
+
+    def start(self, name, settings, env=None):
+        return subprocess.Popen(self.command(name, settings, RANKS), cwd=self.folder.name, text=True,
+                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                                env={**os.environ, **(env or {})})
+
+    def go_on_and_compare(self, straight, name, settings, ranks, what):
+        done = subprocess.run(self.command(name, settings, ranks), cwd=self.folder.name, text=True,
+                              capture_output=True, timeout=300)
+        self.assertEqual(done.returncode, 0, what + "\n" + done.stdout + done.stderr)
+        with self.subTest(what):
+            self.assert_same(straight, self.path("runs", name))
+
+    def kill(self, name, settings, victim, delay):
+        """Whether the run was killed before it ended."""
+        job = self.start(name, settings)
+        time.sleep(delay)
+        pids = ranks_of(f"--run.name={name}")
+        chosen = {"server": [0], "client": [1], "all": list(pids)}[victim]
+        for rank in chosen:
+            if rank in pids:
+                try:
+                    os.kill(pids[rank], signal.SIGKILL)
+                except ProcessLookupError:
+                    pass
+        output = job.communicate(timeout=60)[0]
+        if job.returncode == 0:
+            return False
+        if pids:
+            self.assertEqual(job.returncode, 137, output)
+        return True
+
+    def matrix(self, window):
+        settings = WINDOWS[window]
+        begin = time.monotonic()
+        straight = self.run_ok("straight", *COMMON, *settings, ranks=RANKS)
+        length = time.monotonic() - begin
+        others = [1, 2, 5]
+        for number, point in enumerate(POINTS):
+            name = f"point{number}"
+            job = self.start(name, settings, {"ESPALIER_KILL_AT": point})
+            output = job.communicate(timeout=120)[0]
+            self.assertEqual(job.returncode, 137, f"{point} was not reached\n{output}")
+            self.go_on_and_compare(straight, name, settings, others[number % 3], point)
+        draw = random.Random(f"{SEED} {window}")
+        killed = 0
+        for victim in ("server", "client", "all"):
+            for number in range(KILLS):
+                name = f"{victim}{number}"
+                delay = draw.uniform(0.2, length)
+                killed += self.kill(name, settings, victim, delay)
+                self.go_on_and_compare(straight, name, settings, others[number % 3],
+                                       f"{victim} after {delay:.3f} s")
+        print(f"{window:<12} {len(POINTS)} points, {killed} of {3 * KILLS} random instants hit the run of "
+              f"{length:.1f} s; seed {SEED}", file=sys.stderr)
+        self.assertGreaterEqual(2 * killed, 3 * KILLS, "too few kills hit the run")
+
+    def test_synchronous(self):
+        self.matrix("synchronous")
+
+    def test_semi_async(self):
+        self.matrix("semi_async")
+
+    def test_buffered(self):
+        self.matrix("buffered")
+
+    def test_asynchronous(self):
+        self.matrix("asynchronous")
+
+
+if __name__ == "__main__":
+    unittest.main()

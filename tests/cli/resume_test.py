@@ -1,0 +1,214 @@
+"""Going on with a run: what may differ, what is refused, stops on request, and damaged checkpoints."""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import unittest
+
+sys.path.insert(0, os.path.dirname(__file__))
+from support import ESPALIER, MPIRUN, ProgramTest  # noqa: E402
+
+EVERY = "--checkpoint.every=1"
+LONG = ["--run.rounds=100000", "--checkpoint.every=1000", "--record.evaluate_every=100000"]
+
+
+class Resume(ProgramTest):
+    def run_into(self, name, *settings, **where):
+        return self.espalier("run", self.input, f"--run.name={name}", *settings, **where)
+
+    def stop_after(self, name, *settings, rounds=1, ranks=1):
+        """A run that a kill leaves unfinished, with the checkpoint of `rounds` rounds."""
+        done = self.run_into(name, EVERY, *settings, ranks=ranks,
+                             env={"ESPALIER_KILL_AT": f"round.recorded:{rounds + 1}"})
+        self.assertNotEqual(done.returncode, 0)
+        return self.path("runs", name)
+
+    def checkpoints(self, run):
+        return sorted(os.listdir(os.path.join(run, "checkpoints")))
+
+
+class GoingOn(Resume):
+    def test_more_rounds_equal_a_longer_run(self):
+        for method in ("fedavg", "semi_async", "fedasync"):
+            with self.subTest(method):
+                settings = [f"--method.name={method}", "--clients.per_round=4"]
+                straight = self.run_ok(f"{method}_straight", *settings, "--run.rounds=7")
+                self.run_ok(method, *settings, "--run.rounds=4")
+                longer = self.run_ok(method, *settings, "--run.rounds=7", ranks=2)
+                self.assert_same(straight, longer)
+
+    def test_a_finished_run_is_told_again(self):
+        self.run_ok("a")
+        again = self.run_into("a", ranks=2)
+        self.assertEqual(again.returncode, 0)
+        self.assertEqual(len(again.stdout.splitlines()), 1)
+        self.assertTrue(again.stdout.startswith("done: "))
+
+    def test_values_not_given_keep_the_stored_ones(self):
+        straight = self.run_ok("straight", EVERY, "--train.lr=0.01")
+        self.stop_after("a", "--train.lr=0.01")
+        with open(self.input) as file:
+            text = file.read().replace("lr = 0.05\n", "")
+        short = self.write("short.ini", text)
+        done = self.espalier("run", short, "--run.name=a")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertIn("going on from version 1", done.stdout)
+        self.assert_same(straight, self.path("runs", "a"))
+
+    def test_every_difference_is_named(self):
+        self.stop_after("a")
+        self.assert_refused(2, "train.lr is '0.05' there and '0.5' here, train.momentum", "run", self.input,
+                            "--run.name=a", "--train.lr=0.5", "--train.momentum=0.9", ranks=2)
+
+    def test_never_and_require(self):
+        self.assert_refused(2, "holds no run", "run", self.input, "--resume=require")
+        self.stop_after("a")
+        self.assert_refused(2, "--resume=never", "run", self.input, "--run.name=a", "--resume=never")
+        done = self.run_into("a", "--resume=require")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assert_refused(2, "--resume is auto", "run", self.input, "--resume=maybe")
+
+    def test_a_run_without_checkpoints_begins_anew(self):
+        straight = self.run_ok("straight")
+        self.run_into("a", env={"ESPALIER_KILL_AT": "round.recorded:2"})
+        self.assertEqual(self.checkpoints(self.path("runs", "a")), [])
+        self.assert_same(straight, self.run_ok("a"))
+
+    def test_the_last_checkpoints_are_kept(self):
+        run = self.run_ok("a", EVERY, "--run.rounds=9", "--checkpoint.keep=3", "--checkpoint.keep_every=4")
+        self.assertEqual(self.checkpoints(run), [f"ckpt_{v:08}.h5" for v in (4, 7, 8, 9)])
+
+
+class Stopping(Resume):
+    def start(self, name, *settings, ranks):
+        command = [ESPALIER, "run", self.input, f"--run.name={name}", *LONG, *settings]
+        if ranks > 1:
+            command = [MPIRUN, "-n", str(ranks), *command]
+        job = subprocess.Popen(command, cwd=self.folder.name, text=True, stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE)
+        records = self.path("runs", name, "run.h5")
+        while not os.path.exists(records):
+            self.assertIsNone(job.poll(), "the run ended")
+            time.sleep(0.02)
+        time.sleep(0.5)
+        return job
+
+    def finish(self, name, stopped_at):
+        """Goes on for two rounds, and compares with a straight run of as many."""
+        rounds = [f"--run.rounds={stopped_at + 2}"]
+        self.assert_same(self.run_ok(f"straight_{name}", *LONG, *rounds), self.run_ok(name, *LONG, *rounds, ranks=2))
+
+    def stopped_version(self, output):
+        line = output.strip().splitlines()[-1]
+        self.assertRegex(line, r"^stopped at version \d+ of 100000 \(.*\); start again to go on$")
+        return int(line.split()[3])
+
+    def stops_on(self, number, ranks):
+        name = f"{signal.Signals(number).name}{ranks}"
+        job = self.start(name, ranks=ranks)
+        begin = time.monotonic()
+        job.send_signal(number)
+        output, errors = job.communicate(timeout=60)
+        self.assertLess(time.monotonic() - begin, 10)
+        if number == signal.SIGTERM and ranks > 1:
+            self.assertNotEqual(job.returncode, 0)  # mpirun's own status
+        else:
+            self.assertEqual(job.returncode, 85, output + errors)
+        self.finish(name, self.stopped_version(output))
+
+    def test_sigusr1(self):
+        self.stops_on(signal.SIGUSR1, 1)
+        self.stops_on(signal.SIGUSR1, 3)
+
+    def test_sigterm_and_sigint_alone(self):
+        self.stops_on(signal.SIGTERM, 1)
+        self.stops_on(signal.SIGINT, 1)
+
+    def test_a_run_cut_short_afterwards_is_evaluated(self):
+        job = self.start("cut", ranks=1)
+        job.send_signal(signal.SIGUSR1)
+        version = self.stopped_version(job.communicate(timeout=60)[0])
+        run = self.run_ok("cut", *LONG, f"--run.rounds={version}")
+        self.assertEqual(list(self.column(run, "version", "evaluations")), [version])
+
+    def test_wall_limit(self):
+        done = self.run_into("wall", *LONG, "--wall=00:00:02", ranks=3)
+        self.assertEqual(done.returncode, 85, done.stdout + done.stderr)
+        self.finish("wall", self.stopped_version(done.stdout))
+        self.assert_refused(2, "--wall needs hh:mm:ss", "run", self.input, "--wall=90")
+
+    def test_a_stop_within_a_window_loses_nothing(self):
+        window = ["--method.name=semi_async", "--window.grace_s=0.001", "--method.submodel=rolling"]
+        job = self.start("mid", *window, ranks=2)
+        job.send_signal(signal.SIGUSR1)
+        version = self.stopped_version(job.communicate(timeout=60)[0])
+        rounds = [f"--run.rounds={version + 3}"]
+        self.assert_same(self.run_ok("straight", *LONG, *window, *rounds),
+                         self.run_ok("mid", *LONG, *window, *rounds))
+
+
+class Damage(Resume):
+    def spoil(self, path, change):
+        with open(path, "rb") as file:
+            content = file.read()
+        with open(path, "wb") as file:
+            file.write(change(content))
+
+    def test_a_damaged_checkpoint_is_skipped(self):
+        straight = self.run_ok("straight", EVERY)
+        killed = self.stop_after("killed", rounds=2)
+        newest = self.checkpoints(killed)[-1]
+        draw = random.Random(7)
+        for number in range(20):
+            name = f"cut{number}"
+            shutil.copytree(killed, self.path("runs", name))
+            length = draw.random()
+            self.spoil(self.path("runs", name, "checkpoints", newest),
+                       lambda content: content[:int(length * len(content))])
+            done = self.run_into(name, EVERY)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            self.assertIn(newest, done.stderr)
+            self.assertIn("going on from version 1", done.stdout)
+            self.assert_same(straight, self.path("runs", name))
+
+    def test_without_a_usable_checkpoint_nothing_is_begun(self):
+        killed = self.stop_after("killed", rounds=2)
+        for name in self.checkpoints(killed):
+            self.spoil(os.path.join(killed, "checkpoints", name), lambda content: content[:-1])
+        self.assert_refused(4, "no checkpoint in", "run", self.input, "--run.name=killed", EVERY)
+
+    def test_an_unreadable_run_file_is_restored(self):
+        straight = self.run_ok("straight", EVERY)
+        killed = self.stop_after("killed", rounds=2)
+        self.spoil(os.path.join(killed, "run.h5"), lambda content: content[:700])
+        self.assert_same(straight, self.run_ok("killed", EVERY))
+
+    def test_a_folder_that_cannot_be_written(self):
+        self.assert_refused(4, "/proc", "run", self.input, "--run.dir=/proc/espalier", ranks=2)
+
+    def test_a_full_disk(self):
+        disk = self.path("disk")
+        os.mkdir(disk)
+        mount = ["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", disk]
+        if subprocess.run(mount, capture_output=True).returncode != 0:
+            self.skipTest("no permission to mount a small tmpfs")
+        self.addCleanup(subprocess.run, ["umount", disk])
+        done = self.run_into("full", EVERY, "--run.rounds=40", f"--run.dir={disk}", ranks=2)
+        self.assertEqual(done.returncode, 4, done.stdout + done.stderr)
+        errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+        self.assertEqual(len(errors), 1, done.stderr)
+        self.assertIn("No space left on device", errors[0])
+        self.assertIn("make room", errors[0])
+        # With room, the run goes on from what was whole.
+        subprocess.run(["mount", "-o", "remount,size=60m", disk], check=True)
+        again = self.run_into("full", EVERY, "--run.rounds=40", f"--run.dir={disk}")
+        self.assertEqual(again.returncode, 0, again.stderr)
+        self.assert_same(self.run_ok("straight", EVERY, "--run.rounds=40"), os.path.join(disk, "full"))
+
+
+if __name__ == "__main__":
+    unittest.main()
