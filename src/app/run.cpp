@@ -8,6 +8,7 @@
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <ctime>
 #include <filesystem>
 #include <set>
 
@@ -171,6 +172,19 @@ void record_clients(RunFile& records, const Experiment& e) {
         .set("samples", e.samples_of(client));
     records.append(row);
   }
+}
+
+/// The sooner of --wall and the end of the Slurm job, where it tells its own; of that a part is
+/// left for saving.
+std::optional<std::chrono::seconds> wall_limit(const Request& request) {
+  constexpr std::int64_t kMostForSaving = 60;
+  std::optional<std::chrono::seconds> limit = request.wall;
+  const char* end = std::getenv("SLURM_JOB_END_TIME");  // seconds since 1970
+  if (end == nullptr) return limit;
+  const std::int64_t left = parse_integer(end).value_or(0) - std::time(nullptr);
+  if (left <= 0) return limit;
+  const std::chrono::seconds work(left - std::min(kMostForSaving, left / 10));
+  return limit ? std::min(*limit, work) : work;
 }
 
 /// The records as they were at a checkpoint: later rows are cut away, whatever state they are in.
@@ -351,7 +365,7 @@ int run_command(int* argc, char*** argv, const std::vector<std::string>& argumen
   // 5. Serve and train. From here on a failure ends the job, and a request to stop is heard.
   int status = 0;
   keep_stop_signals(mpi.rank() == 0);
-  if (request.wall) set_stop_time(begun + *request.wall);
+  if (const auto limit = wall_limit(request)) set_stop_time(begun + *limit);
   const auto serve_or_train = [&] {
     std::optional<RealTime> real_time;
     if (is_paced(*config)) real_time.emplace(mpi, config->real("clock.scale"));

@@ -4,6 +4,7 @@ ESPALIER_SEED), then gone on with on another number of ranks and compared with a
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -105,12 +106,14 @@ class NothingLost(ProgramTest):
             for number in range(KILLS):
                 name = f"{victim}{number}"
                 delay = draw.uniform(0.2, length)
-                killed += self.kill(name, settings, victim, delay)
+                while not self.kill(name, settings, victim, delay):  # over before: sooner
+                    shutil.rmtree(self.path("runs", name))
+                    delay /= 2
+                killed += 1
                 self.go_on_and_compare(straight, name, settings, others[number % 3],
                                        f"{victim} after {delay:.3f} s")
-        print(f"{window:<12} {len(POINTS)} points, {killed} of {3 * KILLS} random instants hit the run of "
+        print(f"{window:<12} {len(POINTS)} points, {killed} random instants of a run of "
               f"{length:.1f} s; seed {SEED}", file=sys.stderr)
-        self.assertGreaterEqual(2 * killed, 3 * KILLS, "too few kills hit the run")
 
     def test_synchronous(self):
         self.matrix("synchronous")

@@ -139,6 +139,10 @@ class Stopping(Resume):
         done = self.run_into("wall", *LONG, "--wall=00:00:02", ranks=3)
         self.assertEqual(done.returncode, 85, done.stdout + done.stderr)
         self.finish("wall", self.stopped_version(done.stdout))
+        slurm = {"SLURM_JOB_END_TIME": str(int(time.time()) + 4)}
+        done = self.run_into("job", *LONG, ranks=2, env=slurm)
+        self.assertEqual(done.returncode, 85, done.stdout + done.stderr)
+        self.stopped_version(done.stdout)
         self.assert_refused(2, "--wall needs hh:mm:ss", "run", self.input, "--wall=90")
 
     def test_a_stop_within_a_window_loses_nothing(self):
