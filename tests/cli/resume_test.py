@@ -1,6 +1,7 @@
 """Going on with a run: what may differ, what is refused, stops on request, and damaged checkpoints."""
 
 import os
+import pathlib
 import random
 import shutil
 import signal
@@ -90,8 +91,8 @@ class Stopping(Resume):
             command = [MPIRUN, "-n", str(ranks), *command]
         job = subprocess.Popen(command, cwd=self.folder.name, text=True, stdout=subprocess.PIPE,
                                stderr=subprocess.PIPE)
-        records = self.path("runs", name, "run.h5")
-        while not os.path.exists(records):
+        log = pathlib.Path(self.path("runs", name, "log.txt"))
+        while not (log.exists() and " round " in log.read_text()):
             self.assertIsNone(job.poll(), "the run ended")
             time.sleep(0.02)
         time.sleep(0.5)
