@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <map>
+#include <utility>
 
+#include "espalier/app/job.h"
 #include "espalier/base/error.h"
 #include "espalier/base/log.h"
 
@@ -56,6 +58,12 @@ Config merged(const Config& asked, const std::string& stored, const std::filesys
 }
 
 }  // namespace
+
+Intent shared(const MpiEnvironment& mpi, Intent intent) {
+  auto kind = static_cast<int>(intent.kind);
+  ESPALIER_MPI(MPI_Bcast(&kind, 1, MPI_INT, 0, mpi.communicator()));
+  return {static_cast<Intent::Kind>(kind), broadcast_text(mpi, std::move(intent.text))};
+}
 
 Intent intent(const Config& asked, const Request& request, const std::filesystem::path& folder) {
   if (request.overwrite) return {};

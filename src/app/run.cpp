@@ -243,6 +243,10 @@ int serve(const Experiment& experiment, const Config& config, const RuleNames& n
   Progress progress(experiment.rounds, request.verbosity);
   server.on_round = [&](const RoundReport& report) { progress.round(report); };
   server.on_evaluation = [&](const Evaluation& evaluation) { progress.evaluation(evaluation); };
+  const auto tell_loss = [](std::int64_t version) {
+    set_loss(fmt::format("what came after version {} is lost", version));
+  };
+  tell_loss(server.version());
   CheckpointWriter writer;
   const std::int64_t keep = config.integer("checkpoint.keep");
   const std::int64_t keep_every = config.integer("checkpoint.keep_every");
@@ -250,8 +254,8 @@ int serve(const Experiment& experiment, const Config& config, const RuleNames& n
     writer.finish();
     directory.prune_checkpoints(keep, keep_every);
     writer.write(directory.checkpoint(version),
-                 make_checkpoint(resolved, [&](Archive& archive) { server.archive(archive); }));
-    set_loss(fmt::format("what came after version {} is lost", version));
+                 make_checkpoint(resolved, [&](Archive& archive) { server.archive(archive); }),
+                 [=] { tell_loss(version); });
   };
   const RunSummary summary = server.run();
   pool.stop();
@@ -320,15 +324,15 @@ int run_command(int* argc, char*** argv, const std::vector<std::string>& argumen
     if (mpi.rank() == 0 && !request.check) meant = intent(*config, request, path);
   });
   if (const int failed = agreed(mpi, failure)) return failed;
-  if (meant.kind == Intent::Kind::tell) log_note(meant.text);  // rank 0's alone
-  const bool told = !broadcast_text(mpi, meant.kind == Intent::Kind::tell ? "told" : "").empty();
-  if (told) return 0;
-  const std::string stored =
-      broadcast_text(mpi, meant.kind == Intent::Kind::go_on ? meant.text : "");
+  meant = shared(mpi, std::move(meant));
+  if (meant.kind == Intent::Kind::tell) {
+    log_note(meant.text);
+    return 0;
+  }
   attempt(failure, [&] {
-    if (!stored.empty()) {
+    if (meant.kind == Intent::Kind::go_on) {
       config.emplace(all_options());
-      config->read_text(stored, (path / "config.ini").string());
+      config->read_text(meant.text, (path / "config.ini").string());
       names = choose_rules(catalogue(), *config);
     }
     apply_isa(config->text("run.isa"));
@@ -374,8 +378,8 @@ int run_command(int* argc, char*** argv, const std::vector<std::string>& argumen
       status = serve(*experiment, *config, names, request, *directory, mpi, std::move(model),
                      std::move(*availability), pace);
       // A stored configuration gives every option.
-      for (const std::string& key :
-           stored.empty() ? config->unread() : std::vector<std::string>{}) {
+      if (meant.kind == Intent::Kind::go_on) return;
+      for (const std::string& key : config->unread()) {
         log_warning(fmt::format("{} was given, but nothing reads it in this run", key));
       }
     } else {

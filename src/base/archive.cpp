@@ -4,6 +4,15 @@
 
 namespace espalier {
 
+void archive_flags(Archive& archive, const char* name, std::initializer_list<bool*> flags) {
+  std::int64_t bits = 0;
+  std::int64_t bit = 1;
+  for (const bool* flag : flags) bits |= std::exchange(bit, 2 * bit) * (*flag ? 1 : 0);
+  archive.value(name, bits);
+  bit = 1;
+  for (bool* flag : flags) *flag = (bits & std::exchange(bit, 2 * bit)) != 0;
+}
+
 void ByteArchive::raw(void* data, std::size_t bytes) {
   if (loading_) {
     ESPALIER_CHECK(bytes <= source_.size() - position_, "{} bytes wanted at {} of {}", bytes,

@@ -6,13 +6,13 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
-#include <fstream>
 #include <utility>
 
 #include "espalier/base/error.h"
 #include "espalier/base/hash.h"
 #include "espalier/base/kill_point.h"
 #include "h5_io.h"
+#include "seal.h"
 
 namespace espalier {
 
@@ -206,43 +206,6 @@ class LoadingArchive final : public Archive {
   GroupStack groups_;
 };
 
-constexpr const char* kIncomplete =
-    "it is no complete checkpoint: its end is missing, or it was damaged";
-constexpr char kMagic[8] = {'E', 'S', 'P', 'A', 'L', 'I', 'E', 'R'};
-
-/// The last bytes of a checkpoint.
-struct Seal {
-  char magic[8];
-  std::uint64_t bytes;     // before the seal
-  std::uint64_t checksum;  // of these
-};
-
-Seal seal_of(const std::byte* data, std::size_t bytes) {
-  Seal seal;
-  std::memcpy(seal.magic, kMagic, sizeof(kMagic));
-  seal.bytes = bytes;
-  seal.checksum = hash_bytes(data, bytes);
-  return seal;
-}
-
-/// The checkpoint without its seal; OutputError where that does not fit.
-Bytes read_sealed(const std::filesystem::path& path) {
-  std::ifstream in(path, std::ios::binary | std::ios::ate);
-  if (!in) throw OutputError(std::strerror(errno));
-  const auto size = static_cast<std::size_t>(std::max<std::streamoff>(0, in.tellg()));
-  if (size < sizeof(Seal)) throw OutputError(kIncomplete);
-  Bytes bytes(size);
-  in.seekg(0);
-  in.read(reinterpret_cast<char*>(bytes.data()), static_cast<std::streamsize>(size));
-  if (!in) throw OutputError("it cannot be read to its end");
-  const std::size_t length = size - sizeof(Seal);
-  const Seal expected = seal_of(bytes.data(), length);
-  if (std::memcmp(bytes.data() + length, &expected, sizeof(Seal)) != 0)
-    throw OutputError(kIncomplete);
-  bytes.resize(length);
-  return bytes;
-}
-
 /// A file that is being written; the operating system's reason where it cannot be.
 class Descriptor {
  public:
@@ -286,6 +249,8 @@ void store(const std::filesystem::path& path, const Bytes& checkpoint) {
       file.write(checkpoint.data(), half);
       kill_point("checkpoint.half");
       file.write(checkpoint.data() + half, checkpoint.size() - half);
+      const Seal seal = seal_of(checkpoint.data(), checkpoint.size());
+      file.write(reinterpret_cast<const std::byte*>(&seal), sizeof(seal));
       file.sync();
     }
     kill_point("checkpoint.written");
@@ -307,25 +272,24 @@ Bytes make_checkpoint(const std::string& config_text,
                       const std::function<void(Archive&)>& content) {
   H5Handle file = h5::create_in_memory();
   h5::write_identity(file, h5::kCheckpointType, config_text);
-  h5::write_attribute(file, "config_checksum", checksum_of(config_text.data(), config_text.size()));
   SavingArchive archive(file);
   content(archive);
   h5::write_attribute(file, "complete", std::int64_t{1});
-  Bytes bytes = h5::image_of(file);
-  const Seal seal = seal_of(bytes.data(), bytes.size());
-  const auto* begin = reinterpret_cast<const std::byte*>(&seal);
-  bytes.insert(bytes.end(), begin, begin + sizeof(seal));
-  return bytes;
+  return h5::image_of(file);
 }
 
 CheckpointWriter::~CheckpointWriter() {
   if (writing_.valid()) writing_.wait();
 }
 
-void CheckpointWriter::write(const std::filesystem::path& path, Bytes checkpoint) {
+void CheckpointWriter::write(const std::filesystem::path& path, Bytes checkpoint,
+                             std::function<void()> written) {
   finish();
-  writing_ =
-      std::async(std::launch::async, [path, bytes = std::move(checkpoint)] { store(path, bytes); });
+  writing_ = std::async(std::launch::async,
+                        [path, bytes = std::move(checkpoint), written = std::move(written)] {
+                          store(path, bytes);
+                          if (written) written();
+                        });
 }
 
 void CheckpointWriter::finish() {
@@ -349,15 +313,10 @@ CheckpointReader::CheckpointReader(const std::filesystem::path& path)
   if (!std::filesystem::exists(path, ignored))
     throw OutputError(fmt::format("there is no checkpoint {}; check its name", path.string()));
   try {
-    state_->file = h5::open_image(read_sealed(path));
-    const std::string kind = h5::check_identity(state_->file, path);
-    if (kind != h5::kCheckpointType)
+    state_->file = open_record(path);
+    if (const std::string kind = h5::check_identity(state_->file, path);
+        kind != h5::kCheckpointType)
       throw OutputError(fmt::format("it is an {} file; give a checkpoint", kind));
-    if (!h5::has_attribute(state_->file, "complete")) throw OutputError("it was not finished");
-    const std::string config = config_text();
-    if (h5::integer_attribute(state_->file, "config_checksum") !=
-        std::vector{checksum_of(config.data(), config.size())})
-      throw OutputError("its config does not match its checksum");
   } catch (const std::exception& error) {  // a damaged size may also ask for absurd memory
     throw OutputError(fmt::format("cannot use checkpoint {}: {}; use an earlier or another one",
                                   path.string(), h5::brief(error.what())));

@@ -3,6 +3,7 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <cstring>
 #include <map>
 #include <sstream>
 #include <utility>
@@ -11,6 +12,7 @@
 #include "espalier/base/error.h"
 #include "espalier/record/table.h"
 #include "h5_io.h"
+#include "seal.h"
 
 namespace espalier {
 
@@ -275,15 +277,40 @@ std::string last_row(hid_t file, const TableSchema& schema,
   return text;
 }
 
+/// The parts that every protocol's checkpoint has, in words; others by their name.
+std::string words_of(const std::string& part) {
+  static const std::map<std::string, std::string> words{
+      {"model", "global model"},
+      {"server", "clock, window, sampling, rules, client states"},
+      {"tasks", "tasks in flight, updates not yet merged"},
+      {"evaluations", "the last one, and those still to be made"},
+      {"wall", "records so far, host times"}};
+  const auto found = words.find(part);
+  return found == words.end() ? "" : found->second;
+}
+
 std::string describe_checkpoint(hid_t file) {
-  std::string text = line("complete", h5::has_attribute(file, "complete") ? "yes" : "no");
+  std::string text = line("complete", "yes, the checksum of all bytes is right");
   for (const std::string& name : h5::children(file)) {
-    const H5Handle object = h5::open_object(file, name);
-    const Size size = size_below(object);
-    text += line("/" + name, fmt::format("{} dataset{}, {} values, {:.3f} MB", size.datasets,
-                                         size.datasets == 1 ? "" : "s", size.values,
-                                         static_cast<double>(size.bytes) / 1e6));
+    const Size size = size_below(h5::open_object(file, name));
+    text += line("/" + name, fmt::format("{:>10.3f} MB in {:>3} dataset{}  {}",
+                                         static_cast<double>(size.bytes) / 1e6, size.datasets,
+                                         size.datasets == 1 ? " " : "s", words_of(name)));
   }
+  if (H5Lexists(file, "server", H5P_DEFAULT) <= 0) return text;
+  const H5Handle server = h5::open_object(file, "server");
+  const auto number = [&](const char* name) -> std::optional<std::int64_t> {
+    if (H5Lexists(server, name, H5P_DEFAULT) <= 0) return std::nullopt;
+    const h5::Values values = h5::read_dataset(h5::open_object(server, name));
+    std::int64_t value = 0;
+    if (values.numbers.size() != sizeof(value)) return std::nullopt;
+    std::memcpy(&value, values.numbers.data(), sizeof(value));
+    return value;
+  };
+  if (const auto version = number("version")) text += line("version", fmt::to_string(*version));
+  if (const auto now = number("now"))
+    text += line("emulated time", fmt::format("{:.6f} s", static_cast<double>(*now) * 1e-9));
+  if (const auto next = number("next_task")) text += line("tasks sent", fmt::to_string(*next));
   return text;
 }
 
@@ -291,8 +318,8 @@ std::string describe_checkpoint(hid_t file) {
 
 std::optional<std::string> first_difference(const std::filesystem::path& a,
                                             const std::filesystem::path& b, DiffScope scope) {
-  const H5Handle file_a = h5::open_file(a);
-  const H5Handle file_b = h5::open_file(b);
+  const H5Handle file_a = open_record(a);
+  const H5Handle file_b = open_record(b);
   const std::string kind_a = h5::check_identity(file_a, a);
   const std::string kind_b = h5::check_identity(file_b, b);
   if (kind_a != kind_b)
@@ -304,7 +331,7 @@ std::optional<std::string> first_difference(const std::filesystem::path& a,
 }
 
 std::string describe_file(const std::filesystem::path& path) {
-  const H5Handle file = h5::open_file(path);
+  const H5Handle file = open_record(path);
   const std::string kind = h5::check_identity(file, path);
   const std::vector<std::int64_t> version = h5::integer_attribute(file, "version");
   std::string text = line("file", path.string());

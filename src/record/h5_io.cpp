@@ -83,6 +83,12 @@ T element(const Values& values, std::int64_t i) {
   return value;
 }
 
+/// HDF5 takes two files in memory for the same one if their names are equal.
+std::string memory_name() {
+  static std::int64_t made = 0;
+  return fmt::format("in memory {}", ++made);
+}
+
 }  // namespace
 
 std::string brief(const std::string& message) {
@@ -105,7 +111,8 @@ H5Handle create_in_memory() {
   constexpr std::size_t kGrowth = std::size_t{16} << 20;
   const H5Handle access = access_list();
   h5_check(H5Pset_fapl_core(access, kGrowth, false), "keep a file in memory");
-  return {h5_check(H5Fcreate("checkpoint", H5F_ACC_TRUNC, H5P_DEFAULT, access), "create a file"),
+  return {h5_check(H5Fcreate(memory_name().c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, access),
+                   "create a file"),
           H5Fclose};
 }
 
@@ -125,7 +132,7 @@ H5Handle open_image(const Bytes& bytes) {
   // HDF5 copies from it, and does not write.
   h5_check(H5Pset_file_image(access, const_cast<std::byte*>(bytes.data()), bytes.size()),
            "open a file in memory");
-  return {h5_check(H5Fopen("checkpoint", H5F_ACC_RDONLY, access), "open a file in memory"),
+  return {h5_check(H5Fopen(memory_name().c_str(), H5F_ACC_RDONLY, access), "open a file in memory"),
           H5Fclose};
 }
 

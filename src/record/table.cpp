@@ -35,6 +35,7 @@ const TableSchema& rounds_schema() {
           {"bytes_up", kInteger, "B", "bytes received from clients in the window"},
           {"utilisation", kReal, "1", "busy share of the clients that had a task in the window"},
           {"server_busy_s", kReal, "s", "host time that the server spent working", kWall},
+          {"checkpoint_s", kReal, "s", "host time that the server spent on checkpoints", kWall},
           {"peak_client_bytes", kInteger, "B", "largest peak memory of a task of the window"},
       }};
   return schema;

@@ -15,14 +15,11 @@ void archive_task(Archive& archive, ClientTask& task, std::vector<std::int64_t>&
   archive.value("nth_task", task.nth_task);
   archive.value("base_version", task.base_version);
   archive.value("finish", task.finish);
-  std::int64_t flags =
-      (task.answers_twice ? 1 : 0) + (task.not_finite ? 2 : 0) + (task.pace ? 4 : 0);
-  archive.value("flags", flags);
-  task.answers_twice = (flags & 1) != 0;
-  task.not_finite = (flags & 2) != 0;
+  bool paced = task.pace.has_value();
+  archive_flags(archive, "flags", {&task.answers_twice, &task.not_finite, &paced});
   archive.value("submodel", submodel);
   archive.value("state", task.state);
-  if ((flags & 4) == 0) return;
+  if (!paced) return;
   Pace pace = task.pace.value_or(Pace{});
   archive.value("begin", pace.begin);
   archive.value("length", pace.length);
@@ -30,9 +27,9 @@ void archive_task(Archive& archive, ClientTask& task, std::vector<std::int64_t>&
 }
 
 void archive_result(Archive& archive, ClientResult& result) {
-  std::int64_t flags = (result.out_of_memory ? 1 : 0) + (result.computed ? 2 : 0);
+  bool timed = result.computed.has_value();
   archive.value("task", result.task);
-  archive.value("flags", flags);
+  archive_flags(archive, "flags", {&result.out_of_memory, &timed});
   archive.value("samples", result.samples);
   archive.value("steps", result.steps);
   archive.value("train_loss", result.train_loss);
@@ -41,8 +38,7 @@ void archive_result(Archive& archive, ClientResult& result) {
   archive.value("asked_bytes", result.asked_bytes);
   archive.value("wall_compute_s", result.wall_compute_s);
   archive.value("state", result.state);
-  result.out_of_memory = (flags & 1) != 0;
-  if ((flags & 2) == 0) return;
+  if (!timed) return;
   Nanoseconds computed = result.computed.value_or(0);
   archive.value("computed", computed);
   result.computed = computed;

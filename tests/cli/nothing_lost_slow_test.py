@@ -6,13 +6,12 @@ import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import time
 import unittest
 
 sys.path.insert(0, os.path.dirname(__file__))
-from support import ESPALIER, MPIRUN, ProgramTest  # noqa: E402
+from support import ESPALIER, ProgramTest, finish  # noqa: E402
 
 RANKS = 3
 KILLS = int(os.environ.get("ESPALIER_KILLS", "2"))
@@ -53,66 +52,64 @@ def ranks_of(marker):
 
 
 class NothingLost(ProgramTest):
-    def command(self, name, settings, ranks):
-        command = [ESPALIER, "run", self.input, f"--run.name={name}", *COMMON, *settings]
-        return command if ranks == 1 else [MPIRUN, "-n", str(ranks), *command]
-
-    def start(self, name, settings, env=None):
-        return subprocess.Popen(self.command(name, settings, RANKS), cwd=self.folder.name, text=True,
-                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                                env={**os.environ, **(env or {})})
+    def into(self, name, settings, ranks=RANKS):
+        return self.command("run", self.input, f"--run.name={name}", *COMMON, *settings, ranks=ranks)
 
     def go_on_and_compare(self, straight, name, settings, ranks, what):
-        done = subprocess.run(self.command(name, settings, ranks), cwd=self.folder.name, text=True,
-                              capture_output=True, timeout=300)
+        done = finish(self.begin(self.into(name, settings, ranks)), 300)
         self.assertEqual(done.returncode, 0, what + "\n" + done.stdout + done.stderr)
         with self.subTest(what):
             self.assert_same(straight, self.path("runs", name))
 
+    def started(self, name, settings):
+        """A job and its process numbers by rank, once all of them are there."""
+        job = self.begin(self.into(name, settings))
+        limit = time.monotonic() + 60
+        while len(pids := ranks_of(f"--run.name={name}")) < RANKS and time.monotonic() < limit:
+            time.sleep(0.02)
+        self.assertEqual(len(pids), RANKS)
+        return job, pids
+
     def kill(self, name, settings, victim, delay):
         """Whether the run was killed before it ended."""
-        job = self.start(name, settings)
+        job, pids = self.started(name, settings)
         time.sleep(delay)
-        pids = ranks_of(f"--run.name={name}")
-        chosen = {"server": [0], "client": [1], "all": list(pids)}[victim]
-        for rank in chosen:
-            if rank in pids:
-                try:
-                    os.kill(pids[rank], signal.SIGKILL)
-                except ProcessLookupError:
-                    pass
-        output = job.communicate(timeout=60)[0]
-        if job.returncode == 0:
+        for rank in {"server": [0], "client": [1], "all": range(RANKS)}[victim]:
+            try:
+                os.kill(pids[rank], signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        done = finish(job, 60)
+        if done.returncode == 0:
             return False
-        if pids:
-            self.assertEqual(job.returncode, 137, output)
+        self.assertEqual(done.returncode, 137, done.stdout + done.stderr)
         return True
 
     def matrix(self, window):
         settings = WINDOWS[window]
+        job, _ = self.started("straight", settings)
         begin = time.monotonic()
-        straight = self.run_ok("straight", *COMMON, *settings, ranks=RANKS)
+        done = finish(job, 300)
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
         length = time.monotonic() - begin
+        straight = self.path("runs", "straight")
         others = [1, 2, 5]
         for number, point in enumerate(POINTS):
             name = f"point{number}"
-            job = self.start(name, settings, {"ESPALIER_KILL_AT": point})
-            output = job.communicate(timeout=120)[0]
-            self.assertEqual(job.returncode, 137, f"{point} was not reached\n{output}")
+            done = finish(self.begin(self.into(name, settings), {"ESPALIER_KILL_AT": point}), 120)
+            self.assertEqual(done.returncode, 137, f"{point} was not reached\n{done.stdout}{done.stderr}")
             self.go_on_and_compare(straight, name, settings, others[number % 3], point)
         draw = random.Random(f"{SEED} {window}")
-        killed = 0
         for victim in ("server", "client", "all"):
             for number in range(KILLS):
                 name = f"{victim}{number}"
-                delay = draw.uniform(0.2, length)
-                while not self.kill(name, settings, victim, delay):  # over before: sooner
+                delay = draw.uniform(0, length)
+                while not self.kill(name, settings, victim, delay):  # over before
                     shutil.rmtree(self.path("runs", name))
-                    delay /= 2
-                killed += 1
+                    delay = draw.uniform(0, delay)
                 self.go_on_and_compare(straight, name, settings, others[number % 3],
                                        f"{victim} after {delay:.3f} s")
-        print(f"{window:<12} {len(POINTS)} points, {killed} random instants of a run of "
+        print(f"{window:<12} {len(POINTS)} points, {3 * KILLS} random instants of a run of "
               f"{length:.1f} s; seed {SEED}", file=sys.stderr)
 
     def test_synchronous(self):

@@ -3,6 +3,7 @@
 import os
 import pathlib
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -10,8 +11,10 @@ import sys
 import time
 import unittest
 
+import h5py
+
 sys.path.insert(0, os.path.dirname(__file__))
-from support import ESPALIER, MPIRUN, ProgramTest  # noqa: E402
+from support import ProgramTest, finish  # noqa: E402
 
 EVERY = "--checkpoint.every=1"
 LONG = ["--run.rounds=100000", "--checkpoint.every=1000", "--record.evaluate_every=100000"]
@@ -86,11 +89,8 @@ class GoingOn(Resume):
 
 class Stopping(Resume):
     def start(self, name, *settings, ranks):
-        command = [ESPALIER, "run", self.input, f"--run.name={name}", *LONG, *settings]
-        if ranks > 1:
-            command = [MPIRUN, "-n", str(ranks), *command]
-        job = subprocess.Popen(command, cwd=self.folder.name, text=True, stdout=subprocess.PIPE,
-                               stderr=subprocess.PIPE)
+        words = ("run", self.input, f"--run.name={name}", *LONG, *settings)
+        job = self.begin(self.command(*words, ranks=ranks))
         log = pathlib.Path(self.path("runs", name, "log.txt"))
         while not (log.exists() and " round " in log.read_text()):
             self.assertIsNone(job.poll(), "the run ended")
@@ -113,13 +113,13 @@ class Stopping(Resume):
         job = self.start(name, ranks=ranks)
         begin = time.monotonic()
         job.send_signal(number)
-        output, errors = job.communicate(timeout=60)
+        done = finish(job, 60)
         self.assertLess(time.monotonic() - begin, 10)
         if number == signal.SIGTERM and ranks > 1:
-            self.assertNotEqual(job.returncode, 0)  # mpirun's own status
+            self.assertNotEqual(done.returncode, 0)  # mpirun's own status
         else:
-            self.assertEqual(job.returncode, 85, output + errors)
-        self.finish(name, self.stopped_version(output))
+            self.assertEqual(done.returncode, 85, done.stdout + done.stderr)
+        self.finish(name, self.stopped_version(done.stdout))
 
     def test_sigusr1(self):
         self.stops_on(signal.SIGUSR1, 1)
@@ -129,10 +129,21 @@ class Stopping(Resume):
         self.stops_on(signal.SIGTERM, 1)
         self.stops_on(signal.SIGINT, 1)
 
+    def test_a_second_signal_stops_at_once(self):
+        job = self.start("twice", EVERY, ranks=1)
+        for number in (signal.SIGSTOP, signal.SIGUSR1, signal.SIGTERM, signal.SIGCONT):  # both are pending at once
+            job.send_signal(number)
+        done = finish(job, 10)
+        self.assertIn(done.returncode, (128 + signal.SIGUSR1, 128 + signal.SIGTERM), done.stderr)
+        self.assertRegex(done.stderr, r"stopped at once; what came after version \d+ is lost")
+        stands = int(re.search(r"version (\d+)", done.stderr).group(1))
+        self.assertIn(f"ckpt_{stands:08}.h5", self.checkpoints(self.path("runs", "twice")))
+        self.finish("twice", stands)
+
     def test_a_run_cut_short_afterwards_is_evaluated(self):
         job = self.start("cut", ranks=1)
         job.send_signal(signal.SIGUSR1)
-        version = self.stopped_version(job.communicate(timeout=60)[0])
+        version = self.stopped_version(finish(job, 60).stdout)
         run = self.run_ok("cut", *LONG, f"--run.rounds={version}")
         self.assertEqual(list(self.column(run, "version", "evaluations")), [version])
 
@@ -150,7 +161,7 @@ class Stopping(Resume):
         window = ["--method.name=semi_async", "--window.grace_s=0.001", "--method.submodel=rolling"]
         job = self.start("mid", *window, ranks=2)
         job.send_signal(signal.SIGUSR1)
-        version = self.stopped_version(job.communicate(timeout=60)[0])
+        version = self.stopped_version(finish(job, 60).stdout)
         rounds = [f"--run.rounds={version + 3}"]
         self.assert_same(self.run_ok("straight", *LONG, *window, *rounds),
                          self.run_ok("mid", *LONG, *window, *rounds))
@@ -179,6 +190,35 @@ class Damage(Resume):
             self.assertIn(newest, done.stderr)
             self.assertIn("going on from version 1", done.stdout)
             self.assert_same(straight, self.path("runs", name))
+
+    def test_one_flipped_byte_in_any_dataset_is_seen(self):
+        killed = self.stop_after("killed", rounds=2)
+        newest = os.path.join(killed, "checkpoints", self.checkpoints(killed)[-1])
+        # Of each dataset's bytes in the file; those of small ones lie among HDF5's own.
+        draw = random.Random(7)
+        places = {f"byte {number}": draw.randrange(os.path.getsize(newest)) for number in range(40)}
+
+        def look(name, item):
+            if isinstance(item, h5py.Dataset) and item.id.get_offset() is not None and item.id.get_storage_size():
+                places[name] = item.id.get_offset() + item.id.get_storage_size() // 2
+
+        with h5py.File(newest) as file:
+            file.visititems(look)
+        self.assertGreater(len(places), 45)
+        with open(newest, "rb") as file:
+            whole = file.read()
+        for name, place in places.items():
+            with self.subTest(name):
+                with open(newest, "wb") as file:
+                    file.write(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1:])
+                done = self.espalier("info", newest)
+                self.assertEqual(done.returncode, 4, done.stdout)
+                self.assertIn("damaged", done.stderr)
+        straight = self.run_ok("straight", EVERY)
+        done = self.run_into("killed", EVERY)
+        self.assertIn("damaged", done.stderr)
+        self.assertIn("going on from version 1", done.stdout)
+        self.assert_same(straight, killed)
 
     def test_without_a_usable_checkpoint_nothing_is_begun(self):
         killed = self.stop_after("killed", rounds=2)

@@ -35,6 +35,18 @@ lr = 0.05
 """
 
 
+def finish(job, limit):
+    """What a started job came to. One that is not done in `limit` seconds is a failure, with what it printed:
+    it is asked to end, so that mpirun takes its ranks, which hold the pipes, with it."""
+    try:
+        output, errors = job.communicate(timeout=limit)
+    except subprocess.TimeoutExpired:
+        job.terminate()
+        output, errors = job.communicate(timeout=60)
+        raise AssertionError(f"not done in {limit} s: {job.args}\n{output}{errors}") from None
+    return subprocess.CompletedProcess(job.args, job.returncode, output, errors)
+
+
 class ProgramTest(unittest.TestCase):
     def setUp(self):
         self.folder = tempfile.TemporaryDirectory()
@@ -49,12 +61,16 @@ class ProgramTest(unittest.TestCase):
             file.write(text)
         return self.path(name)
 
+    def command(self, *words, ranks=1):
+        return [ESPALIER, *words] if ranks == 1 else [MPIRUN, "-n", str(ranks), ESPALIER, *words]
+
     def espalier(self, *words, ranks=1, env=None):
-        command = [ESPALIER, *words]
-        if ranks > 1:
-            command = [MPIRUN, "-n", str(ranks), *command]
-        return subprocess.run(command, cwd=self.folder.name, capture_output=True, text=True,
-                              timeout=300, env={**os.environ, **(env or {})})
+        return finish(self.begin(self.command(*words, ranks=ranks), env), 300)
+
+    def begin(self, command, env=None):
+        """Starts `command` in the temporary folder."""
+        return subprocess.Popen(command, cwd=self.folder.name, text=True, stdout=subprocess.PIPE,
+                                stderr=subprocess.PIPE, env={**os.environ, **(env or {})})
 
     def run_ok(self, name, *settings, ranks=1, env=None):
         """Runs the small input into runs/NAME and returns that folder."""

@@ -3,7 +3,6 @@ ranks, and told truly by the records."""
 
 import unittest
 
-
 from support import ProgramTest
 
 ADAM = ("--train.optimizer=adamw", "--train.lr=0.002", "--train.schedule=cosine", "--train.warmup=1")

@@ -22,7 +22,7 @@ TEST(Schema, NamesAreThoseOfTheInterface) {
       names(rounds_schema()),
       "round version virtual_time_s wall_time_s updates_merged updates_stale updates_dropped "
       "staleness_mean staleness_max coverage_min coverage_mean train_loss bytes_down bytes_up "
-      "utilisation server_busy_s peak_client_bytes");
+      "utilisation server_busy_s checkpoint_s peak_client_bytes");
   EXPECT_EQ(
       names(tasks_schema()),
       "task client base_version merged_version staleness outcome duplicates sent_s finished_s "
@@ -45,9 +45,9 @@ TEST(Schema, WallFieldsAreThoseOfTheInterface) {
        {&rounds_schema(), &tasks_schema(), &evaluations_schema(), &clients_schema()})
     for (const Column& column : schema->columns)
       if (column.wall) wall.insert(schema->path + "/" + column.name);
-  EXPECT_EQ(wall,
-            (std::set<std::string>{"/rounds/wall_time_s", "/rounds/server_busy_s",
-                                   "/tasks/wall_compute_s", "/tasks/behind_s", "/tasks/rank"}));
+  EXPECT_EQ(wall, (std::set<std::string>{"/rounds/wall_time_s", "/rounds/server_busy_s",
+                                         "/rounds/checkpoint_s", "/tasks/wall_compute_s",
+                                         "/tasks/behind_s", "/tasks/rank"}));
 }
 
 TEST(Schema, EveryColumnIsDescribedAndSecondsAreNamedSo) {

@@ -9,6 +9,7 @@
 
 #include "espalier/app/request.h"
 #include "espalier/app/run_directory.h"
+#include "espalier/comm/environment.h"
 #include "espalier/config/config.h"
 #include "espalier/record/checkpoint.h"
 
@@ -20,9 +21,12 @@ struct Intent {
   /// go_on: the configuration to go on with, as an input file. tell: the closing line.
   std::string text;
 };
+
 /// Writes nothing. InputError where the folder holds something else, naming each option that
 /// differs, or where the request forbids what is needed.
 Intent intent(const Config& asked, const Request& request, const std::filesystem::path& folder);
+/// What rank 0 found, on every rank; collective.
+Intent shared(const MpiEnvironment& mpi, Intent intent);
 
 /// The newest checkpoint of the folder that can be used, warning of those that cannot; none where
 /// there is none at all. OutputError where all are damaged; InputError where it was written under

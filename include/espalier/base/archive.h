@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <initializer_list>
 #include <span>
 #include <string>
 #include <utility>
@@ -33,6 +34,9 @@ class Archive {
   virtual void open(const char* name) = 0;
   virtual void close() = 0;
 };
+
+/// Several truth values as one integer, the first in its lowest bit.
+void archive_flags(Archive& archive, const char* name, std::initializer_list<bool*> flags);
 
 /// Appends to, or reads from, a byte string; names are not stored, the order is the format.
 class ByteArchive final : public Archive {

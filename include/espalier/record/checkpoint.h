@@ -23,8 +23,10 @@ Bytes make_checkpoint(const std::string& config_text, const std::function<void(A
 class CheckpointWriter {
  public:
   ~CheckpointWriter();  // waits; never throws
-  /// Starts writing, once the one before is written. OutputError where that failed.
-  void write(const std::filesystem::path& path, Bytes checkpoint);
+  /// Starts writing, once the one before is written; OutputError where that failed. `written` is
+  /// called by the writing thread once the file is on the disk under its name.
+  void write(const std::filesystem::path& path, Bytes checkpoint,
+             std::function<void()> written = {});
   /// Waits for the last. OutputError where it could not be written; the previous file of its name
   /// is untouched then.
   void finish();

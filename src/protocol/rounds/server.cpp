@@ -163,6 +163,13 @@ void RoundsServer::advance() {
   take_evaluations();
 }
 
+void RoundsServer::wait_for_evaluations() {
+  pool_.wait_until([this] {
+    take_evaluations();
+    return !evaluator_.pending();
+  });
+}
+
 /// After the last round. The final model has the norm statistics of its evaluation.
 void RoundsServer::finish_evaluations() {
   // Of a run that was to be longer when its last round ended.
@@ -171,10 +178,7 @@ void RoundsServer::finish_evaluations() {
     evaluator_.start(version_, window_.opened(), model_);
   }
   pool_.interrupt_when([] { return stop_request().has_value(); });
-  pool_.wait_until([this] {
-    take_evaluations();
-    return !evaluator_.pending();
-  });
+  wait_for_evaluations();
   pool_.interrupt_when({});
   const Parameters& evaluated = evaluator_.last_model();
   if (last_evaluation_ && last_evaluation_->version == version_ && evaluated.flat().defined()) {
@@ -187,7 +191,9 @@ void RoundsServer::save_if_due() {
   const bool due = checkpoint_every_ > 0 && version_ % checkpoint_every_ == 0;
   if (!due || version_ == saved_version_ || version_ >= experiment_.rounds) return;
   saved_version_ = version_;
+  const double start = wall_seconds();
   if (on_checkpoint) on_checkpoint(version_);
+  saving_s_ += wall_seconds() - start;
 }
 
 /// After a window without a single update: ends a run that cannot go on.
@@ -432,10 +438,7 @@ void RoundsServer::close_window() {
   window_.open(now_);
   if (due || last) evaluator_.start(version_, now_, model_);
   if (!evaluate_first) return;
-  pool_.wait_until([this] {
-    take_evaluations();
-    return !evaluator_.pending();
-  });
+  wait_for_evaluations();
   if (!reached_a_stop()) top_up();
 }
 
@@ -554,6 +557,7 @@ void RoundsServer::record_round(std::span<const Update> updates) {
       .set("utilisation", length > 0 ? static_cast<double>(busy_sum) / length
                                      : std::numeric_limits<double>::quiet_NaN())
       .set("server_busy_s", busy_s_)
+      .set("checkpoint_s", saving_s_)
       .set("peak_client_bytes", peak);
   records_.append(row);
   records_.flush(1.0);

@@ -50,15 +50,6 @@ void archive_shared(Archive& archive, const char* name, SharedBytes& bytes, Shar
   if (archive.loading()) bytes = list.at(place);
 }
 
-void archive_flags(Archive& archive, const char* name, std::initializer_list<bool*> flags) {
-  std::int64_t bits = 0;
-  std::int64_t bit = 1;
-  for (const bool* flag : flags) bits |= std::exchange(bit, 2 * bit) * (*flag ? 1 : 0);
-  archive.value(name, bits);
-  bit = 1;
-  for (bool* flag : flags) *flag = (bits & std::exchange(bit, 2 * bit)) != 0;
-}
-
 void archive_sent(Archive& archive, const Experiment& experiment, SentTask& sent,
                   SharedList& payloads) {
   Bytes task;
@@ -116,15 +107,15 @@ std::vector<std::int64_t> sorted_keys(const std::unordered_map<std::int64_t, Val
 
 void archive_evaluation(Archive& archive, std::optional<Evaluation>& last) {
   Evaluation e = last.value_or(Evaluation{});
-  std::int64_t any = last ? 1 : 0;
-  archive.value("any", any);
+  std::int64_t made = last ? 1 : 0;
+  archive.value("made", made);
   archive.value("version", e.version);
   archive.value("time", e.time);
   archive.value("loss", e.loss);
   archive.value("top1", e.top1);
   archive.value("top5", e.top5);
   archive.value("perplexity", e.perplexity);
-  if (any != 0) last = e;
+  if (made != 0) last = e;
 }
 
 }  // namespace
@@ -261,6 +252,7 @@ void RoundsServer::archive_wall(Archive& archive) {
   double elapsed_s = wall_seconds() - wall_start_;
   archive.value("elapsed_s", elapsed_s);
   archive.value("busy_s", busy_s_);
+  archive.value("saving_s", saving_s_);
   if (archive.loading()) elapsed_before_s_ = elapsed_s;
   std::vector<double> compute_s;
   std::vector<std::int64_t> ranks;

@@ -92,6 +92,7 @@ class RoundsServer {
   };
 
   void advance();
+  void wait_for_evaluations();
   void finish_evaluations();
   void save_if_due();
   void archive_clients(Archive& archive);
@@ -159,6 +160,7 @@ class RoundsServer {
   double elapsed_before_s_ = 0;  // before this process
   double wall_start_ = 0;
   double busy_s_ = 0;
+  double saving_s_ = 0;
   std::optional<Evaluation> last_evaluation_;
   RunSummary summary_;
 };

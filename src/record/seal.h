@@ -1,0 +1,25 @@
+#pragma once
+// A checkpoint ends in a seal: a checksum of all bytes before it. HDF5 neither notices a changed
+// byte of the contents nor survives every changed byte of its own structure, so a checkpoint is
+// handed to it only once the seal was found right.
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+
+#include "espalier/base/hdf5.h"
+
+namespace espalier {
+
+struct Seal {
+  char magic[8];
+  std::uint64_t bytes;     // before the seal
+  std::uint64_t checksum;  // of these
+};
+Seal seal_of(const std::byte* data, std::size_t bytes);
+
+/// Opens a run file from the disk, or a checkpoint from its checked bytes, for reading. OutputError
+/// with the reason where the file is damaged or neither.
+H5Handle open_record(const std::filesystem::path& path);
+
+}  // namespace espalier
