@@ -1,6 +1,7 @@
 #include "espalier/record/checkpoint.h"
 
 #include <fcntl.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -238,18 +239,22 @@ class Descriptor {
   int descriptor_;
 };
 
-void store(const std::filesystem::path& path, const Bytes& checkpoint) {
+/// The calling thread, on Linux a scheduler's unit of its own, runs when others do not: a round
+/// waits for its slowest client, so what a checkpoint takes from one of them delays all.
+void yield_to_training() { setpriority(PRIO_PROCESS, static_cast<id_t>(::gettid()), 19); }
+
+void store(const std::filesystem::path& path, const FileImage& checkpoint) {
   std::filesystem::path temporary = path;
   temporary += ".tmp";
   try {
     kill_point("checkpoint.begin");
     {
       Descriptor file(temporary, O_WRONLY | O_CREAT | O_TRUNC);
-      const std::size_t half = checkpoint.size() / 2;
-      file.write(checkpoint.data(), half);
+      const std::size_t half = checkpoint.bytes / 2;
+      file.write(checkpoint.data.get(), half);
       kill_point("checkpoint.half");
-      file.write(checkpoint.data() + half, checkpoint.size() - half);
-      const Seal seal = seal_of(checkpoint.data(), checkpoint.size());
+      file.write(checkpoint.data.get() + half, checkpoint.bytes - half);
+      const Seal seal = seal_of(checkpoint.data.get(), checkpoint.bytes);
       file.write(reinterpret_cast<const std::byte*>(&seal), sizeof(seal));
       file.sync();
     }
@@ -268,26 +273,27 @@ void store(const std::filesystem::path& path, const Bytes& checkpoint) {
 
 }  // namespace
 
-Bytes make_checkpoint(const std::string& config_text,
-                      const std::function<void(Archive&)>& content) {
-  H5Handle file = h5::create_in_memory();
-  h5::write_identity(file, h5::kCheckpointType, config_text);
-  SavingArchive archive(file);
+FileImage make_checkpoint(const std::string& config_text,
+                          const std::function<void(Archive&)>& content) {
+  h5::MemoryFile file;
+  h5::write_identity(file.id(), h5::kCheckpointType, config_text);
+  SavingArchive archive(file.id());
   content(archive);
-  h5::write_attribute(file, "complete", std::int64_t{1});
-  return h5::image_of(file);
+  h5::write_attribute(file.id(), "complete", std::int64_t{1});
+  return file.finish();
 }
 
 CheckpointWriter::~CheckpointWriter() {
   if (writing_.valid()) writing_.wait();
 }
 
-void CheckpointWriter::write(const std::filesystem::path& path, Bytes checkpoint,
+void CheckpointWriter::write(const std::filesystem::path& path, FileImage checkpoint,
                              std::function<void()> written) {
   finish();
   writing_ = std::async(std::launch::async,
-                        [path, bytes = std::move(checkpoint), written = std::move(written)] {
-                          store(path, bytes);
+                        [path, image = std::move(checkpoint), written = std::move(written)] {
+                          yield_to_training();
+                          store(path, image);
                           if (written) written();
                         });
 }

@@ -4,7 +4,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
+#include <utility>
 
 #include "espalier/base/error.h"
 #include "espalier/record/software.h"
@@ -107,23 +109,45 @@ H5Handle create_file(const std::filesystem::path& path) {
           H5Fclose};
 }
 
-H5Handle create_in_memory() {
+MemoryFile::MemoryFile() {
   constexpr std::size_t kGrowth = std::size_t{16} << 20;
+  H5FD_file_image_callbacks_t buffer = {};
+  buffer.udata = &buffer_;
+  buffer.udata_copy = [](void* data) { return data; };
+  buffer.udata_free = [](void*) -> herr_t { return 0; };
+  buffer.image_malloc = [](std::size_t size, H5FD_file_image_op_t, void*) {
+    return std::malloc(size);
+  };
+  buffer.image_realloc = [](void* old, std::size_t size, H5FD_file_image_op_t, void*) {
+    return std::realloc(old, size);
+  };
+  buffer.image_memcpy = [](void* to, const void* from, std::size_t size, H5FD_file_image_op_t,
+                           void*) { return std::memcpy(to, from, size); };
+  buffer.image_free = [](void* data, H5FD_file_image_op_t, void* place) -> herr_t {
+    *static_cast<void**>(place) = data;
+    return 0;
+  };
   const H5Handle access = access_list();
   h5_check(H5Pset_fapl_core(access, kGrowth, false), "keep a file in memory");
-  return {h5_check(H5Fcreate(memory_name().c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, access),
-                   "create a file"),
-          H5Fclose};
+  h5_check(H5Pset_file_image_callbacks(access, &buffer), "keep a file in memory");
+  file_ = {h5_check(H5Fcreate(memory_name().c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, access),
+                    "create a file"),
+           H5Fclose};
 }
 
-Bytes image_of(hid_t file) {
-  h5_check(H5Fflush(file, H5F_SCOPE_GLOBAL), "complete a file in memory");
-  const ssize_t size = H5Fget_file_image(file, nullptr, 0);
+MemoryFile::~MemoryFile() {
+  file_ = {};
+  std::free(buffer_);
+}
+
+FileImage MemoryFile::finish() {
+  h5_check(H5Fflush(file_, H5F_SCOPE_GLOBAL), "complete a file in memory");
+  const ssize_t size = H5Fget_file_image(file_, nullptr, 0);
   if (size < 0) throw OutputError("cannot tell the size of a file in memory");
-  Bytes bytes(static_cast<std::size_t>(size));
-  if (H5Fget_file_image(file, bytes.data(), bytes.size()) != size)
-    throw OutputError("cannot read a file in memory");
-  return bytes;
+  file_.close();
+  return {{static_cast<const std::byte*>(std::exchange(buffer_, nullptr)),
+           [](const std::byte* data) { std::free(const_cast<std::byte*>(data)); }},
+          static_cast<std::size_t>(size)};
 }
 
 H5Handle open_image(const Bytes& bytes) {

@@ -12,6 +12,7 @@
 
 #include "espalier/base/bytes.h"
 #include "espalier/base/hdf5.h"
+#include "espalier/record/checkpoint.h"
 
 namespace espalier::h5 {
 
@@ -28,9 +29,21 @@ std::string brief(const std::string& message);
 H5Handle create_file(const std::filesystem::path& path);
 H5Handle open_file(const std::filesystem::path& path, bool writable = false);
 
-/// A new file in memory, and the bytes that it would have on the disk.
-H5Handle create_in_memory();
-Bytes image_of(hid_t file);
+/// A new file in memory. finish() closes it and gives the bytes that it would have on the disk,
+/// which are HDF5's own buffer and no copy of it.
+class MemoryFile {
+ public:
+  MemoryFile();
+  MemoryFile(const MemoryFile&) = delete;
+  MemoryFile& operator=(const MemoryFile&) = delete;
+  ~MemoryFile();
+  hid_t id() const { return file_; }
+  FileImage finish();
+
+ private:
+  void* buffer_ = nullptr;  // HDF5 grows it, and leaves it here on closing
+  H5Handle file_;
+};
 /// A file from its bytes, for reading; copies them.
 H5Handle open_image(const Bytes& bytes);
 

@@ -16,8 +16,15 @@
 
 namespace espalier {
 
-/// The bytes of a checkpoint: `content` is handed a saving archive.
-Bytes make_checkpoint(const std::string& config_text, const std::function<void(Archive&)>& content);
+/// The bytes of a file that was made in memory.
+struct FileImage {
+  std::shared_ptr<const std::byte> data;
+  std::size_t bytes = 0;
+};
+
+/// A checkpoint before it is written: `content` is handed a saving archive.
+FileImage make_checkpoint(const std::string& config_text,
+                          const std::function<void(Archive&)>& content);
 
 /// Brings checkpoints to the disk, one after the other, while the caller goes on.
 class CheckpointWriter {
@@ -25,7 +32,7 @@ class CheckpointWriter {
   ~CheckpointWriter();  // waits; never throws
   /// Starts writing, once the one before is written; OutputError where that failed. `written` is
   /// called by the writing thread once the file is on the disk under its name.
-  void write(const std::filesystem::path& path, Bytes checkpoint,
+  void write(const std::filesystem::path& path, FileImage checkpoint,
              std::function<void()> written = {});
   /// Waits for the last. OutputError where it could not be written; the previous file of its name
   /// is untouched then.
