@@ -23,7 +23,7 @@ void declare(OptionTable& table) {
 Layer tied_head(int weight, int vocabulary_axis, int embed_axis) {
   Layer layer;
   layer.forward = [=](const Parameters& p, const at::Tensor& x, Context&) {
-    return linear_product(x, p[weight], at::Tensor());
+    return linear_product(x, p.weight(weight), at::Tensor());
   };
   layer.cost = [=](CostTape& tape) {
     const std::int64_t inputs = tape.submodel.width(embed_axis);

@@ -84,14 +84,15 @@ Layer linear(Layout& layout, int block, const std::string& name, int in_axis,
                                        Kind::trainable,
                                        block,
                                        {layout.along(out_axis), layout.along(in_axis, positions)},
-                                       default_init(fan_in)});
+                                       default_init(fan_in),
+                                       /*product=*/true});
   const int bias = layout.add_entry(
       {name + ".bias", Kind::trainable, block, {layout.along(out_axis)}, default_init(fan_in)});
   const bool cuttable = layout.axes[out_axis].cuttable;
   Layer layer;
   layer.forward = [=](const Parameters& p, const at::Tensor& x, Context& context) {
     const at::Tensor flat = x.dim() > 2 ? x.flatten(1) : x;
-    return scaled(linear_product(flat, p[weight], p[bias]), p.submodel(), out_axis, cuttable,
+    return scaled(linear_product(flat, p.weight(weight), p[bias]), p.submodel(), out_axis, cuttable,
                   context);
   };
   layer.cost = [=](CostTape& tape) {

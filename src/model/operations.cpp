@@ -30,13 +30,29 @@ at::Tensor product(const at::Tensor& x, const at::Tensor& weight, const at::Tens
   return out;
 }
 
-// Adds the weight's gradient straight to its place in the flat buffer, by the matrix product
+/// Where to add a weight's gradient: its `.grad`, or memory of its own where it has no place.
+/// `first`: whether it is to be overwritten instead, because nothing was added in this step.
+struct Target {
+  Target(const at::Tensor& weight, const at::Tensor& place) {
+    first = !weight.grad().defined();
+    if (first && place.defined()) weight.mutable_grad() = place;
+    if (!weight.grad().defined()) own = at::empty_like(weight);
+    tensor = own.defined() ? own : weight.grad();
+  }
+  bool first;
+  at::Tensor own;
+  at::Tensor tensor;
+};
+
+// Brings the weight's gradient straight to its place in the flat buffer, by the matrix product
 // itself: autograd would make a second copy of the largest tensor of the model first, and add it in
-// another pass. The sums are the same (the buffer starts at zero).
+// another pass.
 struct Linear : torch::autograd::Function<Linear> {
   static at::Tensor forward(AutogradContext* context, const at::Tensor& x, const at::Tensor& weight,
-                            const std::optional<at::Tensor>& bias, double factor) {
+                            const at::Tensor& place, const std::optional<at::Tensor>& bias,
+                            double factor) {
     context->save_for_backward({x, weight});
+    context->saved_data["place"] = place;
     context->saved_data["bias"] = bias.has_value();
     context->saved_data["factor"] = factor;
     return product(x, weight, bias.value_or(at::Tensor()), factor);
@@ -47,20 +63,19 @@ struct Linear : torch::autograd::Function<Linear> {
     const at::Tensor& weight = saved[1];
     const double factor = context->saved_data["factor"].toDouble();
     const at::Tensor g = rows_of(gradients[0]);
-    at::Tensor input, own, bias;
+    at::Tensor input, bias;
     if (context->needs_input_grad(0)) {
       input = at::empty(x.sizes(), x.options());
       at::Tensor rows = input.view({-1, x.size(-1)});
       at::addmm_out(rows, rows, g, weight.flatten(1), 0, factor);
     }
-    if (!weight.grad().defined()) own = at::zeros_like(weight);
-    const at::Tensor place = own.defined() ? own : weight.grad();
-    place.flatten(1).addmm_(g.t(), rows_of(x), 1, factor);
+    const Target target(weight, context->saved_data["place"].toTensor());
+    target.tensor.flatten(1).addmm_(g.t(), rows_of(x), target.first ? 0 : 1, factor);
     if (context->saved_data["bias"].toBool()) {
       bias = g.sum(0);
       if (factor != 1) bias.mul_(factor);
     }
-    return {input, own, bias, at::Tensor()};
+    return {input, target.own, at::Tensor(), bias, at::Tensor()};
   }
 };
 
@@ -72,20 +87,20 @@ at::Tensor looked_up(const at::Tensor& tokens, const at::Tensor& weight, double 
 // As Linear: autograd would fill a tensor of the whole vocabulary for the few rows that were read.
 struct Embedding : torch::autograd::Function<Embedding> {
   static at::Tensor forward(AutogradContext* context, const at::Tensor& tokens,
-                            const at::Tensor& weight, double factor) {
+                            const at::Tensor& weight, const at::Tensor& place, double factor) {
     context->save_for_backward({tokens, weight});
+    context->saved_data["place"] = place;
     context->saved_data["factor"] = factor;
     return looked_up(tokens, weight, factor);
   }
   static variable_list backward(AutogradContext* context, variable_list gradients) {
     const auto saved = context->get_saved_variables();
     const at::Tensor& weight = saved[1];
-    at::Tensor own;
-    if (!weight.grad().defined()) own = at::zeros_like(weight);
-    const at::Tensor place = own.defined() ? own : weight.grad();
-    place.index_add_(0, saved[0].flatten(), rows_of(gradients[0]),
-                     context->saved_data["factor"].toDouble());
-    return {at::Tensor(), own, at::Tensor()};
+    const Target target(weight, context->saved_data["place"].toTensor());
+    if (target.first) target.tensor.zero_();
+    target.tensor.index_add_(0, saved[0].flatten(), rows_of(gradients[0]),
+                             context->saved_data["factor"].toDouble());
+    return {at::Tensor(), target.own, at::Tensor(), at::Tensor()};
   }
 };
 
@@ -196,22 +211,23 @@ bool trains(const at::Tensor& tensor) {
 
 }  // namespace
 
-at::Tensor linear_product(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
+at::Tensor linear_product(const at::Tensor& x, const Weight& weight, const at::Tensor& bias,
                           double factor) {
-  if (trains(weight)) {
-    return Linear::apply(x.contiguous(), weight,
+  const auto& [value, gradient] = weight;
+  if (trains(value)) {
+    return Linear::apply(x.contiguous(), value, gradient,
                          bias.defined() ? std::optional(bias) : std::nullopt, factor);
   }
   if (trains(x)) {
-    const at::Tensor y = at::linear(x, weight.flatten(1), bias);
+    const at::Tensor y = at::linear(x, value.flatten(1), bias);
     return factor == 1 ? y : y.mul(factor);
   }
-  return product(x, weight, bias, factor);
+  return product(x, value, bias, factor);
 }
 
-at::Tensor embed_tokens(const at::Tensor& tokens, const at::Tensor& weight, double factor) {
-  return trains(weight) ? Embedding::apply(tokens, weight, factor)
-                        : looked_up(tokens, weight, factor);
+at::Tensor embed_tokens(const at::Tensor& tokens, const Weight& weight, double factor) {
+  return trains(weight.value) ? Embedding::apply(tokens, weight.value, weight.gradient, factor)
+                              : looked_up(tokens, weight.value, factor);
 }
 
 at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double epsilon) {

@@ -32,6 +32,11 @@ const at::Tensor& Parameters::operator[](int entry) const {
   return views_[entry];
 }
 
+Weight Parameters::weight(int entry) const {
+  ESPALIER_CHECK(geometry_->layout().entries[entry].product);
+  return {(*this)[entry], gradient_views_.empty() ? at::Tensor() : gradient_views_[entry]};
+}
+
 at::Tensor Parameters::trainable() const {
   const Range range = geometry_->kind_range(Kind::trainable);
   return flat_.narrow(0, range.begin, range.size());
@@ -41,18 +46,44 @@ void Parameters::attach_gradients() {
   if (gradients_.defined()) return;
   const Range range = geometry_->kind_range(Kind::trainable);
   gradients_ = at::zeros({range.size()}, at::kFloat);
+  gradient_views_.resize(views_.size());
   for (std::size_t entry = 0; entry < views_.size(); ++entry) {
     if (!views_[entry].defined() || geometry_->layout().entries[entry].kind != Kind::trainable)
       continue;
     const Geometry::Place& place = geometry_->place(static_cast<int>(entry));
     views_[entry].set_requires_grad(true);
-    views_[entry].mutable_grad() = view_of(gradients_, place.offset - range.begin, place);
+    gradient_views_[entry] = view_of(gradients_, place.offset - range.begin, place);
+    views_[entry].mutable_grad() = gradient_views_[entry];
   }
 }
 
 void Parameters::zero_gradients() {
   ESPALIER_CHECK(gradients_.defined());
-  gradients_.zero_();
+  for (std::size_t entry = 0; entry < views_.size(); ++entry) {
+    if (!gradient_views_[entry].defined()) continue;
+    if (geometry_->layout().entries[entry].product) {
+      views_[entry].mutable_grad() = at::Tensor();
+    } else {
+      gradient_views_[entry].zero_();
+    }
+  }
+}
+
+const at::Tensor& Parameters::gradients() const {
+  for (std::size_t entry = 0; entry < gradient_views_.size(); ++entry) {
+    const at::Tensor& place = gradient_views_[entry];
+    if (!place.defined()) continue;
+    at::Tensor& gradient = views_[entry].mutable_grad();
+    if (gradient.is_same(place)) continue;
+    // No product ran backward, or somebody else read the entry and autograd made its gradient.
+    if (gradient.defined()) {
+      place.copy_(gradient);
+    } else {
+      place.zero_();
+    }
+    gradient = place;
+  }
+  return gradients_;
 }
 
 void initialise(Parameters& full, std::uint64_t seed) {

@@ -481,13 +481,17 @@ void read_positions(TransformerChoice& choice, const Config& config) {
 
 Layer dense(Layout& layout, int block, const std::string& name, Dimension out, Dimension in,
             bool has_bias, double deviation, bool first) {
-  const int weight = layout.add_entry(
-      {name + ".weight", Kind::trainable, block, {out, in}, {Init::Rule::normal, deviation}});
+  const int weight = layout.add_entry({name + ".weight",
+                                       Kind::trainable,
+                                       block,
+                                       {out, in},
+                                       {Init::Rule::normal, deviation},
+                                       /*product=*/true});
   const int bias =
       has_bias ? layout.add_entry({name + ".bias", Kind::trainable, block, {out}, {}}) : -1;
   Layer layer;
   layer.forward = [=](const Parameters& p, const at::Tensor& x, Context& context) {
-    return linear_product(x, p[weight], has_bias ? p[bias] : at::Tensor(),
+    return linear_product(x, p.weight(weight), has_bias ? p[bias] : at::Tensor(),
                           scaler(p.submodel(), out, context));
   };
   layer.cost = [=](CostTape& tape) {
@@ -604,7 +608,8 @@ Layer token_stem(const TransformerChoice& choice, Layout& layout, int block,
                                        Kind::trainable,
                                        block,
                                        {layout.along(vocabulary_axis), layout.along(embed_axis)},
-                                       normal});
+                                       normal,
+                                       /*product=*/true});
   if (weight_entry != nullptr) *weight_entry = weight;
   const int place =
       choice.rotary
@@ -618,7 +623,7 @@ Layer token_stem(const TransformerChoice& choice, Layout& layout, int block,
   Layer layer;
   layer.forward = [=](const Parameters& p, const at::Tensor& x, Context& context) {
     const double factor = stream_scaler(p.submodel(), embed_axis, context);
-    at::Tensor y = embed_tokens(x, p[weight], factor);
+    at::Tensor y = embed_tokens(x, p.weight(weight), factor);
     if (place < 0) return y;
     at::Tensor positions = x.size(1) == most ? p[place] : p[place].narrow(0, 0, x.size(1));
     return y.add_(factor == 1 ? positions : positions * factor);

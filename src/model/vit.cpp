@@ -68,14 +68,15 @@ Layer patch_stem(const TransformerChoice& choice, const Grid& grid, bool class_t
                                        Kind::trainable,
                                        block,
                                        {stream, layout.along(input_axis), side, side},
-                                       {Init::Rule::uniform, bound}});
+                                       {Init::Rule::uniform, bound},
+                                       /*product=*/true});
   const int bias = layout.add_entry(
       {"patch_embed.proj.bias", Kind::trainable, block, {stream}, {Init::Rule::uniform, bound}});
   Layer layer;
   layer.forward = [=](const Parameters& p, const at::Tensor& x, Context& context) {
     const double factor = stream_scaler(p.submodel(), embed_axis, context);
     const auto scaled = [&](int entry) { return factor == 1 ? p[entry] : p[entry] * factor; };
-    at::Tensor y = linear_product(patches_of(x, grid), p[weight], p[bias], factor);
+    at::Tensor y = linear_product(patches_of(x, grid), p.weight(weight), p[bias], factor);
     if (cls >= 0) y = at::cat({scaled(cls).expand({y.size(0), 1, y.size(2)}), y}, 1);
     return y.add_(scaled(place));
   };

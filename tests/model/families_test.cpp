@@ -77,6 +77,7 @@ TEST(Families, MlpTrainsBitForBitAsPlainATen) {
     const Model model = make({{"name", "mlp"}, {"hidden", "200,37"}});
     Parameters p = full_values(model);
     p.attach_gradients();
+    p.zero_gradients();
     const Named v(model, p);
     const at::Tensor x = images(batch, {1, 28, 28});
     const at::Tensor y = at::arange(batch, at::kLong).remainder(10);
@@ -112,6 +113,11 @@ TEST(Families, GradientsOfTwoPassesAddUp) {
     pass();
     expect_close(p.gradients(), once * 2, 1e-3);
     EXPECT_GT(once.abs().max().item<double>(), 0.1);
+    p.zero_gradients();  // of products: only forgotten
+    pass();
+    expect_close(p.gradients(), once, 1e-6);
+    p.zero_gradients();
+    EXPECT_EQ(p.gradients().count_nonzero().item<std::int64_t>(), 0);
   }
 }
 

@@ -46,6 +46,8 @@ struct Entry {
   int block = 0;
   std::vector<Dimension> dimensions;
   Init init;
+  /// Read by products and look-ups only, which write its gradient themselves (operations.h).
+  bool product = false;
 };
 
 struct Layout {

@@ -1,21 +1,24 @@
 #pragma once
 // Operations with a backward pass of their own, where autograd's would copy what is large: products
 // and look-ups add a weight's gradient straight to its place in the flat buffer, and queries and
-// keys are rotated where they lie. Plain ATen inside, so they run wherever tensors do.
+// keys are rotated where they lie. Plain ATen inside, so they run wherever tensors do. The first
+// product of a step overwrites the gradient, which is therefore neither cleared nor read before.
 
 #include <ATen/ATen.h>
+
+#include "espalier/model/parameters.h"
 
 namespace espalier {
 
 /// x [..., in] times the transpose of `weight` [out, in...] (its dimensions after the first are
 /// flattened), plus `bias` [out] where defined, all times `factor`. Returns [..., out] in memory of
 /// its own, so that what follows may change it in place.
-at::Tensor linear_product(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
+at::Tensor linear_product(const at::Tensor& x, const Weight& weight, const at::Tensor& bias,
                           double factor = 1);
 
 /// Rows of `weight` [vocabulary, width] at int64 `tokens` [...], times `factor`; returns
 /// [..., width] in memory of its own.
-at::Tensor embed_tokens(const at::Tensor& tokens, const at::Tensor& weight, double factor = 1);
+at::Tensor embed_tokens(const at::Tensor& tokens, const Weight& weight, double factor = 1);
 
 /// x [..., width] divided by its root mean square along the last dimension, times `weight` [width]
 /// (Zhang and Sennrich 2019).

@@ -14,6 +14,12 @@
 
 namespace espalier {
 
+/// A trained entry, and where its gradient is to lie.
+struct Weight {
+  at::Tensor value;
+  at::Tensor gradient;  // undefined without attach_gradients()
+};
+
 /// A handle like a tensor: copies share the buffers. To duplicate values, make another of the same
 /// geometry and copy flat().
 class Parameters {
@@ -28,6 +34,9 @@ class Parameters {
 
   /// View of an entry; a broken invariant if the submodel lacks it.
   const at::Tensor& operator[](int entry) const;
+  /// The same of a product entry, for what writes its gradient by itself: to `gradient`, which it
+  /// then makes the value's `.grad`; where that is defined already, it adds to it.
+  Weight weight(int entry) const;
   /// The whole buffer; padding is zero and stays zero.
   float* data() { return flat_.data_ptr<float>(); }
   const float* data() const { return flat_.const_data_ptr<float>(); }
@@ -39,8 +48,10 @@ class Parameters {
   /// their
   /// `.grad` into it. Calling it again on the same buffers changes nothing.
   void attach_gradients();
-  /// Flat, over the trainable range, padding included; undefined before attach_gradients().
-  const at::Tensor& gradients() const { return gradients_; }
+  /// Flat, over the trainable range, padding included, complete for what ran backward so far;
+  /// undefined before attach_gradients().
+  const at::Tensor& gradients() const;
+  /// Before a step. What product entries hold is only forgotten, to be overwritten.
   void zero_gradients();
 
  private:
@@ -48,6 +59,7 @@ class Parameters {
   at::Tensor flat_;
   at::Tensor gradients_;
   std::vector<at::Tensor> views_;
+  std::vector<at::Tensor> gradient_views_;  // empty before attach_gradients()
 };
 
 /// First values of a full model, from streams keyed by entry name (purpose "model.init"): they
