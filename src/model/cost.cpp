@@ -195,7 +195,7 @@ std::vector<std::int64_t> moved_bytes(std::int64_t batch_bytes,
     const bool view = node.in_place && node.forward_flops == 0;
     const std::int64_t forward = view ? 0 : inputs + node.weight_bytes + node.output_bytes;
     // Of the input and of the weights, each from the gradient of the output. That of the weights is
-    // added to what is there.
+    // charged as added to what is there, as in every part of a batch but the first.
     std::int64_t backward = 0;
     if (node.input_gradient && !node.passes_gradient) {
       backward += node.output_bytes + node.weight_bytes + inputs;
