@@ -174,17 +174,24 @@ void record_clients(RunFile& records, const Experiment& e) {
   }
 }
 
-/// The sooner of --wall and the end of the Slurm job, where it tells its own; of that a part is
-/// left for saving.
-std::optional<std::chrono::seconds> wall_limit(const Request& request) {
+using Moment = std::chrono::steady_clock::time_point;
+
+/// The sooner of --wall since the program `begun` and the end of the Slurm job, where it tells its
+/// own; of what is left of that a part is kept for saving.
+std::optional<Moment> stop_time(const Request& request, Moment begun) {
   constexpr std::int64_t kMostForSaving = 60;
-  std::optional<std::chrono::seconds> limit = request.wall;
+  std::optional<Moment> stop;
+  if (request.wall) stop = begun + *request.wall;
   const char* end = std::getenv("SLURM_JOB_END_TIME");  // seconds since 1970
-  if (end == nullptr) return limit;
+  if (end == nullptr) return stop;
   const std::int64_t left = parse_integer(end).value_or(0) - std::time(nullptr);
-  if (left <= 0) return limit;
-  const std::chrono::seconds work(left - std::min(kMostForSaving, left / 10));
-  return limit ? std::min(*limit, work) : work;
+  if (left <= 0) {
+    log_warning("SLURM_JOB_END_TIME has passed: it seems to be another job's, and is not heeded");
+    return stop;
+  }
+  const Moment last = std::chrono::steady_clock::now() +
+                      std::chrono::seconds(left - std::min(kMostForSaving, left / 10));
+  return stop ? std::min(*stop, last) : last;
 }
 
 /// The records as they were at a checkpoint: later rows are cut away, whatever state they are in.
@@ -369,7 +376,7 @@ int run_command(int* argc, char*** argv, const std::vector<std::string>& argumen
   // 5. Serve and train. From here on a failure ends the job, and a request to stop is heard.
   int status = 0;
   keep_stop_signals(mpi.rank() == 0);
-  if (const auto limit = wall_limit(request)) set_stop_time(begun + *limit);
+  if (const auto stop = stop_time(request, begun)) set_stop_time(*stop);
   const auto serve_or_train = [&] {
     std::optional<RealTime> real_time;
     if (is_paced(*config)) real_time.emplace(mpi, config->real("clock.scale"));

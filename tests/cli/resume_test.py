@@ -25,9 +25,9 @@ class Resume(ProgramTest):
         return self.espalier("run", self.input, f"--run.name={name}", *settings, **where)
 
     def stop_after(self, name, *settings, rounds=1, ranks=1):
-        """A run that a kill leaves unfinished, with the checkpoint of `rounds` rounds."""
+        """A run that a kill leaves unfinished, with the checkpoint of `rounds` rounds as its newest."""
         done = self.run_into(name, EVERY, *settings, ranks=ranks,
-                             env={"ESPALIER_KILL_AT": f"round.recorded:{rounds + 1}"})
+                             env={"ESPALIER_KILL_AT": f"checkpoint.renamed:{rounds}"})
         self.assertNotEqual(done.returncode, 0)
         return self.path("runs", name)
 
@@ -151,7 +151,7 @@ class Stopping(Resume):
         done = self.run_into("wall", *LONG, "--wall=00:00:02", ranks=3)
         self.assertEqual(done.returncode, 85, done.stdout + done.stderr)
         self.finish("wall", self.stopped_version(done.stdout))
-        slurm = {"SLURM_JOB_END_TIME": str(int(time.time()) + 4)}
+        slurm = {"SLURM_JOB_END_TIME": str(int(time.time()) + 15)}
         done = self.run_into("job", *LONG, ranks=2, env=slurm)
         self.assertEqual(done.returncode, 85, done.stdout + done.stderr)
         self.stopped_version(done.stdout)
