@@ -6,11 +6,11 @@ namespace espalier {
 
 void archive_flags(Archive& archive, const char* name, std::initializer_list<bool*> flags) {
   std::int64_t bits = 0;
-  std::int64_t bit = 1;
-  for (const bool* flag : flags) bits |= std::exchange(bit, 2 * bit) * (*flag ? 1 : 0);
+  int place = 0;
+  for (const bool* flag : flags) bits |= std::int64_t{*flag} << place++;
   archive.value(name, bits);
-  bit = 1;
-  for (bool* flag : flags) *flag = (bits & std::exchange(bit, 2 * bit)) != 0;
+  place = 0;
+  for (bool* flag : flags) *flag = ((bits >> place++) & 1) != 0;
 }
 
 void ByteArchive::raw(void* data, std::size_t bytes) {

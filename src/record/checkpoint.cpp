@@ -319,10 +319,10 @@ CheckpointReader::CheckpointReader(const std::filesystem::path& path)
   if (!std::filesystem::exists(path, ignored))
     throw OutputError(fmt::format("there is no checkpoint {}; check its name", path.string()));
   try {
-    state_->file = open_record(path);
-    if (const std::string kind = h5::check_identity(state_->file, path);
-        kind != h5::kCheckpointType)
-      throw OutputError(fmt::format("it is an {} file; give a checkpoint", kind));
+    Record record = open_record(path);
+    if (record.kind != h5::kCheckpointType)
+      throw OutputError(fmt::format("it is an {} file; give a checkpoint", record.kind));
+    state_->file = std::move(record.file);
   } catch (const std::exception& error) {  // a damaged size may also ask for absurd memory
     throw OutputError(fmt::format("cannot use checkpoint {}: {}; use an earlier or another one",
                                   path.string(), h5::brief(error.what())));

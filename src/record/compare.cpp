@@ -318,10 +318,8 @@ std::string describe_checkpoint(hid_t file) {
 
 std::optional<std::string> first_difference(const std::filesystem::path& a,
                                             const std::filesystem::path& b, DiffScope scope) {
-  const H5Handle file_a = open_record(a);
-  const H5Handle file_b = open_record(b);
-  const std::string kind_a = h5::check_identity(file_a, a);
-  const std::string kind_b = h5::check_identity(file_b, b);
+  const auto [file_a, kind_a] = open_record(a);
+  const auto [file_b, kind_b] = open_record(b);
   if (kind_a != kind_b)
     return fmt::format("{} is an {} file, {} an {} file", a.string(), kind_a, b.string(), kind_b);
   const Comparison comparison(a.string(), b.string(), scope, kind_a == h5::kRunType);
@@ -331,8 +329,7 @@ std::optional<std::string> first_difference(const std::filesystem::path& a,
 }
 
 std::string describe_file(const std::filesystem::path& path) {
-  const H5Handle file = open_record(path);
-  const std::string kind = h5::check_identity(file, path);
+  const auto [file, kind] = open_record(path);
   const std::vector<std::int64_t> version = h5::integer_attribute(file, "version");
   std::string text = line("file", path.string());
   text += line("kind", fmt::format("{}, format {}", kind, fmt::join(version, ".")));

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <fstream>
 #include <optional>
+#include <utility>
 
 #include "espalier/base/error.h"
 #include "espalier/base/hash.h"
@@ -56,18 +57,19 @@ Seal seal_of(const std::byte* data, std::size_t bytes) {
   return seal;
 }
 
-H5Handle open_record(const std::filesystem::path& path) {
+Record open_record(const std::filesystem::path& path) {
   std::error_code ignored;
   if (!std::filesystem::exists(path, ignored))
     throw OutputError(fmt::format("there is no file {}; check its name", path.string()));
   if (const auto bytes = sealed_bytes(path)) {
     H5Handle file = h5::open_image(*bytes);
-    h5::check_identity(file, path);
-    return file;
+    std::string kind = h5::check_identity(file, path);
+    return {std::move(file), std::move(kind)};
   }
   H5Handle file = h5::open_file(path);  // notices by itself where a checkpoint was cut off
-  if (h5::check_identity(file, path) == h5::kCheckpointType) refuse_damaged(path);
-  return file;
+  std::string kind = h5::check_identity(file, path);
+  if (kind == h5::kCheckpointType) refuse_damaged(path);
+  return {std::move(file), std::move(kind)};
 }
 
 }  // namespace espalier

@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <string>
 
 #include "espalier/base/hdf5.h"
 
@@ -18,8 +19,12 @@ struct Seal {
 };
 Seal seal_of(const std::byte* data, std::size_t bytes);
 
+struct Record {
+  H5Handle file;
+  std::string kind;  // h5::kRunType or h5::kCheckpointType
+};
 /// Opens a run file from the disk, or a checkpoint from its checked bytes, for reading. OutputError
 /// with the reason where the file is damaged or neither.
-H5Handle open_record(const std::filesystem::path& path);
+Record open_record(const std::filesystem::path& path);
 
 }  // namespace espalier

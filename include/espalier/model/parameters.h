@@ -45,8 +45,7 @@ class Parameters {
   at::Tensor trainable() const;
 
   /// Allocates the flat gradient buffer, marks trainable entries as requiring gradients and points
-  /// their
-  /// `.grad` into it. Calling it again on the same buffers changes nothing.
+  /// their `.grad` into it. Calling it again on the same buffers changes nothing.
   void attach_gradients();
   /// Flat, over the trainable range, padding included, complete for what ran backward so far;
   /// undefined before attach_gradients().
