@@ -35,9 +35,12 @@ class MaskedCrossEntropy : public LocalObjective {
     }
   }
   void prepare(Context& context) const override { context.scaler = scaler_; }
-  at::Tensor loss(const LocalView& view, const at::Tensor& logits,
+  at::Tensor loss(const LocalView& view, const Outputs& outputs,
                   const at::Tensor& labels) const override {
-    return LocalObjective::loss(view, masked_ ? logits.masked_fill(absent_, 0.0) : logits, labels);
+    if (!masked_) return LocalObjective::loss(view, outputs, labels);
+    Outputs masked{outputs.logits.masked_fill(absent_, 0.0), outputs.exits};
+    for (at::Tensor& logits : masked.exits) logits = logits.masked_fill(absent_, 0.0);
+    return LocalObjective::loss(view, masked, labels);
   }
   // The mask of classes, and the masked logits of a batch, which are as small.
   std::int64_t extra_bytes(std::int64_t) const override { return masked_ ? 4096 : 0; }

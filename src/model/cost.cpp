@@ -50,9 +50,7 @@ class Walk {
   std::int64_t peak_ = 0;
 };
 
-/// Log-softmax and negative log-likelihood as two more nodes: the first keeps its output, the
-/// second is scalar.
-void add_loss(CostTape& tape, std::int64_t rows, std::int64_t classes) {
+void add_one_loss(CostTape& tape, std::int64_t rows, std::int64_t classes) {
   NodeCost softmax;
   softmax.output_bytes = rows * classes * kFloatBytes;
   softmax.saves_output = true;
@@ -63,6 +61,23 @@ void add_loss(CostTape& tape, std::int64_t rows, std::int64_t classes) {
   tape.add(likelihood);
 }
 
+/// Log-softmax and negative log-likelihood as two more nodes for each classifier: the first keeps
+/// its output, the second is scalar; then their sum.
+void add_loss(CostTape& tape, const std::vector<int>& heads, std::int64_t rows,
+              std::int64_t classes) {
+  std::vector<int> losses;
+  for (const int head : heads) {
+    tape.current = head;
+    add_one_loss(tape, rows, classes);
+    losses.push_back(tape.current);
+  }
+  if (losses.size() == 1) return;
+  NodeCost sum;
+  sum.output_bytes = kFloatBytes;
+  sum.inputs = std::move(losses);
+  sum.passes_gradient = true;
+  tape.add(sum);
+}
 /// Peak bytes of one pass forward and back. An output lives until its last reader has run, and as
 /// long as a node has it saved for its own backward pass; a gradient until its node has passed it
 /// on. The batch itself is held throughout.
@@ -221,9 +236,20 @@ TrainingCost training_cost(const Model& model, const Submodel& submodel, std::in
   const Geometry geometry(model.layout, submodel, Packing::aligned);
   TrainingCost cost;
   std::vector<std::size_t> node_blocks;  // index into cost.blocks
+  std::vector<int> heads;                // nodes of the logits
+  const int answer = model.answer(submodel);
   for (int i = 0; i < static_cast<int>(model.blocks.size()); ++i) {
-    if (!submodel.has_block(i)) continue;
+    if (!submodel.has_block(i) || i > answer) continue;
+    const int stream = tape.current;
+    const std::vector<std::int64_t> shape = tape.shape;
     model.blocks[static_cast<std::size_t>(i)].cost(tape);
+    if (model.is_exit(i)) {
+      heads.push_back(tape.current);
+      if (i != answer) {
+        tape.current = stream;
+        tape.shape = shape;
+      }
+    }
     node_blocks.resize(tape.nodes.size(), cost.blocks.size());
     cost.blocks.push_back(block_weights(geometry, i));
   }
@@ -238,7 +264,7 @@ TrainingCost training_cost(const Model& model, const Submodel& submodel, std::in
     block.saved_bytes += saved[i];
   }
   cost.step_flops = kStepPerForward * cost.forward_flops;
-  add_loss(tape, rows, model.shape.classes);
+  add_loss(tape, heads, rows, model.shape.classes);
   node_blocks.resize(tape.nodes.size(), cost.blocks.size() - 1);
   const std::vector<std::int64_t> moved = moved_bytes(values * value_bytes, tape.nodes);
   for (std::size_t i = 0; i < tape.nodes.size(); ++i) {

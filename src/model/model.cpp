@@ -1,5 +1,6 @@
 #include "espalier/model/model.h"
 
+#include <algorithm>
 #include <set>
 #include <utility>
 
@@ -21,14 +22,53 @@ std::int64_t CostTape::elements() const {
   return n;
 }
 
+bool Model::is_exit(int block) const {
+  return std::ranges::any_of(exits, [&](const Exit& exit) { return exit.block == block; });
+}
+
+int Model::answer(const Submodel& submodel) const {
+  const auto kept = std::find_if(exits.rbegin(), exits.rend(),
+                                 [&](const Exit& exit) { return submodel.has_block(exit.block); });
+  ESPALIER_CHECK(kept != exits.rend(), "a submodel keeps at least one classifier");
+  return kept->block;
+}
+
 at::Tensor forward(const Model& model, const Parameters& parameters, at::Tensor x,
                    Context& context) {
-  for (std::size_t i = 0; i < model.blocks.size(); ++i) {
-    if (!parameters.submodel().has_block(static_cast<int>(i))) continue;
-    x = model.blocks[i].forward(parameters, x, context);
+  const int answer = model.answer(parameters.submodel());
+  for (int i = 0; i < static_cast<int>(model.blocks.size()); ++i) {
+    if (!parameters.submodel().has_block(i)) continue;
+    const Block& block = model.blocks[static_cast<std::size_t>(i)];
+    if (model.is_exit(i) && i != answer) {
+      if (context.exits) context.exits->push_back(block.forward(parameters, x, context));
+      continue;
+    }
+    x = block.forward(parameters, x, context);
     if (context.taps) context.taps->push_back(x);
+    if (i == answer) break;  // what a submodel keeps behind it is idle
   }
   return x;
+}
+
+Submodel cut_depth(const Model& model, std::int64_t kept) {
+  ESPALIER_CHECK(0 <= kept && kept <= std::ssize(model.depth), "{} of {} blocks", kept,
+                 model.depth.size());
+  const bool ends_at_an_exit = model.exits.front().depth <= kept;
+  std::int64_t depth = kept;
+  if (ends_at_an_exit) {
+    for (const Exit& exit : model.exits) {
+      if (exit.depth <= kept) depth = exit.depth;
+    }
+  }
+  Submodel submodel = Submodel::full(*model.layout);
+  for (std::int64_t i = depth; i < std::ssize(model.depth); ++i) {
+    submodel.keep_block(model.depth[static_cast<std::size_t>(i)], false);
+  }
+  const int head = model.exits.back().block;
+  for (const Exit& exit : model.exits) {
+    submodel.keep_block(exit.block, ends_at_an_exit ? exit.depth <= depth : exit.block == head);
+  }
+  return submodel;
 }
 
 const Registry<ModelFamily>& model_families() {
@@ -69,6 +109,10 @@ void declare_model_options(OptionTable& table) {
              1, 1e6});
   table.add({"model.classes", OptionType::integer, "0",
              "outputs of the classifier; 0 = the classes of the data", "", 0, 1e9});
+  table.add(
+      {"model.exits", OptionType::integer, "1",
+       "classifiers, at equal distances in depth; the last is the model's head (vit, encoder)", "",
+       1, 1e6});
   declare_transformer_options(table);
   for (const auto& item : model_families().items()) item.value.declare(table);
 }
@@ -98,6 +142,14 @@ Model build_model(const Config& config, const DataShape& data) {
   Model model = family.value.build(config, shape);
   model.name = family.name;
   model.shape = shape;
+  if (model.exits.empty()) {
+    model.exits.push_back(
+        {static_cast<int>(model.blocks.size()) - 1, static_cast<int>(model.depth.size())});
+  }
+  if (config.integer("model.exits") != std::ssize(model.exits)) {
+    throw InputError(
+        fmt::format("model.name = {} has one classifier only; set model.exits = 1", family.name));
+  }
   for (const Entry& entry : model.layout->entries) {
     if (entry.kind == Kind::statistic) model.has_statistics = true;
   }

@@ -449,6 +449,11 @@ TransformerChoice transformer_choice(const Config& config) {
   c.scale = scale == "embed"  ? ScoreScale::embed
             : scale == "full" ? ScoreScale::full
                               : ScoreScale::kept;
+  c.exits = config.integer("model.exits");
+  if (c.exits > c.depth) {
+    throw InputError(
+        fmt::format("model.exits = {} is more than the {} blocks of the model", c.exits, c.depth));
+  }
   if (c.kv_heads == 0) c.kv_heads = c.heads;
   if (c.hidden == 0) c.hidden = 4 * c.embed;
   if (c.embed % c.heads != 0) {
@@ -555,7 +560,12 @@ double stream_scaler(const Submodel& submodel, int axis, const Context& context)
 }
 
 void add_transformer_blocks(Model& model, Layout& layout, const TransformerChoice& choice,
-                            const BlockNames& names, int embed_axis) {
+                            const BlockNames& names, int embed_axis, const HeadLayers& head) {
+  const auto classify = [&](const std::string& name, const std::string& prefix) {
+    const int block = layout.add_block(name);
+    model.exits.push_back({block, static_cast<int>(model.depth.size())});
+    model.blocks.push_back(make_block(layout, block, head(block, prefix)));
+  };
   const Dimension stream = layout.along(embed_axis);
   for (std::int64_t i = 0; i < choice.depth; ++i) {
     const std::string name = fmt::format("{}.{}", names.prefix, i);
@@ -597,7 +607,15 @@ void add_transformer_blocks(Model& model, Layout& layout, const TransformerChoic
                                       {residual(std::move(attend), axes.attention_rows),
                                        residual(std::move(mlp), axes.mlp_rows)}));
     model.transformer.push_back(axes);
+    model.depth.push_back(axes.block);
+    // The k-th of K exits stands behind block floor(k depth / K).
+    const auto nth = std::ssize(model.exits) + 1;
+    if (head && nth < choice.exits && i + 1 == nth * choice.depth / choice.exits) {
+      const std::string exit = fmt::format("exits.{}", nth - 1);
+      classify(exit, exit + ".");
+    }
   }
+  if (head) classify("head", "");
 }
 
 Layer token_stem(const TransformerChoice& choice, Layout& layout, int block,
@@ -644,13 +662,14 @@ Layer token_stem(const TransformerChoice& choice, Layout& layout, int block,
 }
 
 std::vector<Layer> pooled_head(const TransformerChoice& choice, Pooling pooling, Layout& layout,
-                               int block, int embed_axis, int class_axis) {
+                               int block, const std::string& prefix, int embed_axis,
+                               int class_axis) {
   std::vector<Layer> layers;
   if (pooling == Pooling::token) layers.push_back(first_token());
-  layers.push_back(stream_norm(choice, layout, block, "norm", embed_axis));
+  layers.push_back(stream_norm(choice, layout, block, prefix + "norm", embed_axis));
   if (pooling == Pooling::mean) layers.push_back(mean_token());
-  layers.push_back(dense(layout, block, "head", layout.along(class_axis), layout.along(embed_axis),
-                         true, kDeviation));
+  layers.push_back(dense(layout, block, prefix + "head", layout.along(class_axis),
+                         layout.along(embed_axis), true, kDeviation));
   return layers;
 }
 

@@ -201,8 +201,11 @@ void ClientStepper::train_batch() {
         batch.subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(count));
     const at::Tensor x = experiment_.data.train->inputs(part, &augment);
     const at::Tensor y = experiment_.data.train->labels(part);
-    const at::Tensor loss =
-        objective_->loss(view, forward(experiment_.model, parameters_, x, context), y);
+    Outputs outputs;
+    context.exits = &outputs.exits;
+    outputs.logits = forward(experiment_.model, parameters_, x, context);
+    const at::Tensor loss = objective_->loss(view, outputs, y);
+    outputs = {};
     // The gradients of the parts add up to that of the batch's mean.
     loss.backward(count == size
                       ? at::Tensor()

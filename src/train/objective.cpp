@@ -37,9 +37,14 @@ at::Tensor cross_entropy(const at::Tensor& logits, const at::Tensor& labels, dou
   return SmoothedCrossEntropy::apply(rows, labels.flatten(), smoothing);
 }
 
-at::Tensor LocalObjective::loss(const LocalView& view, const at::Tensor& logits,
+at::Tensor LocalObjective::loss(const LocalView& view, const Outputs& outputs,
                                 const at::Tensor& labels) const {
-  return cross_entropy(logits, labels, view.experiment.train.label_smoothing);
+  const double smoothing = view.experiment.train.label_smoothing;
+  at::Tensor sum = cross_entropy(outputs.logits, labels, smoothing);
+  for (const at::Tensor& logits : outputs.exits) {
+    sum = sum + cross_entropy(logits, labels, smoothing);
+  }
+  return sum;
 }
 
 std::unique_ptr<LocalObjective> make_cross_entropy(const Config&) {

@@ -78,7 +78,11 @@ std::int64_t measured_peak(const Model& model, const Submodel& submodel, std::in
     context.mode = Mode::train;
     context.scaler = scaler;
     p.zero_gradients();
+    std::vector<at::Tensor> exits;
+    context.exits = &exits;
     at::Tensor loss = at::cross_entropy_loss(forward(model, p, x, context).flatten(0, -2), y);
+    for (const at::Tensor& logits : exits) loss = loss + at::cross_entropy_loss(logits, y);
+    exits.clear();
     loss.backward();
     c10::NoGradGuard no_grad;
     if (!velocity.defined()) {
@@ -152,6 +156,17 @@ TEST_F(TransformerBound, HoldsForVit) {
        {Settings{}, Settings{{"pooling", "mean"}, {"qkv_bias", "false"}},
         Settings{{"fused_qkv", "false"}}, Settings{{"rms_norm", "true"}, {"activation", "swiglu"}}})
     for (const std::int64_t batch : {4, 32}) expect_bounds({with("vit", more), kImages, batch});
+}
+
+TEST_F(TransformerBound, HoldsForExits) {
+  for (const DataShape& shape : {kImages, kNews}) {
+    const Setting setting{with(shape.vocabulary > 0 ? "encoder" : "vit", {{"exits", "3"}}), shape,
+                          8};
+    const Model model = make(setting);
+    for (const std::int64_t depth : {1, 2, 3})
+      expect_bound(setting, model, cut_depth(model, depth), fmt::format("depth {}", depth));
+    expect_bounds(setting);
+  }
 }
 
 TEST_F(TransformerBound, HoldsForGpt) {

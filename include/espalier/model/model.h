@@ -1,7 +1,8 @@
 #pragma once
 // A model is a list of blocks (stem, block 1..n, head). A block computes forward(parameters, x,
 // context) with plain ATen calls and the same code at every width; its parameters' geometry knows
-// what was kept.
+// what was kept. A model may have further classifiers, its exits, between its blocks: one that is
+// cut in depth answers by the last that it keeps.
 
 #include <ATen/ATen.h>
 
@@ -33,6 +34,9 @@ struct Context {
   std::vector<at::Tensor>* statistics = nullptr;
   /// If set, receives each block's output, in order.
   std::vector<at::Tensor>* taps = nullptr;
+  /// If set, receives the logits of the kept exits before the one that answers, in order; else they
+  /// are not computed.
+  std::vector<at::Tensor>* exits = nullptr;
 };
 
 /// Kinds of work that a device may do at different rates.
@@ -98,6 +102,12 @@ struct TransformerAxes {
   int mlp_rows = -1;        ///< positions of the stream that the MLP writes: a subset axis
 };
 
+/// A classifier, and how many of Model::depth it stands behind. The last one is the head.
+struct Exit {
+  int block = -1;
+  int depth = 0;
+};
+
 struct Model {
   std::string name;
   std::shared_ptr<const Layout> layout;
@@ -105,13 +115,23 @@ struct Model {
   DataShape shape;
   int class_axis = -1;  ///< the axis of the head's outputs
   bool has_statistics = false;
+  std::vector<int> depth;  ///< the blocks that a cut in depth drops from the end, in order
+  std::vector<Exit> exits;
   std::vector<TransformerAxes> transformer;  ///< its transformer blocks, if any
+
+  bool is_exit(int block) const;
+  /// The classifier by which a submodel answers.
+  int answer(const Submodel& submodel) const;
 };
 
-/// Runs the blocks that the submodel keeps. x: [batch, sample...] float; returns logits [batch,
-/// classes].
+/// Runs the blocks that the submodel keeps. x: [batch, sample...] float; returns the logits [batch,
+/// classes] of its last classifier.
 at::Tensor forward(const Model& model, const Parameters& parameters, at::Tensor x,
                    Context& context);
+
+/// The first `kept` of Model::depth and the exits among them, without those blocks behind the last
+/// of these; where there is none, the first `kept` and the head.
+Submodel cut_depth(const Model& model, std::int64_t kept);
 
 /// A family: its options, and how to build a model of it for given data.
 struct ModelFamily {

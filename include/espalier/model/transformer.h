@@ -29,6 +29,7 @@ struct TransformerChoice {
   bool rotary = false;
   double rotary_base = 10000;
   ScoreScale scale = ScoreScale::kept;
+  std::int64_t exits = 1;  ///< classifiers, the head included
   // What a family fixes.
   std::int64_t positions = 0;  ///< tokens of a sample, at most
   bool causal = false;
@@ -55,9 +56,13 @@ struct BlockNames {
   std::string down;
 };
 
-/// Adds the blocks to layout and model (Model::transformer gets their axes).
+/// Makes a classifier's layers: of which block, with which prefix of its names ("exits.0.").
+using HeadLayers = std::function<std::vector<Layer>(int block, const std::string& prefix)>;
+
+/// Adds the blocks to layout and model (Model::transformer gets their axes) and, where `head` is
+/// given, the exits between them and the head behind them.
 void add_transformer_blocks(Model& model, Layout& layout, const TransformerChoice& choice,
-                            const BlockNames& names, int embed_axis);
+                            const BlockNames& names, int embed_axis, const HeadLayers& head = {});
 
 /// A linear layer over the last dimension: `name`.weight [out, in] and `name`.bias [out], normal
 /// with `deviation` and zero at first. Scaler as in conv2d, by the kept share of `out`.
@@ -77,9 +82,10 @@ Layer token_stem(const TransformerChoice& choice, Layout& layout, int block,
 
 enum class Pooling { token, mean };
 /// The class head of vit and encoder: the first token or the mean over all after the norm, then a
-/// linear layer.
+/// linear layer, named `prefix`norm and `prefix`head.
 std::vector<Layer> pooled_head(const TransformerChoice& choice, Pooling pooling, Layout& layout,
-                               int block, int embed_axis, int class_axis);
+                               int block, const std::string& prefix, int embed_axis,
+                               int class_axis);
 /// Reads "model.pooling".
 Pooling pooling_choice(const Config& config);
 

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <vector>
 
 #include "espalier/base/archive.h"
 #include "espalier/train/experiment.h"
@@ -21,6 +22,12 @@ struct LocalView {
   std::int64_t client;
 };
 
+/// Logits [..., classes] of one batch.
+struct Outputs {
+  at::Tensor logits;              ///< of the classifier by which the submodel answers
+  std::vector<at::Tensor> exits;  ///< of its shallower ones, in order
+};
+
 class LocalObjective {
  public:
   virtual ~LocalObjective() = default;
@@ -29,10 +36,10 @@ class LocalObjective {
   virtual void begin(const LocalView&) {}
   /// Settings of the forward pass in training.
   virtual void prepare(Context&) const {}
-  /// Mean loss of one batch, to be minimised; a scalar with a graph. logits [..., classes], labels
-  /// [...]: a sample has one label, or one for each position of a text.
-  virtual at::Tensor loss(const LocalView&, const at::Tensor& logits,
-                          const at::Tensor& labels) const;
+  /// Mean loss of one batch, to be minimised; a scalar with a graph. labels [...]: a sample has one
+  /// label, or one for each position of a text. By default the sum of every classifier's
+  /// cross-entropy (deep supervision, Lee et al. 2015, where there are exits).
+  virtual at::Tensor loss(const LocalView&, const Outputs& outputs, const at::Tensor& labels) const;
   /// After the backward pass, before clipping and the optimiser's step.
   virtual void after_backward(const LocalView&) {}
   /// Bytes that it holds for a model of `weight_bytes`, for the memory bound.
