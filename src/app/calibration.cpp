@@ -68,7 +68,7 @@ class Item {
  private:
   double train() {
     const double start = processor_seconds();
-    ClientStepper stepper(experiment_, make_cross_entropy, config_, task_,
+    ClientStepper stepper(experiment_, {}, config_, task_,
                           static_cast<std::int64_t>(payload_->size()), payload_);
     while (stepper.step()) {
     }

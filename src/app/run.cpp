@@ -49,16 +49,41 @@ Config read_config(const Request& request) {
   return config;
 }
 
+ClientRules client_rules(const RuleNames& names) {
+  ClientRules rules;
+  rules.objective = catalogue().objectives.get(names.objective).value;
+  if (!names.search.empty()) rules.search = catalogue().searches.get(names.search).value;
+  return rules;
+}
+
+/// Bounds of what a client holds while it does what it is assigned.
+struct Peaks {
+  std::int64_t search = 0;
+  TrainingCost training;
+  std::int64_t largest() const { return std::max(search, training.peak_bytes); }
+};
+
+Peaks peaks(const Experiment& e, const ServerRules& rules, const Assignment& assigned,
+            std::int64_t client) {
+  const std::int64_t batch = part_size(e.train, e.batch_of(client));
+  const Submodel& sent = assigned.submodel;
+  if (assigned.search == 0) return {0, task_cost(e, *rules.objective, sent, batch)};
+  // Found in a search, a submodel may be up to as large as what was sent.
+  const Submodel trained =
+      rules.search->size_is_known() ? rules.search->expected(e.model, sent, assigned.search) : sent;
+  return {search_cost(e, *rules.search, sent, batch).peak_bytes,
+          task_cost(e, *rules.objective, trained, batch)};
+}
+
 ServerRules build_rules(const RuleNames& names, const Config& config,
                         const Experiment& experiment) {
   const Catalogue& all = catalogue();
   ServerRules rules;
   rules.objective = all.objectives.get(names.objective).value(config);
   rules.merge = all.merges.get(names.merge).value(config, experiment);
-  const PeakBytes peak = [&experiment, objective = rules.objective.get()](const Submodel& submodel,
-                                                                          std::int64_t client) {
-    const std::int64_t batch = part_size(experiment.train, experiment.batch_of(client));
-    return task_cost(experiment, *objective, submodel, batch).peak_bytes;
+  if (!names.search.empty()) rules.search = all.searches.get(names.search).value(config);
+  const PeakBytes peak = [&](const Assignment& assigned, std::int64_t client) {
+    return peaks(experiment, rules, assigned, client).largest();
   };
   rules.submodel = all.submodels.get(names.submodel).value(config, experiment, peak);
   return rules;
@@ -88,18 +113,19 @@ void print_check(const Experiment& e, const RuleNames& names, const ServerRules&
   const bool keeps = e.train.optimizer_state == OptimizerState::keep;
   for (std::int64_t client = 0; client < e.fleet->size(); ++client) {
     const SendMoment moment{client, 0, 0};
-    const Submodel submodel = rules.submodel->choose(e, moment);
+    const Assignment assigned = rules.submodel->choose(e, moment);
     const DeviceClass& device = e.fleet->device(client);
-    const TrainingCost cost =
-        task_cost(e, *rules.objective, submodel, part_size(e.train, e.batch_of(client)));
+    const Peaks bounds = peaks(e, rules, assigned, client);
+    const TrainingCost& cost = bounds.training;
     payloads += cost.message_bytes;
     if (keeps) states += Optimizer::copies(e.train) * cost.message_bytes;
-    if (!shown.emplace(device.name, submodel.hash()).second) continue;
+    if (!shown.emplace(device.name, assigned.submodel.hash()).second) continue;
     const std::int64_t cap = memory_bytes(device);
-    log_note(fmt::format("         {:<14} {:>6.3g} {:>12} {:>12} {:>12}{}", device.name,
-                         rules.submodel->share(moment), cost.parameters, megabytes(cost.peak_bytes),
-                         cap > 0 ? megabytes(cap) : "-",
-                         cap > 0 && cost.peak_bytes > cap ? "  too little memory" : ""));
+    log_note(fmt::format(
+        "         {:<14} {:>6.3g} {:>12} {:>12} {:>12}{}{}", device.name, assigned.share,
+        cost.parameters, megabytes(cost.peak_bytes), cap > 0 ? megabytes(cap) : "-",
+        bounds.search > 0 ? fmt::format("  {} while it searches", megabytes(bounds.search)) : "",
+        cap > 0 && bounds.largest() > cap ? "  too little memory" : ""));
   }
   // The model, its evaluated copy, and each client's payload, update and state: that before the
   // task, that after it, and the one to send next.
@@ -230,9 +256,8 @@ int serve(const Experiment& experiment, const Config& config, const RuleNames& n
   auto checkpoint = newest_checkpoint(directory, resolved);
   Mailbox mailbox(mpi);
   std::unique_ptr<Worker> local;
-  const ObjectiveFactory& objective = catalogue().objectives.get(names.objective).value;
   if (mpi.size() == 1) {
-    local = std::make_unique<Worker>(experiment, config, objective, mailbox, real_time);
+    local = std::make_unique<Worker>(experiment, config, client_rules(names), mailbox, real_time);
   }
   Pool pool(mailbox, mpi.size(), local.get(), real_time != nullptr);
   RunFile records = checkpoint ? restored_records(*checkpoint, directory, resolved)
@@ -391,8 +416,7 @@ int run_command(int* argc, char*** argv, const std::vector<std::string>& argumen
       }
     } else {
       Mailbox mailbox(mpi);
-      Worker(*experiment, *config, catalogue().objectives.get(names.objective).value, mailbox, pace)
-          .run();
+      Worker(*experiment, *config, client_rules(names), mailbox, pace).run();
     }
   };
   attempt(failure, serve_or_train, fmt::format("rank {}: ", mpi.rank()));

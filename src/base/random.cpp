@@ -15,10 +15,11 @@ namespace espalier {
 
 namespace {
 
-constexpr std::array<std::string_view, 15> kPurposes{
-    "model.init",   "data.synthetic", "data.split",      "data.partition",       "data.order",
-    "data.augment", "clients.sample", "clients.fleet",   "clients.availability", "clients.modes",
-    "faults",       "method.levels",  "method.submodel", "train.dropout",        "test"};
+constexpr std::array<std::string_view, 18> kPurposes{
+    "model.init",      "data.synthetic", "data.split",    "data.partition",       "data.order",
+    "data.augment",    "clients.sample", "clients.fleet", "clients.availability", "clients.modes",
+    "faults",          "masks.first",    "masks.gates",   "masks.choice",         "method.levels",
+    "method.submodel", "train.dropout",  "test"};
 
 }  // namespace
 

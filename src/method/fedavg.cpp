@@ -8,8 +8,8 @@ namespace {
 
 class FullModel : public SubmodelRule {
  public:
-  Submodel choose(const Experiment& experiment, const SendMoment&) override {
-    return Submodel::full(*experiment.model.layout);
+  Assignment choose(const Experiment& experiment, const SendMoment&) override {
+    return {Submodel::full(*experiment.model.layout)};
   }
 };
 

@@ -9,10 +9,10 @@ class RollingUnits : public SubmodelRule {
  public:
   RollingUnits(const Config& config, const Experiment& experiment, const PeakBytes& peak)
       : levels_(config, experiment, peak) {}
-  Submodel choose(const Experiment& experiment, const SendMoment& moment) override {
-    return rolling_submodel(*experiment.model.layout, levels_.share(moment), moment.version);
+  Assignment choose(const Experiment& experiment, const SendMoment& moment) override {
+    const double share = levels_.share(moment);
+    return {rolling_submodel(*experiment.model.layout, share, moment.version), share};
   }
-  double share(const SendMoment& moment) const override { return levels_.share(moment); }
 
  private:
   WidthLevels levels_;

@@ -4,6 +4,7 @@
 
 #include "espalier/method/widths.h"
 #include "espalier/protocol/rounds/merge.h"
+#include "espalier/train/client.h"
 
 namespace espalier {
 namespace {
@@ -12,10 +13,10 @@ class LeadingUnits : public SubmodelRule {
  public:
   LeadingUnits(const Config& config, const Experiment& experiment, const PeakBytes& peak)
       : levels_(config, experiment, peak) {}
-  Submodel choose(const Experiment& experiment, const SendMoment& moment) override {
-    return rolling_submodel(*experiment.model.layout, levels_.share(moment), 0);
+  Assignment choose(const Experiment& experiment, const SendMoment& moment) override {
+    const double share = levels_.share(moment);
+    return {rolling_submodel(*experiment.model.layout, share, 0), share};
   }
-  double share(const SendMoment& moment) const override { return levels_.share(moment); }
 
  private:
   WidthLevels levels_;
@@ -30,11 +31,11 @@ class MaskedCrossEntropy : public LocalObjective {
     if (!masked_) return;
     const Experiment& e = view.experiment;
     absent_ = at::ones({e.model.shape.classes}, at::kBool);
-    for (std::int64_t c : e.partition->classes(view.client, *e.data.train)) {
+    for (std::int64_t c : e.partition->classes(view.task.client, *e.data.train)) {
       absent_.data_ptr<bool>()[c] = false;
     }
   }
-  void prepare(Context& context) const override { context.scaler = scaler_; }
+  void prepare(const LocalView&, Context& context) override { context.scaler = scaler_; }
   at::Tensor loss(const LocalView& view, const Outputs& outputs,
                   const at::Tensor& labels) const override {
     if (!masked_) return LocalObjective::loss(view, outputs, labels);
@@ -43,7 +44,7 @@ class MaskedCrossEntropy : public LocalObjective {
     return LocalObjective::loss(view, masked, labels);
   }
   // The mask of classes, and the masked logits of a batch, which are as small.
-  std::int64_t extra_bytes(std::int64_t) const override { return masked_ ? 4096 : 0; }
+  std::int64_t extra_bytes(std::int64_t, std::int64_t) const override { return masked_ ? 4096 : 0; }
 
  private:
   bool scaler_;

@@ -1,11 +1,13 @@
 #include "espalier/method/register.h"
 
 #include "espalier/method/asynchronous.h"
+#include "espalier/method/cos2p.h"
 #include "espalier/method/dc_asgd.h"
 #include "espalier/method/fedavg.h"
 #include "espalier/method/fedprox.h"
 #include "espalier/method/fedrolex.h"
 #include "espalier/method/heterofl.h"
+#include "espalier/method/masks.h"
 
 namespace espalier {
 
@@ -18,6 +20,8 @@ const Catalogue& catalogue() {
     register_fedrolex(c);
     register_asynchronous(c);
     register_dc_asgd(c);
+    register_masks(c);
+    register_cos2p(c);
     return c;
   }();
   return all;

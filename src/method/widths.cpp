@@ -37,6 +37,12 @@ void declare_width_options(OptionTable& table) {
 }
 
 WidthLevels::WidthLevels(const Config& config, const Experiment& experiment, const PeakBytes& peak)
+    : WidthLevels(config, experiment, peak, [&](double share) {
+        return Assignment{rolling_submodel(*experiment.model.layout, share, 0), share};
+      }) {}
+
+WidthLevels::WidthLevels(const Config& config, const Experiment& experiment, const PeakBytes& peak,
+                         const AssignmentOf& assignment)
     : seed_(experiment.seed),
       clients_(experiment.fleet->size()),
       dynamic_(config.text("method.levels") == "dynamic"),
@@ -61,11 +67,12 @@ WidthLevels::WidthLevels(const Config& config, const Experiment& experiment, con
   double cumulated = 0;
   for (double p : proportions) upper_.push_back((cumulated += p) / sum);
   upper_.back() = 1.0;
-  if (config.text("clients.memory_fit") == "width") fit(experiment, peak);
+  if (config.text("clients.memory_fit") == "width") fit(experiment, peak, assignment);
 }
 
 /// The largest share that each class of device has the memory for.
-void WidthLevels::fit(const Experiment& experiment, const PeakBytes& peak) {
+void WidthLevels::fit(const Experiment& experiment, const PeakBytes& peak,
+                      const AssignmentOf& assignment) {
   const Layout& layout = *experiment.model.layout;
   fleet_ = experiment.fleet.get();
   for (std::int64_t client = 0; client < clients_; ++client) {
@@ -77,7 +84,7 @@ void WidthLevels::fit(const Experiment& experiment, const PeakBytes& peak) {
       const double share = static_cast<double>(steps) / kFitSteps;
       // A window that has rolled round the end of its axis takes one run of units more to describe.
       const auto longer = static_cast<std::int64_t>(16 * layout.axes.size());
-      return peak(rolling_submodel(layout, share, 0), client) + longer;
+      return peak(assignment(share), client) + longer;
     };
     if (bytes(1) > cap) {
       throw InputError(
@@ -106,6 +113,12 @@ double WidthLevels::share(const SendMoment& moment) const {
   }
   const auto level = std::upper_bound(upper_.begin(), upper_.end() - 1, position) - upper_.begin();
   return widths_[static_cast<std::size_t>(level)];
+}
+
+double WidthLevels::largest() const {
+  if (fleet_ == nullptr) return *std::ranges::max_element(widths_);
+  return std::ranges::max_element(fitted_, {}, [](const auto& item) { return item.second; })
+      ->second;
 }
 
 std::int64_t kept_units(double share, std::int64_t size) {

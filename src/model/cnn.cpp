@@ -50,6 +50,8 @@ Model build(const Config& config, const DataShape& shape) {
         conv2d(*layout, block, "conv" + n, width, out, {kernel, 1, kernel / 2}, number == 1)};
     add_norm(layers, norms, *layout, block, "norm" + n, out);
     layers.push_back(relu_pool());
+    layers.push_back(gate(out));
+    model.masked.push_back({out, block});
     model.blocks.push_back(make_block(*layout, block, std::move(layers)));
     width = out;
     height /= 2;
@@ -61,6 +63,8 @@ Model build(const Config& config, const DataShape& shape) {
       linear(*layout, block, "fc1", width, height * columns, features, number == 0)};
   add_norm(hidden, norms, *layout, block, "norm" + std::to_string(number + 1), features);
   hidden.push_back(relu());
+  hidden.push_back(gate(features));
+  model.masked.push_back({features, block});
   model.blocks.push_back(make_block(*layout, block, std::move(hidden)));
   block = layout->add_block("head");
   model.class_axis = layout->add_axis("classes", shape.classes, false);

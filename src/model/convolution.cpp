@@ -193,6 +193,7 @@ void add_scratch(NodeCost& cost, std::int64_t in, std::int64_t out, std::int64_t
     const std::int64_t input = in * in_map;
     const std::int64_t copies = s.stride > 1 ? 2 * input : in_blocks;
     const bool apart = !at_once(in * out * taps, s) || by_columns(out_map / kFloatBytes, out);
+    if (!cost.trains) peak = 0;
     peak = std::max(std::max(in_blocks + out_blocks + weight_blocks, copies + input) - input,
                     apart ? peak - input : peak);
   }
@@ -213,7 +214,7 @@ at::Tensor convolve(const at::Tensor& x, const at::Tensor& weight,
 }
 
 void add_convolution_cost(CostTape& tape, std::int64_t in, std::int64_t out,
-                          const ConvolutionShape& s, bool first) {
+                          const ConvolutionShape& s, bool first, bool trains_weight) {
   const std::int64_t batch = tape.batch;
   std::vector<std::int64_t>& shape = tape.shape;
   const std::int64_t in_map = batch * shape[1] * shape[2] * kFloatBytes;
@@ -226,6 +227,7 @@ void add_convolution_cost(CostTape& tape, std::int64_t in, std::int64_t out,
   cost.weight_bytes = out * in * s.kernel * s.kernel * kFloatBytes;
   cost.output_bytes = positions * out * kFloatBytes;
   cost.saves_input = true;
+  cost.trains = trains_weight;
   cost.input_gradient = !first;
   add_scratch(cost, in, out, in_map, positions * kFloatBytes, batch, s);
   if (single_channel(in, first)) {

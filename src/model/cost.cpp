@@ -12,8 +12,12 @@ namespace {
 constexpr std::int64_t kFloatBytes = sizeof(float);
 // Scalars (loss, its seed gradient, the norm of a gradient) and the like.
 constexpr std::int64_t kSmallTensors = 1024;
-// A pass back costs two passes forward.
-constexpr std::int64_t kStepPerForward = 3;
+
+/// A pass back costs two passes forward, one for the inputs' gradients and one for the weights'.
+std::int64_t passes(const NodeCost& node) {
+  const bool is_frozen = node.weight_bytes > 0 && !node.trains;
+  return node.runs_backward ? is_frozen ? 2 : 3 : 1;
+}
 
 /// Counts who holds which piece of memory, as the reference counts of tensors do.
 class Walk {
@@ -78,6 +82,7 @@ void add_loss(CostTape& tape, const std::vector<int>& heads, std::int64_t rows,
   sum.passes_gradient = true;
   tape.add(sum);
 }
+
 /// Peak bytes of one pass forward and back. An output lives until its last reader has run, and as
 /// long as a node has it saved for its own backward pass; a gradient until its node has passed it
 /// on. The batch itself is held throughout.
@@ -94,6 +99,7 @@ std::int64_t activation_peak(std::int64_t batch_bytes, const std::vector<NodeCos
   }
   const auto piece_of = [&](int node) { return node < 0 ? batch : piece[node]; };
   const auto saved = [&](int node, auto&& act) {
+    if (!nodes[node].runs_backward) return;
     if (nodes[node].saves_input) {
       for (const int input : nodes[node].inputs) act(piece_of(input));
     }
@@ -109,7 +115,7 @@ std::int64_t activation_peak(std::int64_t batch_bytes, const std::vector<NodeCos
       piece[i] = walk.make(node.output_bytes);
     }
     saved(i, [&](int p) { walk.hold(p); });
-    walk.grow(node.saved_bytes);
+    if (node.runs_backward) walk.grow(node.saved_bytes);
     walk.touch(node.forward_scratch_bytes);
     for (const int input : node.inputs) {
       if (input >= 0 && last_reader[input] == i) {
@@ -123,10 +129,11 @@ std::int64_t activation_peak(std::int64_t batch_bytes, const std::vector<NodeCos
   gradient[count - 1] = walk.make(nodes[count - 1].output_bytes);
   for (int i = count - 1; i >= 0; --i) {
     const NodeCost& node = nodes[i];
+    if (!node.runs_backward) continue;
     if (gradient[i] >= 0) {
       std::vector<std::pair<int, int>> made;  // input, its gradient
       for (const int input : node.inputs) {
-        if (input < 0 || !node.input_gradient) continue;
+        if (input < 0 || !node.input_gradient || !nodes[input].runs_backward) continue;
         made.emplace_back(input, gradient[i]);
         if (node.passes_gradient) {
           walk.hold(gradient[i]);
@@ -212,10 +219,12 @@ std::vector<std::int64_t> moved_bytes(std::int64_t batch_bytes,
     // Of the input and of the weights, each from the gradient of the output. That of the weights is
     // charged as added to what is there, as in every part of a batch but the first.
     std::int64_t backward = 0;
-    if (node.input_gradient && !node.passes_gradient) {
+    if (node.runs_backward && node.input_gradient && !node.passes_gradient) {
       backward += node.output_bytes + node.weight_bytes + inputs;
     }
-    if (node.weight_bytes > 0) backward += node.output_bytes + 2 * node.weight_bytes;
+    if (node.weight_bytes > 0 && node.trains) {
+      backward += node.output_bytes + 2 * node.weight_bytes;
+    }
     if (backward > 0) {
       backward += (node.saves_input ? inputs : 0) + (node.saves_output ? node.output_bytes : 0);
     }
@@ -227,19 +236,21 @@ std::vector<std::int64_t> moved_bytes(std::int64_t batch_bytes,
 }  // namespace
 
 TrainingCost training_cost(const Model& model, const Submodel& submodel, std::int64_t batch,
-                           int optimizer_copies, std::int64_t extra_bytes) {
-  CostTape tape{submodel, batch, model.shape.sample, {}, -1};
+                           int optimizer_copies, std::int64_t extra_bytes, const Stage* stage) {
+  CostTape tape{submodel, batch, model.shape.sample, {}, -1, stage};
   const std::int64_t values = tape.elements();
   const std::int64_t value_bytes = model.shape.vocabulary > 0 ? sizeof(std::int64_t) : kFloatBytes;
   const std::int64_t rows = batch * model.shape.targets();
   const std::int64_t labels = rows * static_cast<std::int64_t>(sizeof(std::int64_t));
-  const Geometry geometry(model.layout, submodel, Packing::aligned);
+  const Geometry geometry(stage == nullptr ? model.layout : stage->layout, submodel,
+                          Packing::aligned);
   TrainingCost cost;
   std::vector<std::size_t> node_blocks;  // index into cost.blocks
   std::vector<int> heads;                // nodes of the logits
   const int answer = model.answer(submodel);
   for (int i = 0; i < static_cast<int>(model.blocks.size()); ++i) {
     if (!submodel.has_block(i) || i > answer) continue;
+    if (stage != nullptr && model.is_exit(i) && i != answer) continue;
     const int stream = tape.current;
     const std::vector<std::int64_t> shape = tape.shape;
     model.blocks[static_cast<std::size_t>(i)].cost(tape);
@@ -260,10 +271,11 @@ TrainingCost training_cost(const Model& model, const Submodel& submodel, std::in
     BlockCost& block = cost.blocks[node_blocks[i]];
     cost.forward_flops += node.forward_flops;
     block.forward_flops += node.forward_flops;
-    block.step_flops[static_cast<std::size_t>(node.work)] += kStepPerForward * node.forward_flops;
+    const std::int64_t step = passes(node) * node.forward_flops;
+    cost.step_flops += step;
+    block.step_flops[static_cast<std::size_t>(node.work)] += step;
     block.saved_bytes += saved[i];
   }
-  cost.step_flops = kStepPerForward * cost.forward_flops;
   add_loss(tape, heads, rows, model.shape.classes);
   node_blocks.resize(tape.nodes.size(), cost.blocks.size() - 1);
   const std::vector<std::int64_t> moved = moved_bytes(values * value_bytes, tape.nodes);
@@ -278,7 +290,9 @@ TrainingCost training_cost(const Model& model, const Submodel& submodel, std::in
 
   const std::int64_t trained = geometry.kind_range(Kind::trainable).size();
   cost.parameters = geometry.count(Kind::trainable);
-  cost.message_bytes = cost.parameters * kFloatBytes;
+  // A frozen weight is sent and held like any other.
+  cost.message_bytes =
+      (cost.parameters + (stage == nullptr ? 0 : geometry.count(Kind::frozen))) * kFloatBytes;
   cost.model_bytes = (geometry.size() + (1 + optimizer_copies) * trained) * kFloatBytes;
   cost.activation_bytes =
       activation_peak(values * value_bytes + labels, tape.nodes) + kSmallTensors;

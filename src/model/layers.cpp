@@ -72,7 +72,7 @@ Layer conv2d(Layout& layout, int block, const std::string& name, int in_axis, in
   };
   layer.cost = [=](CostTape& tape) {
     add_convolution_cost(tape, tape.submodel.width(in_axis), tape.submodel.width(out_axis), s,
-                         first);
+                         first, tape.trains(weight));
   };
   return layer;
 }
@@ -107,7 +107,8 @@ Layer linear(Layout& layout, int block, const std::string& name, int in_axis,
     cost.forward_flops = batch * out * (2 * in + 1);
     cost.weight_bytes = out * in * kFloatBytes;
     cost.output_bytes = batch * out * kFloatBytes;
-    cost.saves_input = true;
+    cost.trains = tape.trains(weight);
+    cost.saves_input = cost.trains;
     cost.input_gradient = !first;
     cost.backward_scratch_bytes = out * kFloatBytes;  // the bias's gradient
     tape.add(cost);
@@ -195,6 +196,7 @@ Layer relu() {
     NodeCost cost;
     cost.forward_flops = tape.elements();
     cost.output_bytes = tape.elements() * kFloatBytes;
+    cost.trains = false;
     cost.in_place = true;
     cost.saves_output = true;
     tape.add(cost);
@@ -211,6 +213,7 @@ Layer relu_pool() {
     NodeCost cost;
     cost.forward_flops = tape.elements();
     for (int i : {1, 2}) tape.shape[i] /= 2;
+    cost.trains = false;
     cost.output_bytes = tape.elements() * kFloatBytes;
     cost.saved_bytes = tape.elements();
     tape.add(cost);
@@ -228,6 +231,7 @@ Layer max_pool(std::int64_t kernel, std::int64_t stride) {
     for (int i : {1, 2}) tape.shape[i] = window.outputs(tape.shape[i]);
     NodeCost cost;
     cost.forward_flops = tape.elements() * kernel * kernel;
+    cost.trains = false;
     cost.output_bytes = tape.elements() * kFloatBytes;
     cost.saves_input = true;
     cost.saved_bytes = tape.elements() * static_cast<std::int64_t>(sizeof(std::int64_t));
@@ -282,6 +286,61 @@ Layer residual(std::vector<Layer> body, std::vector<Layer> shortcut) {
     cost.passes_gradient = true;
     tape.add(cost);
   };
+  return layer;
+}
+
+namespace {
+
+/// The factor of `out` that has gates, or none.
+template <class HasGate>
+const Factor* gated_factor(const Dimension& out, const HasGate& has_gate) {
+  const auto found = std::ranges::find_if(
+      out, [&](const Factor& factor) { return factor.axis >= 0 && has_gate(factor.axis); });
+  return found == out.end() ? nullptr : &*found;
+}
+
+}  // namespace
+
+at::Tensor gated(const at::Tensor& y, const Dimension& out, std::int64_t along,
+                 const Context& context) {
+  if (context.gates == nullptr) return y;
+  const Factor* factor = gated_factor(
+      out, [&](int axis) { return (*context.gates)[static_cast<std::size_t>(axis)].defined(); });
+  if (factor == nullptr) return y;
+  const at::Tensor& gates = (*context.gates)[static_cast<std::size_t>(factor->axis)];
+  const std::int64_t dimension = along < 0 ? along + y.dim() : along;
+  // [..., along, ...] as [..., outer factors, units, the rest]
+  std::vector<std::int64_t> shape(y.sizes().begin(), y.sizes().begin() + dimension);
+  std::vector<std::int64_t> units{gates.size(0), 1};
+  const bool outermost = factor == &out.front();
+  if (!outermost) {
+    ESPALIER_CHECK(factor == &out[1] && out.front().axis < 0, "gates inside another axis");
+    shape.push_back(out.front().size);
+  }
+  shape.insert(shape.end(), {gates.size(0), -1});
+  return (y.reshape(shape) * gates.view(units)).view(y.sizes());
+}
+
+void add_gate_cost(CostTape& tape, const Dimension& out) {
+  if (tape.stage == nullptr) return;
+  const Factor* factor = gated_factor(
+      out, [&](int axis) { return tape.stage->gated[static_cast<std::size_t>(axis)]; });
+  if (factor == nullptr) return;
+  NodeCost node;
+  node.forward_flops = tape.elements();
+  node.output_bytes = tape.elements() * kFloatBytes;
+  node.saves_input = true;
+  // The gates' gradient, before it is summed over everything but the units.
+  node.backward_scratch_bytes = node.output_bytes + tape.submodel.width(factor->axis) * kFloatBytes;
+  tape.add(node);
+}
+
+Layer gate(int axis) {
+  Layer layer;
+  layer.forward = [=](const Parameters&, const at::Tensor& x, Context& context) {
+    return gated(x, {{axis, 1}}, 1, context);
+  };
+  layer.cost = [=](CostTape& tape) { add_gate_cost(tape, {{axis, 1}}); };
   return layer;
 }
 

@@ -12,8 +12,16 @@ namespace espalier {
 
 void CostTape::add(NodeCost node) {
   if (node.inputs.empty()) node.inputs = {current};
+  node.runs_backward = node.trains || std::ranges::any_of(node.inputs, [&](int input) {
+                         return input >= 0 && nodes[static_cast<std::size_t>(input)].runs_backward;
+                       });
   current = static_cast<int>(nodes.size());
   nodes.push_back(std::move(node));
+}
+
+bool CostTape::trains(int entry) const {
+  return stage == nullptr ||
+         stage->layout->entries[static_cast<std::size_t>(entry)].kind != Kind::frozen;
 }
 
 std::int64_t CostTape::elements() const {
@@ -50,25 +58,49 @@ at::Tensor forward(const Model& model, const Parameters& parameters, at::Tensor 
   return x;
 }
 
+namespace {
+
+/// Classifiers that stand behind at most `kept` blocks.
+std::int64_t exits_within(const Model& model, std::int64_t kept) {
+  return std::ranges::count_if(model.exits, [&](const Exit& exit) { return exit.depth <= kept; });
+}
+
+/// `count` exits from the `first` on, and the blocks between them and before.
+Submodel keep_exits(const Model& model, std::int64_t first, std::int64_t count) {
+  const auto depth_of = [&](std::int64_t exit) {
+    return exit < 0 ? 0 : model.exits[static_cast<std::size_t>(exit)].depth;
+  };
+  Submodel submodel = Submodel::full(*model.layout);
+  for (std::int64_t i = 0; i < std::ssize(model.depth); ++i) {
+    const bool kept = depth_of(first - 1) <= i && i < depth_of(first + count - 1);
+    submodel.keep_block(model.depth[static_cast<std::size_t>(i)], kept);
+  }
+  for (std::int64_t i = 0; i < std::ssize(model.exits); ++i) {
+    submodel.keep_block(model.exits[static_cast<std::size_t>(i)].block,
+                        first <= i && i < first + count);
+  }
+  return submodel;
+}
+
+}  // namespace
+
 Submodel cut_depth(const Model& model, std::int64_t kept) {
   ESPALIER_CHECK(0 <= kept && kept <= std::ssize(model.depth), "{} of {} blocks", kept,
                  model.depth.size());
-  const bool ends_at_an_exit = model.exits.front().depth <= kept;
-  std::int64_t depth = kept;
-  if (ends_at_an_exit) {
-    for (const Exit& exit : model.exits) {
-      if (exit.depth <= kept) depth = exit.depth;
-    }
+  if (const std::int64_t exits = exits_within(model, kept); exits > 0) {
+    return keep_exits(model, 0, exits);
   }
-  Submodel submodel = Submodel::full(*model.layout);
-  for (std::int64_t i = depth; i < std::ssize(model.depth); ++i) {
-    submodel.keep_block(model.depth[static_cast<std::size_t>(i)], false);
-  }
-  const int head = model.exits.back().block;
-  for (const Exit& exit : model.exits) {
-    submodel.keep_block(exit.block, ends_at_an_exit ? exit.depth <= depth : exit.block == head);
+  Submodel submodel = keep_exits(model, std::ssize(model.exits) - 1, 1);
+  for (std::int64_t i = 0; i < std::ssize(model.depth); ++i) {
+    submodel.keep_block(model.depth[static_cast<std::size_t>(i)], i < kept);
   }
   return submodel;
+}
+
+Submodel rolling_depth(const Model& model, std::int64_t kept, std::int64_t version) {
+  const std::int64_t exits = exits_within(model, kept);
+  if (exits == 0) return cut_depth(model, kept);
+  return keep_exits(model, version % (std::ssize(model.exits) - exits + 1), exits);
 }
 
 const Registry<ModelFamily>& model_families() {

@@ -151,7 +151,7 @@ Plan::Plan(const Geometry& source, const Geometry& destination, const Submodel* 
 
   std::vector<int> order;
   for (int index = 0; index < static_cast<int>(layout.entries.size()); ++index) {
-    const Entry& entry = layout.entries[index];
+    const Entry& entry = source.layout().entries[index];
     if ((kinds >> static_cast<int>(entry.kind) & 1u) == 0) continue;
     if (!source.place(index).present || !destination.place(index).present) continue;
     if (only != nullptr && !only->has_block(entry.block)) continue;

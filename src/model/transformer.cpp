@@ -496,8 +496,9 @@ Layer dense(Layout& layout, int block, const std::string& name, Dimension out, D
       has_bias ? layout.add_entry({name + ".bias", Kind::trainable, block, {out}, {}}) : -1;
   Layer layer;
   layer.forward = [=](const Parameters& p, const at::Tensor& x, Context& context) {
-    return linear_product(x, p.weight(weight), has_bias ? p[bias] : at::Tensor(),
-                          scaler(p.submodel(), out, context));
+    const at::Tensor y = linear_product(x, p.weight(weight), has_bias ? p[bias] : at::Tensor(),
+                                        scaler(p.submodel(), out, context));
+    return gated(y, out, -1, context);
   };
   layer.cost = [=](CostTape& tape) {
     const std::int64_t inputs = width(in, tape.submodel);
@@ -510,10 +511,12 @@ Layer dense(Layout& layout, int block, const std::string& name, Dimension out, D
     node.forward_flops = tape.elements() * (2 * inputs + (has_bias ? 1 : 0));
     node.weight_bytes = outputs * inputs * kFloatBytes;
     node.output_bytes = tape.elements() * kFloatBytes;
-    node.saves_input = true;
+    node.trains = tape.trains(weight);
+    node.saves_input = node.trains;
     node.input_gradient = !first;
     node.backward_scratch_bytes = has_bias ? outputs * kFloatBytes : 0;
     tape.add(node);
+    add_gate_cost(tape, out);
   };
   return layer;
 }
@@ -607,6 +610,9 @@ void add_transformer_blocks(Model& model, Layout& layout, const TransformerChoic
                                       {residual(std::move(attend), axes.attention_rows),
                                        residual(std::move(mlp), axes.mlp_rows)}));
     model.transformer.push_back(axes);
+    for (const int axis : {axes.heads, axes.attention_rows, axes.hidden, axes.mlp_rows}) {
+      model.masked.push_back({axis, axes.block});
+    }
     model.depth.push_back(axes.block);
     // The k-th of K exits stands behind block floor(k depth / K).
     const auto nth = std::ssize(model.exits) + 1;

@@ -69,6 +69,8 @@ const TableSchema& tasks_schema() {
           {"parameters", kInteger, "1", "parameters of the submodel"},
           {"flops", kInteger, "flop", "floating-point operations of the task"},
           {"peak_bytes", kInteger, "B", "peak memory of the task"},
+          {"search_peak_bytes", kInteger, "B",
+           "peak memory of its search for a submodel; 0: it had none"},
           {"cap_bytes", kInteger, "B", "memory of the client's device"},
           {"asked_bytes", kInteger, "B",
            "memory in use and asked for when it ran out; 0: it did not"},

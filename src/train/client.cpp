@@ -16,9 +16,11 @@ void archive_task(Archive& archive, ClientTask& task, std::vector<std::int64_t>&
   archive.value("base_version", task.base_version);
   archive.value("finish", task.finish);
   bool paced = task.pace.has_value();
-  archive_flags(archive, "flags", {&task.answers_twice, &task.not_finite, &paced});
+  bool searches = task.search > 0;
+  archive_flags(archive, "flags", {&task.answers_twice, &task.not_finite, &paced, &searches});
   archive.value("submodel", submodel);
   archive.value("state", task.state);
+  if (searches) archive.value("search", task.search);
   if (!paced) return;
   Pace pace = task.pace.value_or(Pace{});
   archive.value("begin", pace.begin);
@@ -28,8 +30,9 @@ void archive_task(Archive& archive, ClientTask& task, std::vector<std::int64_t>&
 
 void archive_result(Archive& archive, ClientResult& result) {
   bool timed = result.computed.has_value();
+  bool searched = result.search_peak_bytes > 0;
   archive.value("task", result.task);
-  archive_flags(archive, "flags", {&result.out_of_memory, &timed});
+  archive_flags(archive, "flags", {&result.out_of_memory, &timed, &searched});
   archive.value("samples", result.samples);
   archive.value("steps", result.steps);
   archive.value("train_loss", result.train_loss);
@@ -38,6 +41,10 @@ void archive_result(Archive& archive, ClientResult& result) {
   archive.value("asked_bytes", result.asked_bytes);
   archive.value("wall_compute_s", result.wall_compute_s);
   archive.value("state", result.state);
+  if (searched) {
+    archive.value("search_peak_bytes", result.search_peak_bytes);
+    archive.value("found", result.found);
+  }
   if (!timed) return;
   Nanoseconds computed = result.computed.value_or(0);
   archive.value("computed", computed);
@@ -102,20 +109,26 @@ std::shared_ptr<Bytes> pack_payload(PlanCache& plans, const Parameters& model,
   return bytes;
 }
 
-ClientStepper::ClientStepper(const Experiment& experiment, const ObjectiveFactory& objective,
+ClientStepper::ClientStepper(const Experiment& experiment, const ClientRules& rules,
                              const Config& config, ClientTask task, std::int64_t message_bytes,
                              SharedBytes payload)
     : experiment_(experiment),
       task_(std::move(task)),
       payload_(std::move(payload)),
       message_bytes_(message_bytes),
-      objective_(objective(config)) {
+      objective_(rules.objective(config)),
+      search_(rules.search ? rules.search(config) : nullptr) {
   result_.task = task_.task;
   result_.cap_bytes = memory_bytes(experiment_.fleet->device(task_.client));
   account_ = MemoryAccount::create(result_.cap_bytes);
   lr_ = learning_rate(experiment_.train, task_.base_version);
   batch_ = experiment_.batch_of(task_.client);
-  work_ = experiment_.workload_of(task_.client);
+  if (task_.search > 0) {
+    search_steps_ = search_->workload(experiment_, task_.client).steps;
+    training_steps_ = search_->training(experiment_, task_.client).steps;
+  } else {
+    training_steps_ = experiment_.workload_of(task_.client).steps;
+  }
 }
 
 bool ClientStepper::step() {
@@ -123,7 +136,8 @@ bool ClientStepper::step() {
   try {
     MemoryScope scope(account_);
     if (!begun_) begin();
-    if (result_.steps == work_.steps) return false;
+    if (searching_ && result_.steps == search_steps_) end_search();
+    if (result_.steps == steps()) return false;
     train_batch();
   } catch (const c10::OutOfMemoryError&) {
     result_.out_of_memory = true;
@@ -137,26 +151,79 @@ bool ClientStepper::step() {
 void ClientStepper::begin() {
   begun_ = true;
   account_->charge(message_bytes_);
-  auto dense = experiment_.plans->geometry(task_.submodel, Packing::dense);
-  auto aligned = experiment_.plans->geometry(task_.submodel, Packing::aligned);
+  if (!task_.state.empty()) {
+    state_.emplace(task_.state);
+    if (search_) search_->archive(*state_);
+  }
+  if (task_.search > 0) {
+    begin_search();
+  } else {
+    begin_training();
+  }
+}
+
+/// From the payload, as the layout has them.
+void ClientStepper::place_weights(const std::shared_ptr<const Layout>& layout) {
+  const auto dense = experiment_.plans->geometry(task_.submodel, Packing::dense);
   ESPALIER_CHECK(static_cast<std::int64_t>(payload_->size()) == payload_bytes(*dense),
                  "task {}: payload of {} bytes, expected {}", task_.task, payload_->size(),
                  payload_bytes(*dense));
-  parameters_ = Parameters(aligned);
-  experiment_.plans->plan(*dense, *aligned, nullptr, kTrained)
-      ->copy(reinterpret_cast<const float*>(payload_->data()), parameters_.data());
+  const auto* values = reinterpret_cast<const float*>(payload_->data());
+  if (layout == experiment_.model.layout) {
+    const auto aligned = experiment_.plans->geometry(task_.submodel, Packing::aligned);
+    parameters_ = Parameters(aligned);
+    experiment_.plans->plan(*dense, *aligned, nullptr, kTrained)->copy(values, parameters_.data());
+  } else {  // whose geometries are not the cache's
+    const auto aligned = std::make_shared<Geometry>(layout, task_.submodel, Packing::aligned);
+    parameters_ = Parameters(aligned);
+    Plan(*dense, *aligned, nullptr, kTrained).copy(values, parameters_.data());
+  }
+}
+
+void ClientStepper::begin_search() {
+  searching_ = true;
+  place_weights(search_->stage(experiment_.model, task_.submodel).layout);
+  if (search_steps_ > 0) {
+    parameters_.attach_gradients();
+    optimizer_.emplace(experiment_.train,
+                       parameters_.geometry().kind_range(Kind::trainable).size());
+  }
+  search_->begin(view());
+}
+
+/// What was found becomes the task's submodel, with its values as its payload.
+void ClientStepper::end_search() {
+  task_.submodel = search_->found(view());
+  result_.found = task_.submodel.encode();
+  const auto dense = experiment_.plans->geometry(task_.submodel, Packing::dense);
+  auto values = std::make_shared<Bytes>(static_cast<std::size_t>(payload_bytes(*dense)));
+  Plan(parameters_.geometry(), *dense, nullptr, kTrained | kFrozen)
+      .copy(parameters_.data(), reinterpret_cast<float*>(values->data()));
+  // In place of the message, which is larger or as large.
+  account_->charge(static_cast<std::int64_t>(values->size()) -
+                   static_cast<std::int64_t>(payload_->size()));
+  payload_ = values;
+  result_.search_peak_bytes = account_->peak_bytes();
+  searching_ = false;
+  parameters_ = Parameters();
+  optimizer_.reset();
+  begin_training();
+}
+
+void ClientStepper::begin_training() {
+  place_weights(experiment_.model.layout);
   parameters_.attach_gradients();
-  optimizer_.emplace(experiment_.train, aligned->kind_range(Kind::trainable).size());
-  if (!task_.state.empty()) {
-    ByteArchive state(task_.state);
-    archive_state(state);
+  optimizer_.emplace(experiment_.train, parameters_.geometry().kind_range(Kind::trainable).size());
+  if (state_) {
+    archive_training_state(*state_);
+    state_.reset();
     task_.state = Bytes();
   }
-  objective_->begin({experiment_, parameters_, task_.client});
+  objective_->begin(view());
 }
 
 /// Of the objective, then of the optimiser where it is kept.
-void ClientStepper::archive_state(Archive& archive) {
+void ClientStepper::archive_training_state(Archive& archive) {
   objective_->archive(archive);
   const TrainSettings& train = experiment_.train;
   if (train.optimizer_state == OptimizerState::keep && Optimizer::copies(train) > 0) {
@@ -190,8 +257,9 @@ void ClientStepper::train_batch() {
   Context context;
   context.mode = Mode::train;
   context.random = &random;
-  objective_->prepare(context);
-  const LocalView view{experiment_, parameters_, task_.client};
+  LocalObjective& minimised = objective();
+  const LocalView view = this->view();
+  minimised.prepare(view, context);
 
   parameters_.zero_gradients();
   const std::int64_t most = part_size(experiment_.train, batch_);
@@ -202,22 +270,23 @@ void ClientStepper::train_batch() {
     const at::Tensor x = experiment_.data.train->inputs(part, &augment);
     const at::Tensor y = experiment_.data.train->labels(part);
     Outputs outputs;
-    context.exits = &outputs.exits;
+    if (!searching_) context.exits = &outputs.exits;
     outputs.logits = forward(experiment_.model, parameters_, x, context);
-    const at::Tensor loss = objective_->loss(view, outputs, y);
+    const at::Tensor loss = minimised.loss(view, outputs, y);
     outputs = {};
     // The gradients of the parts add up to that of the batch's mean.
     loss.backward(count == size
                       ? at::Tensor()
                       : at::full({}, static_cast<double>(count) / static_cast<double>(size)));
-    loss_sum_ += loss.item<double>() * static_cast<double>(count);
+    if (!searching_) loss_sum_ += loss.item<double>() * static_cast<double>(count);
   }
-  objective_->after_backward(view);
+  minimised.after_backward(view);
   if (experiment_.train.clip > 0) {
     clip_gradients(parameters_.gradients(), experiment_.train.clip);
   }
   optimizer_->step(parameters_.trainable(), parameters_.gradients(), lr_);
   result_.samples += size;
+  if (!searching_) loss_samples_ += size;
   ++result_.steps;
 }
 
@@ -226,6 +295,7 @@ void ClientStepper::release() {
   optimizer_.reset();
   payload_.reset();
   objective_.reset();
+  search_.reset();
 }
 
 std::pair<ClientResult, SharedBytes> ClientStepper::finish() {
@@ -240,10 +310,10 @@ std::pair<ClientResult, SharedBytes> ClientStepper::finish() {
     }
     trained = values;
     ByteArchive state;
-    archive_state(state);
+    if (search_) search_->archive(state);
+    archive_training_state(state);
     result_.state = state.take();
-    result_.train_loss =
-        result_.samples == 0 ? 0 : loss_sum_ / static_cast<double>(result_.samples);
+    result_.train_loss = loss_samples_ == 0 ? 0 : loss_sum_ / static_cast<double>(loss_samples_);
   }
   result_.peak_bytes = account_->peak_bytes();
   release();

@@ -52,8 +52,8 @@ int main(int argc, char** argv) {
       task.nth_task = round;
       task.base_version = round;
       task.submodel = full;
-      ClientStepper stepper(e, make_cross_entropy, config, task,
-                            static_cast<std::int64_t>(payload->size()), payload);
+      ClientStepper stepper(e, {}, config, task, static_cast<std::int64_t>(payload->size()),
+                            payload);
       while (stepper.step()) {
       }
       if (stepper.finish().first.steps == 0) return 1;

@@ -28,7 +28,8 @@ TEST(Schema, NamesAreThoseOfTheInterface) {
       "task client base_version merged_version staleness outcome duplicates sent_s finished_s "
       "download_s compute_s upload_s server_s wall_compute_s behind_s bytes_down bytes_up "
       "state_bytes "
-      "parameters flops peak_bytes cap_bytes asked_bytes samples steps train_loss weight share "
+      "parameters flops peak_bytes search_peak_bytes cap_bytes asked_bytes samples steps "
+      "train_loss weight share "
       "rank");
   EXPECT_EQ(names(evaluations_schema()), "version virtual_time_s set loss top1 top5 perplexity");
   EXPECT_EQ(names(clients_schema()),

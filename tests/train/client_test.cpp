@@ -56,7 +56,7 @@ Trained train(const Experiment& e, const Config& config, std::int64_t base_versi
   ClientTask task;
   task.base_version = base_version;
   task.submodel = Submodel::full(*e.model.layout);
-  ClientStepper stepper(e, make_cross_entropy, config, task, 1000, payload);
+  ClientStepper stepper(e, {}, config, task, 1000, payload);
   while (stepper.step()) {
   }
   auto [result, bytes] = stepper.finish();
@@ -82,7 +82,7 @@ TEST(ClientStepper, PeaksDoNotDependOnTheOrderOfSteps) {
       task.submodel.keep(1, units);
       const auto dense = e.plans->geometry(task.submodel, Packing::dense);
       auto payload = std::make_shared<Bytes>(static_cast<std::size_t>(payload_bytes(*dense)));
-      steppers.push_back(std::make_unique<ClientStepper>(e, make_cross_entropy, config, task,
+      steppers.push_back(std::make_unique<ClientStepper>(e, ClientRules{}, config, task,
                                                          payload_bytes(*dense), payload));
     }
     for (const std::size_t turn : turns) steppers[turn]->step();
@@ -239,7 +239,7 @@ Trained train_tasks(const Experiment& e, const Config& config, int tasks) {
     task.nth_task = n;
     task.submodel = Submodel::full(*e.model.layout);
     task.state = last.result.state;
-    ClientStepper stepper(e, make_cross_entropy, config, task, 1000, payload_of(last.values));
+    ClientStepper stepper(e, {}, config, task, 1000, payload_of(last.values));
     while (stepper.step()) {
     }
     auto [result, bytes] = stepper.finish();
@@ -416,7 +416,7 @@ TEST(MixedBatches, EachDeviceHasItsOwn) {
     ClientTask task;
     task.client = client;
     task.submodel = Submodel::full(*e.model.layout);
-    ClientStepper stepper(e, make_cross_entropy, config, task, 0, payload_of(first_values(e)));
+    ClientStepper stepper(e, {}, config, task, 0, payload_of(first_values(e)));
     while (stepper.step()) {
     }
     const std::int64_t batch = client == 0 ? 7 : 20;

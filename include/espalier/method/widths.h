@@ -3,6 +3,7 @@
 // stay with a client for the whole run, `dynamic` ones are redrawn for every task.
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <string>
 #include <vector>
@@ -14,19 +15,27 @@ namespace espalier {
 /// method.widths, method.proportions, method.levels, clients.memory_fit.
 void declare_width_options(OptionTable& table);
 
+/// What a client of a width share would be assigned, as far as its memory is concerned.
+using AssignmentOf = std::function<Assignment(double share)>;
+
 class WidthLevels {
  public:
-  /// `peak`: with clients.memory_fit = width, each client's share is the largest multiple of 1/128
-  /// whose task it has the memory for. InputError where widths and proportions do not fit each
+  /// With clients.memory_fit = width, each client's share is the largest multiple of 1/128 for
+  /// whose assignment it has the memory. InputError where widths and proportions do not fit each
   /// other, or a device is too small for the smallest share.
+  WidthLevels(const Config& config, const Experiment& experiment, const PeakBytes& peak,
+              const AssignmentOf& assignment);
+  /// Of rules that keep the same share of every layer.
   WidthLevels(const Config& config, const Experiment& experiment, const PeakBytes& peak);
   /// The share of the client's task. Fixed: client i of n gets the level whose part of the
   /// proportions contains (i + 1/2) / n, so that equal levels are neighbours. Dynamic: drawn by
   /// (client, its n-th task).
   double share(const SendMoment& moment) const;
+  /// The largest share that any client may have.
+  double largest() const;
 
  private:
-  void fit(const Experiment& experiment, const PeakBytes& peak);
+  void fit(const Experiment& experiment, const PeakBytes& peak, const AssignmentOf& assignment);
 
   std::uint64_t seed_;
   std::int64_t clients_;

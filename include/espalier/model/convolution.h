@@ -35,6 +35,6 @@ at::Tensor convolve(const at::Tensor& x, const at::Tensor& weight,
 
 /// Adds the node of such a convolution to the tape and moves its shape on.
 void add_convolution_cost(CostTape& tape, std::int64_t in, std::int64_t out,
-                          const ConvolutionShape& shape, bool first);
+                          const ConvolutionShape& shape, bool first, bool trains_weight = true);
 
 }  // namespace espalier

@@ -24,7 +24,8 @@ struct BlockCost {
 
 struct TrainingCost {
   std::int64_t parameters = 0;  ///< trainable values
-  std::int64_t step_flops = 0;  ///< forward and backward (2 x forward) of one batch
+  /// Forward and backward (2 x forward, 1 x where no weight is trained) of one batch.
+  std::int64_t step_flops = 0;
   std::int64_t forward_flops = 0;
   std::int64_t message_bytes = 0;  ///< dense payload of the trained values, one direction
   std::int64_t model_bytes = 0;    ///< weights, gradients, optimiser state
@@ -36,8 +37,10 @@ struct TrainingCost {
 
 /// `optimizer_copies`: flat buffers the optimiser keeps beside weights and gradients (SGD 0,
 /// momentum 1); `extra_bytes`: what a local objective holds beside that. The peak depends on the
-/// instruction set in use (run.isa), because oneDNN pads channels to its vectors.
+/// instruction set in use (run.isa), because oneDNN pads channels to its vectors. `stage`: what is
+/// trained, if not everything; only the classifier that answers is computed then.
 TrainingCost training_cost(const Model& model, const Submodel& submodel, std::int64_t batch,
-                           int optimizer_copies, std::int64_t extra_bytes = 0);
+                           int optimizer_copies, std::int64_t extra_bytes = 0,
+                           const Stage* stage = nullptr);
 
 }  // namespace espalier

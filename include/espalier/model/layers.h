@@ -68,6 +68,15 @@ Layer global_pool();
 /// keep its output (a convolution or a norm).
 Layer residual(std::vector<Layer> body, std::vector<Layer> shortcut);
 
+/// The positions along `out` of y's dimension `along`, each multiplied by the gate of the unit of
+/// `out` that it belongs to; y itself where no axis of `out` has gates (Context::gates).
+at::Tensor gated(const at::Tensor& y, const Dimension& out, std::int64_t along,
+                 const Context& context);
+/// What gated() costs; y is the tape's current node.
+void add_gate_cost(CostTape& tape, const Dimension& out);
+/// gated() as a layer, for units that lie along dimension 1.
+Layer gate(int axis);
+
 /// A block that runs `layers` one after the other. Its index must be `block` of the layout.
 Block make_block(const Layout& layout, int block, std::vector<Layer> layers);
 

@@ -37,6 +37,16 @@ struct Context {
   /// If set, receives the logits of the kept exits before the one that answers, in order; else they
   /// are not computed.
   std::vector<at::Tensor>* exits = nullptr;
+  /// If set, what the outputs of each unit are multiplied by while masks are searched for: per axis
+  /// a tensor over its kept units, undefined where there is none.
+  const std::vector<at::Tensor>* gates = nullptr;
+};
+
+/// What is trained where that is not simply every trainable entry: a search for masks.
+struct Stage {
+  std::shared_ptr<const Layout> layout;  ///< the model's, with some entries frozen
+  std::vector<bool> gated;               ///< per axis: Context::gates has a tensor
+  std::int64_t extra_bytes = 0;          ///< held beside weights and activations
 };
 
 /// Kinds of work that a device may do at different rates.
@@ -54,8 +64,12 @@ struct NodeCost {
   bool passes_gradient = false;  ///< an addition or a view: its inputs' gradients are the output's
   bool saves_input = false;      ///< kept from forward to backward
   bool saves_output = false;
-  std::int64_t saved_bytes = 0;             ///< kept beside input and output
-  std::int64_t forward_scratch_bytes = 0;   ///< beside input and output, while it runs
+  /// Whether it has weights to train. False: a product with a frozen weight, or an activation, which
+  /// runs backward only if an input does.
+  bool trains = true;
+  bool runs_backward = true;                ///< set by the tape
+  std::int64_t saved_bytes = 0;            ///< kept beside input and output
+  std::int64_t forward_scratch_bytes = 0;  ///< beside input and output, while it runs
   std::int64_t backward_scratch_bytes = 0;  ///< beside both activations' gradients, while it runs
   bool input_gradient = true;               ///< false for a model's first layer
 };
@@ -67,9 +81,12 @@ struct CostTape {
   std::int64_t batch = 0;
   std::vector<std::int64_t> shape;  ///< of one sample at the current node
   std::vector<NodeCost> nodes;
-  int current = -1;  ///< the node whose output the next layer reads
+  int current = -1;              ///< the node whose output the next layer reads
+  const Stage* stage = nullptr;  ///< null: everything is trained
 
   void add(NodeCost node);
+  /// Whether a gradient is made of the entry.
+  bool trains(int entry) const;
   /// Elements of the current node's output, for the whole batch.
   std::int64_t elements() const;
 };
@@ -102,6 +119,12 @@ struct TransformerAxes {
   int mlp_rows = -1;        ///< positions of the stream that the MLP writes: a subset axis
 };
 
+/// An axis whose units a mask may choose, and the block that makes them.
+struct MaskedAxis {
+  int axis = -1;
+  int block = -1;
+};
+
 /// A classifier, and how many of Model::depth it stands behind. The last one is the head.
 struct Exit {
   int block = -1;
@@ -117,6 +140,7 @@ struct Model {
   bool has_statistics = false;
   std::vector<int> depth;  ///< the blocks that a cut in depth drops from the end, in order
   std::vector<Exit> exits;
+  std::vector<MaskedAxis> masked;
   std::vector<TransformerAxes> transformer;  ///< its transformer blocks, if any
 
   bool is_exit(int block) const;
@@ -132,6 +156,10 @@ at::Tensor forward(const Model& model, const Parameters& parameters, at::Tensor 
 /// The first `kept` of Model::depth and the exits among them, without those blocks behind the last
 /// of these; where there is none, the first `kept` and the head.
 Submodel cut_depth(const Model& model, std::int64_t kept);
+
+/// The same number of blocks and exits, but beginning `version` classifiers further on, as far as
+/// there is room: every block is kept by one of so many versions. Without exits, cut_depth().
+Submodel rolling_depth(const Model& model, std::int64_t kept, std::int64_t version);
 
 /// A family: its options, and how to build a model of it for given data.
 struct ModelFamily {

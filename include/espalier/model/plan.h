@@ -23,7 +23,7 @@ class Plan {
   };
 
   /// Covers the values present in both. `only`, if given, restricts it further (e.g. to the classes
-  /// that a client has seen). `kinds` is a bit set of (1 << Kind).
+  /// that a client has seen). `kinds` is a bit set of (1 << Kind), of the source's entries.
   Plan(const Geometry& source, const Geometry& destination, const Submodel* only = nullptr,
        unsigned kinds = ~0u);
 

@@ -1,8 +1,9 @@
 #pragma once
 // One piece of client work as a resumable stepper: begin (weights in, gradients and optimiser
-// allocated), one batch per step, finish (trained weights out). Everything it allocates belongs to
-// the task's memory account; where the account's cap is passed, the task ends as out_of_memory and
-// gives everything back.
+// allocated), one batch per step, finish (trained weights out). A search for the submodel to train
+// may come first, as a stage with weights and an optimiser of its own. Everything it allocates
+// belongs to the task's memory account; where the account's cap is passed, the task ends as
+// out_of_memory and gives everything back.
 
 #include <cstdint>
 #include <memory>
@@ -16,6 +17,7 @@
 #include "espalier/train/experiment.h"
 #include "espalier/train/objective.h"
 #include "espalier/train/optimizer.h"
+#include "espalier/train/search.h"
 
 namespace espalier {
 
@@ -35,7 +37,8 @@ struct ClientTask {
   bool answers_twice = false;  ///< a fault on purpose (protocol/rounds/faults.h)
   bool not_finite = false;     ///< another one
   Submodel submodel;
-  Bytes state;  ///< the client's state before the task
+  Bytes state;        ///< the client's state before the task
+  double search = 0;  ///< above 0: the share of units that it searches for first
   /// Belongs to the emulation: charged to no link and no memory.
   std::optional<Pace> pace{};
 
@@ -57,6 +60,9 @@ struct ClientResult {
   std::int64_t peak_bytes = 0;
   std::int64_t cap_bytes = 0;    ///< 0: not capped
   std::int64_t asked_bytes = 0;  ///< the request that was refused
+  /// Of a search: its own peak, and the code of what was found and trained; else 0 and empty.
+  std::int64_t search_peak_bytes = 0;
+  std::vector<std::int64_t> found;
   double wall_compute_s = 0;
   Bytes state;  ///< the client's state after the task
   /// Of a paced task: when the work was done. As little charged as its pace.
@@ -68,6 +74,8 @@ struct ClientResult {
 
 /// The kinds of entries that tasks and updates carry.
 inline constexpr unsigned kTrained = 1u << static_cast<unsigned>(Kind::trainable);
+/// Those of them that a search holds still.
+inline constexpr unsigned kFrozen = 1u << static_cast<unsigned>(Kind::frozen);
 
 /// Number of bytes of a message's payload: the trained values, dense.
 std::int64_t payload_bytes(const Geometry& dense);
@@ -79,14 +87,13 @@ class ClientStepper {
  public:
   /// `payload`: dense trained values of the task's submodel. Never throws for want of memory: the
   /// first step() then returns false.
-  ClientStepper(const Experiment& experiment, const ObjectiveFactory& objective,
-                const Config& config, ClientTask task, std::int64_t message_bytes,
-                SharedBytes payload);
+  ClientStepper(const Experiment& experiment, const ClientRules& rules, const Config& config,
+                ClientTask task, std::int64_t message_bytes, SharedBytes payload);
 
   const ClientTask& task() const { return task_; }
   /// Batches trained so far, and in all.
   std::int64_t steps_done() const { return result_.steps; }
-  std::int64_t steps() const { return work_.steps; }
+  std::int64_t steps() const { return search_steps_ + training_steps_; }
   /// Trains one batch, in all its parts; false when there is nothing left to do.
   bool step();
   /// The result, and the trained values (empty where the task ran out of memory). Call once, after
@@ -95,9 +102,16 @@ class ClientStepper {
 
  private:
   void begin();
+  void begin_search();
+  void end_search();
+  void begin_training();
+  void place_weights(const std::shared_ptr<const Layout>& layout);
   void train_batch();
+  /// What is minimised at present.
+  LocalObjective& objective() { return searching_ ? *search_ : *objective_; }
+  LocalView view() { return {experiment_, parameters_, task_}; }
   std::span<const std::int64_t> next_batch();
-  void archive_state(Archive& archive);
+  void archive_training_state(Archive& archive);
   void release();
 
   const Experiment& experiment_;
@@ -106,16 +120,21 @@ class ClientStepper {
   std::shared_ptr<MemoryAccount> account_;
   std::int64_t message_bytes_;
   std::unique_ptr<LocalObjective> objective_;
+  std::unique_ptr<SubmodelSearch> search_;  // keeps its state also where this task has no search
   std::optional<Optimizer> optimizer_;
   Parameters parameters_;
+  std::optional<ByteArchive> state_;  // reads task_.state
   double lr_ = 0;
   std::int64_t batch_ = 0;
-  Workload work_;
+  std::int64_t search_steps_ = 0;
+  std::int64_t training_steps_ = 0;
+  bool searching_ = false;
   std::vector<std::int64_t> order_;  // of the current epoch
   std::int64_t epoch_ = 0;
   std::int64_t position_ = 0;
   bool begun_ = false;
-  double loss_sum_ = 0;
+  double loss_sum_ = 0;  // of training
+  std::int64_t loss_samples_ = 0;
   ClientResult result_;
 };
 

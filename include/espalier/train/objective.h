@@ -15,11 +15,13 @@
 
 namespace espalier {
 
+struct ClientTask;  // client.h
+
 /// What an objective may look at while it serves one task.
 struct LocalView {
   const Experiment& experiment;
   Parameters& parameters;
-  std::int64_t client;
+  const ClientTask& task;
 };
 
 /// Logits [..., classes] of one batch.
@@ -34,16 +36,19 @@ class LocalObjective {
 
   /// Called once per task when the received weights are in place, in the task's memory scope.
   virtual void begin(const LocalView&) {}
-  /// Settings of the forward pass in training.
-  virtual void prepare(Context&) const {}
+  /// Before each batch: settings of its forward pass.
+  virtual void prepare(const LocalView&, Context&) {}
   /// Mean loss of one batch, to be minimised; a scalar with a graph. labels [...]: a sample has one
   /// label, or one for each position of a text. By default the sum of every classifier's
   /// cross-entropy (deep supervision, Lee et al. 2015, where there are exits).
   virtual at::Tensor loss(const LocalView&, const Outputs& outputs, const at::Tensor& labels) const;
   /// After the backward pass, before clipping and the optimiser's step.
   virtual void after_backward(const LocalView&) {}
-  /// Bytes that it holds for a model of `weight_bytes`, for the memory bound.
-  virtual std::int64_t extra_bytes(std::int64_t weight_bytes) const { return 0; }
+  /// Bytes that it holds for a model of `weight_bytes` whose largest batch has logits of
+  /// `logits_bytes` at each classifier, for the memory bound.
+  virtual std::int64_t extra_bytes(std::int64_t weight_bytes, std::int64_t logits_bytes) const {
+    return 0;
+  }
   /// State of the client that outlives the task; nothing by default.
   virtual void archive(Archive&) {}
 };

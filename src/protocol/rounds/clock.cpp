@@ -18,7 +18,8 @@ Nanoseconds take_in(ServerResources& server, const SentTask& sent) {
 /// Time is computed, and ranks work as fast as they can. In the virtual clock a task's times are
 /// known when it is sent, and the order of events is that of the emulated clients on any number of
 /// ranks. In the measured one they are known once it has been computed, and bounded from below
-/// until then: an answer is given when no other can still come before it.
+/// until then, as are those of a client that searches for its submodel: an answer is given when no
+/// other can still come before it.
 class ComputedClock final : public Clock {
  public:
   /// `host_gflops`: none in the virtual clock.
@@ -29,8 +30,9 @@ class ComputedClock final : public Clock {
   void pass(Nanoseconds) override {}
 
   void hold(SentTask sent) override {
-    sent.known = sent.known || !host_gflops_ || !sent.answers();
-    sent.task.finish = sent.known ? sent.arrives() : sent.arrives() - sent.compute;
+    sent.known = sent.known || !(host_gflops_ || sent.bounded) || !sent.answers();
+    const bool takes_as_told = sent.known || !host_gflops_;
+    sent.task.finish = takes_as_told ? sent.arrives() : sent.arrives() - sent.compute;
     if (sent.answers()) pool_.submit(sent.task, sent.payload, sent.flops);
     const Key key{sent.task.finish, sent.task.client, sent.task.task};
     out_.emplace(key, std::move(sent));
@@ -40,7 +42,7 @@ class ComputedClock final : public Clock {
     while (true) {
       if (limit && first_done() > *limit) return std::nullopt;
       if (out_.begin()->second.known) break;
-      measure_first();
+      learn_first();
     }
     // Waits before it takes anything, so that a wait that is given up has changed nothing.
     const SentTask& first = out_.begin()->second;
@@ -51,14 +53,19 @@ class ComputedClock final : public Clock {
   }
 
  private:
-  void measure_first() {
-    const double host_s = pool_.await(out_.begin()->second.task.task).result.wall_compute_s;
+  /// Waits for the first task's result, and gives it the time that it took.
+  void learn_first() {
+    const ClientResult& result = pool_.await(out_.begin()->second.task.task).result;
     auto node = out_.extract(out_.begin());
     SentTask& sent = node.mapped();
-    // As long as the rates say, times what the host took over what it was expected to take.
-    const double expected_s = static_cast<double>(sent.flops) / (*host_gflops_ * 1e9);
-    if (expected_s > 0) {
-      sent.compute = std::llround(static_cast<double>(sent.compute) * host_s / expected_s);
+    if (sent.bounded) settle(sent, result);
+    if (host_gflops_) {
+      // As long as the rates say, times what the host took over what it was expected to take.
+      const double expected_s = static_cast<double>(sent.flops) / (*host_gflops_ * 1e9);
+      if (expected_s > 0) {
+        sent.compute =
+            std::llround(static_cast<double>(sent.compute) * result.wall_compute_s / expected_s);
+      }
     }
     sent.known = true;
     std::get<0>(node.key()) = sent.arrives();

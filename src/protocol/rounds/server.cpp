@@ -50,18 +50,6 @@ double wall_seconds() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
-TrainingCost task_cost(const Experiment& experiment, const LocalObjective& objective,
-                       const Submodel& submodel, std::int64_t batch) {
-  // The task's description, which comes with the weights: the submodel's code and a few numbers.
-  constexpr std::int64_t kNumbers = 16;
-  const auto head =
-      static_cast<std::int64_t>(sizeof(std::int64_t) * (submodel.encode().size() + kNumbers));
-  const auto weights = static_cast<std::int64_t>(sizeof(float)) *
-                       experiment.plans->geometry(submodel, Packing::aligned)->size();
-  return training_cost(experiment.model, submodel, batch, Optimizer::copies(experiment.train),
-                       head + objective.extra_bytes(weights));
-}
-
 void declare_server_options(OptionTable& table) {
   table.add({"run.target_accuracy", OptionType::real, "0",
              "stop once the global model's top-1 reaches it; 0 = no such stop", "", 0, 1});
@@ -89,6 +77,10 @@ RoundsServer::RoundsServer(const Experiment& experiment, const Config& config, S
       evaluate_every_(config.integer("record.evaluate_every")),
       checkpoint_every_(config.integer("checkpoint.every")),
       clock_(make_clock(config, *experiment.fleet, pool, real_time)) {
+  clock_->settle = [this](SentTask& sent, const ClientResult& result) {
+    if (result.found.empty()) return;  // it failed
+    charge(sent, Submodel::decode(*experiment_.model.layout, result.found));
+  };
   if (config.real("run.target_accuracy") > 0) {
     if (experiment.model.shape.next_token) {
       throw InputError(
@@ -241,10 +233,13 @@ bool RoundsServer::reached_a_stop() const {
   return target_accuracy_ && last_evaluation_ && last_evaluation_->top1 >= *target_accuracy_;
 }
 
-const TrainingCost& RoundsServer::cost_of(const Submodel& submodel, std::int64_t batch) {
-  auto [place, added] = costs_.try_emplace({submodel.hash(), batch});
+const TrainingCost& RoundsServer::cost_of(Phase phase, const Submodel& submodel,
+                                          std::int64_t batch) {
+  auto [place, added] = costs_.try_emplace({phase, submodel.hash(), batch});
   if (added) {
-    place->second = task_cost(experiment_, *rules_.objective, submodel, batch);
+    place->second = phase == Phase::search
+                        ? search_cost(experiment_, *rules_.search, submodel, batch)
+                        : task_cost(experiment_, *rules_.objective, submodel, batch);
   }
   return place->second;
 }
@@ -308,22 +303,21 @@ std::optional<Nanoseconds> RoundsServer::next_return() const {
 bool RoundsServer::has_memory(std::int64_t client) const {
   const auto refused = too_large_.find(client);
   return refused == too_large_.end() ||
-         !refused->second.inside(rules_.submodel->choose(experiment_, moment_of(client)));
+         !refused->second.inside(rules_.submodel->choose(experiment_, moment_of(client)).submodel);
 }
 
 void RoundsServer::send(std::int64_t client) {
   const SendMoment moment = moment_of(client);
-  Submodel submodel = rules_.submodel->choose(experiment_, moment);
+  Assignment assigned = rules_.submodel->choose(experiment_, moment);
+  const bool searches = assigned.search > 0;
+  const Submodel trained =
+      searches ? rules_.search->expected(experiment_.model, assigned.submodel, assigned.search)
+               : assigned.submodel;
   SentTask sent;
-  sent.geometry = experiment_.plans->geometry(submodel, Packing::dense);
-  sent.payload = payload_for(submodel, *sent.geometry);
-  sent.share = rules_.submodel->share(moment);
-  std::vector<Steps> steps;
-  for (const Workload::Passes& passes : experiment_.workload_of(client).passes) {
-    steps.push_back({cost_of(submodel, passes.size), passes.count});
-    sent.flops += passes.count * steps.back().cost.step_flops;
-  }
-  const DeviceClass device = experiment_.fleet->device_at(client, version_);
+  sent.geometry = experiment_.plans->geometry(assigned.submodel, Packing::dense);
+  sent.payload = payload_for(assigned.submodel, *sent.geometry);
+  sent.share = assigned.share;
+  sent.bounded = searches && !rules_.search->size_is_known();
   sent.fate = faults_.fate(client, moment.nth_task);
   sent.task = {next_task_++,
                client,
@@ -332,20 +326,57 @@ void RoundsServer::send(std::int64_t client) {
                0,
                sent.fate.twice,
                sent.fate.not_finite,
-               std::move(submodel),
-               {}};
-  const std::int64_t payload_size = static_cast<std::int64_t>(sent.payload->size());
-  const auto head_size = static_cast<std::int64_t>(sent.task.encode().size());
+               std::move(assigned.submodel),
+               {},
+               assigned.search};
+  sent.bytes_down = std::ssize(*sent.payload) + std::ssize(sent.task.encode());
   const auto state = states_.find(client);
   if (state != states_.end()) sent.task.state = state->second;
-  sent.bytes_down = payload_size + head_size;
-  sent.bytes_up = payload_size + answer_bytes();
   sent.sent = now_;
+  const DeviceClass device = experiment_.fleet->device_at(client, version_);
   sent.download = transfer_time(device.down_mbps, device.latency_ms, sent.bytes_down);
-  sent.compute = compute_time(device, steps, sent.fate.slowdown);
-  sent.upload = transfer_time(device.up_mbps, device.latency_ms, sent.bytes_up);
+  charge(sent, trained);
   ++tasks_of_[static_cast<std::size_t>(client)];
   clock_->send(std::move(sent));
+}
+
+/// What the task takes after its download, if its client trains `trained`.
+void RoundsServer::charge(SentTask& sent, const Submodel& trained) {
+  const std::int64_t client = sent.task.client;
+  std::vector<Steps> steps;
+  const auto add = [&](Phase phase, const Submodel& submodel, const Workload& load) {
+    for (const Workload::Passes& passes : load.passes) {
+      steps.push_back({cost_of(phase, submodel, passes.size), passes.count});
+    }
+  };
+  sent.bytes_up =
+      answer_bytes() + payload_bytes(*experiment_.plans->geometry(trained, Packing::dense));
+  if (sent.task.search > 0) {
+    add(Phase::search, sent.task.submodel, rules_.search->workload(experiment_, client));
+    add(Phase::training, trained, rules_.search->training(experiment_, client));
+    sent.bytes_up += rules_.search->answer_bytes(experiment_.model, sent.task.submodel);
+  } else {
+    add(Phase::training, trained, experiment_.workload_of(client));
+  }
+  sent.flops = 0;
+  for (const Steps& s : steps) sent.flops += s.count * s.cost.step_flops;
+  const DeviceClass device = experiment_.fleet->device_at(client, sent.task.base_version);
+  sent.compute = compute_time(device, steps, sent.fate.slowdown);
+  sent.upload = transfer_time(device.up_mbps, device.latency_ms, sent.bytes_up);
+}
+
+/// From here on the task, and what it started from, are of what its client found.
+void RoundsServer::take_found(SentTask& sent) {
+  Submodel found = Submodel::decode(*experiment_.model.layout, sent.arrival.result.found);
+  const auto dense = experiment_.plans->geometry(found, Packing::dense);
+  auto start = std::make_shared<Bytes>(static_cast<std::size_t>(payload_bytes(*dense)));
+  experiment_.plans->plan(*sent.geometry, *dense, nullptr, kTrained)
+      ->copy(reinterpret_cast<const float*>(sent.payload->data()),
+             reinterpret_cast<float*>(start->data()));
+  sent.payload = std::move(start);
+  sent.geometry = dense;
+  sent.task.submodel = std::move(found);
+  sent.arrival.result.found.clear();
 }
 
 void RoundsServer::deliver(SentTask sent) {
@@ -376,6 +407,14 @@ void RoundsServer::deliver(SentTask sent) {
   // A state that belongs to values which are not finite would spoil all later tasks.
   if (!result.state.empty() && d.outcome != "rejected") {
     states_[d.sent.task.client] = result.state;
+  }
+  if (!result.found.empty()) {
+    take_found(d.sent);
+    if (d.outcome != "rejected") {
+      const ClientTask& task = d.sent.task;
+      rules_.submodel->observe(experiment_, {task.client, task.nth_task, task.base_version},
+                               task.submodel);
+    }
   }
   const bool counts = d.outcome == "merged";
   const bool too_stale = window.max_staleness && d.staleness > *window.max_staleness;
@@ -413,11 +452,11 @@ void RoundsServer::close_window() {
            std::make_pair(b->sent.task.client, b->sent.task.task);
   });
   for (const Delivered* d : sources) {
-    updates.push_back({d->sent.task.task, d->sent.task.client, d->sent.task.base_version,
-                       d->staleness, experiment_.samples_of(d->sent.task.client),
-                       d->sent.arrival.result.steps,
-                       learning_rate(experiment_.train, d->sent.task.base_version),
-                       d->sent.geometry, d->sent.arrival.values, d->sent.payload, 0});
+    updates.push_back(
+        {d->sent.task.task, d->sent.task.client, d->sent.task.base_version, d->staleness,
+         experiment_.samples_of(d->sent.task.client), d->sent.arrival.result.steps,
+         learning_rate(experiment_.train, d->sent.task.base_version), d->sent.geometry,
+         d->sent.arrival.values, d->sent.payload, d->sent.share, 0});
   }
   barren_ = 0;
   rules_.merge->merge(experiment_, model_, updates);
@@ -520,6 +559,7 @@ void RoundsServer::record_round(std::span<const Update> updates) {
         .set("state_bytes", static_cast<std::int64_t>(result.state.size()))
         .set("flops", d.sent.flops)
         .set("peak_bytes", result.peak_bytes)
+        .set("search_peak_bytes", result.search_peak_bytes)
         .set("cap_bytes", result.cap_bytes)
         .set("asked_bytes", result.asked_bytes)
         .set("samples", result.samples)

@@ -67,7 +67,7 @@ void archive_sent(Archive& archive, const Experiment& experiment, SentTask& sent
   archive.value("slowdown", sent.fate.slowdown);
   archive_flags(archive, "flags",
                 {&sent.fate.crashes, &sent.fate.vanishes, &sent.fate.twice, &sent.fate.not_finite,
-                 &sent.known});
+                 &sent.known, &sent.bounded});
   for (Nanoseconds* time :
        {&sent.sent, &sent.download, &sent.compute, &sent.upload, &sent.queued, &sent.finish}) {
     archive.value("time", *time);

@@ -41,11 +41,11 @@ Shard Shard::decode(std::span<const std::byte> bytes) {
   return shard;
 }
 
-Worker::Worker(const Experiment& experiment, const Config& config, ObjectiveFactory objective,
+Worker::Worker(const Experiment& experiment, const Config& config, ClientRules rules,
                Mailbox& mailbox, const RealTime* real_time)
     : experiment_(experiment),
       config_(config),
-      objective_(std::move(objective)),
+      rules_(std::move(rules)),
       mailbox_(mailbox),
       evaluation_plan_(evaluation_plan(config, experiment)),
       real_time_(real_time) {}
@@ -78,7 +78,7 @@ void Worker::accept_task(Message message) {
   const std::int64_t message_bytes =
       task.description_bytes(static_cast<std::int64_t>(message.head->size())) +
       static_cast<std::int64_t>(message.payload->size());
-  Work work{std::make_unique<ClientStepper>(experiment_, objective_, config_, std::move(task),
+  Work work{std::make_unique<ClientStepper>(experiment_, rules_, config_, std::move(task),
                                             message_bytes, message.payload)};
   const auto urgency = [](const Work& w) {
     const ClientTask& of = w.stepper->task();

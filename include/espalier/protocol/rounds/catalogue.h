@@ -10,6 +10,7 @@
 
 #include "espalier/base/registry.h"
 #include "espalier/protocol/rounds/rules.h"
+#include "espalier/train/search.h"
 
 namespace espalier {
 
@@ -22,7 +23,8 @@ struct Method {
   std::string window = "synchronous";
   std::string merge = "average";
   std::string objective = "cross_entropy";
-  Defaults defaults{};  ///< further option defaults
+  std::string search{};  ///< for assignments that ask for one
+  Defaults defaults{};   ///< further option defaults
 };
 
 /// A named setting of the window: defaults for window.* options, which may depend on what the input
@@ -35,15 +37,17 @@ struct Catalogue {
   Registry<WindowPreset> windows{"window"};
   Registry<MergeFactory> merges{"merge rule"};
   Registry<ObjectiveFactory> objectives{"objective"};
+  Registry<SearchFactory> searches{"submodel search"};
   OptionTable options;  ///< of all rules
 };
 
 /// The rules that a run uses, by name.
 struct RuleNames {
   std::string method, submodel, window, merge, objective;
+  std::string search;  ///< empty: none
 };
 
-/// method.name, method.submodel, method.window, method.merge, method.objective.
+/// method.name, and one option for each sort of rule.
 void declare_method_options(OptionTable& table);
 /// Which rules the configuration asks for; brings the defaults of method and window into `config`.
 RuleNames choose_rules(const Catalogue& catalogue, Config& config);

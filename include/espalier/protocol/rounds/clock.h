@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -27,6 +28,9 @@ struct SentTask {
   double share = 1;
   Fate fate;
   Nanoseconds sent = 0, download = 0, compute = 0, upload = 0;
+  /// Flops, bytes up and times are the least that the task takes: how large a submodel its client
+  /// will find is known only from the answer (Clock::settle).
+  bool bounded = false;
   // From here on set by the clock.
   Nanoseconds queued = 0;  ///< before the download, for the server's link and on it
   /// Whether the times above are final. If not, they are what the device's rates let expect.
@@ -53,6 +57,8 @@ class Clock {
   using Key = std::tuple<Nanoseconds, std::int64_t, std::int64_t>;
 
   virtual ~Clock() = default;
+  /// Puts what a bounded task takes in its place, given its result.
+  std::function<void(SentTask&, const ClientResult&)> settle;
   /// It is `now`, and time begins to pass.
   virtual void start(Nanoseconds now) = 0;
   /// Nobody is at work: lets time pass until `time`.

@@ -23,13 +23,22 @@ struct SendMoment {
   std::int64_t version = 0;   ///< of the global model that the task starts from
 };
 
+/// What a client is to do.
+struct Assignment {
+  Submodel submodel;
+  double share = 1;  ///< of the model's width, for the record and the merge
+  /// Above 0: it first searches for this share of the submodel's units, and trains what it finds
+  /// (train/search.h).
+  double search = 0;
+};
+
 class SubmodelRule {
  public:
   virtual ~SubmodelRule() = default;
   /// May be asked more than once for one moment, with the same answer.
-  virtual Submodel choose(const Experiment& experiment, const SendMoment& moment) = 0;
-  /// The width share behind the last choice, for the record.
-  virtual double share(const SendMoment& moment) const { return 1; }
+  virtual Assignment choose(const Experiment& experiment, const SendMoment& moment) = 0;
+  /// A client's answer was taken in: it searched, and trained `found`.
+  virtual void observe(const Experiment&, const SendMoment& sent, const Submodel& found) {}
   virtual void archive(Archive&) {}
 };
 
@@ -45,6 +54,7 @@ struct Update {
   std::shared_ptr<const Geometry> geometry;  ///< dense geometry of `values` and `sent`
   SharedBytes values;                        ///< trained values (kTrained), as they came
   SharedBytes sent;                          ///< the payload that the task started from
+  double share = 1;                          ///< of its assignment
   double weight = 0;                         ///< set by the rule, for the record
 };
 
@@ -64,8 +74,8 @@ class MergeRule {
   virtual void archive(Archive&) {}
 };
 
-/// Upper bound of the bytes that a client holds while it trains a submodel.
-using PeakBytes = std::function<std::int64_t(const Submodel&, std::int64_t client)>;
+/// Upper bound of the bytes that a client holds while it does what it is assigned.
+using PeakBytes = std::function<std::int64_t(const Assignment&, std::int64_t client)>;
 
 using SubmodelFactory = std::function<std::unique_ptr<SubmodelRule>(
     const Config&, const Experiment&, const PeakBytes&)>;

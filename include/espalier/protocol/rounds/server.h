@@ -20,6 +20,7 @@
 #include "espalier/protocol/rounds/sampling.h"
 #include "espalier/protocol/rounds/window.h"
 #include "espalier/record/run_file.h"
+#include "espalier/train/task_cost.h"
 
 namespace espalier {
 
@@ -46,13 +47,10 @@ struct RunSummary {
 struct ServerRules {
   std::unique_ptr<SubmodelRule> submodel;
   std::unique_ptr<MergeRule> merge;
-  std::unique_ptr<LocalObjective> objective;  ///< for its memory bound only
+  // For what they cost only:
+  std::unique_ptr<LocalObjective> objective;
+  std::unique_ptr<SubmodelSearch> search;  ///< null: no client searches
 };
-
-/// What a task with this submodel costs its client, batches of `batch` samples: the bound holds for
-/// all that its memory scope counts.
-TrainingCost task_cost(const Experiment& experiment, const LocalObjective& objective,
-                       const Submodel& submodel, std::int64_t batch);
 
 /// Seconds on this process's clock, from some moment on.
 double wall_seconds();
@@ -83,6 +81,7 @@ class RoundsServer {
   void archive(Archive& archive);
 
  private:
+  enum class Phase { search, training };
   struct Delivered {
     SentTask sent;
     std::string outcome;
@@ -111,6 +110,8 @@ class RoundsServer {
   bool is_there(std::int64_t client) const;
   std::optional<Nanoseconds> next_return() const;
   void wait_for_somebody();
+  void charge(SentTask& sent, const Submodel& trained);
+  void take_found(SentTask& sent);
   void deliver(SentTask sent);
   void release(std::int64_t client) { idle_.insert(client); }
   void release_waiting();
@@ -121,7 +122,7 @@ class RoundsServer {
   bool reached_a_stop() const;
   void refuse_barren_window();
   SharedBytes payload_for(const Submodel& submodel, const Geometry& dense);
-  const TrainingCost& cost_of(const Submodel& submodel, std::int64_t batch);
+  const TrainingCost& cost_of(Phase phase, const Submodel& submodel, std::int64_t batch);
 
   const Experiment& experiment_;
   ServerRules rules_;
@@ -152,7 +153,7 @@ class RoundsServer {
   std::vector<Delivered> delivered_;  // in this window, in order of events
   // Payloads of the current version, by submodel.
   std::unordered_map<std::uint64_t, std::pair<Submodel, SharedBytes>> payloads_;
-  std::map<std::pair<std::uint64_t, std::int64_t>, TrainingCost> costs_;
+  std::map<std::tuple<Phase, std::uint64_t, std::int64_t>, TrainingCost> costs_;  // by batch
   bool owes_tasks_ = false;          // a window closed, and nobody has been sent new work yet
   std::vector<SentTask> in_flight_;  // of a checkpoint, to be sent again
   bool is_restored_ = false;

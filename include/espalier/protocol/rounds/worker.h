@@ -36,8 +36,8 @@ struct Shard {
 class Worker {
  public:
   /// `real_time`: that of a paced run, else null.
-  Worker(const Experiment& experiment, const Config& config, ObjectiveFactory objective,
-         Mailbox& mailbox, const RealTime* real_time);
+  Worker(const Experiment& experiment, const Config& config, ClientRules rules, Mailbox& mailbox,
+         const RealTime* real_time);
 
   /// Takes a message that was sent to this rank's clients.
   void accept(Message message);
@@ -77,7 +77,7 @@ class Worker {
 
   const Experiment& experiment_;
   const Config& config_;
-  ObjectiveFactory objective_;
+  ClientRules rules_;
   Mailbox& mailbox_;
   EvaluationPlan evaluation_plan_;
   const RealTime* real_time_;

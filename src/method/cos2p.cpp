@@ -1,0 +1,422 @@
+#include "espalier/method/cos2p.h"
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <optional>
+
+#include "espalier/method/widths.h"
+#include "espalier/protocol/rounds/merge.h"
+#include "espalier/train/client.h"
+
+namespace espalier {
+namespace {
+
+/// The leading blocks that a client's share allows (spec 2.1), of each layer the units of the
+/// client's mask (2.2). Where no client has the whole depth, the kept blocks move on by one section
+/// between classifiers with every version, so that all of them are trained (6.2, 9; our reading).
+class MaskedDepth : public SubmodelRule {
+ public:
+  MaskedDepth(const Config& config, const Experiment& experiment, const PeakBytes& peak)
+      : experiment_(experiment),
+        depth_power_(config.real("method.depth_power")),
+        searches_(config.integer("method.mask_tasks")),
+        again_(config.integer("method.remask_every")),
+        levels_(config, experiment, peak, [&](double share) { return fullest(share); }) {
+    if (experiment.model.masked.empty()) {
+      throw InputError(fmt::format(
+          "method.submodel = masked_depth: model.name = {} has no units that masks choose from; "
+          "take vit, encoder, gpt or cnn",
+          experiment.model.name));
+    }
+    rotates_ = config.boolean("method.rotate_depth") && depth_share(levels_.largest()) < 1;
+  }
+
+  Assignment choose(const Experiment&, const SendMoment& moment) override {
+    const double share = levels_.share(moment);
+    Submodel submodel = cut(share, moment.version);
+    if (share >= 1) return {std::move(submodel), share};
+    const auto known = masks_.find(moment.client);
+    if (searches_now(known == masks_.end() ? nullptr : &known->second, submodel, moment)) {
+      return {std::move(submodel), share, share};
+    }
+    for (const MaskedAxis& masked : experiment_.model.masked) {
+      if (!submodel.has_block(masked.block)) continue;
+      const auto units = known->second.units.units(masked.axis);
+      if (!units.empty()) submodel.keep(masked.axis, {units.begin(), units.end()});
+    }
+    return {std::move(submodel), share};
+  }
+
+  void observe(const Experiment&, const SendMoment& sent, const Submodel& found) override {
+    const Model& model = experiment_.model;
+    auto [place, added] = masks_.try_emplace(sent.client, Mask{Submodel::full(*model.layout)});
+    Mask& mask = place->second;
+    if (added) mask.searches.assign(model.layout->blocks.size(), 0);
+    for (const MaskedAxis& masked : model.masked) {
+      if (!found.has_block(masked.block)) continue;
+      const auto units = found.units(masked.axis);
+      if (!units.empty()) mask.units.keep(masked.axis, {units.begin(), units.end()});
+    }
+    for (int block = 0; block < found.blocks(); ++block) {
+      if (found.has_block(block)) ++mask.searches[static_cast<std::size_t>(block)];
+    }
+    mask.last_search = sent.nth_task;
+  }
+
+  void archive(Archive& archive) override {
+    std::vector<std::int64_t> clients;
+    for (const auto& [client, mask] : masks_) clients.push_back(client);
+    archive.value("clients", clients);
+    const Layout& layout = *experiment_.model.layout;
+    for (const std::int64_t client : clients) {
+      Mask& mask = masks_.try_emplace(client, Mask{Submodel::full(layout)}).first->second;
+      archive.open(std::to_string(client).c_str());
+      std::vector<std::int64_t> code = mask.units.encode();
+      archive.value("units", code);
+      mask.units = Submodel::decode(layout, code);
+      archive.value("searches", mask.searches);
+      archive.value("last_search", mask.last_search);
+      archive.close();
+    }
+  }
+
+ private:
+  struct Mask {
+    Submodel units;                      ///< of all blocks, whole where nothing was chosen yet
+    std::vector<std::int64_t> searches;  ///< by block: how often its units were searched for
+    std::int64_t last_search = 0;        ///< number of that task of the client
+  };
+
+  double depth_share(double share) const { return std::pow(share, depth_power_); }
+
+  Submodel cut(double share, std::int64_t version) const {
+    const Model& model = experiment_.model;
+    const auto depth = static_cast<double>(model.depth.size());
+    // A share such as 1/3 of 3 must not become 0 because its product is a little below 1.
+    const auto kept = static_cast<std::int64_t>(std::floor(depth_share(share) * depth + 1e-9));
+    if (rotates_) return rolling_depth(model, kept, version);
+    return cut_depth(model, std::max<std::int64_t>(kept, 1));
+  }
+
+  /// What needs the most memory of all that a client of this share is ever sent.
+  Assignment fullest(double share) const { return {cut(share, 0), share, share < 1 ? share : 0}; }
+
+  bool searches_now(const Mask* mask, const Submodel& submodel, const SendMoment& moment) const {
+    if (searches_ == 0) return mask == nullptr;
+    if (mask == nullptr) return true;
+    const bool missing =
+        std::ranges::any_of(experiment_.model.masked, [&](const MaskedAxis& masked) {
+          return submodel.has_block(masked.block) &&
+                 mask->searches[static_cast<std::size_t>(masked.block)] < searches_;
+        });
+    return missing || (again_ > 0 && moment.nth_task - mask->last_search >= again_);
+  }
+
+  const Experiment& experiment_;
+  double depth_power_;
+  std::int64_t searches_;
+  std::int64_t again_;
+  bool rotates_ = false;
+  WidthLevels levels_;
+  std::map<std::int64_t, Mask> masks_;
+};
+
+/// Deep supervision, and the deepest classifier as teacher of the others (spec 2.3):
+///   CE(z_K) + sum_k [CE(z_k) + alpha T^2 KL(softmax(z_K / T) || softmax(z_k / T))].
+class SelfDistillation : public LocalObjective {
+ public:
+  explicit SelfDistillation(const Config& config)
+      : supervised_(config.boolean("method.deep_supervision")),
+        literal_(config.text("method.distillation") == "literal"),
+        weight_(config.text("method.distillation") == "off" ? 0 : config.real("method.kd_weight")),
+        start_(weight_ > 0 ? config.integer("method.kd_start") : 0),
+        temperature_(weight_ > 0 ? config.real("method.kd_temperature") : 1) {}
+
+  at::Tensor loss(const LocalView& view, const Outputs& outputs,
+                  const at::Tensor& labels) const override {
+    at::Tensor sum =
+        supervised_ ? LocalObjective::loss(view, outputs, labels)
+                    : cross_entropy(outputs.logits, labels, view.experiment.train.label_smoothing);
+    if (weight_ == 0 || outputs.exits.empty() || view.task.base_version < start_) return sum;
+    const at::Tensor teacher = literal_ ? outputs.logits : outputs.logits.detach();
+    const at::Tensor target = at::log_softmax(teacher / temperature_, -1);
+    for (const at::Tensor& student : outputs.exits) {
+      const at::Tensor own = at::log_softmax(student / temperature_, -1);
+      const at::Tensor terms = target.exp() * (target - own);
+      const at::Tensor divergence = literal_ ? terms.mean() : terms.sum(-1).mean();
+      sum = sum + divergence * (weight_ * temperature_ * temperature_);
+    }
+    return sum;
+  }
+
+  // For each student what log-softmax, difference and product keep, and their gradients.
+  std::int64_t extra_bytes(std::int64_t, std::int64_t logits_bytes) const override {
+    constexpr std::int64_t kPerBatch = 32;
+    return weight_ > 0 ? kPerBatch * logits_bytes : 0;
+  }
+
+ private:
+  bool supervised_;
+  bool literal_;
+  double weight_;
+  std::int64_t start_;
+  double temperature_;
+};
+
+enum class Drift { none, literal, relative, polynomial };
+
+/// Importance over drift (spec 2.5, 6.2):
+///   u = (|trained - sent|_1 / r) / (1 + drift),   gamma = u / sum u,
+/// and the model moves by sum gamma (trained - sent): over all updates (as in the code), or for
+/// each parameter over its holders and times the mean of their 1 / (1 + drift).
+class ImportanceOverDrift : public MergeRule {
+ public:
+  explicit ImportanceOverDrift(const Config& config)
+      : importance_(config.boolean("method.importance")),
+        capability_(config.boolean("method.capability")),
+        by_holders_(config.text("method.normalise") == "holders"),
+        drift_(drift_of(config.text("method.drift"))),
+        drift_scale_(drift_ == Drift::relative ? config.real("method.drift_scale") : 0),
+        clip_(importance_ ? config.real("method.importance_clip") : 0) {}
+
+  void merge(const Experiment& experiment, Parameters& model, std::span<Update> updates) override {
+    std::vector<double> sizes, discounts;
+    for (const Update& update : updates) {
+      sizes.push_back(importance_ ? moved(update) : 1);
+      discounts.push_back(1 / (1 + drift(experiment, model, update)));
+    }
+    clip(sizes);
+    double sum = 0;
+    for (std::size_t i = 0; i < updates.size(); ++i) {
+      const double capability = capability_ ? updates[i].share : 1;
+      updates[i].weight = sizes[i] / capability * discounts[i];
+      sum += updates[i].weight;
+    }
+    if (!(sum > 0)) return;  // nobody moved
+    std::vector<Holding> trained, sent, discounted;
+    // Where weights are divided out again: in units of the first, so that equal ones add bare
+    // values.
+    const double unit = by_holders_ ? updates.front().weight / sum : 1;
+    for (std::size_t i = 0; i < updates.size(); ++i) {
+      Update& update = updates[i];
+      update.weight /= sum;
+      const auto plan =
+          experiment.plans->plan(*update.geometry, model.geometry(), nullptr, kTrained);
+      const auto* from = reinterpret_cast<const float*>(update.sent->data());
+      trained.push_back(
+          {plan, reinterpret_cast<const float*>(update.values->data()), update.weight / unit});
+      sent.push_back({plan, from, update.weight / unit});
+      discounted.push_back({plan, from, discounts[i]});
+    }
+    move(model, trained, sent, discounted);
+  }
+
+ private:
+  static Drift drift_of(const std::string& name) {
+    return name == "none"         ? Drift::none
+           : name == "literal"    ? Drift::literal
+           : name == "polynomial" ? Drift::polynomial
+                                  : Drift::relative;
+  }
+
+  static double moved(const Update& update) {
+    const auto* trained = reinterpret_cast<const float*>(update.values->data());
+    const auto* sent = reinterpret_cast<const float*>(update.sent->data());
+    double sum = 0;
+    for (std::int64_t i = 0; i < update.geometry->count(Kind::trainable); ++i) {
+      sum += std::abs(static_cast<double>(trained[i]) - static_cast<double>(sent[i]));
+    }
+    return sum;
+  }
+
+  /// How far the model has moved since the update's base version, in its own parameters.
+  double drift(const Experiment& experiment, const Parameters& model, const Update& update) const {
+    if (drift_ == Drift::none || update.staleness == 0) return 0;
+    if (drift_ == Drift::polynomial) {
+      return std::sqrt(1 + static_cast<double>(update.staleness)) - 1;
+    }
+    const auto plan = experiment.plans->plan(*update.geometry, model.geometry(), nullptr, kTrained);
+    const auto* sent = reinterpret_cast<const float*>(update.sent->data());
+    double distance = 0;
+    double norm = 0;
+    for (const Plan::Run& run : plan->runs()) {
+      const float* const now = model.data() + run.destination;
+      for (std::int64_t i = 0; i < run.length; ++i) {
+        const double before = sent[run.source + i];
+        distance += std::abs(static_cast<double>(now[i]) - before);
+        norm += std::abs(before);
+      }
+    }
+    if (drift_ == Drift::literal) return distance;
+    return norm > 0 ? drift_scale_ * distance / norm : 0;
+  }
+
+  /// Into [median / clip, median x clip].
+  void clip(std::vector<double>& sizes) const {
+    if (clip_ <= 1) return;
+    std::vector<double> sorted = sizes;
+    std::ranges::sort(sorted);
+    const std::size_t half = sorted.size() / 2;
+    const double median =
+        sorted.size() % 2 == 1 ? sorted[half] : (sorted[half - 1] + sorted[half]) / 2;
+    for (double& size : sizes) size = std::clamp(size, median / clip_, median * clip_);
+  }
+
+  void move(Parameters& model, std::span<const Holding> trained, std::span<const Holding> sent,
+            std::span<const Holding> discounted) const {
+    std::vector<Holding> counted(discounted.begin(), discounted.end());
+    for (Holding& holding : counted) holding.weight = 1;
+    const bool discounts =
+        std::ranges::any_of(discounted, [](const Holding& holding) { return holding.weight != 1; });
+    auto after = std::make_unique<BlockSums>();
+    auto before = std::make_unique<BlockSums>();
+    auto kept = std::make_unique<BlockSums>();
+    auto holders = std::make_unique<BlockSums>();
+    float* const values = model.data();
+    for_each_block(model, [&](Range range) {
+      after->sum(range, trained);
+      before->sum(range, sent);
+      if (by_holders_ && discounts) {
+        kept->sum(range, discounted);
+        holders->sum(range, counted);
+      }
+      for (std::size_t i = 0; i < static_cast<std::size_t>(range.size()); ++i) {
+        const double weight = before->denominator[i];
+        if (!(weight > 0)) continue;
+        float& value = values[static_cast<std::size_t>(range.begin) + i];
+        const double present = value;
+        if (!by_holders_) {
+          value = static_cast<float>((present - before->numerator[i]) + after->numerator[i]);
+          continue;
+        }
+        const double mean = discounts ? kept->denominator[i] / holders->denominator[i] : 1;
+        value = static_cast<float>((present - mean * (before->numerator[i] / weight)) +
+                                   mean * (after->numerator[i] / weight));
+      }
+    });
+  }
+
+  bool importance_;
+  bool capability_;
+  bool by_holders_;
+  Drift drift_;
+  double drift_scale_;
+  double clip_;
+};
+
+void add_submodel_rule(Catalogue& c) {
+  c.options.add(
+      {"method.depth_power", OptionType::real, "1",
+       "submodel masked_depth: a client of width share r keeps the leading r^power of the "
+       "blocks; 0 = all of them",
+       "", 0, 10});
+  c.options.add({"method.mask_tasks", OptionType::integer, "2",
+                 "submodel masked_depth: a client searches in its first so many tasks; the mask of "
+                 "the last one stays",
+                 "", 1, 1e6});
+  c.options.add({"method.remask_every", OptionType::integer, "0",
+                 "submodel masked_depth: and again so many tasks after its last search; 0 = never",
+                 "", 0, 1e6});
+  c.options.add({"method.rotate_depth", OptionType::boolean, "true",
+                 "submodel masked_depth: where no client has the whole depth, the kept blocks move "
+                 "on by one classifier each version"});
+  c.submodels.add("masked_depth", "leading blocks, and of each layer the units of a learned mask",
+                  [](const Config& config, const Experiment& experiment, const PeakBytes& peak) {
+                    return std::make_unique<MaskedDepth>(config, experiment, peak);
+                  });
+}
+
+void add_objective(Catalogue& c) {
+  c.options.add({"method.deep_supervision", OptionType::boolean, "true",
+                 "objective self_distillation: every kept classifier has a cross-entropy of its "
+                 "own, not only the deepest"});
+  c.options.add(
+      {"method.distillation",
+       OptionType::choice,
+       "mean",
+       "objective self_distillation: divergence as the mean over samples with the teacher "
+       "held still; literal, as in the authors' code, over samples and classes with a "
+       "moving teacher; or off",
+       "",
+       {},
+       {},
+       {"mean", "literal", "off"}});
+  c.options.add({"method.kd_weight", OptionType::real, "0.5",
+                 "objective self_distillation: weight of the divergences (alpha)", "", 0, 1e6});
+  c.options.add({"method.kd_temperature", OptionType::real, "3",
+                 "objective self_distillation: temperature of both sides", "", 1e-3, 1e3});
+  c.options.add({"method.kd_start", OptionType::integer, "10",
+                 "objective self_distillation: first base version that is distilled from",
+                 "versions", 0, 1e12});
+  c.objectives.add("self_distillation",
+                   "cross-entropy of every classifier; the deepest teaches the others",
+                   [](const Config& config) { return std::make_unique<SelfDistillation>(config); });
+}
+
+void add_merge(Catalogue& c) {
+  c.options.add({"method.importance", OptionType::boolean, "true",
+                 "merge importance_drift: larger differences weigh more"});
+  c.options.add({"method.capability", OptionType::boolean, "true",
+                 "merge importance_drift: weights are divided by the client's width share"});
+  c.options.add({"method.drift",
+                 OptionType::choice,
+                 "relative",
+                 "merge importance_drift: how far the model moved since the update's base version: "
+                 "literal, the sum of absolute changes (as in the authors' code); relative, its "
+                 "share of the sum of absolute values times method.drift_scale; polynomial, "
+                 "sqrt(1 + staleness) - 1; none",
+                 "",
+                 {},
+                 {},
+                 {"relative", "literal", "polynomial", "none"}});
+  c.options.add({"method.drift_scale", OptionType::real, "100",
+                 "drift relative: factor of the share", "", 0, 1e9});
+  c.options.add(
+      {"method.importance_clip", OptionType::real, "0",
+       "merge importance_drift: sizes of differences are brought to within this factor of "
+       "their median; 0 = as they are",
+       "", 0, 1e9});
+  c.options.add(
+      {"method.normalise",
+       OptionType::choice,
+       "holders",
+       "merge importance_drift: weights add up to one over the holders of each parameter, "
+       "or over all updates (as in the authors' code)",
+       "",
+       {},
+       {},
+       {"holders", "updates"}});
+  c.merges.add("importance_drift", "differences, by their size over the model's drift since",
+               [](const Config& config, const Experiment&) {
+                 return std::make_unique<ImportanceOverDrift>(config);
+               });
+}
+
+}  // namespace
+
+void register_cos2p(Catalogue& c) {
+  declare_width_options(c.options);
+  add_submodel_rule(c);
+  add_objective(c);
+  add_merge(c);
+  Method method;
+  method.submodel = "masked_depth";
+  method.search = "masks";
+  method.window = "semi_async";
+  method.merge = "importance_drift";
+  method.objective = "self_distillation";
+  method.defaults = {{"method.widths", "1, 0.75, 0.5, 0.25"},
+                     {"window.grace_s", "10"},
+                     {"window.max_staleness", "10"},
+                     {"window.stale", "drop"},
+                     {"train.optimizer", "adan"},
+                     {"train.optimizer_state", "keep"},
+                     {"train.lr", "0.00025"},
+                     {"train.weight_decay", "0.05"},
+                     {"train.epochs", "5"}};
+  c.methods.add("cos2p", "learned masks, depth by capability, self-distillation (Li et al. 2024)",
+                method);
+}
+
+}  // namespace espalier

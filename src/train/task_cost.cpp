@@ -1,0 +1,34 @@
+#include "espalier/train/task_cost.h"
+
+#include "espalier/train/optimizer.h"
+
+namespace espalier {
+namespace {
+
+/// The task's description, which comes with the weights: the submodel's code and a few numbers.
+std::int64_t head_bytes(const Submodel& submodel) {
+  constexpr std::int64_t kNumbers = 16;
+  return static_cast<std::int64_t>(sizeof(std::int64_t) * (submodel.encode().size() + kNumbers));
+}
+
+}  // namespace
+
+TrainingCost task_cost(const Experiment& experiment, const LocalObjective& objective,
+                       const Submodel& submodel, std::int64_t batch) {
+  constexpr auto kFloatBytes = static_cast<std::int64_t>(sizeof(float));
+  const DataShape& shape = experiment.model.shape;
+  const std::int64_t weights =
+      kFloatBytes * experiment.plans->geometry(submodel, Packing::aligned)->size();
+  const std::int64_t logits = kFloatBytes * batch * shape.targets() * shape.classes;
+  return training_cost(experiment.model, submodel, batch, Optimizer::copies(experiment.train),
+                       head_bytes(submodel) + objective.extra_bytes(weights, logits));
+}
+
+TrainingCost search_cost(const Experiment& experiment, const SubmodelSearch& search,
+                         const Submodel& submodel, std::int64_t batch) {
+  const Stage stage = search.stage(experiment.model, submodel);
+  return training_cost(experiment.model, submodel, batch, Optimizer::copies(experiment.train),
+                       head_bytes(submodel) + stage.extra_bytes, &stage);
+}
+
+}  // namespace espalier

@@ -1,0 +1,131 @@
+"""Co-S2P in whole runs: what its parts promise, and the same values on any number of ranks and after a kill."""
+
+import unittest
+
+import h5py
+import numpy as np
+
+from support import ProgramTest
+
+# Four classifiers, four kinds of clients, labels skewed.
+SETTINGS = (
+    "--method.name=cos2p", "--data.synthetic_shape=3,8,8", "--data.synthetic_samples=320", "--data.partition=dirichlet",
+    "--data.alpha=0.5", "--clients.count=8", "--clients.fleet=4*fast,4*slow", "--model.name=vit", "--model.embed=24", "--model.heads=2",
+    "--model.depth=4", "--model.patch=2", "--model.exits=4", "--method.mask_epochs=1", "--method.mask_lr=0.05",
+    "--method.kd_start=2", "--train.epochs=1", "--train.lr=0.002", "--run.rounds=6")
+
+
+class CoS2P(ProgramTest):
+    def run_it(self, name, *settings, **more):
+        return self.run_ok(name, *SETTINGS, *settings, **more)
+
+    def model(self, run):
+        with h5py.File(self.checkpoint(run)) as file:
+            return {name: values[()] for name, values in file["model"].items()}
+
+    def test_same_values_on_any_number_of_ranks_and_after_a_kill(self):
+        for number, more in enumerate((
+                (),
+                ("--method.mask_choice=sampled", "--method.remask_every=2"),
+                ("--method.widths=0.5,0.25", "--method.masks=magnitude", "--window.min_updates=3"))):
+            with self.subTest(settings=more):
+                more = ("--checkpoint.every=1", *more)
+                one = self.run_it(f"{number}-1", *more)
+                for ranks in (2, 3, 5):
+                    self.assert_same(one, self.run_it(f"{number}-{ranks}", *more, ranks=ranks))
+                for point, ranks in (("round.merged:3", 3), ("client.step:40", 2)):
+                    name = f"{number}-{point.split(':')[0]}"
+                    done = self.espalier("run", self.input, f"--run.name={name}", *SETTINGS, *more, ranks=3,
+                                         env={"ESPALIER_KILL_AT": point})
+                    self.assertEqual(done.returncode, 137, done.stdout + done.stderr)
+                    self.assert_same(one, self.run_it(name, *more, ranks=ranks))
+
+    def test_clocks_of_real_time(self):
+        for clock in ("paced", "measured"):
+            run = self.run_it(clock, f"--clock.kind={clock}", "--run.rounds=3", "--method.mask_choice=sampled",
+                              "--window.grace_s=0.1", ranks=3)
+            self.assertEqual(len(self.column(run, "round", "rounds")), 3)
+
+    def test_uniform_weights_and_full_clients_are_fedavg(self):
+        common = ("--method.widths=1", "--method.window=synchronous", "--method.objective=cross_entropy")
+        ours = self.run_it("ours", *common, "--method.importance=false", "--method.capability=false")
+        fedavg = self.run_it("fedavg", *common, "--method.submodel=full", "--method.merge=average",
+                             "--method.weighting=uniform")
+        ours, fedavg = self.model(ours), self.model(fedavg)
+        for name, values in ours.items():
+            np.testing.assert_array_equal(values, fedavg[name], err_msg=name)
+
+    def test_clients_that_do_not_learn_leave_the_model_alone(self):
+        still = ("--train.lr=0", "--method.merge=importance_drift")
+        first = self.model(self.run_it("first", *still, "--run.rounds=1"))
+        last = self.model(self.run_it("last", *still, "--run.rounds=5"))
+        for name, values in first.items():
+            np.testing.assert_array_equal(values, last[name], err_msg=name)
+
+    def test_what_nobody_holds_stays_and_every_kept_classifier_moves(self):
+        common = ("--method.widths=0.5", "--method.rotate_depth=false")
+        before = self.model(self.run_it("a", *common, "--train.lr=0", "--run.rounds=1"))
+        after = self.model(self.run_it("b", *common))
+        for name, values in before.items():
+            held = not name.startswith(("blocks.2", "blocks.3", "exits.2", "norm.", "head."))
+            self.assertEqual(bool(np.any(values != after[name])), held, name)
+
+    def test_where_nobody_has_the_whole_depth_all_blocks_take_their_turn(self):
+        run = self.run_it("turns", "--method.widths=0.5", "--method.window=synchronous")
+        before = self.model(self.run_it("a", "--train.lr=0", "--method.widths=0.5", "--run.rounds=1"))
+        after = self.model(run)
+        for name, values in before.items():
+            if name.endswith("weight"):
+                self.assertTrue(np.any(values != after[name]), name)
+
+    def test_records(self):
+        run = self.run_it("records")
+        tasks = self.table(run)
+        merged = tasks["outcome"].astype(str) == "merged"
+        for version in np.unique(tasks["merged_version"][merged]):
+            weights = tasks["weight"][merged & (tasks["merged_version"] == version)]
+            self.assertAlmostEqual(weights.sum(), 1, places=9)
+        # Every update once; two searches of every client below full capability, none of the others.
+        self.assertEqual(len(np.unique(tasks["task"])), len(tasks["task"]))
+        answered = merged | (tasks["outcome"].astype(str) == "dropped_stale")
+        for client in np.unique(tasks["client"]):
+            own = answered & (tasks["client"] == client)
+            searched = tasks["search_peak_bytes"][own] > 0
+            wanted = 0 if tasks["share"][own][0] == 1 else 2
+            self.assertEqual(list(searched), [number < wanted for number in range(len(searched))])
+        self.assertTrue(np.all(tasks["peak_bytes"] >= tasks["search_peak_bytes"]))
+        # Once the mask is known, a small client gets a small submodel, and needs less memory and fewer bytes down.
+        small = answered & (tasks["share"] == 0.25)
+        for client in np.unique(tasks["client"][small]):
+            own = np.flatnonzero(small & (tasks["client"] == client))
+            if len(own) < 3:
+                continue
+            self.assertLess(tasks["bytes_down"][own[2]], 0.8 * tasks["bytes_down"][own[0]])
+            self.assertLess(tasks["peak_bytes"][own[2]], 0.8 * tasks["peak_bytes"][own[0]])
+            self.assertEqual(tasks["parameters"][own[0]], tasks["parameters"][own[2]])
+
+    def test_memory_fit_counts_the_search(self):
+        cap = ("--clients.memory_fit=width", "--device.fast.memory_mb=1.2", "--device.slow.memory_mb=1.2")
+        run = self.run_it("fit", *cap)
+        tasks = self.table(run)
+        self.assertNotIn("out_of_memory", tasks["outcome"].astype(str))
+        share = np.unique(tasks["share"])
+        self.assertEqual(len(share), 1)
+        self.assertLess(share[0], 1)
+        self.assertGreater(tasks["search_peak_bytes"].max(), 0.7 * 1.2e6)
+
+    def test_a_client_without_the_memory_for_its_search_runs_out(self):
+        fits = self.table(self.run_it("fits", "--method.widths=0.5"))
+        cap = fits["search_peak_bytes"].max() * 1e-6 - 0.001
+        done = self.espalier("run", self.input, *SETTINGS, "--method.widths=0.5",
+                             f"--device.fast.memory_mb={cap}", f"--device.slow.memory_mb={cap}")
+        self.assertEqual(done.returncode, 6, done.stdout + done.stderr)
+
+    def test_bad_input(self):
+        self.assert_refused(2, "masked_depth: model.name = mlp", "run", self.input, *SETTINGS, "--model.name=mlp",
+                            "--model.exits=1")
+        self.assert_refused(2, "one classifier only", "run", self.input, *SETTINGS, "--model.name=mlp")
+
+
+if __name__ == "__main__":
+    unittest.main()
