@@ -5,42 +5,39 @@
 #include <map>
 #include <optional>
 
-#include "espalier/method/widths.h"
+#include "espalier/method/depths.h"
 #include "espalier/protocol/rounds/merge.h"
 #include "espalier/train/client.h"
 
 namespace espalier {
 namespace {
 
-/// The leading blocks that a client's share allows (spec 2.1), of each layer the units of the
-/// client's mask (2.2). Where no client has the whole depth, the kept blocks move on by one section
-/// between classifiers with every version, so that all of them are trained (6.2, 9; our reading).
+/// The blocks that a client's share allows (spec 2.1), of each layer the units of its mask (2.2);
+/// both whole at full capability (6.2, 9).
 class MaskedDepth : public SubmodelRule {
  public:
   MaskedDepth(const Config& config, const Experiment& experiment, const PeakBytes& peak)
-      : experiment_(experiment),
-        depth_power_(config.real("method.depth_power")),
+      : model_(experiment.model),
         searches_(config.integer("method.mask_tasks")),
         again_(config.integer("method.remask_every")),
-        levels_(config, experiment, peak, [&](double share) { return fullest(share); }) {
-    if (experiment.model.masked.empty()) {
+        levels_(config, experiment, peak, /*searches=*/true) {
+    if (model_.masked.empty()) {
       throw InputError(fmt::format(
           "method.submodel = masked_depth: model.name = {} has no units that masks choose from; "
           "take vit, encoder, gpt or cnn",
-          experiment.model.name));
+          model_.name));
     }
-    rotates_ = config.boolean("method.rotate_depth") && depth_share(levels_.largest()) < 1;
   }
 
   Assignment choose(const Experiment&, const SendMoment& moment) override {
     const double share = levels_.share(moment);
-    Submodel submodel = cut(share, moment.version);
+    Submodel submodel = levels_.blocks(moment);
     if (share >= 1) return {std::move(submodel), share};
     const auto known = masks_.find(moment.client);
     if (searches_now(known == masks_.end() ? nullptr : &known->second, submodel, moment)) {
       return {std::move(submodel), share, share};
     }
-    for (const MaskedAxis& masked : experiment_.model.masked) {
+    for (const MaskedAxis& masked : model_.masked) {
       if (!submodel.has_block(masked.block)) continue;
       const auto units = known->second.units.units(masked.axis);
       if (!units.empty()) submodel.keep(masked.axis, {units.begin(), units.end()});
@@ -49,11 +46,10 @@ class MaskedDepth : public SubmodelRule {
   }
 
   void observe(const Experiment&, const SendMoment& sent, const Submodel& found) override {
-    const Model& model = experiment_.model;
-    auto [place, added] = masks_.try_emplace(sent.client, Mask{Submodel::full(*model.layout)});
+    auto [place, added] = masks_.try_emplace(sent.client, Mask{Submodel::full(*model_.layout)});
     Mask& mask = place->second;
-    if (added) mask.searches.assign(model.layout->blocks.size(), 0);
-    for (const MaskedAxis& masked : model.masked) {
+    if (added) mask.searches.assign(model_.layout->blocks.size(), 0);
+    for (const MaskedAxis& masked : model_.masked) {
       if (!found.has_block(masked.block)) continue;
       const auto units = found.units(masked.axis);
       if (!units.empty()) mask.units.keep(masked.axis, {units.begin(), units.end()});
@@ -68,7 +64,7 @@ class MaskedDepth : public SubmodelRule {
     std::vector<std::int64_t> clients;
     for (const auto& [client, mask] : masks_) clients.push_back(client);
     archive.value("clients", clients);
-    const Layout& layout = *experiment_.model.layout;
+    const Layout& layout = *model_.layout;
     for (const std::int64_t client : clients) {
       Mask& mask = masks_.try_emplace(client, Mask{Submodel::full(layout)}).first->second;
       archive.open(std::to_string(client).c_str());
@@ -88,37 +84,19 @@ class MaskedDepth : public SubmodelRule {
     std::int64_t last_search = 0;        ///< number of that task of the client
   };
 
-  double depth_share(double share) const { return std::pow(share, depth_power_); }
-
-  Submodel cut(double share, std::int64_t version) const {
-    const Model& model = experiment_.model;
-    const auto depth = static_cast<double>(model.depth.size());
-    // A share such as 1/3 of 3 must not become 0 because its product is a little below 1.
-    const auto kept = static_cast<std::int64_t>(std::floor(depth_share(share) * depth + 1e-9));
-    if (rotates_) return rolling_depth(model, kept, version);
-    return cut_depth(model, std::max<std::int64_t>(kept, 1));
-  }
-
-  /// What needs the most memory of all that a client of this share is ever sent.
-  Assignment fullest(double share) const { return {cut(share, 0), share, share < 1 ? share : 0}; }
-
   bool searches_now(const Mask* mask, const Submodel& submodel, const SendMoment& moment) const {
-    if (searches_ == 0) return mask == nullptr;
     if (mask == nullptr) return true;
-    const bool missing =
-        std::ranges::any_of(experiment_.model.masked, [&](const MaskedAxis& masked) {
-          return submodel.has_block(masked.block) &&
-                 mask->searches[static_cast<std::size_t>(masked.block)] < searches_;
-        });
+    const bool missing = std::ranges::any_of(model_.masked, [&](const MaskedAxis& masked) {
+      return submodel.has_block(masked.block) &&
+             mask->searches[static_cast<std::size_t>(masked.block)] < searches_;
+    });
     return missing || (again_ > 0 && moment.nth_task - mask->last_search >= again_);
   }
 
-  const Experiment& experiment_;
-  double depth_power_;
+  const Model& model_;
   std::int64_t searches_;
   std::int64_t again_;
-  bool rotates_ = false;
-  WidthLevels levels_;
+  DepthLevels levels_;
   std::map<std::int64_t, Mask> masks_;
 };
 
@@ -306,11 +284,6 @@ class ImportanceOverDrift : public MergeRule {
 };
 
 void add_submodel_rule(Catalogue& c) {
-  c.options.add(
-      {"method.depth_power", OptionType::real, "1",
-       "submodel masked_depth: a client of width share r keeps the leading r^power of the "
-       "blocks; 0 = all of them",
-       "", 0, 10});
   c.options.add({"method.mask_tasks", OptionType::integer, "2",
                  "submodel masked_depth: a client searches in its first so many tasks; the mask of "
                  "the last one stays",
@@ -318,9 +291,6 @@ void add_submodel_rule(Catalogue& c) {
   c.options.add({"method.remask_every", OptionType::integer, "0",
                  "submodel masked_depth: and again so many tasks after its last search; 0 = never",
                  "", 0, 1e6});
-  c.options.add({"method.rotate_depth", OptionType::boolean, "true",
-                 "submodel masked_depth: where no client has the whole depth, the kept blocks move "
-                 "on by one classifier each version"});
   c.submodels.add("masked_depth", "leading blocks, and of each layer the units of a learned mask",
                   [](const Config& config, const Experiment& experiment, const PeakBytes& peak) {
                     return std::make_unique<MaskedDepth>(config, experiment, peak);
@@ -396,7 +366,7 @@ void add_merge(Catalogue& c) {
 }  // namespace
 
 void register_cos2p(Catalogue& c) {
-  declare_width_options(c.options);
+  declare_depth_options(c.options);
   add_submodel_rule(c);
   add_objective(c);
   add_merge(c);

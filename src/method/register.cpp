@@ -3,11 +3,14 @@
 #include "espalier/method/asynchronous.h"
 #include "espalier/method/cos2p.h"
 #include "espalier/method/dc_asgd.h"
+#include "espalier/method/depthfl.h"
 #include "espalier/method/fedavg.h"
 #include "espalier/method/fedprox.h"
 #include "espalier/method/fedrolex.h"
 #include "espalier/method/heterofl.h"
 #include "espalier/method/masks.h"
+#include "espalier/method/prunefl.h"
+#include "espalier/method/ramfed.h"
 
 namespace espalier {
 
@@ -22,6 +25,9 @@ const Catalogue& catalogue() {
     register_dc_asgd(c);
     register_masks(c);
     register_cos2p(c);
+    register_depthfl(c);
+    register_ramfed(c);
+    register_prunefl(c);
     return c;
   }();
   return all;

@@ -127,17 +127,20 @@ std::int64_t kept_units(double share, std::int64_t size) {
   return std::clamp<std::int64_t>(static_cast<std::int64_t>(std::ceil(exact - 1e-9)), 1, size);
 }
 
+std::vector<std::int64_t> window_units(double share, std::int64_t size, std::int64_t offset) {
+  std::vector<std::int64_t> units(static_cast<std::size_t>(kept_units(share, size)));
+  for (std::size_t k = 0; k < units.size(); ++k) {
+    units[k] = (offset + static_cast<std::int64_t>(k)) % size;
+  }
+  std::ranges::sort(units);
+  return units;
+}
+
 Submodel rolling_submodel(const Layout& layout, double share, std::int64_t offset) {
   Submodel submodel = Submodel::full(layout);
   for (std::size_t axis = 0; axis < layout.axes.size(); ++axis) {
     if (!layout.axes[axis].cuttable) continue;
-    const std::int64_t size = layout.axes[axis].size;
-    std::vector<std::int64_t> units(static_cast<std::size_t>(kept_units(share, size)));
-    for (std::size_t k = 0; k < units.size(); ++k) {
-      units[k] = (offset + static_cast<std::int64_t>(k)) % size;
-    }
-    std::sort(units.begin(), units.end());
-    submodel.keep(static_cast<int>(axis), std::move(units));
+    submodel.keep(static_cast<int>(axis), window_units(share, layout.axes[axis].size, offset));
   }
   return submodel;
 }

@@ -77,6 +77,9 @@ const TableSchema& tasks_schema() {
           {"samples", kInteger, "1", "training samples of the client"},
           {"steps", kInteger, "1", "optimiser steps done"},
           {"train_loss", kReal, "1", "mean training loss over the task's steps"},
+          {"local_loss", kReal, "1",
+           "mean loss on the client's local test, of what it was sent, before it trains"},
+          {"local_top1", kReal, "1", "likewise, share of samples with the right class"},
           {"weight", kReal, "1", "weight of the update in its merge"},
           {"share", kReal, "1", "share of the model's width that was kept"},
           {"rank", kInteger, "1", "MPI rank that did the work", kWall},
@@ -90,7 +93,9 @@ const TableSchema& evaluations_schema() {
       {
           {"version", kInteger, "1", "version of the global model that was evaluated"},
           {"virtual_time_s", kReal, "s", "emulated time at which that version was produced"},
-          {"set", kText, "", "data that it was evaluated on"},
+          {"set", kText, "",
+           "test: the model's head on the test data; exit 1, ..., mean of exits: its further "
+           "classifiers"},
           {"loss", kReal, "1", "mean loss"},
           {"top1", kReal, "1", "share of samples whose class has the highest score"},
           {"top5", kReal, "1", "share of samples whose class is among the five highest scores"},

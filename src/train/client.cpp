@@ -1,5 +1,6 @@
 #include "espalier/train/client.h"
 
+#include <c10/core/GradMode.h>
 #include <c10/util/Exception.h>
 
 #include <chrono>
@@ -31,11 +32,18 @@ void archive_task(Archive& archive, ClientTask& task, std::vector<std::int64_t>&
 void archive_result(Archive& archive, ClientResult& result) {
   bool timed = result.computed.has_value();
   bool searched = result.search_peak_bytes > 0;
+  bool tested = result.local.samples > 0;
   archive.value("task", result.task);
-  archive_flags(archive, "flags", {&result.out_of_memory, &timed, &searched});
+  archive_flags(archive, "flags", {&result.out_of_memory, &timed, &searched, &tested});
   archive.value("samples", result.samples);
   archive.value("steps", result.steps);
   archive.value("train_loss", result.train_loss);
+  if (tested) {
+    archive.value("local_samples", result.local.samples);
+    archive.value("local_loss", result.local.loss);
+    archive.value("local_top1", result.local.top1);
+    archive.value("local_top5", result.local.top5);
+  }
   archive.value("peak_bytes", result.peak_bytes);
   archive.value("cap_bytes", result.cap_bytes);
   archive.value("asked_bytes", result.asked_bytes);
@@ -137,6 +145,7 @@ bool ClientStepper::step() {
     MemoryScope scope(account_);
     if (!begun_) begin();
     if (searching_ && result_.steps == search_steps_) end_search();
+    if (!searching_ && test_batch()) return true;
     if (result_.steps == steps()) return false;
     train_batch();
   } catch (const c10::OutOfMemoryError&) {
@@ -158,6 +167,7 @@ void ClientStepper::begin() {
   if (task_.search > 0) {
     begin_search();
   } else {
+    local_test_ = experiment_.partition->test_samples(task_.client);
     begin_training();
   }
 }
@@ -229,6 +239,29 @@ void ClientStepper::archive_training_state(Archive& archive) {
   if (train.optimizer_state == OptimizerState::keep && Optimizer::copies(train) > 0) {
     optimizer_->archive(archive, *experiment_.plans, parameters_.geometry());
   }
+}
+
+/// A batch of the client's local test, before it trains what it was sent; false once that is done,
+/// and where what it trains comes out of a search. It takes no emulated time.
+bool ClientStepper::test_batch() {
+  const auto left = std::ssize(local_test_) - tested_;
+  if (left == 0) return false;
+  c10::NoGradGuard no_grad;
+  const auto part =
+      std::span<const std::int64_t>(local_test_)
+          .subspan(static_cast<std::size_t>(tested_),
+                   static_cast<std::size_t>(std::min(left, part_size(experiment_.train, batch_))));
+  tested_ += std::ssize(part);
+  Context context;  // a submodel has no statistics of norms but the batch's
+  context.mode = experiment_.model.has_statistics ? Mode::train : Mode::evaluate;
+  const EvaluationSums sums =
+      score(forward(experiment_.model, parameters_, experiment_.data.train->inputs(part), context),
+            experiment_.data.train->labels(part));
+  result_.local.samples += sums.samples;
+  result_.local.loss += sums.loss;
+  result_.local.top1 += sums.top1;
+  result_.local.top5 += sums.top5;
+  return true;
 }
 
 std::span<const std::int64_t> ClientStepper::next_batch() {

@@ -40,16 +40,9 @@ EvaluationPlan evaluation_plan(const Config& config, const Experiment& experimen
   return plan;
 }
 
-EvaluationSums evaluate_batch(const Experiment& experiment, const EvaluationPlan& plan,
-                              const Parameters& model_values, std::int64_t batch) {
-  c10::NoGradGuard no_grad;
-  const auto indices = batch_indices(batch, plan.batch, plan.test_samples, 1);
-  const at::Tensor labels = experiment.data.test->labels(indices).flatten();
-  Context context;
-  context.mode = Mode::evaluate;
-  const at::Tensor logits =
-      forward(experiment.model, model_values, experiment.data.test->inputs(indices), context)
-          .flatten(0, -2);
+EvaluationSums score(const at::Tensor& all_logits, const at::Tensor& all_labels) {
+  const at::Tensor logits = all_logits.flatten(0, -2);
+  const at::Tensor labels = all_labels.flatten();
   EvaluationSums sums;
   sums.samples = labels.numel();
   sums.loss = at::cross_entropy_loss(logits, labels, {}, at::Reduction::Sum).item<double>();
@@ -62,6 +55,38 @@ EvaluationSums evaluate_batch(const Experiment& experiment, const EvaluationPlan
   const at::Tensor valid = own.squeeze(1).isfinite();
   sums.top1 = ((ahead < 1) & valid).sum().item<std::int64_t>();
   sums.top5 = ((ahead < 5) & valid).sum().item<std::int64_t>();
+  return sums;
+}
+
+std::vector<std::string> evaluated_sets(const Model& model) {
+  std::vector<std::string> names{"test"};
+  if (model.exits.size() == 1) return names;
+  for (std::size_t exit = 1; exit < model.exits.size(); ++exit) {
+    names.push_back(fmt::format("exit {}", exit));
+  }
+  names.push_back("mean of exits");
+  return names;
+}
+
+std::vector<EvaluationSums> evaluate_batch(const Experiment& experiment, const EvaluationPlan& plan,
+                                           const Parameters& model_values, std::int64_t batch) {
+  c10::NoGradGuard no_grad;
+  const auto indices = batch_indices(batch, plan.batch, plan.test_samples, 1);
+  const at::Tensor labels = experiment.data.test->labels(indices);
+  std::vector<at::Tensor> exits;
+  Context context;
+  context.mode = Mode::evaluate;
+  context.exits = &exits;
+  const at::Tensor logits =
+      forward(experiment.model, model_values, experiment.data.test->inputs(indices), context);
+  std::vector<EvaluationSums> sums{score(logits, labels)};
+  if (exits.empty()) return sums;
+  at::Tensor all = logits;
+  for (const at::Tensor& exit : exits) {
+    sums.push_back(score(exit, labels));
+    all = all + exit;
+  }
+  sums.push_back(score(all / static_cast<double>(exits.size() + 1), labels));
   return sums;
 }
 

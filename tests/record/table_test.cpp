@@ -29,7 +29,7 @@ TEST(Schema, NamesAreThoseOfTheInterface) {
       "download_s compute_s upload_s server_s wall_compute_s behind_s bytes_down bytes_up "
       "state_bytes "
       "parameters flops peak_bytes search_peak_bytes cap_bytes asked_bytes samples steps "
-      "train_loss weight share "
+      "train_loss local_loss local_top1 weight share "
       "rank");
   EXPECT_EQ(names(evaluations_schema()), "version virtual_time_s set loss top1 top5 perplexity");
   EXPECT_EQ(names(clients_schema()),

@@ -48,6 +48,8 @@ class WidthLevels {
 
 /// ceil(share * size), at least 1.
 std::int64_t kept_units(double share, std::int64_t size);
+/// {(offset + k) mod size, k < ceil(share size)}, ascending.
+std::vector<std::int64_t> window_units(double share, std::int64_t size, std::int64_t offset);
 /// The submodel with {(offset + k) mod h, k < ceil(share h)} of every cuttable axis.
 Submodel rolling_submodel(const Layout& layout, double share, std::int64_t offset);
 

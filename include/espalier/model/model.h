@@ -64,12 +64,12 @@ struct NodeCost {
   bool passes_gradient = false;  ///< an addition or a view: its inputs' gradients are the output's
   bool saves_input = false;      ///< kept from forward to backward
   bool saves_output = false;
-  /// Whether it has weights to train. False: a product with a frozen weight, or an activation, which
-  /// runs backward only if an input does.
+  /// Whether it has weights to train. False: a product with a frozen weight, or an activation,
+  /// which runs backward only if an input does.
   bool trains = true;
   bool runs_backward = true;                ///< set by the tape
-  std::int64_t saved_bytes = 0;            ///< kept beside input and output
-  std::int64_t forward_scratch_bytes = 0;  ///< beside input and output, while it runs
+  std::int64_t saved_bytes = 0;             ///< kept beside input and output
+  std::int64_t forward_scratch_bytes = 0;   ///< beside input and output, while it runs
   std::int64_t backward_scratch_bytes = 0;  ///< beside both activations' gradients, while it runs
   bool input_gradient = true;               ///< false for a model's first layer
 };

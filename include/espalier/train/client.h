@@ -14,6 +14,7 @@
 #include "espalier/comm/mailbox.h"
 #include "espalier/device/memory.h"
 #include "espalier/model/submodel.h"
+#include "espalier/train/evaluate.h"
 #include "espalier/train/experiment.h"
 #include "espalier/train/objective.h"
 #include "espalier/train/optimizer.h"
@@ -56,7 +57,8 @@ struct ClientResult {
   bool out_of_memory = false;
   std::int64_t samples = 0;  ///< seen, counting repeats
   std::int64_t steps = 0;
-  double train_loss = 0;  ///< mean over the samples seen
+  double train_loss = 0;  ///< mean over the samples seen in training
+  EvaluationSums local;   ///< of the received model on the client's local test; no samples: none
   std::int64_t peak_bytes = 0;
   std::int64_t cap_bytes = 0;    ///< 0: not capped
   std::int64_t asked_bytes = 0;  ///< the request that was refused
@@ -106,6 +108,7 @@ class ClientStepper {
   void end_search();
   void begin_training();
   void place_weights(const std::shared_ptr<const Layout>& layout);
+  bool test_batch();
   void train_batch();
   /// What is minimised at present.
   LocalObjective& objective() { return searching_ ? *search_ : *objective_; }
@@ -132,6 +135,8 @@ class ClientStepper {
   std::vector<std::int64_t> order_;  // of the current epoch
   std::int64_t epoch_ = 0;
   std::int64_t position_ = 0;
+  std::vector<std::int64_t> local_test_;
+  std::int64_t tested_ = 0;  // of these
   bool begun_ = false;
   double loss_sum_ = 0;  // of training
   std::int64_t loss_samples_ = 0;

@@ -3,6 +3,7 @@
 // model and the batch alone, so shards can run on any rank and are combined in batch order.
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "espalier/train/experiment.h"
@@ -29,9 +30,16 @@ struct EvaluationPlan {
 void declare_evaluation_options(OptionTable& table);
 EvaluationPlan evaluation_plan(const Config& config, const Experiment& experiment);
 
-/// `model_values`: a full model in evaluation (statistics in place).
-EvaluationSums evaluate_batch(const Experiment& experiment, const EvaluationPlan& plan,
-                              const Parameters& model_values, std::int64_t batch);
+/// Of logits [..., classes] and labels [...].
+EvaluationSums score(const at::Tensor& logits, const at::Tensor& labels);
+
+/// What an evaluation tells about, by name: the head ("test") and, of a model with further
+/// classifiers, each of them ("exit 1", ...) and the mean of all their logits ("mean of exits").
+std::vector<std::string> evaluated_sets(const Model& model);
+/// `model_values`: a full model in evaluation (statistics in place). One item for each of these
+/// sets.
+std::vector<EvaluationSums> evaluate_batch(const Experiment& experiment, const EvaluationPlan& plan,
+                                           const Parameters& model_values, std::int64_t batch);
 
 /// Values of all statistic entries for one calibration batch, concatenated in entry order.
 std::vector<float> calibrate_batch(const Experiment& experiment, const EvaluationPlan& plan,

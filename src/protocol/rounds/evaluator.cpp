@@ -72,24 +72,27 @@ void Evaluator::take(const Shard& shard, ShardKind kind, const SharedBytes& payl
     }
     return;
   }
-  ESPALIER_CHECK(payload->size() == static_cast<std::size_t>(batches) * 4 * sizeof(double),
+  const std::size_t sets = evaluated_sets(experiment_.model).size();
+  double four[4];
+  ESPALIER_CHECK(payload->size() == static_cast<std::size_t>(batches) * sets * sizeof(four),
                  "evaluation shard of {} bytes", payload->size());
+  const std::byte* next = payload->data();
   for (std::int64_t b = 0; b < batches; ++b) {
-    double four[4];
-    std::memcpy(four, payload->data() + static_cast<std::size_t>(b) * sizeof(four), sizeof(four));
-    running.sums[static_cast<std::size_t>(shard.first + b)] = {
-        static_cast<std::int64_t>(four[0]), four[1], static_cast<std::int64_t>(four[2]),
-        static_cast<std::int64_t>(four[3])};
+    auto& batch = running.sums[static_cast<std::size_t>(shard.first + b)];
+    batch.clear();
+    for (std::size_t set = 0; set < sets; ++set, next += sizeof(four)) {
+      std::memcpy(four, next, sizeof(four));
+      batch.push_back({static_cast<std::int64_t>(four[0]), four[1],
+                       static_cast<std::int64_t>(four[2]), static_cast<std::int64_t>(four[3])});
+    }
   }
   running.evaluated += batches;
 }
 
-std::optional<Evaluation> Evaluator::next() {
-  if (running_.empty()) return std::nullopt;
-  const auto first = running_.begin();
-  if (first->second.evaluated < plan_.test_batches()) return std::nullopt;
+Evaluation Evaluator::combined(const Running& running, std::size_t set) const {
   EvaluationSums total;
-  for (const EvaluationSums& sums : first->second.sums) {
+  for (const auto& batch : running.sums) {
+    const EvaluationSums& sums = batch[set];
     total.samples += sums.samples;
     total.loss += sums.loss;
     total.top1 += sums.top1;
@@ -97,8 +100,7 @@ std::optional<Evaluation> Evaluator::next() {
   }
   const auto samples = static_cast<double>(total.samples);
   Evaluation evaluation;
-  evaluation.version = first->first;
-  evaluation.time = first->second.time;
+  evaluation.time = running.time;
   evaluation.loss = total.loss / samples;
   if (experiment_.model.shape.next_token) {
     evaluation.perplexity = std::exp(evaluation.loss);
@@ -106,9 +108,22 @@ std::optional<Evaluation> Evaluator::next() {
     evaluation.top1 = static_cast<double>(total.top1) / samples;
     evaluation.top5 = static_cast<double>(total.top5) / samples;
   }
+  return evaluation;
+}
+
+std::vector<Evaluation> Evaluator::next() {
+  std::vector<Evaluation> evaluations;
+  if (running_.empty()) return evaluations;
+  const auto first = running_.begin();
+  if (first->second.evaluated < plan_.test_batches()) return evaluations;
+  for (const std::string& set : evaluated_sets(experiment_.model)) {
+    evaluations.push_back(combined(first->second, evaluations.size()));
+    evaluations.back().version = first->first;
+    evaluations.back().set = set;
+  }
   last_model_ = std::move(first->second.model);
   running_.erase(first);
-  return evaluation;
+  return evaluations;
 }
 
 }  // namespace espalier

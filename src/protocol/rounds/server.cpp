@@ -483,27 +483,34 @@ void RoundsServer::close_window() {
 
 void RoundsServer::take_evaluations() {
   pool_.poll();
-  while (auto evaluation = evaluator_.next()) {
-    if (!std::isfinite(evaluation->loss)) {
-      throw NotFiniteError(
-          fmt::format("the loss of version {} is not finite; lower train.lr or set train.clip",
-                      evaluation->version));
+  for (auto found = evaluator_.next(); !found.empty(); found = evaluator_.next()) {
+    const Evaluation& head = found.front();
+    if (!std::isfinite(head.loss)) {
+      throw NotFiniteError(fmt::format(
+          "the loss of version {} is not finite; lower train.lr or set train.clip", head.version));
     }
-    Row row(evaluations_schema());
-    row.set("version", evaluation->version)
-        .set("virtual_time_s", seconds(evaluation->time))
-        .set("set", std::string("test"))
-        .set("loss", evaluation->loss)
-        .set("top1", evaluation->top1)
-        .set("top5", evaluation->top5)
-        .set("perplexity", evaluation->perplexity);
-    records_.append(row);
-    last_evaluation_ = evaluation;
-    if (on_evaluation) on_evaluation(*evaluation);
+    for (const Evaluation& evaluation : found) {
+      Row row(evaluations_schema());
+      row.set("version", evaluation.version)
+          .set("virtual_time_s", seconds(evaluation.time))
+          .set("set", evaluation.set)
+          .set("loss", evaluation.loss)
+          .set("top1", evaluation.top1)
+          .set("top5", evaluation.top5)
+          .set("perplexity", evaluation.perplexity);
+      records_.append(row);
+    }
+    last_evaluation_ = head;
+    if (on_evaluation) on_evaluation(head);
   }
 }
 
 namespace {
+
+double mean_of_local(double sum, const EvaluationSums& local) {
+  return local.samples > 0 ? sum / static_cast<double>(local.samples)
+                           : std::numeric_limits<double>::quiet_NaN();
+}
 
 Row sent_row(const ClientTask& task, std::int64_t parameters) {
   Row row(tasks_schema());
@@ -565,6 +572,8 @@ void RoundsServer::record_round(std::span<const Update> updates) {
         .set("samples", result.samples)
         .set("steps", result.steps)
         .set("train_loss", result.train_loss)
+        .set("local_loss", mean_of_local(result.local.loss, result.local))
+        .set("local_top1", mean_of_local(static_cast<double>(result.local.top1), result.local))
         .set("weight", d.weight)
         .set("share", d.sent.share)
         .set("rank", static_cast<std::int64_t>(d.sent.arrival.rank));

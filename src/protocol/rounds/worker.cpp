@@ -151,7 +151,9 @@ bool Worker::train(Work& work) {
   kill_point("client.step");
   if (real_time_ == nullptr) return work.stepper->step();
   const auto begin = std::chrono::steady_clock::now();
+  const std::int64_t done = work.stepper->steps_done();
   if (!work.stepper->step()) return false;
+  if (work.stepper->steps_done() == done) return true;  // a batch of its local test
   watch(work, std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
   return true;
 }
@@ -217,9 +219,12 @@ bool Worker::step_shard() {
   kill_point("evaluation.batch");
   if (e.next < e.shard.last) {
     if (e.kind == ShardKind::evaluate) {
-      const EvaluationSums sums = evaluate_batch(experiment_, evaluation_plan_, *e.model, e.next);
-      e.sums.insert(e.sums.end(), {static_cast<double>(sums.samples), sums.loss,
-                                   static_cast<double>(sums.top1), static_cast<double>(sums.top5)});
+      for (const EvaluationSums& sums :
+           evaluate_batch(experiment_, evaluation_plan_, *e.model, e.next)) {
+        e.sums.insert(e.sums.end(),
+                      {static_cast<double>(sums.samples), sums.loss, static_cast<double>(sums.top1),
+                       static_cast<double>(sums.top5)});
+      }
     } else {
       const auto values = calibrate_batch(experiment_, evaluation_plan_, *e.model, e.next);
       e.statistics.insert(e.statistics.end(), values.begin(), values.end());

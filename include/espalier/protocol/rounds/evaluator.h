@@ -5,7 +5,7 @@
 
 #include <limits>
 #include <map>
-#include <optional>
+#include <string>
 #include <vector>
 
 #include "espalier/protocol/rounds/pool.h"
@@ -16,6 +16,7 @@ namespace espalier {
 struct Evaluation {
   std::int64_t version = 0;
   Nanoseconds time = 0;
+  std::string set = "test";  ///< evaluated_sets()
   double loss = 0;
   /// Shares of the samples whose class is the likeliest, or among the five likeliest; of a language
   /// model, which has none, not a number.
@@ -33,8 +34,9 @@ class Evaluator {
 
   /// Begins the evaluation of `model` as it is now (copied).
   void start(std::int64_t version, Nanoseconds time, const Parameters& model);
-  /// The next finished evaluation in order of version, if there is one.
-  std::optional<Evaluation> next();
+  /// The next finished evaluation in order of version, one item for each set; empty if there is
+  /// none.
+  std::vector<Evaluation> next();
   bool pending() const { return !running_.empty(); }
   bool pending(std::int64_t version) const { return running_.contains(version); }
   /// Those under way; restored, they begin anew. `model` lends its geometry.
@@ -48,11 +50,12 @@ class Evaluator {
     Parameters model;
     std::vector<std::vector<float>> statistics;
     std::int64_t calibrated = 0;  // batches
-    std::vector<EvaluationSums> sums;
+    std::vector<std::vector<EvaluationSums>> sums;  // by batch, then by set
     std::int64_t evaluated = 0;  // batches
   };
   void take(const Shard& shard, ShardKind kind, const SharedBytes& payload);
   void send(std::int64_t version, Running& running, ShardKind kind);
+  Evaluation combined(const Running& running, std::size_t set) const;
 
   const Experiment& experiment_;
   EvaluationPlan plan_;

@@ -57,7 +57,7 @@ class Worker {
     std::shared_ptr<Parameters> model;
     std::int64_t id;
     std::int64_t next;
-    std::vector<double> sums;       // evaluate: samples, loss, top1, top5 of each batch
+    std::vector<double> sums;       // evaluate: samples, loss, top1, top5 of each batch and set
     std::vector<float> statistics;  // calibrate
   };
   struct Work {

@@ -1,0 +1,84 @@
+#include "espalier/method/depthfl.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "espalier/method/depths.h"
+#include "espalier/train/client.h"
+
+namespace espalier {
+namespace {
+
+class LeadingBlocks : public SubmodelRule {
+ public:
+  LeadingBlocks(const Config& config, const Experiment& experiment, const PeakBytes& peak)
+      : levels_(config, experiment, peak, /*searches=*/false) {}
+  Assignment choose(const Experiment&, const SendMoment& moment) override {
+    return {levels_.blocks(moment), levels_.share(moment)};
+  }
+
+ private:
+  DepthLevels levels_;
+};
+
+/// sum_i CE(z_i) + kappa sum_i mean over j != i of KL(softmax(z_j) || softmax(z_i)), teachers held
+/// still; kappa = exp(-5 (1 - min(v, R) / R)^2) of the base version v.
+class MutualDistillation : public LocalObjective {
+ public:
+  explicit MutualDistillation(const Config& config)
+      : rise_(config.integer("method.kappa_versions")) {}
+
+  at::Tensor loss(const LocalView& view, const Outputs& outputs,
+                  const at::Tensor& labels) const override {
+    at::Tensor sum = LocalObjective::loss(view, outputs, labels);
+    if (outputs.exits.empty()) return sum;
+    const double left = 1 - static_cast<double>(std::min(view.task.base_version, rise_)) /
+                                static_cast<double>(rise_);
+    const double kappa = std::exp(-5 * left * left);
+    std::vector<at::Tensor> logs;
+    for (const at::Tensor& logits : outputs.exits) logs.push_back(at::log_softmax(logits, -1));
+    logs.push_back(at::log_softmax(outputs.logits, -1));
+    const double share = kappa / static_cast<double>(logs.size() - 1);
+    for (std::size_t student = 0; student < logs.size(); ++student) {
+      for (std::size_t teacher = 0; teacher < logs.size(); ++teacher) {
+        if (teacher == student) continue;
+        const at::Tensor target = logs[teacher].detach();
+        sum = sum + (target.exp() * (target - logs[student])).sum(-1).mean() * share;
+      }
+    }
+    return sum;
+  }
+
+  // What every pair of classifiers keeps.
+  std::int64_t extra_bytes(std::int64_t, std::int64_t logits_bytes) const override {
+    constexpr std::int64_t kPerBatch = 64;
+    return kPerBatch * logits_bytes;
+  }
+
+ private:
+  std::int64_t rise_;
+};
+
+}  // namespace
+
+void register_depthfl(Catalogue& c) {
+  declare_depth_options(c.options);
+  c.options.add({"method.kappa_versions", OptionType::integer, "300",
+                 "objective mutual_distillation: versions over which its weight rises to 1",
+                 "versions", 1, 1e12});
+  c.submodels.add("leading_blocks", "the leading blocks, by the client's share, at full width",
+                  [](const Config& config, const Experiment& experiment, const PeakBytes& peak) {
+                    return std::make_unique<LeadingBlocks>(config, experiment, peak);
+                  });
+  c.objectives.add(
+      "mutual_distillation", "cross-entropy of every classifier; all of them teach each other",
+      [](const Config& config) { return std::make_unique<MutualDistillation>(config); });
+  Method method;
+  method.submodel = "leading_blocks";
+  method.objective = "mutual_distillation";
+  method.defaults = {{"method.widths", "1, 0.75, 0.5, 0.25"}, {"method.weighting", "uniform"}};
+  c.methods.add("depthfl", "depth by capability, mutual self-distillation (Kim et al. 2023)",
+                method);
+}
+
+}  // namespace espalier

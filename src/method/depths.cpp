@@ -1,0 +1,42 @@
+#include "espalier/method/depths.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace espalier {
+
+void declare_depth_options(OptionTable& table) {
+  declare_width_options(table);
+  table.add({"method.depth_power", OptionType::real, "1",
+             "a client of share r holds the leading r^power of the blocks; 0 = all of them", "", 0,
+             10});
+  table.add({"method.rotate_depth", OptionType::boolean, "true",
+             "where no client has the whole depth, the blocks that are held move on by one "
+             "classifier with each version"});
+}
+
+DepthLevels::DepthLevels(const Config& config, const Experiment& experiment, const PeakBytes& peak,
+                         bool searches)
+    : model_(experiment.model),
+      power_(config.real("method.depth_power")),
+      levels_(config, experiment, peak, [&](double share) {
+        return Assignment{cut(share, 0), share, searches && share < 1 ? share : 0};
+      }) {
+  rotates_ = config.boolean("method.rotate_depth") && depth_share(levels_.largest()) < 1;
+}
+
+double DepthLevels::depth_share(double share) const { return std::pow(share, power_); }
+
+Submodel DepthLevels::cut(double share, std::int64_t version) const {
+  const auto depth = static_cast<double>(model_.depth.size());
+  // A share such as 1/3 of 3 must not become 0 because its product is a little below 1.
+  auto kept = static_cast<std::int64_t>(std::floor(depth_share(share) * depth + 1e-9));
+  // At least as far as the first classifier, or one block.
+  const std::int64_t least = model_.exits.size() > 1
+                                 ? model_.exits.front().depth
+                                 : std::min<std::int64_t>(1, std::ssize(model_.depth));
+  kept = std::max(kept, least);
+  return rotates_ ? rolling_depth(model_, kept, version) : cut_depth(model_, kept);
+}
+
+}  // namespace espalier

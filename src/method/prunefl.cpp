@@ -1,0 +1,12 @@
+#include "espalier/method/prunefl.h"
+
+namespace espalier {
+
+void register_prunefl(Catalogue& c) {
+  Method method;
+  method.submodel = "static";
+  c.methods.add("prunefl", "leading units for good, mean over holders (after Jiang et al. 2022)",
+                method);
+}
+
+}  // namespace espalier

@@ -1,0 +1,113 @@
+#include "espalier/method/ramfed.h"
+
+#include <algorithm>
+#include <map>
+
+#include "espalier/method/widths.h"
+#include "espalier/protocol/rounds/merge.h"
+
+namespace espalier {
+namespace {
+
+/// Of an axis of n units client i of N keeps the window of ceil(mu n) from floor(i n / N) on; with
+/// method.stagger_roll it moves on by one unit a round.
+class StaggeredWindows : public SubmodelRule {
+ public:
+  StaggeredWindows(const Config& config, const Experiment& experiment, const PeakBytes& peak)
+      : levels_(config, experiment, peak), rolls_(config.boolean("method.stagger_roll")) {}
+
+  Assignment choose(const Experiment& experiment, const SendMoment& moment) override {
+    const Layout& layout = *experiment.model.layout;
+    const double share = levels_.share(moment);
+    const std::int64_t clients = experiment.fleet->size();
+    Submodel submodel = Submodel::full(layout);
+    for (std::size_t axis = 0; axis < layout.axes.size(); ++axis) {
+      if (!layout.axes[axis].cuttable) continue;
+      const std::int64_t size = layout.axes[axis].size;
+      const std::int64_t begin = moment.client * size / clients + (rolls_ ? moment.version : 0);
+      submodel.keep(static_cast<int>(axis), window_units(share, size, begin));
+    }
+    return {std::move(submodel), share};
+  }
+
+ private:
+  WidthLevels levels_;
+  bool rolls_;
+};
+
+/// w <- w + (1 / N) sum over all clients of their last known difference, parameter by parameter.
+class LastKnownDifferences : public MergeRule {
+ public:
+  explicit LastKnownDifferences(const Experiment& experiment)
+      : clients_(experiment.fleet->size()) {}
+
+  void merge(const Experiment& experiment, Parameters& model, std::span<Update> updates) override {
+    const auto size = static_cast<std::size_t>(model.geometry().size());
+    for (Update& update : updates) {
+      update.weight = 1 / static_cast<double>(clients_);
+      std::vector<float>& known = known_[update.client];
+      known.resize(size, 0.0F);
+      const auto plan =
+          experiment.plans->plan(*update.geometry, model.geometry(), nullptr, kTrained);
+      const auto* trained = reinterpret_cast<const float*>(update.values->data());
+      const auto* sent = reinterpret_cast<const float*>(update.sent->data());
+      for (const Plan::Run& run : plan->runs()) {
+        for (std::int64_t i = 0; i < run.length; ++i) {
+          known[static_cast<std::size_t>(run.destination + i)] =
+              trained[run.source + i] - sent[run.source + i];
+        }
+      }
+    }
+    const Range range = model.geometry().kind_range(Kind::trainable);
+    float* const values = model.data();
+    for (std::int64_t j = range.begin; j < range.end; ++j) {
+      double sum = 0;
+      for (const auto& [client, known] : known_) sum += known[static_cast<std::size_t>(j)];
+      values[j] = static_cast<float>(values[j] + sum / static_cast<double>(clients_));
+    }
+  }
+
+  void archive(Archive& archive) override {
+    std::vector<std::int64_t> clients;
+    std::int64_t size = 0;
+    for (const auto& [client, known] : known_) {
+      clients.push_back(client);
+      size = std::ssize(known);
+    }
+    archive.value("clients", clients);
+    archive.value("size", size);
+    for (const std::int64_t client : clients) {
+      std::vector<float>& known = known_[client];
+      known.resize(static_cast<std::size_t>(size));
+      archive.value(std::to_string(client).c_str(), std::span<float>(known));
+    }
+  }
+
+ private:
+  std::int64_t clients_;
+  std::map<std::int64_t, std::vector<float>> known_;  // by client, over the whole model
+};
+
+}  // namespace
+
+void register_ramfed(Catalogue& c) {
+  declare_average_options(c.options);
+  declare_width_options(c.options);
+  c.options.add({"method.stagger_roll", OptionType::boolean, "false",
+                 "submodel staggered: the windows move on by one unit each round"});
+  c.submodels.add("staggered", "a window of units that begins at a place of the client's own",
+                  [](const Config& config, const Experiment& experiment, const PeakBytes& peak) {
+                    return std::make_unique<StaggeredWindows>(config, experiment, peak);
+                  });
+  c.merges.add(
+      "last_known",
+      "mean over all clients of their last known differences (server memory: one model each)",
+      [](const Config&, const Experiment& experiment) {
+        return std::make_unique<LastKnownDifferences>(experiment);
+      });
+  Method method;
+  method.submodel = "staggered";
+  c.methods.add("ramfed", "staggered windows, mean over holders (after Wang et al. 2023)", method);
+}
+
+}  // namespace espalier
