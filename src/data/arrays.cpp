@@ -3,6 +3,8 @@
 
 #include "arrays.h"
 
+#include <fmt/ranges.h>
+
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -324,8 +326,36 @@ ArraySet open_arrays(const Config& config, const fs::path& folder) {
   return set;
 }
 
-DataShape unknown_shape(const Config&) {
-  throw DataError("the shape of arrays is known from their files alone");
+std::vector<std::int64_t> told_shape(const Config& config) {
+  std::vector<std::int64_t> shape;
+  for (const double size : config.reals("data.shape")) {
+    if (size < 1 || size != std::floor(size)) {
+      throw InputError(
+          fmt::format("data.shape: {} is no size; write whole numbers, e.g. 3, 32, 32", size));
+    }
+    shape.push_back(static_cast<std::int64_t>(size));
+  }
+  return shape;
+}
+
+DataShape declared_shape(const Config& config) {
+  DataShape shape{told_shape(config), config.integer("data.classes")};
+  if (shape.sample.empty() || shape.classes == 0) {
+    throw DataError(
+        "the shape of arrays is known from their files; for --check without them, set data.shape "
+        "and data.classes");
+  }
+  return shape;
+}
+
+Dataset with_told_shape(Dataset dataset, const Config& config) {
+  const std::vector<std::int64_t> told = told_shape(config);
+  if (!told.empty() && told != dataset.shape.sample) {
+    throw DataError(fmt::format("{} holds samples of shape {}, and data.shape is {}; mend one",
+                                dataset.files[0], fmt::join(dataset.shape.sample, ", "),
+                                fmt::join(told, ", ")));
+  }
+  return dataset;
 }
 
 }  // namespace
@@ -399,6 +429,12 @@ DataSource arrays_source() {
                .help = "arrays, csv: classes that labels may name; 0 means those that occur.",
                .minimum = 0,
                .maximum = 1e6});
+    table.add({.key = "data.shape",
+               .type = OptionType::real_list,
+               .default_value = "",
+               .help =
+                   "arrays: shape of one sample, e.g. 3, 32, 32; needed only for --check without "
+                   "the file, which otherwise tells."});
     table.add({.key = "data.test_share",
                .type = OptionType::real,
                .default_value = "0.1",
@@ -408,9 +444,9 @@ DataSource arrays_source() {
                .maximum = 1});
   };
   const auto load = [](const Config& config, const fs::path& folder) {
-    return make_dataset("arrays", open_arrays(config, folder), config);
+    return with_told_shape(make_dataset("arrays", open_arrays(config, folder), config), config);
   };
-  return {declare, unknown_shape, load};
+  return {declare, declared_shape, load};
 }
 
 }  // namespace espalier

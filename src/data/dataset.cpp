@@ -86,6 +86,12 @@ void declare_data_options(OptionTable& table) {
        .default_value = "0.5",
        .help = "Concentration of the Dirichlet partition; small values make clients differ more.",
        .minimum = 1e-3});
+  table.add({.key = "data.dirichlet_parts",
+             .type = OptionType::real_list,
+             .default_value = "",
+             .help = "Dirichlet partition: of how many drawn parts each client's data is put "
+                     "together, one number for all or one for each client in order; more make it "
+                     "larger and more even. Empty: one."});
   table.add({.key = "data.samples_per_client",
              .type = OptionType::integer,
              .default_value = "0",

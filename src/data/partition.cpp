@@ -86,6 +86,40 @@ Members divide_evenly(std::uint64_t seed, std::int64_t clients, std::vector<std:
   return lists;
 }
 
+/// data.dirichlet_parts, of each client.
+std::vector<std::int64_t> parts_of(const Config& config, std::int64_t clients) {
+  std::vector<std::int64_t> parts;
+  for (const double count : config.reals("data.dirichlet_parts")) {
+    if (count < 1 || count != std::floor(count)) {
+      throw InputError(fmt::format(
+          "data.dirichlet_parts: {} is no number of parts; write whole numbers above 0", count));
+    }
+    parts.push_back(static_cast<std::int64_t>(count));
+  }
+  if (parts.empty()) parts.push_back(1);
+  if (parts.size() == 1) parts.assign(static_cast<std::size_t>(clients), parts[0]);
+  if (length(parts) != clients) {
+    throw InputError(
+        fmt::format("data.dirichlet_parts has {} values for {} clients: give one for all, or one "
+                    "for each",
+                    parts.size(), clients));
+  }
+  return parts;
+}
+
+/// Of lists one after the other the first parts[0] become one, then the next parts[1], ...
+Members merged(Members lists, const std::vector<std::int64_t>& parts) {
+  Members result;
+  auto next = lists.begin();
+  for (const std::int64_t count : parts) {
+    result.push_back(std::move(*next++));
+    for (std::int64_t i = 1; i < count; ++i, ++next) {
+      result.back().insert(result.back().end(), next->begin(), next->end());
+    }
+  }
+  return result;
+}
+
 Members divide_by_dirichlet(std::uint64_t seed, std::int64_t clients, double alpha,
                             Members members) {
   Members lists(static_cast<std::size_t>(clients));
@@ -346,7 +380,11 @@ Partition::Partition(const Config& config, const Dataset& data)
   } else if (rule == "dirichlet") {
     rule_ = Rule::dirichlet;
     alpha_ = config.real("data.alpha");
-    if (divided) members = divide_by_dirichlet(seed_, clients_, alpha_, std::move(members));
+    if (divided) {
+      const std::vector<std::int64_t> parts = parts_of(config, clients_);
+      const std::int64_t all = std::accumulate(parts.begin(), parts.end(), std::int64_t{0});
+      members = merged(divide_by_dirichlet(seed_, all, alpha_, std::move(members)), parts);
+    }
   } else if (rule == "dominant") {
     rule_ = Rule::dominant;
     dominant_share_ = config.real("data.dominant_share");

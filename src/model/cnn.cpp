@@ -32,11 +32,33 @@ Model build(const Config& config, const DataShape& shape) {
   }
   Model model;
   auto layout = std::make_shared<Layout>();
+  // With further classifiers the depth can be cut: behind the second convolution, the third, ...,
+  // and the hidden layer.
+  const std::vector<std::int64_t> stages = whole_numbers(config, "model.channels");
+  const std::int64_t exits = config.integer("model.exits");
+  const auto depth = std::ssize(stages);
+  if (exits > depth) {
+    throw InputError(
+        fmt::format("model.exits = {} is more than the {} of model.channels", exits, depth));
+  }
+  if (exits > 1) model.class_axis = layout->add_axis("classes", shape.classes, false);
+  const auto end_stage = [&](int block, int out) {
+    if (exits == 1) return;
+    model.depth.push_back(block);
+    const auto nth = std::ssize(model.exits) + 1;
+    if (nth == exits || std::ssize(model.depth) != nth * depth / exits) return;
+    const std::string name = fmt::format("exits.{}", nth - 1);
+    const int exit = layout->add_block(name);
+    model.exits.push_back({exit, static_cast<int>(model.depth.size())});
+    model.blocks.push_back(
+        make_block(*layout, exit,
+                   {global_pool(), linear(*layout, exit, name + ".fc", out, 1, model.class_axis)}));
+  };
   int width = layout->add_axis("input", shape.sample[0], false);
   std::int64_t height = shape.sample[1];
   std::int64_t columns = shape.sample[2];
   int number = 0;
-  for (const std::int64_t channels : whole_numbers(config, "model.channels")) {
+  for (const std::int64_t channels : stages) {
     const std::string n = std::to_string(++number);
     if (height < 2 || columns < 2) {
       throw InputError(
@@ -53,6 +75,7 @@ Model build(const Config& config, const DataShape& shape) {
     layers.push_back(gate(out));
     model.masked.push_back({out, block});
     model.blocks.push_back(make_block(*layout, block, std::move(layers)));
+    if (number > 1) end_stage(block, out);
     width = out;
     height /= 2;
     columns /= 2;
@@ -66,10 +89,12 @@ Model build(const Config& config, const DataShape& shape) {
   hidden.push_back(gate(features));
   model.masked.push_back({features, block});
   model.blocks.push_back(make_block(*layout, block, std::move(hidden)));
+  end_stage(block, features);
   block = layout->add_block("head");
-  model.class_axis = layout->add_axis("classes", shape.classes, false);
+  if (exits == 1) model.class_axis = layout->add_axis("classes", shape.classes, false);
   std::vector<Layer> head{linear(*layout, block, "fc2", features, 1, model.class_axis)};
   model.blocks.push_back(make_block(*layout, block, std::move(head)));
+  if (exits > 1) model.exits.push_back({block, static_cast<int>(depth)});
   model.layout = std::move(layout);
   return model;
 }

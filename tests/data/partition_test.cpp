@@ -120,6 +120,30 @@ TEST(Partition, DirichletSkewFallsWithAlpha) {
   }
 }
 
+TEST(Partition, DirichletPartsMakeAClientsDataLargerAndMoreEven) {
+  const LabelSplit train = balanced(6000, 10);
+  const std::string rule = "partition = dirichlet\nalpha = 0.3\n";
+  const Partition parts = divide(train, rule + "dirichlet_parts = 12, 12, 1, 1", 4);
+  EXPECT_EQ(joined(parts), all_of(6000));
+  // The parts are those of as many clients of one part each.
+  const Partition single = divide(train, rule, 26);
+  std::vector<std::int64_t> first;
+  for (std::int64_t client = 0; client < 12; ++client) {
+    const auto own = single.samples(client);
+    first.insert(first.end(), own.begin(), own.end());
+  }
+  std::sort(first.begin(), first.end());
+  EXPECT_EQ(parts.samples(0), first);
+  EXPECT_EQ(parts.samples(3), single.samples(25));
+  EXPECT_LT(dominance(divide(train, rule + "dirichlet_parts = 12", 4), train),
+            dominance(divide(train, rule, 4), train));
+  EXPECT_EQ(lists(divide(train, rule + "dirichlet_parts = 1", 4)), lists(divide(train, rule, 4)));
+  EXPECT_NE(refusal(train, rule + "dirichlet_parts = 2, 2", 4).find("2 values for 4 clients"),
+            std::string::npos);
+  EXPECT_NE(refusal(train, rule + "dirichlet_parts = 0.5", 4).find("no number of parts"),
+            std::string::npos);
+}
+
 TEST(Partition, TopUpMeetsTheMinimumEvenWhereAllAreEqual) {
   const LabelSplit train = balanced(200, 10);
   const Partition partition =

@@ -24,6 +24,9 @@ const std::string kEncoder =
     "[model]\nname = encoder\ndepth = 3\nembed = 32\nheads = 2\nexits = 3\n"
     "[data]\nsynthetic_vocabulary = 50\nlength = 16\n";
 const std::string kCnn = "[model]\nname = cnn\nchannels = 8, 16\nfeatures = 32\n";
+const std::string kStages =
+    "[model]\nname = cnn\nchannels = 8, 16, 16\nkernel = 3\nfeatures = 32\nnorm = batch\nexits = "
+    "3\n";
 
 struct Setting {
   Config config;
@@ -109,7 +112,7 @@ at::Tensor samples(const Experiment& e) {
 }
 
 TEST(Gates, OfZeroAndOneEqualTheSmallerModel) {
-  for (const std::string& text : {kVit, kEncoder, kCnn}) {
+  for (const std::string& text : {kVit, kEncoder, kCnn, kStages}) {
     const auto s = make(text);
     const Experiment& e = s->experiment;
     Parameters full(e.plans->geometry(Submodel::full(*e.model.layout), Packing::aligned));
@@ -137,7 +140,7 @@ TEST(Gates, OfZeroAndOneEqualTheSmallerModel) {
 }
 
 TEST(Masks, EveryLayerKeepsItsShareInsideWhatWasSent) {
-  for (const std::string& text : {kVit, kEncoder, kCnn}) {
+  for (const std::string& text : {kVit, kEncoder, kCnn, kStages}) {
     for (const std::string masks : {"learned", "random", "magnitude"}) {
       const auto s = make(text + "[method]\nmasks = " + masks + "\n");
       const Experiment& e = s->experiment;
@@ -244,7 +247,7 @@ TEST(Masks, ASecondSearchGoesOnFromTheFirst) {
 
 TEST(Masks, TheSearchKeepsWithinItsBound) {
   const std::string kAgain = "[method]\nmask_steps = 3\n[train]\nsteps = 2\nbatch = ";
-  for (const std::string& text : {kVit, kEncoder, kCnn}) {
+  for (const std::string& text : {kVit, kEncoder, kCnn, kStages}) {
     for (const std::string batch : {"4", "32"}) {
       const auto s = make(text + kAgain + batch + "\n");
       const Experiment& e = s->experiment;

@@ -10,6 +10,12 @@ const DataShape kNews{{20}, 4, 200, false};
 
 const std::vector<std::pair<Settings, DataShape>> kModels{
     {{{"name", "vit"}, {"depth", "5"}, {"embed", "32"}, {"heads", "2"}, {"exits", "3"}}, kImages},
+    {{{"name", "cnn"},
+      {"channels", "4,8,8,6,8"},
+      {"features", "16"},
+      {"kernel", "3"},
+      {"exits", "3"}},
+     {{3, 32, 32}, 10}},
     {{{"name", "encoder"}, {"depth", "5"}, {"embed", "32"}, {"heads", "2"}, {"exits", "3"}},
      kNews}};
 

@@ -1,0 +1,269 @@
+#!/usr/bin/env python3
+"""Runs Co-S2P, its baselines and its ablations at equal fleet and equal virtual time, and writes the tables.
+
+    tools/papers/cos2p.py                 runs every cell that has no row yet, then writes the tables
+    tools/papers/cos2p.py WORD...         only cells whose name contains one of the words
+    tools/papers/cos2p.py --list          the cells, and which of them stand
+    tools/papers/cos2p.py --table         only writes the tables
+    tools/papers/cos2p.py --minutes=30    begins no further cell after that
+
+A finished cell is a row of docs/methods/cos2p.csv, with a hash of its configuration and the commit that it ran on; a cell
+whose configuration has changed since is run again. The tables stand in docs/methods/cos2p.md.
+"""
+
+import csv
+import hashlib
+import math
+import os
+import statistics
+import subprocess
+import sys
+import time
+
+import numpy as np
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+sys.path.insert(0, os.path.join(ROOT, "tools"))
+from espalier_h5 import open_run  # noqa: E402
+
+ROWS = os.path.join(ROOT, "docs", "methods", "cos2p.csv")
+PAGE = os.path.join(ROOT, "docs", "methods", "cos2p.md")
+ESPALIER = os.environ.get("ESPALIER", os.path.join(ROOT, "build", "espalier"))
+RUNS = os.environ.get("ESPALIER_RUNS", os.path.join(ROOT, "runs", "papers"))
+# Where a run is and what it is called, not what it does.
+UNHASHED = ("run.name", "run.dir", "data.dir")
+
+# What each task is given of emulated time, and the accuracy whose time is told.
+TASKS = {
+    "cifar10": {"input": "laptop-cifar10.ini", "virtual_s": 72, "target": 0.25},
+    "agnews": {"input": "laptop-agnews.ini", "virtual_s": 60, "target": 0.80},
+}
+SEEDS = {"cifar10": (1, 2, 3), "agnews": (1,)}
+
+# The baselines wait for all, have one classifier where they use one, and the plain average.
+PLAIN = {"model.exits": "1", "window.grace_s": "0"}
+METHODS = {
+    "cos2p": {},
+    "fedavg, full model": {"method.name": "fedavg", **PLAIN},
+    "fedavg, smallest model": {"method.name": "fedavg", "model.embed": "12", "model.heads": "1", "model.mlp": "48",
+                               **PLAIN},
+    "heterofl": {"method.name": "heterofl", "method.scaler": "false", **PLAIN},
+    "fedrolex": {"method.name": "fedrolex", **PLAIN},
+    "ramfed": {"method.name": "ramfed", **PLAIN},
+    "ramfed, last known": {"method.name": "ramfed", "method.merge": "last_known", "method.stagger_roll": "true", **PLAIN},
+    "depthfl": {"method.name": "depthfl", "method.kappa_versions": "30", **PLAIN, "model.exits": "4"},
+    "prunefl, static": {"method.name": "prunefl", **PLAIN},
+}
+SYNCHRONOUS = {"method.window": "synchronous", "window.grace_s": "0"}
+ABLATIONS = {
+    "no width mask": {"method.submodel": "leading_blocks"},
+    "random masks": {"method.masks": "random"},
+    "magnitude masks": {"method.masks": "magnitude"},
+    "sampled masks": {"method.mask_choice": "sampled"},
+    "no distillation": {"method.distillation": "off"},
+    "no deep supervision": {"method.distillation": "off", "method.deep_supervision": "false"},
+    "synchronous": SYNCHRONOUS,
+    "uniform weights": {"method.importance": "false", "method.capability": "false", "method.drift": "none"},
+    "no capability factor": {"method.capability": "false"},
+    "no drift": {"method.drift": "none"},
+    "literal drift": {"method.drift": "literal"},
+    "normalised over updates": {"method.normalise": "updates"},
+    "K = N/4": {"window.min_updates": "2"},
+    "K = 3N/4": {"window.min_updates": "6"},
+    "alpha = 1": {"data.alpha": "1"},
+    "alpha = 1.5": {"data.alpha": "1.5"},
+    "iid": {"data.partition": "iid"},
+}
+# Whether learned masks beat random ones is asked with all seeds.
+REPEATED = ("random masks",)
+
+COLUMNS = ("table", "task", "method", "seed", "server_top1", "local_top1", "target_s", "peak_mb", "weak_peak_mb",
+           "utilisation", "mb_down", "mb_up", "rounds", "virtual_s", "wall_s", "config", "commit")
+
+
+def cells():
+    """(table, task, method, seed, settings) of every cell, those of the comparison first."""
+    found = []
+    for task, seeds in SEEDS.items():
+        for seed in seeds:
+            for method, settings in METHODS.items():
+                if task == "agnews" and method == "fedavg, smallest model":
+                    settings = {**settings, "model.embed": "16", "model.mlp": "32"}
+                found.append(("methods", task, method, seed, settings))
+    for method, settings in ABLATIONS.items():
+        for seed in SEEDS["cifar10"] if method in REPEATED else SEEDS["cifar10"][:1]:
+            found.append(("ablations", "cifar10", method, seed, settings))
+    return found
+
+
+def command(task, seed, settings, *more):
+    values = {"run.seed": str(seed), "run.rounds": "1000000", "run.horizon": "1000",
+              "run.virtual_limit": str(TASKS[task]["virtual_s"]), **settings}
+    words = [f"--{key}={value}" for key, value in values.items()]
+    return [ESPALIER, "run", os.path.join(ROOT, "inputs", "cos2p", TASKS[task]["input"]), *words, *more]
+
+
+def printed(words):
+    done = subprocess.run(words, capture_output=True, text=True)
+    if done.returncode != 0:
+        sys.exit(f"{' '.join(words)}\n{done.stdout}{done.stderr}")
+    return done.stdout
+
+
+def configuration(task, seed, settings):
+    section, kept = "", []
+    for line in printed(command(task, seed, settings, "--print-config")).splitlines():
+        if line.startswith("["):
+            section = line.strip("[] ")
+        elif f"{section}.{line.split('=')[0].strip()}" not in UNHASHED:
+            kept.append(f"{section} {line}")
+    return hashlib.sha256("\n".join(kept).encode()).hexdigest()[:12]
+
+
+def commit():
+    sha = printed(["git", "-C", ROOT, "rev-parse", "--short=12", "HEAD"]).strip()
+    changed = printed(["git", "-C", ROOT, "status", "--porcelain", "--", "src", "include", "inputs"]).strip()
+    return sha + ("+" if changed else "")
+
+
+def measured(run, task, method):
+    tasks, rounds, evaluations = run.tasks, run.rounds, run.evaluations
+    # DepthFL predicts by the mean of its classifiers.
+    wanted = "mean of exits" if method == "depthfl" else "test"
+    chosen = np.array([str(name) == wanted for name in evaluations["set"]])
+    top1 = evaluations["top1"][chosen]
+    times = evaluations["virtual_time_s"][chosen]
+    reached = times[top1 >= TASKS[task]["target"]]
+    ended = np.array([str(outcome) in ("merged", "dropped_stale") for outcome in tasks["outcome"]])
+    clients = np.unique(tasks["client"][ended])
+    local, peaks, weak = [], [], []
+    for client in clients:
+        own = ended & (tasks["client"] == client)
+        tested = own & np.isfinite(tasks["local_top1"])
+        if tested.any():
+            local.append(tasks["local_top1"][tested][-1])
+        peaks.append(tasks["peak_bytes"][own].max())
+        # The fleet's first quarter has the full capability, whatever a baseline makes of it.
+        if client >= 2:
+            weak.append(tasks["peak_bytes"][own].max())
+    length = np.diff(np.concatenate([[0], rounds["virtual_time_s"]]))
+    busy = np.isfinite(rounds["utilisation"])
+    return {
+        "server_top1": top1[-1],
+        "local_top1": statistics.mean(local) if local else math.nan,
+        "target_s": reached[0] if len(reached) else math.nan,
+        "peak_mb": max(peaks) * 1e-6,
+        "weak_peak_mb": statistics.mean(weak) * 1e-6,
+        "utilisation": np.average(rounds["utilisation"][busy], weights=length[busy]),
+        "mb_down": rounds["bytes_down"].sum() * 1e-6,
+        "mb_up": rounds["bytes_up"].sum() * 1e-6,
+        "rounds": len(rounds["round"]),
+        "virtual_s": rounds["virtual_time_s"][-1],
+    }
+
+
+def rows():
+    if not os.path.exists(ROWS):
+        return []
+    with open(ROWS, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def key(row):
+    return row["table"], row["task"], row["method"], int(row["seed"])
+
+
+def save(found):
+    order = {cell[:4]: number for number, cell in enumerate(cells())}
+    found = sorted((row for row in found if key(row) in order), key=lambda row: order[key(row)])
+    with open(ROWS + ".tmp", "w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(found)
+    os.replace(ROWS + ".tmp", ROWS)
+
+
+def run_cell(cell):
+    table, task, method, seed, settings = cell
+    name = f"{task}-{method}-{seed}".replace(" ", "_").replace(",", "").replace("/", "")
+    began = time.monotonic()
+    ranks = [os.path.join(ROOT, "tools", "mpirun.sh"), "-n", "3"]
+    printed([*ranks, *command(task, seed, settings, "-q", "--overwrite", f"--run.dir={RUNS}", f"--run.name={name}")])
+    wall = time.monotonic() - began
+    figures = measured(open_run(os.path.join(RUNS, name)), task, method)
+    row = {"table": table, "task": task, "method": method, "seed": seed,
+           **{column: f"{value:.6g}" for column, value in figures.items()}, "wall_s": f"{wall:.1f}",
+           "config": configuration(task, seed, settings), "commit": commit()}
+    save([other for other in rows() if key(other) != cell[:4]] + [row])
+    print(f"{name:<40} top-1 {figures['server_top1']:.3f}   {wall:5.0f} s", flush=True)
+
+
+def cell_text(values, form):
+    values = [float(value) for value in values if not math.isnan(float(value))]
+    if not values:
+        return "–"
+    spread = f" ± {form.format(statistics.stdev(values))}" if len(values) > 1 else ""
+    return form.format(statistics.mean(values)) + spread
+
+
+def table(found, name, task, first):
+    lines = ["| | seeds | server top-1 | local top-1 | time to {:.0%} | peak memory | of weak clients | utilisation | down, up | rounds |"
+             .format(TASKS[task]["target"]), "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|"]
+    names = [cell[2] for cell in cells() if cell[0] == name and cell[1] == task]
+    for method in first + list(dict.fromkeys(names)):
+        own = [row for row in found if row["task"] == task and row["method"] == method]
+        if not own:
+            continue
+
+        def of(column, form):
+            return cell_text([row[column] for row in own], form)
+
+        reached = sum(not math.isnan(float(row["target_s"])) for row in own)
+        target = of("target_s", "{:.1f}") + (" s" if reached else "")
+        if 0 < reached < len(own):
+            target += f" ({reached} of {len(own)})"
+        lines.append(f"| {method} | {len(own)} | {of('server_top1', '{:.3f}')} | {of('local_top1', '{:.3f}')} | {target} | "
+                     f"{of('peak_mb', '{:.1f}')} MB | {of('weak_peak_mb', '{:.1f}')} MB | {of('utilisation', '{:.2f}')} | "
+                     f"{of('mb_down', '{:.0f}')}, {of('mb_up', '{:.0f}')} MB | {of('rounds', '{:.0f}')} |")
+    return "\n".join(lines)
+
+
+def write_tables():
+    found = rows()
+    with open(PAGE) as file:
+        text = file.read()
+    for name, task, first in (("methods", "cifar10", []), ("methods", "agnews", []), ("ablations", "cifar10", ["cos2p"])):
+        begin, end = f"<!-- {name} {task} -->\n", f"<!-- end {name} {task} -->"
+        head, rest = text.split(begin)
+        text = head + begin + table(found, name, task, first) + "\n" + end + rest.split(end)[1]
+    with open(PAGE, "w") as file:
+        file.write(text)
+
+
+def main():
+    flags = [word for word in sys.argv[1:] if word.startswith("--")]
+    words = [word for word in sys.argv[1:] if not word.startswith("--")]
+    minutes = math.inf
+    for flag in flags:
+        if flag.startswith("--minutes="):
+            minutes = float(flag.split("=")[1])
+        elif flag not in ("--list", "--table"):
+            sys.exit(__doc__)
+    began = time.monotonic()
+    if "--table" not in flags:
+        standing = {key(row): row["config"] for row in rows()}
+        for cell in cells():
+            name = " ".join(map(str, cell[:4]))
+            if words and not any(word in name for word in words):
+                continue
+            stands = standing.get(cell[:4]) == configuration(cell[1], cell[3], cell[4])
+            if "--list" in flags:
+                print(f"{name:<50} {'stands' if stands else '-'}")
+            elif not stands and time.monotonic() - began < 60 * minutes:
+                run_cell(cell)
+    if "--list" not in flags:
+        write_tables()
+
+
+if __name__ == "__main__":
+    main()
