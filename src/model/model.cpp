@@ -143,8 +143,8 @@ void declare_model_options(OptionTable& table) {
              "outputs of the classifier; 0 = the classes of the data", "", 0, 1e9});
   table.add(
       {"model.exits", OptionType::integer, "1",
-       "classifiers, at equal distances in depth; the last is the model's head (vit, encoder, cnn)", "",
-       1, 1e6});
+       "classifiers, at equal distances in depth; the last is the model's head (vit, encoder, cnn)",
+       "", 1, 1e6});
   declare_transformer_options(table);
   for (const auto& item : model_families().items()) item.value.declare(table);
 }

@@ -49,9 +49,9 @@ class Evaluator {
     Nanoseconds time = 0;
     Parameters model;
     std::vector<std::vector<float>> statistics;
-    std::int64_t calibrated = 0;  // batches
+    std::int64_t calibrated = 0;                    // batches
     std::vector<std::vector<EvaluationSums>> sums;  // by batch, then by set
-    std::int64_t evaluated = 0;  // batches
+    std::int64_t evaluated = 0;                     // batches
   };
   void take(const Shard& shard, ShardKind kind, const SharedBytes& payload);
   void send(std::int64_t version, Running& running, ShardKind kind);
