@@ -111,11 +111,10 @@ class SelfDistillation : public LocalObjective {
         start_(weight_ > 0 ? config.integer("method.kd_start") : 0),
         temperature_(weight_ > 0 ? config.real("method.kd_temperature") : 1) {}
 
-  at::Tensor loss(const LocalView& view, const Outputs& outputs,
-                  const at::Tensor& labels) const override {
-    at::Tensor sum =
-        supervised_ ? LocalObjective::loss(view, outputs, labels)
-                    : cross_entropy(outputs.logits, labels, view.experiment.train.label_smoothing);
+  at::Tensor loss(const LocalView& view, const Batch& batch, const Outputs& outputs) override {
+    at::Tensor sum = supervised_ ? LocalObjective::loss(view, batch, outputs)
+                                 : cross_entropy(outputs.logits, batch.labels,
+                                                 view.experiment.train.label_smoothing);
     if (weight_ == 0 || outputs.exits.empty() || view.task.base_version < start_) return sum;
     const at::Tensor teacher = literal_ ? outputs.logits : outputs.logits.detach();
     const at::Tensor target = at::log_softmax(teacher / temperature_, -1);
@@ -129,9 +128,10 @@ class SelfDistillation : public LocalObjective {
   }
 
   // For each student what log-softmax, difference and product keep, and their gradients.
-  std::int64_t extra_bytes(std::int64_t, std::int64_t logits_bytes) const override {
+  std::int64_t extra_bytes(const Experiment& experiment, const Submodel&,
+                           std::int64_t batch) const override {
     constexpr std::int64_t kPerBatch = 32;
-    return weight_ > 0 ? kPerBatch * logits_bytes : 0;
+    return weight_ > 0 ? kPerBatch * logits_bytes(experiment, batch) : 0;
   }
 
  private:

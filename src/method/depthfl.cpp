@@ -28,9 +28,8 @@ class MutualDistillation : public LocalObjective {
   explicit MutualDistillation(const Config& config)
       : rise_(config.integer("method.kappa_versions")) {}
 
-  at::Tensor loss(const LocalView& view, const Outputs& outputs,
-                  const at::Tensor& labels) const override {
-    at::Tensor sum = LocalObjective::loss(view, outputs, labels);
+  at::Tensor loss(const LocalView& view, const Batch& batch, const Outputs& outputs) override {
+    at::Tensor sum = LocalObjective::loss(view, batch, outputs);
     if (outputs.exits.empty()) return sum;
     const double left = 1 - static_cast<double>(std::min(view.task.base_version, rise_)) /
                                 static_cast<double>(rise_);
@@ -50,9 +49,10 @@ class MutualDistillation : public LocalObjective {
   }
 
   // What every pair of classifiers keeps.
-  std::int64_t extra_bytes(std::int64_t, std::int64_t logits_bytes) const override {
+  std::int64_t extra_bytes(const Experiment& experiment, const Submodel&,
+                           std::int64_t batch) const override {
     constexpr std::int64_t kPerBatch = 64;
-    return kPerBatch * logits_bytes;
+    return kPerBatch * logits_bytes(experiment, batch);
   }
 
  private:

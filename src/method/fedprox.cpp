@@ -19,8 +19,9 @@ class Proximal : public LocalObjective {
     gradients.add_(view.parameters.trainable(), mu_);
     gradients.add_(received_, -mu_);
   }
-  std::int64_t extra_bytes(std::int64_t weight_bytes, std::int64_t) const override {
-    return weight_bytes;
+  std::int64_t extra_bytes(const Experiment& experiment, const Submodel& submodel,
+                           std::int64_t) const override {
+    return weight_bytes(experiment, submodel);
   }
 
  private:

@@ -36,15 +36,16 @@ class MaskedCrossEntropy : public LocalObjective {
     }
   }
   void prepare(const LocalView&, Context& context) override { context.scaler = scaler_; }
-  at::Tensor loss(const LocalView& view, const Outputs& outputs,
-                  const at::Tensor& labels) const override {
-    if (!masked_) return LocalObjective::loss(view, outputs, labels);
+  at::Tensor loss(const LocalView& view, const Batch& batch, const Outputs& outputs) override {
+    if (!masked_) return LocalObjective::loss(view, batch, outputs);
     Outputs masked{outputs.logits.masked_fill(absent_, 0.0), outputs.exits};
     for (at::Tensor& logits : masked.exits) logits = logits.masked_fill(absent_, 0.0);
-    return LocalObjective::loss(view, masked, labels);
+    return LocalObjective::loss(view, batch, masked);
   }
   // The mask of classes, and the masked logits of a batch, which are as small.
-  std::int64_t extra_bytes(std::int64_t, std::int64_t) const override { return masked_ ? 4096 : 0; }
+  std::int64_t extra_bytes(const Experiment&, const Submodel&, std::int64_t) const override {
+    return masked_ ? 4096 : 0;
+  }
 
  private:
   bool scaler_;

@@ -181,9 +181,8 @@ class Masks final : public SubmodelSearch {
     context.gates = &gates_;
   }
 
-  at::Tensor loss(const LocalView& view, const Outputs& outputs,
-                  const at::Tensor& labels) const override {
-    return cross_entropy(outputs.logits, labels, view.experiment.train.label_smoothing);
+  at::Tensor loss(const LocalView& view, const Batch& batch, const Outputs& outputs) override {
+    return cross_entropy(outputs.logits, batch.labels, view.experiment.train.label_smoothing);
   }
 
   /// d/ds = (dL/dg p) sigma'(s), of the loss and of penalty |mean g - share|; then a step.

@@ -7,6 +7,7 @@
 #include "espalier/method/fedavg.h"
 #include "espalier/method/fedprox.h"
 #include "espalier/method/fedrolex.h"
+#include "espalier/method/fjord.h"
 #include "espalier/method/heterofl.h"
 #include "espalier/method/masks.h"
 #include "espalier/method/prunefl.h"
@@ -28,6 +29,7 @@ const Catalogue& catalogue() {
     register_depthfl(c);
     register_ramfed(c);
     register_prunefl(c);
+    register_fjord(c);
     return c;
   }();
   return all;

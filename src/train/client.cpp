@@ -300,12 +300,12 @@ void ClientStepper::train_batch() {
     const auto count = std::min(most, size - begin);
     const auto part =
         batch.subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(count));
-    const at::Tensor x = experiment_.data.train->inputs(part, &augment);
-    const at::Tensor y = experiment_.data.train->labels(part);
+    const Batch data{experiment_.data.train->inputs(part, &augment),
+                     experiment_.data.train->labels(part)};
     Outputs outputs;
     if (!searching_) context.exits = &outputs.exits;
-    outputs.logits = forward(experiment_.model, parameters_, x, context);
-    const at::Tensor loss = minimised.loss(view, outputs, y);
+    outputs.logits = forward(experiment_.model, parameters_, data.inputs, context);
+    const at::Tensor loss = minimised.loss(view, data, outputs);
     outputs = {};
     // The gradients of the parts add up to that of the batch's mean.
     loss.backward(count == size

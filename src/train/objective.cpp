@@ -37,12 +37,21 @@ at::Tensor cross_entropy(const at::Tensor& logits, const at::Tensor& labels, dou
   return SmoothedCrossEntropy::apply(rows, labels.flatten(), smoothing);
 }
 
-at::Tensor LocalObjective::loss(const LocalView& view, const Outputs& outputs,
-                                const at::Tensor& labels) const {
+std::int64_t weight_bytes(const Experiment& experiment, const Submodel& submodel) {
+  return static_cast<std::int64_t>(sizeof(float)) *
+         experiment.plans->geometry(submodel, Packing::aligned)->size();
+}
+
+std::int64_t logits_bytes(const Experiment& experiment, std::int64_t batch) {
+  const DataShape& shape = experiment.model.shape;
+  return static_cast<std::int64_t>(sizeof(float)) * batch * shape.targets() * shape.classes;
+}
+
+at::Tensor LocalObjective::loss(const LocalView& view, const Batch& batch, const Outputs& outputs) {
   const double smoothing = view.experiment.train.label_smoothing;
-  at::Tensor sum = cross_entropy(outputs.logits, labels, smoothing);
+  at::Tensor sum = cross_entropy(outputs.logits, batch.labels, smoothing);
   for (const at::Tensor& logits : outputs.exits) {
-    sum = sum + cross_entropy(logits, labels, smoothing);
+    sum = sum + cross_entropy(logits, batch.labels, smoothing);
   }
   return sum;
 }

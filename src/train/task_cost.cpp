@@ -15,13 +15,8 @@ std::int64_t head_bytes(const Submodel& submodel) {
 
 TrainingCost task_cost(const Experiment& experiment, const LocalObjective& objective,
                        const Submodel& submodel, std::int64_t batch) {
-  constexpr auto kFloatBytes = static_cast<std::int64_t>(sizeof(float));
-  const DataShape& shape = experiment.model.shape;
-  const std::int64_t weights =
-      kFloatBytes * experiment.plans->geometry(submodel, Packing::aligned)->size();
-  const std::int64_t logits = kFloatBytes * batch * shape.targets() * shape.classes;
   return training_cost(experiment.model, submodel, batch, Optimizer::copies(experiment.train),
-                       head_bytes(submodel) + objective.extra_bytes(weights, logits));
+                       head_bytes(submodel) + objective.extra_bytes(experiment, submodel, batch));
 }
 
 TrainingCost search_cost(const Experiment& experiment, const SubmodelSearch& search,

@@ -148,11 +148,14 @@ class CoS2P(ProgramTest):
         self.assertEqual(len(np.unique(sizes)), 4)
         fedavg = self.model(self.run_it("fedavg", "--method.name=fedavg", "--model.exits=1", "--method.weighting=uniform"))
         neutral = {"depthfl": ("--method.weighting=uniform",), "ramfed": ("--method.weighting=uniform",),
-                   "prunefl": ("--method.weighting=uniform",)}
+                   "prunefl": ("--method.weighting=uniform",),
+                   "fjord": ("--method.weighting=uniform", "--method.ordered_widths=1")}
         for method, more in neutral.items():
             run = self.run_it(f"neutral-{method}", f"--method.name={method}", "--model.exits=1", "--method.widths=1", *more)
             for name, values in self.model(run).items():
                 np.testing.assert_array_equal(values, fedavg[name], err_msg=f"{method} {name}")
+        fjord = ("--method.name=fjord", "--model.exits=1")
+        self.assert_same(self.run_it("fjord-1", *fjord), self.run_it("fjord-3", *fjord, ranks=3))
         known = ("--method.name=ramfed", "--method.merge=last_known", "--method.stagger_roll=true", "--model.exits=1",
                  "--method.widths=1,0.5", "--checkpoint.every=1")
         one = self.run_it("known-1", *known)

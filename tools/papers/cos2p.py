@@ -53,6 +53,7 @@ METHODS = {
     "ramfed, last known": {"method.name": "ramfed", "method.merge": "last_known", "method.stagger_roll": "true", **PLAIN},
     "depthfl": {"method.name": "depthfl", "method.kappa_versions": "30", **PLAIN, "model.exits": "4"},
     "prunefl, static": {"method.name": "prunefl", **PLAIN},
+    "fjord": {"method.name": "fjord", "method.ordered_widths": "0.25, 0.5, 0.75, 1", **PLAIN},
 }
 SYNCHRONOUS = {"method.window": "synchronous", "window.grace_s": "0"}
 ABLATIONS = {

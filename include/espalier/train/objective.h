@@ -24,10 +24,22 @@ struct LocalView {
   const ClientTask& task;
 };
 
+/// What passes through the model at once.
+struct Batch {
+  at::Tensor inputs;
+  at::Tensor labels;  ///< [...]: one for a sample, or for each position of a text
+};
+
 /// Logits [..., classes] of one batch.
 struct Outputs {
   at::Tensor logits;              ///< of the classifier by which the submodel answers
   std::vector<at::Tensor> exits;  ///< of its shallower ones, in order
+};
+
+/// Passes of another submodel, of batches of one size.
+struct ExtraPasses {
+  Submodel submodel;
+  Workload::Passes passes;
 };
 
 class LocalObjective {
@@ -38,20 +50,28 @@ class LocalObjective {
   virtual void begin(const LocalView&) {}
   /// Before each batch: settings of its forward pass.
   virtual void prepare(const LocalView&, Context&) {}
-  /// Mean loss of one batch, to be minimised; a scalar with a graph. labels [...]: a sample has one
-  /// label, or one for each position of a text. By default the sum of every classifier's
-  /// cross-entropy (deep supervision, Lee et al. 2015, where there are exits).
-  virtual at::Tensor loss(const LocalView&, const Outputs& outputs, const at::Tensor& labels) const;
+  /// Mean loss of one batch, to be minimised; a scalar with a graph. By default the sum of every
+  /// classifier's cross-entropy (deep supervision, Lee et al. 2015, where there are exits).
+  virtual at::Tensor loss(const LocalView&, const Batch& batch, const Outputs& outputs);
   /// After the backward pass, before clipping and the optimiser's step.
   virtual void after_backward(const LocalView&) {}
-  /// Bytes that it holds for a model of `weight_bytes` whose largest batch has logits of
-  /// `logits_bytes` at each classifier, for the memory bound.
-  virtual std::int64_t extra_bytes(std::int64_t weight_bytes, std::int64_t logits_bytes) const {
+  /// Bytes that it holds beside model and activations while a submodel is trained on batches of
+  /// `batch` samples, for the memory bound.
+  virtual std::int64_t extra_bytes(const Experiment&, const Submodel&, std::int64_t batch) const {
     return 0;
+  }
+  /// Passes forward and back that it makes in a task beside those of the task's own submodel.
+  virtual std::vector<ExtraPasses> extra_passes(const Experiment&, const ClientTask&) const {
+    return {};
   }
   /// State of the client that outlives the task; nothing by default.
   virtual void archive(Archive&) {}
 };
+
+/// Bytes of a submodel's aligned values, and of the logits that one classifier makes of `batch`
+/// samples.
+std::int64_t weight_bytes(const Experiment&, const Submodel&);
+std::int64_t logits_bytes(const Experiment&, std::int64_t batch);
 
 /// Mean cross-entropy over all rows of logits [..., classes] with labels [...]: a label counts
 /// 1 - smoothing for itself, and smoothing / classes for each class (Szegedy et al. 2016).

@@ -344,10 +344,11 @@ void RoundsServer::send(std::int64_t client) {
 void RoundsServer::charge(SentTask& sent, const Submodel& trained) {
   const std::int64_t client = sent.task.client;
   std::vector<Steps> steps;
+  const auto add_passes = [&](Phase phase, const Submodel& submodel, Workload::Passes passes) {
+    steps.push_back({cost_of(phase, submodel, passes.size), passes.count});
+  };
   const auto add = [&](Phase phase, const Submodel& submodel, const Workload& load) {
-    for (const Workload::Passes& passes : load.passes) {
-      steps.push_back({cost_of(phase, submodel, passes.size), passes.count});
-    }
+    for (const Workload::Passes& passes : load.passes) add_passes(phase, submodel, passes);
   };
   sent.bytes_up =
       answer_bytes() + payload_bytes(*experiment_.plans->geometry(trained, Packing::dense));
@@ -357,6 +358,11 @@ void RoundsServer::charge(SentTask& sent, const Submodel& trained) {
     sent.bytes_up += rules_.search->answer_bytes(experiment_.model, sent.task.submodel);
   } else {
     add(Phase::training, trained, experiment_.workload_of(client));
+  }
+  ClientTask training = sent.task;
+  training.submodel = trained;
+  for (const ExtraPasses& extra : rules_.objective->extra_passes(experiment_, training)) {
+    add_passes(Phase::training, extra.submodel, extra.passes);
   }
   sent.flops = 0;
   for (const Steps& s : steps) sent.flops += s.count * s.cost.step_flops;

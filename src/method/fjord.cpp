@@ -1,0 +1,142 @@
+#include "espalier/method/fjord.h"
+
+#include <algorithm>
+#include <map>
+
+#include "espalier/method/widths.h"
+#include "espalier/train/client.h"
+#include "espalier/train/task_cost.h"
+
+namespace espalier {
+namespace {
+
+/// In every batch a width p is drawn from method.ordered_widths, as far as the submodel reaches.
+/// The whole submodel has the cross-entropy; the first ceil(p h) units of each layer learn its soft
+/// answer, held still. Both losses weigh the same; where p is the whole, there is no second one.
+class OrderedDropout : public LocalObjective {
+ public:
+  explicit OrderedDropout(const Config& config) : widths_(config.reals("method.ordered_widths")) {
+    std::ranges::sort(widths_);
+    for (const double width : widths_) {
+      if (!(width > 0 && width <= 1)) {
+        throw InputError(
+            fmt::format("method.ordered_widths holds {}; shares are above 0 and at most 1", width));
+      }
+    }
+  }
+
+  void prepare(const LocalView& view, Context&) override {
+    const std::vector<Submodel> nested = narrower(view.experiment, view.task.submodel);
+    const std::size_t drawn = draw(view.experiment, view.task, batch_++, nested.size());
+    small_ = Parameters();
+    if (drawn == nested.size()) return;
+    const Experiment& e = view.experiment;
+    small_ = Parameters(e.plans->geometry(nested[drawn], Packing::aligned));
+    e.plans->plan(view.parameters.geometry(), small_.geometry(), nullptr, kTrained)
+        ->copy(view.parameters.data(), small_.data());
+    small_.attach_gradients();
+    small_.zero_gradients();
+  }
+
+  at::Tensor loss(const LocalView& view, const Batch& batch, const Outputs& outputs) override {
+    const at::Tensor own = LocalObjective::loss(view, batch, outputs);
+    if (!small_.flat().defined()) return own;
+    Context context;
+    context.mode = Mode::train;
+    const at::Tensor logits = forward(view.experiment.model, small_, batch.inputs, context);
+    const at::Tensor target = at::log_softmax(outputs.logits.detach(), -1);
+    const at::Tensor student = at::log_softmax(logits, -1);
+    return own + (target.exp() * (target - student)).sum(-1).mean();
+  }
+
+  /// The narrow network's gradients, added where its weights came from.
+  void after_backward(const LocalView& view) override {
+    if (!small_.flat().defined()) return;
+    const auto plan = view.experiment.plans->plan(small_.geometry(), view.parameters.geometry(),
+                                                  nullptr, kTrained);
+    const float* const from = small_.gradients().const_data_ptr<float>();
+    float* const to = view.parameters.gradients().data_ptr<float>();
+    for (const Plan::Run& run : plan->runs()) {
+      for (std::int64_t i = 0; i < run.length; ++i) to[run.destination + i] += from[run.source + i];
+    }
+    small_ = Parameters();
+  }
+
+  std::int64_t extra_bytes(const Experiment& experiment, const Submodel& submodel,
+                           std::int64_t batch) const override {
+    const std::vector<Submodel> nested = narrower(experiment, submodel);
+    if (nested.empty()) return 0;
+    const TrainingCost cost = training_cost(experiment.model, nested.back(), batch, 0);
+    // Both graphs are held at once, but run one after the other, the narrow one with less scratch.
+    std::int64_t saved = 0;
+    for (const BlockCost& block : cost.blocks) saved += block.saved_bytes;
+    constexpr std::int64_t kLogits = 8;  // of both sides and their divergence
+    return cost.model_bytes + saved + kLogits * logits_bytes(experiment, batch);
+  }
+
+  std::vector<ExtraPasses> extra_passes(const Experiment& experiment,
+                                        const ClientTask& task) const override {
+    const std::vector<Submodel> nested = narrower(experiment, task.submodel);
+    const std::int64_t batch = experiment.batch_of(task.client);
+    const std::int64_t samples = experiment.samples_of(task.client);
+    const std::int64_t per_epoch = (samples + batch - 1) / std::max<std::int64_t>(1, batch);
+    std::map<std::pair<std::size_t, std::int64_t>, std::int64_t>
+        counts;  // width, size of the batch
+    for (std::int64_t step = 0; step < experiment.workload_of(task.client).steps; ++step) {
+      const std::size_t drawn = draw(experiment, task, step, nested.size());
+      if (drawn == nested.size()) continue;
+      const bool last = step % per_epoch == per_epoch - 1 && samples % batch != 0;
+      std::int64_t left = last ? samples % batch : batch;
+      const std::int64_t part = part_size(experiment.train, batch);
+      for (; left > 0; left -= part) ++counts[{drawn, std::min(left, part)}];
+    }
+    std::vector<ExtraPasses> extra;
+    for (const auto& [what, count] : counts) {
+      extra.push_back({nested[what.first], {what.second, count}});
+    }
+    return extra;
+  }
+
+ private:
+  /// The nested networks that are smaller than the submodel, by width.
+  std::vector<Submodel> narrower(const Experiment& experiment, const Submodel& submodel) const {
+    std::vector<Submodel> nested;
+    for (const double width : widths_) {
+      Submodel candidate = rolling_submodel(*experiment.model.layout, width, 0);
+      if (candidate.inside(submodel) && candidate != submodel)
+        nested.push_back(std::move(candidate));
+    }
+    return nested;
+  }
+
+  /// Which of `nested` networks a batch trains beside the whole; `nested`: none, as likely as each.
+  static std::size_t draw(const Experiment& experiment, const ClientTask& task, std::int64_t step,
+                          std::size_t nested) {
+    Stream stream(experiment.seed, purpose("method.submodel"),
+                  static_cast<std::uint64_t>(task.client),
+                  static_cast<std::uint64_t>(task.nth_task), static_cast<std::uint64_t>(step));
+    return static_cast<std::size_t>(stream.below(static_cast<std::int64_t>(nested) + 1));
+  }
+
+  std::vector<double> widths_;
+  std::int64_t batch_ = 0;
+  Parameters small_;
+};
+
+}  // namespace
+
+void register_fjord(Catalogue& c) {
+  c.options.add({"method.ordered_widths", OptionType::real_list, "0.2, 0.4, 0.6, 0.8, 1",
+                 "objective ordered_dropout: widths that a batch may train, each above 0 and at "
+                 "most 1; those below the client's own"});
+  c.objectives.add("ordered_dropout",
+                   "cross-entropy; a narrower network, drawn for each batch, learns from the whole",
+                   [](const Config& config) { return std::make_unique<OrderedDropout>(config); });
+  Method method;
+  method.submodel = "static";
+  method.objective = "ordered_dropout";
+  method.defaults = {{"method.widths", "1, 0.8, 0.6, 0.4, 0.2"}};
+  c.methods.add("fjord", "ordered dropout with self-distillation (Horvath et al. 2021)", method);
+}
+
+}  // namespace espalier

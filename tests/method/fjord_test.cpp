@@ -1,0 +1,132 @@
+// Ordered dropout: what a batch trains, what it costs, and its gradient against one written down.
+
+#include <ATen/Parallel.h>
+#include <gtest/gtest.h>
+
+#include <cstring>
+
+#include "espalier/device/memory.h"
+#include "espalier/method/register.h"
+#include "espalier/method/widths.h"
+#include "espalier/protocol/rounds/window.h"
+#include "espalier/train/client.h"
+#include "espalier/train/task_cost.h"
+
+namespace espalier {
+namespace {
+
+struct Setting {
+  Config config;
+  Experiment experiment;
+  ClientRules rules;
+};
+
+std::unique_ptr<Setting> make(const std::string& more) {
+  install_counting_allocator();
+  at::set_num_threads(1);
+  OptionTable table;
+  declare_experiment_options(table);
+  declare_model_options(table);
+  declare_data_options(table);
+  declare_device_options(table);
+  declare_method_options(table);
+  for (const Option& option : catalogue().options.options()) table.add(option);
+  declare_train_options(table);
+  declare_window_options(table);
+  declare_evaluation_options(table);
+  Config config(std::move(table));
+  config.read_text(
+      "[data]\nname = synthetic\nsynthetic_samples = 230\nsynthetic_shape = 1, 16, 16\n"
+      "[clients]\ncount = 1\n[method]\nname = fjord\n[model]\nname = cnn\nchannels = 10, 20\n"
+      "features = 40\n",
+      "the test");
+  config.read_text(more, "the test's settings");
+  const RuleNames names = choose_rules(catalogue(), config);
+  Experiment experiment = build_experiment(config);
+  ClientRules rules{catalogue().objectives.get(names.objective).value, nullptr};
+  return std::make_unique<Setting>(Setting{std::move(config), std::move(experiment), rules});
+}
+
+std::pair<ClientResult, std::vector<float>> train(const Setting& s, const Submodel& submodel) {
+  const Experiment& e = s.experiment;
+  Parameters model(e.plans->geometry(Submodel::full(*e.model.layout), Packing::aligned));
+  initialise(model, e.seed);
+  const auto payload = pack_payload(*e.plans, model, *e.plans->geometry(submodel, Packing::dense));
+  ClientTask task;
+  task.submodel = submodel;
+  ClientStepper stepper(e, s.rules, s.config, task, std::ssize(*payload), payload);
+  while (stepper.step()) {
+  }
+  auto [result, values] = stepper.finish();
+  std::vector<float> floats(values->size() / sizeof(float));
+  std::memcpy(floats.data(), values->data(), values->size());
+  return {result, floats};
+}
+
+TEST(OrderedDropout, PeakStaysWithinItsBound) {
+  for (const std::string batch : {"8", "64"}) {
+    const auto s = make("[train]\nmomentum = 0.9\nbatch = " + batch + "\n");
+    const Experiment& e = s->experiment;
+    for (const double share : {1.0, 0.6, 0.4}) {
+      const Submodel submodel = rolling_submodel(*e.model.layout, share, 0);
+      const auto bound = task_cost(e, *s->rules.objective(s->config), submodel, e.batch_of(0));
+      const auto peak = train(*s, submodel).first.peak_bytes;
+      EXPECT_LE(peak, bound.peak_bytes) << batch << " " << share;
+      EXPECT_LE(static_cast<double>(bound.peak_bytes), 1.25 * static_cast<double>(peak))
+          << batch << " " << share;
+    }
+  }
+}
+
+TEST(OrderedDropout, PassesThatAreChargedAreThoseThatAreMade) {
+  const auto s = make("[train]\nepochs = 3\nbatch = 20\n");  // batches of 20 and of 10
+  const Experiment& e = s->experiment;
+  ClientTask task;
+  task.submodel = rolling_submodel(*e.model.layout, 0.6, 0);
+  const auto extra = s->rules.objective(s->config)->extra_passes(e, task);
+  std::int64_t passes = 0, samples = 0;
+  for (const ExtraPasses& item : extra) {
+    EXPECT_TRUE(item.submodel.inside(task.submodel));
+    EXPECT_NE(item.submodel, task.submodel);
+    passes += item.passes.count;
+    samples += item.passes.count * item.passes.size;
+  }
+  // Of three widths as likely as each other two are narrower than the submodel.
+  const Workload work = e.workload_of(0);
+  EXPECT_GT(passes, work.steps / 3);
+  EXPECT_LT(passes, work.steps);
+  EXPECT_GE(samples, 20 * passes - 10 * 3);  // at most three of them are the short ones
+  task.submodel = rolling_submodel(*e.model.layout, 0.2, 0);
+  EXPECT_TRUE(s->rules.objective(s->config)->extra_passes(e, task).empty());
+}
+
+TEST(OrderedDropout, ChangesWhatIsTrainedAndOnlyThere) {
+  const std::string one_step = "[train]\nsteps = 1\nlr = 0.1\nbatch = 32\n";
+  const auto whole = make(one_step + "[method]\nordered_widths = 1\n");
+  const Submodel full = Submodel::full(*whole->experiment.model.layout);
+  const auto plain = train(*whole, full).second;
+  const auto narrow = make(one_step + "[method]\nordered_widths = 0.2, 0.21, 0.22, 0.23, 1\n");
+  const auto both = train(*narrow, full).second;
+  ASSERT_EQ(plain.size(), both.size());
+  // Units beyond every narrow width move exactly as without it.
+  const Experiment& e = whole->experiment;
+  const Geometry dense(e.model.layout, full, Packing::dense);
+  std::size_t equal = 0, changed = 0;
+  for (std::size_t entry = 0; entry < e.model.layout->entries.size(); ++entry) {
+    const Geometry::Place& place = dense.place(static_cast<int>(entry));
+    const bool has_units = e.model.layout->entries[entry].name.starts_with("conv1.bias");
+    for (std::int64_t i = 0; i < place.count; ++i) {
+      const auto at = static_cast<std::size_t>(place.offset + i);
+      if (has_units && i >= 3) {
+        EXPECT_EQ(plain[at], both[at]);
+        ++equal;
+      }
+      changed += plain[at] != both[at] ? 1 : 0;
+    }
+  }
+  EXPECT_EQ(equal, 7U);
+  EXPECT_GT(changed, 20U);
+}
+
+}  // namespace
+}  // namespace espalier
