@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <map>
-#include <optional>
+#include <numeric>
 
 #include "espalier/method/depths.h"
 #include "espalier/protocol/rounds/merge.h"
@@ -27,6 +27,11 @@ class MaskedDepth : public SubmodelRule {
           "take vit, encoder, gpt or cnn",
           model_.name));
     }
+    if (config.text("method.levels") == "dynamic") {
+      throw InputError(
+          "method.submodel = masked_depth: a client's mask is of its own share, which cannot "
+          "change; set method.levels = fixed");
+    }
   }
 
   Assignment choose(const Experiment&, const SendMoment& moment) override {
@@ -39,8 +44,7 @@ class MaskedDepth : public SubmodelRule {
     }
     for (const MaskedAxis& masked : model_.masked) {
       if (!submodel.has_block(masked.block)) continue;
-      const auto units = known->second.units.units(masked.axis);
-      if (!units.empty()) submodel.keep(masked.axis, {units.begin(), units.end()});
+      submodel.keep(masked.axis, all_units(known->second.units, masked.axis));
     }
     return {std::move(submodel), share};
   }
@@ -50,9 +54,8 @@ class MaskedDepth : public SubmodelRule {
     Mask& mask = place->second;
     if (added) mask.searches.assign(model_.layout->blocks.size(), 0);
     for (const MaskedAxis& masked : model_.masked) {
-      if (!found.has_block(masked.block)) continue;
-      const auto units = found.units(masked.axis);
-      if (!units.empty()) mask.units.keep(masked.axis, {units.begin(), units.end()});
+      if (found.has_block(masked.block))
+        mask.units.keep(masked.axis, all_units(found, masked.axis));
     }
     for (int block = 0; block < found.blocks(); ++block) {
       if (found.has_block(block)) ++mask.searches[static_cast<std::size_t>(block)];
@@ -83,6 +86,17 @@ class MaskedDepth : public SubmodelRule {
     std::vector<std::int64_t> searches;  ///< by block: how often its units were searched for
     std::int64_t last_search = 0;        ///< number of that task of the client
   };
+
+  /// The kept units, also of an axis that is whole.
+  static std::vector<std::int64_t> all_units(const Submodel& submodel, int axis) {
+    const auto cut = submodel.units(axis);
+    std::vector<std::int64_t> units(cut.begin(), cut.end());
+    if (cut.empty()) {
+      units.resize(static_cast<std::size_t>(submodel.full_width(axis)));
+      std::iota(units.begin(), units.end(), 0);
+    }
+    return units;
+  }
 
   bool searches_now(const Mask* mask, const Submodel& submodel, const SendMoment& moment) const {
     if (mask == nullptr) return true;

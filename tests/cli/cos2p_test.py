@@ -175,6 +175,7 @@ class CoS2P(ProgramTest):
     def test_bad_input(self):
         self.assert_refused(2, "masked_depth: model.name = mlp", "run", self.input, *SETTINGS, "--model.name=mlp",
                             "--model.exits=1")
+        self.assert_refused(2, "method.levels = fixed", "run", self.input, *SETTINGS, "--method.levels=dynamic")
         self.assert_refused(2, "one classifier only", "run", self.input, *SETTINGS, "--model.name=mlp")
 
 

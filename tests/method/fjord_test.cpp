@@ -1,50 +1,18 @@
-// Ordered dropout: what a batch trains, what it costs, and its gradient against one written down.
-
-#include <ATen/Parallel.h>
-#include <gtest/gtest.h>
+// Ordered dropout: what a batch trains, and what it costs.
 
 #include <cstring>
 
-#include "espalier/device/memory.h"
-#include "espalier/method/register.h"
 #include "espalier/method/widths.h"
-#include "espalier/protocol/rounds/window.h"
-#include "espalier/train/client.h"
-#include "espalier/train/task_cost.h"
+#include "fixture.h"
 
 namespace espalier {
 namespace {
 
-struct Setting {
-  Config config;
-  Experiment experiment;
-  ClientRules rules;
-};
-
 std::unique_ptr<Setting> make(const std::string& more) {
-  install_counting_allocator();
-  at::set_num_threads(1);
-  OptionTable table;
-  declare_experiment_options(table);
-  declare_model_options(table);
-  declare_data_options(table);
-  declare_device_options(table);
-  declare_method_options(table);
-  for (const Option& option : catalogue().options.options()) table.add(option);
-  declare_train_options(table);
-  declare_window_options(table);
-  declare_evaluation_options(table);
-  Config config(std::move(table));
-  config.read_text(
-      "[data]\nname = synthetic\nsynthetic_samples = 230\nsynthetic_shape = 1, 16, 16\n"
-      "[clients]\ncount = 1\n[method]\nname = fjord\n[model]\nname = cnn\nchannels = 10, 20\n"
-      "features = 40\n",
-      "the test");
-  config.read_text(more, "the test's settings");
-  const RuleNames names = choose_rules(catalogue(), config);
-  Experiment experiment = build_experiment(config);
-  ClientRules rules{catalogue().objectives.get(names.objective).value, nullptr};
-  return std::make_unique<Setting>(Setting{std::move(config), std::move(experiment), rules});
+  return make_setting(
+      "[data]\nsynthetic_samples = 230\n[method]\nname = fjord\n"
+      "[model]\nname = cnn\nchannels = 10, 20\nfeatures = 40\n",
+      more);
 }
 
 std::pair<ClientResult, std::vector<float>> train(const Setting& s, const Submodel& submodel) {

@@ -1,25 +1,18 @@
 // Searches for masks: gates against physically small submodels, what stands still, how many units
 // are kept, and the memory bound of the stage.
 
-#include <ATen/Parallel.h>
 #include <c10/core/GradMode.h>
-#include <gtest/gtest.h>
 
 #include <cstring>
 #include <set>
 
-#include "espalier/device/memory.h"
-#include "espalier/method/register.h"
-#include "espalier/protocol/rounds/window.h"
-#include "espalier/train/client.h"
-#include "espalier/train/evaluate.h"
-#include "espalier/train/task_cost.h"
+#include "fixture.h"
 
 namespace espalier {
 namespace {
 
 const std::string kVit =
-    "[model]\nname = vit\ndepth = 4\nembed = 32\nheads = 4\nhidden = 128\npatch = 4\nexits = 4\n";
+    "[model]\nname = vit\ndepth = 4\nembed = 32\nheads = 4\nmlp = 128\npatch = 4\nexits = 4\n";
 const std::string kEncoder =
     "[model]\nname = encoder\ndepth = 3\nembed = 32\nheads = 2\nexits = 3\n"
     "[data]\nsynthetic_vocabulary = 50\nlength = 16\n";
@@ -28,42 +21,11 @@ const std::string kStages =
     "[model]\nname = cnn\nchannels = 8, 16, 16\nkernel = 3\nfeatures = 32\nnorm = batch\nexits = "
     "3\n";
 
-struct Setting {
-  Config config;
-  Experiment experiment;
-  ClientRules rules;
-};
-
-OptionTable options() {
-  OptionTable table;
-  declare_experiment_options(table);
-  declare_model_options(table);
-  declare_data_options(table);
-  declare_device_options(table);
-  declare_method_options(table);
-  for (const Option& option : catalogue().options.options()) table.add(option);
-  declare_train_options(table);
-  declare_window_options(table);
-  declare_evaluation_options(table);
-  return table;
-}
-
 std::unique_ptr<Setting> make(const std::string& more) {
-  install_counting_allocator();
-  at::set_num_threads(1);
-  Config config(options());
-  config.read_text(
-      "[data]\nname = synthetic\nsynthetic_samples = 200\nsynthetic_shape = 1, 16, 16\n"
-      "[clients]\ncount = 1\n[method]\nname = cos2p\nmask_steps = 6\n"
+  return make_setting(
+      "[data]\nsynthetic_samples = 200\n[method]\nname = cos2p\nmask_steps = 6\n"
       "[train]\nsteps = 4\nbatch = 20\n",
-      "the test");
-  config.read_text(more, "the test's settings");
-  const RuleNames names = choose_rules(catalogue(), config);
-  Experiment experiment = build_experiment(config);
-  ClientRules rules;
-  rules.objective = catalogue().objectives.get(names.objective).value;
-  rules.search = catalogue().searches.get(names.search).value;
-  return std::make_unique<Setting>(Setting{std::move(config), std::move(experiment), rules});
+      more);
 }
 
 struct Outcome {
@@ -275,7 +237,7 @@ TEST(Masks, TheSearchKeepsWithinItsBound) {
 TEST(Masks, FourMatricesShrinkByTheFormula) {
   // (7 r + 5 r^2) / 12 of each block, times the depth's r; attention r for heads (spec 2.1).
   const auto s = make(
-      "[model]\nname = vit\ndepth = 4\nembed = 64\nheads = 4\nhidden = 256\npatch = 4\nexits = 4\n"
+      "[model]\nname = vit\ndepth = 4\nembed = 64\nheads = 4\nmlp = 256\npatch = 4\nexits = 4\n"
       "qkv_bias = false\n");
   const Experiment& e = s->experiment;
   const auto rule = s->rules.search(s->config);

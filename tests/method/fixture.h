@@ -1,0 +1,52 @@
+#pragma once
+// What tests of methods share: an experiment and its clients' rules, from an input.
+
+#include <ATen/Parallel.h>
+#include <gtest/gtest.h>
+
+#include <memory>
+#include <string>
+#include <utility>
+
+#include "espalier/device/memory.h"
+#include "espalier/method/register.h"
+#include "espalier/protocol/rounds/window.h"
+#include "espalier/train/client.h"
+#include "espalier/train/task_cost.h"
+
+namespace espalier {
+
+struct Setting {
+  Config config;
+  Experiment experiment;
+  ClientRules rules;
+};
+
+/// One client on synthetic data; `text` says the rest, the method's name first of all.
+inline std::unique_ptr<Setting> make_setting(const std::string& text, const std::string& more) {
+  install_counting_allocator();
+  at::set_num_threads(1);
+  OptionTable table;
+  declare_experiment_options(table);
+  declare_model_options(table);
+  declare_data_options(table);
+  declare_device_options(table);
+  declare_method_options(table);
+  for (const Option& option : catalogue().options.options()) table.add(option);
+  declare_train_options(table);
+  declare_window_options(table);
+  declare_evaluation_options(table);
+  Config config(std::move(table));
+  config.read_text("[data]\nname = synthetic\nsynthetic_shape = 1, 16, 16\n[clients]\ncount = 1\n",
+                   "the fixture");
+  config.read_text(text, "the test");
+  config.read_text(more, "the test's settings");
+  const RuleNames names = choose_rules(catalogue(), config);
+  Experiment experiment = build_experiment(config);
+  ClientRules rules;
+  rules.objective = catalogue().objectives.get(names.objective).value;
+  if (!names.search.empty()) rules.search = catalogue().searches.get(names.search).value;
+  return std::make_unique<Setting>(Setting{std::move(config), std::move(experiment), rules});
+}
+
+}  // namespace espalier
