@@ -86,6 +86,11 @@ class CoS2P(ProgramTest):
         for version in np.unique(tasks["merged_version"][merged]):
             weights = tasks["weight"][merged & (tasks["merged_version"] == version)]
             self.assertAlmostEqual(weights.sum(), 1, places=9)
+        # Who was not merged trained on: its update came later, with the version that it had started from.
+        stale = merged & (tasks["staleness"] > 0)
+        self.assertTrue(stale.any())
+        np.testing.assert_array_equal(tasks["staleness"][merged],
+                                      tasks["merged_version"][merged] - 1 - tasks["base_version"][merged])
         # Every update once; two searches of every client below full capability, none of the others.
         self.assertEqual(len(np.unique(tasks["task"])), len(tasks["task"]))
         answered = merged | (tasks["outcome"].astype(str) == "dropped_stale")
