@@ -27,7 +27,7 @@ class CoS2P(ProgramTest):
     def test_same_values_on_any_number_of_ranks_and_after_a_kill(self):
         for number, more in enumerate((
                 (),
-                ("--method.mask_choice=sampled", "--method.remask_every=2"),
+                ("--method.mask_choice=sampled", "--method.remask_every=2", "--window.grace_s=0"),
                 ("--method.widths=0.5,0.25", "--method.masks=magnitude", "--window.min_updates=3"))):
             with self.subTest(settings=more):
                 more = ("--checkpoint.every=1", *more)
@@ -80,7 +80,7 @@ class CoS2P(ProgramTest):
                 self.assertTrue(np.any(values != after[name]), name)
 
     def test_records(self):
-        run = self.run_it("records")
+        run = self.run_it("records", "--window.grace_s=0", "--run.rounds=10")
         tasks = self.table(run)
         merged = tasks["outcome"].astype(str) == "merged"
         for version in np.unique(tasks["merged_version"][merged]):
