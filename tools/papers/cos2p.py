@@ -68,6 +68,7 @@ ABLATIONS = {
     "no capability factor": {"method.capability": "false"},
     "no drift": {"method.drift": "none"},
     "literal drift": {"method.drift": "literal"},
+    "relative drift": {"method.drift": "relative"},
     "normalised over updates": {"method.normalise": "updates"},
     "K = N/4": {"window.min_updates": "2"},
     "K = 3N/4": {"window.min_updates": "6"},
