@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """Runs Co-S2P, its baselines and its ablations at equal fleet and equal virtual time, and writes the tables.
 
-    tools/papers/cos2p.py                 runs every cell that has no row yet, then writes the tables
-    tools/papers/cos2p.py WORD...         only cells whose name contains one of the words
-    tools/papers/cos2p.py --list          the cells, and which of them stand
-    tools/papers/cos2p.py --table         only writes the tables
-    tools/papers/cos2p.py --minutes=30    begins no further cell after that
+    .venv/bin/python tools/papers/cos2p.py                 runs every cell that has no row yet, then writes the tables
+    .venv/bin/python tools/papers/cos2p.py WORD...         only cells whose name contains one of the words
+    .venv/bin/python tools/papers/cos2p.py --list          the cells, and which of them stand
+    .venv/bin/python tools/papers/cos2p.py --table         only writes the tables
+    .venv/bin/python tools/papers/cos2p.py --minutes=30    begins no further cell after that
 
 A finished cell is a row of docs/methods/cos2p.csv, with a hash of its configuration and the commit that it ran on; a cell
 whose configuration has changed since is run again. The tables stand in docs/methods/cos2p.md.
