@@ -48,7 +48,7 @@ METHODS = {
     "fedavg, smallest model": {"method.name": "fedavg", "model.embed": "12", "model.heads": "1", "model.mlp": "48",
                                **PLAIN},
     "heterofl": {"method.name": "heterofl", "method.scaler": "false", **PLAIN},
-    "fedrolex": {"method.name": "fedrolex", **PLAIN},
+    "fedrolex": {"method.name": "fedrolex", "method.levels": "fixed", **PLAIN},
     "ramfed": {"method.name": "ramfed", **PLAIN},
     "ramfed, last known": {"method.name": "ramfed", "method.merge": "last_known", "method.stagger_roll": "true", **PLAIN},
     "depthfl": {"method.name": "depthfl", "method.kappa_versions": "30", **PLAIN, "model.exits": "4"},
