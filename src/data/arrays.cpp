@@ -12,6 +12,7 @@
 
 #include "espalier/base/error.h"
 #include "espalier/base/random.h"
+#include "espalier/config/lists.h"
 #include "files.h"
 #include "splits.h"
 
@@ -327,15 +328,7 @@ ArraySet open_arrays(const Config& config, const fs::path& folder) {
 }
 
 std::vector<std::int64_t> told_shape(const Config& config) {
-  std::vector<std::int64_t> shape;
-  for (const double size : config.reals("data.shape")) {
-    if (size < 1 || size != std::floor(size)) {
-      throw InputError(
-          fmt::format("data.shape: {} is no size; write whole numbers, e.g. 3, 32, 32", size));
-    }
-    shape.push_back(static_cast<std::int64_t>(size));
-  }
-  return shape;
+  return whole_numbers(config, "data.shape", "size");
 }
 
 DataShape declared_shape(const Config& config) {

@@ -10,6 +10,7 @@
 
 #include "espalier/base/error.h"
 #include "espalier/base/random.h"
+#include "espalier/config/lists.h"
 
 namespace espalier {
 namespace {
@@ -88,14 +89,8 @@ Members divide_evenly(std::uint64_t seed, std::int64_t clients, std::vector<std:
 
 /// data.dirichlet_parts, of each client.
 std::vector<std::int64_t> parts_of(const Config& config, std::int64_t clients) {
-  std::vector<std::int64_t> parts;
-  for (const double count : config.reals("data.dirichlet_parts")) {
-    if (count < 1 || count != std::floor(count)) {
-      throw InputError(fmt::format(
-          "data.dirichlet_parts: {} is no number of parts; write whole numbers above 0", count));
-    }
-    parts.push_back(static_cast<std::int64_t>(count));
-  }
+  std::vector<std::int64_t> parts =
+      whole_numbers(config, "data.dirichlet_parts", "number of parts");
   if (parts.empty()) parts.push_back(1);
   if (parts.size() == 1) parts.assign(static_cast<std::size_t>(clients), parts[0]);
   if (length(parts) != clients) {

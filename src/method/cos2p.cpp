@@ -134,9 +134,9 @@ class SelfDistillation : public LocalObjective {
     const at::Tensor target = at::log_softmax(teacher / temperature_, -1);
     for (const at::Tensor& student : outputs.exits) {
       const at::Tensor own = at::log_softmax(student / temperature_, -1);
-      const at::Tensor terms = target.exp() * (target - own);
-      const at::Tensor divergence = literal_ ? terms.mean() : terms.sum(-1).mean();
-      sum = sum + divergence * (weight_ * temperature_ * temperature_);
+      const at::Tensor apart =
+          literal_ ? (target.exp() * (target - own)).mean() : divergence(target, own);
+      sum = sum + apart * (weight_ * temperature_ * temperature_);
     }
     return sum;
   }

@@ -41,8 +41,7 @@ class MutualDistillation : public LocalObjective {
     for (std::size_t student = 0; student < logs.size(); ++student) {
       for (std::size_t teacher = 0; teacher < logs.size(); ++teacher) {
         if (teacher == student) continue;
-        const at::Tensor target = logs[teacher].detach();
-        sum = sum + (target.exp() * (target - logs[student])).sum(-1).mean() * share;
+        sum = sum + divergence(logs[teacher].detach(), logs[student]) * share;
       }
     }
     return sum;

@@ -25,13 +25,16 @@ class OrderedDropout : public LocalObjective {
     }
   }
 
+  void begin(const LocalView& view) override {
+    nested_ = narrower(view.experiment, view.task.submodel);
+  }
+
   void prepare(const LocalView& view, Context&) override {
-    const std::vector<Submodel> nested = narrower(view.experiment, view.task.submodel);
-    const std::size_t drawn = draw(view.experiment, view.task, batch_++, nested.size());
+    const std::size_t drawn = draw(view.experiment, view.task, batch_++, nested_.size());
     small_ = Parameters();
-    if (drawn == nested.size()) return;
+    if (drawn == nested_.size()) return;
     const Experiment& e = view.experiment;
-    small_ = Parameters(e.plans->geometry(nested[drawn], Packing::aligned));
+    small_ = Parameters(e.plans->geometry(nested_[drawn], Packing::aligned));
     e.plans->plan(view.parameters.geometry(), small_.geometry(), nullptr, kTrained)
         ->copy(view.parameters.data(), small_.data());
     small_.attach_gradients();
@@ -44,9 +47,8 @@ class OrderedDropout : public LocalObjective {
     Context context;
     context.mode = Mode::train;
     const at::Tensor logits = forward(view.experiment.model, small_, batch.inputs, context);
-    const at::Tensor target = at::log_softmax(outputs.logits.detach(), -1);
-    const at::Tensor student = at::log_softmax(logits, -1);
-    return own + (target.exp() * (target - student)).sum(-1).mean();
+    return own +
+           divergence(at::log_softmax(outputs.logits.detach(), -1), at::log_softmax(logits, -1));
   }
 
   /// The narrow network's gradients, added where its weights came from.
@@ -74,9 +76,9 @@ class OrderedDropout : public LocalObjective {
     return cost.model_bytes + saved + kLogits * logits_bytes(experiment, batch);
   }
 
-  std::vector<ExtraPasses> extra_passes(const Experiment& experiment,
-                                        const ClientTask& task) const override {
-    const std::vector<Submodel> nested = narrower(experiment, task.submodel);
+  std::vector<ExtraPasses> extra_passes(const Experiment& experiment, const ClientTask& task,
+                                        const Submodel& trained) const override {
+    const std::vector<Submodel> nested = narrower(experiment, trained);
     const std::int64_t batch = experiment.batch_of(task.client);
     const std::int64_t samples = experiment.samples_of(task.client);
     const std::int64_t per_epoch = (samples + batch - 1) / std::max<std::int64_t>(1, batch);
@@ -119,6 +121,8 @@ class OrderedDropout : public LocalObjective {
   }
 
   std::vector<double> widths_;
+  // Of the task under way:
+  std::vector<Submodel> nested_;
   std::int64_t batch_ = 0;
   Parameters small_;
 };

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "espalier/base/error.h"
+#include "espalier/config/lists.h"
 #include "espalier/model/layers.h"
 
 namespace espalier {
@@ -34,7 +35,7 @@ Model build(const Config& config, const DataShape& shape) {
   auto layout = std::make_shared<Layout>();
   // With further classifiers the depth can be cut: behind the second convolution, the third, ...,
   // and the hidden layer.
-  const std::vector<std::int64_t> stages = whole_numbers(config, "model.channels");
+  const std::vector<std::int64_t> stages = whole_numbers(config, "model.channels", "width");
   const std::int64_t exits = config.integer("model.exits");
   const auto depth = std::ssize(stages);
   if (exits > depth) {
@@ -45,14 +46,13 @@ Model build(const Config& config, const DataShape& shape) {
   const auto end_stage = [&](int block, int out) {
     if (exits == 1) return;
     model.depth.push_back(block);
-    const auto nth = std::ssize(model.exits) + 1;
-    if (nth == exits || std::ssize(model.depth) != nth * depth / exits) return;
-    const std::string name = fmt::format("exits.{}", nth - 1);
-    const int exit = layout->add_block(name);
+    const auto name = exit_due(model, depth, exits);
+    if (!name) return;
+    const int exit = layout->add_block(*name);
     model.exits.push_back({exit, static_cast<int>(model.depth.size())});
-    model.blocks.push_back(
-        make_block(*layout, exit,
-                   {global_pool(), linear(*layout, exit, name + ".fc", out, 1, model.class_axis)}));
+    model.blocks.push_back(make_block(
+        *layout, exit,
+        {global_pool(), linear(*layout, exit, *name + ".fc", out, 1, model.class_axis)}));
   };
   int width = layout->add_axis("input", shape.sample[0], false);
   std::int64_t height = shape.sample[1];

@@ -356,6 +356,12 @@ Block make_block(const Layout& layout, int block, std::vector<Layer> layers) {
   return result;
 }
 
+std::optional<std::string> exit_due(const Model& model, std::int64_t depth, std::int64_t exits) {
+  const auto nth = std::ssize(model.exits) + 1;
+  if (nth >= exits || std::ssize(model.depth) != nth * depth / exits) return std::nullopt;
+  return fmt::format("exits.{}", nth - 1);
+}
+
 void declare_depth(OptionTable& table) {
   table.add({"model.depth", OptionType::integer, "0",
              "layers with weights of vgg (11, 13, 16) and resnet (18, 34, 50), blocks of a "
@@ -368,17 +374,6 @@ void declare_depth_and_width(OptionTable& table) {
   table.add({"model.width", OptionType::integer, "64",
              "vgg, resnet: channels of the first layer; the other widths grow with it", "channels",
              1, 1e6});
-}
-
-std::vector<std::int64_t> whole_numbers(const Config& config, const std::string& key) {
-  std::vector<std::int64_t> sizes;
-  for (const double value : config.reals(key)) {
-    if (value < 1 || value != std::floor(value)) {
-      throw InputError(fmt::format("{}: {} is no width; write whole numbers above 0", key, value));
-    }
-    sizes.push_back(static_cast<std::int64_t>(value));
-  }
-  return sizes;
 }
 
 }  // namespace espalier

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "espalier/base/error.h"
+#include "espalier/config/lists.h"
 #include "espalier/model/layers.h"
 
 namespace espalier {
@@ -22,7 +23,7 @@ Model build(const Config& config, const DataShape& shape) {
   auto layout = std::make_shared<Layout>();
   int width = layout->add_axis("input", inputs, false);
   int number = 0;
-  for (const std::int64_t size : whole_numbers(config, "model.hidden")) {
+  for (const std::int64_t size : whole_numbers(config, "model.hidden", "width")) {
     const std::string n = std::to_string(++number);
     const int block = layout->add_block("layer" + n);
     const int hidden = layout->add_axis("hidden" + n, size);

@@ -614,12 +614,8 @@ void add_transformer_blocks(Model& model, Layout& layout, const TransformerChoic
       model.masked.push_back({axis, axes.block});
     }
     model.depth.push_back(axes.block);
-    // The k-th of K exits stands behind block floor(k depth / K).
-    const auto nth = std::ssize(model.exits) + 1;
-    if (head && nth < choice.exits && i + 1 == nth * choice.depth / choice.exits) {
-      const std::string exit = fmt::format("exits.{}", nth - 1);
-      classify(exit, exit + ".");
-    }
+    if (!head) continue;
+    if (const auto exit = exit_due(model, choice.depth, choice.exits)) classify(*exit, *exit + ".");
   }
   if (head) classify("head", "");
 }

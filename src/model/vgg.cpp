@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "espalier/base/error.h"
+#include "espalier/config/lists.h"
 #include "espalier/model/layers.h"
 
 namespace espalier {
@@ -47,7 +48,7 @@ Model build(const Config& config, const DataShape& shape) {
   const std::int64_t width = config.integer("model.width");
   std::vector<std::int64_t> hidden;
   if (config.reals("model.classifier") != std::vector<double>{0}) {
-    hidden = whole_numbers(config, "model.classifier");
+    hidden = whole_numbers(config, "model.classifier", "width");
   }
 
   Model model;

@@ -37,6 +37,10 @@ at::Tensor cross_entropy(const at::Tensor& logits, const at::Tensor& labels, dou
   return SmoothedCrossEntropy::apply(rows, labels.flatten(), smoothing);
 }
 
+at::Tensor divergence(const at::Tensor& log_p, const at::Tensor& log_q) {
+  return (log_p.exp() * (log_p - log_q)).sum(-1).mean();
+}
+
 std::int64_t weight_bytes(const Experiment& experiment, const Submodel& submodel) {
   return static_cast<std::int64_t>(sizeof(float)) *
          experiment.plans->geometry(submodel, Packing::aligned)->size();

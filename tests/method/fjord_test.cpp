@@ -51,7 +51,7 @@ TEST(OrderedDropout, PassesThatAreChargedAreThoseThatAreMade) {
   const Experiment& e = s->experiment;
   ClientTask task;
   task.submodel = rolling_submodel(*e.model.layout, 0.6, 0);
-  const auto extra = s->rules.objective(s->config)->extra_passes(e, task);
+  const auto extra = s->rules.objective(s->config)->extra_passes(e, task, task.submodel);
   std::int64_t passes = 0, samples = 0;
   for (const ExtraPasses& item : extra) {
     EXPECT_TRUE(item.submodel.inside(task.submodel));
@@ -65,7 +65,7 @@ TEST(OrderedDropout, PassesThatAreChargedAreThoseThatAreMade) {
   EXPECT_LT(passes, work.steps);
   EXPECT_GE(samples, 20 * passes - 10 * 3);  // at most three of them are the short ones
   task.submodel = rolling_submodel(*e.model.layout, 0.2, 0);
-  EXPECT_TRUE(s->rules.objective(s->config)->extra_passes(e, task).empty());
+  EXPECT_TRUE(s->rules.objective(s->config)->extra_passes(e, task, task.submodel).empty());
 }
 
 TEST(OrderedDropout, ChangesWhatIsTrainedAndOnlyThere) {

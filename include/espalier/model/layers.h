@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -80,12 +81,13 @@ Layer gate(int axis);
 /// A block that runs `layers` one after the other. Its index must be `block` of the layout.
 Block make_block(const Layout& layout, int block, std::vector<Layer> layers);
 
+/// The name of the classifier that is to stand behind the last block of Model::depth, if any: of
+/// `exits` in all the k-th stands behind block floor(k depth / exits), and the last is the head.
+std::optional<std::string> exit_due(const Model& model, std::int64_t depth, std::int64_t exits);
+
 /// Declares "model.depth", which vgg, resnet and the transformers share.
 void declare_depth(OptionTable& table);
 /// Declares "model.depth" and "model.width", which vgg and resnet share.
 void declare_depth_and_width(OptionTable& table);
-
-/// The entries of a list option as sizes. InputError where one is no whole number above 0.
-std::vector<std::int64_t> whole_numbers(const Config& config, const std::string& key);
 
 }  // namespace espalier

@@ -60,8 +60,10 @@ class LocalObjective {
   virtual std::int64_t extra_bytes(const Experiment&, const Submodel&, std::int64_t batch) const {
     return 0;
   }
-  /// Passes forward and back that it makes in a task beside those of the task's own submodel.
-  virtual std::vector<ExtraPasses> extra_passes(const Experiment&, const ClientTask&) const {
+  /// Passes forward and back that it makes in a task beside those of `trained`, the submodel that
+  /// the task trains.
+  virtual std::vector<ExtraPasses> extra_passes(const Experiment&, const ClientTask&,
+                                                const Submodel& trained) const {
     return {};
   }
   /// State of the client that outlives the task; nothing by default.
@@ -76,6 +78,9 @@ std::int64_t logits_bytes(const Experiment&, std::int64_t batch);
 /// Mean cross-entropy over all rows of logits [..., classes] with labels [...]: a label counts
 /// 1 - smoothing for itself, and smoothing / classes for each class (Szegedy et al. 2016).
 at::Tensor cross_entropy(const at::Tensor& logits, const at::Tensor& labels, double smoothing);
+
+/// Mean over the samples of KL(p || q), of the log-softmaxes log p and log q [..., classes].
+at::Tensor divergence(const at::Tensor& log_p, const at::Tensor& log_q);
 
 /// Makes one objective per task.
 using ObjectiveFactory = std::function<std::unique_ptr<LocalObjective>(const Config&)>;

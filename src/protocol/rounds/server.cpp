@@ -310,9 +310,6 @@ void RoundsServer::send(std::int64_t client) {
   const SendMoment moment = moment_of(client);
   Assignment assigned = rules_.submodel->choose(experiment_, moment);
   const bool searches = assigned.search > 0;
-  const Submodel trained =
-      searches ? rules_.search->expected(experiment_.model, assigned.submodel, assigned.search)
-               : assigned.submodel;
   SentTask sent;
   sent.geometry = experiment_.plans->geometry(assigned.submodel, Packing::dense);
   sent.payload = payload_for(assigned.submodel, *sent.geometry);
@@ -335,7 +332,11 @@ void RoundsServer::send(std::int64_t client) {
   sent.sent = now_;
   const DeviceClass device = experiment_.fleet->device_at(client, version_);
   sent.download = transfer_time(device.down_mbps, device.latency_ms, sent.bytes_down);
-  charge(sent, trained);
+  if (searches) {
+    charge(sent, rules_.search->expected(experiment_.model, sent.task.submodel, sent.task.search));
+  } else {
+    charge(sent, sent.task.submodel);
+  }
   ++tasks_of_[static_cast<std::size_t>(client)];
   clock_->send(std::move(sent));
 }
@@ -359,9 +360,7 @@ void RoundsServer::charge(SentTask& sent, const Submodel& trained) {
   } else {
     add(Phase::training, trained, experiment_.workload_of(client));
   }
-  ClientTask training = sent.task;
-  training.submodel = trained;
-  for (const ExtraPasses& extra : rules_.objective->extra_passes(experiment_, training)) {
+  for (const ExtraPasses& extra : rules_.objective->extra_passes(experiment_, sent.task, trained)) {
     add_passes(Phase::training, extra.submodel, extra.passes);
   }
   sent.flops = 0;

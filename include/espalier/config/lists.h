@@ -1,0 +1,16 @@
+#pragma once
+// Options that are lists of whole numbers: sizes, counts.
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "espalier/config/config.h"
+
+namespace espalier {
+
+/// The entries of a list option. InputError where one is no whole number above 0, and so no `what`.
+std::vector<std::int64_t> whole_numbers(const Config& config, const std::string& key,
+                                        const std::string& what);
+
+}  // namespace espalier
