@@ -28,11 +28,8 @@ constexpr std::int64_t kInlineHeadBytes = 3840;
 constexpr std::int64_t kFirstBytes =
     static_cast<std::int64_t>(sizeof(WireHeader)) + kInlineHeadBytes;
 
-// A waiting rank looks for messages after a quarter of the time it has waited, within these limits:
-// a short wait is noticed at once, and a long one costs those that work little of their processors.
+// The first sleep of a wait: the rest of a message follows its first part.
 constexpr long kShortestSleepUs = 100;
-constexpr long kLongestSleepUs = 500;
-constexpr long kLongestUnhurriedUs = 2000;
 constexpr std::chrono::milliseconds kLastWait{1000};
 
 std::int64_t size_of(const Bytes& bytes) { return static_cast<std::int64_t>(bytes.size()); }
@@ -383,13 +380,14 @@ std::optional<Message> Mailbox::receive() {
   return message;
 }
 
-void Mailbox::wait(std::chrono::nanoseconds at_most, bool hurried) {
+void Mailbox::wait(std::chrono::nanoseconds at_most, std::chrono::microseconds longest) {
   State& state = *state_;
   if (!state.ready.empty() || at_most.count() <= 0) return;
-  const long longest = hurried ? kLongestSleepUs : kLongestUnhurriedUs;
   const auto most = std::chrono::ceil<std::chrono::microseconds>(
-      std::min<std::chrono::nanoseconds>(at_most, std::chrono::microseconds{longest}));
-  const long length = std::min<long>(std::clamp(state.waited_us / 4, kShortestSleepUs, longest),
+      std::min<std::chrono::nanoseconds>(at_most, longest));
+  // Each look costs those that work some tens of microseconds, so the growth has few steps too.
+  const long growth = std::max<long>(1, longest / kHurried);
+  const long length = std::min<long>(std::max(state.waited_us * growth, kShortestSleepUs),
                                      static_cast<long>(most.count()));
   sleep_us(length);
   state.waited_us += length;

@@ -34,6 +34,9 @@ struct Message {
   int rank = 0;  ///< on receipt: the rank it came from
 };
 
+/// The longest sleep of a rank that others wait for.
+inline constexpr std::chrono::microseconds kHurried{500};
+
 /// One at a time for a communicator: messages left over from an earlier mailbox are errors in the
 /// next. Not thread-safe (MPI is funneled). Any failure of MPI or of a checksum is an internal
 /// Error.
@@ -57,12 +60,12 @@ class Mailbox {
   /// The next complete message in order of arrival, if any; progresses sends and receives. Messages
   /// of one rank come in the order in which it sent them.
   std::optional<Message> receive();
-  /// Sleeps once, a quarter of the time waited since anything moved but 100 to 500 microseconds (or
-  /// 2000 where nobody waits for this rank and so it need not be `hurried`), and never longer than
-  /// `at_most`; not at all if a message is ready; less if a signal arrives. Call when receive()
-  /// gave nothing and there is no work.
+  /// Sleeps once: 100 microseconds after anything moved, then each time as long as the wait has
+  /// lasted (a multiple of that where `longest` is one of kHurried), up to `longest`, and never
+  /// longer than `at_most`; not at all if a message is ready; less if a signal arrives. Call when
+  /// receive() gave nothing and there is no work.
   void wait(std::chrono::nanoseconds at_most = std::chrono::nanoseconds::max(),
-            bool hurried = true);
+            std::chrono::microseconds longest = kHurried);
   /// Whether a send has not left yet, as far as was seen.
   bool sending() const;
   /// True when every send has left; progresses sends and receives.
