@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 
 #include "espalier/method/depths.h"
+#include "espalier/method/feddyn.h"
 #include "espalier/train/client.h"
 
 namespace espalier {
@@ -22,11 +24,28 @@ class LeadingBlocks : public SubmodelRule {
 };
 
 /// sum_i CE(z_i) + kappa sum_i mean over j != i of KL(softmax(z_j) || softmax(z_i)), teachers held
-/// still; kappa = exp(-5 (1 - min(v, R) / R)^2) of the base version v.
+/// still; kappa = exp(-5 (1 - min(v, R) / R)^2) of the base version v. With FedDyn's term where
+/// method.dynamic_alpha is above 0.
 class MutualDistillation : public LocalObjective {
  public:
   explicit MutualDistillation(const Config& config)
-      : rise_(config.integer("method.kappa_versions")) {}
+      : rise_(config.integer("method.kappa_versions")) {
+    const double alpha = config.real("method.dynamic_alpha");
+    if (alpha > 0) dynamic_.emplace(alpha);
+  }
+
+  void begin(const LocalView& view) override {
+    if (dynamic_) dynamic_->begin(view);
+  }
+  void after_backward(const LocalView& view) override {
+    if (dynamic_) dynamic_->after_backward(view);
+  }
+  void end(const LocalView& view) override {
+    if (dynamic_) dynamic_->end(view);
+  }
+  void archive(Archive& archive) override {
+    if (dynamic_) dynamic_->archive(archive);
+  }
 
   at::Tensor loss(const LocalView& view, const Batch& batch, const Outputs& outputs) override {
     at::Tensor sum = LocalObjective::loss(view, batch, outputs);
@@ -48,20 +67,23 @@ class MutualDistillation : public LocalObjective {
   }
 
   // What every pair of classifiers keeps.
-  std::int64_t extra_bytes(const Experiment& experiment, const Submodel&,
+  std::int64_t extra_bytes(const Experiment& experiment, const Submodel& submodel,
                            std::int64_t batch) const override {
     constexpr std::int64_t kPerBatch = 64;
-    return kPerBatch * logits_bytes(experiment, batch);
+    return kPerBatch * logits_bytes(experiment, batch) +
+           (dynamic_ ? DynamicTerm::extra_bytes(experiment, submodel) : 0);
   }
 
  private:
   std::int64_t rise_;
+  std::optional<DynamicTerm> dynamic_;
 };
 
 }  // namespace
 
 void register_depthfl(Catalogue& c) {
   declare_depth_options(c.options);
+  declare_dynamic_option(c.options);
   c.options.add({"method.kappa_versions", OptionType::integer, "300",
                  "objective mutual_distillation: versions over which its weight rises to 1",
                  "versions", 1, 1e12});
@@ -74,10 +96,11 @@ void register_depthfl(Catalogue& c) {
       [](const Config& config) { return std::make_unique<MutualDistillation>(config); });
   Method method;
   method.submodel = "leading_blocks";
+  method.merge = "dynamic";
   method.objective = "mutual_distillation";
-  method.defaults = {{"method.widths", "1, 0.75, 0.5, 0.25"}, {"method.weighting", "uniform"}};
-  c.methods.add("depthfl", "depth by capability, mutual self-distillation (Kim et al. 2023)",
-                method);
+  method.defaults = {{"method.widths", "1, 0.75, 0.5, 0.25"}};
+  c.methods.add("depthfl",
+                "depth by capability, mutual self-distillation, FedDyn (Kim et al. 2023)", method);
 }
 
 }  // namespace espalier

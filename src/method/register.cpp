@@ -5,6 +5,7 @@
 #include "espalier/method/dc_asgd.h"
 #include "espalier/method/depthfl.h"
 #include "espalier/method/fedavg.h"
+#include "espalier/method/feddyn.h"
 #include "espalier/method/fedprox.h"
 #include "espalier/method/fedrolex.h"
 #include "espalier/method/fjord.h"
@@ -20,6 +21,7 @@ const Catalogue& catalogue() {
     Catalogue c;
     register_fedavg(c);
     register_fedprox(c);
+    register_feddyn(c);
     register_heterofl(c);
     register_fedrolex(c);
     register_asynchronous(c);

@@ -342,6 +342,7 @@ std::pair<ClientResult, SharedBytes> ClientStepper::finish() {
       std::memcpy(values->data(), &kNone, sizeof(kNone));
     }
     trained = values;
+    objective_->end(view());
     ByteArchive state;
     if (search_) search_->archive(state);
     archive_training_state(state);

@@ -152,7 +152,7 @@ class CoS2P(ProgramTest):
         sizes = self.table(depth)["parameters"]
         self.assertEqual(len(np.unique(sizes)), 4)
         fedavg = self.model(self.run_it("fedavg", "--method.name=fedavg", "--model.exits=1", "--method.weighting=uniform"))
-        neutral = {"depthfl": ("--method.weighting=uniform",), "ramfed": ("--method.weighting=uniform",),
+        neutral = {"depthfl": ("--method.merge=average", "--method.weighting=uniform", "--method.dynamic_alpha=0"), "ramfed": ("--method.weighting=uniform",),
                    "prunefl": ("--method.weighting=uniform",),
                    "fjord": ("--method.weighting=uniform", "--method.ordered_widths=1")}
         for method, more in neutral.items():
@@ -161,13 +161,17 @@ class CoS2P(ProgramTest):
                 np.testing.assert_array_equal(values, fedavg[name], err_msg=f"{method} {name}")
         fjord = ("--method.name=fjord", "--model.exits=1")
         self.assert_same(self.run_it("fjord-1", *fjord), self.run_it("fjord-3", *fjord, ranks=3))
+        # Rules that remember: the same values after a kill.
         known = ("--method.name=ramfed", "--method.merge=last_known", "--method.stagger_roll=true", "--model.exits=1",
-                 "--method.widths=1,0.5", "--checkpoint.every=1")
-        one = self.run_it("known-1", *known)
-        done = self.espalier("run", self.input, "--run.name=known-3", *SETTINGS, *known, ranks=3,
-                             env={"ESPALIER_KILL_AT": "round.merged:4"})
-        self.assertEqual(done.returncode, 137, done.stdout + done.stderr)
-        self.assert_same(one, self.run_it("known-3", *known, ranks=2))
+                 "--method.widths=1,0.5")
+        remembering = {"known": known, "feddyn": ("--method.name=feddyn",), "depthfl": ("--method.name=depthfl",)}
+        for name, words in remembering.items():
+            words += ("--checkpoint.every=1",)
+            one = self.run_it(f"{name}-1", *words)
+            done = self.espalier("run", self.input, f"--run.name={name}-3", *SETTINGS, *words, ranks=3,
+                                 env={"ESPALIER_KILL_AT": "round.merged:4"})
+            self.assertEqual(done.returncode, 137, done.stdout + done.stderr)
+            self.assert_same(one, self.run_it(f"{name}-3", *words, ranks=2))
 
     def test_the_inputs_of_the_paper(self):
         inputs = os.path.join(os.environ["ESPALIER_INPUTS"], "cos2p")

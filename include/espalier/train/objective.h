@@ -55,6 +55,8 @@ class LocalObjective {
   virtual at::Tensor loss(const LocalView&, const Batch& batch, const Outputs& outputs);
   /// After the backward pass, before clipping and the optimiser's step.
   virtual void after_backward(const LocalView&) {}
+  /// Called once per task after its last batch.
+  virtual void end(const LocalView&) {}
   /// Bytes that it holds beside model and activations while a submodel is trained on batches of
   /// `batch` samples, for the memory bound.
   virtual std::int64_t extra_bytes(const Experiment&, const Submodel&, std::int64_t batch) const {

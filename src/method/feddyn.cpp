@@ -1,0 +1,154 @@
+#include "espalier/method/feddyn.h"
+
+#include <c10/core/GradMode.h>
+
+#include "espalier/base/error.h"
+#include "espalier/protocol/rounds/merge.h"
+#include "espalier/train/client.h"
+
+namespace espalier {
+
+void DynamicTerm::begin(const LocalView& view) {
+  c10::NoGradGuard no_grad;
+  sent_ = view.parameters.trainable().clone();
+  memory_ = at::zeros_like(sent_);
+  if (code_.empty()) return;
+  PlanCache& plans = *view.experiment.plans;
+  const Geometry& own = view.parameters.geometry();
+  const auto dense =
+      plans.geometry(Submodel::decode(*view.experiment.model.layout, code_), Packing::dense);
+  const Range trained = own.kind_range(Kind::trainable);
+  ESPALIER_CHECK(trained.begin == 0, "trained values begin at {}", trained.begin);
+  plans.plan(*dense, own, nullptr, kTrained)->copy(state_.data(), memory_.data_ptr<float>());
+}
+
+void DynamicTerm::after_backward(const LocalView& view) const {
+  c10::NoGradGuard no_grad;
+  const at::Tensor& gradients = view.parameters.gradients();
+  gradients.sub_(memory_);
+  gradients.add_(view.parameters.trainable(), alpha_);
+  gradients.sub_(sent_, alpha_);
+}
+
+void DynamicTerm::end(const LocalView& view) {
+  c10::NoGradGuard no_grad;
+  memory_.sub_(view.parameters.trainable(), alpha_);
+  memory_.add_(sent_, alpha_);
+  PlanCache& plans = *view.experiment.plans;
+  const Geometry& own = view.parameters.geometry();
+  const auto dense = plans.geometry(own.submodel(), Packing::dense);
+  code_ = own.submodel().encode();
+  state_.resize(static_cast<std::size_t>(dense->kind_range(Kind::trainable).size()));
+  plans.plan(own, *dense, nullptr, kTrained)->copy(memory_.data_ptr<float>(), state_.data());
+}
+
+void DynamicTerm::archive(Archive& archive) {
+  std::int64_t size = std::ssize(state_);
+  archive.value("submodel", code_);
+  archive.value("size", size);
+  state_.resize(static_cast<std::size_t>(size));
+  archive.value("memory", std::span<float>(state_));
+}
+
+std::int64_t DynamicTerm::extra_bytes(const Experiment& experiment, const Submodel& submodel) {
+  return 2 * weight_bytes(experiment, submodel);
+}
+
+void declare_dynamic_option(OptionTable& table) {
+  table.add({"method.dynamic_alpha", OptionType::real, "0.1",
+             "objectives dynamic and mutual_distillation, merge dynamic: weight of FedDyn's "
+             "correction; 0 = none",
+             "", 0, 1e6});
+}
+
+namespace {
+
+double positive_alpha(const Config& config) {
+  const double alpha = config.real("method.dynamic_alpha");
+  if (alpha > 0) return alpha;
+  throw InputError(
+      "method.dynamic_alpha is 0, which leaves nothing of the rule dynamic; set it above 0, or "
+      "method.merge = average and method.objective = cross_entropy");
+}
+
+class Dynamic : public LocalObjective {
+ public:
+  explicit Dynamic(double alpha) : term_(alpha) {}
+  void begin(const LocalView& view) override { term_.begin(view); }
+  void after_backward(const LocalView& view) override { term_.after_backward(view); }
+  void end(const LocalView& view) override { term_.end(view); }
+  void archive(Archive& archive) override { term_.archive(archive); }
+  std::int64_t extra_bytes(const Experiment& experiment, const Submodel& submodel,
+                           std::int64_t) const override {
+    return DynamicTerm::extra_bytes(experiment, submodel);
+  }
+
+ private:
+  DynamicTerm term_;
+};
+
+/// h <- h - alpha / N sum_i (w_i - w_sent,i) over the holders of each parameter, of N clients in
+/// all, then w <- mean_i w_i - h / alpha.
+class DynamicMerge : public MergeRule {
+ public:
+  DynamicMerge(double alpha, std::int64_t clients)
+      : alpha_(alpha), clients_(static_cast<double>(clients)) {}
+
+  void merge(const Experiment& experiment, Parameters& model, std::span<Update> updates) override {
+    memory_.resize(static_cast<std::size_t>(model.geometry().size()), 0.0F);
+    std::vector<Holding> trained, sent;
+    for (Update& update : updates) {
+      update.weight = 1;
+      const auto plan =
+          experiment.plans->plan(*update.geometry, model.geometry(), nullptr, kTrained);
+      trained.push_back({plan, reinterpret_cast<const float*>(update.values->data())});
+      sent.push_back({plan, reinterpret_cast<const float*>(update.sent->data())});
+    }
+    BlockSums ends, starts;
+    for_each_block(model, [&](Range range) {
+      ends.sum(range, trained);
+      starts.sum(range, sent);
+      for (std::size_t i = 0; i < static_cast<std::size_t>(range.size()); ++i) {
+        if (ends.denominator[i] == 0) continue;
+        const auto at = static_cast<std::size_t>(range.begin) + i;
+        const double moved = (ends.numerator[i] - starts.numerator[i]) / clients_;
+        memory_[at] = static_cast<float>(memory_[at] - alpha_ * moved);
+        model.data()[at] =
+            static_cast<float>(ends.numerator[i] / ends.denominator[i] - memory_[at] / alpha_);
+      }
+    });
+  }
+
+  void archive(Archive& archive) override {
+    std::int64_t size = std::ssize(memory_);
+    archive.value("size", size);
+    memory_.resize(static_cast<std::size_t>(size));
+    archive.value("memory", std::span<float>(memory_));
+  }
+
+ private:
+  double alpha_;
+  double clients_;
+  std::vector<float> memory_;  // h, over the whole model
+};
+
+}  // namespace
+
+void register_feddyn(Catalogue& c) {
+  declare_dynamic_option(c.options);
+  c.objectives.add(
+      "dynamic", "cross-entropy with FedDyn's memory of the client's differences",
+      [](const Config& config) { return std::make_unique<Dynamic>(positive_alpha(config)); });
+  c.merges.add("dynamic", "mean over holders, taken further by FedDyn's memory of all differences",
+               [](const Config& config, const Experiment& experiment) {
+                 return std::make_unique<DynamicMerge>(positive_alpha(config),
+                                                       experiment.fleet->size());
+               });
+  Method method;
+  method.merge = "dynamic";
+  method.objective = "dynamic";
+  c.methods.add("feddyn", "dynamic regularisation on clients and server (Acar et al. 2021)",
+                method);
+}
+
+}  // namespace espalier

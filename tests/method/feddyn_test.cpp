@@ -1,0 +1,139 @@
+// FedDyn: the client's memory in the gradient, and the server's in the merge, against the published
+// formulas written out.
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+
+#include "espalier/method/widths.h"
+#include "fixture.h"
+#include "merge_scene.h"
+
+namespace espalier {
+namespace {
+
+constexpr double kRate = 0.1, kAlpha = 0.7;
+
+/// One step a task, of all samples, so that each task's gradient is that of the same loss.
+std::unique_ptr<Setting> one_step(const std::string& more) {
+  return make_setting(
+      "[data]\nsynthetic_samples = 60\n[model]\nname = cnn\nchannels = 10, 20\nfeatures = 40\n"
+      "[train]\nsteps = 1\nbatch = 60\nlr = 0.1\n[method]\nname = feddyn\ndynamic_alpha = 0.7\n",
+      more);
+}
+
+struct Trained {
+  std::vector<float> sent, values;  // dense, of the submodel
+  Bytes state;
+  std::int64_t peak_bytes = 0;
+};
+
+Trained train(const Setting& s, const Submodel& submodel, Bytes state = {}) {
+  const Experiment& e = s.experiment;
+  Parameters model(e.plans->geometry(Submodel::full(*e.model.layout), Packing::aligned));
+  initialise(model, e.seed);
+  const auto payload = pack_payload(*e.plans, model, *e.plans->geometry(submodel, Packing::dense));
+  ClientTask task;
+  task.submodel = submodel;
+  task.state = std::move(state);
+  ClientStepper stepper(e, s.rules, s.config, task, std::ssize(*payload), payload);
+  while (stepper.step()) {
+  }
+  const auto [result, values] = stepper.finish();
+  const auto floats = [](const Bytes& bytes) {
+    std::vector<float> made(bytes.size() / sizeof(float));
+    std::memcpy(made.data(), bytes.data(), bytes.size());
+    return made;
+  };
+  return {floats(*payload), floats(*values), result.state, result.peak_bytes};
+}
+
+TEST(DynamicTerm, RemembersTheDifferencesOfEarlierTasks) {
+  const auto plain = one_step("[method]\nobjective = cross_entropy\n");
+  const auto dynamic = one_step("");
+  const Submodel full = Submodel::full(*plain->experiment.model.layout);
+  const Trained without = train(*plain, full);
+  const Trained first = train(*dynamic, full);
+  const Trained second = train(*dynamic, full, first.state);
+  const Trained third = train(*dynamic, full, second.state);
+  double largest = 0;
+  for (std::size_t i = 0; i < without.values.size(); ++i) {
+    const double step = without.values[i] - without.sent[i];  // -rate times the gradient
+    largest = std::max(largest, std::abs(step));
+    EXPECT_NEAR(first.values[i] - first.sent[i], step, 1e-7);
+    // g_1 = -alpha step_1, and w = w_sent - rate (gradient - g_1).
+    const double again = step - kRate * kAlpha * step;
+    EXPECT_NEAR(second.values[i] - second.sent[i], again, 1e-7);
+    EXPECT_NEAR(third.values[i] - third.sent[i], step - kRate * kAlpha * (step + again), 1e-7);
+  }
+  EXPECT_GT(largest, 1e-4);
+}
+
+TEST(DynamicTerm, MovesWithASmallerSubmodel) {
+  const auto plain = one_step("[method]\nobjective = cross_entropy\n");
+  const auto dynamic = one_step("");
+  const Layout& layout = *plain->experiment.model.layout;
+  const Submodel full = Submodel::full(layout), small = rolling_submodel(layout, 0.6, 0);
+  const Trained before = train(*dynamic, full);
+  const Trained without = train(*plain, small);
+  const Trained with = train(*dynamic, small, before.state);
+  const Geometry whole(plain->experiment.model.layout, full, Packing::dense);
+  const Geometry part(plain->experiment.model.layout, small, Packing::dense);
+  std::vector<float> past(without.values.size()), past_sent(past);
+  Plan(whole, part, nullptr, kTrained).copy(before.values.data(), past.data());
+  Plan(whole, part, nullptr, kTrained).copy(before.sent.data(), past_sent.data());
+  for (std::size_t i = 0; i < past.size(); ++i) {
+    const double memory = -kAlpha * (past[i] - past_sent[i]);
+    EXPECT_NEAR(with.values[i] - without.values[i], kRate * memory, 1e-7);
+  }
+}
+
+TEST(DynamicTerm, PeakStaysWithinItsBound) {
+  for (const std::string objective : {"dynamic", "mutual_distillation"}) {
+    const auto s = one_step("[method]\nobjective = " + objective + "\n");
+    const Experiment& e = s->experiment;
+    for (const double share : {1.0, 0.5}) {
+      const Submodel submodel = rolling_submodel(*e.model.layout, share, 0);
+      const auto bound = task_cost(e, *s->rules.objective(s->config), submodel, e.batch_of(0));
+      const auto peak = train(*s, submodel).peak_bytes;
+      EXPECT_LE(peak, bound.peak_bytes) << objective << share;
+      EXPECT_LE(static_cast<double>(bound.peak_bytes), 1.25 * static_cast<double>(peak))
+          << objective << share;
+    }
+  }
+}
+
+TEST(DynamicMerge, TakesTheMeanFurtherByAllDifferencesSoFar) {
+  Scene s;
+  const auto rule = s.rule("dynamic", "dynamic_alpha = 0.5\n");
+  // Of four clients two hold unit 0, one unit 1, none unit 2: h / alpha = -sum of steps / 4.
+  const auto updates = [&] {
+    return std::vector<Update>{s.update({0, 1}, 0.4, 1), s.update({0}, 0.8, 1)};
+  };
+  std::vector<Update> round = updates();
+  rule->merge(s.experiment, s.model, round);
+  EXPECT_NEAR(s.value(0, 0), s.first(0, 0) + 0.6 + 1.2 / 4, 1e-6);
+  EXPECT_NEAR(s.value(0, 4), s.first(0, 4) + 0.4 + 0.4 / 4, 1e-6);
+  EXPECT_EQ(s.value(0, 8), s.first(0, 8));
+
+  // Once more from the same start, by a rule that was saved and restored.
+  ByteArchive saved;
+  rule->archive(saved);
+  const Bytes bytes = saved.take();
+  const auto restored = s.rule("dynamic", "dynamic_alpha = 0.5\n");
+  ByteArchive archive(bytes);
+  restored->archive(archive);
+  round = updates();
+  restored->merge(s.experiment, s.model, round);
+  EXPECT_NEAR(s.value(0, 0), s.first(0, 0) + 0.6 + 2 * 1.2 / 4, 1e-6);
+  EXPECT_NEAR(s.value(0, 4), s.first(0, 4) + 0.4 + 2 * 0.4 / 4, 1e-6);
+}
+
+TEST(DynamicMerge, RefusesToWorkWithoutItsTerm) {
+  Scene s;
+  EXPECT_THROW(s.rule("dynamic", "dynamic_alpha = 0\n"), InputError);
+}
+
+}  // namespace
+}  // namespace espalier
