@@ -52,6 +52,8 @@ METHODS = {
     "ramfed": {"method.name": "ramfed", **PLAIN},
     "ramfed, last known": {"method.name": "ramfed", "method.merge": "last_known", "method.stagger_roll": "true", **PLAIN},
     "depthfl": {"method.name": "depthfl", "method.kappa_versions": "30", **PLAIN, "model.exits": "4"},
+    "depthfl with fedavg": {"method.name": "depthfl", "method.kappa_versions": "30", "method.dynamic_alpha": "0",
+                            "method.merge": "average", **PLAIN, "model.exits": "4"},
     "prunefl, static": {"method.name": "prunefl", **PLAIN},
     "fjord": {"method.name": "fjord", "method.ordered_widths": "0.25, 0.5, 0.75, 1", **PLAIN},
 }
@@ -79,6 +81,19 @@ ABLATIONS = {
 # Whether learned masks beat random ones is asked with all seeds.
 REPEATED = ("random masks",)
 
+# The authors start from a trained model. Here: five epochs of plain training of the same model by one client that has all
+# the data.
+PRETRAINING = {"method.name": "fedavg", "clients.count": "1", "clients.fleet": "1*a", "data.partition": "iid",
+               "data.dirichlet_parts": "1", "data.local_test": "0", "window.grace_s": "0", "run.virtual_limit": "0",
+               "run.rounds": "5"}
+PRETRAINED = {
+    "cos2p": {},
+    "cos2p, random masks": ABLATIONS["random masks"],
+    "cos2p, no width mask": ABLATIONS["no width mask"],
+    **{method: METHODS[method] for method in ("fedavg, full model", "fedavg, smallest model", "heterofl", "fedrolex",
+                                              "ramfed", "depthfl")},
+}
+
 COLUMNS = ("table", "task", "method", "seed", "server_top1", "local_top1", "target_s", "peak_mb", "weak_peak_mb",
            "utilisation", "mb_down", "mb_up", "rounds", "virtual_s", "wall_s", "config", "commit")
 
@@ -95,6 +110,9 @@ def cells():
     for method, settings in ABLATIONS.items():
         for seed in SEEDS["cifar10"] if method in REPEATED else SEEDS["cifar10"][:1]:
             found.append(("ablations", "cifar10", method, seed, settings))
+    for seed in SEEDS["cifar10"]:
+        for method, settings in PRETRAINED.items():
+            found.append(("pretrained", "cifar10", method, seed, settings))
     return found
 
 
@@ -112,7 +130,24 @@ def printed(words):
     return done.stdout
 
 
-def configuration(task, seed, settings):
+def pretraining(settings):
+    return {**{key: value for key, value in settings.items() if key.startswith("model.")}, **PRETRAINING}
+
+
+def pretrained(task, settings):
+    """The checkpoint to start from; trains it where it is not there yet."""
+    settings = pretraining(settings)
+    name = f"{task}-pretrained-{configuration('', task, 1, settings)}"
+    file = os.path.join(RUNS, name, "checkpoints", f"ckpt_{int(settings['run.rounds']):08}.h5")
+    if not os.path.exists(file):
+        printed(command(task, 1, settings, "-q", "--overwrite", f"--run.dir={RUNS}", f"--run.name={name}"))
+    return file
+
+
+def configuration(table, task, seed, settings):
+    if table == "pretrained":
+        both = configuration("", task, seed, settings) + configuration("", task, 1, pretraining(settings))
+        return hashlib.sha256(both.encode()).hexdigest()[:12]
     section, kept = "", []
     for line in printed(command(task, seed, settings, "--print-config")).splitlines():
         if line.startswith("["):
@@ -131,7 +166,7 @@ def commit():
 def measured(run, task, method):
     tasks, rounds, evaluations = run.tasks, run.rounds, run.evaluations
     # DepthFL predicts by the mean of its classifiers.
-    wanted = "mean of exits" if method == "depthfl" else "test"
+    wanted = "mean of exits" if method.startswith("depthfl") else "test"
     chosen = np.array([str(name) == wanted for name in evaluations["set"]])
     top1 = evaluations["top1"][chosen]
     times = evaluations["virtual_time_s"][chosen]
@@ -187,15 +222,17 @@ def save(found):
 
 def run_cell(cell):
     table, task, method, seed, settings = cell
-    name = f"{task}-{method}-{seed}".replace(" ", "_").replace(",", "").replace("/", "")
+    name = f"{table}-{task}-{method}-{seed}".replace(" ", "_").replace(",", "").replace("/", "")
     began = time.monotonic()
+    start = [f"--model.init={pretrained(task, settings)}"] if table == "pretrained" else []
     ranks = [os.path.join(ROOT, "tools", "mpirun.sh"), "-n", "3"]
-    printed([*ranks, *command(task, seed, settings, "-q", "--overwrite", f"--run.dir={RUNS}", f"--run.name={name}")])
+    printed([*ranks, *command(task, seed, settings, "-q", "--overwrite", f"--run.dir={RUNS}", f"--run.name={name}"),
+             *start])
     wall = time.monotonic() - began
     figures = measured(open_run(os.path.join(RUNS, name)), task, method)
     row = {"table": table, "task": task, "method": method, "seed": seed,
            **{column: f"{value:.6g}" for column, value in figures.items()}, "wall_s": f"{wall:.1f}",
-           "config": configuration(task, seed, settings), "commit": commit()}
+           "config": configuration(table, task, seed, settings), "commit": commit()}
     save([other for other in rows() if key(other) != cell[:4]] + [row])
     print(f"{name:<40} top-1 {figures['server_top1']:.3f}   {wall:5.0f} s", flush=True)
 
@@ -208,12 +245,14 @@ def cell_text(values, form):
     return form.format(statistics.mean(values)) + spread
 
 
-def table(found, name, task, first):
+def table(found, name, task):
     lines = ["| | seeds | server top-1 | local top-1 | time to {:.0%} | peak memory | of weak clients | utilisation | down, up | rounds |"
              .format(TASKS[task]["target"]), "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|"]
-    names = [cell[2] for cell in cells() if cell[0] == name and cell[1] == task]
-    for method in first + list(dict.fromkeys(names)):
-        own = [row for row in found if row["task"] == task and row["method"] == method]
+    # What is left out of Co-S2P stands below the whole of it.
+    first = [("methods", "cos2p")] if name == "ablations" else []
+    names = [(name, cell[2]) for cell in cells() if cell[0] == name and cell[1] == task]
+    for place, method in first + list(dict.fromkeys(names)):
+        own = [row for row in found if (row["table"], row["task"], row["method"]) == (place, task, method)]
         if not own:
             continue
 
@@ -234,10 +273,10 @@ def write_tables():
     found = rows()
     with open(PAGE) as file:
         text = file.read()
-    for name, task, first in (("methods", "cifar10", []), ("methods", "agnews", []), ("ablations", "cifar10", ["cos2p"])):
+    for name, task in (("methods", "cifar10"), ("methods", "agnews"), ("ablations", "cifar10"), ("pretrained", "cifar10")):
         begin, end = f"<!-- {name} {task} -->\n", f"<!-- end {name} {task} -->"
         head, rest = text.split(begin)
-        text = head + begin + table(found, name, task, first) + "\n" + end + rest.split(end)[1]
+        text = head + begin + table(found, name, task) + "\n" + end + rest.split(end)[1]
     with open(PAGE, "w") as file:
         file.write(text)
 
@@ -258,7 +297,7 @@ def main():
             name = " ".join(map(str, cell[:4]))
             if words and not any(word in name for word in words):
                 continue
-            stands = standing.get(cell[:4]) == configuration(cell[1], cell[3], cell[4])
+            stands = standing.get(cell[:4]) == configuration(cell[0], cell[1], cell[3], cell[4])
             if "--list" in flags:
                 print(f"{name:<50} {'stands' if stands else '-'}")
             elif not stands and time.monotonic() - began < 60 * minutes:
