@@ -93,6 +93,17 @@ PRETRAINED = {
     **{method: METHODS[method] for method in ("fedavg, full model", "fedavg, smallest model", "heterofl", "fedrolex",
                                               "ramfed", "depthfl")},
 }
+# What the masks alone are worth: from the trained model, with weights that stand still, the local accuracy of what each
+# client was sent once all have their masks.
+STILL = {"train.lr": "0", "run.rounds": "4", "run.virtual_limit": "0", "record.evaluate_every": "4", **SYNCHRONOUS}
+MASKS = {
+    "learned": STILL,
+    "learned, five epochs": {**STILL, "method.mask_epochs": "5"},
+    "random": {**STILL, "method.masks": "random"},
+    "magnitude": {**STILL, "method.masks": "magnitude"},
+    "no width mask": {**STILL, "method.submodel": "leading_blocks"},
+}
+FROM_TRAINED = ("pretrained", "masks")  # tables
 
 COLUMNS = ("table", "task", "method", "seed", "server_top1", "local_top1", "target_s", "peak_mb", "weak_peak_mb",
            "utilisation", "mb_down", "mb_up", "rounds", "virtual_s", "wall_s", "config", "commit")
@@ -113,6 +124,8 @@ def cells():
     for seed in SEEDS["cifar10"]:
         for method, settings in PRETRAINED.items():
             found.append(("pretrained", "cifar10", method, seed, settings))
+        for method, settings in MASKS.items():
+            found.append(("masks", "cifar10", method, seed, settings))
     return found
 
 
@@ -145,7 +158,7 @@ def pretrained(task, settings):
 
 
 def configuration(table, task, seed, settings):
-    if table == "pretrained":
+    if table in FROM_TRAINED:
         both = configuration("", task, seed, settings) + configuration("", task, 1, pretraining(settings))
         return hashlib.sha256(both.encode()).hexdigest()[:12]
     section, kept = "", []
@@ -224,7 +237,7 @@ def run_cell(cell):
     table, task, method, seed, settings = cell
     name = f"{table}-{task}-{method}-{seed}".replace(" ", "_").replace(",", "").replace("/", "")
     began = time.monotonic()
-    start = [f"--model.init={pretrained(task, settings)}"] if table == "pretrained" else []
+    start = [f"--model.init={pretrained(task, settings)}"] if table in FROM_TRAINED else []
     ranks = [os.path.join(ROOT, "tools", "mpirun.sh"), "-n", "3"]
     printed([*ranks, *command(task, seed, settings, "-q", "--overwrite", f"--run.dir={RUNS}", f"--run.name={name}"),
              *start])
@@ -246,6 +259,12 @@ def cell_text(values, form):
 
 
 def table(found, name, task):
+    if name == "masks":
+        lines = ["| masks | seeds | local top-1 |", "|---|--:|--:|"]
+        for method in MASKS:
+            own = [row["local_top1"] for row in found if (row["table"], row["task"], row["method"]) == (name, task, method)]
+            lines += [f"| {method} | {len(own)} | {cell_text(own, '{:.3f}')} |"] if own else []
+        return "\n".join(lines)
     lines = ["| | seeds | server top-1 | local top-1 | time to {:.0%} | peak memory | of weak clients | utilisation | down, up | rounds |"
              .format(TASKS[task]["target"]), "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|"]
     # What is left out of Co-S2P stands below the whole of it.
@@ -273,7 +292,8 @@ def write_tables():
     found = rows()
     with open(PAGE) as file:
         text = file.read()
-    for name, task in (("methods", "cifar10"), ("methods", "agnews"), ("ablations", "cifar10"), ("pretrained", "cifar10")):
+    for name, task in (("methods", "cifar10"), ("methods", "agnews"), ("ablations", "cifar10"), ("pretrained", "cifar10"),
+                       ("masks", "cifar10")):
         begin, end = f"<!-- {name} {task} -->\n", f"<!-- end {name} {task} -->"
         head, rest = text.split(begin)
         text = head + begin + table(found, name, task) + "\n" + end + rest.split(end)[1]
