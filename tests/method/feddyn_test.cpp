@@ -4,7 +4,6 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <cstring>
 
 #include "espalier/method/widths.h"
 #include "fixture.h"
@@ -23,40 +22,14 @@ std::unique_ptr<Setting> one_step(const std::string& more) {
       more);
 }
 
-struct Trained {
-  std::vector<float> sent, values;  // dense, of the submodel
-  Bytes state;
-  std::int64_t peak_bytes = 0;
-};
-
-Trained train(const Setting& s, const Submodel& submodel, Bytes state = {}) {
-  const Experiment& e = s.experiment;
-  Parameters model(e.plans->geometry(Submodel::full(*e.model.layout), Packing::aligned));
-  initialise(model, e.seed);
-  const auto payload = pack_payload(*e.plans, model, *e.plans->geometry(submodel, Packing::dense));
-  ClientTask task;
-  task.submodel = submodel;
-  task.state = std::move(state);
-  ClientStepper stepper(e, s.rules, s.config, task, std::ssize(*payload), payload);
-  while (stepper.step()) {
-  }
-  const auto [result, values] = stepper.finish();
-  const auto floats = [](const Bytes& bytes) {
-    std::vector<float> made(bytes.size() / sizeof(float));
-    std::memcpy(made.data(), bytes.data(), bytes.size());
-    return made;
-  };
-  return {floats(*payload), floats(*values), result.state, result.peak_bytes};
-}
-
 TEST(DynamicTerm, RemembersTheDifferencesOfEarlierTasks) {
   const auto plain = one_step("[method]\nobjective = cross_entropy\n");
   const auto dynamic = one_step("");
   const Submodel full = Submodel::full(*plain->experiment.model.layout);
-  const Trained without = train(*plain, full);
-  const Trained first = train(*dynamic, full);
-  const Trained second = train(*dynamic, full, first.state);
-  const Trained third = train(*dynamic, full, second.state);
+  const TrainedTask without = train(*plain, full);
+  const TrainedTask first = train(*dynamic, full);
+  const TrainedTask second = train(*dynamic, full, first.result.state);
+  const TrainedTask third = train(*dynamic, full, second.result.state);
   double largest = 0;
   for (std::size_t i = 0; i < without.values.size(); ++i) {
     const double step = without.values[i] - without.sent[i];  // -rate times the gradient
@@ -75,9 +48,9 @@ TEST(DynamicTerm, MovesWithASmallerSubmodel) {
   const auto dynamic = one_step("");
   const Layout& layout = *plain->experiment.model.layout;
   const Submodel full = Submodel::full(layout), small = rolling_submodel(layout, 0.6, 0);
-  const Trained before = train(*dynamic, full);
-  const Trained without = train(*plain, small);
-  const Trained with = train(*dynamic, small, before.state);
+  const TrainedTask before = train(*dynamic, full);
+  const TrainedTask without = train(*plain, small);
+  const TrainedTask with = train(*dynamic, small, before.result.state);
   const Geometry whole(plain->experiment.model.layout, full, Packing::dense);
   const Geometry part(plain->experiment.model.layout, small, Packing::dense);
   std::vector<float> past(without.values.size()), past_sent(past);
@@ -96,7 +69,7 @@ TEST(DynamicTerm, PeakStaysWithinItsBound) {
     for (const double share : {1.0, 0.5}) {
       const Submodel submodel = rolling_submodel(*e.model.layout, share, 0);
       const auto bound = task_cost(e, *s->rules.objective(s->config), submodel, e.batch_of(0));
-      const auto peak = train(*s, submodel).peak_bytes;
+      const auto peak = train(*s, submodel).result.peak_bytes;
       EXPECT_LE(peak, bound.peak_bytes) << objective << share;
       EXPECT_LE(static_cast<double>(bound.peak_bytes), 1.25 * static_cast<double>(peak))
           << objective << share;

@@ -4,9 +4,11 @@
 #include <ATen/Parallel.h>
 #include <gtest/gtest.h>
 
+#include <cstring>
 #include <memory>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "espalier/device/memory.h"
 #include "espalier/method/register.h"
@@ -47,6 +49,32 @@ inline std::unique_ptr<Setting> make_setting(const std::string& text, const std:
   rules.objective = catalogue().objectives.get(names.objective).value;
   if (!names.search.empty()) rules.search = catalogue().searches.get(names.search).value;
   return std::make_unique<Setting>(Setting{std::move(config), std::move(experiment), rules});
+}
+
+struct TrainedTask {
+  ClientResult result;
+  std::vector<float> sent, values;  ///< dense, of the submodel
+};
+
+/// The client's first task: `submodel` of the model's first values.
+inline TrainedTask train(const Setting& s, const Submodel& submodel, Bytes state = {}) {
+  const Experiment& e = s.experiment;
+  Parameters model(e.plans->geometry(Submodel::full(*e.model.layout), Packing::aligned));
+  initialise(model, e.seed);
+  const auto payload = pack_payload(*e.plans, model, *e.plans->geometry(submodel, Packing::dense));
+  ClientTask task;
+  task.submodel = submodel;
+  task.state = std::move(state);
+  ClientStepper stepper(e, s.rules, s.config, task, std::ssize(*payload), payload);
+  while (stepper.step()) {
+  }
+  const auto [result, values] = stepper.finish();
+  const auto floats = [](const Bytes& bytes) {
+    std::vector<float> made(bytes.size() / sizeof(float));
+    std::memcpy(made.data(), bytes.data(), bytes.size());
+    return made;
+  };
+  return {result, floats(*payload), floats(*values)};
 }
 
 }  // namespace espalier

@@ -1,7 +1,5 @@
 // Ordered dropout: what a batch trains, and what it costs.
 
-#include <cstring>
-
 #include "espalier/method/widths.h"
 #include "fixture.h"
 
@@ -15,22 +13,6 @@ std::unique_ptr<Setting> make(const std::string& more) {
       more);
 }
 
-std::pair<ClientResult, std::vector<float>> train(const Setting& s, const Submodel& submodel) {
-  const Experiment& e = s.experiment;
-  Parameters model(e.plans->geometry(Submodel::full(*e.model.layout), Packing::aligned));
-  initialise(model, e.seed);
-  const auto payload = pack_payload(*e.plans, model, *e.plans->geometry(submodel, Packing::dense));
-  ClientTask task;
-  task.submodel = submodel;
-  ClientStepper stepper(e, s.rules, s.config, task, std::ssize(*payload), payload);
-  while (stepper.step()) {
-  }
-  auto [result, values] = stepper.finish();
-  std::vector<float> floats(values->size() / sizeof(float));
-  std::memcpy(floats.data(), values->data(), values->size());
-  return {result, floats};
-}
-
 TEST(OrderedDropout, PeakStaysWithinItsBound) {
   for (const std::string batch : {"8", "64"}) {
     const auto s = make("[train]\nmomentum = 0.9\nbatch = " + batch + "\n");
@@ -38,7 +20,7 @@ TEST(OrderedDropout, PeakStaysWithinItsBound) {
     for (const double share : {1.0, 0.6, 0.4}) {
       const Submodel submodel = rolling_submodel(*e.model.layout, share, 0);
       const auto bound = task_cost(e, *s->rules.objective(s->config), submodel, e.batch_of(0));
-      const auto peak = train(*s, submodel).first.peak_bytes;
+      const auto peak = train(*s, submodel).result.peak_bytes;
       EXPECT_LE(peak, bound.peak_bytes) << batch << " " << share;
       EXPECT_LE(static_cast<double>(bound.peak_bytes), 1.25 * static_cast<double>(peak))
           << batch << " " << share;
@@ -72,9 +54,9 @@ TEST(OrderedDropout, ChangesWhatIsTrainedAndOnlyThere) {
   const std::string one_step = "[train]\nsteps = 1\nlr = 0.1\nbatch = 32\n";
   const auto whole = make(one_step + "[method]\nordered_widths = 1\n");
   const Submodel full = Submodel::full(*whole->experiment.model.layout);
-  const auto plain = train(*whole, full).second;
+  const auto plain = train(*whole, full).values;
   const auto narrow = make(one_step + "[method]\nordered_widths = 0.2, 0.21, 0.22, 0.23, 1\n");
-  const auto both = train(*narrow, full).second;
+  const auto both = train(*narrow, full).values;
   ASSERT_EQ(plain.size(), both.size());
   // Units beyond every narrow width move exactly as without it.
   const Experiment& e = whole->experiment;
