@@ -52,6 +52,8 @@ struct ServerRules {
   std::unique_ptr<SubmodelSearch> search;  ///< null: no client searches
 };
 
+/// Bytes of an answer's head, without the client's state.
+std::int64_t answer_bytes();
 /// Seconds on this process's clock, from some moment on.
 double wall_seconds();
 

@@ -1,0 +1,153 @@
+// What the server writes of each round: a row of /rounds, and of /tasks for every task that ended.
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "espalier/protocol/rounds/merge.h"
+#include "espalier/protocol/rounds/server.h"
+
+namespace espalier {
+namespace {
+
+Nanoseconds overlap(Nanoseconds a_begin, Nanoseconds a_end, Nanoseconds b_begin,
+                    Nanoseconds b_end) {
+  return std::max<Nanoseconds>(0, std::min(a_end, b_end) - std::max(a_begin, b_begin));
+}
+
+double mean_of_local(double sum, const EvaluationSums& local) {
+  return local.samples > 0 ? sum / static_cast<double>(local.samples)
+                           : std::numeric_limits<double>::quiet_NaN();
+}
+
+Row sent_row(const ClientTask& task, std::int64_t parameters) {
+  Row row(tasks_schema());
+  row.set("task", task.task).set("client", task.client).set("base_version", task.base_version);
+  row.set("parameters", parameters);
+  return row;
+}
+
+}  // namespace
+
+void RoundsServer::record_round(std::span<const Update> updates) {
+  const Nanoseconds opened = window_.opened();
+  std::int64_t merged = 0, stale = 0, dropped = 0, staleness_max = 0, peak = 0;
+  std::int64_t bytes_down = 0, bytes_up = 0, samples = 0;
+  double staleness_sum = 0, loss_sum = 0;
+  std::map<std::int64_t, Nanoseconds> busy;  // per client, within the window
+  for (const Delivered& d : delivered_) {
+    const ClientResult& result = d.sent.arrival.result;
+    const bool is_merged = d.outcome == "merged";
+    if (is_merged) {
+      ++merged;
+      stale += d.staleness > 0 ? 1 : 0;
+      staleness_sum += static_cast<double>(d.staleness);
+      staleness_max = std::max(staleness_max, d.staleness);
+      loss_sum += result.train_loss * static_cast<double>(result.samples);
+      samples += result.samples;
+    } else {
+      ++dropped;
+    }
+    peak = std::max(peak, result.peak_bytes);
+    bytes_down += d.sent.bytes_down;
+    const std::int64_t up = !d.sent.answers()      ? 0
+                            : result.out_of_memory ? answer_bytes()
+                                                   : d.sent.bytes_up;
+    bytes_up += up;
+    busy[d.sent.task.client] += overlap(d.sent.leaves(), d.sent.arrives(), opened, now_);
+    Row row = sent_row(d.sent.task, d.sent.geometry->count(Kind::trainable));
+    row.set("merged_version", is_merged ? version_ : std::int64_t{-1})
+        .set("staleness", d.staleness)
+        .set("outcome", d.outcome)
+        .set("sent_s", seconds(d.sent.sent))
+        .set("finished_s", seconds(d.sent.finish))
+        .set("download_s", seconds(d.sent.download))
+        .set("compute_s", seconds(d.sent.compute))
+        .set("upload_s", seconds(d.sent.upload))
+        .set("server_s", seconds(d.sent.at_server()))
+        .set("wall_compute_s", result.wall_compute_s)
+        .set("behind_s",
+             d.sent.behind ? seconds(*d.sent.behind) : std::numeric_limits<double>::quiet_NaN())
+        .set("bytes_down", d.sent.bytes_down)
+        .set("bytes_up", up)
+        .set("duplicates", std::int64_t{d.sent.fate.twice && d.sent.answers() ? 1 : 0})
+        .set("state_bytes", static_cast<std::int64_t>(result.state.size()))
+        .set("flops", d.sent.flops)
+        .set("peak_bytes", result.peak_bytes)
+        .set("search_peak_bytes", result.search_peak_bytes)
+        .set("cap_bytes", result.cap_bytes)
+        .set("asked_bytes", result.asked_bytes)
+        .set("samples", result.samples)
+        .set("steps", result.steps)
+        .set("train_loss", result.train_loss)
+        .set("local_loss", mean_of_local(result.local.loss, result.local))
+        .set("local_top1", mean_of_local(static_cast<double>(result.local.top1), result.local))
+        .set("weight", d.weight)
+        .set("share", d.sent.share)
+        .set("rank", static_cast<std::int64_t>(d.sent.arrival.rank));
+    records_.append(row);
+  }
+  for (const auto& [key, sent] : clock_->out()) {
+    if (sent.task.base_version == version_) continue;  // the next window's
+    busy[sent.task.client] += overlap(sent.leaves(), sent.done(now_), opened, now_);
+  }
+  Nanoseconds busy_sum = 0;
+  for (const auto& [client, time] : busy) busy_sum += time;
+  const auto length = static_cast<double>(now_ - opened) * static_cast<double>(busy.size());
+  const Coverage holders = coverage(experiment_, model_.geometry(), updates);
+  const double loss = samples == 0 ? 0 : loss_sum / static_cast<double>(samples);
+  Row row(rounds_schema());
+  row.set("round", version_)
+      .set("version", version_)
+      .set("virtual_time_s", seconds(now_))
+      .set("wall_time_s", wall_seconds() - wall_start_)
+      .set("updates_merged", merged)
+      .set("updates_stale", stale)
+      .set("updates_dropped", dropped)
+      .set("staleness_mean", merged == 0 ? 0 : staleness_sum / static_cast<double>(merged))
+      .set("staleness_max", staleness_max)
+      .set("coverage_min", holders.minimum)
+      .set("coverage_mean", holders.mean)
+      .set("train_loss", loss)
+      .set("bytes_down", bytes_down)
+      .set("bytes_up", bytes_up)
+      .set("utilisation", length > 0 ? static_cast<double>(busy_sum) / length
+                                     : std::numeric_limits<double>::quiet_NaN())
+      .set("server_busy_s", busy_s_)
+      .set("checkpoint_s", saving_s_)
+      .set("peak_client_bytes", peak);
+  records_.append(row);
+  records_.flush(1.0);
+  summary_.bytes_down += bytes_down;
+  summary_.bytes_up += bytes_up;
+  if (!std::isfinite(loss)) {
+    throw NotFiniteError(fmt::format(
+        "the training loss of round {} is not finite; lower train.lr or set train.clip", version_));
+  }
+  if (on_round) on_round({version_, version_, now_, merged, loss});
+}
+
+void RoundsServer::record_unfinished() {
+  // What had answered after the last merge, then what is still out; each task has exactly one row.
+  const auto append = [&](const SentTask& sent) {
+    Row row = sent_row(sent.task, sent.geometry->count(Kind::trainable));
+    row.set("merged_version", std::int64_t{-1})
+        .set("staleness", version_ - sent.task.base_version)
+        .set("outcome", std::string("unfinished"))
+        .set("sent_s", seconds(sent.sent))
+        .set("finished_s", seconds(sent.arrives()))
+        .set("download_s", seconds(sent.download))
+        .set("compute_s", seconds(sent.compute))
+        .set("upload_s", seconds(sent.upload))
+        .set("server_s", seconds(sent.queued))
+        .set("bytes_down", sent.bytes_down)
+        .set("flops", sent.flops)
+        .set("cap_bytes", memory_bytes(experiment_.fleet->device(sent.task.client)))
+        .set("share", sent.share);
+    records_.append(row);
+  };
+  for (const Delivered& d : delivered_) append(d.sent);
+  for (const auto& [key, sent] : clock_->out()) append(sent);
+}
+
+}  // namespace espalier
