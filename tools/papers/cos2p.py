@@ -36,7 +36,7 @@ UNHASHED = ("run.name", "run.dir", "data.dir")
 # What each task is given of emulated time, and the accuracy whose time is told.
 TASKS = {
     "cifar10": {"input": "laptop-cifar10.ini", "virtual_s": 50, "target": 0.28, "pretrained_target": 0.44},
-    "agnews": {"input": "laptop-agnews.ini", "virtual_s": 60, "target": 0.80},
+    "agnews": {"input": "laptop-agnews.ini", "virtual_s": 60, "target": 0.70},
 }
 SEEDS = {"cifar10": (1, 2, 3), "agnews": (1,)}
 
