@@ -238,7 +238,7 @@ def save(found):
     os.replace(ROWS + ".tmp", ROWS)
 
 
-def run_cell(cell):
+def run_cell(cell, config):
     table, task, method, seed, settings = cell
     name = f"{table}-{task}-{method}-{seed}".replace(" ", "_").replace(",", "").replace("/", "")
     began = time.monotonic()
@@ -250,9 +250,13 @@ def run_cell(cell):
     figures = measured(open_run(os.path.join(RUNS, name)), table, task, method)
     row = {"table": table, "task": task, "method": method, "seed": seed,
            **{column: f"{value:.6g}" for column, value in figures.items()}, "wall_s": f"{wall:.1f}",
-           "config": configuration(table, task, seed, settings), "commit": commit()}
+           "config": config, "commit": commit()}
     save([other for other in rows() if key(other) != cell[:4]] + [row])
     print(f"{name:<40} top-1 {figures['server_top1']:.3f}   {wall:5.0f} s", flush=True)
+
+
+def rows_of(found, table, task, method):
+    return [row for row in found if (row["table"], row["task"], row["method"]) == (table, task, method)]
 
 
 def cell_text(values, form):
@@ -267,7 +271,7 @@ def table(found, name, task):
     if name == "masks":
         lines = ["| masks | seeds | local top-1 |", "|---|--:|--:|"]
         for method in MASKS:
-            own = [row["local_top1"] for row in found if (row["table"], row["task"], row["method"]) == (name, task, method)]
+            own = [row["local_top1"] for row in rows_of(found, name, task, method)]
             lines += [f"| {method} | {len(own)} | {cell_text(own, '{:.3f}')} |"] if own else []
         return "\n".join(lines)
     lines = ["| | seeds | server top-1 | local top-1 | time to {:.0%} | peak memory | of weak clients | utilisation | down, up | rounds |"
@@ -276,7 +280,7 @@ def table(found, name, task):
     first = [("methods", "cos2p")] if name == "ablations" else []
     names = [(name, cell[2]) for cell in cells() if cell[0] == name and cell[1] == task]
     for place, method in first + list(dict.fromkeys(names)):
-        own = [row for row in found if (row["table"], row["task"], row["method"]) == (place, task, method)]
+        own = rows_of(found, place, task, method)
         if not own:
             continue
 
@@ -300,7 +304,7 @@ def claims(found, task):
              "| *the paper, against its baselines* | | up to +8.8 | −22 % | −24 % | up to 1.2 × |"]
 
     def of(method):
-        return {row["seed"]: row for row in found if (row["table"], row["task"], row["method"]) == ("methods", task, method)}
+        return {row["seed"]: row for row in rows_of(found, "methods", task, method)}
 
     own = of("cos2p")
     for method in METHODS:
@@ -353,11 +357,12 @@ def main():
             name = " ".join(map(str, cell[:4]))
             if words and not any(word in name for word in words):
                 continue
-            stands = standing.get(cell[:4]) == configuration(cell[0], cell[1], cell[3], cell[4])
+            config = configuration(cell[0], cell[1], cell[3], cell[4])
+            stands = standing.get(cell[:4]) == config
             if "--list" in flags:
                 print(f"{name:<50} {'stands' if stands else '-'}")
             elif not stands and time.monotonic() - began < 60 * minutes:
-                run_cell(cell)
+                run_cell(cell, config)
     if "--list" not in flags:
         write_tables()
 
