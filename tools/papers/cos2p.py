@@ -8,10 +8,12 @@
     .venv/bin/python tools/papers/cos2p.py --minutes=30    begins no further cell after that
 
 A finished cell is a row of docs/methods/cos2p.csv, with a hash of its configuration and the commit that it ran on; a cell
-whose configuration has changed since is run again. The tables stand in docs/methods/cos2p.md.
+whose configuration has changed since is run again. The hash is over the options that are not at their defaults, so a new
+option leaves the rows standing. The tables stand in docs/methods/cos2p.md.
 """
 
 import csv
+import functools
 import hashlib
 import math
 import os
@@ -158,16 +160,27 @@ def pretrained(task, settings):
     return file
 
 
+def options(words):
+    """The lines that --print-config prints, each with its section."""
+    section, found = "", []
+    for line in printed([*words, "--print-config"]).splitlines():
+        if line.startswith("["):
+            section = line.strip("[] ")
+        elif "=" in line and f"{section}.{line.split('=')[0].strip()}" not in UNHASHED:
+            found.append(f"{section} {line}")
+    return found
+
+
+@functools.cache
+def defaults():
+    return set(options([ESPALIER, "run", os.devnull]))
+
+
 def configuration(table, task, seed, settings):
     if table in FROM_TRAINED:
         both = configuration("", task, seed, settings) + configuration("", task, 1, pretraining(settings))
         return hashlib.sha256(both.encode()).hexdigest()[:12]
-    section, kept = "", []
-    for line in printed(command(task, seed, settings, "--print-config")).splitlines():
-        if line.startswith("["):
-            section = line.strip("[] ")
-        elif f"{section}.{line.split('=')[0].strip()}" not in UNHASHED:
-            kept.append(f"{section} {line}")
+    kept = [line for line in options(command(task, seed, settings)) if line not in defaults()]
     return hashlib.sha256("\n".join(kept).encode()).hexdigest()[:12]
 
 
