@@ -74,6 +74,7 @@ MpiEnvironment::MpiEnvironment(int* argc, char*** argv) {
     }
     ESPALIER_MPI(MPI_Comm_dup(MPI_COMM_WORLD, &communicator_));
     ESPALIER_MPI(MPI_Comm_set_errhandler(communicator_, MPI_ERRORS_RETURN));
+    doorbell_.emplace(communicator_);
   } catch (...) {
     MPI_Finalize();
     throw;
@@ -82,6 +83,7 @@ MpiEnvironment::MpiEnvironment(int* argc, char*** argv) {
 
 MpiEnvironment::~MpiEnvironment() {
   // Nothing can be done about a failure here, and destructors never throw.
+  doorbell_.reset();
   if (communicator_ != MPI_COMM_NULL) MPI_Comm_free(&communicator_);
   MPI_Finalize();
 }

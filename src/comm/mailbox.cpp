@@ -4,8 +4,8 @@
 #include <chrono>
 #include <climits>
 #include <cstring>
-#include <ctime>
 #include <deque>
+#include <thread>
 #include <utility>
 
 #include "espalier/base/error.h"
@@ -28,17 +28,15 @@ constexpr std::int64_t kInlineHeadBytes = 3840;
 constexpr std::int64_t kFirstBytes =
     static_cast<std::int64_t>(sizeof(WireHeader)) + kInlineHeadBytes;
 
-// The first sleep of a wait: the rest of a message follows its first part.
-constexpr long kShortestSleepUs = 100;
+// Sleeps between looks while something may move that nobody rings for: the first one, because the
+// rest of a message follows its first part, and the longest.
+constexpr std::chrono::microseconds kShortestSleep{100};
+constexpr std::chrono::microseconds kLongestSleep{500};
+// Where all ring, a look without a ring is only for what no one has thought of.
+constexpr std::chrono::microseconds kUnrung{20000};
 constexpr std::chrono::milliseconds kLastWait{1000};
 
 std::int64_t size_of(const Bytes& bytes) { return static_cast<std::int64_t>(bytes.size()); }
-
-void sleep_us(long microseconds) {
-  // A signal ends the sleep early, which is wanted: the caller then sees its flag.
-  const timespec length{0, microseconds * 1000};
-  nanosleep(&length, nullptr);
-}
 
 /// Keeps what MPI reads from alive.
 struct Outgoing {
@@ -70,6 +68,7 @@ struct Transfer {
 struct Mailbox::State {
   State(const MpiEnvironment& mpi, std::int64_t chunk)
       : communicator(mpi.communicator()),
+        doorbell(mpi.doorbell()),
         own_rank(mpi.rank()),
         chunk_bytes(chunk),
         incoming(static_cast<std::size_t>(mpi.size())),
@@ -90,16 +89,20 @@ struct Mailbox::State {
   void advance(int rank);
   bool take_unexpected();
   bool test();
+  /// Whether a message is partly sent or partly received.
+  bool moving() const { return sends_pending > 0 || bodies_pending > 0; }
   void progress();
   void abandon() noexcept;
 
   MPI_Comm communicator;
+  const Doorbell& doorbell;
   int own_rank;
   std::int64_t chunk_bytes;
 
   std::vector<MPI_Request> requests;
   std::vector<Transfer> transfers;  ///< one for each request
   std::int64_t sends_pending = 0;   ///< requests that are sends
+  std::int64_t bodies_pending = 0;  ///< requests that receive a part of a body
   /// For each rank, its messages in the order sent, from those awaited to those waiting for their
   /// turn.
   std::vector<std::deque<std::shared_ptr<Incoming>>> incoming;
@@ -109,7 +112,8 @@ struct Mailbox::State {
 
   std::vector<int> done;
   std::vector<MPI_Status> statuses;
-  long waited_us = 0;  ///< since anything last moved: the rest of a message follows its first part
+  std::chrono::microseconds waited{0};  ///< since anything last moved
+  std::chrono::steady_clock::time_point looked;
   std::int64_t bytes_sent = 0;
   std::int64_t bytes_received = 0;
 };
@@ -154,6 +158,7 @@ void Mailbox::State::post_body(const std::shared_ptr<Incoming>& message, Bytes& 
                            kBody, communicator, &request));
     track(request, {nullptr, message, count});
     ++message->chunks_pending;
+    ++bodies_pending;
   }
 }
 
@@ -260,6 +265,7 @@ bool Mailbox::State::test() {
       ESPALIER_CHECK(received == transfer.chunk_bytes, "a chunk of {} bytes came where {} were due",
                      received, transfer.chunk_bytes);
       --message.chunks_pending;
+      --bodies_pending;
     }
     advance(message.rank);
   }
@@ -280,13 +286,19 @@ bool Mailbox::State::test() {
 
 void Mailbox::State::progress() {
   if (incoming.size() == 1) return;
+  const auto now = std::chrono::steady_clock::now();
+  // Cleared before the look, so that a ring during it is not lost.
+  const bool rung = doorbell.clear();
+  const auto pause = doorbell.reaches_all() ? kUnrung : kShortestSleep;
+  if (!rung && !moving() && now - looked < pause) return;
+  looked = now;
   // Again while anything moved: a header just read has posted receives that may be complete
   // already. And once more, because MPI looks first and takes in what has arrived afterwards.
   for (int quiet = 0; quiet < 2; ++quiet) {
     const bool taken = take_unexpected();
     if (test() || taken) {
       quiet = -1;
-      waited_us = 0;
+      waited = {};
     }
   }
 }
@@ -318,7 +330,7 @@ Mailbox::~Mailbox() {
     const auto end = std::chrono::steady_clock::now() + kLastWait;
     // No probing: what comes from now on is for a later mailbox.
     while (state_->sends_pending > 0 && std::chrono::steady_clock::now() < end) {
-      if (!state_->test()) sleep_us(kShortestSleepUs);
+      if (!state_->test()) std::this_thread::sleep_for(kShortestSleep);
     }
   } catch (...) {
     // The messages are lost either way, and a destructor has nobody to tell.
@@ -362,6 +374,8 @@ void Mailbox::send(int rank, Message message) {
   state.send_first(rank, outgoing);
   if (!is_inline) state.send_body(rank, outgoing, *outgoing->head);
   state.send_body(rank, outgoing, *outgoing->payload);
+  state.doorbell.ring(rank);
+  state.waited = {};
 }
 
 void Mailbox::expect(int rank, std::int64_t largest_bytes) {
@@ -380,24 +394,19 @@ std::optional<Message> Mailbox::receive() {
   return message;
 }
 
-void Mailbox::wait(std::chrono::nanoseconds at_most, std::chrono::microseconds longest) {
+void Mailbox::wait(std::chrono::nanoseconds at_most) {
   State& state = *state_;
   if (!state.ready.empty() || at_most.count() <= 0) return;
-  const auto most = std::chrono::ceil<std::chrono::microseconds>(
-      std::min<std::chrono::nanoseconds>(at_most, longest));
-  // Each look costs those that work some tens of microseconds, so the growth has few steps too.
-  const long growth = std::max<long>(1, longest / kHurried);
-  const long length = std::min<long>(std::max(state.waited_us * growth, kShortestSleepUs),
-                                     static_cast<long>(most.count()));
-  sleep_us(length);
-  state.waited_us += length;
+  auto length = std::clamp(state.waited, kShortestSleep, kLongestSleep);
+  if (state.doorbell.reaches_all() && !state.moving()) length = kUnrung;
+  if (at_most < length) length = std::chrono::ceil<std::chrono::microseconds>(at_most);
+  state.doorbell.sleep(length);
+  state.waited += length;
 }
-
-bool Mailbox::sending() const { return state_->sends_pending > 0; }
 
 bool Mailbox::idle() {
   state_->progress();
-  return !sending();
+  return state_->sends_pending == 0;
 }
 
 std::int64_t Mailbox::bytes_sent() const { return state_->bytes_sent; }

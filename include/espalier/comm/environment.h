@@ -6,7 +6,10 @@
 #include <mpi.h>
 
 #include <chrono>
+#include <optional>
 #include <string>
+
+#include "espalier/comm/doorbell.h"
 
 namespace espalier {
 
@@ -35,6 +38,7 @@ class MpiEnvironment {
   int rank() const { return rank_; }
   int size() const { return size_; }
   MPI_Comm communicator() const { return communicator_; }
+  const Doorbell& doorbell() const { return *doorbell_; }
   /// All ranks: status 0 on all if it is 0 on all; otherwise the lowest failing rank's status and
   /// message reach every rank (so that bad input found on any rank ends the job cleanly, before
   /// messages are under way). Collective.
@@ -62,6 +66,7 @@ class MpiEnvironment {
   MPI_Comm communicator_ = MPI_COMM_NULL;
   int rank_ = 0;
   int size_ = 1;
+  std::optional<Doorbell> doorbell_;
 };
 
 }  // namespace espalier

@@ -1,7 +1,8 @@
 #pragma once
 // Messages between endpoints (server, client i, later region j), whatever rank they live on, also
 // within one rank. Sends are non-blocking and own their bytes; large payloads travel in chunks
-// below MPI's int limit; headers are checksummed; nobody spins: wait() sleeps between tests.
+// below MPI's int limit; headers are checksummed; nobody spins: wait() sleeps until a rank of the
+// node rings, and between looks where a message is under way or may come from another node.
 
 #include <chrono>
 #include <cstddef>
@@ -34,9 +35,6 @@ struct Message {
   int rank = 0;  ///< on receipt: the rank it came from
 };
 
-/// The longest sleep of a rank that others wait for.
-inline constexpr std::chrono::microseconds kHurried{500};
-
 /// One at a time for a communicator: messages left over from an earlier mailbox are errors in the
 /// next. Not thread-safe (MPI is funneled). Any failure of MPI or of a checksum is an internal
 /// Error.
@@ -57,17 +55,14 @@ class Mailbox {
   /// largest possible. Messages beyond what is posted are found by matched probes; the order is the
   /// same either way.
   void expect(int rank, std::int64_t largest_bytes);
-  /// The next complete message in order of arrival, if any; progresses sends and receives. Messages
-  /// of one rank come in the order in which it sent them.
+  /// The next complete message in order of arrival, if any; progresses sends and receives, and
+  /// costs next to nothing while no message is under way. Messages of one rank come in the order in
+  /// which it sent them.
   std::optional<Message> receive();
-  /// Sleeps once: 100 microseconds after anything moved, then each time as long as the wait has
-  /// lasted (a multiple of that where `longest` is one of kHurried), up to `longest`, and never
-  /// longer than `at_most`; not at all if a message is ready; less if a signal arrives. Call when
-  /// receive() gave nothing and there is no work.
-  void wait(std::chrono::nanoseconds at_most = std::chrono::nanoseconds::max(),
-            std::chrono::microseconds longest = kHurried);
-  /// Whether a send has not left yet, as far as was seen.
-  bool sending() const;
+  /// Sleeps once, until a message has come or a signal arrives, and never longer than `at_most`;
+  /// not at all if a message is ready. May return for no reason. Call when receive() gave nothing
+  /// and there is no work.
+  void wait(std::chrono::nanoseconds at_most = std::chrono::nanoseconds::max());
   /// True when every send has left; progresses sends and receives.
   bool idle();
 

@@ -153,15 +153,6 @@ bool Pool::progress() {
 
 void Pool::poll() { progress(); }
 
-/// How long an answer may lie unseen: hardly where a rank has nothing to do, and then its core is
-/// free for looking; longest where all have a further task beside that under way.
-std::chrono::microseconds Pool::longest_sleep() const {
-  if (real_time_) return kHurried;
-  std::int64_t least = 2;
-  for (const Load& load : loads_) least = std::min(least, load.tasks);
-  return least == 0 ? kHurried : least == 1 ? 2 * kHurried : 4 * kHurried;
-}
-
 void Pool::wait_until(const std::function<bool()>& done, const Patience& patience) {
   while (!done()) {
     if (interrupt_ && interrupt_()) throw Interrupted{};
@@ -169,7 +160,7 @@ void Pool::wait_until(const std::function<bool()>& done, const Patience& patienc
     if (local_ != nullptr && local_->step()) continue;
     auto at_most = local_ != nullptr ? local_->patience() : std::chrono::nanoseconds::max();
     if (patience) at_most = std::min(at_most, patience());
-    mailbox_.wait(at_most, longest_sleep());
+    mailbox_.wait(at_most);
   }
 }
 

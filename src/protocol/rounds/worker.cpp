@@ -245,23 +245,9 @@ bool Worker::step_shard() {
 }
 
 void Worker::run() {
-  // Looking for messages takes some 20 microseconds beside a busy server: not after every batch of
-  // one millisecond, unless what this rank has sent still waits for it.
-  constexpr std::chrono::milliseconds kLookEvery{4};
-  auto looked = std::chrono::steady_clock::now();
-  const auto look = [&] {
-    bool any = false;
-    while (auto message = mailbox_.receive()) {
-      accept(std::move(*message));
-      any = true;
-    }
-    looked = std::chrono::steady_clock::now();
-    return any;
-  };
   while (!stopped_) {
-    if (mailbox_.sending() || std::chrono::steady_clock::now() - looked >= kLookEvery) look();
-    if (stopped_ || step() || look()) continue;
-    mailbox_.wait(patience());
+    while (auto message = mailbox_.receive()) accept(std::move(*message));
+    if (!stopped_ && !step()) mailbox_.wait(patience());
   }
   Message farewell;
   farewell.type = MessageType::stop;

@@ -81,7 +81,6 @@ class Pool {
   };
   std::int32_t place_payload(std::size_t place, const SharedBytes& payload);
   void hand_out();
-  std::chrono::microseconds longest_sleep() const;
   void handle(Message message);
   bool progress();
 
