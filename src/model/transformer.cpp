@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "espalier/base/error.h"
+#include "espalier/model/gelu.h"
 #include "espalier/model/geometry.h"
 #include "espalier/model/operations.h"
 
@@ -85,15 +86,13 @@ Layer residual(std::vector<Layer> branch, int rows) {
   return layer;
 }
 
-Layer gelu(bool tanh) {
+Layer gelu_layer(bool tanh) {
   Layer layer;
-  layer.forward = [=](const Parameters&, const at::Tensor& x, Context&) {
-    return at::gelu(x, tanh ? "tanh" : "none");
-  };
+  layer.forward = [=](const Parameters&, const at::Tensor& x, Context&) { return gelu(x, tanh); };
   layer.cost = [](CostTape& tape) {
     NodeCost node = row_node(tape, tape.shape.back());
     node.forward_flops = tape.elements();
-    node.saves_input = true;
+    node.saved_bytes = tape.elements() * kFloatBytes;  // its derivative
     tape.add(node);
   };
   return layer;
@@ -603,7 +602,7 @@ void add_transformer_blocks(Model& model, Layout& layout, const TransformerChoic
       mlp.push_back(swiglu(std::move(gate), linear(names.up, hidden, stream, kDeviation)));
     } else {
       mlp.push_back(linear(names.up, hidden, stream, kDeviation));
-      mlp.push_back(gelu(choice.tanh_gelu));
+      mlp.push_back(gelu_layer(choice.tanh_gelu));
     }
     mlp.push_back(linear(names.down, layout.along(axes.mlp_rows), hidden, choice.output_deviation));
     model.blocks.push_back(make_block(layout, axes.block,
