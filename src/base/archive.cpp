@@ -13,6 +13,13 @@ void archive_flags(Archive& archive, const char* name, std::initializer_list<boo
   for (bool* flag : flags) *flag = ((bits >> place++) & 1) != 0;
 }
 
+void archive_floats(Archive& archive, const std::string& name, std::vector<float>& values) {
+  std::int64_t size = std::ssize(values);
+  archive.value((name + "_size").c_str(), size);
+  values.resize(static_cast<std::size_t>(size));
+  archive.value(name.c_str(), std::span<float>(values));
+}
+
 void ByteArchive::raw(void* data, std::size_t bytes) {
   if (loading_) {
     ESPALIER_CHECK(bytes <= source_.size() - position_, "{} bytes wanted at {} of {}", bytes,

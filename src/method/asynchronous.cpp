@@ -43,11 +43,9 @@ class BufferedDifferences : public MergeRule {
     std::vector<Holding> trained, sent;
     for (Update& update : updates) {
       update.weight = staleness_(update.staleness);
-      const auto plan =
-          experiment.plans->plan(*update.geometry, model.geometry(), nullptr, kTrained);
-      trained.push_back(
-          {plan, reinterpret_cast<const float*>(update.values->data()), update.weight});
-      sent.push_back({plan, reinterpret_cast<const float*>(update.sent->data()), update.weight});
+      const auto [after, before] = holdings_of(experiment, model, update);
+      trained.push_back(after);
+      sent.push_back(before);
     }
     std::vector<Holding> counted = sent;
     for (Holding& holding : counted) holding.weight = 1;
@@ -77,12 +75,7 @@ class BufferedDifferences : public MergeRule {
     });
   }
 
-  void archive(Archive& archive) override {
-    auto size = static_cast<std::int64_t>(velocity_.size());
-    archive.value("velocity_size", size);
-    velocity_.resize(static_cast<std::size_t>(size));
-    archive.value("velocity", std::span<float>(velocity_));
-  }
+  void archive(Archive& archive) override { archive_floats(archive, "velocity", velocity_); }
 
  private:
   double rate_;

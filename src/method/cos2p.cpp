@@ -50,7 +50,7 @@ class MaskedDepth : public SubmodelRule {
   }
 
   void observe(const Experiment&, const SendMoment& sent, const Submodel& found) override {
-    auto [place, added] = masks_.try_emplace(sent.client, Mask{Submodel::full(*model_.layout)});
+    auto [place, added] = masks_.try_emplace(sent.client, Mask{Submodel::full(*model_.layout), {}});
     Mask& mask = place->second;
     if (added) mask.searches.assign(model_.layout->blocks.size(), 0);
     for (const MaskedAxis& masked : model_.masked) {
@@ -69,7 +69,7 @@ class MaskedDepth : public SubmodelRule {
     archive.value("clients", clients);
     const Layout& layout = *model_.layout;
     for (const std::int64_t client : clients) {
-      Mask& mask = masks_.try_emplace(client, Mask{Submodel::full(layout)}).first->second;
+      Mask& mask = masks_.try_emplace(client, Mask{Submodel::full(layout), {}}).first->second;
       archive.open(std::to_string(client).c_str());
       std::vector<std::int64_t> code = mask.units.encode();
       archive.value("units", code);
@@ -193,13 +193,12 @@ class ImportanceOverDrift : public MergeRule {
     for (std::size_t i = 0; i < updates.size(); ++i) {
       Update& update = updates[i];
       update.weight /= sum;
-      const auto plan =
-          experiment.plans->plan(*update.geometry, model.geometry(), nullptr, kTrained);
-      const auto* from = reinterpret_cast<const float*>(update.sent->data());
-      trained.push_back(
-          {plan, reinterpret_cast<const float*>(update.values->data()), update.weight / unit});
-      sent.push_back({plan, from, update.weight / unit});
-      discounted.push_back({plan, from, discounts[i]});
+      auto [after, before] = holdings_of(experiment, model, update);
+      after.weight = before.weight = update.weight / unit;
+      trained.push_back(after);
+      sent.push_back(before);
+      before.weight = discounts[i];
+      discounted.push_back(before);
     }
     move(model, trained, sent, discounted);
   }

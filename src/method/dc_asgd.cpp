@@ -45,12 +45,7 @@ class CompensateDelay : public MergeRule {
     for (const auto& [client, squares] : squares_) clients.push_back(client);
     archive.value("clients", clients);
     for (const std::int64_t client : clients) {
-      std::vector<float>& squares = squares_[client];
-      auto size = static_cast<std::int64_t>(squares.size());
-      const std::string name = "squares_" + std::to_string(client);
-      archive.value((name + "_size").c_str(), size);
-      squares.resize(static_cast<std::size_t>(size));
-      archive.value(name.c_str(), std::span<float>(squares));
+      archive_floats(archive, "squares_" + std::to_string(client), squares_[client]);
     }
   }
 

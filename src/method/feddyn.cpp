@@ -43,11 +43,8 @@ void DynamicTerm::end(const LocalView& view) {
 }
 
 void DynamicTerm::archive(Archive& archive) {
-  std::int64_t size = std::ssize(state_);
   archive.value("submodel", code_);
-  archive.value("size", size);
-  state_.resize(static_cast<std::size_t>(size));
-  archive.value("memory", std::span<float>(state_));
+  archive_floats(archive, "memory", state_);
 }
 
 std::int64_t DynamicTerm::extra_bytes(const Experiment& experiment, const Submodel& submodel) {
@@ -99,10 +96,9 @@ class DynamicMerge : public MergeRule {
     std::vector<Holding> trained, sent;
     for (Update& update : updates) {
       update.weight = 1;
-      const auto plan =
-          experiment.plans->plan(*update.geometry, model.geometry(), nullptr, kTrained);
-      trained.push_back({plan, reinterpret_cast<const float*>(update.values->data())});
-      sent.push_back({plan, reinterpret_cast<const float*>(update.sent->data())});
+      const auto [end, start] = holdings_of(experiment, model, update);
+      trained.push_back(end);
+      sent.push_back(start);
     }
     BlockSums ends, starts;
     for_each_block(model, [&](Range range) {
@@ -119,12 +115,7 @@ class DynamicMerge : public MergeRule {
     });
   }
 
-  void archive(Archive& archive) override {
-    std::int64_t size = std::ssize(memory_);
-    archive.value("size", size);
-    memory_.resize(static_cast<std::size_t>(size));
-    archive.value("memory", std::span<float>(memory_));
-  }
+  void archive(Archive& archive) override { archive_floats(archive, "memory", memory_); }
 
  private:
   double alpha_;

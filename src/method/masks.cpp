@@ -224,17 +224,11 @@ class Masks final : public SubmodelSearch {
   }
 
   void archive(Archive& archive) override {
-    std::vector<std::int64_t> axes, widths;
-    for (const auto& [axis, logits] : known_) {
-      axes.push_back(axis);
-      widths.push_back(std::ssize(logits));
-    }
+    std::vector<std::int64_t> axes;
+    for (const auto& [axis, logits] : known_) axes.push_back(axis);
     archive.value("axes", axes);
-    archive.value("widths", widths);
-    for (std::size_t i = 0; i < axes.size(); ++i) {
-      std::vector<float>& logits = known_[static_cast<int>(axes[i])];
-      logits.resize(static_cast<std::size_t>(widths[i]));
-      archive.value("logits", std::span<float>(logits));
+    for (const std::int64_t axis : axes) {
+      archive_floats(archive, "logits_" + std::to_string(axis), known_[static_cast<int>(axis)]);
     }
   }
 

@@ -69,17 +69,10 @@ class LastKnownDifferences : public MergeRule {
 
   void archive(Archive& archive) override {
     std::vector<std::int64_t> clients;
-    std::int64_t size = 0;
-    for (const auto& [client, known] : known_) {
-      clients.push_back(client);
-      size = std::ssize(known);
-    }
+    for (const auto& [client, known] : known_) clients.push_back(client);
     archive.value("clients", clients);
-    archive.value("size", size);
     for (const std::int64_t client : clients) {
-      std::vector<float>& known = known_[client];
-      known.resize(static_cast<std::size_t>(size));
-      archive.value(std::to_string(client).c_str(), std::span<float>(known));
+      archive_floats(archive, "known_" + std::to_string(client), known_[client]);
     }
   }
 

@@ -37,6 +37,8 @@ class Archive {
 
 /// Several truth values as one integer, the first in its lowest bit.
 void archive_flags(Archive& archive, const char* name, std::initializer_list<bool*> flags);
+/// Floats whose number is not known when they are restored; it stands beside them as `name`_size.
+void archive_floats(Archive& archive, const std::string& name, std::vector<float>& values);
 
 /// Appends to, or reads from, a byte string; names are not stored, the order is the format.
 class ByteArchive final : public Archive {

@@ -8,6 +8,13 @@
 #include "espalier/train/client.h"
 
 namespace espalier {
+std::pair<Holding, Holding> holdings_of(const Experiment& experiment, const Parameters& model,
+                                        const Update& update) {
+  const auto plan = experiment.plans->plan(*update.geometry, model.geometry(), nullptr, kTrained);
+  return {{plan, reinterpret_cast<const float*>(update.values->data()), update.weight},
+          {plan, reinterpret_cast<const float*>(update.sent->data()), update.weight}};
+}
+
 void BlockSums::sum(Range range, std::span<const Holding> holdings) {
   const auto count = static_cast<std::size_t>(range.size());
   std::fill_n(numerator.begin(), count, 0.0);

@@ -6,6 +6,7 @@
 #include <array>
 #include <functional>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "espalier/protocol/rounds/rules.h"
@@ -19,6 +20,10 @@ struct Holding {
   const float* values = nullptr;
   double weight = 1;
 };
+
+/// What the update trained, and what it had been sent of the same parameters, each with its weight.
+std::pair<Holding, Holding> holdings_of(const Experiment& experiment, const Parameters& model,
+                                        const Update& update);
 
 /// Values of the model that are summed at a time: both sums stay in the first two cache levels.
 inline constexpr std::int64_t kMergeBlock = 4096;
