@@ -68,7 +68,9 @@ TEST(Exits, AModelCutInDepthAnswersByTheLastThatItKeeps) {
       own.exits = &shallower;
       EXPECT_TRUE(same_bits(forward(model, sliced(model, full, cut), x, own), exits[k]));
       EXPECT_EQ(shallower.size(), k);
-      if (k > 0) EXPECT_FALSE(same_bits(exits[k], exits[k - 1]));
+      if (k > 0) {
+        EXPECT_FALSE(same_bits(exits[k], exits[k - 1]));
+      }
     }
     EXPECT_EQ(cut_depth(model, 4), cut_depth(model, 3));  // nothing behind the last exit
   }

@@ -16,6 +16,7 @@
 
 #include "espalier/model/model.h"
 #include "espalier/model/plan.h"
+#include "same_bits.h"
 
 namespace espalier {
 
@@ -131,11 +132,6 @@ inline void expect_close(const at::Tensor& a, const at::Tensor& b, double tolera
   EXPECT_LE((a - b).abs().max().item<double>(),
             tolerance * std::max(1.0, b.abs().max().item<double>()));
   EXPECT_TRUE(a.isfinite().all().item<bool>());
-}
-
-inline bool same_bits(const at::Tensor& a, const at::Tensor& b) {
-  return a.sizes() == b.sizes() && std::memcmp(a.const_data_ptr(), b.const_data_ptr(),
-                                               static_cast<std::size_t>(a.nbytes())) == 0;
 }
 
 inline std::int64_t trainable_count(const Model& model) {

@@ -2,20 +2,14 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <limits>
+
+#include "same_bits.h"
 
 namespace espalier {
 namespace {
-
-bool same_bits(const at::Tensor& a, const at::Tensor& b) {
-  const at::Tensor x = a.contiguous();
-  const at::Tensor y = b.contiguous();
-  return x.sizes() == y.sizes() &&
-         std::memcmp(x.const_data_ptr(), y.const_data_ptr(),
-                     static_cast<std::size_t>(x.numel()) * sizeof(float)) == 0;
-}
 
 struct Result {
   at::Tensor out;

@@ -3,22 +3,14 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <cstring>
 #include <limits>
 #include <vector>
 
 #include "espalier/base/random.h"
+#include "same_bits.h"
 
 namespace espalier {
 namespace {
-
-bool same_bits(const at::Tensor& a, const at::Tensor& b) {
-  if (a.sizes() != b.sizes()) return false;
-  const at::Tensor x = a.contiguous();
-  const at::Tensor y = b.contiguous();
-  return std::memcmp(x.const_data_ptr(), y.const_data_ptr(),
-                     static_cast<std::size_t>(x.numel()) * sizeof(float)) == 0;
-}
 
 /// Values from a short list, so that most windows hold ties, zeros of both signs and negatives.
 at::Tensor draw(std::vector<std::int64_t> shape, const std::vector<float>& values, Stream& stream) {

@@ -17,6 +17,7 @@
 #include "espalier/model/cost.h"
 #include "espalier/model/operations.h"
 #include "espalier/model/plan.h"
+#include "same_bits.h"
 
 namespace espalier {
 namespace {
@@ -125,11 +126,6 @@ at::Tensor run(const Model& model, const Parameters& p, const at::Tensor& x) {
   c10::NoGradGuard no_grad;
   Context context;
   return forward(model, p, x, context);
-}
-
-bool same_bits(const at::Tensor& a, const at::Tensor& b) {
-  return a.sizes() == b.sizes() && std::memcmp(a.const_data_ptr(), b.const_data_ptr(),
-                                               static_cast<std::size_t>(a.nbytes())) == 0;
 }
 
 // Against double precision. Each of the about ten layers in a row sums at most n = 48 terms (192 in
