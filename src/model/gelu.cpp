@@ -9,13 +9,7 @@
 #include <bit>
 #include <cstdint>
 
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
-// The loops below are vectorised by the compiler, and products are not contracted with sums, so
-// each of these gives the same bits.
-#define ESPALIER_WIDE __attribute__((target_clones("avx512f", "avx2", "default")))
-#else
-#define ESPALIER_WIDE
-#endif
+#include "espalier/base/wide.h"
 
 namespace espalier {
 namespace {
@@ -72,11 +66,13 @@ inline __attribute__((always_inline)) float by_tanh(float x, float& derivative) 
   return x * s;
 }
 
-ESPALIER_WIDE void exact_values(const float* x, std::int64_t count, float* out, float* derivative) {
+ESPALIER_WIDEST void exact_values(const float* x, std::int64_t count, float* out,
+                                  float* derivative) {
   for (std::int64_t i = 0; i < count; ++i) out[i] = exact(x[i], derivative[i]);
 }
 
-ESPALIER_WIDE void tanh_values(const float* x, std::int64_t count, float* out, float* derivative) {
+ESPALIER_WIDEST void tanh_values(const float* x, std::int64_t count, float* out,
+                                 float* derivative) {
   for (std::int64_t i = 0; i < count; ++i) out[i] = by_tanh(x[i], derivative[i]);
 }
 

@@ -1,13 +1,16 @@
 #pragma once
 // ESPALIER_WIDE before a function: compiled twice, and the processor's wider registers are used
 // where it has them. AVX2 alone brings no fused multiply-add, so the values are the same either
-// way; ESPALIER_WIDE_FMA is for functions that ask for std::fma by name. Sanitizers do not support
-// the dispatch.
+// way; ESPALIER_WIDE_FMA is for functions that ask for std::fma by name, ESPALIER_WIDEST for loops
+// that compute far more than they move (products and sums are never contracted: see CMakeLists).
+// Sanitizers do not support the dispatch.
 
 #if defined(__x86_64__) && defined(__gnu_linux__) && !defined(__SANITIZE_ADDRESS__)
 #define ESPALIER_WIDE __attribute__((target_clones("avx2", "default")))
 #define ESPALIER_WIDE_FMA __attribute__((target_clones("fma", "default")))
+#define ESPALIER_WIDEST __attribute__((target_clones("avx512f", "avx2", "default")))
 #else
 #define ESPALIER_WIDE
 #define ESPALIER_WIDE_FMA
+#define ESPALIER_WIDEST
 #endif
