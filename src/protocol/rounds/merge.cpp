@@ -8,6 +8,7 @@
 #include "espalier/train/client.h"
 
 namespace espalier {
+
 std::pair<Holding, Holding> holdings_of(const Experiment& experiment, const Parameters& model,
                                         const Update& update) {
   const auto plan = experiment.plans->plan(*update.geometry, model.geometry(), nullptr, kTrained);

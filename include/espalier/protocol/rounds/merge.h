@@ -48,15 +48,13 @@ void weighted_mean(Parameters& model, std::span<const Holding> holdings);
 template <class Change>
 void change_held(const Experiment& experiment, Parameters& model, const Update& update,
                  const Change& change) {
-  const auto plan = experiment.plans->plan(*update.geometry, model.geometry(), nullptr, kTrained);
-  const auto* trained = reinterpret_cast<const float*>(update.values->data());
-  const auto* sent = reinterpret_cast<const float*>(update.sent->data());
+  const auto [trained, sent] = holdings_of(experiment, model, update);
   float* values = model.data();
-  for (const Plan::Run& run : plan->runs()) {
+  for (const Plan::Run& run : trained.plan->runs()) {
     for (std::int64_t i = 0; i < run.length; ++i) {
       float& value = values[run.destination + i];
-      value = static_cast<float>(
-          change(value, trained[run.source + i], sent[run.source + i], run.destination + i));
+      value = static_cast<float>(change(value, trained.values[run.source + i],
+                                        sent.values[run.source + i], run.destination + i));
     }
   }
 }
