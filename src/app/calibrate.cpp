@@ -48,7 +48,7 @@ Wish parse(const std::vector<std::string>& arguments) {
     } else if (word.starts_with("-")) {
       throw InputError("calibrate knows --quick and -v, not '" + word + "'");
     } else if (named) {
-      throw InputError(fmt::format("calibrate takes one name; '{}' or '{}'?", wish.name, word));
+      throw InputError(formatted("calibrate takes one name; '{}' or '{}'?", wish.name, word));
     } else {
       wish.name = word;
       named = true;
@@ -57,7 +57,7 @@ Wish parse(const std::vector<std::string>& arguments) {
   const auto fits = [](unsigned char c) { return std::isalnum(c) != 0 || c == '_' || c == '-'; };
   if (wish.name.empty() || !std::ranges::all_of(wish.name, fits)) {
     throw InputError(
-        fmt::format("'{}' is no name for a device: take letters, digits, '-' and '_'", wish.name));
+        formatted("'{}' is no name for a device: take letters, digits, '-' and '_'", wish.name));
   }
   return wish;
 }
@@ -147,10 +147,10 @@ void wait_for_all(const MpiEnvironment& mpi) {
 }
 
 /// Four significant digits: more than a measurement is good for.
-double rounded(double value) { return std::strtod(fmt::format("{:.4g}", value).c_str(), nullptr); }
+double rounded(double value) { return std::strtod(formatted("{:.4g}", value).c_str(), nullptr); }
 
 void print_field(const char* name, double value, const std::string& comment) {
-  const std::string field = fmt::format("{} = {:.{}g}", name, value, value < 1e4 ? 4 : 10);
+  const std::string field = formatted("{} = {:.{}g}", name, value, value < 1e4 ? 4 : 10);
   std::printf("%-27s # %s\n", field.c_str(), comment.c_str());
 }
 
@@ -206,8 +206,8 @@ void print_section(const DeviceClass& device, const std::vector<MeasuredTask>& t
   std::printf("# %zu tasks not used for fitting: median error %.1f %%, rank correlation %.3f\n",
               measured.size(), 100 * fit.median_error, fit.rank_correlation);
   print_field("memory_mb", device.memory_mb,
-              fmt::format("three quarters of the memory, among {} rank{} on this host", ranks,
-                          ranks == 1 ? "" : "s"));
+              formatted("three quarters of the memory, among {} rank{} on this host", ranks,
+                        ranks == 1 ? "" : "s"));
   print_field("gflops", device.gflops, "norms, activations, pooling, sums");
   print_field("gflops_conv", device.gflops_conv, "convolutions");
   print_field("gflops_matmul", device.gflops_matmul, "matrix products");
@@ -259,7 +259,7 @@ int calibrate_command(int* argc, char*** argv, const std::vector<std::string>& a
     }
     wait_for_all(mpi);
   };
-  attempt(failure, measure, fmt::format("rank {}: ", mpi.rank()));
+  attempt(failure, measure, formatted("rank {}: ", mpi.rank()));
   return failure.status == 0 ? 0 : fail_job(mpi, failure);
 }
 

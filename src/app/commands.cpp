@@ -1,5 +1,6 @@
 #include "espalier/app/commands.h"
 
+#include <fmt/ranges.h>
 #include <hdf5.h>
 #include <torch/headeronly/version.h>
 
@@ -50,17 +51,17 @@ void print_blocks(const std::string& name, const DataShape& shape) {
   const TrainingCost full = training_cost(model, Submodel::full(*model.layout), 1, 0);
   const TrainingCost half = training_cost(model, rolling_submodel(*model.layout, 0.5, 0), 1, 0);
   std::printf("  for one sample of %s, %lld classes; full width, then half\n",
-              fmt::format("{}", fmt::join(shape.sample, "x")).c_str(),
+              formatted("{}", fmt::join(shape.sample, "x")).c_str(),
               static_cast<long long>(shape.classes));
   const auto line = [](const std::string& block, const BlockCost& a, const BlockCost& b) {
     const auto side = [](const BlockCost& c) {
-      return fmt::format("{:>11} {:>13} {:>12} {:>10}", c.parameters, c.forward_flops,
-                         c.weight_bytes, c.saved_bytes);
+      return formatted("{:>11} {:>13} {:>12} {:>10}", c.parameters, c.forward_flops, c.weight_bytes,
+                       c.saved_bytes);
     };
     std::printf("  %-12s %s   %s\n", block.c_str(), side(a).c_str(), side(b).c_str());
   };
-  const std::string head = fmt::format("{:>11} {:>13} {:>12} {:>10}", "parameters", "forward FLOP",
-                                       "weight B", "saved B");
+  const std::string head =
+      formatted("{:>11} {:>13} {:>12} {:>10}", "parameters", "forward FLOP", "weight B", "saved B");
   std::printf("  %-12s %s   %s\n", "block", head.c_str(), head.c_str());
   const auto total = [](const TrainingCost& cost) {
     BlockCost sum;
@@ -79,10 +80,10 @@ void print_blocks(const std::string& name, const DataShape& shape) {
 }
 
 void print_device(const DeviceClass& d) {
-  const std::string memory = d.memory_mb > 0 ? fmt::format("{:g} MB", d.memory_mb) : "not capped";
-  std::string compute = fmt::format("{:g} GFLOP/s", d.gflops);
+  const std::string memory = d.memory_mb > 0 ? formatted("{:g} MB", d.memory_mb) : "not capped";
+  std::string compute = formatted("{:g} GFLOP/s", d.gflops);
   const auto add = [&](double value, const char* what, const char* unit) {
-    if (value > 0) compute += fmt::format(", {} {:g} {}", what, value, unit);
+    if (value > 0) compute += formatted(", {} {:g} {}", what, value, unit);
   };
   add(d.gflops_conv, "convolutions", "GFLOP/s");
   add(d.gflops_matmul, "matrix products", "GFLOP/s");

@@ -16,7 +16,7 @@ std::string best_isa() {
 void apply_isa(const std::string& isa) {
   const bool wide = isa == "avx512";
   if (!__builtin_cpu_supports("avx2") || (wide && best_isa() != "avx512")) {
-    throw InputError(fmt::format("this machine has no {}; set run.isa = {}", isa, best_isa()));
+    throw InputError(formatted("this machine has no {}; set run.isa = {}", isa, best_isa()));
   }
   setenv("ATEN_CPU_CAPABILITY", wide ? "avx512" : "avx2", 1);
   setenv("ONEDNN_MAX_CPU_ISA", wide ? "AVX512_CORE" : "AVX2", 1);

@@ -1,7 +1,5 @@
 #include "espalier/app/request.h"
 
-#include <fmt/format.h>
-
 #include <boost/program_options.hpp>
 #include <cstdio>
 #include <sstream>
@@ -34,7 +32,7 @@ std::vector<std::pair<std::string, std::string>> take_settings(std::vector<std::
     const std::string key = word.substr(0, word.find('='));
     if (!key.starts_with("--") || key.find('.') == std::string::npos) return false;
     if (key.size() == word.size()) {
-      throw InputError(fmt::format("'{}' needs a value: {}=VALUE", word, word));
+      throw InputError(formatted("'{}' needs a value: {}=VALUE", word, word));
     }
     settings.emplace_back(key.substr(2), word.substr(key.size() + 1));
     return true;
@@ -46,7 +44,7 @@ Resume parse_resume(const std::string& text) {
   if (text == "auto") return Resume::automatic;
   if (text == "never") return Resume::never;
   if (text == "require") return Resume::require;
-  throw InputError(fmt::format("--resume is auto, never or require, not '{}'", text));
+  throw InputError(formatted("--resume is auto, never or require, not '{}'", text));
 }
 
 std::chrono::seconds parse_wall(const std::string& text) {
@@ -54,7 +52,7 @@ std::chrono::seconds parse_wall(const std::string& text) {
   const int fields = std::sscanf(text.c_str(), "%d:%2d:%2d%n", &hours, &minutes, &seconds, &read);
   const bool whole = fields == 3 && static_cast<std::size_t>(read) == text.size();
   if (!whole || hours < 0 || minutes < 0 || minutes > 59 || seconds < 0 || seconds > 59) {
-    throw InputError(fmt::format("--wall needs hh:mm:ss, not '{}'", text));
+    throw InputError(formatted("--wall needs hh:mm:ss, not '{}'", text));
   }
   return std::chrono::hours(hours) + std::chrono::minutes(minutes) + std::chrono::seconds(seconds);
 }
@@ -75,7 +73,7 @@ Request parse_request(std::vector<std::string> arguments) {
         po::command_line_parser(arguments).options(all).positional(positional).style(style).run(),
         given);
   } catch (const po::error& error) {
-    throw InputError(fmt::format("{}; `espalier --help` lists the flags", error.what()));
+    throw InputError(formatted("{}; `espalier --help` lists the flags", error.what()));
   }
   r.overwrite = given["overwrite"].as<bool>();
   r.resume = parse_resume(given["resume"].as<std::string>());
@@ -89,7 +87,7 @@ Request parse_request(std::vector<std::string> arguments) {
   }
   const auto& inputs = given["input"].as<std::vector<std::string>>();
   if (inputs.size() > 1) {
-    throw InputError(fmt::format("one input file at a time: '{}' or '{}'?", inputs[0], inputs[1]));
+    throw InputError(formatted("one input file at a time: '{}' or '{}'?", inputs[0], inputs[1]));
   }
   r.input = inputs[0];
   return r;

@@ -1,5 +1,7 @@
 #include "espalier/app/resume.h"
 
+#include <fmt/ranges.h>
+
 #include <algorithm>
 #include <map>
 #include <utility>
@@ -34,7 +36,7 @@ void refuse(const std::vector<std::string>& differences, const std::string& what
             const std::string& advice) {
   if (differences.empty()) return;
   throw InputError(
-      fmt::format("{} holds another run: {}; {}", what, fmt::join(differences, ", "), advice));
+      formatted("{} holds another run: {}; {}", what, fmt::join(differences, ", "), advice));
 }
 
 /// `stored` with what `asked` gives anew.
@@ -50,7 +52,7 @@ Config merged(const Config& asked, const std::string& stored, const std::filesys
     if (is_place(key) || may_change(key)) {
       result.set(key, wanted, "this request");
     } else {
-      differences.push_back(fmt::format("{} is '{}' there and '{}' here", key, kept, wanted));
+      differences.push_back(formatted("{} is '{}' there and '{}' here", key, kept, wanted));
     }
   }
   refuse(differences, folder.string(), "choose another run.name or add --overwrite");
@@ -70,8 +72,8 @@ Intent intent(const Config& asked, const Request& request, const std::filesystem
   const auto found = RunDirectory::look(folder);
   if (!found) {
     if (request.resume == Resume::require) {
-      throw InputError(fmt::format("{} holds no run to go on with; leave --resume=require out",
-                                   folder.string()));
+      throw InputError(
+          formatted("{} holds no run to go on with; leave --resume=require out", folder.string()));
     }
     return {};
   }
@@ -81,9 +83,9 @@ Intent intent(const Config& asked, const Request& request, const std::filesystem
   }
   if (request.resume == Resume::never) {
     throw InputError(
-        fmt::format("{} holds a run, and --resume=never does not go on with it; choose another "
-                    "run.name or add --overwrite",
-                    folder.string()));
+        formatted("{} holds a run, and --resume=never does not go on with it; choose another "
+                  "run.name or add --overwrite",
+                  folder.string()));
   }
   return {Intent::Kind::go_on, text};
 }
@@ -107,8 +109,8 @@ std::unique_ptr<CheckpointReader> newest_checkpoint(const RunDirectory& director
     }
   }
   if (!paths.empty()) {
-    throw OutputError(fmt::format("no checkpoint in {} can be used; add --overwrite to begin anew",
-                                  directory.path().string()));
+    throw OutputError(formatted("no checkpoint in {} can be used; add --overwrite to begin anew",
+                                directory.path().string()));
   }
   return nullptr;
 }

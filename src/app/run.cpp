@@ -90,23 +90,23 @@ ServerRules build_rules(const RuleNames& names, const Config& config,
 }
 
 std::string megabytes(std::int64_t bytes) {
-  return fmt::format("{:.2f} MB", static_cast<double>(bytes) * 1e-6);
+  return formatted("{:.2f} MB", static_cast<double>(bytes) * 1e-6);
 }
 
 /// `--check`: what would run, with the memory that each kind of client is expected to need.
 void print_check(const Experiment& e, const RuleNames& names, const ServerRules& rules) {
-  log_note(fmt::format("method   {} (submodel {}, window {}, merge {}, objective {})", names.method,
-                       names.submodel, names.window, names.merge, names.objective));
+  log_note(formatted("method   {} (submodel {}, window {}, merge {}, objective {})", names.method,
+                     names.submodel, names.window, names.merge, names.objective));
   const auto full = Submodel::full(*e.model.layout);
   const std::int64_t values = e.plans->geometry(full, Packing::aligned)->count(Kind::trainable);
-  log_note(fmt::format("model    {}, {} parameters", e.model.name, values));
-  log_note(fmt::format("data     {}, {} training and {} test samples", e.data.name,
-                       e.data.train ? e.data.train->size() : 0,
-                       e.data.test ? e.data.test->size() : 0));
+  log_note(formatted("model    {}, {} parameters", e.model.name, values));
+  log_note(formatted("data     {}, {} training and {} test samples", e.data.name,
+                     e.data.train ? e.data.train->size() : 0,
+                     e.data.test ? e.data.test->size() : 0));
   for (const std::string& file : e.data.files) log_note("         " + file);
-  log_note(fmt::format("clients  {}", e.fleet->size()));
-  log_note(fmt::format("         {:<14} {:>6} {:>12} {:>12} {:>12}", "device", "share",
-                       "parameters", "memory", "cap"));
+  log_note(formatted("clients  {}", e.fleet->size()));
+  log_note(formatted("         {:<14} {:>6} {:>12} {:>12} {:>12}", "device", "share", "parameters",
+                     "memory", "cap"));
   std::set<std::pair<std::string, std::uint64_t>> shown;
   std::int64_t payloads = 0;
   std::int64_t states = 0;
@@ -121,16 +121,16 @@ void print_check(const Experiment& e, const RuleNames& names, const ServerRules&
     if (keeps) states += Optimizer::copies(e.train) * cost.message_bytes;
     if (!shown.emplace(device.name, assigned.submodel.hash()).second) continue;
     const std::int64_t cap = memory_bytes(device);
-    log_note(fmt::format(
+    log_note(formatted(
         "         {:<14} {:>6.3g} {:>12} {:>12} {:>12}{}{}", device.name, assigned.share,
         cost.parameters, megabytes(cost.peak_bytes), cap > 0 ? megabytes(cap) : "-",
-        bounds.search > 0 ? fmt::format("  {} while it searches", megabytes(bounds.search)) : "",
+        bounds.search > 0 ? formatted("  {} while it searches", megabytes(bounds.search)) : "",
         cap > 0 && bounds.largest() > cap ? "  too little memory" : ""));
   }
   // The model, its evaluated copy, and each client's payload, update and state: that before the
   // task, that after it, and the one to send next.
-  log_note(fmt::format("server   {} at most, beside data and libraries",
-                       megabytes(8 * values + 2 * payloads + 3 * states)));
+  log_note(formatted("server   {} at most, beside data and libraries",
+                     megabytes(8 * values + 2 * payloads + 3 * states)));
 }
 
 /// Whether a person looks on. mpirun gives every program a terminal of its own, so below it
@@ -143,8 +143,8 @@ bool on_terminal() {
 
 /// "top-1 0.9876", or "perplexity 5.432" of a language model.
 std::string quality(const Evaluation& e) {
-  return std::isnan(e.perplexity) ? fmt::format("top-1 {:.4f}", e.top1)
-                                  : fmt::format("perplexity {:.4g}", e.perplexity);
+  return std::isnan(e.perplexity) ? formatted("top-1 {:.4f}", e.top1)
+                                  : formatted("perplexity {:.4g}", e.perplexity);
 }
 
 /// Progress for a person: one live line on a terminal; plain lines, a second apart, elsewhere.
@@ -155,9 +155,9 @@ class Progress {
 
   void round(const RoundReport& report) {
     const std::string line =
-        fmt::format("round {:>5}/{}   loss {:.4f}   virtual {:>9.1f} s   {:>6.1f} s{}",
-                    report.round, rounds_, report.train_loss, seconds(report.time), elapsed(),
-                    quality_.empty() ? "" : "   " + quality_);
+        formatted("round {:>5}/{}   loss {:.4f}   virtual {:>9.1f} s   {:>6.1f} s{}", report.round,
+                  rounds_, report.train_loss, seconds(report.time), elapsed(),
+                  quality_.empty() ? "" : "   " + quality_);
     if (live_) {
       std::printf("\r\033[K%s", line.c_str());
       std::fflush(stdout);
@@ -169,8 +169,8 @@ class Progress {
   void evaluation(const Evaluation& e) {
     quality_ = quality(e);
     if (live_) std::printf("\r\033[K");
-    log_note(fmt::format("version {:>3}       loss {:.4f}   virtual {:>9.1f} s   {:>6.1f} s   {}",
-                         e.version, e.loss, seconds(e.time), elapsed(), quality_));
+    log_note(formatted("version {:>3}       loss {:.4f}   virtual {:>9.1f} s   {:>6.1f} s   {}",
+                       e.version, e.loss, seconds(e.time), elapsed(), quality_));
   }
   double elapsed() const {
     return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
@@ -236,9 +236,9 @@ RunFile restored_records(CheckpointReader& checkpoint, const RunDirectory& direc
 std::string closing_line(const RunSummary& s, double wall, const std::filesystem::path& run) {
   const Evaluation last = s.last.value_or(Evaluation{});
   const std::string quality = std::isnan(last.perplexity)
-                                  ? fmt::format("top1={:.4f}", last.top1)
-                                  : fmt::format("perplexity={:.4f}", last.perplexity);
-  return fmt::format(
+                                  ? formatted("top1={:.4f}", last.top1)
+                                  : formatted("perplexity={:.4f}", last.perplexity);
+  return formatted(
       "done: rounds={} version={} {} loss={:.4f} virtual_s={:.3f} wall_s={:.1f} up_mb={:.3f} "
       "down_mb={:.3f} run={}",
       s.rounds, s.version, quality, last.loss, seconds(s.time), wall,
@@ -270,13 +270,13 @@ int serve(const Experiment& experiment, const Config& config, const RuleNames& n
     checkpoint->read([&](Archive& archive) { server.archive(archive); });
     checkpoint.reset();
     log_note(
-        fmt::format("going on from version {} of {}", server.version(), directory.path().string()));
+        formatted("going on from version {} of {}", server.version(), directory.path().string()));
   }
   Progress progress(experiment.rounds, request.verbosity);
   server.on_round = [&](const RoundReport& report) { progress.round(report); };
   server.on_evaluation = [&](const Evaluation& evaluation) { progress.evaluation(evaluation); };
   const auto tell_loss = [](std::int64_t version) {
-    set_loss(fmt::format("what came after version {} is lost", version));
+    set_loss(formatted("what came after version {} is lost", version));
   };
   tell_loss(server.version());
   CheckpointWriter writer;
@@ -295,8 +295,8 @@ int serve(const Experiment& experiment, const Config& config, const RuleNames& n
   writer.finish();
   directory.prune_checkpoints(keep, keep_every);
   if (summary.stopped) {
-    log_note(fmt::format("stopped at version {} of {} ({}); start again to go on", summary.version,
-                         experiment.rounds, *summary.stopped));
+    log_note(formatted("stopped at version {} of {} ({}); start again to go on", summary.version,
+                       experiment.rounds, *summary.stopped));
     close_log();
     return kStoppedEarly;
   }
@@ -335,10 +335,10 @@ int run_command(int* argc, char*** argv, const std::vector<std::string>& argumen
     ESPALIER_MPI(MPI_Bcast(&first, 1, MPI_UINT64_T, 0, mpi.communicator()));
     if (own != first) {
       throw InputError(
-          fmt::format("rank {} reads another configuration or has another instruction set ({}) "
-                      "than rank 0; give "
-                      "all ranks the same input file, and run.isa = avx2",
-                      mpi.rank(), config->text("run.isa")));
+          formatted("rank {} reads another configuration or has another instruction set ({}) "
+                    "than rank 0; give "
+                    "all ranks the same input file, and run.isa = avx2",
+                    mpi.rank(), config->text("run.isa")));
     }
   });
   if (const int failed = agreed(mpi, failure)) return failed;
@@ -412,14 +412,14 @@ int run_command(int* argc, char*** argv, const std::vector<std::string>& argumen
       // A stored configuration gives every option.
       if (meant.kind == Intent::Kind::go_on) return;
       for (const std::string& key : config->unread()) {
-        log_warning(fmt::format("{} was given, but nothing reads it in this run", key));
+        log_warning(formatted("{} was given, but nothing reads it in this run", key));
       }
     } else {
       Mailbox mailbox(mpi);
       Worker(*experiment, *config, client_rules(names), mailbox, pace).run();
     }
   };
-  attempt(failure, serve_or_train, fmt::format("rank {}: ", mpi.rank()));
+  attempt(failure, serve_or_train, formatted("rank {}: ", mpi.rank()));
   if (failure.status == 0) return status;
   return fail_job(mpi, failure, [&] { directory.reset(); });
 }

@@ -33,7 +33,7 @@ void write_text_file(const fs::path& path, const std::string& text) {
   std::ofstream out(path);
   out << text;
   out.close();
-  if (!out) throw OutputError(fmt::format("cannot write {}", path.string()));
+  if (!out) throw OutputError(formatted("cannot write {}", path.string()));
 }
 
 std::string replace_all(std::string text, const std::string& from, const std::string& to) {
@@ -51,7 +51,7 @@ std::string host_name() {
 
 /// Field 22 of /proc/PID/stat: when the process started; 0 where there is none.
 long long start_time(long pid) {
-  const std::string stat = read_text_file(fmt::format("/proc/{}/stat", pid));
+  const std::string stat = read_text_file(formatted("/proc/{}/stat", pid));
   const auto after_name = stat.rfind(')');
   if (after_name == std::string::npos) return 0;
   std::istringstream fields(stat.substr(after_name + 1));
@@ -84,7 +84,7 @@ void wait_for_owner(const fs::path& lock) {
           owner.pid > 0 && start_time(owner.pid) == owner.started && owner.started != 0;
       if (!alive) return;
       if (tenths >= kPatience_s * 10) {
-        throw InputError(fmt::format(
+        throw InputError(formatted(
             "{} is in use by process {} on this machine; wait for it or choose another run.name",
             lock.parent_path().string(), owner.pid));
       }
@@ -93,8 +93,8 @@ void wait_for_owner(const fs::path& lock) {
     }
     if (owner.job != "-" && owner.job == own_job()) return;
     throw InputError(
-        fmt::format("{} is in use by process {} on host {}; if that run is gone, delete {}",
-                    lock.parent_path().string(), owner.pid, owner.host, lock.string()));
+        formatted("{} is in use by process {} on host {}; if that run is gone, delete {}",
+                  lock.parent_path().string(), owner.pid, owner.host, lock.string()));
   }
 }
 
@@ -133,7 +133,7 @@ fs::path RunDirectory::path_for(const Config& config) {
   name = replace_all(name, "{method}", config.text("method.name"));
   name = replace_all(name, "{job}", own_job());
   if (name.empty() || name.find('/') != std::string::npos || name == "." || name == "..") {
-    throw InputError(fmt::format("run.name '{}' is no folder name", name));
+    throw InputError(formatted("run.name '{}' is no folder name", name));
   }
   return fs::path(config.text("run.dir")) / name;
 }
@@ -141,8 +141,7 @@ fs::path RunDirectory::path_for(const Config& config) {
 std::optional<RunDirectory::Found> RunDirectory::look(const fs::path& path) {
   if (!fs::exists(path) || fs::is_empty(path)) return std::nullopt;
   if (!fs::exists(path / "config.ini")) {
-    throw InputError(
-        fmt::format("{} exists and is no run; choose another run.name", path.string()));
+    throw InputError(formatted("{} exists and is no run; choose another run.name", path.string()));
   }
   if (!fs::exists(path / "DONE")) wait_for_owner(path / "LOCK");
   return Found{read_text_file(path / "config.ini"), without_newline(read_text_file(path / "DONE"))};
@@ -155,31 +154,28 @@ RunDirectory::RunDirectory(fs::path path, const std::string& resolved, Content c
   wait_for_owner(lock);
   if (content == Content::remove && fs::exists(path_)) {
     if (!fs::is_empty(path_) && !fs::exists(path_ / "config.ini")) {
-      throw InputError(fmt::format(
+      throw InputError(formatted(
           "{} is no run, so --overwrite leaves it alone; choose another run.name", path_.string()));
     }
     fs::remove_all(path_, error);
-    if (error)
-      throw OutputError(fmt::format("cannot empty {}: {}", path_.string(), error.message()));
+    if (error) throw OutputError(formatted("cannot empty {}: {}", path_.string(), error.message()));
   }
   fs::create_directories(path_ / "checkpoints", error);
-  if (error)
-    throw OutputError(fmt::format("cannot create {}: {}", path_.string(), error.message()));
+  if (error) throw OutputError(formatted("cannot create {}: {}", path_.string(), error.message()));
   fs::remove(lock, error);
   const int file = open(lock.c_str(), O_CREAT | O_EXCL | O_WRONLY, 0644);
   if (file < 0) {
     if (errno == EEXIST)
-      throw InputError(fmt::format("{} was taken by another run just now", path_.string()));
-    throw OutputError(fmt::format("cannot write {}", lock.string()));
+      throw InputError(formatted("{} was taken by another run just now", path_.string()));
+    throw OutputError(formatted("cannot write {}", lock.string()));
   }
   const long pid = getpid();
-  const std::string text =
-      fmt::format("{} {} {} {}\n", host_name(), pid, start_time(pid), own_job());
+  const std::string text = formatted("{} {} {} {}\n", host_name(), pid, start_time(pid), own_job());
   const auto written = write(file, text.data(), text.size());
   close(file);
   if (written != static_cast<ssize_t>(text.size())) {
     fs::remove(lock, error);
-    throw OutputError(fmt::format("cannot write {}", lock.string()));
+    throw OutputError(formatted("cannot write {}", lock.string()));
   }
   fs::remove(path_ / "DONE", error);
   write_text_file(path_ / "config.ini", resolved);
@@ -191,7 +187,7 @@ RunDirectory::~RunDirectory() {
 }
 
 fs::path RunDirectory::checkpoint(std::int64_t version) const {
-  return path_ / "checkpoints" / fmt::format("ckpt_{:08}.h5", version);
+  return path_ / "checkpoints" / formatted("ckpt_{:08}.h5", version);
 }
 
 std::vector<fs::path> RunDirectory::checkpoints() const {
@@ -220,7 +216,7 @@ void RunDirectory::restore_run_file(const Bytes& image) const {
   out.close();
   std::error_code error;
   if (out) fs::rename(temporary, run_file(), error);
-  if (!out || error) throw OutputError(fmt::format("cannot write {}", run_file().string()));
+  if (!out || error) throw OutputError(formatted("cannot write {}", run_file().string()));
 }
 
 void RunDirectory::done(const std::string& line) { write_text_file(path_ / "DONE", line + "\n"); }

@@ -14,8 +14,8 @@ int message_rank() { return the_rank; }
 void check_failed(const char* expression, const char* file, int line, const std::string& detail) {
   throw Error(
       Status::internal,
-      fmt::format("internal error: check '{}' failed on rank {} at {}:{}{}{}; please report it",
-                  expression, message_rank(), file, line, detail.empty() ? "" : ": ", detail));
+      formatted("internal error: check '{}' failed on rank {} at {}:{}{}{}; please report it",
+                expression, message_rank(), file, line, detail.empty() ? "" : ": ", detail));
 }
 
 }  // namespace espalier

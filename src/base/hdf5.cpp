@@ -34,7 +34,7 @@ hid_t h5_check(hid_t result, std::string_view what) {
   H5Ewalk2(H5E_DEFAULT, H5E_WALK_DOWNWARD, take_reason, &reason);
   H5Eclear2(H5E_DEFAULT);
   throw OutputError(
-      fmt::format("cannot {}: {}", what, reason.empty() ? "HDF5 gives no reason" : reason));
+      formatted("cannot {}: {}", what, reason.empty() ? "HDF5 gives no reason" : reason));
 }
 
 void H5Handle::close() {

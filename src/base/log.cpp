@@ -62,9 +62,9 @@ void open_log(const std::filesystem::path& path) {
   std::unique_ptr<std::FILE, CloseFile> file(std::fopen(path.c_str(), "a"));
   if (!file)
     throw OutputError(
-        fmt::format("cannot open the log {}: {}; make its folder writable or choose another "
-                    "run directory",
-                    path.string(), std::strerror(errno)));
+        formatted("cannot open the log {}: {}; make its folder writable or choose another "
+                  "run directory",
+                  path.string(), std::strerror(errno)));
   const std::scoped_lock lock(output().mutex);
   output().file = std::move(file);
 }

@@ -24,8 +24,8 @@ void check_mpi(int code, const char* call) {
   int length = 0;
   if (MPI_Error_string(code, text.data(), &length) != MPI_SUCCESS) length = 0;
   throw Error(Status::internal,
-              fmt::format("rank {}: {} failed: {}", message_rank(), call,
-                          std::string(text.data(), static_cast<std::size_t>(length))));
+              formatted("rank {}: {} failed: {}", message_rank(), call,
+                        std::string(text.data(), static_cast<std::size_t>(length))));
 }
 
 void check_launcher_before_init() {
@@ -33,7 +33,7 @@ void check_launcher_before_init() {
   const bool has_mpirun = std::getenv("OMPI_COMM_WORLD_SIZE") != nullptr;
   if (std::getenv("SLURM_STEP_ID") != nullptr && !has_pmix && !has_mpirun) {
     if (const long tasks = number_from_environment("SLURM_STEP_NUM_TASKS"); tasks > 1) {
-      throw InputError(fmt::format(
+      throw InputError(formatted(
           "srun started {} tasks that cannot see each other; start them with srun --mpi=pmix",
           tasks));
     }
@@ -49,10 +49,10 @@ void check_launcher_after_init(int world_size) {
   for (const char* name : {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE"}) {
     if (const long started = number_from_environment(name); started > world_size) {
       throw InputError(
-          fmt::format("the launcher started {} processes ({}) but MPI sees {}; use the mpirun of "
-                      "the MPI this program "
-                      "was built with ({}), or srun --mpi=pmix",
-                      started, name, world_size, MpiEnvironment::library_version()));
+          formatted("the launcher started {} processes ({}) but MPI sees {}; use the mpirun of "
+                    "the MPI this program "
+                    "was built with ({}), or srun --mpi=pmix",
+                    started, name, world_size, MpiEnvironment::library_version()));
     }
   }
 }

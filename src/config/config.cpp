@@ -30,13 +30,13 @@ std::pair<std::string, std::string> section_and_name(const std::string& key) {
 void Config::read_file(const std::filesystem::path& path) {
   std::ifstream file(path);
   if (!file || std::filesystem::is_directory(path))
-    throw InputError(fmt::format("cannot read the input file {}: {}; check its name", path.string(),
-                                 file ? "it is a folder" : std::strerror(errno)));
+    throw InputError(formatted("cannot read the input file {}: {}; check its name", path.string(),
+                               file ? "it is a folder" : std::strerror(errno)));
   std::ostringstream text;
   text << file.rdbuf();
   if (file.bad())
     throw InputError(
-        fmt::format("cannot read the input file {}: {}", path.string(), std::strerror(errno)));
+        formatted("cannot read the input file {}: {}", path.string(), std::strerror(errno)));
   read_text(text.str(), path.string());
 }
 
@@ -48,22 +48,22 @@ void Config::read_text(const std::string& ini, const std::string& origin) {
   for (int number = 1; std::getline(text, whole_line); ++number) {
     const std::string_view line = trimmed(without_comment(whole_line));
     if (line.empty()) continue;
-    const std::string where = fmt::format("{} line {}", origin, number);
+    const std::string where = formatted("{} line {}", origin, number);
     if (line.starts_with('[')) {
       section = line.ends_with(']') ? trimmed(line.substr(1, line.size() - 2)) : "";
       if (section.empty())
-        throw InputError(fmt::format("'{}' in {} is not a section; write [name]", line, where));
+        throw InputError(formatted("'{}' in {} is not a section; write [name]", line, where));
       continue;
     }
     const std::size_t equals = line.find('=');
     if (equals == std::string_view::npos)
-      throw InputError(fmt::format("'{}' in {} has no '='; write key = value", line, where));
+      throw InputError(formatted("'{}' in {} has no '='; write key = value", line, where));
     const std::string name(trimmed(line.substr(0, equals)));
     const std::string key = section.empty() ? name : section + "." + name;
     const auto [first, is_new] = lines.emplace(key, number);
     if (!is_new)
-      throw InputError(fmt::format("{} in {} was already given in line {}; keep one of the two",
-                                   key, where, first->second));
+      throw InputError(formatted("{} in {} was already given in line {}; keep one of the two", key,
+                                 where, first->second));
     set(key, std::string(line.substr(equals + 1)), where);
   }
 }
@@ -92,7 +92,7 @@ const std::string& Config::raw(const std::string& key) const {
   const bool may_be_empty =
       option->type == OptionType::text || option->type == OptionType::real_list;
   if (option->default_value.empty() && !may_be_empty)
-    throw InputError(fmt::format(
+    throw InputError(formatted(
         "{} has no default and is needed; write it in the input file or give --{}=...", key, key));
   return option->default_value;
 }
@@ -171,7 +171,7 @@ std::string Config::resolved() const {
     const bool unset =
         shown.empty() && option.type != OptionType::text && option.type != OptionType::real_list;
     it->second +=
-        fmt::format("{}{} ={}{}\n", unset ? "# " : "", name, shown.empty() ? "" : " ", shown);
+        formatted("{}{} ={}{}\n", unset ? "# " : "", name, shown.empty() ? "" : " ", shown);
   };
   for (const Option& option : table_.options()) {
     if (option.key.find('*') != std::string::npos) continue;
@@ -190,7 +190,7 @@ std::string Config::resolved() const {
   }
   std::string text;
   for (const auto& [section, lines] : sections)
-    text += fmt::format("{}[{}]\n{}", text.empty() ? "" : "\n", section, lines);
+    text += formatted("{}[{}]\n{}", text.empty() ? "" : "\n", section, lines);
   return text;
 }
 

@@ -1,5 +1,7 @@
 #include "espalier/config/describe.h"
 
+#include <fmt/ranges.h>
+
 #include <algorithm>
 
 #include "espalier/base/error.h"
@@ -10,9 +12,9 @@ namespace {
 
 std::string range_text(const Option& option) {
   if (option.minimum && option.maximum)
-    return fmt::format(" from {} to {}", *option.minimum, *option.maximum);
-  if (option.minimum) return fmt::format(" of at least {}", *option.minimum);
-  if (option.maximum) return fmt::format(" of at most {}", *option.maximum);
+    return formatted(" from {} to {}", *option.minimum, *option.maximum);
+  if (option.minimum) return formatted(" of at least {}", *option.minimum);
+  if (option.maximum) return formatted(" of at most {}", *option.maximum);
   return "";
 }
 
@@ -52,7 +54,7 @@ std::string expected_value(const Option& option) {
     case OptionType::text:
       return "text";
     case OptionType::choice:
-      return fmt::format("one of: {}", fmt::join(option.choices, ", "));
+      return formatted("one of: {}", fmt::join(option.choices, ", "));
     case OptionType::real_list:
       return "numbers" + range_text(option) + ", separated by commas";
   }
@@ -69,8 +71,8 @@ std::string list_options(const OptionTable& table) {
   default_width = std::min<std::size_t>(default_width, 20);
   std::string text;
   for (const Option& option : table.options())
-    text += fmt::format("{:<{}}  {:<{}}  {}\n", option.key, key_width, default_text(option),
-                        default_width, option.help);
+    text += formatted("{:<{}}  {:<{}}  {}\n", option.key, key_width, default_text(option),
+                      default_width, option.help);
   return text;
 }
 
@@ -81,10 +83,10 @@ std::string explain_option(const OptionTable& table, const std::string& key) {
   const Option* option = declared == options.end() ? table.find(key) : &*declared;
   if (option == nullptr) unknown_option(table, key, "explain");
   std::string text =
-      fmt::format("{}\n  {}\n  type:    {}\n", option->key, option->help, type_name(option->type));
-  if (!option->unit.empty()) text += fmt::format("  unit:    {}\n", option->unit);
-  text += fmt::format("  default: {}\n", default_text(*option));
-  text += fmt::format("  accepts: {}\n", expected_value(*option));
+      formatted("{}\n  {}\n  type:    {}\n", option->key, option->help, type_name(option->type));
+  if (!option->unit.empty()) text += formatted("  unit:    {}\n", option->unit);
+  text += formatted("  default: {}\n", default_text(*option));
+  text += formatted("  accepts: {}\n", expected_value(*option));
   return text;
 }
 

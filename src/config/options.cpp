@@ -1,5 +1,7 @@
 #include "espalier/config/options.h"
 
+#include <fmt/ranges.h>
+
 #include <algorithm>
 #include <charconv>
 #include <cmath>
@@ -44,7 +46,7 @@ std::string filled(const std::string& pattern, const std::string& key) {
   auto wanted = split(pattern, '.');
   for (std::size_t i = 0; i < wanted.size() && i < words.size(); ++i)
     if (wanted[i] == "*" && is_name(words[i])) wanted[i] = words[i];
-  return fmt::format("{}", fmt::join(wanted, "."));
+  return formatted("{}", fmt::join(wanted, "."));
 }
 
 std::size_t edit_distance(std::string_view a, std::string_view b) {
@@ -156,19 +158,19 @@ void check_value(const Option& option, const std::string& key, const std::string
   if (valid(option, value)) return;
   if (option.type == OptionType::text)
     throw InputError(
-        fmt::format("{} = '{}' in {} cannot stand in an input file; write it on one line, without "
-                    "blanks at its ends and without a '#' at its start or after a blank",
-                    key, value, origin));
-  throw InputError(fmt::format("{} = '{}' in {} cannot be used; write {}{}", key, value, origin,
-                               expected_value(option),
-                               option.unit.empty() ? "" : fmt::format(" (in {})", option.unit)));
+        formatted("{} = '{}' in {} cannot stand in an input file; write it on one line, without "
+                  "blanks at its ends and without a '#' at its start or after a blank",
+                  key, value, origin));
+  throw InputError(formatted("{} = '{}' in {} cannot be used; write {}{}", key, value, origin,
+                             expected_value(option),
+                             option.unit.empty() ? "" : formatted(" (in {})", option.unit)));
 }
 
 void unknown_option(const OptionTable& table, const std::string& key, const std::string& origin) {
   const std::string near = table.nearest(key);
-  throw InputError(fmt::format("unknown option '{}' in {}; {}", key, origin,
-                               near.empty() ? "`espalier list options` shows all"
-                                            : fmt::format("did you mean '{}'?", near)));
+  throw InputError(formatted(
+      "unknown option '{}' in {}; {}", key, origin,
+      near.empty() ? "`espalier list options` shows all" : formatted("did you mean '{}'?", near)));
 }
 
 std::optional<bool> parse_boolean(std::string_view text) {
@@ -209,11 +211,11 @@ std::string canonical_value(const Option& option, const std::string& value) {
     case OptionType::boolean:
       return *parse_boolean(value) ? "true" : "false";
     case OptionType::integer:
-      return fmt::format("{}", *parse_integer(value));
+      return formatted("{}", *parse_integer(value));
     case OptionType::real:
-      return fmt::format("{}", *parse_real(value));
+      return formatted("{}", *parse_real(value));
     case OptionType::real_list:
-      return fmt::format("{}", fmt::join(*parse_reals(value), ", "));
+      return formatted("{}", fmt::join(*parse_reals(value), ", "));
     case OptionType::text:
     case OptionType::choice:
       return value;

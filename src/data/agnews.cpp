@@ -55,15 +55,15 @@ Rows read_rows(const fs::path& path, std::int64_t length, std::int64_t training,
   while (file.next(cells)) {
     if (cells.size() != 3) {
       throw DataError(
-          fmt::format("{} has {} cells where class, title and description are "
-                      "expected; fetch the file again",
-                      file.place(), cells.size()));
+          formatted("{} has {} cells where class, title and description are "
+                    "expected; fetch the file again",
+                    file.place(), cells.size()));
     }
     if (cells[0].size() != 1 || cells[0][0] < '1' || cells[0][0] > '4') {
       throw DataError(
-          fmt::format("{} has the class '{}', which is none of 1 to {}; fetch the file "
-                      "again",
-                      file.place(), cells[0], kClasses));
+          formatted("{} has the class '{}', which is none of 1 to {}; fetch the file "
+                    "again",
+                    file.place(), cells[0], kClasses));
     }
     const bool trains = static_cast<std::int64_t>(rows.labels.size()) < training;
     const std::size_t begin = rows.words.size();
@@ -74,12 +74,12 @@ Rows read_rows(const fs::path& path, std::int64_t length, std::int64_t training,
       if (rows.words.size() < end) rows.words.push_back(number);
     });
     if (rows.words.size() == begin) {
-      throw DataError(fmt::format("{} has no words: remove the row", file.place()));
+      throw DataError(formatted("{} has no words: remove the row", file.place()));
     }
     rows.words.resize(end, kPadding);
     rows.labels.push_back(cells[0][0] - '1');
   }
-  if (rows.labels.empty()) throw DataError(fmt::format("{} holds no rows", path.string()));
+  if (rows.labels.empty()) throw DataError(formatted("{} holds no rows", path.string()));
   return rows;
 }
 
@@ -102,9 +102,9 @@ Dataset load(const Config& config, const fs::path& folder) {
   const fs::path test_path = place / "test.csv";
   if (!is_there(test_path)) {
     throw DataError(
-        fmt::format("test.csv of AG News is missing; looked in {} and {}: set data.dir or "
-                    "ESPALIER_DATA to the folder that holds it",
-                    folder.string(), inner.string()));
+        formatted("test.csv of AG News is missing; looked in {} and {}: set data.dir or "
+                  "ESPALIER_DATA to the folder that holds it",
+                  folder.string(), inner.string()));
   }
   Dataset dataset{"agnews", shape(config), nullptr, nullptr, {}};
   const std::int64_t length = dataset.shape.sample[0];
@@ -126,13 +126,13 @@ Dataset load(const Config& config, const fs::path& folder) {
   const std::int64_t tests = rows_of(test) - first_test;
   if (tests <= 0) {
     throw DataError(
-        fmt::format("{} has {} rows, and there is no train.csv beside it: its first {} rows are "
-                    "to train on and the rest to test; fetch both files",
-                    test_path.string(), rows_of(test), kTrainingRows));
+        formatted("{} has {} rows, and there is no train.csv beside it: its first {} rows are "
+                  "to train on and the rest to test; fetch both files",
+                  test_path.string(), rows_of(test), kTrainingRows));
   }
   if (one_file) {
-    log_note(fmt::format("agnews: there is no {}; rows 1 to {} of {} train, the other {} test",
-                         train_path.string(), kTrainingRows, test_path.string(), tests));
+    log_note(formatted("agnews: there is no {}; rows 1 to {} of {} train, the other {} test",
+                       train_path.string(), kTrainingRows, test_path.string(), tests));
   }
   const std::vector<std::int32_t> token_of = words.tokens(dataset.shape.vocabulary);
   dataset.train = make_split(source, 0, limited(training, limit.train), length, token_of);

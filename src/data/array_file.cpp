@@ -43,14 +43,14 @@ std::optional<std::int64_t> bytes_of(const std::vector<std::int64_t>& shape, Ele
 
 DataError bad_header(const fs::path& path) {
   return DataError(
-      fmt::format("{} is no npy file that can be read: its header is damaged; write it again with "
-                  "numpy.save",
-                  path.string()));
+      formatted("{} is no npy file that can be read: its header is damaged; write it again with "
+                "numpy.save",
+                path.string()));
 }
 
 /// The text after 'key': in an npy header, which is a Python dict.
 std::string_view entry(std::string_view header, std::string_view key, const fs::path& path) {
-  const std::size_t at = header.find(fmt::format("'{}':", key));
+  const std::size_t at = header.find(formatted("'{}':", key));
   if (at == std::string_view::npos) throw bad_header(path);
   header.remove_prefix(at + key.size() + 3);
   const std::size_t first = header.find_first_not_of(' ');
@@ -80,14 +80,14 @@ std::vector<std::int64_t> npy_shape(std::string_view text, const fs::path& path)
 Element npy_element(std::string_view text, const fs::path& path) {
   const std::size_t end = text.find('\'', 1);
   if (!text.starts_with('\'') || end == std::string_view::npos) {
-    throw DataError(fmt::format("{} holds records instead of plain numbers", path.string()));
+    throw DataError(formatted("{} holds records instead of plain numbers", path.string()));
   }
   const std::string_view type = text.substr(1, end - 1);
   if (type == "|b1") return Element::u8;
   for (const Kind& kind : kKinds) {
     if (type == kind.npy) return kind.element;
   }
-  throw DataError(fmt::format(
+  throw DataError(formatted(
       "{} holds numbers of type '{}': save them as little-endian float32, float64 or integers",
       path.string(), type));
 }
@@ -102,9 +102,9 @@ Element hdf5_element(hid_t type, const std::string& name) {
     if (is_float || is_signed == (H5Tget_sign(type) == H5T_SGN_2)) return candidate.element;
   }
   throw DataError(
-      fmt::format("{} holds no plain numbers of 1, 2, 4 or 8 bytes: write it as float32, float64 "
-                  "or integers",
-                  name));
+      formatted("{} holds no plain numbers of 1, 2, 4 or 8 bytes: write it as float32, float64 "
+                "or integers",
+                name));
 }
 
 hid_t native_type(Element element) {
@@ -144,12 +144,12 @@ Array open_dataset(hid_t file, const std::string& dataset, const std::string& na
   h5_check(H5Sget_simple_extent_dims(space, extents.data(), nullptr), "read its extents");
   array.shape.assign(extents.begin(), extents.end());
   const auto bytes = bytes_of(array.shape, array.element);
-  if (!bytes) throw DataError(fmt::format("{} is too large to be true", name));
+  if (!bytes) throw DataError(formatted("{} is too large to be true", name));
   const haddr_t offset = H5Dget_offset(object);
   const bool plain = H5Tequal(type, native_type(array.element)) > 0;
   if (offset != HADDR_UNDEF && plain) {
     if (offset + static_cast<haddr_t>(*bytes) > mapped->bytes().size()) {
-      throw DataError(fmt::format("{} is cut short: copy the file again", name));
+      throw DataError(formatted("{} is cut short: copy the file again", name));
     }
     array.data = mapped->bytes().data() + offset;
     array.owner = mapped;
@@ -192,7 +192,7 @@ Array open_npy(const fs::path& path) {
   constexpr std::string_view kMagic = "\x93NUMPY";
   const std::string_view content(reinterpret_cast<const char*>(bytes.data()), bytes.size());
   if (!content.starts_with(kMagic)) {
-    throw DataError(fmt::format("{} is no npy file; write it with numpy.save", path.string()));
+    throw DataError(formatted("{} is no npy file; write it with numpy.save", path.string()));
   }
   const std::size_t length_bytes = bytes.size() > 6 && bytes[6] == 1 ? 2 : 4;
   std::size_t begin = 8 + length_bytes;
@@ -207,16 +207,16 @@ Array open_npy(const fs::path& path) {
               npy_shape(entry(header, "shape", path), path), nullptr, nullptr};
   if (!entry(header, "fortran_order", path).starts_with("False") && array.shape.size() > 1) {
     throw DataError(
-        fmt::format("{} holds its numbers column by column: save numpy.ascontiguousarray of them",
-                    path.string()));
+        formatted("{} holds its numbers column by column: save numpy.ascontiguousarray of them",
+                  path.string()));
   }
   const auto expected = bytes_of(array.shape, array.element);
   const auto there = static_cast<std::int64_t>(bytes.size() - begin);
   if (!expected || *expected != there) {
-    throw DataError(fmt::format(
+    throw DataError(formatted(
         "{} {}: its header announces {} bytes, {} are there; write it again", path.string(),
         !expected || there < *expected ? "is cut short" : "has bytes after its end",
-        expected ? fmt::format("{}", *expected) : "more", there));
+        expected ? formatted("{}", *expected) : "more", there));
   }
   array.data = bytes.data() + begin;
   array.owner = std::move(file);
@@ -235,12 +235,12 @@ std::map<std::string, Array> open_hdf5(const fs::path& path,
     const H5Handle file(H5Fopen(path.c_str(), H5F_ACC_RDONLY, access), H5Fclose);
     for (const std::string& dataset : names) {
       if (h5_check(H5Lexists(file, dataset.c_str(), H5P_DEFAULT), "look for it") == 0) continue;
-      name = fmt::format("{}: {}", path.string(), dataset);
+      name = formatted("{}: {}", path.string(), dataset);
       arrays.emplace(dataset, open_dataset(file, dataset, name, mapped));
     }
   } catch (const OutputError&) {
     // HDF5's own reason is a dozen of its function names.
-    throw DataError(fmt::format(
+    throw DataError(formatted(
         "{} cannot be read: it is {}, or is damaged or cut short", name,
         name == path.string() ? "no HDF5 file" : "no dataset, or compressed in an unknown way"));
   }

@@ -101,16 +101,15 @@ class ArraySplit final : public Split {
 void check_range(const Array& array, std::int64_t bound, const std::string& what,
                  const std::string& advice) {
   if (!array.is_integer()) {
-    throw DataError(fmt::format("{} holds {} where {} must be integers", array.name,
-                                element_name(array.element), what));
+    throw DataError(formatted("{} holds {} where {} must be integers", array.name,
+                              element_name(array.element), what));
   }
   visit(array, [&](const auto& value) {
     for (std::int64_t i = 0; i < array.rows() * array.per_row(); ++i) {
       const auto number = static_cast<double>(value(i));  // exact wherever it is near the bound
       if (number >= 0 && number < static_cast<double>(bound)) continue;
-      throw DataError(fmt::format("{}: row {} (from 0) has {}, where {} lie from 0 to {}{}",
-                                  array.name, i / array.per_row(), number, what, bound - 1,
-                                  advice));
+      throw DataError(formatted("{}: row {} (from 0) has {}, where {} lie from 0 to {}{}",
+                                array.name, i / array.per_row(), number, what, bound - 1, advice));
     }
   });
 }
@@ -119,7 +118,7 @@ std::vector<std::int32_t> small_numbers(const Array& array, const std::string& w
                                         std::int64_t bound, const std::string& advice = "") {
   if (array.per_row() != 1) {
     throw DataError(
-        fmt::format("{} has {} numbers a row where one is expected", array.name, array.per_row()));
+        formatted("{} has {} numbers a row where one is expected", array.name, array.per_row()));
   }
   check_range(array, bound, what, advice);
   std::vector<std::int32_t> numbers;
@@ -143,13 +142,13 @@ std::int64_t take_labels(const Array& y, std::int64_t asked, std::vector<std::in
   for (const std::int32_t label : labels) used[static_cast<std::size_t>(label)] = true;
   for (std::size_t c = 0; c < used.size(); ++c) {
     if (used[c]) continue;
-    throw DataError(fmt::format(
+    throw DataError(formatted(
         "{}: class {} has no sample, though {} has: number the classes from 0 without gaps, or set "
         "data.classes",
         y.name, c, used.size() - 1));
   }
   if (used.size() < 2) {
-    throw DataError(fmt::format("{}: every label is 0; at least two classes are needed", y.name));
+    throw DataError(formatted("{}: every label is 0; at least two classes are needed", y.name));
   }
   return static_cast<std::int64_t>(used.size());
 }
@@ -160,8 +159,8 @@ void check_finite(const Array& x) {
     for (std::int64_t i = 0; i < x.rows() * x.per_row(); ++i) {
       // As a float: a double may be too large for one.
       if (std::isfinite(static_cast<float>(value(i)))) continue;
-      throw DataError(fmt::format("{}: row {} (from 0) has {}, which is no finite float", x.name,
-                                  i / x.per_row(), static_cast<double>(value(i))));
+      throw DataError(formatted("{}: row {} (from 0) has {}, which is no finite float", x.name,
+                                i / x.per_row(), static_cast<double>(value(i))));
     }
   });
 }
@@ -190,7 +189,7 @@ Rows split_rows(const ArraySet& arrays, const Config& config) {
         .push_back(static_cast<std::uint32_t>(row));
   }
   if (rows.train.empty() || rows.test.empty()) {
-    throw DataError(fmt::format(
+    throw DataError(formatted(
         "{} leaves no {} samples: mend {}", arrays.x.name, rows.train.empty() ? "training" : "test",
         arrays.split ? arrays.split->name : "data.test_share, or bring more samples"));
   }
@@ -240,7 +239,7 @@ Normalisation given(const Config& config, std::int64_t channels) {
   for (auto* list : {&result.mean, &result.deviation}) {
     if (list->size() == 1) list->resize(static_cast<std::size_t>(channels), list->front());
     if (static_cast<std::int64_t>(list->size()) == channels) continue;
-    throw InputError(fmt::format(
+    throw InputError(formatted(
         "data.{} has {} numbers: with data.normalise = given it needs one, or one for each of the "
         "{} channels",
         list == &result.mean ? "mean" : "deviation", list->size(), channels));
@@ -269,15 +268,15 @@ Affine make_affine(const Array& x, const std::vector<std::int64_t>& shape,
 
 void check_lengths(const ArraySet& arrays) {
   const Array& x = arrays.x;
-  if (x.rows() == 0 || x.per_row() == 0) throw DataError(fmt::format("{} is empty", x.name));
+  if (x.rows() == 0 || x.per_row() == 0) throw DataError(formatted("{} is empty", x.name));
   if (x.rows() > std::numeric_limits<std::uint32_t>::max()) {
-    throw DataError(fmt::format("{} has {} rows, more than can be numbered", x.name, x.rows()));
+    throw DataError(formatted("{} has {} rows, more than can be numbered", x.name, x.rows()));
   }
   for (const Array* other : {&arrays.y, arrays.client ? &*arrays.client : nullptr,
                              arrays.split ? &*arrays.split : nullptr}) {
     if (other == nullptr || other->rows() == x.rows()) continue;
-    throw DataError(fmt::format("{} has {} rows but {} has {}: they must belong together", x.name,
-                                x.rows(), other->name, other->rows()));
+    throw DataError(formatted("{} has {} rows but {} has {}: they must belong together", x.name,
+                              x.rows(), other->name, other->rows()));
   }
 }
 
@@ -309,15 +308,15 @@ ArraySet open_arrays(const Config& config, const fs::path& folder) {
   } else {
     const fs::path path = named_file(config, "data.file", folder, "arrays.h5");
     if (fs::is_directory(path)) {
-      throw DataError(fmt::format("{} holds no x.npy", path.string()));
+      throw DataError(formatted("{} holds no x.npy", path.string()));
     }
     arrays = open_hdf5(path, names);
     set.files.push_back(path.string());
   }
   for (const char* needed : {"x", "y"}) {
     if (!arrays.contains(needed)) {
-      throw DataError(fmt::format("{} comes without `{}`: samples are in x, labels in y",
-                                  set.files[0], needed));
+      throw DataError(
+          formatted("{} comes without `{}`: samples are in x, labels in y", set.files[0], needed));
     }
   }
   set.x = arrays.at("x");
@@ -344,9 +343,9 @@ DataShape declared_shape(const Config& config) {
 Dataset with_told_shape(Dataset dataset, const Config& config) {
   const std::vector<std::int64_t> told = told_shape(config);
   if (!told.empty() && told != dataset.shape.sample) {
-    throw DataError(fmt::format("{} holds samples of shape {}, and data.shape is {}; mend one",
-                                dataset.files[0], fmt::join(dataset.shape.sample, ", "),
-                                fmt::join(told, ", ")));
+    throw DataError(formatted("{} holds samples of shape {}, and data.shape is {}; mend one",
+                              dataset.files[0], fmt::join(dataset.shape.sample, ", "),
+                              fmt::join(told, ", ")));
   }
   return dataset;
 }
@@ -364,7 +363,7 @@ Dataset make_dataset(const std::string& name, const ArraySet& arrays, const Conf
   const bool tokens = x.is_integer() && x.element != Element::u8;
   if (tokens) {
     if ((x.element != Element::i64 && x.element != Element::i32) || x.shape.size() != 2) {
-      throw DataError(fmt::format(
+      throw DataError(formatted(
           "{} holds {} in {} dimensions: samples are float32, float64 or uint8, or tokens, which "
           "are int64 in two dimensions",
           x.name, element_name(x.element), x.shape.size()));

@@ -64,7 +64,7 @@ void append_file(const Kind& kind, const fs::path& path, std::int64_t records, s
   const std::int64_t size = kind.label_bytes + kPixels;
   const auto there = static_cast<std::int64_t>(bytes.size());
   if (there != records * size) {
-    throw DataError(fmt::format(
+    throw DataError(formatted(
         "{} {}: it has {} bytes, where {} records of {} make {}; fetch it again", path.string(),
         there < records * size ? "is cut short" : "has bytes after its end", there, records, size,
         records * size));
@@ -78,8 +78,8 @@ void append_file(const Kind& kind, const fs::path& path, std::int64_t records, s
     const std::uint8_t label = pixels[-1];
     if (label >= kind.classes) {
       throw DataError(
-          fmt::format("{}: label {} of sample {} is out of range (0 to {}); fetch it again",
-                      path.string(), label, i, kind.classes - 1));
+          formatted("{}: label {} of sample {} is out of range (0 to {}); fetch it again",
+                    path.string(), label, i, kind.classes - 1));
     }
     if (i >= kept) continue;
     samples.labels.push_back(label);
@@ -105,16 +105,16 @@ Dataset load(const Kind& kind, const Config& config, const fs::path& folder) {
   const fs::path test_path = place / kind.test_file;
   if (dataset.files.empty() || !is_there(test_path)) {
     throw DataError(
-        fmt::format("{} of {} is missing; looked in {} and {}: set data.dir or ESPALIER_DATA to "
-                    "the folder that holds its binary files",
-                    dataset.files.empty() ? kind.train_files[0] : kind.test_file, kind.name,
-                    folder.string(), inner.string()));
+        formatted("{} of {} is missing; looked in {} and {}: set data.dir or ESPALIER_DATA to "
+                  "the folder that holds its binary files",
+                  dataset.files.empty() ? kind.train_files[0] : kind.test_file, kind.name,
+                  folder.string(), inner.string()));
   }
   if (!absent.empty()) {
-    log_note(fmt::format(
-        "{}: {} has no {}; training on the other images ({} of {})", kind.name, place.string(),
-        absent, train.labels.size(),
-        kind.records_of_train_file * static_cast<std::int64_t>(kind.train_files.size())));
+    log_note(
+        formatted("{}: {} has no {}; training on the other images ({} of {})", kind.name,
+                  place.string(), absent, train.labels.size(),
+                  kind.records_of_train_file * static_cast<std::int64_t>(kind.train_files.size())));
   }
   Samples test;
   append_file(kind, test_path, kTestRecords, limits(config).test, test);

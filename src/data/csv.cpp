@@ -1,6 +1,8 @@
 // The user's own table: one sample a line, a column with its class, the others its features, or its
 // tokens in order.
 
+#include <fmt/ranges.h>
+
 #include <algorithm>
 #include <cmath>
 #include <optional>
@@ -32,8 +34,8 @@ std::size_t column(const std::string& key, const std::string& wanted,
   if (number && *number >= 0 && *number < static_cast<std::int64_t>(names.size())) {
     return static_cast<std::size_t>(*number);
   }
-  throw InputError(fmt::format("{} = {} is no column of {}: there are {} ({})", key, wanted,
-                               path.string(), names.size(), fmt::join(names, ", ")));
+  throw InputError(formatted("{} = {} is no column of {}: there are {} ({})", key, wanted,
+                             path.string(), names.size(), fmt::join(names, ", ")));
 }
 
 Columns choose_columns(const Config& config, std::vector<std::string> names, const fs::path& path) {
@@ -48,7 +50,7 @@ Columns choose_columns(const Config& config, std::vector<std::string> names, con
   }
   if (columns.values.empty()) {
     throw DataError(
-        fmt::format("{} has no columns beside the label's: nothing to learn from", path.string()));
+        formatted("{} has no columns beside the label's: nothing to learn from", path.string()));
   }
   return columns;
 }
@@ -82,13 +84,13 @@ class Reader {
         check_header(cells, file, columns);
       } else if (!columns) {
         std::vector<std::string> names;
-        for (std::size_t i = 0; i < cells.size(); ++i) names.push_back(fmt::format("column {}", i));
+        for (std::size_t i = 0; i < cells.size(); ++i) names.push_back(formatted("column {}", i));
         columns = choose_columns(config_, std::move(names), path_);
       }
       if (!std::exchange(header, false)) row(cells, *columns, file, split);
     }
     if (table_.labels.size() == before) {
-      throw DataError(fmt::format("{} holds no samples", path_.string()));
+      throw DataError(formatted("{} holds no samples", path_.string()));
     }
   }
 
@@ -100,14 +102,14 @@ class Reader {
       names.emplace_back(trimmed(cell));
       if (std::find(names.begin(), names.end() - 1, names.back()) == names.end() - 1) continue;
       throw DataError(
-          fmt::format("{}: two columns are called '{}'; rename one, or set "
-                      "data.csv_header = false if this is no header",
-                      file.place(), names.back()));
+          formatted("{}: two columns are called '{}'; rename one, or set "
+                    "data.csv_header = false if this is no header",
+                    file.place(), names.back()));
     }
     if (columns && names != columns->names) {
-      throw DataError(fmt::format("{} has other columns than the training file: {} instead of {}",
-                                  file.place(), fmt::join(names, ", "),
-                                  fmt::join(columns->names, ", ")));
+      throw DataError(formatted("{} has other columns than the training file: {} instead of {}",
+                                file.place(), fmt::join(names, ", "),
+                                fmt::join(columns->names, ", ")));
     }
     if (!columns) columns = choose_columns(config_, std::move(names), path_);
   }
@@ -115,17 +117,17 @@ class Reader {
   void row(const std::vector<std::string>& cells, const Columns& columns, const CsvFile& file,
            std::uint8_t split) {
     if (cells.size() != columns.names.size()) {
-      throw DataError(fmt::format("{} has {} cells where {} are expected", file.place(),
-                                  cells.size(), columns.names.size()));
+      throw DataError(formatted("{} has {} cells where {} are expected", file.place(), cells.size(),
+                                columns.names.size()));
     }
     const auto refused = [&](std::size_t column, const std::string& expected) {
-      return DataError(fmt::format("{}: '{}' in {} is no {}", file.place(), cells[column],
-                                   columns.names[column], expected));
+      return DataError(formatted("{}: '{}' in {} is no {}", file.place(), cells[column],
+                                 columns.names[column], expected));
     };
     const auto integer = [&](std::size_t column, std::int64_t bound, const std::string& what) {
       const auto number = parse_integer(trimmed(cells[column]));
       if (!number || *number < 0 || *number >= bound) {
-        throw refused(column, fmt::format("{} from 0 to {}", what, bound - 1));
+        throw refused(column, formatted("{} from 0 to {}", what, bound - 1));
       }
       return static_cast<std::int32_t>(*number);
     };
@@ -176,7 +178,7 @@ Dataset load(const Config& config, const fs::path& folder) {
               ? array_of(name, Element::f32, {rows, width}, std::move(table.numbers))
               : array_of(name, Element::i32, {rows, width}, std::move(table.tokens));
   const auto one_column = [&](std::size_t column, std::vector<std::int32_t> values) {
-    return array_of(fmt::format("{}, {}", name, columns->names[column]), Element::i32, {rows},
+    return array_of(formatted("{}, {}", name, columns->names[column]), Element::i32, {rows},
                     std::move(values));
   };
   set.y = one_column(columns->label, std::move(table.labels));

@@ -12,14 +12,14 @@ CsvFile::CsvFile(const std::filesystem::path& path) : path_(path), content_(read
   }
 }
 
-std::string CsvFile::place() const { return fmt::format("{} line {}", path_.string(), record_); }
+std::string CsvFile::place() const { return formatted("{} line {}", path_.string(), record_); }
 
 void CsvFile::quoted_cell(std::string& cell) {
   ++position_;  // the opening quote
   while (true) {
     if (at_end()) {
       throw DataError(
-          fmt::format("{}: a cell's opening quote is never closed; mend the file", place()));
+          formatted("{}: a cell's opening quote is never closed; mend the file", place()));
     }
     const char c = static_cast<char>(content_[position_++]);
     if (c == '\n') ++line_;
@@ -48,8 +48,8 @@ bool CsvFile::next(std::vector<std::string>& cells) {
       quoted_cell(cell);
       if (here() != ',' && here() != '\n' && here() != '\r') {
         throw DataError(
-            fmt::format("{}: a quoted cell is followed by '{}' instead of a comma; mend the file",
-                        place(), here()));
+            formatted("{}: a quoted cell is followed by '{}' instead of a comma; mend the file",
+                      place(), here()));
       }
     }
     while (here() != ',' && here() != '\n' && here() != '\r') {

@@ -21,7 +21,7 @@ class Inflater {
   explicit Inflater(const std::filesystem::path& path) {
     constexpr int kGzip = 15 + 16;
     if (inflateInit2(&stream_, kGzip) != Z_OK) {
-      throw DataError(fmt::format("{} cannot be unpacked: zlib did not start", path.string()));
+      throw DataError(formatted("{} cannot be unpacked: zlib did not start", path.string()));
     }
   }
   ~Inflater() { inflateEnd(&stream_); }
@@ -53,12 +53,11 @@ std::vector<std::uint8_t> unpacked(const std::vector<std::uint8_t>& packed,
     content.insert(content.end(), chunk.begin(), chunk.end() - stream.avail_out);
   }
   if (state == Z_BUF_ERROR) {
-    throw DataError(fmt::format("{} is cut short: fetch it again", path.string()));
+    throw DataError(formatted("{} is cut short: fetch it again", path.string()));
   }
   if (state != Z_STREAM_END || stream.avail_in > 0) {
-    throw DataError(
-        fmt::format("{} is damaged ({}): fetch it again", path.string(),
-                    state == Z_STREAM_END ? "bytes after its end" : "gzip data broken"));
+    throw DataError(formatted("{} is damaged ({}): fetch it again", path.string(),
+                              state == Z_STREAM_END ? "bytes after its end" : "gzip data broken"));
   }
   return content;
 }
@@ -71,16 +70,15 @@ std::vector<std::uint8_t> read_packed(const std::filesystem::path& path) {
   std::ifstream file(path, std::ios::binary);
   if (error || !file) {
     throw DataError(
-        fmt::format("{} cannot be read: check that it is a file and may be read", path.string()));
+        formatted("{} cannot be read: check that it is a file and may be read", path.string()));
   }
   std::vector<std::uint8_t> content(size);
   file.read(reinterpret_cast<char*>(content.data()), static_cast<std::streamsize>(size));
-  if (!file && size > 0)
-    throw DataError(fmt::format("{} cannot be read to its end", path.string()));
+  if (!file && size > 0) throw DataError(formatted("{} cannot be read to its end", path.string()));
   const bool gzipped = size >= 2 && content[0] == 0x1f && content[1] == 0x8b;
   if (!gzipped && path.extension() == ".gz") {
     throw DataError(
-        fmt::format("{} is no gzip file, though its name says so: fetch it again", path.string()));
+        formatted("{} is no gzip file, though its name says so: fetch it again", path.string()));
   }
   return gzipped ? unpacked(content, path) : content;
 }
@@ -90,15 +88,15 @@ MappedFile::MappedFile(const std::filesystem::path& path) {
   const auto size = std::filesystem::file_size(path, error);
   const int file = error ? -1 : open(path.c_str(), O_RDONLY | O_CLOEXEC);
   if (file < 0) {
-    throw DataError(fmt::format("{} cannot be read: {}", path.string(),
-                                error ? error.message() : std::strerror(errno)));
+    throw DataError(formatted("{} cannot be read: {}", path.string(),
+                              error ? error.message() : std::strerror(errno)));
   }
   void* start = size > 0 ? mmap(nullptr, size, PROT_READ, MAP_SHARED, file, 0) : nullptr;
   const int reason = errno;
   close(file);
   if (start == MAP_FAILED) {
     throw DataError(
-        fmt::format("{} cannot be mapped into memory: {}", path.string(), std::strerror(reason)));
+        formatted("{} cannot be mapped into memory: {}", path.string(), std::strerror(reason)));
   }
   bytes_ = static_cast<const std::uint8_t*>(start);
   size_ = size;
@@ -119,8 +117,8 @@ std::filesystem::path named_file(const Config& config, const std::string& key,
   std::filesystem::path inside = given.empty() ? folder / usual : folder / given;
   if (is_there(inside)) return inside;
   if (!given.empty() && is_there(given)) return given;
-  throw DataError(fmt::format("{} is missing: set {} to the file, or data.dir to its folder",
-                              inside.string(), key));
+  throw DataError(formatted("{} is missing: set {} to the file, or data.dir to its folder",
+                            inside.string(), key));
 }
 
 }  // namespace espalier

@@ -38,14 +38,14 @@ Idx read_idx(const fs::path& path, std::size_t dimensions) {
   const std::size_t header = 4 + 4 * dimensions;
   if (raw.size() < header) {
     throw DataError(
-        fmt::format("{} is cut short: {} bytes where an IDX header has {}; fetch it again",
-                    path.string(), raw.size(), header));
+        formatted("{} is cut short: {} bytes where an IDX header has {}; fetch it again",
+                  path.string(), raw.size(), header));
   }
   const std::int64_t magic = 0x0800 + static_cast<std::int64_t>(dimensions);
   if (big_endian(raw, 0) != magic) {
-    throw DataError(fmt::format(
-        "{} is not the IDX file expected: its magic number is {}, not {}; fetch it again",
-        path.string(), big_endian(raw, 0), magic));
+    throw DataError(
+        formatted("{} is not the IDX file expected: its magic number is {}, not {}; fetch it again",
+                  path.string(), big_endian(raw, 0), magic));
   }
   Idx idx{path, {}, {}};
   const auto present = static_cast<std::int64_t>(raw.size() - header);
@@ -59,7 +59,7 @@ Idx read_idx(const fs::path& path, std::size_t dimensions) {
     too_large = too_large || expected > (std::int64_t{1} << 31);
   }
   if (too_large || expected != present) {
-    throw DataError(fmt::format(
+    throw DataError(formatted(
         "{} {}: its header announces {} bytes, {} are there; fetch it again", path.string(),
         too_large || present < expected ? "is cut short" : "has bytes after its end", expected,
         present));
@@ -92,7 +92,7 @@ std::unique_ptr<Split> load_split(const std::vector<fs::path>& folders, const st
       for (const fs::path& folder : folders)
         looked += (looked.empty() ? "" : ", ") + folder.string();
       throw DataError(
-          fmt::format("{} (or .gz) is missing; looked in {}: {}", names[i], looked, advice));
+          formatted("{} (or .gz) is missing; looked in {}: {}", names[i], looked, advice));
     }
     files.push_back(paths[i].string());
   }
@@ -100,22 +100,22 @@ std::unique_ptr<Split> load_split(const std::vector<fs::path>& folders, const st
   Idx labels = read_idx(paths[1], 1);
   const std::int64_t count = labels.extents[0];
   if (images.extents[1] != kSide || images.extents[2] != kSide) {
-    throw DataError(fmt::format("{} has images of {} x {} instead of {} x {}: fetch it again",
-                                images.path.string(), images.extents[1], images.extents[2], kSide,
-                                kSide));
+    throw DataError(formatted("{} has images of {} x {} instead of {} x {}: fetch it again",
+                              images.path.string(), images.extents[1], images.extents[2], kSide,
+                              kSide));
   }
   if (images.extents[0] != count) {
-    throw DataError(fmt::format("{} has {} images but {} has {} labels: fetch both again",
-                                images.path.string(), images.extents[0], labels.path.string(),
-                                count));
+    throw DataError(formatted("{} has {} images but {} has {} labels: fetch both again",
+                              images.path.string(), images.extents[0], labels.path.string(),
+                              count));
   }
   if (count == 0)
-    throw DataError(fmt::format("{} holds no samples: fetch it again", labels.path.string()));
+    throw DataError(formatted("{} holds no samples: fetch it again", labels.path.string()));
   for (std::int64_t i = 0; i < count; ++i) {
     if (labels.bytes[i] >= kClasses) {
       throw DataError(
-          fmt::format("{}: label {} of sample {} is out of range (0 to {}); fetch it again",
-                      labels.path.string(), labels.bytes[i], i, kClasses - 1));
+          formatted("{}: label {} of sample {} is out of range (0 to {}); fetch it again",
+                    labels.path.string(), labels.bytes[i], i, kClasses - 1));
     }
   }
   const std::int64_t kept = limited(count, limit);

@@ -95,9 +95,9 @@ std::vector<std::int64_t> parts_of(const Config& config, std::int64_t clients) {
   if (parts.size() == 1) parts.assign(static_cast<std::size_t>(clients), parts[0]);
   if (length(parts) != clients) {
     throw InputError(
-        fmt::format("data.dirichlet_parts has {} values for {} clients: give one for all, or one "
-                    "for each",
-                    parts.size(), clients));
+        formatted("data.dirichlet_parts has {} values for {} clients: give one for all, or one "
+                  "for each",
+                  parts.size(), clients));
   }
   return parts;
 }
@@ -262,16 +262,16 @@ Members make_shards(std::int64_t size, const std::vector<std::int64_t>& sorted) 
 Members by_client(const Dataset& data, std::int64_t clients) {
   if (data.client_of.empty()) {
     throw InputError(
-        fmt::format("data.partition = given needs data that says whose each sample is, which {} "
-                    "does not; take another partition",
-                    data.name));
+        formatted("data.partition = given needs data that says whose each sample is, which {} "
+                  "does not; take another partition",
+                  data.name));
   }
   const std::int64_t named =
       *std::max_element(data.client_of.begin(), data.client_of.end()) + std::int64_t{1};
   if (named != clients) {
-    throw InputError(fmt::format(
-        "{} names {} clients (0 to {}), but clients.count is {}: set clients.count = {}", data.name,
-        named, named - 1, clients, named));
+    throw InputError(
+        formatted("{} names {} clients (0 to {}), but clients.count is {}: set clients.count = {}",
+                  data.name, named, named - 1, clients, named));
   }
   Members lists(static_cast<std::size_t>(clients));
   for (std::size_t i = 0; i < data.client_of.size(); ++i) {
@@ -280,9 +280,9 @@ Members by_client(const Dataset& data, std::int64_t clients) {
   for (std::int64_t client = 0; client < clients; ++client) {
     if (!lists[client].empty()) continue;
     throw DataError(
-        fmt::format("{} has no training sample of client {}: number the clients from 0 without "
-                    "gaps, and leave data.train_limit at 0",
-                    data.name, client));
+        formatted("{} has no training sample of client {}: number the clients from 0 without "
+                  "gaps, and leave data.train_limit at 0",
+                  data.name, client));
   }
   return lists;
 }
@@ -312,7 +312,7 @@ void top_up(std::uint64_t seed, std::int64_t minimum, Members& lists) {
 void check_enough(std::int64_t clients, std::int64_t each, std::int64_t samples,
                   const std::string& what) {
   if (each <= samples / clients) return;
-  throw InputError(fmt::format(
+  throw InputError(formatted(
       "{} clients with at least {} {} each are more than the {} training samples allow: lower "
       "clients.count or data.{}, or let clients draw their samples (data.samples_per_client)",
       clients, each, what, samples, what == "shards" ? "shards_per_client" : "min_per_client"));
@@ -344,7 +344,7 @@ Partition::Partition(const Config& config, const Dataset& data)
   const Split& train = *data.train;
   ESPALIER_CHECK(train.size() <= std::numeric_limits<std::uint32_t>::max());
   if (data.shape.next_token && name != "iid" && name != "given") {
-    throw InputError(fmt::format(
+    throw InputError(formatted(
         "data.partition = {} divides by class, and the samples of {} have none: set it to iid",
         name, data.name));
   }
@@ -394,7 +394,7 @@ Partition::Partition(const Config& config, const Dataset& data)
       members = divide_by_shards(seed_, clients_, shards_per_client_, all_in_order(members));
     } else {
       if (drawn_ % shards_per_client_ != 0 || drawn_ > samples) {
-        throw InputError(fmt::format(
+        throw InputError(formatted(
             "data.samples_per_client = {} is no multiple of data.shards_per_client = {} up to the "
             "{} training samples: change one of them",
             drawn_, shards_per_client_, samples));

@@ -163,8 +163,8 @@ DataShape token_shape(const Config& config, std::int64_t vocabulary) {
   shape.classes = shape.next_token ? vocabulary : config.integer("data.synthetic_classes");
   if (shape.next_token && vocabulary < kChoices) {
     throw InputError(
-        fmt::format("data.synthetic_vocabulary = {} is too small for next_token: take {} or more",
-                    vocabulary, kChoices));
+        formatted("data.synthetic_vocabulary = {} is too small for next_token: take {} or more",
+                  vocabulary, kChoices));
   }
   return shape;
 }

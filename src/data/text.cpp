@@ -33,7 +33,7 @@ void cut(Dataset& dataset, std::shared_ptr<const void> owner, std::span<const T>
   const std::int64_t first = training_part(count);
   const auto windows = [&](std::int64_t part) { return (part - 1) / length; };
   if (windows(count - first) < 1) {
-    throw DataError(fmt::format(
+    throw DataError(formatted(
         "{} has {} tokens, too few for one window of data.length = {} in the tenth that is for "
         "tests: take a longer text, or shorter windows",
         dataset.files[0], count, length));
@@ -65,9 +65,9 @@ Dataset load(const Config& config, const fs::path& folder) {
   auto file = std::make_shared<const MappedFile>(path);
   const std::span<const std::uint8_t> bytes = file->bytes();
   if (bytes.size() >= 2 && bytes[0] == 0x1f && bytes[1] == 0x8b) {
-    throw DataError(fmt::format("{} is a gzip file, not a text: unpack it first", path.string()));
+    throw DataError(formatted("{} is a gzip file, not a text: unpack it first", path.string()));
   }
-  if (bytes.empty()) throw DataError(fmt::format("{} is empty", path.string()));
+  if (bytes.empty()) throw DataError(formatted("{} is empty", path.string()));
   if (config.text("data.tokens") == "bytes") {
     cut(dataset, file, bytes, config);
   } else {

@@ -23,7 +23,7 @@ AvailabilityTrace AvailabilityTrace::read(const std::filesystem::path& file) {
   std::ostringstream text;
   text << stream.rdbuf();
   if (!stream.is_open() || stream.bad()) {
-    throw DataError(fmt::format("{} (clients.availability_trace) cannot be read", file.string()));
+    throw DataError(formatted("{} (clients.availability_trace) cannot be read", file.string()));
   }
   return parse(text.str(), file.string());
 }
@@ -48,7 +48,7 @@ AvailabilityTrace AvailabilityTrace::parse(const std::string& text, const std::s
     const auto end = fields.size() == 3 ? parse_real(fields[2]) : std::nullopt;
     if (!client || !begin || !end || *client < 0 || *client >= kMostClients || *begin < 0 ||
         *end <= *begin || *end > kMostSeconds) {
-      throw DataError(fmt::format(
+      throw DataError(formatted(
           "{}, line {}: '{}' is not 'client begin_s end_s', a number from 0 and two times in order",
           origin, number, line));
     }

@@ -63,7 +63,7 @@ Nanoseconds rounded(double nanoseconds, const std::string& what) {
 }
 
 Nanoseconds work_time(double nanoseconds, const DeviceClass& device, std::int64_t flops) {
-  return rounded(nanoseconds, fmt::format("work of {} FLOP on a '{}'", flops, device.name));
+  return rounded(nanoseconds, formatted("work of {} FLOP on a '{}'", flops, device.name));
 }
 
 std::string trimmed(const std::string& text) {
@@ -79,9 +79,9 @@ std::int32_t class_index(const std::vector<DeviceClass>& classes, const std::str
   std::string known;
   for (const DeviceClass& device : classes) known += (known.empty() ? "" : ", ") + device.name;
   throw InputError(
-      fmt::format("clients.fleet names the device '{}', which is not defined; there are: {}; add a "
-                  "section [device.{}]",
-                  name, known, name));
+      formatted("clients.fleet names the device '{}', which is not defined; there are: {}; add a "
+                "section [device.{}]",
+                name, known, name));
 }
 
 /// The classes of the clients of one pattern such as `2*fast, 4*slow`.
@@ -101,13 +101,13 @@ std::vector<std::int32_t> parse_pattern(const std::string& fleet,
       if (error != std::errc{} || end != digits.data() + digits.size()) count = 0;
     }
     if (count < 1 || name.empty()) {
-      throw InputError(fmt::format(
+      throw InputError(formatted(
           "clients.fleet has the part '{}': write a count, '*' and a device, such as 2*laptop",
           part));
     }
     const std::int32_t index = class_index(classes, name);
     if (count > clients - static_cast<std::int64_t>(pattern.size())) {
-      throw InputError(fmt::format(
+      throw InputError(formatted(
           "clients.fleet = {} names more than clients.count = {} clients: change one of them",
           fleet, clients));
     }
@@ -125,7 +125,7 @@ bool has_roofline(const DeviceClass& d) {
 
 Nanoseconds transfer_time(double mbps, double latency_ms, std::int64_t bytes) {
   const double on_the_link = mbps > 0 ? static_cast<double>(bytes) * 8000 / mbps : 0;
-  return rounded(latency_ms * 1e6 + on_the_link, fmt::format("a message of {} bytes", bytes));
+  return rounded(latency_ms * 1e6 + on_the_link, formatted("a message of {} bytes", bytes));
 }
 
 Nanoseconds compute_time(const DeviceClass& device, std::int64_t flops, double slowdown) {
@@ -242,7 +242,7 @@ void declare_device_options(OptionTable& table) {
   for (const Field& field : kFields) {
     table.add({.key = std::string("device.*.") + field.name,
                .type = OptionType::real,
-               .default_value = fmt::format("{}", kLaptop.*field.member),
+               .default_value = formatted("{}", kLaptop.*field.member),
                .help = field.help,
                .unit = field.unit,
                .minimum = field.minimum});
@@ -305,13 +305,13 @@ Fleet::Fleet(const Config& config)
   const std::int64_t per_round = config.integer("clients.per_round");
   if (per_round > clients) {
     throw InputError(
-        fmt::format("clients.per_round = {} is more than clients.count = {}: change one of them",
-                    per_round, clients));
+        formatted("clients.per_round = {} is more than clients.count = {}: change one of them",
+                  per_round, clients));
   }
   for (const DeviceClass& device : classes_) {
     if (device.availability > 1) {
       throw InputError(
-          fmt::format("device.{}.availability = {} is above 1", device.name, device.availability));
+          formatted("device.{}.availability = {} is above 1", device.name, device.availability));
     }
   }
   const std::string fleet = config.text("clients.fleet");
@@ -320,9 +320,9 @@ Fleet::Fleet(const Config& config)
   const auto length = static_cast<std::int64_t>(pattern.size());
   if (clients % length != 0) {
     throw InputError(
-        fmt::format("clients.fleet = {} names {} clients, which does not divide clients.count = "
-                    "{}: change one of them",
-                    fleet, length, clients));
+        formatted("clients.fleet = {} names {} clients, which does not divide clients.count = "
+                  "{}: change one of them",
+                  fleet, length, clients));
   }
   class_of_.reserve(static_cast<std::size_t>(clients));
   for (std::int64_t client = 0; client < clients; ++client) {

@@ -53,8 +53,7 @@ class Counter {
     std::int64_t none = 0;
     refused_.compare_exchange_strong(none, bytes, std::memory_order_relaxed);
     throw c10::OutOfMemoryError(
-        fmt::format("out of emulated memory: {} bytes asked for, {} of {} in use", bytes, held,
-                    cap_),
+        formatted("out of emulated memory: {} bytes asked for, {} of {} in use", bytes, held, cap_),
         /*backtrace=*/nullptr, /*caller=*/nullptr);
   }
 
@@ -115,7 +114,7 @@ void free_block(void* data) {
 void* make_block(std::size_t bytes) {
   constexpr std::size_t kLargest = std::numeric_limits<std::int64_t>::max() - kAlignment;
   if (bytes > kLargest) {
-    throw Error(Status::internal, fmt::format("a tensor of {} bytes was asked for", bytes));
+    throw Error(Status::internal, formatted("a tensor of {} bytes was asked for", bytes));
   }
   Counter* counter = current_counter();
   if (counter) counter->add(static_cast<std::int64_t>(bytes));
@@ -125,7 +124,7 @@ void* make_block(std::size_t bytes) {
     // Not c10::OutOfMemoryError: that means the emulated device, and is an outcome the run records.
     throw Error(
         Status::internal,
-        fmt::format(
+        formatted(
             "this machine has no {} bytes left: use fewer ranks per machine or a smaller model",
             bytes));
   }

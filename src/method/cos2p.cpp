@@ -22,7 +22,7 @@ class MaskedDepth : public SubmodelRule {
         again_(config.integer("method.remask_every")),
         levels_(config, experiment, peak, /*searches=*/true) {
     if (model_.masked.empty()) {
-      throw InputError(fmt::format(
+      throw InputError(formatted(
           "method.submodel = masked_depth: model.name = {} has no units that masks choose from; "
           "take vit, encoder, gpt or cnn",
           model_.name));

@@ -20,7 +20,7 @@ class OrderedDropout : public LocalObjective {
     for (const double width : widths_) {
       if (!(width > 0 && width <= 1)) {
         throw InputError(
-            fmt::format("method.ordered_widths holds {}; shares are above 0 and at most 1", width));
+            formatted("method.ordered_widths holds {}; shares are above 0 and at most 1", width));
       }
     }
   }

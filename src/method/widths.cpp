@@ -52,13 +52,13 @@ WidthLevels::WidthLevels(const Config& config, const Experiment& experiment, con
   for (double width : widths_) {
     if (!(width > 0 && width <= 1)) {
       throw InputError(
-          fmt::format("method.widths holds {}; shares are above 0 and at most 1", width));
+          formatted("method.widths holds {}; shares are above 0 and at most 1", width));
     }
   }
   if (proportions.empty()) proportions.assign(widths_.size(), 1.0);
   if (proportions.size() != widths_.size()) {
-    throw InputError(fmt::format("method.proportions has {} values for {} method.widths",
-                                 proportions.size(), widths_.size()));
+    throw InputError(formatted("method.proportions has {} values for {} method.widths",
+                               proportions.size(), widths_.size()));
   }
   const double sum = std::accumulate(proportions.begin(), proportions.end(), 0.0);
   if (std::ranges::any_of(proportions, [](double p) { return p < 0; }) || !(sum > 0)) {
@@ -88,10 +88,10 @@ void WidthLevels::fit(const Experiment& experiment, const PeakBytes& peak,
     };
     if (bytes(1) > cap) {
       throw InputError(
-          fmt::format("device.{}.memory_mb = {} is too little for the smallest submodel, which "
-                      "needs {:.3f} MB; "
-                      "give it more, or train a smaller model or batch",
-                      device.name, device.memory_mb, static_cast<double>(bytes(1)) * 1e-6));
+          formatted("device.{}.memory_mb = {} is too little for the smallest submodel, which "
+                    "needs {:.3f} MB; "
+                    "give it more, or train a smaller model or batch",
+                    device.name, device.memory_mb, static_cast<double>(bytes(1)) * 1e-6));
     }
     std::int64_t fits = 1;
     std::int64_t beyond = kFitSteps + 1;

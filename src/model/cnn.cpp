@@ -29,7 +29,7 @@ Model build(const Config& config, const DataShape& shape) {
   const std::int64_t kernel = config.integer("model.kernel");
   if (kernel % 2 == 0) {
     throw InputError(
-        fmt::format("model.kernel = {} is even: write an odd number, e.g. {}", kernel, kernel + 1));
+        formatted("model.kernel = {} is even: write an odd number, e.g. {}", kernel, kernel + 1));
   }
   Model model;
   auto layout = std::make_shared<Layout>();
@@ -40,7 +40,7 @@ Model build(const Config& config, const DataShape& shape) {
   const auto depth = std::ssize(stages);
   if (exits > depth) {
     throw InputError(
-        fmt::format("model.exits = {} is more than the {} of model.channels", exits, depth));
+        formatted("model.exits = {} is more than the {} of model.channels", exits, depth));
   }
   if (exits > 1) model.class_axis = layout->add_axis("classes", shape.classes, false);
   const auto end_stage = [&](int block, int out) {
@@ -62,9 +62,9 @@ Model build(const Config& config, const DataShape& shape) {
     const std::string n = std::to_string(++number);
     if (height < 2 || columns < 2) {
       throw InputError(
-          fmt::format("model.channels has too many entries for {}x{} images: each halves the "
-                      "image; give at most {}",
-                      shape.sample[1], shape.sample[2], number - 1));
+          formatted("model.channels has too many entries for {}x{} images: each halves the "
+                    "image; give at most {}",
+                    shape.sample[1], shape.sample[2], number - 1));
     }
     const int block = layout->add_block(number == 1 ? "stem" : "conv" + n);
     const int out = layout->add_axis("conv" + n, channels);

@@ -359,7 +359,7 @@ Block make_block(const Layout& layout, int block, std::vector<Layer> layers) {
 std::optional<std::string> exit_due(const Model& model, std::int64_t depth, std::int64_t exits) {
   const auto nth = std::ssize(model.exits) + 1;
   if (nth >= exits || std::ssize(model.depth) != nth * depth / exits) return std::nullopt;
-  return fmt::format("exits.{}", nth - 1);
+  return formatted("exits.{}", nth - 1);
 }
 
 void declare_depth(OptionTable& table) {

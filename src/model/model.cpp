@@ -161,15 +161,15 @@ Model build_model(const Config& config, const DataShape& data) {
   if (classes > 0) {
     if (data.classes > classes) {
       throw InputError(
-          fmt::format("the data has {} classes, but the model only {}: set model.classes to at "
-                      "least {}, or to 0",
-                      data.classes, classes, data.classes));
+          formatted("the data has {} classes, but the model only {}: set model.classes to at "
+                    "least {}, or to 0",
+                    data.classes, classes, data.classes));
     }
     shape.classes = classes;
   }
   if (shape.classes < 2) {
     throw InputError(
-        fmt::format("the data has {} classes; a classifier needs at least 2", shape.classes));
+        formatted("the data has {} classes; a classifier needs at least 2", shape.classes));
   }
   Model model = family.value.build(config, shape);
   model.name = family.name;
@@ -180,7 +180,7 @@ Model build_model(const Config& config, const DataShape& data) {
   }
   if (config.integer("model.exits") != std::ssize(model.exits)) {
     throw InputError(
-        fmt::format("model.name = {} has one classifier only; set model.exits = 1", family.name));
+        formatted("model.name = {} has one classifier only; set model.exits = 1", family.name));
   }
   for (const Entry& entry : model.layout->entries) {
     if (entry.kind == Kind::statistic) model.has_statistics = true;

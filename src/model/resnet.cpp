@@ -38,7 +38,7 @@ Shape shape_of(std::int64_t depth) {
       {18, {{2, 2, 2, 2}, false}}, {34, {{3, 4, 6, 3}, false}}, {50, {{3, 4, 6, 3}, true}}};
   const auto found = depth == 0 ? kDepths.begin() : kDepths.find(depth);
   if (found == kDepths.end()) {
-    throw InputError(fmt::format("model.depth = {}: resnet has a depth of 18, 34 or 50", depth));
+    throw InputError(formatted("model.depth = {}: resnet has a depth of 18, 34 or 50", depth));
   }
   return found->second;
 }

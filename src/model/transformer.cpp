@@ -451,23 +451,23 @@ TransformerChoice transformer_choice(const Config& config) {
   c.exits = config.integer("model.exits");
   if (c.exits > c.depth) {
     throw InputError(
-        fmt::format("model.exits = {} is more than the {} blocks of the model", c.exits, c.depth));
+        formatted("model.exits = {} is more than the {} blocks of the model", c.exits, c.depth));
   }
   if (c.kv_heads == 0) c.kv_heads = c.heads;
   if (c.hidden == 0) c.hidden = 4 * c.embed;
   if (c.embed % c.heads != 0) {
     throw InputError(
-        fmt::format("model.embed = {} is no multiple of model.heads = {}", c.embed, c.heads));
+        formatted("model.embed = {} is no multiple of model.heads = {}", c.embed, c.heads));
   }
   if (c.heads % c.kv_heads != 0) {
     throw InputError(
-        fmt::format("model.heads = {} is no multiple of model.kv_heads = {}", c.heads, c.kv_heads));
+        formatted("model.heads = {} is no multiple of model.kv_heads = {}", c.heads, c.kv_heads));
   }
   if (c.kv_heads < c.heads && c.fused_qkv) {
     throw InputError(
-        fmt::format("model.kv_heads = {} is less than model.heads = {}: set model.fused_qkv = "
-                    "false, because keys and values then have other widths than queries",
-                    c.kv_heads, c.heads));
+        formatted("model.kv_heads = {} is less than model.heads = {}: set model.fused_qkv = "
+                  "false, because keys and values then have other widths than queries",
+                  c.kv_heads, c.heads));
   }
   return c;
 }
@@ -477,9 +477,9 @@ void read_positions(TransformerChoice& choice, const Config& config) {
   choice.rotary_base = config.real("model.rotary_base");
   if (choice.rotary && choice.embed / choice.heads % 2 != 0) {
     throw InputError(
-        fmt::format("model.positions = rotary turns pairs of columns, but a head has "
-                    "{}: change model.embed or model.heads",
-                    choice.embed / choice.heads));
+        formatted("model.positions = rotary turns pairs of columns, but a head has "
+                  "{}: change model.embed or model.heads",
+                  choice.embed / choice.heads));
   }
 }
 
@@ -570,7 +570,7 @@ void add_transformer_blocks(Model& model, Layout& layout, const TransformerChoic
   };
   const Dimension stream = layout.along(embed_axis);
   for (std::int64_t i = 0; i < choice.depth; ++i) {
-    const std::string name = fmt::format("{}.{}", names.prefix, i);
+    const std::string name = formatted("{}.{}", names.prefix, i);
     const std::string dot = name + ".";
     TransformerAxes axes;
     axes.block = layout.add_block(name);

@@ -33,7 +33,7 @@ std::vector<int> stages_of(std::int64_t depth) {
       {11, {1, 1, 2, 2, 2}}, {13, {2, 2, 2, 2, 2}}, {16, {2, 2, 3, 3, 3}}};
   const auto found = depth == 0 ? kDepths.begin() : kDepths.find(depth);
   if (found == kDepths.end()) {
-    throw InputError(fmt::format("model.depth = {}: vgg has a depth of 11, 13 or 16", depth));
+    throw InputError(formatted("model.depth = {}: vgg has a depth of 11, 13 or 16", depth));
   }
   return found->second;
 }

@@ -34,8 +34,8 @@ Grid patch_grid(const Config& config, const DataShape& shape) {
   }
   const std::int64_t patch = config.integer("model.patch");
   if (shape.sample[1] % patch != 0 || shape.sample[2] % patch != 0) {
-    throw InputError(fmt::format("model.patch = {} does not divide images of {}x{}", patch,
-                                 shape.sample[1], shape.sample[2]));
+    throw InputError(formatted("model.patch = {} does not divide images of {}x{}", patch,
+                               shape.sample[1], shape.sample[2]));
   }
   return {shape.sample[0], shape.sample[1] / patch, shape.sample[2] / patch, patch};
 }

@@ -147,9 +147,9 @@ class LoadingArchive final : public Archive {
     const std::int64_t count = h5::elements(dataset);
     if (count != std::ssize(values))
       throw OutputError(
-          fmt::format("{} of {} holds {} values where {} are needed; it was written "
-                      "with another model or configuration",
-                      groups_.name_of(name), file_, count, values.size()));
+          formatted("{} of {} holds {} values where {} are needed; it was written "
+                    "with another model or configuration",
+                    groups_.name_of(name), file_, count, values.size()));
     read(dataset, H5T_NATIVE_FLOAT, values.data(), count);
   }
   void open(const char* name) override {
@@ -163,7 +163,7 @@ class LoadingArchive final : public Archive {
 
  private:
   [[noreturn]] void refuse(const char* name, const char* expected) const {
-    throw OutputError(fmt::format(
+    throw OutputError(formatted(
         "{} does not hold {} named {}; it was written by another method, model or release", file_,
         expected, groups_.name_of(name)));
   }
@@ -186,7 +186,7 @@ class LoadingArchive final : public Archive {
   void read(hid_t dataset, hid_t memory_type, void* data, std::int64_t count) const {
     if (count == 0) return;
     h5_check(H5Dread(dataset, memory_type, H5S_ALL, H5S_ALL, H5P_DEFAULT, data),
-             fmt::format("read {} of {}", h5::object_name(dataset), file_));
+             formatted("read {} of {}", h5::object_name(dataset), file_));
   }
 
   void one(const char* name, H5T_class_t kind, hid_t memory_type, void* value, std::size_t bytes) {
@@ -232,7 +232,7 @@ class Descriptor {
 
  private:
   void check(bool fine) const {
-    if (!fine) throw OutputError(fmt::format("{}: {}", path_, std::strerror(errno)));
+    if (!fine) throw OutputError(formatted("{}: {}", path_, std::strerror(errno)));
   }
 
   std::string path_;
@@ -266,8 +266,8 @@ void store(const std::filesystem::path& path, const FileImage& checkpoint) {
     std::error_code ignored;
     std::filesystem::remove(temporary, ignored);
     throw OutputError(
-        fmt::format("cannot write checkpoint {}: {}; make room or choose another run.dir",
-                    path.string(), error.what()));
+        formatted("cannot write checkpoint {}: {}; make room or choose another run.dir",
+                  path.string(), error.what()));
   }
 }
 
@@ -317,15 +317,15 @@ CheckpointReader::CheckpointReader(const std::filesystem::path& path)
   state_->path = path;
   std::error_code ignored;
   if (!std::filesystem::exists(path, ignored))
-    throw OutputError(fmt::format("there is no checkpoint {}; check its name", path.string()));
+    throw OutputError(formatted("there is no checkpoint {}; check its name", path.string()));
   try {
     Record record = open_record(path);
     if (record.kind != h5::kCheckpointType)
-      throw OutputError(fmt::format("it is an {} file; give a checkpoint", record.kind));
+      throw OutputError(formatted("it is an {} file; give a checkpoint", record.kind));
     state_->file = std::move(record.file);
   } catch (const std::exception& error) {  // a damaged size may also ask for absurd memory
-    throw OutputError(fmt::format("cannot use checkpoint {}: {}; use an earlier or another one",
-                                  path.string(), h5::brief(error.what())));
+    throw OutputError(formatted("cannot use checkpoint {}: {}; use an earlier or another one",
+                                path.string(), h5::brief(error.what())));
   }
 }
 

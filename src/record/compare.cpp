@@ -83,14 +83,14 @@ class Comparison {
       const std::string full = (path == "/" ? "" : path) + "/" + name;
       const bool state = !tables_ && path == "/" && name != "model";  // of a checkpoint
       if (scope_ == DiffScope::values && (state || full == "/method")) continue;
-      if (!contains(names_a, name)) return fmt::format("{} is only in {}", full, name_b_);
-      if (!contains(names_b, name)) return fmt::format("{} is only in {}", full, name_a_);
+      if (!contains(names_a, name)) return formatted("{} is only in {}", full, name_b_);
+      if (!contains(names_b, name)) return formatted("{} is only in {}", full, name_a_);
       const H5Handle object_a = h5::open_object(a, name);
       const H5Handle object_b = h5::open_object(b, name);
       const bool group = h5::is_group(object_a);
       if (group != h5::is_group(object_b))
-        return fmt::format("{} is a group in {} and values in {}", full, group ? name_a_ : name_b_,
-                           group ? name_b_ : name_a_);
+        return formatted("{} is a group in {} and values in {}", full, group ? name_a_ : name_b_,
+                         group ? name_b_ : name_a_);
       if (!group && scope_ != DiffScope::all && is_wall_dataset(path, name, object_a) &&
           is_wall_dataset(path, name, object_b))
         continue;
@@ -151,16 +151,16 @@ class Comparison {
   static Found values(const h5::Values& a, const h5::Values& b, const std::string& what,
                       const char* counted, bool shape_differs = false) {
     if (!a.same_type(b))
-      return fmt::format("{} has type {} against {}", what, a.type_name(), b.type_name());
-    if (shape_differs) return fmt::format("{} has another shape", what);
+      return formatted("{} has type {} against {}", what, a.type_name(), b.type_name());
+    if (shape_differs) return formatted("{} has another shape", what);
     const std::int64_t common = std::min(a.count(), b.count());
     for (std::int64_t i = 0; i < common; ++i)
       if (!a.equal(b, i))
         return a.count() == 1 && b.count() == 1 && std::string_view(counted) != "row"
-                   ? fmt::format("{}: {} against {}", what, a.show(i), b.show(i))
-                   : fmt::format("{} {} {}: {} against {}", what, counted, i, a.show(i), b.show(i));
+                   ? formatted("{}: {} against {}", what, a.show(i), b.show(i))
+                   : formatted("{} {} {}: {} against {}", what, counted, i, a.show(i), b.show(i));
     if (a.count() != b.count())
-      return fmt::format("{} has {} {}s against {}", what, a.count(), counted, b.count());
+      return formatted("{} has {} {}s against {}", what, a.count(), counted, b.count());
     return std::nullopt;
   }
 
@@ -172,9 +172,9 @@ class Comparison {
       if (is_checksum(name)) continue;
       const bool root = path == "/";
       if (scope_ != DiffScope::all && root && is_wall_attribute(name)) continue;
-      const std::string what = fmt::format("attribute {} of {}", name, path);
-      if (!contains(names_a, name)) return fmt::format("{} is only in {}", what, name_b_);
-      if (!contains(names_b, name)) return fmt::format("{} is only in {}", what, name_a_);
+      const std::string what = formatted("attribute {} of {}", name, path);
+      if (!contains(names_a, name)) return formatted("{} is only in {}", what, name_b_);
+      if (!contains(names_b, name)) return formatted("{} is only in {}", what, name_a_);
       const h5::Values value_a = h5::read_attribute(a, name);
       const h5::Values value_b = h5::read_attribute(b, name);
       const bool config =
@@ -196,12 +196,12 @@ class Comparison {
       }
     for (const auto& [key, value] : a) {
       const auto other = b.find(key);
-      if (other == b.end()) return fmt::format("config {} is only in {}", key, name_a_);
+      if (other == b.end()) return formatted("config {} is only in {}", key, name_a_);
       if (other->second != value)
-        return fmt::format("config {}: '{}' against '{}'", key, value, other->second);
+        return formatted("config {}: '{}' against '{}'", key, value, other->second);
     }
     for (const auto& [key, value] : b)
-      if (!a.contains(key)) return fmt::format("config {} is only in {}", key, name_b_);
+      if (!a.contains(key)) return formatted("config {} is only in {}", key, name_b_);
     return std::nullopt;
   }
 
@@ -234,7 +234,7 @@ Size size_below(hid_t object) {
 }
 
 std::string line(const std::string& label, const std::string& text) {
-  return fmt::format("{:<16}{}\n", label, text);
+  return formatted("{:<16}{}\n", label, text);
 }
 
 /// Tables at any depth below `group`, with their valid length.
@@ -253,7 +253,7 @@ std::string describe_tables(hid_t group, const std::string& path) {
     ++columns;
   }
   if (columns > 0)
-    text += line(path, fmt::format("{} row{}, {} columns", rows, rows == 1 ? "" : "s", columns));
+    text += line(path, formatted("{} row{}, {} columns", rows, rows == 1 ? "" : "s", columns));
   return text;
 }
 
@@ -272,7 +272,7 @@ std::string last_row(hid_t file, const TableSchema& schema,
     const h5::Values values = h5::read_dataset(h5::open_object(group, name), rows);
     const std::string value = values.show(rows - 1);
     if (value == "nan") continue;  // what this kind of model does not have
-    text += fmt::format("{}{} {}", text.empty() ? "" : ", ", name, value);
+    text += formatted("{}{} {}", text.empty() ? "" : ", ", name, value);
   }
   return text;
 }
@@ -293,9 +293,9 @@ std::string describe_checkpoint(hid_t file) {
   std::string text = line("complete", "yes, the checksum of all bytes is right");
   for (const std::string& name : h5::children(file)) {
     const Size size = size_below(h5::open_object(file, name));
-    text += line("/" + name, fmt::format("{:>10.3f} MB in {:>3} dataset{}  {}",
-                                         static_cast<double>(size.bytes) / 1e6, size.datasets,
-                                         size.datasets == 1 ? " " : "s", words_of(name)));
+    text += line("/" + name, formatted("{:>10.3f} MB in {:>3} dataset{}  {}",
+                                       static_cast<double>(size.bytes) / 1e6, size.datasets,
+                                       size.datasets == 1 ? " " : "s", words_of(name)));
   }
   if (H5Lexists(file, "server", H5P_DEFAULT) <= 0) return text;
   const H5Handle server = h5::open_object(file, "server");
@@ -309,7 +309,7 @@ std::string describe_checkpoint(hid_t file) {
   };
   if (const auto version = number("version")) text += line("version", fmt::to_string(*version));
   if (const auto now = number("now"))
-    text += line("emulated time", fmt::format("{:.6f} s", static_cast<double>(*now) * 1e-9));
+    text += line("emulated time", formatted("{:.6f} s", static_cast<double>(*now) * 1e-9));
   if (const auto next = number("next_task")) text += line("tasks sent", fmt::to_string(*next));
   return text;
 }
@@ -321,7 +321,7 @@ std::optional<std::string> first_difference(const std::filesystem::path& a,
   const auto [file_a, kind_a] = open_record(a);
   const auto [file_b, kind_b] = open_record(b);
   if (kind_a != kind_b)
-    return fmt::format("{} is an {} file, {} an {} file", a.string(), kind_a, b.string(), kind_b);
+    return formatted("{} is an {} file, {} an {} file", a.string(), kind_a, b.string(), kind_b);
   const Comparison comparison(a.string(), b.string(), scope, kind_a == h5::kRunType);
   const H5Handle root_a = h5::open_object(file_a, "/");
   const H5Handle root_b = h5::open_object(file_b, "/");
@@ -332,10 +332,10 @@ std::string describe_file(const std::filesystem::path& path) {
   const auto [file, kind] = open_record(path);
   const std::vector<std::int64_t> version = h5::integer_attribute(file, "version");
   std::string text = line("file", path.string());
-  text += line("kind", fmt::format("{}, format {}", kind, fmt::join(version, ".")));
-  text += line("written by", fmt::format("{} {}, commit {}", h5::text_attribute(file, "software"),
-                                         h5::text_attribute(file, "software_version"),
-                                         h5::text_attribute(file, "git_sha")));
+  text += line("kind", formatted("{}, format {}", kind, fmt::join(version, ".")));
+  text += line("written by", formatted("{} {}, commit {}", h5::text_attribute(file, "software"),
+                                       h5::text_attribute(file, "software_version"),
+                                       h5::text_attribute(file, "git_sha")));
   if (h5::has_attribute(file, "date")) text += line("date", h5::text_attribute(file, "date"));
   const std::map<std::string, std::string> config =
       config_values(h5::text_attribute(file, "config"));

@@ -88,7 +88,7 @@ T element(const Values& values, std::int64_t i) {
 /// HDF5 takes two files in memory for the same one if their names are equal.
 std::string memory_name() {
   static std::int64_t made = 0;
-  return fmt::format("in memory {}", ++made);
+  return formatted("in memory {}", ++made);
 }
 
 }  // namespace
@@ -163,7 +163,7 @@ H5Handle open_image(const Bytes& bytes) {
 H5Handle open_file(const std::filesystem::path& path, bool writable) {
   std::error_code ignored;
   if (!std::filesystem::exists(path, ignored))
-    throw OutputError(fmt::format("there is no file {}; check its name", path.string()));
+    throw OutputError(formatted("there is no file {}; check its name", path.string()));
   const H5Handle access = access_list();
   return {h5_check(H5Fopen(path.c_str(), writable ? H5F_ACC_RDWR : H5F_ACC_RDONLY, access),
                    "open " + path.string()),
@@ -183,11 +183,11 @@ std::string check_identity(hid_t file, const std::filesystem::path& path) {
   std::string filetype;
   if (has_attribute(file, "filetype")) filetype = text_attribute(file, "filetype");
   if (filetype != kRunType && filetype != kCheckpointType)
-    throw OutputError(fmt::format(
+    throw OutputError(formatted(
         "{} is neither a run file nor a checkpoint of espalier; give one of those", path.string()));
   const std::vector<std::int64_t> version = integer_attribute(file, "version");
   if (version.size() != 2 || version[0] != kMajor)
-    throw OutputError(fmt::format(
+    throw OutputError(formatted(
         "{} has format version {}, and this program reads {}.x; use the release that wrote it",
         path.string(), fmt::join(version, "."), kMajor));
   return filetype;
@@ -197,10 +197,10 @@ void write_attribute(hid_t object, const char* name, const std::string& text) {
   const H5Handle type = text_type();
   const H5Handle space(H5Screate(H5S_SCALAR), H5Sclose);
   const H5Handle attribute(h5_check(H5Acreate2(object, name, type, space, H5P_DEFAULT, H5P_DEFAULT),
-                                    fmt::format("create attribute {}", name)),
+                                    formatted("create attribute {}", name)),
                            H5Aclose);
   const char* data = text.c_str();
-  h5_check(H5Awrite(attribute, type, &data), fmt::format("write attribute {}", name));
+  h5_check(H5Awrite(attribute, type, &data), formatted("write attribute {}", name));
 }
 
 void write_attribute(hid_t object, const char* name, std::span<const std::int64_t> values) {
@@ -208,35 +208,35 @@ void write_attribute(hid_t object, const char* name, std::span<const std::int64_
   const H5Handle space(H5Screate_simple(1, &count, nullptr), H5Sclose);
   const H5Handle attribute(
       h5_check(H5Acreate2(object, name, H5T_STD_I64LE, space, H5P_DEFAULT, H5P_DEFAULT),
-               fmt::format("create attribute {}", name)),
+               formatted("create attribute {}", name)),
       H5Aclose);
   h5_check(H5Awrite(attribute, H5T_NATIVE_INT64, values.data()),
-           fmt::format("write attribute {}", name));
+           formatted("write attribute {}", name));
 }
 
 void write_attribute(hid_t object, const char* name, std::int64_t value) {
   const H5Handle space(H5Screate(H5S_SCALAR), H5Sclose);
   const H5Handle attribute(
       h5_check(H5Acreate2(object, name, H5T_STD_I64LE, space, H5P_DEFAULT, H5P_DEFAULT),
-               fmt::format("create attribute {}", name)),
+               formatted("create attribute {}", name)),
       H5Aclose);
-  h5_check(H5Awrite(attribute, H5T_NATIVE_INT64, &value), fmt::format("write attribute {}", name));
+  h5_check(H5Awrite(attribute, H5T_NATIVE_INT64, &value), formatted("write attribute {}", name));
 }
 
 bool has_attribute(hid_t object, const char* name) {
-  return h5_check(H5Aexists(object, name), fmt::format("look for attribute {}", name)) > 0;
+  return h5_check(H5Aexists(object, name), formatted("look for attribute {}", name)) > 0;
 }
 
 std::string text_attribute(hid_t object, const char* name) {
   const Values values = read_attribute(object, name);
-  if (values.texts.size() != 1) throw OutputError(fmt::format("attribute {} is not a text", name));
+  if (values.texts.size() != 1) throw OutputError(formatted("attribute {} is not a text", name));
   return values.texts[0];
 }
 
 std::vector<std::int64_t> integer_attribute(hid_t object, const char* name) {
   const Values values = read_attribute(object, name);
   if (values.kind != H5T_INTEGER || values.element_bytes != sizeof(std::int64_t))
-    throw OutputError(fmt::format("attribute {} is not a 64-bit integer", name));
+    throw OutputError(formatted("attribute {} is not a 64-bit integer", name));
   std::vector<std::int64_t> integers(values.numbers.size() / sizeof(std::int64_t));
   if (!integers.empty()) std::memcpy(integers.data(), values.numbers.data(), values.numbers.size());
   return integers;
@@ -293,11 +293,11 @@ std::string Values::type_name() const {
     case H5T_STRING:
       return "text";
     case H5T_INTEGER:
-      return fmt::format("{}int{}", is_signed ? "" : "u", 8 * element_bytes);
+      return formatted("{}int{}", is_signed ? "" : "u", 8 * element_bytes);
     case H5T_FLOAT:
-      return fmt::format("float{}", 8 * element_bytes);
+      return formatted("float{}", 8 * element_bytes);
     default:
-      return fmt::format("other, {} bytes", element_bytes);
+      return formatted("other, {} bytes", element_bytes);
   }
 }
 
@@ -320,15 +320,15 @@ bool Values::equal(const Values& other, std::int64_t i) const {
 
 std::string Values::show(std::int64_t i) const {
   if (kind == H5T_STRING) return "'" + texts[static_cast<std::size_t>(i)] + "'";
-  if (kind == H5T_FLOAT && element_bytes == 8) return fmt::format("{}", element<double>(*this, i));
-  if (kind == H5T_FLOAT && element_bytes == 4) return fmt::format("{}", element<float>(*this, i));
+  if (kind == H5T_FLOAT && element_bytes == 8) return formatted("{}", element<double>(*this, i));
+  if (kind == H5T_FLOAT && element_bytes == 4) return formatted("{}", element<float>(*this, i));
   if (kind == H5T_INTEGER && element_bytes == 8)
-    return is_signed ? fmt::format("{}", element<std::int64_t>(*this, i))
-                     : fmt::format("{}", element<std::uint64_t>(*this, i));
+    return is_signed ? formatted("{}", element<std::int64_t>(*this, i))
+                     : formatted("{}", element<std::uint64_t>(*this, i));
   std::string hex = "0x";
   for (std::size_t b = element_bytes; b-- > 0;)
-    hex += fmt::format("{:02x}", std::to_integer<unsigned>(
-                                     numbers[element_bytes * static_cast<std::size_t>(i) + b]));
+    hex += formatted("{:02x}", std::to_integer<unsigned>(
+                                   numbers[element_bytes * static_cast<std::size_t>(i) + b]));
   return hex;
 }
 

@@ -73,9 +73,9 @@ H5Handle open_column(hid_t group, const Column& column) {
   const H5Handle type(h5_check(H5Dget_type(dataset), "read a column's type"), H5Tclose);
   if (h5_check(H5Tequal(type, file_type(column.type)), "compare types") == 0)
     throw OutputError(
-        fmt::format("column {} has another type than this program writes; go on with "
-                    "the release that began the run",
-                    h5::object_name(dataset)));
+        formatted("column {} has another type than this program writes; go on with "
+                  "the release that began the run",
+                  h5::object_name(dataset)));
   return dataset;
 }
 
@@ -123,7 +123,7 @@ class Table {
   explicit Table(const TableSchema& schema) : schema_(schema) {}
 
   void write_column(std::size_t c) {
-    const std::string what = fmt::format("write {}/{}", schema_.path, schema_.columns[c].name);
+    const std::string what = formatted("write {}/{}", schema_.path, schema_.columns[c].name);
     const H5Handle& dataset = datasets_[c];
     const hsize_t start = static_cast<hsize_t>(written_);
     const hsize_t count = buffer_.size();
@@ -182,8 +182,8 @@ struct RunFile::State {
     try {
       body();
     } catch (const OutputError& failure) {
-      error = fmt::format("{}: {}; make room or choose another run.dir, and start the run again",
-                          path.string(), h5::brief(failure.what()));
+      error = formatted("{}: {}; make room or choose another run.dir, and start the run again",
+                        path.string(), h5::brief(failure.what()));
       throw OutputError(*error);
     }
   }
@@ -208,7 +208,7 @@ RunFile::RunFile(const std::filesystem::path& path, const std::string& config_te
     state_->file = h5::create_file(path);
     h5::write_identity(state_->file, h5::kRunType, config_text);
     h5::write_attribute(state_->file, "date",
-                        fmt::format("{:%Y-%m-%dT%H:%M:%SZ}", fmt::gmtime(std::time(nullptr))));
+                        formatted("{:%Y-%m-%dT%H:%M:%SZ}", fmt::gmtime(std::time(nullptr))));
     for (const TableSchema* schema : standard_schemas())
       state_->tables.emplace_back(state_->file, *schema);
     state_->write_and_flush();
@@ -224,7 +224,7 @@ RunFile RunFile::reopen(const std::filesystem::path& path, const std::string& co
   state->path = path;
   state->file = h5::open_file(path, true);
   if (h5::check_identity(state->file, path) != h5::kRunType)
-    throw OutputError(fmt::format("{} is a checkpoint; give a run file", path.string()));
+    throw OutputError(formatted("{} is a checkpoint; give a run file", path.string()));
   h5_check(H5Adelete(state->file, "config"), "replace the configuration");
   h5::write_attribute(state->file, "config", config_text);
   for (const TableSchema* schema : standard_schemas())

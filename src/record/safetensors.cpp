@@ -3,6 +3,7 @@
 #include <c10/util/BFloat16.h>
 #include <c10/util/Half.h>
 #include <fcntl.h>
+#include <fmt/ranges.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -52,8 +53,8 @@ class MappedFile {
     }
     if (file >= 0) ::close(file);
     if (!readable || data_ == MAP_FAILED) {
-      throw DataError(fmt::format("cannot read {}: {}", path.string(),
-                                  readable ? "it cannot be mapped" : std::strerror(reason)));
+      throw DataError(formatted("cannot read {}: {}", path.string(),
+                                readable ? "it cannot be mapped" : std::strerror(reason)));
     }
   }
   ~MappedFile() {
@@ -65,7 +66,7 @@ class MappedFile {
   const std::byte* data() const { return static_cast<const std::byte*>(data_); }
   std::int64_t size() const { return bytes_; }
   [[noreturn]] void refuse(const std::string& why) const {
-    throw DataError(fmt::format("{} is no sound safetensors file: {}", path_.string(), why));
+    throw DataError(formatted("{} is no sound safetensors file: {}", path_.string(), why));
   }
   std::string name() const { return path_.string(); }
 
@@ -121,7 +122,7 @@ nlohmann::json parse_header(const MappedFile& file, std::int64_t bytes) {
   } catch (const nlohmann::json::exception&) {
     file.refuse("its header is not valid JSON");
   }
-  if (!twice.empty()) file.refuse(fmt::format("'{}' is given twice", twice));
+  if (!twice.empty()) file.refuse(formatted("'{}' is given twice", twice));
   if (!header.is_object()) file.refuse("its header is not a JSON object");
   return header;
 }
@@ -129,17 +130,17 @@ nlohmann::json parse_header(const MappedFile& file, std::int64_t bytes) {
 Description describe(const MappedFile& file, const std::string& name, const nlohmann::json& line,
                      std::int64_t value_bytes) {
   const auto refuse = [&](const std::string& why) {
-    file.refuse(fmt::format("tensor '{}' {}", name, why));
+    file.refuse(formatted("tensor '{}' {}", name, why));
   };
   for (const char* key : {"dtype", "shape", "data_offsets"}) {
-    if (!line.is_object() || !line.contains(key)) refuse(fmt::format("has no {}", key));
+    if (!line.is_object() || !line.contains(key)) refuse(formatted("has no {}", key));
   }
   Description d;
   d.name = name;
   const std::string dtype = line["dtype"].is_string() ? line["dtype"].get<std::string>() : "";
   const auto* type = std::ranges::find(kTypes, dtype, &ElementType::name);
   if (type == std::end(kTypes)) {
-    refuse(fmt::format("has the unknown element type {}", line["dtype"].dump()));
+    refuse(formatted("has the unknown element type {}", line["dtype"].dump()));
   }
   d.type = *type;
   const nlohmann::json& offsets = line["data_offsets"];
@@ -154,11 +155,11 @@ Description describe(const MappedFile& file, const std::string& name, const nloh
   d.begin = *whole(offsets[0]);
   d.end = *whole(offsets[1]);
   if (d.begin > d.end || d.end > value_bytes) {
-    refuse(fmt::format("lies at bytes {} to {} of {}", d.begin, d.end, value_bytes));
+    refuse(formatted("lies at bytes {} to {} of {}", d.begin, d.end, value_bytes));
   }
   if (product(d.shape, d.type.bytes) != d.end - d.begin) {
-    refuse(fmt::format("has {} bytes, which is not what {} of [{}] needs", d.end - d.begin, dtype,
-                       fmt::join(d.shape, ", ")));
+    refuse(formatted("has {} bytes, which is not what {} of [{}] needs", d.end - d.begin, dtype,
+                     fmt::join(d.shape, ", ")));
   }
   return d;
 }
@@ -186,9 +187,9 @@ void read_values(const MappedFile& file, const Description& d, const std::byte* 
     convert<c10::BFloat16>(from, count, values);
   } else {
     throw DataError(
-        fmt::format("tensor '{}' of {} has elements of type {}; weights are F32, F16, "
-                    "BF16 or F64",
-                    d.name, file.name(), type));
+        formatted("tensor '{}' of {} has elements of type {}; weights are F32, F16, "
+                  "BF16 or F64",
+                  d.name, file.name(), type));
   }
 }
 
@@ -222,7 +223,7 @@ class OutputFile {
 
  private:
   [[noreturn]] void fail() const {
-    throw OutputError(fmt::format("cannot write {}: {}", path_.string(), std::strerror(errno)));
+    throw OutputError(formatted("cannot write {}: {}", path_.string(), std::strerror(errno)));
   }
   std::filesystem::path path_;
   int file_;
@@ -238,16 +239,16 @@ std::int64_t NamedTensor::count() const {
 
 std::vector<NamedTensor> read_safetensors(const std::filesystem::path& path) {
   const auto file = std::make_shared<const MappedFile>(path);
-  if (file->size() < kLengthBytes) file->refuse(fmt::format("it has {} bytes", file->size()));
+  if (file->size() < kLengthBytes) file->refuse(formatted("it has {} bytes", file->size()));
   std::uint64_t length = 0;
   std::memcpy(&length, file->data(), sizeof(length));
   if (length > static_cast<std::uint64_t>(file->size() - kLengthBytes)) {
     file->refuse(
-        fmt::format("its header would have {} bytes, the whole file has {}", length, file->size()));
+        formatted("its header would have {} bytes, the whole file has {}", length, file->size()));
   }
   if (length > static_cast<std::uint64_t>(kMostHeaderBytes)) {
-    file->refuse(fmt::format("its header has {} bytes, more than the {} of the format", length,
-                             kMostHeaderBytes));
+    file->refuse(formatted("its header has {} bytes, more than the {} of the format", length,
+                           kMostHeaderBytes));
   }
   const auto header_bytes = static_cast<std::int64_t>(length);
   const std::int64_t value_bytes = file->size() - kLengthBytes - header_bytes;
@@ -263,14 +264,14 @@ std::vector<NamedTensor> read_safetensors(const std::filesystem::path& path) {
   std::int64_t position = 0;
   for (const Description& d : descriptions) {
     if (d.begin != position) {
-      file->refuse(fmt::format("tensor '{}' begins at byte {} where the one before it ends at {}",
-                               d.name, d.begin, position));
+      file->refuse(formatted("tensor '{}' begins at byte {} where the one before it ends at {}",
+                             d.name, d.begin, position));
     }
     position = d.end;
   }
   if (position != value_bytes) {
     file->refuse(
-        fmt::format("its tensors have {} bytes, but {} follow the header", position, value_bytes));
+        formatted("its tensors have {} bytes, but {} follow the header", position, value_bytes));
   }
 
   std::vector<NamedTensor> tensors;
@@ -314,7 +315,7 @@ void write_safetensors(const std::filesystem::path& path, std::span<const NamedT
     std::error_code error;
     std::filesystem::rename(temporary, path, error);
     if (error) {
-      throw OutputError(fmt::format("cannot write {}: {}", path.string(), error.message()));
+      throw OutputError(formatted("cannot write {}: {}", path.string(), error.message()));
     }
   } catch (...) {
     std::error_code ignored;

@@ -17,8 +17,8 @@ namespace {
 constexpr char kMagic[8] = {'E', 'S', 'P', 'A', 'L', 'I', 'E', 'R'};
 
 [[noreturn]] void refuse_damaged(const std::filesystem::path& path) {
-  throw OutputError(fmt::format(
-      "{} is no complete checkpoint: its end is missing, or it was damaged", path.string()));
+  throw OutputError(formatted("{} is no complete checkpoint: its end is missing, or it was damaged",
+                              path.string()));
 }
 
 bool has_seal(std::ifstream& in, std::size_t size) {
@@ -32,14 +32,13 @@ bool has_seal(std::ifstream& in, std::size_t size) {
 /// What the seal is of, or nothing where the file has none.
 std::optional<Bytes> sealed_bytes(const std::filesystem::path& path) {
   std::ifstream in(path, std::ios::binary | std::ios::ate);
-  if (!in)
-    throw OutputError(fmt::format("cannot read {}: {}", path.string(), std::strerror(errno)));
+  if (!in) throw OutputError(formatted("cannot read {}: {}", path.string(), std::strerror(errno)));
   const auto size = static_cast<std::size_t>(std::max<std::streamoff>(0, in.tellg()));
   if (!has_seal(in, size)) return std::nullopt;
   Bytes bytes(size);
   in.seekg(0);
   in.read(reinterpret_cast<char*>(bytes.data()), static_cast<std::streamsize>(size));
-  if (!in) throw OutputError(fmt::format("{} cannot be read to its end", path.string()));
+  if (!in) throw OutputError(formatted("{} cannot be read to its end", path.string()));
   const std::size_t length = size - sizeof(Seal);
   const Seal expected = seal_of(bytes.data(), length);
   if (std::memcmp(bytes.data() + length, &expected, sizeof(Seal)) != 0) refuse_damaged(path);
@@ -60,7 +59,7 @@ Seal seal_of(const std::byte* data, std::size_t bytes) {
 Record open_record(const std::filesystem::path& path) {
   std::error_code ignored;
   if (!std::filesystem::exists(path, ignored))
-    throw OutputError(fmt::format("there is no file {}; check its name", path.string()));
+    throw OutputError(formatted("there is no file {}; check its name", path.string()));
   if (const auto bytes = sealed_bytes(path)) {
     H5Handle file = h5::open_image(*bytes);
     std::string kind = h5::check_identity(file, path);

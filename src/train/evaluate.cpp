@@ -62,7 +62,7 @@ std::vector<std::string> evaluated_sets(const Model& model) {
   std::vector<std::string> names{"test"};
   if (model.exits.size() == 1) return names;
   for (std::size_t exit = 1; exit < model.exits.size(); ++exit) {
-    names.push_back(fmt::format("exit {}", exit));
+    names.push_back(formatted("exit {}", exit));
   }
   names.push_back("mean of exits");
   return names;

@@ -24,7 +24,7 @@ Experiment build_experiment(const Config& config, bool data_may_be_absent) {
     e.data = load_dataset(config);
   } catch (const DataError& error) {
     if (!data_may_be_absent) throw;
-    log_warning(fmt::format("{} (checking with the declared shapes)", error.what()));
+    log_warning(formatted("{} (checking with the declared shapes)", error.what()));
     e.data.name = config.text("data.name");
     e.data.shape = source.shape(config);
   }

@@ -1,5 +1,7 @@
 #include "espalier/train/weights.h"
 
+#include <fmt/ranges.h>
+
 #include <algorithm>
 #include <cmath>
 #include <map>
@@ -145,8 +147,8 @@ bool longer_table(const std::string& name, const Shape& stored, const Shape& nee
 std::string list_of(const std::vector<std::string>& names) {
   constexpr std::size_t kShown = 6;
   const std::size_t shown = names.size() <= kShown + 1 ? names.size() : kShown;
-  std::string text = fmt::format("{}", fmt::join(names.begin(), names.begin() + shown, ", "));
-  if (shown < names.size()) text += fmt::format(" and {} more", names.size() - shown);
+  std::string text = formatted("{}", fmt::join(names.begin(), names.begin() + shown, ", "));
+  if (shown < names.size()) text += formatted(" and {} more", names.size() - shown);
   return text;
 }
 
@@ -198,7 +200,7 @@ void copy(const Placement& p, const Geometry::Place& place, float* model) {
   std::copy_n(values.data() + p.match.slice * count, count, to);
 }
 
-std::string shape_text(const Shape& shape) { return fmt::format("[{}]", fmt::join(shape, ", ")); }
+std::string shape_text(const Shape& shape) { return formatted("[{}]", fmt::join(shape, ", ")); }
 
 /// What goes where, and what does not.
 struct Matching {
@@ -212,7 +214,7 @@ struct Matching {
     if (!missing.empty()) texts.push_back("it lacks " + list_of(missing));
     if (!other_shape.empty()) texts.push_back("it has " + list_of(other_shape));
     if (!unknown.empty()) texts.push_back("the model has no " + list_of(unknown));
-    return fmt::format("{}", fmt::join(texts, "; "));
+    return formatted("{}", fmt::join(texts, "; "));
   }
 };
 
@@ -241,15 +243,15 @@ Matching match_all(const std::vector<NamedTensor>& tensors, const std::string& o
     const bool longer = longer_table(p.tensor->name, stored, needed);
     p.direct = !p.turned && !longer && p.match.slices == 1;
     if (!longer && without_ones(stored) != without_ones(needed)) {
-      result.other_shape.push_back(fmt::format("{} {} where {} is needed", p.tensor->name,
-                                               shape_text(p.tensor->shape), shape_text(needed)));
+      result.other_shape.push_back(formatted("{} {} where {} is needed", p.tensor->name,
+                                             shape_text(p.tensor->shape), shape_text(needed)));
       misfit[entry] = true;
       continue;
     }
     for (const Placement& other : result.sources[entry]) {
       if (other.match.part == p.match.part || other.match.parts != p.match.parts) {
-        throw DataError(fmt::format("{} holds both {} and {}, which are the same weights", origin,
-                                    other.tensor->name, p.tensor->name));
+        throw DataError(formatted("{} holds both {} and {}, which are the same weights", origin,
+                                  other.tensor->name, p.tensor->name));
       }
     }
     result.sources[entry].push_back(p);
@@ -274,7 +276,7 @@ void place_weights(const std::vector<NamedTensor>& tensors, const std::string& o
   const Layout& layout = geometry.layout();
   const Matching matching = match_all(tensors, origin, geometry);
   if (const std::string faults = matching.faults(); !faults.empty()) {
-    const std::string what = fmt::format("{} does not fit the model: {}", origin, faults);
+    const std::string what = formatted("{} does not fit the model: {}", origin, faults);
     if (matching.complete == 0) throw DataError(what + "; nothing in it fits");
     if (!partial) throw DataError(what + "; model.init_partial = true would load the rest");
     log_warning(what + "; the rest is loaded");
@@ -287,8 +289,8 @@ void place_weights(const std::vector<NamedTensor>& tensors, const std::string& o
       for (const Placement& source : sources) copy(source, place, model.data());
       const float* const values = model.data() + place.offset;
       if (!std::all_of(values, values + place.count, [](float v) { return std::isfinite(v); })) {
-        throw DataError(fmt::format("{} of {} holds a value that is not finite",
-                                    sources.front().tensor->name, origin));
+        throw DataError(formatted("{} of {} holds a value that is not finite",
+                                  sources.front().tensor->name, origin));
       }
     }
   }
@@ -358,9 +360,9 @@ Parameters first_model(const Config& config, const Experiment& experiment) {
     }
   } else {
     throw InputError(
-        fmt::format("model.init = {} is neither a .safetensors file nor a checkpoint "
-                    "(.h5)",
-                    path.string()));
+        formatted("model.init = {} is neither a .safetensors file nor a checkpoint "
+                  "(.h5)",
+                  path.string()));
   }
   return model;
 }

@@ -79,8 +79,8 @@ TEST(Availability, TraceAndShareMustBothAllowIt) {
   EXPECT_TRUE(share.available(1, 0));
   EXPECT_EQ(share.next_change(0), 3600 * kSecond);
 
-  const auto file = std::filesystem::temp_directory_path() /
-                    fmt::format("espalier_availability_test_{}", getpid());
+  const auto file =
+      std::filesystem::temp_directory_path() / formatted("espalier_availability_test_{}", getpid());
   std::ofstream(file) << "0 0 10\n1 20 30\n";
   config.set("clients.availability_trace", file.string(), "test");
   const Availability both(config, fleet);

@@ -98,10 +98,10 @@ void expect_bound(const Setting& setting) {
   const TrainingCost cost = training_cost(model, submodel, setting.batch, setting.momentum ? 1 : 0);
   const std::int64_t measured = measured_peak(model, submodel, setting, cost.message_bytes);
   const double ratio = static_cast<double>(cost.peak_bytes) / static_cast<double>(measured);
-  std::string what = fmt::format("{} {} {}x{} share {} batch {} threads {}", setting.name,
-                                 setting.norm, setting.shape.sample[0], setting.shape.sample[1],
-                                 setting.share, setting.batch, at::get_num_threads());
-  for (const auto& [key, value] : setting.sizes) what += fmt::format(" {} {}", key, value);
+  std::string what = formatted("{} {} {}x{} share {} batch {} threads {}", setting.name,
+                               setting.norm, setting.shape.sample[0], setting.shape.sample[1],
+                               setting.share, setting.batch, at::get_num_threads());
+  for (const auto& [key, value] : setting.sizes) what += formatted(" {} {}", key, value);
   EXPECT_LE(measured, cost.peak_bytes) << what;
   EXPECT_LE(ratio, 1.25) << what;
   if (std::getenv("ESPALIER_SHOW")) {

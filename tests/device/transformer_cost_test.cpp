@@ -107,8 +107,8 @@ double expect_bound(const Setting& setting, const Model& model, const Submodel& 
   const std::int64_t measured =
       measured_peak(model, submodel, setting.batch, setting.scaler, cost.message_bytes);
   const double ratio = static_cast<double>(cost.peak_bytes) / static_cast<double>(measured);
-  const std::string what = fmt::format("{}cut {} batch {} threads {}", show(setting.options), cut,
-                                       setting.batch, at::get_num_threads());
+  const std::string what = formatted("{}cut {} batch {} threads {}", show(setting.options), cut,
+                                     setting.batch, at::get_num_threads());
   EXPECT_LE(measured, cost.peak_bytes) << what;
   EXPECT_LE(ratio, 1.25) << what;
   if (std::getenv("ESPALIER_SHOW")) {
@@ -127,8 +127,8 @@ void expect_bounds(const Setting& setting) {
         Submodel submodel = blocks ? by_block(model, share) : by_share(*model.layout, share);
         if (shallow) submodel.keep_block(model.transformer.back().block, false);
         expect_bound(setting, model, submodel,
-                     fmt::format("{} {}{}", blocks ? "blocks" : "shares", share,
-                                 shallow ? " one block less" : ""));
+                     formatted("{} {}{}", blocks ? "blocks" : "shares", share,
+                               shallow ? " one block less" : ""));
       }
     }
   }
@@ -164,7 +164,7 @@ TEST_F(TransformerBound, HoldsForExits) {
                           8};
     const Model model = make(setting);
     for (const std::int64_t depth : {1, 2, 3})
-      expect_bound(setting, model, cut_depth(model, depth), fmt::format("depth {}", depth));
+      expect_bound(setting, model, cut_depth(model, depth), formatted("depth {}", depth));
     expect_bounds(setting);
   }
 }

@@ -13,9 +13,9 @@ struct Sizes {
 };
 
 std::string show(const Sizes& s) {
-  return fmt::format("{}x{}x{}x{} to {}, kernel {} stride {} padding {} bias {}", s.batch, s.in,
-                     s.height, s.width, s.out, s.shape.kernel, s.shape.stride, s.shape.padding,
-                     s.shape.bias);
+  return formatted("{}x{}x{}x{} to {}, kernel {} stride {} padding {} bias {}", s.batch, s.in,
+                   s.height, s.width, s.out, s.shape.kernel, s.shape.stride, s.shape.padding,
+                   s.shape.bias);
 }
 
 std::vector<Sizes> every_size() {

@@ -243,11 +243,11 @@ void test_agree(const MpiEnvironment& mpi) {
   // Every single rank fails once.
   for (int failing = 0; failing < mpi.size(); ++failing) {
     const bool fails = mpi.rank() == failing;
-    verdict = mpi.agree(fails ? 3 + failing : 0,
-                        fails ? fmt::format("rank {} has no data", failing) : "");
+    verdict =
+        mpi.agree(fails ? 3 + failing : 0, fails ? formatted("rank {} has no data", failing) : "");
     EXPECT(verdict.status == 3 + failing);
     EXPECT(verdict.rank == failing);
-    EXPECT(verdict.message == fmt::format("rank {} has no data", failing));
+    EXPECT(verdict.message == formatted("rank {} has no data", failing));
   }
 
   // All fail, and the lowest speaks for them; also where its message is empty and shorter than the
@@ -317,7 +317,7 @@ int run(int argc, char** argv) {
     fmt::print(stderr, "rank {}: {}\n", mpi.rank(), error.what());
     mpi.abort_job(1);
   }
-  const auto verdict = mpi.agree(failures == 0 ? 0 : 1, fmt::format("{} failures", failures));
+  const auto verdict = mpi.agree(failures == 0 ? 0 : 1, formatted("{} failures", failures));
   if (mpi.rank() == 0 && verdict.status == 0)
     fmt::print("mailbox: all well on {} ranks\n", mpi.size());
   return verdict.status;

@@ -54,8 +54,8 @@ class Safetensors : public ::testing::Test {
 
 std::string line(const std::string& name, const std::string& type, const std::string& shape,
                  const std::string& offsets) {
-  return fmt::format(R"("{}":{{"dtype":{},"shape":{},"data_offsets":{}}})", name, type, shape,
-                     offsets);
+  return formatted(R"("{}":{{"dtype":{},"shape":{},"data_offsets":{}}})", name, type, shape,
+                   offsets);
 }
 
 std::string bits(std::initializer_list<std::uint64_t> words, std::size_t each) {

@@ -117,7 +117,7 @@ TEST(ClientStepper, AThousandFailuresLeaveMemoryWhereItWas) {
   const Trained whole = train(build_experiment(free), free, 0);
   const double cap = 0.5e-6 * static_cast<double>(whole.result.peak_bytes);
   const Config config = small_config(
-      fmt::format("[train]\nmomentum = 0.9\n[device.laptop]\nmemory_mb = {:.6f}\n", cap));
+      formatted("[train]\nmomentum = 0.9\n[device.laptop]\nmemory_mb = {:.6f}\n", cap));
   const Experiment e = build_experiment(config);
   std::int64_t before = 0;
   for (int i = 0; i < 1100; ++i) {
@@ -279,7 +279,7 @@ std::vector<float> train_without_tasks(const Experiment& e, int tasks) {
 TEST(OptimizerState, KeptOverTasksEqualsOneLongTraining) {
   at::set_num_threads(1);
   for (const char* optimizer : {"sgd", "adam", "adamw", "adan", "rmsprop"}) {
-    const std::string lines = fmt::format(
+    const std::string lines = formatted(
         "[train]\nbatch = 20\nlr = 0.002\nmomentum = 0.9\nweight_decay = 0.01\noptimizer = {}\n",
         optimizer);
     const Config keeping = small_config(lines + "optimizer_state = keep\n");
@@ -306,9 +306,9 @@ TEST(OptimizerState, IsPartOfThePredictedMemory) {
   at::set_num_threads(1);
   for (const char* optimizer : {"sgd", "adam", "adamw", "adan", "rmsprop"}) {
     const Config config =
-        small_config(fmt::format("[train]\noptimizer = {}\noptimizer_state = keep\nmomentum = 0.9\n"
-                                 "label_smoothing = 0.1\n",
-                                 optimizer));
+        small_config(formatted("[train]\noptimizer = {}\noptimizer_state = keep\nmomentum = 0.9\n"
+                               "label_smoothing = 0.1\n",
+                               optimizer));
     const Experiment e = build_experiment(config);
     const Trained second = train_tasks(e, config, 2);
     const TrainingCost cost =

@@ -38,7 +38,7 @@ std::shared_ptr<const Layout> vit_layout(bool fused = true) {
     l.add_entry({"blocks.0.attn.qkv.weight", Kind::trainable, block, {plain(6), plain(2)}, {}});
   } else {
     for (const char* third : {"q", "k", "v"}) {
-      l.add_entry({fmt::format("blocks.0.attn.{}_proj.weight", third),
+      l.add_entry({formatted("blocks.0.attn.{}_proj.weight", third),
                    Kind::trainable,
                    block,
                    {plain(2), plain(2)},
@@ -166,7 +166,7 @@ TEST(Weights, FusedProjectionsAreTakenApartAndTransposedOnesTurnedFirst) {
   Layout l;
   const int block = l.add_block("block");
   for (const char* third : {"q", "k", "v"}) {
-    l.add_entry({fmt::format("h.0.attn.{}_proj.weight", third),
+    l.add_entry({formatted("h.0.attn.{}_proj.weight", third),
                  Kind::trainable,
                  block,
                  {plain(2), plain(2)},

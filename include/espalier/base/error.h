@@ -2,17 +2,11 @@
 // Errors carry the exit status of the program and one sentence for the user that says what to do.
 // A broken invariant of our own is not an Error: it is a failed ESPALIER_CHECK (status 70).
 
-// LibTorch carries fmt headers of its own, which the compiler finds before the system's and which
-// the system's fmt library does not match; header-only works with either.
-#ifndef FMT_HEADER_ONLY
-#define FMT_HEADER_ONLY
-#endif
-#include <fmt/format.h>
-#include <fmt/ranges.h>
-
 #include <stdexcept>
 #include <string>
 #include <utility>
+
+#include "espalier/base/format.h"
 
 namespace espalier {
 
@@ -82,6 +76,6 @@ namespace espalier {
 inline std::string detail_text() { return {}; }
 template <typename... Args>
 std::string detail_text(fmt::format_string<Args...> format, Args&&... args) {
-  return fmt::format(format, std::forward<Args>(args)...);
+  return formatted(format, std::forward<Args>(args)...);
 }
 }  // namespace espalier

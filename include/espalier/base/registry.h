@@ -36,7 +36,7 @@ class Registry {
     if (const Item* item = find(name)) return *item;
     std::string known;
     for (const Item& item : items_) known += (known.empty() ? "" : ", ") + item.name;
-    throw InputError(fmt::format("no {} is called '{}'; there are: {}", what_, name, known));
+    throw InputError(formatted("no {} is called '{}'; there are: {}", what_, name, known));
   }
   const std::vector<Item>& items() const { return items_; }
 

@@ -158,9 +158,9 @@ double fastest(const Fleet& fleet) {
     const DeviceClass& device = fleet.device(client);
     if (has_roofline(device)) {
       throw InputError(
-          fmt::format("clock.kind = measured: which of the rates of device {} is this machine's is "
-                      "not clear; set clock.host_gflops",
-                      device.name));
+          formatted("clock.kind = measured: which of the rates of device {} is this machine's is "
+                    "not clear; set clock.host_gflops",
+                    device.name));
     }
     most = std::max(most, device.gflops);
   }

@@ -37,7 +37,7 @@ void Evaluator::archive(Archive& archive, const Parameters& model) {
     if (archive.loading()) copy = Parameters(model.geometry_ptr());
     Parameters& values = archive.loading() ? copy : running_.at(versions[i]).model;
     archive.value(
-        fmt::format("model_{}", versions[i]).c_str(),
+        formatted("model_{}", versions[i]).c_str(),
         std::span<float>(values.data(), static_cast<std::size_t>(values.geometry().size())));
     if (archive.loading()) start(versions[i], times[i], values);
   }

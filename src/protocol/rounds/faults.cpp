@@ -36,8 +36,8 @@ Faults::Faults(const Config& config)
   for (const double client : config.reals("faults.clients")) {
     if (client != std::floor(client) ||
         client >= static_cast<double>(config.integer("clients.count"))) {
-      throw InputError(fmt::format("faults.clients names client {}; there are clients 0 to {}",
-                                   client, config.integer("clients.count") - 1));
+      throw InputError(formatted("faults.clients names client {}; there are clients 0 to {}",
+                                 client, config.integer("clients.count") - 1));
     }
     clients_.insert(static_cast<std::int64_t>(client));
   }

@@ -13,8 +13,8 @@ Nanoseconds Fifo::take(Nanoseconds time, std::int64_t amount) {
   const Nanoseconds begin = std::max(time, free_);
   if (!(static_cast<double>(begin) + length <= kHundredYears)) {
     throw InputError(
-        fmt::format("with {} = {} the server would be busy for more than 100 years: check the unit",
-                    option_, rate_));
+        formatted("with {} = {} the server would be busy for more than 100 years: check the unit",
+                  option_, rate_));
   }
   free_ = begin + std::llround(length);
   return free_;

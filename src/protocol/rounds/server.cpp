@@ -199,7 +199,7 @@ void RoundsServer::refuse_barren_window() {
         "train.clip");
   }
   if (too_often) {
-    throw NoClientError(fmt::format(
+    throw NoClientError(formatted(
         "no client can answer: {} times in a row everybody who was given work failed; see the "
         "outcomes in /tasks",
         kMostBarren));
@@ -490,7 +490,7 @@ void RoundsServer::take_evaluations() {
   for (auto found = evaluator_.next(); !found.empty(); found = evaluator_.next()) {
     const Evaluation& head = found.front();
     if (!std::isfinite(head.loss)) {
-      throw NotFiniteError(fmt::format(
+      throw NotFiniteError(formatted(
           "the loss of version {} is not finite; lower train.lr or set train.clip", head.version));
     }
     for (const Evaluation& evaluation : found) {

@@ -121,7 +121,7 @@ void RoundsServer::record_round(std::span<const Update> updates) {
   summary_.bytes_down += bytes_down;
   summary_.bytes_up += bytes_up;
   if (!std::isfinite(loss)) {
-    throw NotFiniteError(fmt::format(
+    throw NotFiniteError(formatted(
         "the training loss of round {} is not finite; lower train.lr or set train.clip", version_));
   }
   if (on_round) on_round({version_, version_, now_, merged, loss});

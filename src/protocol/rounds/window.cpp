@@ -64,9 +64,9 @@ WindowSettings window_settings(const Config& config, const Fleet& fleet, std::in
   const std::int64_t most = per_round > 0 ? per_round : fleet.size();
   if (s.min_updates > most) {
     throw InputError(
-        fmt::format("window.min_updates = {} can never be reached: only {} clients work at once; "
-                    "lower it or raise {}",
-                    s.min_updates, most, per_round > 0 ? "clients.per_round" : "clients.count"));
+        formatted("window.min_updates = {} can never be reached: only {} clients work at once; "
+                  "lower it or raise {}",
+                  s.min_updates, most, per_round > 0 ? "clients.per_round" : "clients.count"));
   }
   if (s.min_updates == 0 && s.release == Release::arrival) {
     throw InputError(

@@ -180,7 +180,7 @@ void Worker::watch(Work& work, double step_s) {
   }
   if (asked <= 1) return;
   warned_ = true;
-  const std::string text = fmt::format(
+  const std::string text = formatted(
       "rank {} cannot keep the pace: the batches of {} client{} that train there at the same time "
       "ask for {:.3g} times the computing that it can give, so they end late (behind_s in /tasks); "
       "set clock.scale to at least {:.3g}, or use more ranks on more cores",
