@@ -55,10 +55,10 @@ void Doorbell::ring(int rank) const {
   if (sem_t* bell = bells_[static_cast<std::size_t>(rank)]; bell != nullptr) sem_post(bell);
 }
 
-bool Doorbell::clear() const {
-  bool any = false;
-  while (sem_trywait(own_) == 0) any = true;
-  return any;
+std::int64_t Doorbell::clear() const {
+  std::int64_t rings = 0;
+  while (sem_trywait(own_) == 0) ++rings;
+  return rings;
 }
 
 void Doorbell::sleep(std::chrono::microseconds at_most) const {

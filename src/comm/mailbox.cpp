@@ -91,6 +91,8 @@ struct Mailbox::State {
   bool test();
   /// Whether a message is partly sent or partly received.
   bool moving() const { return sends_pending > 0 || bodies_pending > 0; }
+  /// Whether all messages that were rung for are here.
+  bool caught_up() const { return begun >= rung && bodies_pending == 0; }
   void progress();
   void abandon() noexcept;
 
@@ -103,6 +105,8 @@ struct Mailbox::State {
   std::vector<Transfer> transfers;  ///< one for each request
   std::int64_t sends_pending = 0;   ///< requests that are sends
   std::int64_t bodies_pending = 0;  ///< requests that receive a part of a body
+  std::int64_t rung = 0;            ///< messages that were rung for
+  std::int64_t begun = 0;           ///< messages whose first part has come
   /// For each rank, its messages in the order sent, from those awaited to those waiting for their
   /// turn.
   std::vector<std::deque<std::shared_ptr<Incoming>>> incoming;
@@ -207,30 +211,27 @@ void Mailbox::State::advance(int rank) {
   }
 }
 
-/// Starts receiving headers that no posted receive matched; true if there was one. A message is
+/// Starts receiving a header that no posted receive matched; true if there was one. A message is
 /// unmatched only when all receives posted for its rank are taken by earlier ones, so it goes to
 /// the end of the queue.
 bool Mailbox::State::take_unexpected() {
-  bool any = false;
-  while (true) {
-    int found = 0;
-    MPI_Message handle = MPI_MESSAGE_NULL;
-    MPI_Status status;
-    ESPALIER_MPI(MPI_Improbe(MPI_ANY_SOURCE, kHeader, communicator, &found, &handle, &status));
-    if (!found) return any;
-    any = true;
-    int count = 0;
-    ESPALIER_MPI(MPI_Get_count(&status, MPI_BYTE, &count));
-    ESPALIER_CHECK(count <= kFirstBytes, "a header of {} bytes from rank {}", count,
-                   status.MPI_SOURCE);
-    auto message = std::make_shared<Incoming>();
-    message->rank = status.MPI_SOURCE;
-    message->first.resize(static_cast<std::size_t>(count));
-    MPI_Request request = MPI_REQUEST_NULL;
-    ESPALIER_MPI(MPI_Imrecv(message->first.data(), count, MPI_BYTE, &handle, &request));
-    track(request, {nullptr, message, -1});
-    incoming[static_cast<std::size_t>(message->rank)].push_back(std::move(message));
-  }
+  int found = 0;
+  MPI_Message handle = MPI_MESSAGE_NULL;
+  MPI_Status status;
+  ESPALIER_MPI(MPI_Improbe(MPI_ANY_SOURCE, kHeader, communicator, &found, &handle, &status));
+  if (!found) return false;
+  int count = 0;
+  ESPALIER_MPI(MPI_Get_count(&status, MPI_BYTE, &count));
+  ESPALIER_CHECK(count <= kFirstBytes, "a header of {} bytes from rank {}", count,
+                 status.MPI_SOURCE);
+  auto message = std::make_shared<Incoming>();
+  message->rank = status.MPI_SOURCE;
+  message->first.resize(static_cast<std::size_t>(count));
+  MPI_Request request = MPI_REQUEST_NULL;
+  ESPALIER_MPI(MPI_Imrecv(message->first.data(), count, MPI_BYTE, &handle, &request));
+  track(request, {nullptr, message, -1});
+  incoming[static_cast<std::size_t>(message->rank)].push_back(std::move(message));
+  return true;
 }
 
 /// Completes what MPI has finished; true if there was anything.
@@ -251,6 +252,7 @@ bool Mailbox::State::test() {
   for (int i = 0; i < count; ++i) {
     const Transfer transfer =
         std::exchange(transfers[static_cast<std::size_t>(done[static_cast<std::size_t>(i)])], {});
+    waited = {};
     if (transfer.outgoing) {
       --sends_pending;
       continue;
@@ -261,6 +263,7 @@ bool Mailbox::State::test() {
     if (transfer.chunk_bytes < 0) {
       message.first.resize(static_cast<std::size_t>(received));
       message.first_arrived = true;
+      ++begun;
     } else {
       ESPALIER_CHECK(received == transfer.chunk_bytes, "a chunk of {} bytes came where {} were due",
                      received, transfer.chunk_bytes);
@@ -288,19 +291,24 @@ void Mailbox::State::progress() {
   if (incoming.size() == 1) return;
   const auto now = std::chrono::steady_clock::now();
   // Cleared before the look, so that a ring during it is not lost.
-  const bool rung = doorbell.clear();
-  const auto pause = doorbell.reaches_all() ? kUnrung : kShortestSleep;
-  if (!rung && !moving() && now - looked < pause) return;
+  const std::int64_t rings = doorbell.clear();
+  const bool unrung = now - looked >= (doorbell.reaches_all() ? kUnrung : kShortestSleep);
+  if (rings == 0 && !moving() && !unrung) return;
+  rung += rings;
   looked = now;
-  // Again while anything moved: a header just read has posted receives that may be complete
-  // already. And once more, because MPI looks first and takes in what has arrived afterwards.
+  // A look for nothing gives the core away in MPI and comes back a time slice later, in which two
+  // ranks share it; so no more looks than the rings ask for, where everybody rings. Otherwise again
+  // while anything moved (a header just read has posted receives that may be complete already), and
+  // once more, because MPI looks first and takes in what has arrived afterwards.
+  const bool as_rung = doorbell.reaches_all() && !unrung;
   for (int quiet = 0; quiet < 2; ++quiet) {
-    const bool taken = take_unexpected();
-    if (test() || taken) {
-      quiet = -1;
-      waited = {};
-    }
+    bool moved = test();
+    if (as_rung && caught_up()) return;
+    moved = test() || moved;
+    if (as_rung && caught_up()) return;
+    if (take_unexpected() || moved) quiet = -1;
   }
+  rung = begun;
 }
 
 /// Gives up all requests. MPI may go on to use the memory of those it can neither finish nor

@@ -9,6 +9,7 @@
 #include <semaphore.h>
 
 #include <chrono>
+#include <cstdint>
 #include <vector>
 
 namespace espalier {
@@ -27,9 +28,9 @@ class Doorbell {
   bool reaches_all() const { return reaches_all_; }
   /// Wakes `rank`; without effect if that is on another node.
   void ring(int rank) const;
-  /// Forgets the rings so far; true if there were any. What was sent before them can be received
+  /// Forgets the rings so far and returns their number. What was sent before them can be received
   /// afterwards.
-  bool clear() const;
+  std::int64_t clear() const;
   /// Sleeps until rung, a signal, or `at_most`; not at all if rung since clear().
   void sleep(std::chrono::microseconds at_most) const;
 
