@@ -1,20 +1,15 @@
 // One training step of the engine against the same model in torch::nn with torch::optim::SGD: LeNet
 // (61,706 parameters) and the CNN (1,663,370), batch 20; VGG-11 and ResNet-18 with batch norm for
-// 32x32 images (9,231,114 and 11,173,962), batch 8; one thread. Medians of alternating pairs within
-// one run, in processor time; prints `name<TAB>measured<TAB>bar<TAB>pass|miss` a line, measured =
-// engine / torch::nn.
+// 32x32 images (9,231,114 and 11,173,962), batch 8; one thread. Prints
+// `name<TAB>measured<TAB>bar<TAB>pass|miss` a line, measured = engine / torch::nn.
 
 #include <torch/torch.h>
 
-#include <algorithm>
-#include <cstdio>
-#include <ctime>
-#include <functional>
-#include <memory>
 #include <string>
 #include <vector>
 
 #include "espalier/model/model.h"
+#include "pairs.h"
 
 namespace {
 
@@ -22,9 +17,10 @@ using espalier::Config;
 using espalier::Context;
 using espalier::Model;
 using espalier::Parameters;
+using espalier::report;
+using espalier::time_ratio;
 
 constexpr double kRate = 0.05;
-constexpr int kPairs = 9;
 
 struct LeNetImpl : torch::nn::Module {
   torch::nn::Conv2d conv1{torch::nn::Conv2dOptions(1, 6, 5).padding(2)};
@@ -175,12 +171,6 @@ class Engine {
   Parameters parameters_;
 };
 
-double seconds(const std::function<void()>& step, int steps) {
-  const std::clock_t start = std::clock();
-  for (int i = 0; i < steps; ++i) step();
-  return static_cast<double>(std::clock() - start) / CLOCKS_PER_SEC / steps;
-}
-
 template <class Net>
 void compare(const char* label, const char* name, const espalier::DataShape& shape,
              std::int64_t batch, Net net, int steps, double bar) {
@@ -196,22 +186,7 @@ void compare(const char* label, const char* name, const espalier::DataShape& sha
     torch::nn::functional::cross_entropy(net(x), y).backward();
     optimizer.step();
   };
-  seconds(ours, steps);
-  seconds(theirs, steps);
-  std::vector<double> ratios, own, other;
-  for (int pair = 0; pair < kPairs; ++pair) {
-    own.push_back(seconds(ours, steps));
-    other.push_back(seconds(theirs, steps));
-    ratios.push_back(own.back() / other.back());
-  }
-  const auto median = [](std::vector<double> v) {
-    std::sort(v.begin(), v.end());
-    return v[v.size() / 2];
-  };
-  const double ratio = median(ratios);
-  std::printf("%s\t%.3f\t%.2f\t%s\n", label, ratio, bar, ratio <= bar ? "pass" : "miss");
-  std::fprintf(stderr, "%s: engine %.3f ms, torch::nn %.3f ms\n", label, 1e3 * median(own),
-               1e3 * median(other));
+  report(label, time_ratio(label, ours, theirs, steps), bar);
 }
 
 }  // namespace

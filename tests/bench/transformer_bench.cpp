@@ -4,26 +4,25 @@
 
 #include <torch/torch.h>
 
-#include <algorithm>
-#include <chrono>
-#include <cstdio>
 #include <functional>
 #include <map>
 #include <string>
 #include <vector>
 
 #include "espalier/model/model.h"
+#include "pairs.h"
 
 namespace {
 
 using espalier::Context;
 using espalier::Model;
 using espalier::Parameters;
+using espalier::report;
 using espalier::Submodel;
+using espalier::time_ratio;
 
 constexpr std::int64_t kBatch = 8;
 constexpr double kRate = 0.01;
-constexpr int kPairs = 15;
 
 struct BlockImpl : torch::nn::Module {
   std::int64_t heads;
@@ -133,30 +132,8 @@ class Engine {
 
 using Step = std::function<void()>;
 
-double seconds(const Step& step, int steps) {
-  const auto start = std::chrono::steady_clock::now();
-  for (int i = 0; i < steps; ++i) step();
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() / steps;
-}
-
-/// Medians of alternating pairs.
 void compare(const char* label, const Step& ours, const Step& theirs, int steps, double bar) {
-  seconds(ours, steps);
-  seconds(theirs, steps);
-  std::vector<double> ratios, own, other;
-  for (int pair = 0; pair < kPairs; ++pair) {
-    own.push_back(seconds(ours, steps));
-    other.push_back(seconds(theirs, steps));
-    ratios.push_back(own.back() / other.back());
-  }
-  const auto median = [](std::vector<double> v) {
-    std::sort(v.begin(), v.end());
-    return v[v.size() / 2];
-  };
-  const double ratio = median(ratios);
-  std::printf("%s\t%.3f\t%.2f\t%s\n", label, ratio, bar, ratio <= bar ? "pass" : "miss");
-  std::fprintf(stderr, "%s: %.3f ms against %.3f ms\n", label, 1e3 * median(own),
-               1e3 * median(other));
+  report(label, time_ratio(label, ours, theirs, steps), bar);
 }
 
 template <class Net>

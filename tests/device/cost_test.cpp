@@ -16,6 +16,7 @@
 
 #include "espalier/device/memory.h"
 #include "espalier/model/parameters.h"
+#include "model/leading.h"
 
 namespace espalier {
 namespace {
@@ -39,18 +40,6 @@ Model make(const Setting& setting) {
   config.set("model.norm", setting.norm, "test");
   for (const auto& [key, value] : setting.sizes) config.set("model." + key, value, "test");
   return build_model(config, setting.shape);
-}
-
-Submodel leading(const Layout& layout, double share) {
-  Submodel submodel = Submodel::full(layout);
-  for (std::size_t axis = 0; axis < layout.axes.size(); ++axis) {
-    if (!layout.axes[axis].cuttable) continue;
-    std::vector<std::int64_t> units(
-        static_cast<std::size_t>(std::ceil(share * static_cast<double>(layout.axes[axis].size))));
-    for (std::size_t i = 0; i < units.size(); ++i) units[i] = static_cast<std::int64_t>(i);
-    submodel.keep(static_cast<int>(axis), units);
-  }
-  return submodel;
 }
 
 /// Peak bytes of three training steps as a client task makes them.

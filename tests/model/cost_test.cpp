@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "espalier/model/geometry.h"
+#include "leading.h"
 
 namespace espalier {
 namespace {
@@ -17,18 +18,6 @@ Model make(const std::string& name, const std::string& norm = "none") {
   config.set("model.name", name, "test");
   config.set("model.norm", norm, "test");
   return build_model(config, {{1, 28, 28}, 10});
-}
-
-Submodel leading(const Layout& layout, double share) {
-  Submodel submodel = Submodel::full(layout);
-  for (std::size_t axis = 0; axis < layout.axes.size(); ++axis) {
-    if (!layout.axes[axis].cuttable) continue;
-    std::vector<std::int64_t> units(
-        static_cast<std::size_t>(std::ceil(share * static_cast<double>(layout.axes[axis].size))));
-    for (std::size_t i = 0; i < units.size(); ++i) units[i] = static_cast<std::int64_t>(i);
-    submodel.keep(static_cast<int>(axis), units);
-  }
-  return submodel;
 }
 
 TEST(Cost, CountsEveryTrainedValueAtAnyWidth) {
