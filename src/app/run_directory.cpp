@@ -13,6 +13,7 @@
 #include <thread>
 
 #include "espalier/base/error.h"
+#include "espalier/base/new_file.h"
 #include "espalier/config/options.h"
 
 namespace espalier {
@@ -27,13 +28,6 @@ std::string read_text_file(const fs::path& path) {
   std::ostringstream text;
   text << in.rdbuf();
   return text.str();
-}
-
-void write_text_file(const fs::path& path, const std::string& text) {
-  std::ofstream out(path);
-  out << text;
-  out.close();
-  if (!out) throw OutputError(formatted("cannot write {}", path.string()));
 }
 
 std::string replace_all(std::string text, const std::string& from, const std::string& to) {
@@ -178,7 +172,7 @@ RunDirectory::RunDirectory(fs::path path, const std::string& resolved, Content c
     throw OutputError(formatted("cannot write {}", lock.string()));
   }
   fs::remove(path_ / "DONE", error);
-  write_text_file(path_ / "config.ini", resolved);
+  write_file(path_ / "config.ini", resolved);
 }
 
 RunDirectory::~RunDirectory() {
@@ -209,16 +203,9 @@ void RunDirectory::prune_checkpoints(std::int64_t keep, std::int64_t every) cons
 }
 
 void RunDirectory::restore_run_file(const Bytes& image) const {
-  const fs::path temporary = path_ / "run.h5.tmp";
-  std::ofstream out(temporary, std::ios::binary);
-  out.write(reinterpret_cast<const char*>(image.data()),
-            static_cast<std::streamsize>(image.size()));
-  out.close();
-  std::error_code error;
-  if (out) fs::rename(temporary, run_file(), error);
-  if (!out || error) throw OutputError(formatted("cannot write {}", run_file().string()));
+  write_file(run_file(), {reinterpret_cast<const char*>(image.data()), image.size()});
 }
 
-void RunDirectory::done(const std::string& line) { write_text_file(path_ / "DONE", line + "\n"); }
+void RunDirectory::done(const std::string& line) { write_file(path_ / "DONE", line + "\n"); }
 
 }  // namespace espalier

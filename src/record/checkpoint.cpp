@@ -1,17 +1,16 @@
 #include "espalier/record/checkpoint.h"
 
-#include <fcntl.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <cstring>
 #include <utility>
 
 #include "espalier/base/error.h"
 #include "espalier/base/hash.h"
 #include "espalier/base/kill_point.h"
+#include "espalier/base/new_file.h"
 #include "h5_io.h"
 #include "seal.h"
 
@@ -207,67 +206,26 @@ class LoadingArchive final : public Archive {
   GroupStack groups_;
 };
 
-/// A file that is being written; the operating system's reason where it cannot be.
-class Descriptor {
- public:
-  Descriptor(const std::filesystem::path& path, int flags)
-      : path_(path.string()), descriptor_(::open(path.c_str(), flags | O_CLOEXEC, 0644)) {
-    check(descriptor_ >= 0);
-  }
-  ~Descriptor() {
-    if (descriptor_ >= 0) ::close(descriptor_);
-  }
-  Descriptor(const Descriptor&) = delete;
-  Descriptor& operator=(const Descriptor&) = delete;
-  void write(const std::byte* data, std::size_t bytes) {
-    while (bytes > 0) {
-      const ssize_t written = ::write(descriptor_, data, bytes);
-      if (written < 0 && errno == EINTR) continue;
-      check(written > 0);
-      data += written;
-      bytes -= static_cast<std::size_t>(written);
-    }
-  }
-  void sync() { check(::fsync(descriptor_) == 0); }
-
- private:
-  void check(bool fine) const {
-    if (!fine) throw OutputError(formatted("{}: {}", path_, std::strerror(errno)));
-  }
-
-  std::string path_;
-  int descriptor_;
-};
-
 /// The calling thread, on Linux a scheduler's unit of its own, runs when others do not: a round
 /// waits for its slowest client, so what a checkpoint takes from one of them delays all.
 void yield_to_training() { setpriority(PRIO_PROCESS, static_cast<id_t>(::gettid()), 19); }
 
 void store(const std::filesystem::path& path, const FileImage& checkpoint) {
-  std::filesystem::path temporary = path;
-  temporary += ".tmp";
   try {
     kill_point("checkpoint.begin");
-    {
-      Descriptor file(temporary, O_WRONLY | O_CREAT | O_TRUNC);
-      const std::size_t half = checkpoint.bytes / 2;
-      file.write(checkpoint.data.get(), half);
-      kill_point("checkpoint.half");
-      file.write(checkpoint.data.get() + half, checkpoint.bytes - half);
-      const Seal seal = seal_of(checkpoint.data.get(), checkpoint.bytes);
-      file.write(reinterpret_cast<const std::byte*>(&seal), sizeof(seal));
-      file.sync();
-    }
+    NewFile file(path);
+    const std::size_t half = checkpoint.bytes / 2;
+    file.write(checkpoint.data.get(), half);
+    kill_point("checkpoint.half");
+    file.write(checkpoint.data.get() + half, checkpoint.bytes - half);
+    const Seal seal = seal_of(checkpoint.data.get(), checkpoint.bytes);
+    file.write(&seal, sizeof(seal));
+    file.sync();
     kill_point("checkpoint.written");
-    std::filesystem::rename(temporary, path);
-    Descriptor(path.has_parent_path() ? path.parent_path() : ".", O_RDONLY).sync();
+    file.put_in_place();
     kill_point("checkpoint.renamed");
   } catch (const std::exception& error) {
-    std::error_code ignored;
-    std::filesystem::remove(temporary, ignored);
-    throw OutputError(
-        formatted("cannot write checkpoint {}: {}; make room or choose another run.dir",
-                  path.string(), error.what()));
+    throw OutputError(formatted("{}; make room or choose another run.dir", error.what()));
   }
 }
 

@@ -19,6 +19,7 @@
 #include <utility>
 
 #include "espalier/base/error.h"
+#include "espalier/base/new_file.h"
 #include "espalier/record/software.h"
 
 namespace espalier {
@@ -193,42 +194,6 @@ void read_values(const MappedFile& file, const Description& d, const std::byte* 
   }
 }
 
-/// A file that is written, with every error turned into an OutputError.
-class OutputFile {
- public:
-  explicit OutputFile(const std::filesystem::path& path)
-      : path_(path), file_(::open(path.c_str(), O_CREAT | O_TRUNC | O_WRONLY | O_CLOEXEC, 0644)) {
-    if (file_ < 0) fail();
-  }
-  ~OutputFile() {
-    if (file_ >= 0) ::close(file_);
-  }
-  OutputFile(const OutputFile&) = delete;
-  OutputFile& operator=(const OutputFile&) = delete;
-
-  void write(const void* data, std::size_t bytes) {
-    const auto* from = static_cast<const char*>(data);
-    while (bytes > 0) {
-      const ssize_t written = ::write(file_, from, bytes);
-      if (written < 0 && errno == EINTR) continue;
-      if (written < 0) fail();
-      from += written;
-      bytes -= static_cast<std::size_t>(written);
-    }
-  }
-  void close() {
-    if (::fsync(file_) != 0) fail();
-    if (::close(std::exchange(file_, -1)) != 0) fail();
-  }
-
- private:
-  [[noreturn]] void fail() const {
-    throw OutputError(formatted("cannot write {}: {}", path_.string(), std::strerror(errno)));
-  }
-  std::filesystem::path path_;
-  int file_;
-};
-
 }  // namespace
 
 std::int64_t NamedTensor::count() const {
@@ -299,29 +264,16 @@ void write_safetensors(const std::filesystem::path& path, std::span<const NamedT
   text.resize((text.size() + 7) / 8 * 8, ' ');  // so that the values are aligned
   const std::uint64_t length = text.size();
 
-  std::filesystem::path temporary = path;
-  temporary += ".tmp";
-  try {
-    OutputFile file(temporary);
-    file.write(&length, sizeof(length));
-    file.write(text.data(), text.size());
-    std::vector<float> values;
-    for (const NamedTensor& tensor : tensors) {
-      values.resize(static_cast<std::size_t>(tensor.count()));
-      tensor.read(values.data());
-      file.write(values.data(), values.size() * sizeof(float));
-    }
-    file.close();
-    std::error_code error;
-    std::filesystem::rename(temporary, path, error);
-    if (error) {
-      throw OutputError(formatted("cannot write {}: {}", path.string(), error.message()));
-    }
-  } catch (...) {
-    std::error_code ignored;
-    std::filesystem::remove(temporary, ignored);
-    throw;
+  NewFile file(path);
+  file.write(&length, sizeof(length));
+  file.write(text.data(), text.size());
+  std::vector<float> values;
+  for (const NamedTensor& tensor : tensors) {
+    values.resize(static_cast<std::size_t>(tensor.count()));
+    tensor.read(values.data());
+    file.write(values.data(), values.size() * sizeof(float));
   }
+  file.put_in_place();
 }
 
 }  // namespace espalier

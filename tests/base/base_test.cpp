@@ -1,4 +1,4 @@
-// Errors, registry, archive, log and HDF5 handles.
+// Errors, registry, archive, log, files and HDF5 handles.
 
 #include <gtest/gtest.h>
 
@@ -10,6 +10,7 @@
 #include "espalier/base/error.h"
 #include "espalier/base/hdf5.h"
 #include "espalier/base/log.h"
+#include "espalier/base/new_file.h"
 #include "espalier/base/registry.h"
 
 namespace espalier {
@@ -217,6 +218,50 @@ TEST(Hdf5, FailureIsAnOutputErrorWithTheLibrarysReason) {
     EXPECT_TRUE(contains(error.what(), "No such file or directory")) << error.what();
   }
   EXPECT_EQ(GetCapturedStderr(), "");
+}
+
+std::string content_of(const std::filesystem::path& path) {
+  std::ifstream in(path);
+  return {std::istreambuf_iterator<char>(in), {}};
+}
+
+TEST(NewFile, TakesItsNameOnceItIsWhole) {
+  const Scratch scratch("folder");
+  std::filesystem::create_directory(scratch.path());
+  const auto path = scratch.path() / "file";
+  const auto growing = scratch.path() / "file.tmp";
+  write_file(path, "before");
+  std::ofstream(growing) << "of a writer that was killed";
+  {
+    NewFile file(path);
+    file.write("given up", 8);
+    EXPECT_EQ(content_of(path), "before");
+  }
+  EXPECT_EQ(content_of(path), "before");
+  EXPECT_FALSE(std::filesystem::exists(growing));
+  {
+    NewFile file(path);
+    file.write("af", 2);
+    file.write("ter", 3);
+    EXPECT_EQ(content_of(path), "before");
+    file.put_in_place();
+    EXPECT_EQ(content_of(path), "after");
+  }
+  EXPECT_EQ(content_of(path), "after");
+  EXPECT_FALSE(std::filesystem::exists(growing));
+  write_file(path, "");
+  EXPECT_EQ(content_of(path), "");
+}
+
+TEST(NewFile, SaysWhyItCannotBeWritten) {
+  const Scratch scratch("absent");
+  const auto path = scratch.path() / "file";
+  try {
+    write_file(path, "x");
+    FAIL();
+  } catch (const OutputError& error) {
+    EXPECT_EQ(error.what(), "cannot write " + path.string() + ": No such file or directory");
+  }
 }
 
 TEST(Hdf5, HandlesCloseOnceAndMove) {
