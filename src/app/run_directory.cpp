@@ -22,6 +22,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr int kPatience_s = 5;
+constexpr int kUnwritten_s = 1;
 
 std::string read_text_file(const fs::path& path) {
   std::ifstream in(path);
@@ -66,6 +67,10 @@ std::string own_job() {
   return job == nullptr ? "-" : job;
 }
 
+bool is_running(const Owner& owner) {
+  return owner.pid > 0 && owner.started != 0 && start_time(owner.pid) == owner.started;
+}
+
 /// Waits for a live owner on this host; throws where the folder stays in use.
 void wait_for_owner(const fs::path& lock) {
   for (int tenths = 0;; ++tenths) {
@@ -73,10 +78,9 @@ void wait_for_owner(const fs::path& lock) {
     Owner owner;
     std::istringstream(read_text_file(lock)) >> owner.host >> owner.pid >> owner.started >>
         owner.job;
-    if (owner.host == host_name()) {
-      const bool alive =
-          owner.pid > 0 && start_time(owner.pid) == owner.started && owner.started != 0;
-      if (!alive) return;
+    const bool empty = owner.host.empty();  // its owner is about to write it, or died before
+    if (empty || owner.host == host_name()) {
+      if (empty ? tenths >= kUnwritten_s * 10 : !is_running(owner)) return;
       if (tenths >= kPatience_s * 10) {
         throw InputError(formatted(
             "{} is in use by process {} on this machine; wait for it or choose another run.name",

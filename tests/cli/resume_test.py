@@ -6,6 +6,7 @@ import random
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -231,6 +232,14 @@ class Damage(Resume):
         killed = self.stop_after("killed", rounds=2)
         self.spoil(os.path.join(killed, "run.h5"), lambda content: content[:700])
         self.assert_same(straight, self.run_ok("killed", EVERY))
+
+    def test_the_lock_of_an_owner_that_died(self):
+        straight = self.run_ok("straight", EVERY)
+        for line in ("", f"{socket.gethostname()} 999999999 1 -\n"):
+            killed = self.stop_after(f"killed-{len(line)}", rounds=2)
+            with open(os.path.join(killed, "LOCK"), "w") as lock:
+                lock.write(line)
+            self.assert_same(straight, self.run_ok(f"killed-{len(line)}", EVERY))
 
     def test_a_folder_that_cannot_be_written(self):
         self.assert_refused(4, "/proc", "run", self.input, "--run.dir=/proc/espalier", ranks=2)
