@@ -60,9 +60,8 @@ Trained train(const Experiment& e, const Config& config, std::int64_t base_versi
   while (stepper.step()) {
   }
   auto [result, bytes] = stepper.finish();
-  Trained trained{result, std::vector<float>(bytes->size() / sizeof(float))};
-  std::memcpy(trained.values.data(), bytes->data(), bytes->size());
-  return trained;
+  const auto* trained = reinterpret_cast<const float*>(bytes->data());
+  return {result, {trained, trained + bytes->size() / sizeof(float)}};
 }
 
 TEST(ClientStepper, PeaksDoNotDependOnTheOrderOfSteps) {
@@ -103,6 +102,12 @@ TEST(ClientStepper, PeaksDoNotDependOnTheOrderOfSteps) {
   EXPECT_EQ(run({1, 1, 1, 2, 0, 2, 0}), reference);
 }
 
+#ifdef __SANITIZE_ADDRESS__
+constexpr bool kFreesAtOnce = false;  // the sanitizer holds back what is freed
+#else
+constexpr bool kFreesAtOnce = true;
+#endif
+
 /// Resident memory of this process, in bytes.
 std::int64_t resident_bytes() {
   std::int64_t pages = 0, resident = 0;
@@ -127,7 +132,9 @@ TEST(ClientStepper, AThousandFailuresLeaveMemoryWhereItWas) {
     ASSERT_GT(result.asked_bytes, 0);
   }
   // One batch of images (20 x 144 floats), leaked each time, would be 11.5 MB.
-  EXPECT_LT(resident_bytes() - before, 1 << 20);
+  if (kFreesAtOnce) {
+    EXPECT_LT(resident_bytes() - before, 1 << 20);
+  }
   const Trained again = train(build_experiment(free), free, 0);
   EXPECT_EQ(again.values, whole.values);
   EXPECT_EQ(again.result.peak_bytes, whole.result.peak_bytes);
