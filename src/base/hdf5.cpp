@@ -32,6 +32,7 @@ hid_t h5_check(hid_t result, std::string_view what) {
   if (result >= 0) return result;
   std::string reason;
   H5Ewalk2(H5E_DEFAULT, H5E_WALK_DOWNWARD, take_reason, &reason);
+  std::erase(reason, '\n');  // of the times in it
   H5Eclear2(H5E_DEFAULT);
   throw OutputError(
       formatted("cannot {}: {}", what, reason.empty() ? "HDF5 gives no reason" : reason));

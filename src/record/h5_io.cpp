@@ -160,10 +160,20 @@ H5Handle open_image(const Bytes& bytes) {
           H5Fclose};
 }
 
-H5Handle open_file(const std::filesystem::path& path, bool writable) {
+void require_file(const std::filesystem::path& path) {
   std::error_code ignored;
-  if (!std::filesystem::exists(path, ignored))
+  const auto status = std::filesystem::status(path, ignored);
+  if (std::filesystem::is_directory(status)) {
+    const bool is_run = std::filesystem::exists(path / "run.h5", ignored);
+    throw OutputError(formatted("{} is a folder; name a file{}", path.string(),
+                                is_run ? ", as " + (path / "run.h5").string() : ""));
+  }
+  if (!std::filesystem::exists(status))
     throw OutputError(formatted("there is no file {}; check its name", path.string()));
+}
+
+H5Handle open_file(const std::filesystem::path& path, bool writable) {
+  require_file(path);
   const H5Handle access = access_list();
   return {h5_check(H5Fopen(path.c_str(), writable ? H5F_ACC_RDWR : H5F_ACC_RDONLY, access),
                    "open " + path.string()),

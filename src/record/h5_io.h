@@ -27,6 +27,8 @@ std::string brief(const std::string& message);
 
 /// Creates or truncates.
 H5Handle create_file(const std::filesystem::path& path);
+/// Throws an OutputError that says so where there is no such file, or a folder.
+void require_file(const std::filesystem::path& path);
 H5Handle open_file(const std::filesystem::path& path, bool writable = false);
 
 /// A new file in memory. finish() closes it and gives the bytes that it would have on the disk,

@@ -57,9 +57,7 @@ Seal seal_of(const std::byte* data, std::size_t bytes) {
 }
 
 Record open_record(const std::filesystem::path& path) {
-  std::error_code ignored;
-  if (!std::filesystem::exists(path, ignored))
-    throw OutputError(formatted("there is no file {}; check its name", path.string()));
+  h5::require_file(path);
   if (const auto bytes = sealed_bytes(path)) {
     H5Handle file = h5::open_image(*bytes);
     std::string kind = h5::check_identity(file, path);

@@ -262,6 +262,8 @@ TEST(Diff, RefusesOtherFilesAndTellsKindsApart) {
   };
   EXPECT_NE(message_for("none.h5").find("none.h5"), std::string::npos);
   EXPECT_NE(message_for("text").find("text"), std::string::npos);
+  EXPECT_NE(message_for(".").find("is a folder; name a file, as "), std::string::npos)
+      << message_for(".");
 }
 
 TEST(Describe, NamesKindTablesAndRows) {
