@@ -40,10 +40,8 @@ void NewFile::write(const void* data, std::size_t bytes) {
   }
 }
 
-void NewFile::sync() { check(::fsync(file_) == 0); }
-
 void NewFile::put_in_place() {
-  sync();
+  check(::fsync(file_) == 0);
   check(::rename(temporary_.c_str(), path_.c_str()) == 0);
   const int written = std::exchange(file_, -1);
   check(::close(written) == 0);

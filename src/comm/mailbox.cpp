@@ -248,11 +248,11 @@ bool Mailbox::State::test() {
   }
   check_mpi(code, "MPI_Testsome");
   if (count == MPI_UNDEFINED || count == 0) return false;
+  waited = {};
 
   for (int i = 0; i < count; ++i) {
     const Transfer transfer =
         std::exchange(transfers[static_cast<std::size_t>(done[static_cast<std::size_t>(i)])], {});
-    waited = {};
     if (transfer.outgoing) {
       --sends_pending;
       continue;

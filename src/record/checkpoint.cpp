@@ -220,7 +220,6 @@ void store(const std::filesystem::path& path, const FileImage& checkpoint) {
     file.write(checkpoint.data.get() + half, checkpoint.bytes - half);
     const Seal seal = seal_of(checkpoint.data.get(), checkpoint.bytes);
     file.write(&seal, sizeof(seal));
-    file.sync();
     kill_point("checkpoint.written");
     file.put_in_place();
     kill_point("checkpoint.renamed");

@@ -10,9 +10,11 @@
 #include <cstdio>
 #include <cstring>
 #include <functional>
+#include <string>
 #include <vector>
 
 #include "espalier/train/optimizer.h"
+#include "pairs.h"
 
 namespace {
 
@@ -106,9 +108,7 @@ int main() {
     const double torch_time = c.torch ? seconds(c.torch) : 0;
     std::printf("# %-18s %8.3f %8.0f %10.2f %12.3f\n", c.name, time / kValues * 1e9, bytes, factor,
                 torch_time / kValues * 1e9);
-    std::printf("optimizer-%s\t%.3f\t%.2f\t%s\n", c.name, factor, kBar,
-                factor <= kBar ? "pass" : "miss");
-    all = all && factor <= kBar;
+    all &= espalier::report(std::string("optimizer-") + c.name, factor, kBar);
   }
   return all ? 0 : 1;
 }

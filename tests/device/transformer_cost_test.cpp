@@ -7,13 +7,13 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <cmath>
 #include <cstdlib>
 #include <map>
 
 #include "espalier/device/memory.h"
 #include "espalier/model/cost.h"
 #include "espalier/model/parameters.h"
+#include "model/leading.h"
 
 namespace espalier {
 namespace {
@@ -35,27 +35,11 @@ Model make(const Setting& setting) {
   return build_model(config, setting.shape);
 }
 
-std::vector<std::int64_t> first(double share, std::int64_t size) {
-  std::vector<std::int64_t> units(
-      static_cast<std::size_t>(std::ceil(share * static_cast<double>(size))));
-  for (std::size_t i = 0; i < units.size(); ++i) units[i] = static_cast<std::int64_t>(i);
-  return units;
-}
-
-Submodel by_share(const Layout& layout, double share) {
-  Submodel submodel = Submodel::full(layout);
-  for (std::size_t axis = 0; axis < layout.axes.size(); ++axis) {
-    if (!layout.axes[axis].cuttable) continue;
-    submodel.keep(static_cast<int>(axis), first(share, layout.axes[axis].size));
-  }
-  return submodel;
-}
-
 Submodel by_block(const Model& model, double share) {
   Submodel submodel = Submodel::full(*model.layout);
   for (const TransformerAxes& axes : model.transformer) {
     for (const int axis : {axes.heads, axes.attention_rows, axes.hidden, axes.mlp_rows})
-      submodel.keep(axis, first(share, submodel.full_width(axis)));
+      submodel.keep(axis, leading_units(share, submodel.full_width(axis)));
   }
   return submodel;
 }
@@ -124,7 +108,7 @@ void expect_bounds(const Setting& setting) {
     for (const double share : {1.0, 0.5, 0.25}) {
       for (const bool blocks : {false, true}) {
         if (blocks && share == 1) continue;
-        Submodel submodel = blocks ? by_block(model, share) : by_share(*model.layout, share);
+        Submodel submodel = blocks ? by_block(model, share) : leading(*model.layout, share);
         if (shallow) submodel.keep_block(model.transformer.back().block, false);
         expect_bound(setting, model, submodel,
                      formatted("{} {}{}", blocks ? "blocks" : "shares", share,
@@ -196,7 +180,7 @@ TEST_F(TransformerBound, HoldsWhereValuesAreNarrowerThanQueries) {
     const Model model = make(setting);
     Submodel submodel = Submodel::full(*model.layout);
     for (const TransformerAxes& axes : model.transformer)
-      submodel.keep(wider ? axes.columns : axes.value_columns, first(0.5, 16));
+      submodel.keep(wider ? axes.columns : axes.value_columns, leading_units(0.5, 16));
     expect_bound(setting, model, submodel, wider ? "half the queries" : "half the values");
   }
 }

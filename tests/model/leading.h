@@ -9,14 +9,18 @@
 
 namespace espalier {
 
+inline std::vector<std::int64_t> leading_units(double share, std::int64_t size) {
+  std::vector<std::int64_t> units(
+      static_cast<std::size_t>(std::ceil(share * static_cast<double>(size))));
+  for (std::size_t i = 0; i < units.size(); ++i) units[i] = static_cast<std::int64_t>(i);
+  return units;
+}
+
 inline Submodel leading(const Layout& layout, double share) {
   Submodel submodel = Submodel::full(layout);
   for (std::size_t axis = 0; axis < layout.axes.size(); ++axis) {
     if (!layout.axes[axis].cuttable) continue;
-    std::vector<std::int64_t> units(
-        static_cast<std::size_t>(std::ceil(share * static_cast<double>(layout.axes[axis].size))));
-    for (std::size_t i = 0; i < units.size(); ++i) units[i] = static_cast<std::int64_t>(i);
-    submodel.keep(static_cast<int>(axis), units);
+    submodel.keep(static_cast<int>(axis), leading_units(share, layout.axes[axis].size));
   }
   return submodel;
 }

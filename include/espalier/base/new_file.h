@@ -19,10 +19,8 @@ class NewFile {
   NewFile& operator=(const NewFile&) = delete;
 
   void write(const void* data, std::size_t bytes);
-  /// Returns when all that was written is on the disk.
-  void sync();
-  /// sync(), then the file has its name, on the disk as well, in place of an older one. The last
-  /// call.
+  /// Waits until all that was written is on the disk, then gives the file its name, on the disk as
+  /// well, in place of an older one. The last call.
   void put_in_place();
 
  private:
