@@ -16,16 +16,16 @@ enum class Release { merged, arrival };
 enum class Stale { merge, drop, resend };
 
 struct WindowSettings {
-  std::int64_t min_updates = 0;         ///< K; 0: all that are out
-  Nanoseconds grace = 0;                ///< after the K-th
-  std::optional<Nanoseconds> deadline;  ///< from the window's opening
+  std::int64_t min_updates = 0;           ///< K; 0: all that are out
+  Nanoseconds grace = 0;                  ///< after the K-th
+  std::optional<Nanoseconds> deadline{};  ///< from the window's opening
   Release release = Release::merged;
-  std::optional<std::int64_t> max_staleness;
+  std::optional<std::int64_t> max_staleness{};
   /// What happens to updates beyond max_staleness: merged with their weight, dropped, or merged
   /// while their client is sent the newest version at once.
   Stale stale = Stale::merge;
   /// Tasks that a client may be ahead of the slowest (SSP's bound).
-  std::optional<std::int64_t> max_spread;
+  std::optional<std::int64_t> max_spread{};
 };
 void declare_window_options(OptionTable& table);
 /// Clients that work at once, as far as the input says: clients.per_round, else clients.count.
