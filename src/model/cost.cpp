@@ -85,8 +85,9 @@ void add_loss(CostTape& tape, const std::vector<int>& heads, std::int64_t rows,
 
 /// Peak bytes of one pass forward and back. An output lives until its last reader has run, and as
 /// long as a node has it saved for its own backward pass; a gradient until its node has passed it
-/// on. The batch itself is held throughout.
-std::int64_t activation_peak(std::int64_t batch_bytes, const std::vector<NodeCost>& nodes) {
+/// on. The batch itself is held throughout, and so is a first gradient that came in a message.
+std::int64_t activation_peak(std::int64_t batch_bytes, const std::vector<NodeCost>& nodes,
+                             bool has_loss) {
   Walk walk;
   const int batch = walk.make(batch_bytes);
   const auto count = static_cast<int>(nodes.size());
@@ -127,6 +128,7 @@ std::int64_t activation_peak(std::int64_t batch_bytes, const std::vector<NodeCos
 
   std::vector<int> gradient(nodes.size(), -1);
   gradient[count - 1] = walk.make(nodes[count - 1].output_bytes);
+  if (!has_loss) walk.hold(gradient[count - 1]);
   for (int i = count - 1; i >= 0; --i) {
     const NodeCost& node = nodes[i];
     if (!node.runs_backward) continue;
@@ -233,23 +235,42 @@ std::vector<std::int64_t> moved_bytes(std::int64_t batch_bytes,
   return moved;
 }
 
+/// A tape at the first block that the submodel keeps. It is empty, unless that is not the model's
+/// first: then it has a node that stands for the input, because this gets a gradient.
+CostTape begin_tape(const Model& model, const Submodel& submodel, std::int64_t batch,
+                    const Stage* stage) {
+  CostTape tape{submodel, batch, model.shape.sample, {}, -1, stage};
+  if (submodel.has_block(0)) return tape;
+  for (int i = 0; i < submodel.blocks() && !submodel.has_block(i); ++i) {
+    if (!model.is_exit(i)) model.blocks[static_cast<std::size_t>(i)].cost(tape);
+  }
+  tape.nodes.clear();
+  tape.current = -1;
+  NodeCost input;
+  input.in_place = true;
+  input.output_bytes = tape.elements() * kFloatBytes;
+  tape.add(input);
+  return tape;
+}
+
 }  // namespace
 
 TrainingCost training_cost(const Model& model, const Submodel& submodel, std::int64_t batch,
                            int optimizer_copies, std::int64_t extra_bytes, const Stage* stage) {
-  CostTape tape{submodel, batch, model.shape.sample, {}, -1, stage};
-  const std::int64_t values = tape.elements();
-  const std::int64_t value_bytes = model.shape.vocabulary > 0 ? sizeof(std::int64_t) : kFloatBytes;
+  CostTape tape = begin_tape(model, submodel, batch, stage);
+  const bool takes_tokens = tape.nodes.empty() && model.shape.vocabulary > 0;
+  const std::int64_t value_bytes = takes_tokens ? sizeof(std::int64_t) : kFloatBytes;
   const std::int64_t rows = batch * model.shape.targets();
   const std::int64_t labels = rows * static_cast<std::int64_t>(sizeof(std::int64_t));
   const Geometry geometry(stage == nullptr ? model.layout : stage->layout, submodel,
                           Packing::aligned);
   TrainingCost cost;
+  cost.input_bytes = tape.elements() * value_bytes;
   std::vector<std::size_t> node_blocks;  // index into cost.blocks
   std::vector<int> heads;                // nodes of the logits
   const int answer = model.answer(submodel);
   for (int i = 0; i < static_cast<int>(model.blocks.size()); ++i) {
-    if (!submodel.has_block(i) || i > answer) continue;
+    if (!submodel.has_block(i) || (answer >= 0 && i > answer)) continue;
     if (stage != nullptr && model.is_exit(i) && i != answer) continue;
     const int stream = tape.current;
     const std::vector<std::int64_t> shape = tape.shape;
@@ -265,7 +286,8 @@ TrainingCost training_cost(const Model& model, const Submodel& submodel, std::in
     cost.blocks.push_back(block_weights(geometry, i));
   }
   ESPALIER_CHECK(!cost.blocks.empty(), "a model keeps at least one block");
-  const std::vector<std::int64_t> saved = saved_bytes(values * value_bytes, tape.nodes);
+  cost.output_bytes = tape.elements() * kFloatBytes;
+  const std::vector<std::int64_t> saved = saved_bytes(cost.input_bytes, tape.nodes);
   for (std::size_t i = 0; i < tape.nodes.size(); ++i) {
     const NodeCost& node = tape.nodes[i];
     BlockCost& block = cost.blocks[node_blocks[i]];
@@ -276,9 +298,9 @@ TrainingCost training_cost(const Model& model, const Submodel& submodel, std::in
     block.step_flops[static_cast<std::size_t>(node.work)] += step;
     block.saved_bytes += saved[i];
   }
-  add_loss(tape, heads, rows, model.shape.classes);
+  if (!heads.empty()) add_loss(tape, heads, rows, model.shape.classes);
   node_blocks.resize(tape.nodes.size(), cost.blocks.size() - 1);
-  const std::vector<std::int64_t> moved = moved_bytes(values * value_bytes, tape.nodes);
+  const std::vector<std::int64_t> moved = moved_bytes(cost.input_bytes, tape.nodes);
   for (std::size_t i = 0; i < tape.nodes.size(); ++i) {
     cost.blocks[node_blocks[i]].moved_bytes += moved[i];
   }
@@ -295,7 +317,7 @@ TrainingCost training_cost(const Model& model, const Submodel& submodel, std::in
       (cost.parameters + (stage == nullptr ? 0 : geometry.count(Kind::frozen))) * kFloatBytes;
   cost.model_bytes = (geometry.size() + (1 + optimizer_copies) * trained) * kFloatBytes;
   cost.activation_bytes =
-      activation_peak(values * value_bytes + labels, tape.nodes) + kSmallTensors;
+      activation_peak(cost.input_bytes + labels, tape.nodes, !heads.empty()) + kSmallTensors;
   cost.peak_bytes = cost.message_bytes + cost.model_bytes + cost.activation_bytes + extra_bytes;
   return cost;
 }

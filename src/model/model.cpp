@@ -37,8 +37,20 @@ bool Model::is_exit(int block) const {
 int Model::answer(const Submodel& submodel) const {
   const auto kept = std::find_if(exits.rbegin(), exits.rend(),
                                  [&](const Exit& exit) { return submodel.has_block(exit.block); });
-  ESPALIER_CHECK(kept != exits.rend(), "a submodel keeps at least one classifier");
-  return kept->block;
+  return kept == exits.rend() ? -1 : kept->block;
+}
+
+Submodel part_of(const Model& model, const Submodel& submodel, int first, int last) {
+  ESPALIER_CHECK(0 <= first && first < last && last <= submodel.blocks(), "blocks {} to {} of {}",
+                 first, last, submodel.blocks());
+  const int answer = model.answer(submodel);
+  const bool answers = first <= answer && answer < last;
+  Submodel part = submodel;
+  for (int block = 0; block < submodel.blocks(); ++block) {
+    const bool inside = first <= block && block < last;
+    if (!inside || (model.is_exit(block) && !answers)) part.keep_block(block, false);
+  }
+  return part;
 }
 
 at::Tensor forward(const Model& model, const Parameters& parameters, at::Tensor x,

@@ -32,13 +32,17 @@ struct TrainingCost {
   std::int64_t activation_bytes =
       0;  ///< peak of batch, activations, their gradients and kernels' buffers
   std::int64_t peak_bytes = 0;    ///< everything a client holds: the bound
+  std::int64_t input_bytes = 0;   ///< of one batch, as the first kept block takes it
+  std::int64_t output_bytes = 0;  ///< of one batch, as the last kept block puts it out
   std::vector<BlockCost> blocks;  ///< in order
 };
 
 /// `optimizer_copies`: flat buffers the optimiser keeps beside weights and gradients (SGD 0,
 /// momentum 1); `extra_bytes`: what a local objective holds beside that. The peak depends on the
 /// instruction set in use (run.isa), because oneDNN pads channels to its vectors. `stage`: what is
-/// trained, if not everything; only the classifier that answers is computed then.
+/// trained, if not everything; only the classifier that answers is computed then. A submodel that
+/// lacks the first blocks (part_of) is charged for a batch of their outputs and its gradient; one
+/// without a classifier has no loss, and is charged for the gradient of its output.
 TrainingCost training_cost(const Model& model, const Submodel& submodel, std::int64_t batch,
                            int optimizer_copies, std::int64_t extra_bytes = 0,
                            const Stage* stage = nullptr);

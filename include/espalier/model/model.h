@@ -144,12 +144,18 @@ struct Model {
   std::vector<TransformerAxes> transformer;  ///< its transformer blocks, if any
 
   bool is_exit(int block) const;
-  /// The classifier by which a submodel answers.
+  /// The classifier by which a submodel answers; -1 if it keeps none, as the bottom of a split
+  /// model.
   int answer(const Submodel& submodel) const;
 };
 
-/// Runs the blocks that the submodel keeps. x: [batch, sample...] float; returns the logits [batch,
-/// classes] of its last classifier.
+/// The blocks [first, last) of a submodel at the same widths: a bottom, a middle or a top. It keeps
+/// classifiers only if the one by which the submodel answers is among them.
+Submodel part_of(const Model& model, const Submodel& submodel, int first, int last);
+
+/// Runs the blocks that the submodel keeps. x: [batch, sample...] float, or what the block before
+/// the first kept one puts out. Returns the logits [batch, classes] of its last classifier; of a
+/// part without one, the output of its last block.
 at::Tensor forward(const Model& model, const Parameters& parameters, at::Tensor x,
                    Context& context);
 
