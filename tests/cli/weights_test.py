@@ -172,6 +172,108 @@ evaluate_batch = 32
 """
 
 
+class StatisticsTest(ProgramTest):
+    """Norm statistics in checkpoints, and in what models start from."""
+
+    COMMON = (*MODEL, "--data.name=digits", "--data.train_limit=101", "--data.test_limit=60", "--clients.count=3",
+              "--clients.fleet=")
+    COUNT = 5
+
+    def model(self, run, version):
+        with h5py.File(os.path.join(run, "checkpoints", f"ckpt_{version:08}.h5")) as file:
+            return {name: values[()].tobytes() for name, values in file["model"].items()}
+
+    def test_each_checkpoint_has_those_of_its_version(self):
+        every = ("--checkpoint.every=1", "--checkpoint.keep=9", f"--run.rounds={self.COUNT}", *self.COMMON)
+        all_evaluated = self.run_ok("all", *every)
+        few = self.run_ok("few", *every, "--record.evaluate_every=4", ranks=3)
+        killed = self.espalier("run", self.input, "--run.name=killed", *every, "--record.evaluate_every=4",
+                               env={"ESPALIER_KILL_AT": "round.merged:4"})
+        self.assertEqual(killed.returncode, -9, killed.stderr)
+        resumed = self.run_ok("killed", *every, "--record.evaluate_every=4")
+        for version in range(1, self.COUNT + 1):
+            model = self.model(all_evaluated, version)
+            variances = numpy.frombuffer(model["norm3.running_var"], numpy.float32)
+            self.assertFalse((variances == 1).any())
+            for run in (few, resumed):
+                self.assertEqual(self.model(run, version), model, f"{run} {version}")
+        self.assertNotEqual(self.model(few, 1)["norm1.running_mean"], self.model(few, 2)["norm1.running_mean"])
+        self.assertEqual(list(self.column(few, "version", "evaluations")), [4, 5])
+
+    @unittest.skipIf(NO_TORCH, NO_TORCH)
+    def test_they_are_of_all_samples_where_batches_differ_in_size(self):
+        # A single client has the samples in their order.
+        run = self.run_ok("uneven", "--run.rounds=2", "--record.evaluate_batch=100", *self.COMMON, "--clients.count=1")
+        with h5py.File(self.checkpoint(run)) as file:
+            form = {name: value[()] for name, value in file["data"].items()}
+            stored = {name: value[()] for name, value in file["model"].items()}
+        net = foreign.LeNet()
+        shapes = net.state_dict()
+        net.load_state_dict({name: torch.from_numpy(values).reshape(shapes[name].shape)
+                             for name, values in stored.items()}, strict=False)
+        seen = {}
+        for name, module in net.named_modules():
+            if name.startswith("norm"):
+                module.register_forward_pre_hook(
+                    lambda _, inputs, name=name: seen.setdefault(name, []).append(inputs[0].detach()))
+        folder = os.path.join(os.environ["ESPALIER_INPUTS"], "digits")
+        ending = ".gz" if os.path.exists(os.path.join(folder, "train-labels-idx1-ubyte.gz")) else ""
+        images = foreign.idx(os.path.join(folder, "train-images-idx3-ubyte" + ending))[:101, None]
+        images = torch.from_numpy(foreign.normalised(images, form))
+        net = net.double().train()
+        for part in (images[:50], images[50:]):  # two batches, as equal as can be
+            net(part)
+        for name, inputs in seen.items():
+            values = torch.cat(inputs).transpose(0, 1).flatten(1)
+            for what, right in (("mean", values.mean(1)), ("var", values.var(1))):
+                numpy.testing.assert_allclose(stored[f"{name}.running_{what}"], right.numpy(), rtol=2e-5, atol=2e-6)
+
+    def test_a_run_that_is_stopped_has_them_or_says_that_it_has_none(self):
+        common = ("run", self.input, "--run.rounds=1000000", "--wall=00:00:01")
+        done = self.espalier(*common, "--run.name=stopped", *self.COMMON)
+        self.assertEqual(done.returncode, 85, done.stdout + done.stderr)
+        checkpoint = self.checkpoint(self.path("runs", "stopped"))
+        version = int(checkpoint[-11:-3])
+        straight = self.run_ok("straight", f"--run.rounds={version}", *self.COMMON)
+        self.assertEqual(self.model(self.path("runs", "stopped"), version), self.model(straight, version))
+
+        # 5,000 samples through this network take longer than a stop waits.
+        done = self.espalier(*common, "--run.name=large", "--data.name=digits", "--data.calibration=5000",
+                             "--model.name=cnn", "--model.norm=batch", "--model.channels=64,256", "--clients.fleet=",
+                             "--clients.count=100", "--clients.per_round=1", "--record.evaluate_every=1000",
+                             "--checkpoint.every=0")
+        self.assertEqual(done.returncode, 85, done.stdout + done.stderr)
+        checkpoint = self.checkpoint(self.path("runs", "large"))
+        self.assert_refused(4, "has no norm statistics", "export", checkpoint, "out.safetensors")
+        self.assertFalse(os.path.exists(self.path("out.safetensors")))
+
+    def test_version_0_is_evaluated_with_those_that_it_starts_from(self):
+        first = self.run_ok("first", "--run.rounds=3", *self.COMMON)
+        out = self.path("first.safetensors")
+        self.assertEqual(self.espalier("export", self.checkpoint(first), out).returncode, 0)
+        tensors = {name: values for name, values in safetensors.numpy.load_file(out).items() if "running" not in name}
+        bare = self.path("bare.safetensors")
+        safetensors.numpy.save_file(tensors, bare)
+        right = self.column(first, "loss", "evaluations")[-1]
+        for ranks, weights, own in ((1, out, True), (3, self.checkpoint(first), True), (1, bare, False)):
+            name = f"{ranks}-{own}"
+            # Other samples, which the statistics are measured anew on for version 1; the weights stay.
+            run = self.run_ok(name, f"--model.init={weights}", "--record.evaluate_first=true", "--run.rounds=1",
+                              "--train.lr=0", *self.COMMON, "--data.train_limit=400", ranks=ranks)
+            self.assertEqual(list(self.column(run, "version", "evaluations")), [0, 1])
+            self.assertEqual(self.column(run, "virtual_time_s", "evaluations")[0], 0)
+            losses = self.column(run, "loss", "evaluations")
+            self.assertEqual(losses[0] == right, own)
+            self.assertEqual(losses[0] == losses[1], not own)
+
+    def test_a_target_that_version_0_reaches_needs_no_training(self):
+        first = self.run_ok("good", "--run.rounds=12", *self.COMMON)
+        run = self.run_ok("none", f"--model.init={self.checkpoint(first)}", "--record.evaluate_first=true",
+                          "--run.target_accuracy=0.05", *self.COMMON)
+        self.assertEqual(list(self.column(run, "version", "evaluations")), [0])
+        self.assertEqual(len(self.column(run, "round", "rounds")), 0)
+
+
 @unittest.skipIf(NO_TORCH, NO_TORCH)
 class ExportTest(ProgramTest):
     """For each source of data: what `export` writes, in a module of PyTorch's, has the recorded loss on test data that
@@ -294,9 +396,11 @@ class ExportTest(ProgramTest):
         def read(form):
             numpy.testing.assert_allclose(form["mean"], tables["train"][0].mean(0, dtype=float), rtol=1e-12)
             return foreign.normalised(tables["test"][0], form), tables["test"][1]
-        self.check(foreign.Mlp(4, (12,), 2), read, "--data.name=csv", "--data.dir=data", "--data.file=train.csv",
-                   "--data.test_file=test.csv", "--data.normalise=computed", "--model.name=mlp", "--model.hidden=12",
-                   "--model.norm=batch")
+        own = ("--data.name=csv", "--data.dir=data", "--data.file=train.csv", "--data.test_file=test.csv",
+               "--data.normalise=computed", "--model.name=mlp", "--model.hidden=12", "--model.norm=batch")
+        self.check(foreign.Mlp(4, (12,), 2), read, *own)
+        os.rename(self.path("gone"), self.path("data"))
+        self.run_ok("from-it", f"--model.init={self.checkpoint(self.path('runs', 'run'))}", *own)
 
     def sentences(self, random, count):
         words = ["".join(random.choice(list("abcdefgh"), random.integers(2, 6))) for _ in range(40)]
