@@ -44,14 +44,6 @@ struct RunSummary {
   std::optional<std::string> stopped;  ///< why the run ended early, if it did
 };
 
-struct ServerRules {
-  std::unique_ptr<SubmodelRule> submodel;
-  std::unique_ptr<MergeRule> merge;
-  // For what they cost only:
-  std::unique_ptr<LocalObjective> objective;
-  std::unique_ptr<SubmodelSearch> search;  ///< null: no client searches
-};
-
 /// Bytes of an answer's head, without the client's state.
 std::int64_t answer_bytes();
 /// Seconds on this process's clock, from some moment on.
