@@ -217,7 +217,9 @@ void RoundsServer::archive_tasks(Archive& archive) {
                [&](Archive& a, SentTask& sent) { archive_sent(a, experiment_, sent, payloads); });
   archive_list(archive, "delivered", delivered_, [&](Archive& a, Delivered& d) {
     archive_sent(a, experiment_, d.sent, payloads);
-    a.value("outcome", d.outcome);
+    std::string outcome = name_of(d.outcome);
+    a.value("outcome", outcome);
+    d.outcome = outcome_called(outcome);
     a.value("staleness", d.staleness);
     archive_flags(a, "flags", {&d.waiting});
     Pool::Arrival& arrival = d.sent.arrival;

@@ -19,6 +19,7 @@
 #include "espalier/protocol/rounds/rules.h"
 #include "espalier/protocol/rounds/sampling.h"
 #include "espalier/protocol/rounds/window.h"
+#include "espalier/record/outcome.h"
 #include "espalier/record/run_file.h"
 #include "espalier/train/task_cost.h"
 
@@ -78,7 +79,7 @@ class RoundsServer {
   enum class Phase { search, training };
   struct Delivered {
     SentTask sent;
-    std::string outcome;
+    Outcome outcome = Outcome::merged;
     std::int64_t staleness = 0;
     double weight = 0;
     bool waiting = false;  // its client gets no new work before the merge
