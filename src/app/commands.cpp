@@ -18,6 +18,7 @@
 #include "espalier/model/cost.h"
 #include "espalier/record/compare.h"
 #include "espalier/record/software.h"
+#include "espalier/train/evaluate.h"
 #include "espalier/train/weights.h"
 
 namespace espalier {
@@ -35,6 +36,8 @@ void print_rules() {
   print_items(all.methods);
   std::printf("\nsubmodel rules (method.submodel)\n");
   print_items(all.submodels);
+  std::printf("\nsearches (method.search), of submodel rules whose clients search\n");
+  print_items(all.searches);
   std::printf("\nwindows (method.window)\n");
   print_items(all.windows);
   std::printf("\nmerge rules (method.merge)\n");
@@ -199,6 +202,12 @@ int export_command(const std::vector<std::string>& arguments) {
     throw InputError(files[1] + " exists; choose another name or add --overwrite");
   }
   const StoredModel stored = read_stored_model(files[0], all_options());
+  if (lacks_statistics(stored.values)) {
+    throw OutputError(formatted(
+        "{} has no norm statistics: its run was stopped before they were computed; start the run "
+        "again, or export another checkpoint",
+        files[0]));
+  }
   const std::vector<NamedTensor> tensors = named_tensors(stored.values);
   write_safetensors(files[1], tensors);
   std::printf("%s: %s, %zu tensors, %lld values\n", files[1].c_str(), stored.model.name.c_str(),

@@ -49,46 +49,6 @@ Config read_config(const Request& request) {
   return config;
 }
 
-ClientRules client_rules(const RuleNames& names) {
-  ClientRules rules;
-  rules.objective = catalogue().objectives.get(names.objective).value;
-  if (!names.search.empty()) rules.search = catalogue().searches.get(names.search).value;
-  return rules;
-}
-
-/// Bounds of what a client holds while it does what it is assigned.
-struct Peaks {
-  std::int64_t search = 0;
-  TrainingCost training;
-  std::int64_t largest() const { return std::max(search, training.peak_bytes); }
-};
-
-Peaks peaks(const Experiment& e, const ServerRules& rules, const Assignment& assigned,
-            std::int64_t client) {
-  const std::int64_t batch = part_size(e.train, e.batch_of(client));
-  const Submodel& sent = assigned.submodel;
-  if (assigned.search == 0) return {0, task_cost(e, *rules.objective, sent, batch)};
-  // Found in a search, a submodel may be up to as large as what was sent.
-  const Submodel trained =
-      rules.search->size_is_known() ? rules.search->expected(e.model, sent, assigned.search) : sent;
-  return {search_cost(e, *rules.search, sent, batch).peak_bytes,
-          task_cost(e, *rules.objective, trained, batch)};
-}
-
-ServerRules build_rules(const RuleNames& names, const Config& config,
-                        const Experiment& experiment) {
-  const Catalogue& all = catalogue();
-  ServerRules rules;
-  rules.objective = all.objectives.get(names.objective).value(config);
-  rules.merge = all.merges.get(names.merge).value(config, experiment);
-  if (!names.search.empty()) rules.search = all.searches.get(names.search).value(config);
-  const PeakBytes peak = [&](const Assignment& assigned, std::int64_t client) {
-    return peaks(experiment, rules, assigned, client).largest();
-  };
-  rules.submodel = all.submodels.get(names.submodel).value(config, experiment, peak);
-  return rules;
-}
-
 std::string megabytes(std::int64_t bytes) {
   return formatted("{:.2f} MB", static_cast<double>(bytes) * 1e-6);
 }
@@ -115,7 +75,7 @@ void print_check(const Experiment& e, const RuleNames& names, const ServerRules&
     const SendMoment moment{client, 0, 0};
     const Assignment assigned = rules.submodel->choose(e, moment);
     const DeviceClass& device = e.fleet->device(client);
-    const Peaks bounds = peaks(e, rules, assigned, client);
+    const Peaks bounds = assignment_peaks(e, rules, assigned, client);
     const TrainingCost& cost = bounds.training;
     payloads += cost.message_bytes;
     if (keeps) states += Optimizer::copies(e.train) * cost.message_bytes;
@@ -257,15 +217,16 @@ int serve(const Experiment& experiment, const Config& config, const RuleNames& n
   Mailbox mailbox(mpi);
   std::unique_ptr<Worker> local;
   if (mpi.size() == 1) {
-    local = std::make_unique<Worker>(experiment, config, client_rules(names), mailbox, real_time);
+    local = std::make_unique<Worker>(experiment, config, client_rules(catalogue(), names), mailbox,
+                                     real_time);
   }
   Pool pool(mailbox, mpi.size(), local.get(), real_time != nullptr);
   RunFile records = checkpoint ? restored_records(*checkpoint, directory, resolved)
                                : RunFile(directory.run_file(), resolved);
   if (!checkpoint) record_clients(records, experiment);
 
-  RoundsServer server(experiment, config, build_rules(names, config, experiment), pool, records,
-                      std::move(model), std::move(availability), real_time);
+  RoundsServer server(experiment, config, build_rules(catalogue(), names, config, experiment), pool,
+                      records, std::move(model), std::move(availability), real_time);
   if (checkpoint) {
     checkpoint->read([&](Archive& archive) { server.archive(archive); });
     checkpoint.reset();
@@ -380,7 +341,7 @@ int run_command(int* argc, char*** argv, const std::vector<std::string>& argumen
   std::optional<Availability> availability;
   attempt(failure, [&] {
     experiment.emplace(build_experiment(*config, request.check));
-    const ServerRules rules = build_rules(names, *config, *experiment);
+    const ServerRules rules = build_rules(catalogue(), names, *config, *experiment);
     window_settings(*config, *experiment->fleet, config->integer("clients.per_round"));
     if (mpi.rank() == 0) availability.emplace(*config, *experiment->fleet);
     if (mpi.rank() == 0) model = first_model(*config, *experiment);
@@ -416,7 +377,7 @@ int run_command(int* argc, char*** argv, const std::vector<std::string>& argumen
       }
     } else {
       Mailbox mailbox(mpi);
-      Worker(*experiment, *config, client_rules(names), mailbox, pace).run();
+      Worker(*experiment, *config, client_rules(catalogue(), names), mailbox, pace).run();
     }
   };
   attempt(failure, serve_or_train, formatted("rank {}: ", mpi.rank()));

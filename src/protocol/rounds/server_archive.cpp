@@ -131,6 +131,12 @@ void RoundsServer::archive(Archive& archive) {
   }
   archive.close();
 
+  if (!archive.loading()) {  // for those who use the model; the run has its data
+    archive.open("data");
+    archive_format(archive, const_cast<Dataset&>(experiment_.data));  // only read
+    archive.close();
+  }
+
   archive.open("server");
   archive.value("version", version_);
   archive.value("now", now_);
@@ -217,7 +223,9 @@ void RoundsServer::archive_tasks(Archive& archive) {
                [&](Archive& a, SentTask& sent) { archive_sent(a, experiment_, sent, payloads); });
   archive_list(archive, "delivered", delivered_, [&](Archive& a, Delivered& d) {
     archive_sent(a, experiment_, d.sent, payloads);
-    a.value("outcome", d.outcome);
+    std::string outcome = name_of(d.outcome);
+    a.value("outcome", outcome);
+    d.outcome = outcome_called(outcome);
     a.value("staleness", d.staleness);
     archive_flags(a, "flags", {&d.waiting});
     Pool::Arrival& arrival = d.sent.arrival;

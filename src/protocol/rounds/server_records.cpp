@@ -37,7 +37,7 @@ void RoundsServer::record_round(std::span<const Update> updates) {
   std::map<std::int64_t, Nanoseconds> busy;  // per client, within the window
   for (const Delivered& d : delivered_) {
     const ClientResult& result = d.sent.arrival.result;
-    const bool is_merged = d.outcome == "merged";
+    const bool is_merged = d.outcome == Outcome::merged;
     if (is_merged) {
       ++merged;
       stale += d.staleness > 0 ? 1 : 0;
@@ -58,7 +58,7 @@ void RoundsServer::record_round(std::span<const Update> updates) {
     Row row = sent_row(d.sent.task, d.sent.geometry->count(Kind::trainable));
     row.set("merged_version", is_merged ? version_ : std::int64_t{-1})
         .set("staleness", d.staleness)
-        .set("outcome", d.outcome)
+        .set("outcome", name_of(d.outcome))
         .set("sent_s", seconds(d.sent.sent))
         .set("finished_s", seconds(d.sent.finish))
         .set("download_s", seconds(d.sent.download))
@@ -133,7 +133,7 @@ void RoundsServer::record_unfinished() {
     Row row = sent_row(sent.task, sent.geometry->count(Kind::trainable));
     row.set("merged_version", std::int64_t{-1})
         .set("staleness", version_ - sent.task.base_version)
-        .set("outcome", std::string("unfinished"))
+        .set("outcome", name_of(Outcome::unfinished))
         .set("sent_s", seconds(sent.sent))
         .set("finished_s", seconds(sent.arrives()))
         .set("download_s", seconds(sent.download))

@@ -19,6 +19,7 @@
 #include "espalier/protocol/rounds/rules.h"
 #include "espalier/protocol/rounds/sampling.h"
 #include "espalier/protocol/rounds/window.h"
+#include "espalier/record/outcome.h"
 #include "espalier/record/run_file.h"
 #include "espalier/train/task_cost.h"
 
@@ -42,14 +43,6 @@ struct RunSummary {
   std::int64_t bytes_down = 0;
   std::optional<Evaluation> last;
   std::optional<std::string> stopped;  ///< why the run ended early, if it did
-};
-
-struct ServerRules {
-  std::unique_ptr<SubmodelRule> submodel;
-  std::unique_ptr<MergeRule> merge;
-  // For what they cost only:
-  std::unique_ptr<LocalObjective> objective;
-  std::unique_ptr<SubmodelSearch> search;  ///< null: no client searches
 };
 
 /// Bytes of an answer's head, without the client's state.
@@ -77,8 +70,6 @@ class RoundsServer {
   std::int64_t version() const { return version_; }
   /// Seconds of work so far, those before a resume included.
   double elapsed_s() const { return wall_seconds() - wall_start_; }
-  /// The global model, with the norm statistics of its last evaluation.
-  Parameters& model() { return model_; }
   /// Everything that run() needs to go on. Before run(), or within on_checkpoint.
   void archive(Archive& archive);
 
@@ -86,7 +77,7 @@ class RoundsServer {
   enum class Phase { search, training };
   struct Delivered {
     SentTask sent;
-    std::string outcome;
+    Outcome outcome = Outcome::merged;
     std::int64_t staleness = 0;
     double weight = 0;
     bool waiting = false;  // its client gets no new work before the merge
@@ -95,6 +86,8 @@ class RoundsServer {
   void advance();
   void wait_for_evaluations();
   void finish_evaluations();
+  void bring_statistics(std::optional<double> patience_s = {});
+  bool checkpoint_is_due() const;
   void save_if_due();
   void archive_clients(Archive& archive);
   void archive_tasks(Archive& archive);
@@ -131,12 +124,13 @@ class RoundsServer {
   Pool& pool_;
   RunFile& records_;
   Evaluator evaluator_;
-  Parameters model_;
+  Parameters model_;  // its norm statistics are those of this version, or of none
   Window window_;
   Sampler sampler_;
   Faults faults_;
   Availability availability_;
   std::int64_t evaluate_every_;
+  bool evaluate_first_;  // version 0
   std::int64_t checkpoint_every_;
   std::optional<double> target_accuracy_;
   std::optional<Nanoseconds> virtual_limit_;

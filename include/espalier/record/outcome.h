@@ -1,0 +1,26 @@
+#pragma once
+// How a task ended. Every task that was sent has exactly one outcome; files hold its name.
+
+#include <array>
+#include <cstddef>
+#include <string>
+
+namespace espalier {
+
+enum class Outcome {
+  merged,
+  dropped_stale,
+  out_of_memory,
+  crashed,
+  rejected,     ///< its values are not finite
+  unavailable,  ///< its client vanished
+  unfinished,   ///< cut off by the end of the run
+};
+inline constexpr std::size_t kOutcomes = 7;
+
+/// As it stands in files, which is also its name in the code.
+const std::string& name_of(Outcome outcome);
+/// The outcome of that name, of which there must be one.
+Outcome outcome_called(const std::string& name);
+
+}  // namespace espalier
