@@ -209,16 +209,16 @@ std::string closing_line(const RunSummary& s, double wall, const std::filesystem
 /// Rank 0: serve until the rounds are done or a stop is asked for, then leave model and records.
 /// Returns the exit status.
 int serve(const Experiment& experiment, const Config& config, const RuleNames& names,
-          const Request& request, RunDirectory& directory, const MpiEnvironment& mpi,
-          Parameters model, Availability availability, const RealTime* real_time) {
+          const JobKinds& kinds, const Request& request, RunDirectory& directory,
+          const MpiEnvironment& mpi, Parameters model, Availability availability,
+          const RealTime* real_time) {
   const std::string resolved = config.resolved();
   open_log(directory.path() / "log.txt");
   auto checkpoint = newest_checkpoint(directory, resolved);
   Mailbox mailbox(mpi);
   std::unique_ptr<Worker> local;
   if (mpi.size() == 1) {
-    local = std::make_unique<Worker>(experiment, config, client_rules(catalogue(), names), mailbox,
-                                     real_time);
+    local = std::make_unique<Worker>(kinds, mailbox, real_time);
   }
   Pool pool(mailbox, mpi.size(), local.get(), real_time != nullptr);
   RunFile records = checkpoint ? restored_records(*checkpoint, directory, resolved)
@@ -367,8 +367,11 @@ int run_command(int* argc, char*** argv, const std::vector<std::string>& argumen
     std::optional<RealTime> real_time;
     if (is_paced(*config)) real_time.emplace(mpi, config->real("clock.scale"));
     const RealTime* pace = real_time ? &*real_time : nullptr;
+    JobKinds kinds;
+    add_evaluation_jobs(kinds, *experiment, *config);
+    add_client_jobs(kinds, *experiment, client_rules(catalogue(), names), *config);
     if (mpi.rank() == 0) {
-      status = serve(*experiment, *config, names, request, *directory, mpi, std::move(model),
+      status = serve(*experiment, *config, names, kinds, request, *directory, mpi, std::move(model),
                      std::move(*availability), pace);
       // A stored configuration gives every option.
       if (meant.kind == Intent::Kind::go_on) return;
@@ -377,7 +380,7 @@ int run_command(int* argc, char*** argv, const std::vector<std::string>& argumen
       }
     } else {
       Mailbox mailbox(mpi);
-      Worker(*experiment, *config, client_rules(catalogue(), names), mailbox, pace).run();
+      Worker(kinds, mailbox, pace).run();
     }
   };
   attempt(failure, serve_or_train, formatted("rank {}: ", mpi.rank()));

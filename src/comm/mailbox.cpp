@@ -203,6 +203,7 @@ void Mailbox::State::advance(int rank) {
     message.from = from.header.from;
     message.to = from.header.to;
     message.id = from.header.id;
+    message.numbers = from.header.numbers;
     message.head = std::move(from.head);
     message.payload = std::move(from.payload);
     message.rank = rank;
@@ -364,6 +365,7 @@ void Mailbox::send(int rank, Message message) {
   header.from = message.from;
   header.to = message.to;
   header.id = message.id;
+  header.numbers = message.numbers;
   header.payload_bytes = size_of(*message.payload);
   header.chunk_bytes = state.chunk_bytes;
   header.sequence = state.next_sequence[static_cast<std::size_t>(rank)]++;

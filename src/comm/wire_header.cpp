@@ -9,7 +9,7 @@ namespace espalier {
 namespace {
 
 constexpr std::uint64_t kMagic = 0x45'53'50'41'4c'49'45'52;  // "ESPALIER"
-constexpr std::uint32_t kVersion = 1;
+constexpr std::uint32_t kVersion = 2;
 
 std::uint64_t hash_fields(const WireHeader& header) {
   return hash_bytes(&header, offsetof(WireHeader, header_hash));

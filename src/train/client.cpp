@@ -16,25 +16,20 @@ void archive_task(Archive& archive, ClientTask& task, std::vector<std::int64_t>&
   archive.value("nth_task", task.nth_task);
   archive.value("base_version", task.base_version);
   archive.value("finish", task.finish);
-  bool paced = task.pace.has_value();
+  bool unused = false;  // keeps the place of the next flag in files
   bool searches = task.search > 0;
-  archive_flags(archive, "flags", {&task.answers_twice, &task.not_finite, &paced, &searches});
+  archive_flags(archive, "flags", {&task.answers_twice, &task.not_finite, &unused, &searches});
   archive.value("submodel", submodel);
   archive.value("state", task.state);
   if (searches) archive.value("search", task.search);
-  if (!paced) return;
-  Pace pace = task.pace.value_or(Pace{});
-  archive.value("begin", pace.begin);
-  archive.value("length", pace.length);
-  task.pace = pace;
 }
 
 void archive_result(Archive& archive, ClientResult& result) {
-  bool timed = result.computed.has_value();
+  bool unused = false;  // keeps the place of the next flags in files
   bool searched = result.search_peak_bytes > 0;
   bool tested = result.local.samples > 0;
   archive.value("task", result.task);
-  archive_flags(archive, "flags", {&result.out_of_memory, &timed, &searched, &tested});
+  archive_flags(archive, "flags", {&result.out_of_memory, &unused, &searched, &tested});
   archive.value("samples", result.samples);
   archive.value("steps", result.steps);
   archive.value("train_loss", result.train_loss);
@@ -53,10 +48,6 @@ void archive_result(Archive& archive, ClientResult& result) {
     archive.value("search_peak_bytes", result.search_peak_bytes);
     archive.value("found", result.found);
   }
-  if (!timed) return;
-  Nanoseconds computed = result.computed.value_or(0);
-  archive.value("computed", computed);
-  result.computed = computed;
 }
 
 /// Adds the seconds of its own life to `sum`.

@@ -84,7 +84,7 @@ void test_sizes_and_order(const MpiEnvironment& mpi, int expected_of_each) {
     for (std::int64_t head : kHeads) {
       for (int rank = 0; rank < mpi.size(); ++rank) {
         Message message;
-        message.type = MessageType::update;
+        message.type = MessageType::answer;
         message.subtype = static_cast<std::int32_t>(-id);
         message.from = mpi.rank() + 10;
         message.to = rank == 0 ? kServer : rank;
@@ -104,7 +104,7 @@ void test_sizes_and_order(const MpiEnvironment& mpi, int expected_of_each) {
     const std::int64_t k = due[static_cast<std::size_t>(message.rank)]++;
     const auto payloads = static_cast<std::int64_t>(kHeads.size());
     EXPECT(message.id == k);
-    EXPECT(message.type == MessageType::update);
+    EXPECT(message.type == MessageType::answer);
     EXPECT(message.subtype == -k);
     EXPECT(message.from == message.rank + 10);
     EXPECT(message.to == (mpi.rank() == 0 ? kServer : mpi.rank()));
@@ -157,7 +157,7 @@ void test_ping_pong(const MpiEnvironment& mpi) {
     for (std::int64_t id = 0; id < to_each; ++id) {
       for (int rank = first; rank < mpi.size(); ++rank) {
         Message message;
-        message.type = MessageType::task;
+        message.type = MessageType::job;
         message.id = id;
         message.payload = pattern(id % 3000, rank, id);
         box.send(rank, std::move(message));
@@ -174,10 +174,10 @@ void test_ping_pong(const MpiEnvironment& mpi) {
   bool stopped = mpi.rank() == 0 && mpi.size() > 1;
   while (!stopped || answers < due) {
     Message message = next(mpi, box);
-    if (message.type == MessageType::task) {
-      message.type = MessageType::update;
+    if (message.type == MessageType::job) {
+      message.type = MessageType::answer;
       box.send(message.rank, std::move(message));
-    } else if (message.type == MessageType::update) {
+    } else if (message.type == MessageType::answer) {
       const int from = message.rank;
       EXPECT(*message.payload == *pattern(message.id % 3000, from, message.id));
       ++answers;

@@ -25,5 +25,8 @@ struct UnsetAllocator : std::allocator<T> {
 
 using Bytes = std::vector<std::byte, UnsetAllocator<std::byte>>;
 using SharedBytes = std::shared_ptr<const Bytes>;
+inline SharedBytes to_shared(Bytes bytes) {
+  return std::make_shared<const Bytes>(std::move(bytes));
+}
 
 }  // namespace espalier

@@ -4,6 +4,7 @@
 // below MPI's int limit; headers are checksummed; nobody spins: wait() sleeps until a rank of the
 // node rings, and between looks where a message is under way or may come from another node.
 
+#include <array>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
@@ -13,6 +14,7 @@
 
 #include "espalier/base/bytes.h"
 #include "espalier/comm/environment.h"
+#include "espalier/comm/wire_header.h"
 
 namespace espalier {
 
@@ -20,16 +22,17 @@ namespace espalier {
 using Endpoint = std::int64_t;
 inline constexpr Endpoint kServer = -1;
 
-/// What a message is; protocols and methods distinguish further by `subtype`, never by MPI tags.
-enum class MessageType : std::int32_t { task, update, evaluate, evaluation, stop, warning };
+/// What a message is; kinds of jobs are distinguished by `subtype`, never by MPI tags.
+enum class MessageType : std::int32_t { job, answer, stop, warning };
 
 struct Message {
-  MessageType type = MessageType::task;
+  MessageType type = MessageType::job;
   std::int32_t subtype = 0;
   Endpoint from = kServer;
   Endpoint to = kServer;
-  std::int64_t id = 0;  ///< task or shard number
-  SharedBytes head;     ///< small: the description (never null; may be empty)
+  std::int64_t id = 0;                                  ///< number of the job
+  std::array<std::int64_t, kMessageNumbers> numbers{};  ///< the sender's own, beside the head
+  SharedBytes head;  ///< small: the description (never null; may be empty)
   SharedBytes
       payload;   ///< large: parameters (never null; may be empty); shared, never copied by send
   int rank = 0;  ///< on receipt: the rank it came from

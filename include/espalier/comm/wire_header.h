@@ -3,11 +3,14 @@
 // bytes follow, and checksums, so that a stray, stale or damaged message is an error and not a
 // wrong model.
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <span>
 
 namespace espalier {
+
+inline constexpr std::size_t kMessageNumbers = 6;
 
 /// All fields in the machine's own byte order; a peer of the other order fails on `magic`.
 struct WireHeader {
@@ -19,6 +22,7 @@ struct WireHeader {
   std::int64_t from = 0;
   std::int64_t to = 0;
   std::int64_t id = 0;
+  std::array<std::int64_t, kMessageNumbers> numbers{};
   std::int64_t head_bytes = 0;
   std::int64_t payload_bytes = 0;
   std::int64_t chunk_bytes = 0;  ///< the sender's, which the receiver follows
@@ -26,7 +30,7 @@ struct WireHeader {
   std::uint64_t head_hash = 0;
   std::uint64_t header_hash = 0;  ///< of all fields above
 };
-static_assert(sizeof(WireHeader) == 96, "the header has no padding");
+static_assert(sizeof(WireHeader) == 144, "the header has no padding");
 
 /// Fills magic, version, head_hash (of `head`) and header_hash; head_bytes becomes the size of
 /// `head`.

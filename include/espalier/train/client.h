@@ -22,12 +22,6 @@
 
 namespace espalier {
 
-/// When a client is to compute, in real time (protocol/rounds/pace.h).
-struct Pace {
-  Nanoseconds begin = 0;
-  Nanoseconds length = 0;
-};
-
 /// What the server asks of a client; travels in the head of a task message.
 struct ClientTask {
   std::int64_t task = 0;
@@ -40,13 +34,11 @@ struct ClientTask {
   Submodel submodel;
   Bytes state;        ///< the client's state before the task
   double search = 0;  ///< above 0: the share of units that it searches for first
-  /// Belongs to the emulation: charged to no link and no memory.
-  std::optional<Pace> pace{};
 
   Bytes encode() const;
-  /// Of the encoded bytes, those of the description itself: without state and pace.
+  /// Of the encoded bytes, those of the description itself, without the state.
   std::int64_t description_bytes(std::int64_t encoded) const {
-    return encoded - static_cast<std::int64_t>(state.size() + (pace ? sizeof(Pace) : 0));
+    return encoded - static_cast<std::int64_t>(state.size());
   }
   static ClientTask decode(const Layout& layout, std::span<const std::byte> bytes);
 };
@@ -67,8 +59,6 @@ struct ClientResult {
   std::vector<std::int64_t> found;
   double wall_compute_s = 0;
   Bytes state;  ///< the client's state after the task
-  /// Of a paced task: when the work was done. As little charged as its pace.
-  std::optional<Nanoseconds> computed{};
 
   Bytes encode() const;
   static ClientResult decode(std::span<const std::byte> bytes);

@@ -33,7 +33,7 @@ class ComputedClock final : public Clock {
     sent.known = sent.known || !(host_gflops_ || sent.bounded) || !sent.answers();
     const bool takes_as_told = sent.known || !host_gflops_;
     sent.task.finish = takes_as_told ? sent.arrives() : sent.arrives() - sent.compute;
-    if (sent.answers()) pool_.submit(sent.task, sent.payload, sent.flops);
+    if (sent.answers()) pool_.submit(client_job(sent.task, sent.payload, {}), sent.flops);
     const Key key{sent.task.finish, sent.task.client, sent.task.task};
     out_.emplace(key, std::move(sent));
   }
@@ -48,14 +48,14 @@ class ComputedClock final : public Clock {
     const SentTask& first = out_.begin()->second;
     if (first.answers()) pool_.await(first.task.task);
     SentTask sent = take_first();
-    if (sent.answers()) sent.arrival = pool_.collect(sent.task.task);
+    if (sent.answers()) sent.arrival = arrival_of(pool_.collect(sent.task.task));
     return sent;
   }
 
  private:
   /// Waits for the first task's result, and gives it the time that it took.
   void learn_first() {
-    const ClientResult& result = pool_.await(out_.begin()->second.task.task).result;
+    const ClientResult result = arrival_of(pool_.await(out_.begin()->second.task.task)).result;
     auto node = out_.extract(out_.begin());
     SentTask& sent = node.mapped();
     if (sent.bounded) settle(sent, result);
@@ -95,8 +95,8 @@ class PacedClock final : public Clock {
     sent.task.finish = sent.arrives();
     const Key key{sent.known ? sent.arrives() : kLater, sent.task.client, sent.task.task};
     if (sent.answers()) {
-      sent.task.pace = Pace{sent.leaves() + sent.download - shift_, sent.compute};
-      pool_.submit(sent.task, sent.payload, rate(sent));
+      const Pace pace{sent.leaves() + sent.download - shift_, sent.compute};
+      pool_.submit(client_job(sent.task, sent.payload, pace), rate(sent));
     }
     out_.emplace(key, std::move(sent));
   }
@@ -131,17 +131,17 @@ class PacedClock final : public Clock {
   }
 
   void take_answers() {
-    while (auto arrival = pool_.take()) {
-      auto node = out_.extract(Key{kLater, arrival->client, arrival->result.task});
+    while (const auto answer = pool_.take()) {
+      auto node = out_.extract(Key{kLater, answer->endpoint, answer->number});
       SentTask& sent = node.mapped();
       const Nanoseconds scheduled = sent.arrives();
       const Nanoseconds begun = sent.leaves() + sent.download;
-      sent.compute = std::max(sent.compute, *arrival->result.computed + shift_ - begun);
-      const Nanoseconds received = real_time_.at(arrival->received) + shift_;
+      sent.compute = std::max(sent.compute, *answer->computed + shift_ - begun);
+      const Nanoseconds received = real_time_.at(answer->received) + shift_;
       sent.upload = std::max(sent.upload, received - begun - sent.compute);
       sent.behind = sent.arrives() - scheduled;
       sent.known = true;
-      sent.arrival = std::move(*arrival);
+      sent.arrival = arrival_of(*answer);
       std::get<0>(node.key()) = sent.arrives();
       out_.insert(std::move(node));
     }

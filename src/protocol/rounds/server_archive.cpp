@@ -228,9 +228,10 @@ void RoundsServer::archive_tasks(Archive& archive) {
     d.outcome = outcome_called(outcome);
     a.value("staleness", d.staleness);
     archive_flags(a, "flags", {&d.waiting});
-    Pool::Arrival& arrival = d.sent.arrival;
+    Arrival& arrival = d.sent.arrival;
     archive_shared(a, "values", arrival.values, updates);
-    a.value("client", arrival.client);
+    std::int64_t answered_by = d.sent.answers() ? d.sent.task.client : 0;  // in older files too
+    a.value("client", answered_by);
     Bytes result;
     if (!a.loading()) {
       ClientResult equal = arrival.result;  // without what differs between equal runs

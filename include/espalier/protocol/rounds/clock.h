@@ -12,10 +12,11 @@
 #include <optional>
 #include <tuple>
 
+#include "espalier/engine/pool.h"
+#include "espalier/engine/real_time.h"
+#include "espalier/engine/resources.h"
+#include "espalier/protocol/rounds/client_job.h"
 #include "espalier/protocol/rounds/faults.h"
-#include "espalier/protocol/rounds/pace.h"
-#include "espalier/protocol/rounds/pool.h"
-#include "espalier/protocol/rounds/resources.h"
 
 namespace espalier {
 
@@ -37,7 +38,7 @@ struct SentTask {
   bool known = false;
   // With the answer:
   Nanoseconds finish = 0;
-  Pool::Arrival arrival;                ///< empty where the client does not answer
+  Arrival arrival;                      ///< empty where the client does not answer
   std::optional<Nanoseconds> behind{};  ///< in real time: what the host was late by
 
   bool answers() const { return !fate.crashes && !fate.vanishes; }

@@ -12,10 +12,10 @@
 #include <vector>
 
 #include "espalier/device/availability.h"
+#include "espalier/engine/evaluation.h"
+#include "espalier/engine/pool.h"
 #include "espalier/model/cost.h"
 #include "espalier/protocol/rounds/clock.h"
-#include "espalier/protocol/rounds/evaluator.h"
-#include "espalier/protocol/rounds/pool.h"
 #include "espalier/protocol/rounds/rules.h"
 #include "espalier/protocol/rounds/sampling.h"
 #include "espalier/protocol/rounds/window.h"

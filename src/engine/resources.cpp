@@ -1,4 +1,4 @@
-#include "espalier/protocol/rounds/resources.h"
+#include "espalier/engine/resources.h"
 
 #include <algorithm>
 #include <cmath>

@@ -1,4 +1,4 @@
-#include "espalier/protocol/rounds/pace.h"
+#include "espalier/engine/real_time.h"
 
 #include <algorithm>
 #include <cmath>

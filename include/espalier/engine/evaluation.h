@@ -9,7 +9,8 @@
 #include <string>
 #include <vector>
 
-#include "espalier/protocol/rounds/pool.h"
+#include "espalier/base/archive.h"
+#include "espalier/engine/pool.h"
 #include "espalier/train/evaluate.h"
 
 namespace espalier {
@@ -28,6 +29,9 @@ struct Evaluation {
 
   static constexpr double kNone = std::numeric_limits<double>::quiet_NaN();
 };
+
+/// Shards of calibrations and evaluations: ranges of batches of one version.
+void add_evaluation_jobs(JobKinds& kinds, const Experiment& experiment, const Config& config);
 
 class Evaluator {
  public:
@@ -65,11 +69,11 @@ class Evaluator {
     std::vector<std::vector<EvaluationSums>> sums;  // by batch, then by set
     std::int64_t evaluated = 0;                     // batches
   };
-  void take(const Shard& shard, ShardKind kind, const SharedBytes& payload);
+  void take_sums(const Answer& answer);
+  void take_moments(const Answer& answer);
   Running& hold(std::int64_t version, const Parameters& model);
   void calibrate(std::int64_t version, Running& running, bool urgent);
-  void take_moments(Running& running, const Shard& shard, const SharedBytes& payload);
-  void send(std::int64_t version, Running& running, ShardKind kind);
+  void send(std::int64_t version, const Running& running, JobKind kind);
   void retire(std::map<std::int64_t, Running>::iterator done);
   Evaluation combined(const Running& running, std::size_t set) const;
 

@@ -1,17 +1,108 @@
-#include "espalier/protocol/rounds/evaluator.h"
+#include "espalier/engine/evaluation.h"
 
 #include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <utility>
 
+#include "espalier/base/kill_point.h"
+
 namespace espalier {
+
+namespace {
+
+constexpr JobKind kCalibrate = job_kind("evaluation.calibrate");
+constexpr JobKind kEvaluate = job_kind("evaluation.evaluate");
+
+/// Batches [first, last).
+struct Batches {
+  std::int64_t first = 0;
+  std::int64_t last = 0;
+
+  SharedBytes encode() const {
+    ByteArchive archive;
+    Batches copy = *this;
+    copy.archive(archive);
+    return to_shared(archive.take());
+  }
+  static Batches decode(const Bytes& bytes) {
+    ByteArchive archive(bytes);
+    Batches batches;
+    batches.archive(archive);
+    return batches;
+  }
+
+ private:
+  void archive(Archive& archive) {
+    archive.value("first", first);
+    archive.value("last", last);
+  }
+};
+
+/// One batch after the other; the answer is the concatenation of what `run` gives of each.
+class ShardStepper final : public Stepper {
+ public:
+  using Run = std::function<std::vector<double>(const Parameters&, std::int64_t batch)>;
+  ShardStepper(const Experiment& experiment, const Job& job, Run run)
+      : head_(job.head), batches_(Batches::decode(*job.head)), run_(std::move(run)) {
+    const auto full = Submodel::full(*experiment.model.layout);
+    const auto dense = experiment.plans->geometry(full, Packing::dense);
+    model_ = Parameters(experiment.plans->geometry(full, Packing::aligned));
+    experiment.plans->plan(*dense, model_.geometry())
+        ->copy(reinterpret_cast<const float*>(job.payload->data()), model_.data());
+    next_ = batches_.first;
+  }
+  bool step() override {
+    kill_point("evaluation.batch");
+    const std::vector<double> result = run_(model_, next_);
+    results_.insert(results_.end(), result.begin(), result.end());
+    return ++next_ < batches_.last;
+  }
+  Output finish() override {
+    Bytes bytes(results_.size() * sizeof(double));
+    std::memcpy(bytes.data(), results_.data(), bytes.size());
+    return {head_, to_shared(std::move(bytes))};
+  }
+  std::int64_t steps() const override { return batches_.last - batches_.first; }
+  std::int64_t steps_done() const override { return next_ - batches_.first; }
+
+ private:
+  SharedBytes head_;
+  Batches batches_;
+  Run run_;
+  Parameters model_;
+  std::int64_t next_ = 0;
+  std::vector<double> results_;
+};
+
+}  // namespace
+
+void add_evaluation_jobs(JobKinds& kinds, const Experiment& experiment, const Config& config) {
+  const EvaluationPlan plan = evaluation_plan(config, experiment);
+  const auto calibrate = [&experiment, plan](const Parameters& model, std::int64_t batch) {
+    return calibrate_batch(experiment, plan, model, batch);
+  };
+  const auto evaluate = [&experiment, plan](const Parameters& model, std::int64_t batch) {
+    std::vector<double> four_each;  // of each set
+    for (const EvaluationSums& sums : evaluate_batch(experiment, plan, model, batch)) {
+      four_each.insert(four_each.end(),
+                       {static_cast<double>(sums.samples), sums.loss,
+                        static_cast<double>(sums.top1), static_cast<double>(sums.top5)});
+    }
+    return four_each;
+  };
+  kinds.add(kCalibrate, [&experiment, calibrate](const Job& job) {
+    return std::make_unique<ShardStepper>(experiment, job, calibrate);
+  });
+  kinds.add(kEvaluate, [&experiment, evaluate](const Job& job) {
+    return std::make_unique<ShardStepper>(experiment, job, evaluate);
+  });
+}
 
 Evaluator::Evaluator(const Experiment& experiment, const Config& config, Pool& pool)
     : experiment_(experiment), plan_(evaluation_plan(config, experiment)), pool_(pool) {
-  pool_.on_evaluation([this](const Shard& shard, ShardKind kind, const SharedBytes& payload) {
-    take(shard, kind, payload);
-  });
+  pool_.on_answer(kCalibrate, [this](const Answer& answer) { take_moments(answer); });
+  pool_.on_answer(kEvaluate, [this](const Answer& answer) { take_sums(answer); });
 }
 
 void Evaluator::start(std::int64_t version, Nanoseconds time, const Parameters& model) {
@@ -19,7 +110,7 @@ void Evaluator::start(std::int64_t version, Nanoseconds time, const Parameters& 
   running.time = time;
   running.is_evaluated = true;
   if (running.is_calibrated) {
-    send(version, running, ShardKind::evaluate);
+    send(version, running, kEvaluate);
   } else {
     calibrate(version, running, false);
   }
@@ -50,7 +141,7 @@ void Evaluator::calibrate(std::int64_t version, Running& running, bool urgent) {
   if (running.is_urgent || (running.is_sent && !urgent)) return;
   running.is_sent = true;
   running.is_urgent = urgent;
-  send(version, running, ShardKind::calibrate);
+  send(version, running, kCalibrate);
 }
 
 const Parameters* Evaluator::calibrated(std::int64_t version) const {
@@ -79,21 +170,37 @@ void Evaluator::archive(Archive& archive, const Parameters& model) {
   }
 }
 
-void Evaluator::send(std::int64_t version, Running& running, ShardKind kind) {
+/// Cuts the batches into one shard for each rank.
+void Evaluator::send(std::int64_t version, const Running& running, JobKind kind) {
   const auto dense = experiment_.plans->geometry(running.model.submodel(), Packing::dense);
   auto values = std::make_shared<Bytes>(static_cast<std::size_t>(dense->size()) * sizeof(float));
   experiment_.plans->plan(running.model.geometry(), *dense)
-      ->copy(std::as_const(running.model).data(), reinterpret_cast<float*>(values->data()));
-  pool_.evaluate(version, kind,
-                 kind == ShardKind::calibrate ? plan_.calibration_batches() : plan_.test_batches(),
-                 std::move(values), kind == ShardKind::calibrate && running.is_urgent);
+      ->copy(running.model.data(), reinterpret_cast<float*>(values->data()));
+  Job job;
+  job.kind = kind;
+  job.number = job.version = version;
+  job.urgency = kind == kCalibrate && running.is_urgent ? Urgency::first : Urgency::idle;
+  job.payload = std::move(values);
+  const std::int64_t batches =
+      kind == kCalibrate ? plan_.calibration_batches() : plan_.test_batches();
+  const std::int64_t ranks = pool_.places();
+  for (std::int64_t i = 0; i < ranks; ++i) {
+    const Batches shard{batches * i / ranks, batches * (i + 1) / ranks};
+    if (shard.first == shard.last) continue;
+    job.head = shard.encode();
+    pool_.submit_to(i, job);
+  }
 }
 
 /// Of batches that are not known yet.
-void Evaluator::take_moments(Running& running, const Shard& shard, const SharedBytes& payload) {
-  const std::int64_t batches = shard.last - shard.first;
-  const std::size_t each = payload->size() / sizeof(double) / static_cast<std::size_t>(batches);
-  const std::byte* next = payload->data();
+void Evaluator::take_moments(const Answer& answer) {
+  const auto known = running_.find(answer.number);
+  if (known == running_.end() || known->second.is_calibrated) return;
+  Running& running = known->second;
+  const Batches shard = Batches::decode(*answer.head);
+  const std::size_t each =
+      answer.payload->size() / sizeof(double) / static_cast<std::size_t>(shard.last - shard.first);
+  const std::byte* next = answer.payload->data();
   for (std::int64_t b = shard.first; b < shard.last; ++b, next += each * sizeof(double)) {
     auto& moments = running.moments[static_cast<std::size_t>(b)];
     moments.resize(each);
@@ -102,24 +209,18 @@ void Evaluator::take_moments(Running& running, const Shard& shard, const SharedB
   if (std::ranges::any_of(running.moments, [](const auto& m) { return m.empty(); })) return;
   set_statistics(running.model, running.moments);
   running.is_calibrated = true;
-  if (running.is_evaluated) send(shard.version, running, ShardKind::evaluate);
+  if (running.is_evaluated) send(answer.number, running, kEvaluate);
 }
 
-void Evaluator::take(const Shard& shard, ShardKind kind, const SharedBytes& payload) {
-  const auto known = running_.find(shard.version);
-  if (kind == ShardKind::calibrate) {
-    if (known != running_.end() && !known->second.is_calibrated) {
-      take_moments(known->second, shard, payload);
-    }
-    return;
-  }
-  Running& running = running_.at(shard.version);
+void Evaluator::take_sums(const Answer& answer) {
+  Running& running = running_.at(answer.number);
+  const Batches shard = Batches::decode(*answer.head);
   const std::int64_t batches = shard.last - shard.first;
   const std::size_t sets = evaluated_sets(experiment_.model).size();
   double four[4];
-  ESPALIER_CHECK(payload->size() == static_cast<std::size_t>(batches) * sets * sizeof(four),
-                 "evaluation shard of {} bytes", payload->size());
-  const std::byte* next = payload->data();
+  ESPALIER_CHECK(answer.payload->size() == static_cast<std::size_t>(batches) * sets * sizeof(four),
+                 "evaluation shard of {} bytes", answer.payload->size());
+  const std::byte* next = answer.payload->data();
   for (std::int64_t b = 0; b < batches; ++b) {
     auto& batch = running.sums[static_cast<std::size_t>(shard.first + b)];
     batch.clear();
