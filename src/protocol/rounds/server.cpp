@@ -426,6 +426,7 @@ void RoundsServer::deliver(SentTask sent) {
       window.release == Release::arrival || (window.stale == Stale::resend && too_stale);
   const std::int64_t client = d.sent.task.client;
   d.waiting = !on_arrival;
+  tell_failure(d);
   delivered_.push_back(std::move(d));
   const bool closes = counts && window_.observe(now_);
   busy_s_ += wall_seconds() - start;
