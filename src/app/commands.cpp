@@ -35,6 +35,8 @@ void print_rules() {
   print_items(all.methods);
   std::printf("\nsubmodel rules (method.submodel)\n");
   print_items(all.submodels);
+  std::printf("\nsearches (method.search), of submodel rules whose clients search\n");
+  print_items(all.searches);
   std::printf("\nwindows (method.window)\n");
   print_items(all.windows);
   std::printf("\nmerge rules (method.merge)\n");

@@ -2,6 +2,7 @@
 // agree that nothing is wrong; after that, a rank that fails ends the whole job.
 
 #include <ATen/Parallel.h>
+#include <fmt/ranges.h>
 #include <unistd.h>
 
 #include <chrono>
@@ -28,6 +29,7 @@
 #include "espalier/method/register.h"
 #include "espalier/protocol/rounds/server.h"
 #include "espalier/record/checkpoint.h"
+#include "espalier/record/outcome.h"
 #include "espalier/train/weights.h"
 
 namespace espalier {
@@ -49,48 +51,21 @@ Config read_config(const Request& request) {
   return config;
 }
 
-ClientRules client_rules(const RuleNames& names) {
-  ClientRules rules;
-  rules.objective = catalogue().objectives.get(names.objective).value;
-  if (!names.search.empty()) rules.search = catalogue().searches.get(names.search).value;
-  return rules;
-}
-
-/// Bounds of what a client holds while it does what it is assigned.
-struct Peaks {
-  std::int64_t search = 0;
-  TrainingCost training;
-  std::int64_t largest() const { return std::max(search, training.peak_bytes); }
-};
-
-Peaks peaks(const Experiment& e, const ServerRules& rules, const Assignment& assigned,
-            std::int64_t client) {
-  const std::int64_t batch = part_size(e.train, e.batch_of(client));
-  const Submodel& sent = assigned.submodel;
-  if (assigned.search == 0) return {0, task_cost(e, *rules.objective, sent, batch)};
-  // Found in a search, a submodel may be up to as large as what was sent.
-  const Submodel trained =
-      rules.search->size_is_known() ? rules.search->expected(e.model, sent, assigned.search) : sent;
-  return {search_cost(e, *rules.search, sent, batch).peak_bytes,
-          task_cost(e, *rules.objective, trained, batch)};
-}
-
-ServerRules build_rules(const RuleNames& names, const Config& config,
-                        const Experiment& experiment) {
-  const Catalogue& all = catalogue();
-  ServerRules rules;
-  rules.objective = all.objectives.get(names.objective).value(config);
-  rules.merge = all.merges.get(names.merge).value(config, experiment);
-  if (!names.search.empty()) rules.search = all.searches.get(names.search).value(config);
-  const PeakBytes peak = [&](const Assignment& assigned, std::int64_t client) {
-    return peaks(experiment, rules, assigned, client).largest();
-  };
-  rules.submodel = all.submodels.get(names.submodel).value(config, experiment, peak);
-  return rules;
-}
-
 std::string megabytes(std::int64_t bytes) {
   return formatted("{:.2f} MB", static_cast<double>(bytes) * 1e-6);
+}
+
+/// How many clients have too little memory for their first task, and what to do about it.
+std::string memory_line(const Experiment& e, const std::vector<std::int64_t>& too_small) {
+  if (too_small.empty()) {
+    return formatted("memory   all {} clients can hold their task", e.fleet->size());
+  }
+  std::set<std::string> classes;
+  for (const std::int64_t client : too_small) classes.insert(e.fleet->device(client).name);
+  return formatted(
+      "memory   {} of {} clients cannot hold their task ({}): give them more memory_mb, choose "
+      "smaller method.widths, or set clients.memory_fit = width",
+      too_small.size(), e.fleet->size(), fmt::join(classes, ", "));
 }
 
 /// `--check`: what would run, with the memory that each kind of client is expected to need.
@@ -108,6 +83,7 @@ void print_check(const Experiment& e, const RuleNames& names, const ServerRules&
   log_note(formatted("         {:<14} {:>6} {:>12} {:>12} {:>12}", "device", "share", "parameters",
                      "memory", "cap"));
   std::set<std::pair<std::string, std::uint64_t>> shown;
+  std::vector<std::int64_t> too_small;  // clients
   std::int64_t payloads = 0;
   std::int64_t states = 0;
   const bool keeps = e.train.optimizer_state == OptimizerState::keep;
@@ -115,22 +91,25 @@ void print_check(const Experiment& e, const RuleNames& names, const ServerRules&
     const SendMoment moment{client, 0, 0};
     const Assignment assigned = rules.submodel->choose(e, moment);
     const DeviceClass& device = e.fleet->device(client);
-    const Peaks bounds = peaks(e, rules, assigned, client);
+    const Peaks bounds = assignment_peaks(e, rules, assigned, client);
     const TrainingCost& cost = bounds.training;
     payloads += cost.message_bytes;
+    const std::int64_t cap = memory_bytes(device);
+    const bool fits = cap == 0 || bounds.largest() <= cap;
+    if (!fits) too_small.push_back(client);
     if (keeps) states += Optimizer::copies(e.train) * cost.message_bytes;
     if (!shown.emplace(device.name, assigned.submodel.hash()).second) continue;
-    const std::int64_t cap = memory_bytes(device);
     log_note(formatted(
         "         {:<14} {:>6.3g} {:>12} {:>12} {:>12}{}{}", device.name, assigned.share,
         cost.parameters, megabytes(cost.peak_bytes), cap > 0 ? megabytes(cap) : "-",
         bounds.search > 0 ? formatted("  {} while it searches", megabytes(bounds.search)) : "",
-        cap > 0 && bounds.largest() > cap ? "  too little memory" : ""));
+        fits ? "" : "  too little memory"));
   }
   // The model, its evaluated copy, and each client's payload, update and state: that before the
   // task, that after it, and the one to send next.
   log_note(formatted("server   {} at most, beside data and libraries",
                      megabytes(8 * values + 2 * payloads + 3 * states)));
+  log_note(memory_line(e, too_small));
 }
 
 /// Whether a person looks on. mpirun gives every program a terminal of its own, so below it
@@ -171,6 +150,11 @@ class Progress {
     if (live_) std::printf("\r\033[K");
     log_note(formatted("version {:>3}       loss {:.4f}   virtual {:>9.1f} s   {:>6.1f} s   {}",
                        e.version, e.loss, seconds(e.time), elapsed(), quality_));
+  }
+  void failure(const std::string& text) {
+    if (live_) std::printf("\r\033[K");
+    std::fflush(stdout);  // the warning goes to stderr
+    log_warning(text);
   }
   double elapsed() const {
     return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
@@ -233,17 +217,29 @@ RunFile restored_records(CheckpointReader& checkpoint, const RunDirectory& direc
   return RunFile::reopen(directory.run_file(), resolved);
 }
 
-std::string closing_line(const RunSummary& s, double wall, const std::filesystem::path& run) {
+/// " out_of_memory=12 rejected=3" of a run in which tasks failed. Those that the run's end cut off
+/// did not.
+std::string failures(const std::filesystem::path& run_file) {
+  std::string text;
+  for (const auto& [outcome, count] : count_outcomes(run_file)) {
+    const bool failed =
+        outcome != name_of(Outcome::merged) && outcome != name_of(Outcome::unfinished);
+    if (failed) text += formatted(" {}={}", outcome, count);
+  }
+  return text;
+}
+
+std::string closing_line(const RunSummary& s, double wall, const RunDirectory& directory) {
   const Evaluation last = s.last.value_or(Evaluation{});
   const std::string quality = std::isnan(last.perplexity)
                                   ? formatted("top1={:.4f}", last.top1)
                                   : formatted("perplexity={:.4f}", last.perplexity);
   return formatted(
       "done: rounds={} version={} {} loss={:.4f} virtual_s={:.3f} wall_s={:.1f} up_mb={:.3f} "
-      "down_mb={:.3f} run={}",
+      "down_mb={:.3f}{} run={}",
       s.rounds, s.version, quality, last.loss, seconds(s.time), wall,
       static_cast<double>(s.bytes_up) * 1e-6, static_cast<double>(s.bytes_down) * 1e-6,
-      run.string());
+      failures(directory.run_file()), directory.path().string());
 }
 
 /// Rank 0: serve until the rounds are done or a stop is asked for, then leave model and records.
@@ -257,15 +253,16 @@ int serve(const Experiment& experiment, const Config& config, const RuleNames& n
   Mailbox mailbox(mpi);
   std::unique_ptr<Worker> local;
   if (mpi.size() == 1) {
-    local = std::make_unique<Worker>(experiment, config, client_rules(names), mailbox, real_time);
+    local = std::make_unique<Worker>(experiment, config, client_rules(catalogue(), names), mailbox,
+                                     real_time);
   }
   Pool pool(mailbox, mpi.size(), local.get(), real_time != nullptr);
   RunFile records = checkpoint ? restored_records(*checkpoint, directory, resolved)
                                : RunFile(directory.run_file(), resolved);
   if (!checkpoint) record_clients(records, experiment);
 
-  RoundsServer server(experiment, config, build_rules(names, config, experiment), pool, records,
-                      std::move(model), std::move(availability), real_time);
+  RoundsServer server(experiment, config, build_rules(catalogue(), names, config, experiment), pool,
+                      records, std::move(model), std::move(availability), real_time);
   if (checkpoint) {
     checkpoint->read([&](Archive& archive) { server.archive(archive); });
     checkpoint.reset();
@@ -275,6 +272,7 @@ int serve(const Experiment& experiment, const Config& config, const RuleNames& n
   Progress progress(experiment.rounds, request.verbosity);
   server.on_round = [&](const RoundReport& report) { progress.round(report); };
   server.on_evaluation = [&](const Evaluation& evaluation) { progress.evaluation(evaluation); };
+  server.on_failure = [&](const std::string& text) { progress.failure(text); };
   const auto tell_loss = [](std::int64_t version) {
     set_loss(formatted("what came after version {} is lost", version));
   };
@@ -300,7 +298,7 @@ int serve(const Experiment& experiment, const Config& config, const RuleNames& n
     close_log();
     return kStoppedEarly;
   }
-  const std::string line = closing_line(summary, server.elapsed_s(), directory.path());
+  const std::string line = closing_line(summary, server.elapsed_s(), directory);
   directory.done(line);
   log_note(line);
   close_log();
@@ -380,7 +378,7 @@ int run_command(int* argc, char*** argv, const std::vector<std::string>& argumen
   std::optional<Availability> availability;
   attempt(failure, [&] {
     experiment.emplace(build_experiment(*config, request.check));
-    const ServerRules rules = build_rules(names, *config, *experiment);
+    const ServerRules rules = build_rules(catalogue(), names, *config, *experiment);
     window_settings(*config, *experiment->fleet, config->integer("clients.per_round"));
     if (mpi.rank() == 0) availability.emplace(*config, *experiment->fleet);
     if (mpi.rank() == 0) model = first_model(*config, *experiment);
@@ -416,7 +414,7 @@ int run_command(int* argc, char*** argv, const std::vector<std::string>& argumen
       }
     } else {
       Mailbox mailbox(mpi);
-      Worker(*experiment, *config, client_rules(names), mailbox, pace).run();
+      Worker(*experiment, *config, client_rules(catalogue(), names), mailbox, pace).run();
     }
   };
   attempt(failure, serve_or_train, formatted("rank {}: ", mpi.rank()));

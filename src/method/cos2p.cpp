@@ -305,9 +305,10 @@ void add_submodel_rule(Catalogue& c) {
                  "submodel masked_depth: and again so many tasks after its last search; 0 = never",
                  "", 0, 1e6});
   c.submodels.add("masked_depth", "leading blocks, and of each layer the units of a learned mask",
-                  [](const Config& config, const Experiment& experiment, const PeakBytes& peak) {
-                    return std::make_unique<MaskedDepth>(config, experiment, peak);
-                  });
+                  {[](const Config& config, const Experiment& experiment, const PeakBytes& peak) {
+                     return std::make_unique<MaskedDepth>(config, experiment, peak);
+                   },
+                   "masks"});
 }
 
 void add_objective(Catalogue& c) {
@@ -385,7 +386,6 @@ void register_cos2p(Catalogue& c) {
   add_merge(c);
   Method method;
   method.submodel = "masked_depth";
-  method.search = "masks";
   method.window = "semi_async";
   method.merge = "importance_drift";
   method.objective = "self_distillation";

@@ -88,9 +88,9 @@ void register_depthfl(Catalogue& c) {
                  "objective mutual_distillation: versions over which its weight rises to 1",
                  "versions", 1, 1e12});
   c.submodels.add("leading_blocks", "the leading blocks, by the client's share, at full width",
-                  [](const Config& config, const Experiment& experiment, const PeakBytes& peak) {
+                  {[](const Config& config, const Experiment& experiment, const PeakBytes& peak) {
                     return std::make_unique<LeadingBlocks>(config, experiment, peak);
-                  });
+                  }});
   c.objectives.add(
       "mutual_distillation", "cross-entropy of every classifier; all of them teach each other",
       [](const Config& config) { return std::make_unique<MutualDistillation>(config); });

@@ -19,14 +19,14 @@ void register_fedavg(Catalogue& c) {
   declare_average_options(c.options);
   declare_width_options(c.options);
   c.submodels.add("full", "every client trains the whole model",
-                  [](const Config& config, const Experiment&, const PeakBytes&) {
+                  {[](const Config& config, const Experiment&, const PeakBytes&) {
                     if (config.text("clients.memory_fit") == "width") {
                       throw InputError(
                           "clients.memory_fit = width needs a rule that cuts widths: set "
                           "method.submodel to static or rolling");
                     }
                     return std::make_unique<FullModel>();
-                  });
+                  }});
   c.windows.add("synchronous", "merge when all that are out have answered", [](const Config&) {
     return Defaults{{"window.min_updates", "0"}, {"window.release", "merged"}};
   });

@@ -23,9 +23,9 @@ class RollingUnits : public SubmodelRule {
 void register_fedrolex(Catalogue& c) {
   declare_width_options(c.options);
   c.submodels.add("rolling", "a window of units that moves by one each round",
-                  [](const Config& config, const Experiment& experiment, const PeakBytes& peak) {
+                  {[](const Config& config, const Experiment& experiment, const PeakBytes& peak) {
                     return std::make_unique<RollingUnits>(config, experiment, peak);
-                  });
+                  }});
   Method method;
   method.submodel = "rolling";
   method.merge = "masked_average";

@@ -85,9 +85,9 @@ void register_heterofl(Catalogue& c) {
   c.options.add({"method.masked_loss", OptionType::boolean, "true",
                  "classes that a client has not take no part in its loss, nor in the merge"});
   c.submodels.add("static", "the first units of every layer, by the client's width",
-                  [](const Config& config, const Experiment& experiment, const PeakBytes& peak) {
+                  {[](const Config& config, const Experiment& experiment, const PeakBytes& peak) {
                     return std::make_unique<LeadingUnits>(config, experiment, peak);
-                  });
+                  }});
   c.objectives.add("masked_cross_entropy",
                    "cross-entropy over the client's own classes, with scaler",
                    [](const Config& config) {

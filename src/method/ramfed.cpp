@@ -89,9 +89,9 @@ void register_ramfed(Catalogue& c) {
   c.options.add({"method.stagger_roll", OptionType::boolean, "false",
                  "submodel staggered: the windows move on by one unit each round"});
   c.submodels.add("staggered", "a window of units that begins at a place of the client's own",
-                  [](const Config& config, const Experiment& experiment, const PeakBytes& peak) {
+                  {[](const Config& config, const Experiment& experiment, const PeakBytes& peak) {
                     return std::make_unique<StaggeredWindows>(config, experiment, peak);
-                  });
+                  }});
   c.merges.add(
       "last_known",
       "mean over all clients of their last known differences (server memory: one model each)",

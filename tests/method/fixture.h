@@ -45,10 +45,8 @@ inline std::unique_ptr<Setting> make_setting(const std::string& text, const std:
   config.read_text(more, "the test's settings");
   const RuleNames names = choose_rules(catalogue(), config);
   Experiment experiment = build_experiment(config);
-  ClientRules rules;
-  rules.objective = catalogue().objectives.get(names.objective).value;
-  if (!names.search.empty()) rules.search = catalogue().searches.get(names.search).value;
-  return std::make_unique<Setting>(Setting{std::move(config), std::move(experiment), rules});
+  return std::make_unique<Setting>(
+      Setting{std::move(config), std::move(experiment), client_rules(catalogue(), names)});
 }
 
 struct TrainedTask {

@@ -1,5 +1,7 @@
 #include "espalier/protocol/rounds/catalogue.h"
 
+#include "espalier/train/task_cost.h"
+
 namespace espalier {
 
 void declare_method_options(OptionTable& table) {
@@ -9,8 +11,25 @@ void declare_method_options(OptionTable& table) {
   table.add({"method.merge", OptionType::text, "", "replaces the method's merge rule"});
   table.add({"method.objective", OptionType::text, "", "replaces the method's local objective"});
   table.add({"method.search", OptionType::text, "",
-             "replaces the method's search, of a submodel rule whose clients search"});
+             "replaces the search of a submodel rule whose clients search (masked_depth: masks)"});
 }
+
+namespace {
+
+/// A search that no client is ever asked for is a mistake, most likely in the submodel rule.
+void refuse_idle_search(const Catalogue& catalogue, const RuleNames& names) {
+  if (names.search.empty() || !catalogue.submodels.get(names.submodel).value.search.empty()) return;
+  std::string known;
+  for (const auto& item : catalogue.submodels.items()) {
+    if (!item.value.search.empty()) known += (known.empty() ? "" : " or ") + item.name;
+  }
+  throw InputError(formatted(
+      "method.search = {}: clients of method.submodel = {} do not search; leave method.search out, "
+      "or set method.submodel = {}",
+      names.search, names.submodel, known));
+}
+
+}  // namespace
 
 RuleNames choose_rules(const Catalogue& catalogue, Config& config) {
   const auto& [name, help, method] = catalogue.methods.get(config.text("method.name"));
@@ -23,16 +42,49 @@ RuleNames choose_rules(const Catalogue& catalogue, Config& config) {
                   chosen("method.window", method.window),
                   chosen("method.merge", method.merge),
                   chosen("method.objective", method.objective),
-                  chosen("method.search", method.search)};
+                  {}};
   for (const auto& [key, value] : method.defaults) config.set_default(key, value);
   for (const auto& [key, value] : catalogue.windows.get(names.window).value(config)) {
     config.set_default(key, value);
   }
-  catalogue.submodels.get(names.submodel);
+  names.search = chosen("method.search", catalogue.submodels.get(names.submodel).value.search);
   catalogue.merges.get(names.merge);
   catalogue.objectives.get(names.objective);
   if (!names.search.empty()) catalogue.searches.get(names.search);
+  refuse_idle_search(catalogue, names);
   return names;
+}
+
+ServerRules build_rules(const Catalogue& catalogue, const RuleNames& names, const Config& config,
+                        const Experiment& experiment) {
+  ServerRules rules;
+  rules.objective = catalogue.objectives.get(names.objective).value(config);
+  rules.merge = catalogue.merges.get(names.merge).value(config, experiment);
+  if (!names.search.empty()) rules.search = catalogue.searches.get(names.search).value(config);
+  const PeakBytes peak = [&](const Assignment& assigned, std::int64_t client) {
+    return assignment_peaks(experiment, rules, assigned, client).largest();
+  };
+  rules.submodel = catalogue.submodels.get(names.submodel).value.make(config, experiment, peak);
+  return rules;
+}
+
+ClientRules client_rules(const Catalogue& catalogue, const RuleNames& names) {
+  ClientRules rules;
+  rules.objective = catalogue.objectives.get(names.objective).value;
+  if (!names.search.empty()) rules.search = catalogue.searches.get(names.search).value;
+  return rules;
+}
+
+Peaks assignment_peaks(const Experiment& e, const ServerRules& rules, const Assignment& assigned,
+                       std::int64_t client) {
+  const std::int64_t batch = part_size(e.train, e.batch_of(client));
+  const Submodel& sent = assigned.submodel;
+  if (assigned.search == 0) return {0, task_cost(e, *rules.objective, sent, batch)};
+  // Found in a search, a submodel may be up to as large as what was sent.
+  const Submodel trained =
+      rules.search->size_is_known() ? rules.search->expected(e.model, sent, assigned.search) : sent;
+  return {search_cost(e, *rules.search, sent, batch).peak_bytes,
+          task_cost(e, *rules.objective, trained, batch)};
 }
 
 }  // namespace espalier

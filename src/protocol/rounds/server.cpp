@@ -189,7 +189,7 @@ void RoundsServer::save_if_due() {
 
 /// After a window without a single update: ends a run that cannot go on.
 void RoundsServer::refuse_barren_window() {
-  const auto rejected = [](const Delivered& d) { return d.outcome == "rejected"; };
+  const auto rejected = [](const Delivered& d) { return d.outcome == Outcome::rejected; };
   const bool on_purpose = std::ranges::all_of(
       delivered_, [&](const Delivered& d) { return !rejected(d) || d.sent.fate.not_finite; });
   const bool too_often = ++barren_ > kMostBarren;
@@ -392,40 +392,41 @@ void RoundsServer::deliver(SentTask sent) {
   d.staleness = version_ - d.sent.task.base_version;
   const WindowSettings& window = window_.settings();
   if (d.sent.fate.crashes) {
-    d.outcome = "crashed";
+    d.outcome = Outcome::crashed;
   } else if (d.sent.fate.vanishes) {
-    d.outcome = "unavailable";
+    d.outcome = Outcome::unavailable;
     const auto length = static_cast<double>(d.sent.finish - d.sent.sent);
     away_until_[d.sent.task.client] = now_ + std::llround(faults_.vanish_tasks() * length);
   } else if (result.out_of_memory) {
-    d.outcome = "out_of_memory";
+    d.outcome = Outcome::out_of_memory;
     too_large_[d.sent.task.client] = d.sent.task.submodel;
   } else if (!all_finite(*d.sent.arrival.values)) {
-    d.outcome = "rejected";
+    d.outcome = Outcome::rejected;
   } else if (window.stale == Stale::drop && window.max_staleness &&
              d.staleness > *window.max_staleness) {
-    d.outcome = "dropped_stale";
+    d.outcome = Outcome::dropped_stale;
   } else {
-    d.outcome = "merged";
+    d.outcome = Outcome::merged;
   }
   // A state that belongs to values which are not finite would spoil all later tasks.
-  if (!result.state.empty() && d.outcome != "rejected") {
+  if (!result.state.empty() && d.outcome != Outcome::rejected) {
     states_[d.sent.task.client] = result.state;
   }
   if (!result.found.empty()) {
     take_found(d.sent);
-    if (d.outcome != "rejected") {
+    if (d.outcome != Outcome::rejected) {
       const ClientTask& task = d.sent.task;
       rules_.submodel->observe(experiment_, {task.client, task.nth_task, task.base_version},
                                task.submodel);
     }
   }
-  const bool counts = d.outcome == "merged";
+  const bool counts = d.outcome == Outcome::merged;
   const bool too_stale = window.max_staleness && d.staleness > *window.max_staleness;
   const bool on_arrival =
       window.release == Release::arrival || (window.stale == Stale::resend && too_stale);
   const std::int64_t client = d.sent.task.client;
   d.waiting = !on_arrival;
+  tell_failure(d);
   delivered_.push_back(std::move(d));
   const bool closes = counts && window_.observe(now_);
   busy_s_ += wall_seconds() - start;
@@ -449,7 +450,7 @@ void RoundsServer::close_window() {
   std::vector<Update> updates;
   std::vector<Delivered*> sources;
   for (Delivered& d : delivered_) {
-    if (d.outcome == "merged") sources.push_back(&d);
+    if (d.outcome == Outcome::merged) sources.push_back(&d);
   }
   std::sort(sources.begin(), sources.end(), [](const Delivered* a, const Delivered* b) {
     return std::make_pair(a->sent.task.client, a->sent.task.task) <

@@ -3,14 +3,14 @@
 // adds its rules and itself here; method/register.cpp calls each file once. Nothing else in the
 // program names a method.
 
-#include <map>
+#include <algorithm>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "espalier/base/registry.h"
+#include "espalier/model/cost.h"
 #include "espalier/protocol/rounds/rules.h"
-#include "espalier/train/search.h"
 
 namespace espalier {
 
@@ -23,8 +23,14 @@ struct Method {
   std::string window = "synchronous";
   std::string merge = "average";
   std::string objective = "cross_entropy";
-  std::string search{};  ///< for assignments that ask for one
-  Defaults defaults{};   ///< further option defaults
+  Defaults defaults{};  ///< further option defaults
+};
+
+/// A submodel rule, and the rule of another sort that it cannot do without.
+struct SubmodelOffer {
+  SubmodelFactory make;
+  std::string search{};  ///< what its clients begin with, unless method.search says otherwise;
+                         ///< empty: they search for nothing
 };
 
 /// A named setting of the window: defaults for window.* options, which may depend on what the input
@@ -33,7 +39,7 @@ using WindowPreset = std::function<Defaults(const Config&)>;
 
 struct Catalogue {
   Registry<Method> methods{"method"};
-  Registry<SubmodelFactory> submodels{"submodel rule"};
+  Registry<SubmodelOffer> submodels{"submodel rule"};
   Registry<WindowPreset> windows{"window"};
   Registry<MergeFactory> merges{"merge rule"};
   Registry<ObjectiveFactory> objectives{"objective"};
@@ -44,12 +50,27 @@ struct Catalogue {
 /// The rules that a run uses, by name.
 struct RuleNames {
   std::string method, submodel, window, merge, objective;
-  std::string search;  ///< empty: none
+  std::string search;  ///< empty: no client searches
 };
 
 /// method.name, and one option for each sort of rule.
 void declare_method_options(OptionTable& table);
 /// Which rules the configuration asks for; brings the defaults of method and window into `config`.
+/// InputError where there is no such rule, or two of them cannot go together.
 RuleNames choose_rules(const Catalogue& catalogue, Config& config);
+/// Builds them: InputError where the model or the settings do not suit a rule. `experiment` must
+/// outlive the rules.
+ServerRules build_rules(const Catalogue& catalogue, const RuleNames& names, const Config& config,
+                        const Experiment& experiment);
+ClientRules client_rules(const Catalogue& catalogue, const RuleNames& names);
+
+/// Bounds of what a client holds while it does what it is assigned.
+struct Peaks {
+  std::int64_t search = 0;  ///< 0: it does not search
+  TrainingCost training;
+  std::int64_t largest() const { return std::max(search, training.peak_bytes); }
+};
+Peaks assignment_peaks(const Experiment& experiment, const ServerRules& rules,
+                       const Assignment& assigned, std::int64_t client);
 
 }  // namespace espalier

@@ -12,7 +12,7 @@
 #include "espalier/base/archive.h"
 #include "espalier/comm/mailbox.h"
 #include "espalier/train/experiment.h"
-#include "espalier/train/objective.h"
+#include "espalier/train/search.h"
 
 namespace espalier {
 
@@ -72,6 +72,15 @@ class MergeRule {
   virtual void merge(const Experiment& experiment, Parameters& model,
                      std::span<Update> updates) = 0;
   virtual void archive(Archive&) {}
+};
+
+/// The rules of one run, as its server needs them.
+struct ServerRules {
+  std::unique_ptr<SubmodelRule> submodel;
+  std::unique_ptr<MergeRule> merge;
+  // For what they cost only:
+  std::unique_ptr<LocalObjective> objective;
+  std::unique_ptr<SubmodelSearch> search;  ///< null: no client searches
 };
 
 /// Upper bound of the bytes that a client holds while it does what it is assigned.

@@ -8,6 +8,7 @@
 #include <memory>
 #include <optional>
 #include <set>
+#include <string>
 #include <unordered_map>
 #include <vector>
 
@@ -19,6 +20,7 @@
 #include "espalier/protocol/rounds/rules.h"
 #include "espalier/protocol/rounds/sampling.h"
 #include "espalier/protocol/rounds/window.h"
+#include "espalier/record/outcome.h"
 #include "espalier/record/run_file.h"
 #include "espalier/train/task_cost.h"
 
@@ -44,14 +46,6 @@ struct RunSummary {
   std::optional<std::string> stopped;  ///< why the run ended early, if it did
 };
 
-struct ServerRules {
-  std::unique_ptr<SubmodelRule> submodel;
-  std::unique_ptr<MergeRule> merge;
-  // For what they cost only:
-  std::unique_ptr<LocalObjective> objective;
-  std::unique_ptr<SubmodelSearch> search;  ///< null: no client searches
-};
-
 /// Bytes of an answer's head, without the client's state.
 std::int64_t answer_bytes();
 /// Seconds on this process's clock, from some moment on.
@@ -69,6 +63,8 @@ class RoundsServer {
 
   std::function<void(const RoundReport&)> on_round;
   std::function<void(const Evaluation&)> on_evaluation;
+  /// The first failure of its kind on a class of devices, in one sentence.
+  std::function<void(const std::string&)> on_failure;
   /// It is time to save: at this version, between two events.
   std::function<void(std::int64_t version)> on_checkpoint;
 
@@ -86,7 +82,7 @@ class RoundsServer {
   enum class Phase { search, training };
   struct Delivered {
     SentTask sent;
-    std::string outcome;
+    Outcome outcome = Outcome::merged;
     std::int64_t staleness = 0;
     double weight = 0;
     bool waiting = false;  // its client gets no new work before the merge
@@ -115,6 +111,7 @@ class RoundsServer {
   void charge(SentTask& sent, const Submodel& trained);
   void take_found(SentTask& sent);
   void deliver(SentTask sent);
+  void tell_failure(const Delivered& delivered);
   void release(std::int64_t client) { idle_.insert(client); }
   void release_waiting();
   void close_window();
@@ -150,7 +147,8 @@ class RoundsServer {
   std::vector<std::int64_t> tasks_of_;                        // sent so far, per client
   std::unordered_map<std::int64_t, Bytes> states_;
   std::unordered_map<std::int64_t, Submodel>
-      too_large_;  // what a client last ran out of memory with
+      too_large_;                                   // what a client last ran out of memory with
+  std::set<std::pair<std::string, Outcome>> told_;  // failures, by class of devices
   std::unique_ptr<Clock> clock_;
   std::vector<Delivered> delivered_;  // in this window, in order of events
   // Payloads of the current version, by submodel.
