@@ -18,6 +18,7 @@
 #include "espalier/model/cost.h"
 #include "espalier/record/compare.h"
 #include "espalier/record/software.h"
+#include "espalier/train/evaluate.h"
 #include "espalier/train/weights.h"
 
 namespace espalier {
@@ -201,6 +202,12 @@ int export_command(const std::vector<std::string>& arguments) {
     throw InputError(files[1] + " exists; choose another name or add --overwrite");
   }
   const StoredModel stored = read_stored_model(files[0], all_options());
+  if (lacks_statistics(stored.values)) {
+    throw OutputError(formatted(
+        "{} has no norm statistics: its run was stopped before they were computed; start the run "
+        "again, or export another checkpoint",
+        files[0]));
+  }
   const std::vector<NamedTensor> tensors = named_tensors(stored.values);
   write_safetensors(files[1], tensors);
   std::printf("%s: %s, %zu tensors, %lld values\n", files[1].c_str(), stored.model.name.c_str(),

@@ -135,6 +135,7 @@ Dataset load(const Config& config, const fs::path& folder) {
                        train_path.string(), kTrainingRows, test_path.string(), tests));
   }
   const std::vector<std::int32_t> token_of = words.tokens(dataset.shape.vocabulary);
+  dataset.words = words.list(dataset.shape.vocabulary);
   dataset.train = make_split(source, 0, limited(training, limit.train), length, token_of);
   dataset.test = make_split(test, first_test, limited(tests, limit.test), length, token_of);
   return dataset;

@@ -250,17 +250,23 @@ Normalisation given(const Config& config, std::int64_t channels) {
   return result;
 }
 
-Affine make_affine(const Array& x, const std::vector<std::int64_t>& shape,
-                   const std::vector<std::uint32_t>& rows, const Config& config) {
+Normalisation choose_normalisation(const Array& x, const std::vector<std::int64_t>& shape,
+                                   const std::vector<std::uint32_t>& rows, const Config& config) {
   const double unit = x.element == Element::u8 ? 1.0 / 255 : 1.0;
   const std::int64_t channels = shape[0];
   const std::string kind = config.text("data.normalise");
-  if (kind == "none") return {{unit}, {0}};
-  const Normalisation values =
+  if (kind == "none") return {{}, {}, unit};
+  Normalisation values =
       kind == "given" ? given(config, channels) : computed(x, unit, channels, rows);
+  values.unit = unit;
+  return values;
+}
+
+Affine affine_of(const Normalisation& values) {
+  if (values.mean.empty()) return {{values.unit}, {0}};
   Affine affine;
   for (std::size_t c = 0; c < values.mean.size(); ++c) {
-    affine.scale.push_back(unit / values.deviation[c]);
+    affine.scale.push_back(values.unit / values.deviation[c]);
     affine.shift.push_back(-values.mean[c] / values.deviation[c]);
   }
   return affine;
@@ -386,7 +392,10 @@ Dataset make_dataset(const std::string& name, const ArraySet& arrays, const Conf
   }
   shape.sample = samples->shape;
   Rows rows = split_rows(arrays, config);
-  if (!tokens) samples->affine = make_affine(x, samples->shape, rows.train, config);
+  if (!tokens) {
+    dataset.normalisation = choose_normalisation(x, samples->shape, rows.train, config);
+    samples->affine = affine_of(dataset.normalisation);
+  }
   if (arrays.client) {
     const std::vector<std::int32_t> client =
         small_numbers(*arrays.client, "clients", std::numeric_limits<std::int32_t>::max());

@@ -91,6 +91,7 @@ Dataset load(const Kind& kind, const Config& config, const fs::path& folder) {
   const fs::path inner = folder / kind.folder;
   const fs::path& place = is_there(inner) ? inner : folder;
   Dataset dataset{kind.name, {{3, 32, 32}, kind.classes}, nullptr, nullptr, {}};
+  dataset.normalisation = kind.normalisation;
   Samples train;
   std::string absent;
   for (const std::string& name : kind.train_files) {

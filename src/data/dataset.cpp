@@ -2,6 +2,7 @@
 
 #include <cstdlib>
 
+#include "espalier/base/archive.h"
 #include "splits.h"
 
 namespace espalier {
@@ -156,6 +157,18 @@ void declare_data_options(OptionTable& table) {
                      "an evaluation.",
              .minimum = 1});
   for (const auto& item : data_sources().items()) item.value.declare(table);
+}
+
+void archive_format(Archive& archive, Dataset& data) {
+  DataShape& shape = data.shape;
+  archive.value("sample_shape", shape.sample);
+  archive.value("classes", shape.classes);
+  archive.value("vocabulary", shape.vocabulary);
+  archive_flags(archive, "next_token", {&shape.next_token});
+  archive.value("unit", data.normalisation.unit);
+  archive.value("mean", data.normalisation.mean);
+  archive.value("deviation", data.normalisation.deviation);
+  archive.value("words", data.words);
 }
 
 std::filesystem::path data_folder(const Config& config) {

@@ -130,6 +130,7 @@ Dataset load_idx_folder(const std::string& name, const std::vector<fs::path>& fo
                         const Normalisation& normalisation, Limits limits,
                         const std::string& advice) {
   Dataset dataset{name, {{1, kSide, kSide}, kClasses}, nullptr, nullptr, {}};
+  dataset.normalisation = normalisation;
   dataset.train = load_split(folders, "train", normalisation, limits.train, advice, dataset.files);
   dataset.test = load_split(folders, "t10k", normalisation, limits.test, advice, dataset.files);
   return dataset;

@@ -23,12 +23,7 @@ inline std::int64_t limited(std::int64_t count, std::int64_t limit) {
   return limit > 0 ? std::min(count, limit) : count;
 }
 
-/// Bytes, planes of `shape[0]` channels per sample; a byte b of channel c becomes
-/// (b / 255 - mean[c]) / deviation[c].
-struct Normalisation {
-  std::vector<double> mean;
-  std::vector<double> deviation;
-};
+/// Bytes, planes of `shape[0]` channels per sample, normalised in units of 1 / 255.
 std::unique_ptr<Split> make_byte_split(std::vector<std::int64_t> shape,
                                        std::vector<std::uint8_t> pixels,
                                        std::vector<std::uint8_t> labels,

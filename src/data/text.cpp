@@ -48,13 +48,15 @@ void cut(Dataset& dataset, std::shared_ptr<const void> owner, std::span<const T>
 }
 
 /// The vocabulary is that of the training part.
-std::vector<std::int32_t> word_tokens(std::string_view text, std::int64_t vocabulary) {
+std::vector<std::int32_t> word_tokens(std::string_view text, std::int64_t vocabulary,
+                                      std::string& list) {
   std::vector<std::int32_t> tokens;
   WordCounts words;
   for_each_word(text, [&](const std::string& word) { tokens.push_back(words.number(word)); });
   const std::int64_t training = training_part(static_cast<std::int64_t>(tokens.size()));
   for (std::int64_t i = 0; i < training; ++i) words.count(tokens[static_cast<std::size_t>(i)]);
   const std::vector<std::int32_t> token_of = words.tokens(vocabulary);
+  list = words.list(vocabulary);
   for (std::int32_t& token : tokens) token = token_of[static_cast<std::size_t>(token)];
   return tokens;
 }
@@ -71,8 +73,9 @@ Dataset load(const Config& config, const fs::path& folder) {
   if (config.text("data.tokens") == "bytes") {
     cut(dataset, file, bytes, config);
   } else {
-    const auto words = std::make_shared<const std::vector<std::int32_t>>(word_tokens(
-        {reinterpret_cast<const char*>(bytes.data()), bytes.size()}, dataset.shape.vocabulary));
+    const auto words = std::make_shared<const std::vector<std::int32_t>>(
+        word_tokens({reinterpret_cast<const char*>(bytes.data()), bytes.size()},
+                    dataset.shape.vocabulary, dataset.words));
     cut(dataset, words, std::span<const std::int32_t>(*words), config);
   }
   return dataset;

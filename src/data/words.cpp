@@ -39,23 +39,38 @@ std::int32_t WordCounts::number(const std::string& word) {
   return place->second;
 }
 
-std::vector<std::int32_t> WordCounts::tokens(std::int64_t vocabulary) const {
-  std::vector<const std::pair<const std::string, std::int32_t>*> ranked;
+/// Those that are counted, the most frequent first.
+std::vector<const WordCounts::Item*> WordCounts::ranked() const {
+  std::vector<const Item*> ranked;
   for (const auto& item : numbers_) {
     if (counts_[static_cast<std::size_t>(item.second)] > 0) ranked.push_back(&item);
   }
-  std::sort(ranked.begin(), ranked.end(), [this](const auto* a, const auto* b) {
+  std::sort(ranked.begin(), ranked.end(), [this](const Item* a, const Item* b) {
     const std::int64_t of_a = counts_[static_cast<std::size_t>(a->second)];
     const std::int64_t of_b = counts_[static_cast<std::size_t>(b->second)];
     return of_a != of_b ? of_a > of_b : a->first < b->first;
   });
+  return ranked;
+}
+
+std::vector<std::int32_t> WordCounts::tokens(std::int64_t vocabulary) const {
   std::vector<std::int32_t> tokens(counts_.size(), kUnknownToken);
   std::int32_t token = kFirstWordToken;
-  for (const auto* item : ranked) {
+  for (const Item* item : ranked()) {
     if (token >= vocabulary) break;
     tokens[static_cast<std::size_t>(item->second)] = token++;
   }
   return tokens;
+}
+
+std::string WordCounts::list(std::int64_t vocabulary) const {
+  std::string list = "<pad>\n<unk>";
+  std::int32_t token = kFirstWordToken;
+  for (const Item* item : ranked()) {
+    if (token++ >= vocabulary) break;
+    list += '\n' + item->first;
+  }
+  return list;
 }
 
 }  // namespace espalier

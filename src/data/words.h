@@ -29,8 +29,13 @@ class WordCounts {
   /// The token of each number: the words counted most often, ties in alphabetical order, get the
   /// tokens from 2 below `vocabulary`.
   std::vector<std::int32_t> tokens(std::int64_t vocabulary) const;
+  /// The words with these tokens, one a line from token 0: "<pad>", "<unk>", the most frequent.
+  std::string list(std::int64_t vocabulary) const;
 
  private:
+  using Item = std::pair<const std::string, std::int32_t>;
+  std::vector<const Item*> ranked() const;
+
   std::unordered_map<std::string, std::int32_t> numbers_;
   std::vector<std::int64_t> counts_;
 };

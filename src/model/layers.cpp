@@ -154,6 +154,9 @@ Layer norm(NormChoice choice, Layout& layout, int block, const std::string& name
       auto [batch_variance, batch_mean] = at::var_mean(x, others, /*unbiased=*/values > 1);
       (*context.statistics)[mean] = batch_mean;
       (*context.statistics)[variance] = batch_variance;
+      if (context.statistic_values) {
+        (*context.statistic_values)[mean] = (*context.statistic_values)[variance] = values;
+      }
     }
     return at::batch_norm(x, p[weight], p[bias], evaluate ? p[mean] : at::Tensor(),
                           evaluate ? p[variance] : at::Tensor(), !evaluate, /*momentum=*/0,

@@ -3,19 +3,36 @@
 #include <c10/core/GradMode.h>
 
 #include <algorithm>
-#include <numeric>
+#include <utility>
 
 namespace espalier {
 namespace {
 
-std::vector<std::int64_t> batch_indices(std::int64_t batch, std::int64_t size, std::int64_t total,
-                                        std::int64_t stride) {
-  const std::int64_t begin = batch * size;
-  std::vector<std::int64_t> indices(static_cast<std::size_t>(std::min(size, total - begin)));
-  for (std::size_t i = 0; i < indices.size(); ++i) {
-    indices[i] = (begin + static_cast<std::int64_t>(i)) * stride;
-  }
+/// begin, begin + stride, ...: `count` of them.
+std::vector<std::int64_t> spread(std::int64_t begin, std::int64_t count, std::int64_t stride) {
+  std::vector<std::int64_t> indices(static_cast<std::size_t>(count));
+  for (std::int64_t& index : indices) index = std::exchange(begin, begin + stride);
   return indices;
+}
+
+/// Where a norm's statistics lie.
+struct NormPlaces {
+  Geometry::Place mean;
+  Geometry::Place variance;
+};
+
+/// In the layout's order, in which a norm has its mean and then its variance.
+std::vector<NormPlaces> norms_of(const Geometry& geometry) {
+  std::vector<NormPlaces> norms;
+  bool is_mean = true;
+  for (std::size_t entry = 0; entry < geometry.layout().entries.size(); ++entry) {
+    if (geometry.layout().entries[entry].kind != Kind::statistic) continue;
+    const Geometry::Place& place = geometry.place(static_cast<int>(entry));
+    if (is_mean) norms.push_back({place, {}});
+    if (!is_mean) norms.back().variance = place;
+    is_mean = !is_mean;
+  }
+  return norms;
 }
 
 }  // namespace
@@ -24,6 +41,8 @@ void declare_evaluation_options(OptionTable& table) {
   table.add({"record.evaluate_every", OptionType::integer, "1",
              "evaluate the global model every so many rounds; the last version always", "rounds", 1,
              1e12});
+  table.add({"record.evaluate_first", OptionType::boolean, "false",
+             "evaluate version 0 too, before anything is trained"});
   table.add({"record.evaluate_batch", OptionType::integer, "500",
              "samples in an evaluation batch; part of the result's last bits", "", 1, 1e6});
 }
@@ -71,7 +90,8 @@ std::vector<std::string> evaluated_sets(const Model& model) {
 std::vector<EvaluationSums> evaluate_batch(const Experiment& experiment, const EvaluationPlan& plan,
                                            const Parameters& model_values, std::int64_t batch) {
   c10::NoGradGuard no_grad;
-  const auto indices = batch_indices(batch, plan.batch, plan.test_samples, 1);
+  const std::int64_t begin = batch * plan.batch;
+  const auto indices = spread(begin, std::min(plan.batch, plan.test_samples - begin), 1);
   const at::Tensor labels = experiment.data.test->labels(indices);
   std::vector<at::Tensor> exits;
   Context context;
@@ -90,46 +110,93 @@ std::vector<EvaluationSums> evaluate_batch(const Experiment& experiment, const E
   return sums;
 }
 
-std::vector<float> calibrate_batch(const Experiment& experiment, const EvaluationPlan& plan,
-                                   const Parameters& model_values, std::int64_t batch) {
+std::vector<double> calibrate_batch(const Experiment& experiment, const EvaluationPlan& plan,
+                                    const Parameters& model_values, std::int64_t batch) {
   c10::NoGradGuard no_grad;
   // Spread over all that is trained on, so that clients or classes in order give no skewed batch.
   const auto samples = experiment.partition->in_training();
   const std::int64_t stride = static_cast<std::int64_t>(samples.size()) / plan.calibration_samples;
-  auto indices = batch_indices(batch, plan.batch, plan.calibration_samples, stride);
+  const auto first_of = [&](std::int64_t b) {
+    return plan.calibration_samples * b / plan.calibration_batches();
+  };
+  auto indices = spread(first_of(batch) * stride, first_of(batch + 1) - first_of(batch), stride);
   for (std::int64_t& index : indices) index = samples[static_cast<std::size_t>(index)];
   const Layout& layout = *experiment.model.layout;
   std::vector<at::Tensor> statistics(layout.entries.size());
+  std::vector<std::int64_t> counts(layout.entries.size());
   Context context;
   context.mode = Mode::calibrate;
   context.statistics = &statistics;
+  context.statistic_values = &counts;
   forward(experiment.model, model_values, experiment.data.train->inputs(indices), context);
-  std::vector<float> values;
+  std::vector<double> moments;
+  bool is_mean = true;
   for (std::size_t entry = 0; entry < layout.entries.size(); ++entry) {
     if (layout.entries[entry].kind != Kind::statistic) continue;
     ESPALIER_CHECK(statistics[entry].defined(), "{} got no value", layout.entries[entry].name);
+    const auto count = static_cast<double>(counts[entry]);
+    if (is_mean) moments.push_back(count);
+    // The layer's variance is unbiased, but for a single value.
+    const double factor = is_mean ? 1 : count - 1;
     const at::Tensor flat = statistics[entry].contiguous();
-    const float* data = flat.const_data_ptr<float>();
-    values.insert(values.end(), data, data + flat.numel());
+    const float* const data = flat.const_data_ptr<float>();
+    for (std::int64_t i = 0; i < flat.numel(); ++i) moments.push_back(factor * data[i]);
+    is_mean = !is_mean;
   }
-  return values;
+  return moments;
 }
 
-void set_statistics(Parameters& model_values, const std::vector<std::vector<float>>& batches) {
+void set_statistics(Parameters& model_values, const std::vector<std::vector<double>>& batches) {
   if (batches.empty()) return;
-  std::size_t position = 0;
-  const Layout& layout = model_values.geometry().layout();
-  for (std::size_t entry = 0; entry < layout.entries.size(); ++entry) {
-    if (layout.entries[entry].kind != Kind::statistic) continue;
-    const Geometry::Place& place = model_values.geometry().place(static_cast<int>(entry));
-    for (std::int64_t i = 0; i < place.count; ++i, ++position) {
-      double sum = 0;
-      for (const auto& values : batches) sum += values[position];
-      model_values.data()[place.offset + i] =
-          static_cast<float>(sum / static_cast<double>(batches.size()));
+  std::size_t position = 0;  // of the norm's moments in each batch
+  for (const NormPlaces& norm : norms_of(model_values.geometry())) {
+    const auto channels = static_cast<std::size_t>(norm.mean.count);
+    float* const means = model_values.data() + norm.mean.offset;
+    float* const variances = model_values.data() + norm.variance.offset;
+    for (std::size_t channel = 0; channel < channels; ++channel) {
+      const std::size_t at = position + 1 + channel;
+      double count = 0, sum = 0, squares = 0;
+      for (const auto& moments : batches) {
+        count += moments[position];
+        sum += moments[position] * moments[at];
+      }
+      const double mean = sum / count;
+      for (const auto& moments : batches) {
+        const double difference = moments[at] - mean;
+        squares += moments[at + channels] + moments[position] * difference * difference;
+      }
+      means[channel] = static_cast<float>(mean);
+      variances[channel] = static_cast<float>(squares / std::max(1.0, count - 1));
     }
+    position += 1 + 2 * channels;
   }
   ESPALIER_CHECK(position == batches.front().size(), "statistics of another model");
+}
+
+void forget_statistics(Parameters& model_values) {
+  for (const NormPlaces& norm : norms_of(model_values.geometry())) {
+    std::fill_n(model_values.data() + norm.mean.offset, norm.mean.count, 0.0f);
+    std::fill_n(model_values.data() + norm.variance.offset, norm.variance.count, 1.0f);
+  }
+}
+
+bool lacks_statistics(const Parameters& model_values) {
+  const auto all = [&](const Geometry::Place& place, float value) {
+    const float* const data = model_values.data() + place.offset;
+    return std::all_of(data, data + place.count, [=](float v) { return v == value; });
+  };
+  const std::vector<NormPlaces> norms = norms_of(model_values.geometry());
+  return !norms.empty() && std::ranges::all_of(norms, [&](const NormPlaces& norm) {
+    return all(norm.mean, 0) && all(norm.variance, 1);
+  });
+}
+
+void copy_statistics(const Parameters& from, Parameters& to) {
+  for (const NormPlaces& norm : norms_of(to.geometry())) {
+    for (const Geometry::Place& place : {norm.mean, norm.variance}) {
+      std::copy_n(from.data() + place.offset, place.count, to.data() + place.offset);
+    }
+  }
 }
 
 }  // namespace espalier

@@ -9,6 +9,7 @@
 
 #include "espalier/base/log.h"
 #include "espalier/record/checkpoint.h"
+#include "espalier/train/evaluate.h"
 
 namespace espalier {
 namespace {
@@ -263,7 +264,9 @@ Matching match_all(const std::vector<NamedTensor>& tensors, const std::string& o
       continue;
     }
     own.clear();
-    if (!misfit[entry]) result.missing.push_back(geometry.layout().entries[entry].name);
+    const Entry& wanted = geometry.layout().entries[entry];
+    // Statistics are computed where they are lacking.
+    if (!misfit[entry] && wanted.kind != Kind::statistic) result.missing.push_back(wanted.name);
   }
   return result;
 }
@@ -281,9 +284,11 @@ void place_weights(const std::vector<NamedTensor>& tensors, const std::string& o
     if (!partial) throw DataError(what + "; model.init_partial = true would load the rest");
     log_warning(what + "; the rest is loaded");
   }
+  bool has_statistics = true;
   for (int block = 0; block < static_cast<int>(layout.blocks.size()); ++block) {
     for (std::size_t entry = 0; entry < layout.entries.size(); ++entry) {
       const std::vector<Placement>& sources = matching.sources[entry];
+      if (layout.entries[entry].kind == Kind::statistic && sources.empty()) has_statistics = false;
       if (layout.entries[entry].block != block || sources.empty()) continue;
       const Geometry::Place& place = geometry.place(static_cast<int>(entry));
       for (const Placement& source : sources) copy(source, place, model.data());
@@ -294,6 +299,7 @@ void place_weights(const std::vector<NamedTensor>& tensors, const std::string& o
       }
     }
   }
+  if (!has_statistics) forget_statistics(model);  // of some norms alone they are of no use
 }
 
 std::vector<NamedTensor> named_tensors(const Parameters& model) {
@@ -315,8 +321,17 @@ StoredModel read_stored_model(const std::filesystem::path& checkpoint, const Opt
   Config config(options);
   config.read_text(reader.config_text(), "the configuration in " + checkpoint.string());
   StoredModel stored;
-  const DataSource& source = data_sources().get(config.text("data.name")).value;
-  stored.model = build_model(config, source.shape(config));
+  stored.data.name = config.text("data.name");
+  if (reader.has("data")) {
+    reader.read([&](Archive& archive) {
+      archive.open("data");
+      archive_format(archive, stored.data);
+      archive.close();
+    });
+  } else {
+    stored.data.shape = data_sources().get(stored.data.name).value.shape(config);
+  }
+  stored.model = build_model(config, stored.data.shape);
   const Layout& layout = *stored.model.layout;
   stored.values = Parameters(std::make_shared<const Geometry>(
       stored.model.layout, Submodel::full(layout), Packing::aligned));

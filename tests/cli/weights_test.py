@@ -11,6 +11,13 @@ import safetensors.numpy
 
 from support import ProgramTest
 
+try:
+    import foreign
+    import torch
+    NO_TORCH = ""
+except ImportError as error:
+    NO_TORCH = f"PyTorch cannot be imported: {error}"
+
 MODEL = ("--model.name=lenet", "--model.norm=batch")
 
 
@@ -146,6 +153,296 @@ class WeightsTest(ProgramTest):
                             "x.safetensors")
         self.assert_refused(4, "cannot write", "export", checkpoint, "absent/x.safetensors")
 
+
+REAL_DATA = os.environ.get("ESPALIER_DATA", "")
+
+# Of every run below. The fourth merge is where it is killed.
+EXPORTED = """
+[run]
+rounds = 4
+[clients]
+count = 2
+[checkpoint]
+every = 1
+keep = 9
+[train]
+batch = 8
+[record]
+evaluate_batch = 32
+"""
+
+
+class StatisticsTest(ProgramTest):
+    """Norm statistics in checkpoints, and in what models start from."""
+
+    COMMON = (*MODEL, "--data.name=digits", "--data.train_limit=101", "--data.test_limit=60", "--clients.count=3",
+              "--clients.fleet=")
+    COUNT = 5
+
+    def model(self, run, version):
+        with h5py.File(os.path.join(run, "checkpoints", f"ckpt_{version:08}.h5")) as file:
+            return {name: values[()].tobytes() for name, values in file["model"].items()}
+
+    def test_each_checkpoint_has_those_of_its_version(self):
+        every = ("--checkpoint.every=1", "--checkpoint.keep=9", f"--run.rounds={self.COUNT}", *self.COMMON)
+        all_evaluated = self.run_ok("all", *every)
+        few = self.run_ok("few", *every, "--record.evaluate_every=4", ranks=3)
+        killed = self.espalier("run", self.input, "--run.name=killed", *every, "--record.evaluate_every=4",
+                               env={"ESPALIER_KILL_AT": "round.merged:4"})
+        self.assertEqual(killed.returncode, -9, killed.stderr)
+        resumed = self.run_ok("killed", *every, "--record.evaluate_every=4")
+        for version in range(1, self.COUNT + 1):
+            model = self.model(all_evaluated, version)
+            variances = numpy.frombuffer(model["norm3.running_var"], numpy.float32)
+            self.assertFalse((variances == 1).any())
+            for run in (few, resumed):
+                self.assertEqual(self.model(run, version), model, f"{run} {version}")
+        self.assertNotEqual(self.model(few, 1)["norm1.running_mean"], self.model(few, 2)["norm1.running_mean"])
+        self.assertEqual(list(self.column(few, "version", "evaluations")), [4, 5])
+
+    @unittest.skipIf(NO_TORCH, NO_TORCH)
+    def test_they_are_of_all_samples_where_batches_differ_in_size(self):
+        # A single client has the samples in their order.
+        run = self.run_ok("uneven", "--run.rounds=2", "--record.evaluate_batch=100", *self.COMMON, "--clients.count=1")
+        with h5py.File(self.checkpoint(run)) as file:
+            form = {name: value[()] for name, value in file["data"].items()}
+            stored = {name: value[()] for name, value in file["model"].items()}
+        net = foreign.LeNet()
+        shapes = net.state_dict()
+        net.load_state_dict({name: torch.from_numpy(values).reshape(shapes[name].shape)
+                             for name, values in stored.items()}, strict=False)
+        seen = {}
+        for name, module in net.named_modules():
+            if name.startswith("norm"):
+                module.register_forward_pre_hook(
+                    lambda _, inputs, name=name: seen.setdefault(name, []).append(inputs[0].detach()))
+        folder = os.path.join(os.environ["ESPALIER_INPUTS"], "digits")
+        ending = ".gz" if os.path.exists(os.path.join(folder, "train-labels-idx1-ubyte.gz")) else ""
+        images = foreign.idx(os.path.join(folder, "train-images-idx3-ubyte" + ending))[:101, None]
+        images = torch.from_numpy(foreign.normalised(images, form))
+        net = net.double().train()
+        for part in (images[:50], images[50:]):  # two batches, as equal as can be
+            net(part)
+        for name, inputs in seen.items():
+            values = torch.cat(inputs).transpose(0, 1).flatten(1)
+            for what, right in (("mean", values.mean(1)), ("var", values.var(1))):
+                numpy.testing.assert_allclose(stored[f"{name}.running_{what}"], right.numpy(), rtol=2e-5, atol=2e-6)
+
+    def test_a_run_that_is_stopped_has_them_or_says_that_it_has_none(self):
+        common = ("run", self.input, "--run.rounds=1000000", "--wall=00:00:01")
+        done = self.espalier(*common, "--run.name=stopped", *self.COMMON)
+        self.assertEqual(done.returncode, 85, done.stdout + done.stderr)
+        checkpoint = self.checkpoint(self.path("runs", "stopped"))
+        version = int(checkpoint[-11:-3])
+        straight = self.run_ok("straight", f"--run.rounds={version}", *self.COMMON)
+        self.assertEqual(self.model(self.path("runs", "stopped"), version), self.model(straight, version))
+
+        # 5,000 samples through this network take longer than a stop waits.
+        done = self.espalier(*common, "--run.name=large", "--data.name=digits", "--data.calibration=5000",
+                             "--model.name=cnn", "--model.norm=batch", "--model.channels=64,256", "--clients.fleet=",
+                             "--clients.count=100", "--clients.per_round=1", "--record.evaluate_every=1000",
+                             "--checkpoint.every=0")
+        self.assertEqual(done.returncode, 85, done.stdout + done.stderr)
+        checkpoint = self.checkpoint(self.path("runs", "large"))
+        self.assert_refused(4, "has no norm statistics", "export", checkpoint, "out.safetensors")
+        self.assertFalse(os.path.exists(self.path("out.safetensors")))
+
+    def test_version_0_is_evaluated_with_those_that_it_starts_from(self):
+        first = self.run_ok("first", "--run.rounds=3", *self.COMMON)
+        out = self.path("first.safetensors")
+        self.assertEqual(self.espalier("export", self.checkpoint(first), out).returncode, 0)
+        tensors = {name: values for name, values in safetensors.numpy.load_file(out).items() if "running" not in name}
+        bare = self.path("bare.safetensors")
+        safetensors.numpy.save_file(tensors, bare)
+        right = self.column(first, "loss", "evaluations")[-1]
+        for ranks, weights, own in ((1, out, True), (3, self.checkpoint(first), True), (1, bare, False)):
+            name = f"{ranks}-{own}"
+            # Other samples, which the statistics are measured anew on for version 1; the weights stay.
+            run = self.run_ok(name, f"--model.init={weights}", "--record.evaluate_first=true", "--run.rounds=1",
+                              "--train.lr=0", *self.COMMON, "--data.train_limit=400", ranks=ranks)
+            self.assertEqual(list(self.column(run, "version", "evaluations")), [0, 1])
+            self.assertEqual(self.column(run, "virtual_time_s", "evaluations")[0], 0)
+            losses = self.column(run, "loss", "evaluations")
+            self.assertEqual(losses[0] == right, own)
+            self.assertEqual(losses[0] == losses[1], not own)
+
+    def test_a_target_that_version_0_reaches_needs_no_training(self):
+        first = self.run_ok("good", "--run.rounds=12", *self.COMMON)
+        run = self.run_ok("none", f"--model.init={self.checkpoint(first)}", "--record.evaluate_first=true",
+                          "--run.target_accuracy=0.05", *self.COMMON)
+        self.assertEqual(list(self.column(run, "version", "evaluations")), [0])
+        self.assertEqual(len(self.column(run, "round", "rounds")), 0)
+
+
+@unittest.skipIf(NO_TORCH, NO_TORCH)
+class ExportTest(ProgramTest):
+    """For each source of data: what `export` writes, in a module of PyTorch's, has the recorded loss on test data that
+    were read without the program."""
+
+    def setUp(self):
+        super().setUp()
+        self.input = self.write("exported.ini", EXPORTED)
+        os.mkdir(self.path("data"))
+
+    def killed_and_resumed(self, *settings):
+        command = ("run", self.input, "--run.name=run", *settings)
+        killed = self.espalier(*command, env={"ESPALIER_KILL_AT": "round.merged:4"})
+        self.assertEqual(killed.returncode, -9, killed.stdout + killed.stderr)
+        before = sorted(os.listdir(self.path("runs", "run", "checkpoints")))
+        self.assertIn("ckpt_00000001.h5", before)
+        self.assertNotIn("ckpt_00000004.h5", before)
+        return self.run_ok("run", *settings)
+
+    def check(self, net, test_data, *settings):
+        """`test_data(form)`: inputs and labels, from what a checkpoint's group "data" holds."""
+        run = self.killed_and_resumed(*settings)
+        os.rename(self.path("data"), self.path("gone"))  # export needs the checkpoint alone
+        evaluations = self.table(run, "evaluations")
+        for version in (1, 4):
+            checkpoint = os.path.join(run, "checkpoints", f"ckpt_{version:08}.h5")
+            out = self.path(f"{version}.safetensors")
+            done = self.espalier("export", checkpoint, out)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            state = {name: torch.from_numpy(values)
+                     for name, values in safetensors.numpy.load_file(out).items()}
+            with h5py.File(checkpoint) as file:
+                form = {name: value[()] for name, value in file["data"].items()}
+            os.rename(self.path("gone"), self.path("data"))
+            inputs, labels = test_data(form)
+            os.rename(self.path("data"), self.path("gone"))
+            self.assertEqual(list(form["sample_shape"]), list(inputs.shape[1:]))
+            loss = foreign.mean_loss(foreign.loaded(net, state), inputs, labels)
+            recorded = evaluations["loss"][evaluations["version"] == version]
+            self.assertEqual(len(recorded), 1)
+            self.assertLess(abs(loss / recorded[0] - 1), 1e-5, f"version {version}: {loss} {recorded}")
+
+    def idx_test(self, folder, prefix, ending, limit):
+        def read(form):
+            images = foreign.idx(os.path.join(folder, f"{prefix}-images-idx3-ubyte{ending}"))[:limit]
+            labels = foreign.idx(os.path.join(folder, f"{prefix}-labels-idx1-ubyte{ending}"))[:limit]
+            return foreign.normalised(images[:, None], form), labels.astype(numpy.int64)
+        return read
+
+    def test_digits(self):
+        folder = os.path.join(os.environ["ESPALIER_INPUTS"], "digits")
+        ending = ".gz" if os.path.exists(os.path.join(folder, "t10k-labels-idx1-ubyte.gz")) else ""
+        self.check(foreign.LeNet(), self.idx_test(folder, "t10k", ending, 90), *MODEL,
+                   "--data.train_limit=130", "--data.test_limit=90")
+
+    @unittest.skipUnless(os.path.isdir(os.path.join(REAL_DATA, "mnist")), "ESPALIER_DATA has no mnist")
+    def test_mnist(self):
+        folder = os.path.join(REAL_DATA, "mnist")
+        self.check(foreign.Cnn(1, (4, 6), 10, 10, 28), self.idx_test(folder, "t10k", ".gz", 70),
+                   "--data.name=mnist", "--model.name=cnn", "--model.norm=batch", "--model.channels=4,6",
+                   "--model.features=10", "--data.train_limit=70", "--data.test_limit=70")
+
+    @unittest.skipUnless(os.path.isdir(os.path.join(REAL_DATA, "cifar-10-batches-bin")), "ESPALIER_DATA has no CIFAR-10")
+    def test_cifar10(self):
+        def read(form):
+            images, labels = foreign.cifar10(os.path.join(REAL_DATA, "cifar-10-batches-bin", "test_batch.bin"))
+            return foreign.normalised(images[:45], form), labels[:45]
+        self.check(foreign.ResNet18(4, 10), read, "--data.name=cifar10", "--model.name=resnet", "--model.width=4",
+                   "--data.train_limit=66", "--data.test_limit=45")
+
+    def test_synthetic(self):
+        self.check(foreign.Mlp(6, (9, 7), 3), lambda form: foreign.synthetic_test(3, 6, 3, 25, 0.5),
+                   "--data.name=synthetic", "--data.synthetic_shape=6", "--data.synthetic_classes=3", "--run.seed=3",
+                   "--data.synthetic_samples=125", "--data.synthetic_noise=0.5", "--model.name=mlp",
+                   "--model.hidden=9,7", "--model.norm=batch")
+
+    def test_arrays_of_bytes_in_npy_files(self):
+        random = numpy.random.default_rng(5)
+        labels = random.integers(0, 3, 150)
+        images = random.integers(0, 200, (150, 2, 8, 8)) + 20 * labels[:, None, None, None]
+        split = (random.random(150) < 0.3).astype(numpy.int64)
+        for name, values in (("x", images.astype(numpy.uint8)), ("y", labels), ("split", split)):
+            numpy.save(self.path("data", name + ".npy"), values)
+
+        def read(form):
+            train = images[split == 0] / 255
+            numpy.testing.assert_allclose(form["mean"], train.mean((0, 2, 3)), rtol=1e-12)
+            numpy.testing.assert_allclose(form["deviation"], train.std((0, 2, 3)), rtol=1e-12)
+            return foreign.normalised(images[split == 1], form), labels[split == 1]
+        self.check(foreign.Cnn(2, (3, 5), 8, 3, 8), read, "--data.name=arrays", "--data.dir=data",
+                   "--data.normalise=computed", "--model.name=cnn", "--model.norm=batch", "--model.channels=3,5",
+                   "--model.features=8")
+
+    def test_arrays_of_floats_in_hdf5(self):
+        random = numpy.random.default_rng(6)
+        labels = random.integers(0, 4, 120)
+        values = (random.normal(size=(120, 5)) + labels[:, None]).astype(numpy.float32)
+        split = (numpy.arange(120) % 3 == 0).astype(numpy.uint8)
+        with h5py.File(self.path("data", "arrays.h5"), "w") as file:
+            file["x"], file["y"], file["split"] = values, labels, split
+
+        def read(form):
+            self.assertEqual((form["unit"], form["classes"], len(form["mean"])), (1, 4, 0))
+            return values[split == 1], labels[split == 1]
+        self.check(foreign.Mlp(5, (11,), 4), read, "--data.name=arrays", "--data.dir=data", "--model.name=mlp",
+                   "--model.hidden=11", "--model.norm=batch")
+
+    def test_csv(self):
+        random = numpy.random.default_rng(7)
+        tables = {}
+        for name, rows in (("train", 90), ("test", 41)):
+            labels = random.integers(0, 2, rows)
+            values = random.normal(size=(rows, 4)) * [1, 10, 100, 0.1] + labels[:, None]
+            with open(self.path("data", name + ".csv"), "w") as file:
+                file.write("a,b,c,d,class\n")
+                for row, label in zip(values, labels):
+                    file.write(",".join(map(repr, map(float, row))) + f",{label}\n")
+            tables[name] = values.astype(numpy.float32), labels
+
+        def read(form):
+            numpy.testing.assert_allclose(form["mean"], tables["train"][0].mean(0, dtype=float), rtol=1e-12)
+            return foreign.normalised(tables["test"][0], form), tables["test"][1]
+        own = ("--data.name=csv", "--data.dir=data", "--data.file=train.csv", "--data.test_file=test.csv",
+               "--data.normalise=computed", "--model.name=mlp", "--model.hidden=12", "--model.norm=batch")
+        self.check(foreign.Mlp(4, (12,), 2), read, *own)
+        os.rename(self.path("gone"), self.path("data"))
+        self.run_ok("from-it", f"--model.init={self.checkpoint(self.path('runs', 'run'))}", *own)
+
+    def sentences(self, random, count):
+        words = ["".join(random.choice(list("abcdefgh"), random.integers(2, 6))) for _ in range(40)]
+        chosen = [words[min(39, int(random.exponential(8)))] for _ in range(count)]
+        return " ".join(word + random.choice(["", "", ".", ","]) for word in chosen)
+
+    GPT = ("--data.name=text", "--data.dir=data", "--data.file=text.txt", "--data.length=12", "--model.name=gpt",
+           "--model.embed=16", "--model.heads=2", "--model.depth=2", "--data.train_limit=60")
+
+    def test_text_of_bytes(self):
+        text = self.sentences(numpy.random.default_rng(8), 900)
+        self.write("data/text.txt", text)
+        rest = text.encode()[len(text) - len(text) // 10:]
+        self.check(foreign.Transformer(256, 12, 16, 2, 2, gpt=True), lambda form: foreign.windows(list(rest), 12),
+                   *self.GPT)
+
+    def test_text_of_words(self):
+        text = self.sentences(numpy.random.default_rng(9), 1200)
+        self.write("data/text.txt", text)
+        words = foreign.words_of(text)
+
+        def read(form):
+            vocabulary = form["words"][0].decode().split("\n")
+            self.assertEqual(len(vocabulary), 25)
+            self.assertEqual(vocabulary[2], max(vocabulary[2:], key=words[:len(words) - len(words) // 10].count))
+            return foreign.windows(foreign.encoded(words[len(words) - len(words) // 10:], vocabulary), 12)
+        self.check(foreign.Transformer(25, 12, 16, 2, 2, gpt=True), read, *self.GPT, "--data.tokens=words",
+                   "--data.vocabulary=25")
+
+    def test_ag_news(self):
+        random = numpy.random.default_rng(10)
+        for name, rows in (("train", 70), ("test", 33)):
+            lines = [f'"{i % 4 + 1}","{self.sentences(random, 3)}","{self.sentences(random, 6)}"\n' for i in range(rows)]
+            self.write(f"data/{name}.csv", "".join(lines))
+
+        def read(form):
+            vocabulary = form["words"][0].decode().split("\n")
+            self.assertEqual(form["vocabulary"], 30)
+            return foreign.ag_news(self.path("data", "test.csv"), 8, vocabulary)
+        self.check(foreign.Transformer(30, 8, 16, 2, 1, gpt=False, classes=4), read, "--data.name=agnews",
+                   "--data.dir=data", "--data.length=8", "--data.vocabulary=30", "--model.name=encoder",
+                   "--model.embed=16", "--model.heads=2", "--model.depth=1")
 
 if __name__ == "__main__":
     unittest.main()

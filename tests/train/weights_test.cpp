@@ -4,8 +4,12 @@
 
 #include <gtest/gtest.h>
 
+#include <filesystem>
 #include <limits>
 #include <numeric>
+
+#include "espalier/record/checkpoint.h"
+#include "espalier/train/evaluate.h"
 
 namespace espalier {
 namespace {
@@ -240,6 +244,79 @@ TEST(Weights, EveryEntryGoesOutUnderItsName) {
   for (const Entry& e : model.geometry().layout().entries) {
     EXPECT_EQ(entry(copy, e.name), entry(model, e.name)) << e.name;
   }
+}
+
+TEST(Weights, StatisticsAreTakenWholeOrNotAtAll) {
+  Layout l;
+  const int block = l.add_block("block");
+  for (const char* norm : {"norm1", "norm2"}) {
+    l.add_entry({formatted("{}.weight", norm), Kind::trainable, block, {plain(2)}, {}});
+    l.add_entry({formatted("{}.running_mean", norm), Kind::statistic, block, {plain(2)}, {}});
+    l.add_entry({formatted("{}.running_var", norm), Kind::statistic, block, {plain(2)}, {}});
+  }
+  const auto layout = std::make_shared<const Layout>(l);
+  std::vector<NamedTensor> tensors{
+      counted("norm1.weight", {2}, 1),       counted("norm1.running_mean", {2}, 3),
+      counted("norm1.running_var", {2}, 5),  counted("norm2.weight", {2}, 7),
+      counted("norm2.running_mean", {2}, 9), counted("norm2.running_var", {2}, 11)};
+  Parameters model = zeros(layout);
+  place_weights(tensors, "the file", false, model);
+  EXPECT_EQ(entry(model, "norm2.running_var"), (std::vector<float>{11, 12}));
+
+  tensors.pop_back();
+  place_weights(tensors, "the file", false, model);
+  EXPECT_TRUE(lacks_statistics(model)) << "those of some norms alone are of no use";
+  EXPECT_EQ(entry(model, "norm2.weight"), (std::vector<float>{7, 8}));
+}
+
+// A checkpoint of a run with `data` as its data, or of a release that kept no format.
+class StoredModels : public ::testing::Test {
+ protected:
+  StoredModels() {
+    declare_data_options(table_);
+    declare_model_options(table_);
+  }
+  ~StoredModels() override { std::filesystem::remove(path_); }
+
+  void write(const std::string& config, std::int64_t inputs, std::int64_t classes,
+             bool has_format) {
+    write_checkpoint(path_, config, [&](Archive& archive) {
+      archive.open("model");
+      for (const auto& [name, count] :
+           {std::pair("fc1.weight", 2 * inputs), std::pair("fc1.bias", std::int64_t{2}),
+            std::pair("fc2.weight", 2 * classes), std::pair("fc2.bias", classes)}) {
+        std::vector<float> values(static_cast<std::size_t>(count), 0.5f);
+        archive.value(name, std::span<float>(values));
+      }
+      archive.close();
+      if (!has_format) return;
+      Dataset data;
+      data.shape = {{inputs}, classes};
+      data.normalisation = {{1, 2}, {3, 4}, 1};
+      archive.open("data");
+      archive_format(archive, data);
+      archive.close();
+    });
+  }
+
+  OptionTable table_;
+  std::filesystem::path path_ = formatted("{}/stored_models.h5", ::testing::TempDir());
+};
+
+TEST_F(StoredModels, HaveTheShapeThatTheCheckpointHolds) {
+  write("[data]\nname = csv\n[model]\nname = mlp\nhidden = 2\n", 5, 3, true);
+  const StoredModel stored = read_stored_model(path_, table_);
+  EXPECT_EQ(stored.data.shape.sample, (std::vector<std::int64_t>{5}));
+  EXPECT_EQ(stored.data.normalisation.deviation, (std::vector<double>{3, 4}));
+  EXPECT_EQ(entry(stored.values, "fc1.weight"), std::vector<float>(10, 0.5f));
+}
+
+TEST_F(StoredModels, OfOldCheckpointsHaveTheDeclaredShape) {
+  const std::string model = "[model]\nname = mlp\nhidden = 2\n";
+  write("[data]\nname = digits\n" + model, 784, 10, false);
+  EXPECT_EQ(entry(read_stored_model(path_, table_).values, "fc1.weight").size(), 2 * 784u);
+  write("[data]\nname = csv\n" + model, 5, 3, false);
+  EXPECT_THROW(read_stored_model(path_, table_), DataError);
 }
 
 }  // namespace

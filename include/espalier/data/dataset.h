@@ -19,6 +19,8 @@
 
 namespace espalier {
 
+class Archive;
+
 /// One split (train or test) of samples with labels in [0, classes).
 class Split {
  public:
@@ -34,6 +36,14 @@ class Split {
   virtual at::Tensor labels(std::span<const std::int64_t> indices) const;
 };
 
+/// What a model gets for a number of channel c of a file: (number * unit - mean[c]) / deviation[c].
+/// Of features each is a channel. Both lists are empty where they would be 0 and 1.
+struct Normalisation {
+  std::vector<double> mean{};
+  std::vector<double> deviation{};
+  double unit = 1.0 / 255;  ///< that of bytes
+};
+
 struct Dataset {
   std::string name;
   DataShape shape;
@@ -42,7 +52,15 @@ struct Dataset {
   std::vector<std::string> files;  ///< which files were read, for the record and the user
   /// The client of each training sample, from 0, where the data says so; else empty.
   std::vector<std::int32_t> client_of{};
+  /// As used. None where samples are tokens, or numbers that are used as they are.
+  Normalisation normalisation{{}, {}, 1};
+  /// Where tokens are words: that of each token from 0, one a line.
+  std::string words{};
 };
+
+/// What a model of the data needs to be used without it: shape, normalisation and words, as values
+/// of their own.
+void archive_format(Archive& archive, Dataset& data);
 
 /// How to load one dataset; `shape` answers without the files (for --check with absent data).
 struct DataSource {

@@ -32,6 +32,8 @@ struct Context {
   /// Mode::calibrate: value of each statistic entry for this batch, at the entry's index (undefined
   /// for entries that are no statistics).
   std::vector<at::Tensor>* statistics = nullptr;
+  /// Mode::calibrate, if set: of how many values of the batch each of them is.
+  std::vector<std::int64_t>* statistic_values = nullptr;
   /// If set, receives each block's output, in order.
   std::vector<at::Tensor>* taps = nullptr;
   /// If set, receives the logits of the kept exits before the one that answers, in order; else they

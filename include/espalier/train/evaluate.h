@@ -25,6 +25,7 @@ struct EvaluationPlan {
   std::int64_t calibration_samples = 0;  ///< 0: the model has no statistics
 
   std::int64_t test_batches() const { return (test_samples + batch - 1) / batch; }
+  /// As equal in size as they can be, for each is normalised by its own statistics.
   std::int64_t calibration_batches() const { return (calibration_samples + batch - 1) / batch; }
 };
 void declare_evaluation_options(OptionTable& table);
@@ -41,11 +42,20 @@ std::vector<std::string> evaluated_sets(const Model& model);
 std::vector<EvaluationSums> evaluate_batch(const Experiment& experiment, const EvaluationPlan& plan,
                                            const Parameters& model_values, std::int64_t batch);
 
-/// Values of all statistic entries for one calibration batch, concatenated in entry order.
-std::vector<float> calibrate_batch(const Experiment& experiment, const EvaluationPlan& plan,
-                                   const Parameters& model_values, std::int64_t batch);
-/// Mean over batches, in batch order and double precision, into the statistic entries of
-/// `model_values`.
-void set_statistics(Parameters& model_values, const std::vector<std::vector<float>>& batches);
+/// Of each norm of the layout, in its order, one calibration batch's moments: the number of values
+/// of a channel, the channels' means, and their sums of squared differences from these.
+std::vector<double> calibrate_batch(const Experiment& experiment, const EvaluationPlan& plan,
+                                    const Parameters& model_values, std::int64_t batch);
+/// Mean and unbiased variance (PyTorch's running_var) of all values of all batches into the
+/// statistic entries of `model_values`. The batches may differ in size; they are combined in their
+/// order in double precision (Chan, Golub and LeVeque 1979).
+void set_statistics(Parameters& model_values, const std::vector<std::vector<double>>& batches);
+
+/// Norm statistics at their first values, mean 0 and variance 1, are those of no version.
+void forget_statistics(Parameters& model_values);
+/// Whether the model has statistics, and they are those of no version.
+bool lacks_statistics(const Parameters& model_values);
+/// From a model of the same geometry.
+void copy_statistics(const Parameters& from, Parameters& to);
 
 }  // namespace espalier

@@ -15,17 +15,21 @@ namespace espalier {
 /// model.init, model.init_partial.
 void declare_weight_options(OptionTable& table);
 
-/// The global model before round 0, aligned: initialise(), then what model.init holds. Needed where
-/// the global model lives only. DataError where the file cannot be used.
+/// The global model before round 0, aligned: initialise(), then what model.init holds, norm
+/// statistics included if it has any. Needed where the global model lives only. DataError where the
+/// file cannot be used.
 Parameters first_model(const Config& config, const Experiment& experiment);
 
-/// A model as its checkpoint holds it, statistics included, aligned.
+/// A model as its checkpoint holds it, aligned. Its statistics may be lacking (lacks_statistics),
+/// where the run was stopped before they were computed.
 struct StoredModel {
   Model model;
   Parameters values;
+  Dataset data;  ///< its format alone
 };
-/// Builds the model that the checkpoint's own configuration describes. OutputError for a file that
-/// is no sound checkpoint.
+/// Builds the model that the checkpoint's own configuration and data format describe. OutputError
+/// for a file that is no sound checkpoint. Those of old releases have no data format: shapes are
+/// then as declared, DataError where only the files tell them.
 StoredModel read_stored_model(const std::filesystem::path& checkpoint, const OptionTable& options);
 
 /// Every entry, by name, in the layout's order; reading copies from `model`, which must outlive

@@ -1,7 +1,9 @@
 #include "espalier/protocol/rounds/evaluator.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <utility>
 
 namespace espalier {
 
@@ -13,20 +15,54 @@ Evaluator::Evaluator(const Experiment& experiment, const Config& config, Pool& p
 }
 
 void Evaluator::start(std::int64_t version, Nanoseconds time, const Parameters& model) {
-  Running& running = running_[version];
+  Running& running = hold(version, model);
   running.time = time;
+  running.is_evaluated = true;
+  if (running.is_calibrated) {
+    send(version, running, ShardKind::evaluate);
+  } else {
+    calibrate(version, running, false);
+  }
+}
+
+void Evaluator::calibrate(std::int64_t version, const Parameters& model) {
+  if (calibrated(version) != nullptr || !lacks_statistics(model)) return;
+  calibrate(version, hold(version, model), true);
+}
+
+/// What is known of the version, or a copy of its model with nothing known of it.
+Evaluator::Running& Evaluator::hold(std::int64_t version, const Parameters& model) {
+  const auto [place, added] = running_.try_emplace(version);
+  Running& running = place->second;
+  if (!added) return running;
   running.model = Parameters(model.geometry_ptr());
   std::memcpy(running.model.data(), model.data(),
               static_cast<std::size_t>(model.geometry().size()) * sizeof(float));
-  running.statistics.resize(static_cast<std::size_t>(plan_.calibration_batches()));
+  running.is_calibrated = !lacks_statistics(model);
+  running.moments.resize(static_cast<std::size_t>(plan_.calibration_batches()));
   running.sums.resize(static_cast<std::size_t>(plan_.test_batches()));
-  send(version, running,
-       plan_.calibration_samples > 0 ? ShardKind::calibrate : ShardKind::evaluate);
+  return running;
+}
+
+/// Unless that is under way; what waits for an idle rank is sent again if it becomes urgent, and
+/// counts once.
+void Evaluator::calibrate(std::int64_t version, Running& running, bool urgent) {
+  if (running.is_urgent || (running.is_sent && !urgent)) return;
+  running.is_sent = true;
+  running.is_urgent = urgent;
+  send(version, running, ShardKind::calibrate);
+}
+
+const Parameters* Evaluator::calibrated(std::int64_t version) const {
+  if (version == last_version_) return &last_model_;
+  const auto known = running_.find(version);
+  return known != running_.end() && known->second.is_calibrated ? &known->second.model : nullptr;
 }
 
 void Evaluator::archive(Archive& archive, const Parameters& model) {
   std::vector<std::int64_t> versions, times;
   for (const auto& [version, running] : running_) {
+    if (!running.is_evaluated) continue;
     versions.push_back(version);
     times.push_back(running.time);
   }
@@ -50,28 +86,35 @@ void Evaluator::send(std::int64_t version, Running& running, ShardKind kind) {
       ->copy(std::as_const(running.model).data(), reinterpret_cast<float*>(values->data()));
   pool_.evaluate(version, kind,
                  kind == ShardKind::calibrate ? plan_.calibration_batches() : plan_.test_batches(),
-                 std::move(values));
+                 std::move(values), kind == ShardKind::calibrate && running.is_urgent);
+}
+
+/// Of batches that are not known yet.
+void Evaluator::take_moments(Running& running, const Shard& shard, const SharedBytes& payload) {
+  const std::int64_t batches = shard.last - shard.first;
+  const std::size_t each = payload->size() / sizeof(double) / static_cast<std::size_t>(batches);
+  const std::byte* next = payload->data();
+  for (std::int64_t b = shard.first; b < shard.last; ++b, next += each * sizeof(double)) {
+    auto& moments = running.moments[static_cast<std::size_t>(b)];
+    moments.resize(each);
+    std::memcpy(moments.data(), next, each * sizeof(double));
+  }
+  if (std::ranges::any_of(running.moments, [](const auto& m) { return m.empty(); })) return;
+  set_statistics(running.model, running.moments);
+  running.is_calibrated = true;
+  if (running.is_evaluated) send(shard.version, running, ShardKind::evaluate);
 }
 
 void Evaluator::take(const Shard& shard, ShardKind kind, const SharedBytes& payload) {
-  Running& running = running_.at(shard.version);
-  const std::int64_t batches = shard.last - shard.first;
+  const auto known = running_.find(shard.version);
   if (kind == ShardKind::calibrate) {
-    const std::size_t each = payload->size() / sizeof(float) / static_cast<std::size_t>(batches);
-    for (std::int64_t b = 0; b < batches; ++b) {
-      auto& values = running.statistics[static_cast<std::size_t>(shard.first + b)];
-      values.resize(each);
-      std::memcpy(values.data(),
-                  payload->data() + static_cast<std::size_t>(b) * each * sizeof(float),
-                  each * sizeof(float));
-    }
-    running.calibrated += batches;
-    if (running.calibrated == plan_.calibration_batches()) {
-      set_statistics(running.model, running.statistics);
-      send(shard.version, running, ShardKind::evaluate);
+    if (known != running_.end() && !known->second.is_calibrated) {
+      take_moments(known->second, shard, payload);
     }
     return;
   }
+  Running& running = running_.at(shard.version);
+  const std::int64_t batches = shard.last - shard.first;
   const std::size_t sets = evaluated_sets(experiment_.model).size();
   double four[4];
   ESPALIER_CHECK(payload->size() == static_cast<std::size_t>(batches) * sets * sizeof(four),
@@ -113,17 +156,28 @@ Evaluation Evaluator::combined(const Running& running, std::size_t set) const {
 
 std::vector<Evaluation> Evaluator::next() {
   std::vector<Evaluation> evaluations;
+  while (!running_.empty() && !running_.begin()->second.is_evaluated &&
+         running_.begin()->second.is_calibrated) {
+    retire(running_.begin());
+  }
   if (running_.empty()) return evaluations;
   const auto first = running_.begin();
-  if (first->second.evaluated < plan_.test_batches()) return evaluations;
+  if (!first->second.is_evaluated || first->second.evaluated < plan_.test_batches()) {
+    return evaluations;
+  }
   for (const std::string& set : evaluated_sets(experiment_.model)) {
     evaluations.push_back(combined(first->second, evaluations.size()));
     evaluations.back().version = first->first;
     evaluations.back().set = set;
   }
-  last_model_ = std::move(first->second.model);
-  running_.erase(first);
+  retire(first);
   return evaluations;
+}
+
+void Evaluator::retire(std::map<std::int64_t, Running>::iterator done) {
+  last_version_ = done->first;
+  last_model_ = std::move(done->second.model);
+  running_.erase(done);
 }
 
 }  // namespace espalier

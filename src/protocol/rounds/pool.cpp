@@ -88,10 +88,11 @@ std::optional<Pool::Arrival> Pool::take() {
   return std::move(arrived_.extract(arrived_.begin()).mapped());
 }
 
-void Pool::evaluate(std::int64_t version, ShardKind kind, std::int64_t batches, SharedBytes model) {
+void Pool::evaluate(std::int64_t version, ShardKind kind, std::int64_t batches, SharedBytes model,
+                    bool urgent) {
   const auto ranks = static_cast<std::int64_t>(ranks_.size());
   for (std::int64_t i = 0; i < ranks; ++i) {
-    const Shard shard{version, batches * i / ranks, batches * (i + 1) / ranks};
+    const Shard shard{version, batches * i / ranks, batches * (i + 1) / ranks, urgent};
     if (shard.first == shard.last) continue;
     Message message;
     message.type = MessageType::evaluate;

@@ -19,6 +19,8 @@ namespace {
 constexpr std::int64_t kMostWaits = 100000;
 // Times in a row that everybody at work may fail.
 constexpr std::int64_t kMostBarren = 100;
+// What a checkpoint at a stop waits for its norm statistics: after SIGTERM a rank has a second.
+constexpr double kPatienceAtStop_s = 0.3;
 
 /// True if every float is finite: an exponent of all ones is infinity or not a number.
 ESPALIER_WIDE bool all_finite(const Bytes& bytes) {
@@ -74,6 +76,7 @@ RoundsServer::RoundsServer(const Experiment& experiment, const Config& config, S
       faults_(config),
       availability_(std::move(availability)),
       evaluate_every_(config.integer("record.evaluate_every")),
+      evaluate_first_(config.boolean("record.evaluate_first")),
       checkpoint_every_(config.integer("checkpoint.every")),
       clock_(make_clock(config, *experiment.fleet, pool, real_time)) {
   clock_->settle = [this](SentTask& sent, const ClientResult& result) {
@@ -104,13 +107,15 @@ RunSummary RoundsServer::run() {
     if (owes_tasks_ && !reached_a_stop()) top_up();  // of a run that now is to be longer
   } else {
     window_.open(now_);
-    top_up();
+    if (evaluate_first_) evaluator_.start(version_, now_, model_);
+    if (evaluate_first_ && target_accuracy_) wait_for_evaluations();
+    if (!reached_a_stop()) top_up();
   }
   while (true) {
     summary_.stopped = stop_request();
     if (summary_.stopped) break;
-    save_if_due();
     try {
+      save_if_due();
       if (reached_a_stop()) {
         finish_evaluations();
         break;
@@ -120,6 +125,7 @@ RunSummary RoundsServer::run() {
       pool_.interrupt_when({});  // the next turn sees why
     }
   }
+  if (summary_.stopped) bring_statistics(kPatienceAtStop_s);
   if (on_checkpoint) on_checkpoint(version_);
   if (!summary_.stopped) record_unfinished();
   records_.flush();
@@ -161,7 +167,7 @@ void RoundsServer::wait_for_evaluations() {
   });
 }
 
-/// After the last round. The final model has the norm statistics of its evaluation.
+/// After the last round.
 void RoundsServer::finish_evaluations() {
   // Of a run that was to be longer when its last round ended.
   const bool known = last_evaluation_ && last_evaluation_->version == version_;
@@ -171,18 +177,35 @@ void RoundsServer::finish_evaluations() {
   pool_.interrupt_when([] { return stop_request().has_value(); });
   wait_for_evaluations();
   pool_.interrupt_when({});
-  const Parameters& evaluated = evaluator_.last_model();
-  if (last_evaluation_ && last_evaluation_->version == version_ && evaluated.flat().defined()) {
-    std::memcpy(model_.data(), evaluated.data(),
-                static_cast<std::size_t>(model_.geometry().size()) * sizeof(float));
-  }
+  bring_statistics();
+}
+
+/// Waits until the norm statistics of this version are known, for at most the given time if any,
+/// and puts them into the model.
+void RoundsServer::bring_statistics(std::optional<double> patience_s) {
+  if (!lacks_statistics(model_)) return;
+  evaluator_.calibrate(version_, model_);
+  const double until = wall_seconds() + patience_s.value_or(0);
+  const auto left_s = [&] { return std::max(0.0, until - wall_seconds()); };
+  if (!patience_s) pool_.interrupt_when([] { return stop_request().has_value(); });
+  pool_.wait_until(
+      [&] { return evaluator_.calibrated(version_) != nullptr || (patience_s && left_s() == 0); },
+      patience_s ? [&] { return std::chrono::nanoseconds(std::llround(left_s() * 1e9)); }
+                 : Pool::Patience());
+  pool_.interrupt_when({});
+  if (const Parameters* known = evaluator_.calibrated(version_)) copy_statistics(*known, model_);
+}
+
+bool RoundsServer::checkpoint_is_due() const {
+  return checkpoint_every_ > 0 && version_ % checkpoint_every_ == 0 && version_ != saved_version_ &&
+         version_ < experiment_.rounds;
 }
 
 void RoundsServer::save_if_due() {
-  const bool due = checkpoint_every_ > 0 && version_ % checkpoint_every_ == 0;
-  if (!due || version_ == saved_version_ || version_ >= experiment_.rounds) return;
-  saved_version_ = version_;
+  if (!checkpoint_is_due()) return;
   const double start = wall_seconds();
+  bring_statistics();
+  saved_version_ = version_;
   if (on_checkpoint) on_checkpoint(version_);
   saving_s_ += wall_seconds() - start;
 }
@@ -465,6 +488,7 @@ void RoundsServer::close_window() {
   }
   barren_ = 0;
   rules_.merge->merge(experiment_, model_, updates);
+  forget_statistics(model_);
   kill_point("round.merged");
   for (std::size_t i = 0; i < updates.size(); ++i) sources[i]->weight = updates[i].weight;
   ++version_;
@@ -473,15 +497,16 @@ void RoundsServer::close_window() {
   release_waiting();
   const bool last = version_ >= experiment_.rounds || (virtual_limit_ && now_ >= *virtual_limit_);
   const bool due = version_ % evaluate_every_ == 0;
-  const bool evaluate_first = target_accuracy_ && due;  // the next tasks may not be wanted
+  const bool wait_first = target_accuracy_ && due;  // the next tasks may not be wanted
   owes_tasks_ = true;
-  if (!last && !evaluate_first) top_up();  // records can wait, the ranks need not
+  if (!last && !wait_first) top_up();  // records can wait, the ranks need not
   record_round(updates);
   kill_point("round.recorded");
   delivered_.clear();
   window_.open(now_);
+  if (checkpoint_is_due()) evaluator_.calibrate(version_, model_);
   if (due || last) evaluator_.start(version_, now_, model_);
-  if (!evaluate_first) return;
+  if (!wait_first) return;
   wait_for_evaluations();
   if (!reached_a_stop()) top_up();
 }

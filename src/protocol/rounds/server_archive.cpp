@@ -137,6 +137,12 @@ void RoundsServer::archive(Archive& archive) {
   }
   archive.close();
 
+  if (!archive.loading()) {  // for those who use the model; the run has its data
+    archive.open("data");
+    archive_format(archive, const_cast<Dataset&>(experiment_.data));  // only read
+    archive.close();
+  }
+
   archive.open("server");
   archive.value("version", version_);
   archive.value("now", now_);

@@ -67,8 +67,12 @@ void RoundsServer::record_round(std::span<const Update> updates) {
       stale += d.staleness > 0 ? 1 : 0;
       staleness_sum += static_cast<double>(d.staleness);
       staleness_max = std::max(staleness_max, d.staleness);
-      loss_sum += result.train_loss * static_cast<double>(result.samples);
-      samples += result.samples;
+      // Of a search there is no loss.
+      const std::int64_t trained =
+          d.sent.task.search > 0 ? rules_.search->training(experiment_, d.sent.task.client).samples
+                                 : result.samples;
+      loss_sum += result.train_loss * static_cast<double>(trained);
+      samples += trained;
     } else {
       ++dropped;
     }

@@ -14,9 +14,8 @@ namespace {
 
 SharedBytes share(Bytes bytes) { return std::make_shared<const Bytes>(std::move(bytes)); }
 
-template <class T>
-SharedBytes share_values(const std::vector<T>& values) {
-  Bytes bytes(values.size() * sizeof(T));
+SharedBytes share_values(const std::vector<double>& values) {
+  Bytes bytes(values.size() * sizeof(double));
   std::memcpy(bytes.data(), values.data(), bytes.size());
   return share(std::move(bytes));
 }
@@ -29,6 +28,7 @@ Bytes Shard::encode() const {
   archive.value("version", copy.version);
   archive.value("first", copy.first);
   archive.value("last", copy.last);
+  archive_flags(archive, "urgent", {&copy.urgent});
   return archive.take();
 }
 
@@ -38,6 +38,7 @@ Shard Shard::decode(std::span<const std::byte> bytes) {
   archive.value("version", shard.version);
   archive.value("first", shard.first);
   archive.value("last", shard.last);
+  archive_flags(archive, "urgent", {&shard.urgent});
   return shard;
 }
 
@@ -98,7 +99,6 @@ void Worker::accept_shard(const Message& message) {
                         nullptr,
                         message.id,
                         0,
-                        {},
                         {}};
   evaluation.next = evaluation.shard.first;
   const auto full = Submodel::full(*experiment_.model.layout);
@@ -107,13 +107,16 @@ void Worker::accept_shard(const Message& message) {
   evaluation.model = std::make_shared<Parameters>(aligned);
   experiment_.plans->plan(*dense, *aligned)
       ->copy(reinterpret_cast<const float*>(message.payload->data()), evaluation.model->data());
-  shards_.push_back(std::move(evaluation));
+  const bool urgent = evaluation.shard.urgent;
+  shards_.insert(urgent ? shards_.begin() : shards_.end(), std::move(evaluation));
 }
 
 bool Worker::step() {
   // Shards wait for idle moments, but not for ever: one that is two versions late goes first.
-  const bool late = !shards_.empty() && shards_.front().shard.version + 1 < latest_base_;
-  if (late) return step_shard();
+  const auto goes_first = [this](const Shard& shard) {
+    return shard.urgent || shard.version + 1 < latest_base_;
+  };
+  if (!shards_.empty() && goes_first(shards_.front().shard)) return step_shard();
   return step_task() || step_shard();
 }
 
@@ -221,13 +224,13 @@ bool Worker::step_shard() {
     if (e.kind == ShardKind::evaluate) {
       for (const EvaluationSums& sums :
            evaluate_batch(experiment_, evaluation_plan_, *e.model, e.next)) {
-        e.sums.insert(e.sums.end(),
-                      {static_cast<double>(sums.samples), sums.loss, static_cast<double>(sums.top1),
-                       static_cast<double>(sums.top5)});
+        e.results.insert(e.results.end(),
+                         {static_cast<double>(sums.samples), sums.loss,
+                          static_cast<double>(sums.top1), static_cast<double>(sums.top5)});
       }
     } else {
       const auto values = calibrate_batch(experiment_, evaluation_plan_, *e.model, e.next);
-      e.statistics.insert(e.statistics.end(), values.begin(), values.end());
+      e.results.insert(e.results.end(), values.begin(), values.end());
     }
     ++e.next;
   }
@@ -237,8 +240,7 @@ bool Worker::step_shard() {
   message.subtype = static_cast<std::int32_t>(e.kind);
   message.id = e.id;
   message.head = share(e.shard.encode());
-  message.payload =
-      e.kind == ShardKind::evaluate ? share_values(e.sums) : share_values(e.statistics);
+  message.payload = share_values(e.results);
   mailbox_.send(0, std::move(message));
   shards_.pop_front();
   return true;

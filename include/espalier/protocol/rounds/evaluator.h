@@ -1,7 +1,8 @@
 #pragma once
 // Evaluations of the global model, spread over the ranks while training goes on: for each version,
-// first the norm statistics (where the model has any), then the test set; sums are combined in
-// batch order in double, so the result does not depend on ranks. They cost no virtual time.
+// first the norm statistics (where the model lacks them), then the test set; sums are combined in
+// batch order in double, so the result does not depend on ranks. They cost no virtual time. A
+// checkpoint needs the statistics alone, and waits for them: those shards go before all else.
 
 #include <limits>
 #include <map>
@@ -32,35 +33,51 @@ class Evaluator {
  public:
   Evaluator(const Experiment& experiment, const Config& config, Pool& pool);
 
-  /// Begins the evaluation of `model` as it is now (copied).
+  /// Begins the evaluation of `model` as it is now (copied). It is calibrated first where it lacks
+  /// statistics.
   void start(std::int64_t version, Nanoseconds time, const Parameters& model);
+  /// Begins to compute the norm statistics of `model`, before the ranks do anything else; nothing
+  /// where they are known.
+  void calibrate(std::int64_t version, const Parameters& model);
+  /// The latest version's model with its statistics in place; null while they are not known. Good
+  /// until anything else is called.
+  const Parameters* calibrated(std::int64_t version) const;
   /// The next finished evaluation in order of version, one item for each set; empty if there is
   /// none.
   std::vector<Evaluation> next();
   bool pending() const { return !running_.empty(); }
-  bool pending(std::int64_t version) const { return running_.contains(version); }
+  bool pending(std::int64_t version) const {
+    const auto known = running_.find(version);
+    return known != running_.end() && known->second.is_evaluated;
+  }
   /// Those under way; restored, they begin anew. `model` lends its geometry.
   void archive(Archive& archive, const Parameters& model);
-  /// The calibrated model of the last evaluation handed out by next(): statistics in place.
-  const Parameters& last_model() const { return last_model_; }
 
  private:
   struct Running {
     Nanoseconds time = 0;
     Parameters model;
-    std::vector<std::vector<float>> statistics;
-    std::int64_t calibrated = 0;                    // batches
+    bool is_evaluated = false;                      // or calibrated only
+    bool is_sent = false;                           // its calibration
+    bool is_urgent = false;                         // the same
+    bool is_calibrated = false;                     // the model has its statistics, or needs none
+    std::vector<std::vector<double>> moments;       // by calibration batch; empty until it is here
     std::vector<std::vector<EvaluationSums>> sums;  // by batch, then by set
     std::int64_t evaluated = 0;                     // batches
   };
   void take(const Shard& shard, ShardKind kind, const SharedBytes& payload);
+  Running& hold(std::int64_t version, const Parameters& model);
+  void calibrate(std::int64_t version, Running& running, bool urgent);
+  void take_moments(Running& running, const Shard& shard, const SharedBytes& payload);
   void send(std::int64_t version, Running& running, ShardKind kind);
+  void retire(std::map<std::int64_t, Running>::iterator done);
   Evaluation combined(const Running& running, std::size_t set) const;
 
   const Experiment& experiment_;
   EvaluationPlan plan_;
   Pool& pool_;
   std::map<std::int64_t, Running> running_;  // by version
+  std::int64_t last_version_ = -1;           // of those that were removed
   Parameters last_model_;
 };
 

@@ -50,8 +50,9 @@ class Pool {
   /// Any result that is here.
   std::optional<Arrival> take();
 
-  /// Cuts `batches` batches into one shard per rank and sends them.
-  void evaluate(std::int64_t version, ShardKind kind, std::int64_t batches, SharedBytes model);
+  /// Cuts `batches` batches into one shard per rank and sends them. `urgent`: as in Shard.
+  void evaluate(std::int64_t version, ShardKind kind, std::int64_t batches, SharedBytes model,
+                bool urgent);
   void on_evaluation(EvaluationHandler handler) { handler_ = std::move(handler); }
   /// Waits until `done()` holds, which it asks after every message, every step of work done here,
   /// and at the latest `patience()` after it last asked.

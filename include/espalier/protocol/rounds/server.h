@@ -73,8 +73,6 @@ class RoundsServer {
   std::int64_t version() const { return version_; }
   /// Seconds of work so far, those before a resume included.
   double elapsed_s() const { return wall_seconds() - wall_start_; }
-  /// The global model, with the norm statistics of its last evaluation.
-  Parameters& model() { return model_; }
   /// Everything that run() needs to go on. Before run(), or within on_checkpoint.
   void archive(Archive& archive);
 
@@ -91,6 +89,8 @@ class RoundsServer {
   void advance();
   void wait_for_evaluations();
   void finish_evaluations();
+  void bring_statistics(std::optional<double> patience_s = {});
+  bool checkpoint_is_due() const;
   void save_if_due();
   void archive_clients(Archive& archive);
   void archive_tasks(Archive& archive);
@@ -128,12 +128,13 @@ class RoundsServer {
   Pool& pool_;
   RunFile& records_;
   Evaluator evaluator_;
-  Parameters model_;
+  Parameters model_;  // its norm statistics are those of this version, or of none
   Window window_;
   Sampler sampler_;
   Faults faults_;
   Availability availability_;
   std::int64_t evaluate_every_;
+  bool evaluate_first_;  // version 0
   std::int64_t checkpoint_every_;
   std::optional<double> target_accuracy_;
   std::optional<Nanoseconds> virtual_limit_;

@@ -29,6 +29,7 @@ struct Shard {
   std::int64_t version = 0;
   std::int64_t first = 0;
   std::int64_t last = 0;  ///< one past the last batch
+  bool urgent = false;    ///< before anything else, for the server waits for it
   Bytes encode() const;
   static Shard decode(std::span<const std::byte> bytes);
 };
@@ -57,8 +58,8 @@ class Worker {
     std::shared_ptr<Parameters> model;
     std::int64_t id;
     std::int64_t next;
-    std::vector<double> sums;       // evaluate: samples, loss, top1, top5 of each batch and set
-    std::vector<float> statistics;  // calibrate
+    // evaluate: samples, loss, top1, top5 of each batch and set; calibrate: moments of each batch
+    std::vector<double> results;
   };
   struct Work {
     std::unique_ptr<ClientStepper> stepper;

@@ -1,0 +1,111 @@
+// Norm statistics out of the moments of batches.
+
+#include "espalier/train/evaluate.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+namespace espalier {
+namespace {
+
+/// Two batch norms, of 3 and 2 channels, with something to train before, between and behind.
+Parameters two_norms() {
+  Layout layout;
+  const int block = layout.add_block("block");
+  for (const std::int64_t width : {3, 2}) {
+    const Dimension channels = Layout::constant(width);
+    const std::string name = formatted("norm{}", width);
+    layout.add_entry({name + ".weight", Kind::trainable, block, {channels}, {}});
+    layout.add_entry({name + ".running_mean", Kind::statistic, block, {channels}, {}});
+    layout.add_entry({name + ".running_var", Kind::statistic, block, {channels}, {}});
+  }
+  auto shared = std::make_shared<const Layout>(std::move(layout));
+  const Submodel full = Submodel::full(*shared);
+  Parameters model(std::make_shared<const Geometry>(shared, full, Packing::aligned));
+  std::fill_n(model.data(), model.geometry().size(), 7.0f);
+  return model;
+}
+
+std::vector<float> entry(const Parameters& model, int index) {
+  const Geometry::Place& place = model.geometry().place(index);
+  return {model.data() + place.offset, model.data() + place.offset + place.count};
+}
+
+/// Value i of a channel.
+double value(std::size_t channel, int i) {
+  return 3 * std::sin(1.7 * i + 0.3 * static_cast<double>(channel)) + 0.02 * i +
+         static_cast<double>(channel);
+}
+
+/// Moments of the values [begin, end) of `channels` channels, the first of which is `first`.
+void append_moments(std::vector<double>& moments, std::size_t first, std::size_t channels,
+                    int begin, int end) {
+  std::vector<double> squares;
+  moments.push_back(end - begin);
+  for (std::size_t channel = first; channel < first + channels; ++channel) {
+    double mean = 0, square = 0;
+    for (int i = begin; i < end; ++i) mean += value(channel, i) / (end - begin);
+    for (int i = begin; i < end; ++i) square += std::pow(value(channel, i) - mean, 2);
+    moments.push_back(mean);
+    squares.push_back(square);
+  }
+  moments.insert(moments.end(), squares.begin(), squares.end());
+}
+
+TEST(NormStatistics, AreThoseOfAllValuesHoweverTheBatchesAreCut) {
+  constexpr int kValues = 90;
+  for (const std::vector<int>& cuts :
+       {std::vector<int>{0, 90}, {0, 89, 90}, {0, 1, 2, 50, 51, 90}, {0, 30, 60, 90}}) {
+    std::vector<std::vector<double>> batches;
+    for (std::size_t b = 0; b + 1 < cuts.size(); ++b) {
+      append_moments(batches.emplace_back(), 0, 3, cuts[b], cuts[b + 1]);
+      append_moments(batches.back(), 3, 2, cuts[b], cuts[b + 1]);
+    }
+    Parameters model = two_norms();
+    set_statistics(model, batches);
+    for (std::size_t channel = 0; channel < 5; ++channel) {
+      double mean = 0, variance = 0;
+      for (int i = 0; i < kValues; ++i) mean += value(channel, i) / kValues;
+      for (int i = 0; i < kValues; ++i) {
+        variance += std::pow(value(channel, i) - mean, 2) / (kValues - 1);
+      }
+      const int first = channel < 3 ? 1 : 4;
+      const std::size_t at = channel < 3 ? channel : channel - 3;
+      EXPECT_FLOAT_EQ(entry(model, first)[at], static_cast<float>(mean));
+      EXPECT_FLOAT_EQ(entry(model, first + 1)[at], static_cast<float>(variance));
+    }
+    EXPECT_EQ(entry(model, 0), std::vector<float>(3, 7)) << "weights stay";
+  }
+}
+
+TEST(NormStatistics, OneValueHasNoVariance) {
+  Parameters model = two_norms();
+  set_statistics(model, {{1, 4, 5, 6, 0, 0, 0, 1, 8, 9, 0, 0}});
+  EXPECT_EQ(entry(model, 1), (std::vector<float>{4, 5, 6}));
+  EXPECT_EQ(entry(model, 5), (std::vector<float>{0, 0}));
+}
+
+TEST(NormStatistics, AreLackingAtTheirFirstValuesOnly) {
+  Parameters model = two_norms();
+  EXPECT_FALSE(lacks_statistics(model));
+  forget_statistics(model);
+  EXPECT_TRUE(lacks_statistics(model));
+  EXPECT_EQ(entry(model, 3), std::vector<float>(2, 7)) << "weights stay";
+  Parameters known = two_norms();
+  set_statistics(known, {{4, 0, 0, 0, 3, 3, 3, 4, 0, 0, 3, 3.5}});  // mean 0, variances 1 but one
+  EXPECT_FALSE(lacks_statistics(known));
+  copy_statistics(known, model);
+  for (const int index : {1, 2, 4, 5}) EXPECT_EQ(entry(model, index), entry(known, index));
+
+  Layout plain;
+  plain.add_entry({"weight", Kind::trainable, plain.add_block("block"), {Layout::constant(2)}, {}});
+  const auto shared = std::make_shared<const Layout>(std::move(plain));
+  const Submodel full = Submodel::full(*shared);
+  EXPECT_FALSE(lacks_statistics(
+      Parameters(std::make_shared<const Geometry>(shared, full, Packing::aligned))))
+      << "none are needed";
+}
+
+}  // namespace
+}  // namespace espalier
