@@ -292,6 +292,10 @@ std::string CheckpointReader::config_text() const {
   return h5::text_attribute(state_->file, "config");
 }
 
+bool CheckpointReader::holds(const char* name) const {
+  return h5_check(H5Lexists(state_->file, name, H5P_DEFAULT), "look for a value") > 0;
+}
+
 void CheckpointReader::read(const std::function<void(Archive&)>& content) {
   LoadingArchive archive(state_->file, state_->path.string());
   content(archive);

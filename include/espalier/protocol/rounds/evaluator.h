@@ -30,7 +30,7 @@ struct Evaluation {
 
 class Evaluator {
  public:
-  Evaluator(const Experiment& experiment, const Config& config, Pool& pool);
+  Evaluator(const Experiment& experiment, const EvaluationPlan& plan, Pool& pool);
 
   /// Begins the evaluation of `model` as it is now (copied).
   void start(std::int64_t version, Nanoseconds time, const Parameters& model);
