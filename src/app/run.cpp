@@ -262,10 +262,11 @@ Serving build_serving(const RuleNames& names, const Config& config, const Experi
           KeptCheckpoints(config), first_model(config, experiment), data_print};
 }
 
-/// Once everything is built, what was not read will not be. `given`: the options of this request.
-void warn_of_unread(const Config& config, const std::vector<std::string>& given) {
+/// Once everything is built, what was not read will not be. `asked`: what this request gives and
+/// the configuration that it was read into has not been asked for; on going on `config` is another.
+void warn_of_unread(const Config& config, const std::vector<std::string>& asked) {
   const std::vector<std::string> unread = config.unread();
-  for (const std::string& key : given) {
+  for (const std::string& key : asked) {
     if (std::ranges::find(unread, key) == unread.end()) continue;
     log_warning(formatted("{} was given, but nothing reads it in this run", key));
   }
@@ -383,7 +384,7 @@ int run_command(int* argc, char*** argv, const std::vector<std::string>& argumen
   });
   if (const int failed = agreed(mpi, failure)) return failed;
   meant = shared(mpi, std::move(meant));
-  const std::vector<std::string> given = config->given_keys();
+  const std::vector<std::string> asked = config->unread();
   if (meant.kind == Intent::Kind::tell) {
     log_note(meant.text);
     return 0;
@@ -416,7 +417,7 @@ int run_command(int* argc, char*** argv, const std::vector<std::string>& argumen
                       formatted("of rank 0 on rank {}", mpi.rank()),
                       "give all ranks the same files");
     if (!request.check || mpi.rank() != 0) return;
-    if (experiment->data.train) warn_of_unread(*config, given);
+    if (experiment->data.train) warn_of_unread(*config, asked);
     print_check(*experiment, names, serving->rules);
   });
   if (const int failed = agreed(mpi, failure)) return failed;
@@ -433,7 +434,7 @@ int run_command(int* argc, char*** argv, const std::vector<std::string>& argumen
     if (newest.checkpoint) refuse_other_data(experiment->data, data_print, *newest.checkpoint);
     directory->begin(config->resolved());
     open_log(path / "log.txt");
-    warn_of_unread(*config, given);
+    warn_of_unread(*config, asked);
     for (const std::string& warning : newest.warnings) log_warning(warning);
   });
   if (const int failed = agreed(mpi, failure)) return failed;
