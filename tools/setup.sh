@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Installs what a build needs and lacks: system packages, and LibTorch with the tools' Python packages in .venv.
-# Sourced by the other scripts, or run alone:  tools/setup.sh [--tests]
+# Sourced by the other scripts, or run alone:  tools/setup.sh [--python | --tests]
+#   --python   also what makes `import torch` and safetensors work in .venv, for weights in and out (docs/weights.md)
+#   --tests    that, and what the tests need
 # On a machine that is set up it only looks, in a fraction of a second and without a network.
 #   ESPALIER_SKIP_PACKAGES=1   leave system packages alone (they come from modules, Spack, ...)
 set -euo pipefail
@@ -18,8 +20,14 @@ TEST_PACKAGES=(libgtest-dev libbenchmark-dev clang-tidy)
 # gigabytes) are for the Python side and for GPUs.
 TORCH_PACKAGES=(torch==2.11.0 'nvidia-cuda-runtime>=13,<14' 'nvidia-cuda-cupti>=13,<14')
 TOOL_PACKAGES=(numpy h5py matplotlib)
+# What `import torch` loads beyond LibTorch, and torch.optim imports: the libraries by which libtorch_python.so of this
+# wheel is linked, in the versions that it asks for, but without what only a GPU would use.
+PYTHON_TORCH_PACKAGES=(safetensors typing_extensions filelock fsspec jinja2 networkx sympy
+  nvidia-cublas==13.1.0.3 nvidia-cufft==12.0.0.61 nvidia-cufile==1.15.1.6 nvidia-curand==10.4.0.35
+  nvidia-cusparse==12.6.3.3 'nvidia-nvjitlink>=13,<14' nvidia-cudnn-cu13==9.19.0.56 nvidia-cusparselt-cu13==0.8.0
+  nvidia-nccl-cu13==2.28.9 nvidia-nvshmem-cu13==3.4.5)
 # One version, because each version of clang-format lays code out a little differently.
-TEST_TOOL_PACKAGES=(clang-format==14.0.6 safetensors)
+TEST_TOOL_PACKAGES=(clang-format==14.0.6)
 
 die() {
   printf '%s: %s\n' "$(basename "$0")" "$1" >&2
@@ -140,17 +148,31 @@ install_python() {
   fi
 }
 
-# set_up [--tests]
+install_python_torch() {
+  local missing
+  mapfile -t missing < <(missing_requirements "${PYTHON_TORCH_PACKAGES[@]}" | sed '/^$/d')
+  ((${#missing[@]} > 0)) || return 0
+  step "Python's side of LibTorch (about 1.7 GB): ${missing[*]}" \
+    "$ESPALIER_ROOT/.venv/bin/python" -I -m pip install "${missing[@]}"
+  step "importing torch" "$ESPALIER_ROOT/.venv/bin/python" -I -c 'import torch, safetensors.torch'
+}
+
+# set_up [--python | --tests]
 set_up() {
+  local system=("${BUILD_PACKAGES[@]}") python=("${TOOL_PACKAGES[@]}")
+  case "${1:-}" in
+    "" | --python) ;;
+    --tests)
+      system+=("${TEST_PACKAGES[@]}")
+      python+=("${TEST_TOOL_PACKAGES[@]}")
+      ;;
+    *) die "unknown argument '$1'; usage: tools/setup.sh [--python | --tests]" 2 ;;
+  esac
   mkdir -p "$(dirname "$SETUP_LOG")"
   : >"$SETUP_LOG"
-  if [[ ${1:-} == --tests ]]; then
-    install_packages "${BUILD_PACKAGES[@]}" "${TEST_PACKAGES[@]}"
-    install_python "${TOOL_PACKAGES[@]}" "${TEST_TOOL_PACKAGES[@]}"
-  else
-    install_packages "${BUILD_PACKAGES[@]}"
-    install_python "${TOOL_PACKAGES[@]}"
-  fi
+  install_packages "${system[@]}"
+  install_python "${python[@]}"
+  [[ -z ${1:-} ]] || install_python_torch
 }
 
 # build_target TITLE TARGET [CMAKE OPTION...]: configures build/ with the release preset and builds one target.

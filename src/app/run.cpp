@@ -24,7 +24,7 @@
 #include "espalier/base/log.h"
 #include "espalier/base/stop.h"
 #include "espalier/comm/mailbox.h"
-#include "espalier/device/availability.h"
+#include "espalier/data/fingerprint.h"
 #include "espalier/device/memory.h"
 #include "espalier/method/register.h"
 #include "espalier/protocol/rounds/server.h"
@@ -242,14 +242,39 @@ std::string closing_line(const RunSummary& s, double wall, const RunDirectory& d
       failures(directory.run_file()), directory.path().string());
 }
 
+/// What rank 0 serves with. All of it is built before anything is written, because what is wrong
+/// with the input shows here.
+struct Serving {
+  ServerRules rules;
+  ServerSettings settings;
+  KeptCheckpoints kept;
+  Parameters model;        ///< global, before round 0
+  std::string data_print;  ///< fingerprint of the data, for checkpoints
+};
+
+Serving build_serving(const RuleNames& names, const Config& config, const Experiment& experiment,
+                      const std::string& data_print) {
+  return {build_rules(catalogue(), names, config, experiment), server_settings(config, experiment),
+          KeptCheckpoints(config), first_model(config, experiment), data_print};
+}
+
+/// Once everything is built, what was not read will not be. `asked`: what this request gives and
+/// the configuration that it was read into has not been asked for; on going on `config` is another.
+void warn_of_unread(const Config& config, const std::vector<std::string>& asked) {
+  const std::vector<std::string> unread = config.unread();
+  for (const std::string& key : asked) {
+    if (std::ranges::find(unread, key) == unread.end()) continue;
+    log_warning(formatted("{} was given, but nothing reads it in this run", key));
+  }
+}
+
 /// Rank 0: serve until the rounds are done or a stop is asked for, then leave model and records.
 /// Returns the exit status.
 int serve(const Experiment& experiment, const Config& config, const RuleNames& names,
           const Request& request, RunDirectory& directory, const MpiEnvironment& mpi,
-          Parameters model, Availability availability, const RealTime* real_time) {
+          Serving serving, std::unique_ptr<CheckpointReader> checkpoint,
+          const RealTime* real_time) {
   const std::string resolved = config.resolved();
-  open_log(directory.path() / "log.txt");
-  auto checkpoint = newest_checkpoint(directory, resolved);
   Mailbox mailbox(mpi);
   std::unique_ptr<Worker> local;
   if (mpi.size() == 1) {
@@ -261,8 +286,8 @@ int serve(const Experiment& experiment, const Config& config, const RuleNames& n
                                : RunFile(directory.run_file(), resolved);
   if (!checkpoint) record_clients(records, experiment);
 
-  RoundsServer server(experiment, config, build_rules(catalogue(), names, config, experiment), pool,
-                      records, std::move(model), std::move(availability), real_time);
+  RoundsServer server(experiment, std::move(serving.settings), std::move(serving.rules), pool,
+                      records, std::move(serving.model), real_time);
   if (checkpoint) {
     checkpoint->read([&](Archive& archive) { server.archive(archive); });
     checkpoint.reset();
@@ -278,20 +303,22 @@ int serve(const Experiment& experiment, const Config& config, const RuleNames& n
   };
   tell_loss(server.version());
   CheckpointWriter writer;
-  const std::int64_t keep = config.integer("checkpoint.keep");
-  const std::int64_t keep_every = config.integer("checkpoint.keep_every");
   server.on_checkpoint = [&](std::int64_t version) {
     writer.finish();
-    directory.prune_checkpoints(keep, keep_every);
+    directory.prune_checkpoints(serving.kept);
     writer.write(directory.checkpoint(version),
-                 make_checkpoint(resolved, [&](Archive& archive) { server.archive(archive); }),
+                 make_checkpoint(resolved,
+                                 [&](Archive& archive) {
+                                   archive.value(kDataPrint, serving.data_print);
+                                   server.archive(archive);
+                                 }),
                  [=] { tell_loss(version); });
   };
   const RunSummary summary = server.run();
   pool.stop();
   records.close();
   writer.finish();
-  directory.prune_checkpoints(keep, keep_every);
+  directory.prune_checkpoints(serving.kept);
   if (summary.stopped) {
     log_note(formatted("stopped at version {} of {} ({}); start again to go on", summary.version,
                        experiment.rounds, *summary.stopped));
@@ -355,6 +382,7 @@ int run_command(int* argc, char*** argv, const std::vector<std::string>& argumen
   });
   if (const int failed = agreed(mpi, failure)) return failed;
   meant = shared(mpi, std::move(meant));
+  const std::vector<std::string> asked = config->unread();
   if (meant.kind == Intent::Kind::tell) {
     log_note(meant.text);
     return 0;
@@ -373,45 +401,55 @@ int run_command(int* argc, char*** argv, const std::vector<std::string>& argumen
 
   // 4. The experiment, equal on all ranks.
   std::optional<Experiment> experiment;
-  // Rank 0's alone:
-  Parameters model;  // global
-  std::optional<Availability> availability;
+  std::string data_print;
+  std::optional<Serving> serving;  // rank 0's alone
   attempt(failure, [&] {
     experiment.emplace(build_experiment(*config, request.check));
-    const ServerRules rules = build_rules(catalogue(), names, *config, *experiment);
-    window_settings(*config, *experiment->fleet, config->integer("clients.per_round"));
-    if (mpi.rank() == 0) availability.emplace(*config, *experiment->fleet);
-    if (mpi.rank() == 0) model = first_model(*config, *experiment);
-    if (request.check && mpi.rank() == 0) print_check(*experiment, names, rules);
+    if (experiment->data.train) data_print = fingerprint(experiment->data);
+    if (mpi.rank() == 0) serving.emplace(build_serving(names, *config, *experiment, data_print));
+  });
+  if (const int failed = agreed(mpi, failure)) return failed;
+  attempt(failure, [&] {
+    const std::string first = broadcast_text(mpi, data_print);
+    refuse_other_data(experiment->data, first, data_print,
+                      formatted("of rank 0 on rank {}", mpi.rank()),
+                      "give all ranks the same files");
+    if (!request.check || mpi.rank() != 0) return;
+    if (experiment->data.train) warn_of_unread(*config, asked);
+    print_check(*experiment, names, serving->rules);
   });
   if (const int failed = agreed(mpi, failure)) return failed;
   if (request.check) return 0;
+
+  // 5. The folder. Nothing was written so far, and nothing that the user asks for is refused later.
   std::optional<RunDirectory> directory;
+  Newest newest;
   attempt(failure, [&] {
-    if (mpi.rank() == 0) {
-      directory.emplace(
-          path, config->resolved(),
-          request.overwrite ? RunDirectory::Content::remove : RunDirectory::Content::keep);
-    }
+    if (mpi.rank() != 0) return;
+    directory.emplace(
+        path, request.overwrite ? RunDirectory::Content::remove : RunDirectory::Content::keep);
+    newest = newest_checkpoint(*directory, config->resolved());
+    if (newest.checkpoint) refuse_other_data(experiment->data, data_print, *newest.checkpoint);
+    directory->begin(config->resolved());
+    open_log(path / "log.txt");
+    warn_of_unread(*config, asked);
+    for (const std::string& warning : newest.warnings) log_warning(warning);
   });
   if (const int failed = agreed(mpi, failure)) return failed;
 
-  // 5. Serve and train. From here on a failure ends the job, and a request to stop is heard.
+  // 6. Serve and train. From here on a failure ends the job, and a request to stop is heard.
   int status = 0;
   keep_stop_signals(mpi.rank() == 0);
   if (const auto stop = stop_time(request, begun)) set_stop_time(*stop);
   const auto serve_or_train = [&] {
     std::optional<RealTime> real_time;
-    if (is_paced(*config)) real_time.emplace(mpi, config->real("clock.scale"));
+    if (const auto scale = clock_settings(*config, *experiment->fleet).scale) {
+      real_time.emplace(mpi, *scale);
+    }
     const RealTime* pace = real_time ? &*real_time : nullptr;
     if (mpi.rank() == 0) {
-      status = serve(*experiment, *config, names, request, *directory, mpi, std::move(model),
-                     std::move(*availability), pace);
-      // A stored configuration gives every option.
-      if (meant.kind == Intent::Kind::go_on) return;
-      for (const std::string& key : config->unread()) {
-        log_warning(formatted("{} was given, but nothing reads it in this run", key));
-      }
+      status = serve(*experiment, *config, names, request, *directory, mpi, std::move(*serving),
+                     std::move(newest.checkpoint), pace);
     } else {
       Mailbox mailbox(mpi);
       Worker(*experiment, *config, client_rules(catalogue(), names), mailbox, pace).run();

@@ -7,8 +7,8 @@
 
 namespace espalier {
 
-Evaluator::Evaluator(const Experiment& experiment, const Config& config, Pool& pool)
-    : experiment_(experiment), plan_(evaluation_plan(config, experiment)), pool_(pool) {
+Evaluator::Evaluator(const Experiment& experiment, const EvaluationPlan& plan, Pool& pool)
+    : experiment_(experiment), plan_(plan), pool_(pool) {
   pool_.on_evaluation([this](const Shard& shard, ShardKind kind, const SharedBytes& payload) {
     take(shard, kind, payload);
   });

@@ -31,7 +31,7 @@ struct Evaluation {
 
 class Evaluator {
  public:
-  Evaluator(const Experiment& experiment, const Config& config, Pool& pool);
+  Evaluator(const Experiment& experiment, const EvaluationPlan& plan, Pool& pool);
 
   /// Begins the evaluation of `model` as it is now (copied). It is calibrated first where it lacks
   /// statistics.

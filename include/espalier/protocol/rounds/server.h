@@ -46,6 +46,25 @@ struct RunSummary {
   std::optional<std::string> stopped;  ///< why the run ended early, if it did
 };
 
+/// What the input says of the server, as values. Built before anything is written, because what is
+/// wrong with the input shows here.
+struct ServerSettings {
+  WindowSettings window;
+  Sampler sampler;
+  Faults faults;
+  Availability availability;
+  ClockSettings clock;
+  EvaluationPlan evaluation;
+  std::int64_t evaluate_every = 1;
+  bool evaluate_first = false;  ///< version 0
+  std::int64_t checkpoint_every = 0;
+  std::optional<double> target_accuracy;
+  std::optional<Nanoseconds> virtual_limit;
+};
+/// InputError and DataError (a trace that cannot be read) as its parts say. `experiment` must
+/// outlive it.
+ServerSettings server_settings(const Config& config, const Experiment& experiment);
+
 /// Bytes of an answer's head, without the client's state.
 std::int64_t answer_bytes();
 /// Seconds on this process's clock, from some moment on.
@@ -57,9 +76,8 @@ void declare_server_options(OptionTable& table);
 class RoundsServer {
  public:
   /// `model`: the global model before round 0, aligned. `real_time`: of a paced run, else null.
-  RoundsServer(const Experiment& experiment, const Config& config, ServerRules rules, Pool& pool,
-               RunFile& records, Parameters model, Availability availability,
-               const RealTime* real_time);
+  RoundsServer(const Experiment& experiment, ServerSettings settings, ServerRules rules, Pool& pool,
+               RunFile& records, Parameters model, const RealTime* real_time);
 
   std::function<void(const RoundReport&)> on_round;
   std::function<void(const Evaluation&)> on_evaluation;
