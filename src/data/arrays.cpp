@@ -201,6 +201,17 @@ Rows split_rows(const ArraySet& arrays, const Config& config) {
   return rows;
 }
 
+/// The largest deviation, relative to the mean, that rounding alone may leave in a constant: that
+/// of numbers one rounding apart; doubles and integers have room for that of a thousand.
+double rounding(Element element) {
+  switch (element) {
+    case Element::f32:
+      return 0x1p-23;
+    default:
+      return 0x1p-42;
+  }
+}
+
 /// Mean and deviation of each channel over the given rows.
 Normalisation computed(const Array& x, double unit, std::int64_t channels,
                        const std::vector<std::uint32_t>& rows) {
@@ -209,7 +220,8 @@ Normalisation computed(const Array& x, double unit, std::int64_t channels,
   const std::int64_t plane = x.per_row() / channels;
   const double count = static_cast<double>(plane) * static_cast<double>(rows.size());
   visit(x, [&](const auto& value) {
-    const auto sum = [&](std::vector<double>& sums, const auto& term) {
+    const auto mean_of = [&](const auto& term) {
+      std::vector<double> sums(static_cast<std::size_t>(channels));
       for (const std::uint32_t row : rows) {
         std::int64_t next = row * x.per_row();
         for (std::int64_t channel = 0; channel < channels; ++channel) {
@@ -218,17 +230,25 @@ Normalisation computed(const Array& x, double unit, std::int64_t channels,
           }
         }
       }
-      for (double& total : sums) total /= count;
+      for (double& sum : sums) sum /= count;
+      return sums;
     };
-    sum(result.mean, [](double number, std::int64_t) { return number; });
-    sum(result.deviation, [&](double number, std::int64_t channel) {
-      const double difference = number - result.mean[channel];
-      return difference * difference;
+    const auto off_mean = [&](double number, std::int64_t channel) {
+      return number - result.mean[channel];
+    };
+    result.mean = mean_of([](double number, std::int64_t) { return number; });
+    // A long sum is off by many roundings; the mean of what is left takes them out.
+    const std::vector<double> left = mean_of(off_mean);
+    for (std::size_t c = 0; c < left.size(); ++c) result.mean[c] += left[c];
+    result.deviation = mean_of([&](double number, std::int64_t channel) {
+      return off_mean(number, channel) * off_mean(number, channel);
     });
   });
-  for (double& deviation : result.deviation) {
+  for (std::size_t c = 0; c < result.deviation.size(); ++c) {
+    double& deviation = result.deviation[c];
     deviation = std::sqrt(deviation);
-    if (deviation == 0) deviation = 1;  // a constant is only moved to 0
+    // A constant is only moved to 0.
+    if (deviation <= rounding(x.element) * std::abs(result.mean[c])) deviation = 1;
   }
   return result;
 }

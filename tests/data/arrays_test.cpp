@@ -177,6 +177,33 @@ TEST_F(Arrays, NormalisationIsThatOfTheTrainingSamples) {
             (std::vector<float>{1, 1, 0, 0}));
 }
 
+TEST_F(Arrays, AConstantUpToRoundingIsOnlyMoved) {
+  // Each with a value far from the others in the one test row, which no deviation may blow up.
+  constexpr std::int64_t kRows = 1001;
+  const double next = std::nextafter(0.3, 1);
+  const std::vector<std::function<double(std::int64_t)>> constants{
+      [](std::int64_t) { return 7.31; }, [](std::int64_t) { return -1e-7; },
+      [&](std::int64_t i) { return i % 3 == 0 ? next : 0.3; },
+      [](std::int64_t i) { return 1e6 + 1e-8 * (i % 7); }};
+  for (const auto& constant : constants) {
+    std::vector<double> x;
+    for (std::int64_t i = 0; i < kRows; ++i) {
+      x.push_back(constant(i));
+      x.push_back(1e3 + i % 2);  // no constant: deviation 1/2
+    }
+    x[2 * kRows - 2] += 1;
+    std::vector<std::uint8_t> y(kRows, 0), split(kRows, 0);
+    y[0] = split.back() = 1;
+    write("x.npy", npy("<f8", "(1001, 2)", x));
+    write("y.npy", npy("|u1", "(1001,)", y));
+    write("split.npy", npy("|u1", "(1001,)", split));
+    const Dataset data = load("arrays", "normalise = computed\n");
+    EXPECT_NEAR(data.test->inputs(Shape{0})[0][0].item<double>(), 1, 1e-6) << constant(0);
+    EXPECT_NEAR(data.train->inputs(Shape{3})[0][0].item<double>(), 0, 1e-6) << constant(0);
+    EXPECT_NEAR(data.train->inputs(Shape{3})[0][1].item<double>(), 1, 1e-6);
+  }
+}
+
 TEST_F(Arrays, IntegersAreTokensAndLabelsOfPositionsMakeALanguageModel) {
   write("x.npy", npy<std::int64_t>("<i8", "(4, 3)", {1, 2, 3, 4, 5, 6, 7, 8, 9, 1, 1, 1}));
   write("y.npy", npy<std::int64_t>("<i8", "(4,)", {0, 1, 1, 0}));
