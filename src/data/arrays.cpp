@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "espalier/base/error.h"
+#include "espalier/base/log.h"
 #include "espalier/base/random.h"
 #include "espalier/config/lists.h"
 #include "files.h"
@@ -165,6 +166,21 @@ void check_finite(const Array& x) {
   });
 }
 
+/// Bytes are pixels, and divided by 255, where a sample has rows and columns.
+bool are_pixels(const Array& x) { return x.element == Element::u8 && x.shape.size() > 2; }
+
+/// Says so where a table of bytes may hold images, row behind row.
+void note_of_bytes(const Array& x, const Config& config) {
+  if (x.element != Element::u8 || are_pixels(x) || config.text("data.normalise") != "none") return;
+  const std::uint8_t* end = x.data + x.rows() * x.per_row();
+  if (std::none_of(x.data, end, [](std::uint8_t byte) { return byte > 1; })) return;
+  log_note(
+      formatted("{}: bytes of a table are taken as numbers from 0 to 255; bytes of images "
+                "[samples, channels, "
+                "height, width] are divided by 255; data.normalise = computed scales both",
+                x.name));
+}
+
 struct Rows {
   std::vector<std::uint32_t> train;
   std::vector<std::uint32_t> test;
@@ -205,6 +221,8 @@ Rows split_rows(const ArraySet& arrays, const Config& config) {
 /// of numbers one rounding apart; doubles and integers have room for that of a thousand.
 double rounding(Element element) {
   switch (element) {
+    case Element::f16:
+      return 0x1p-11;
     case Element::f32:
       return 0x1p-23;
     default:
@@ -272,7 +290,7 @@ Normalisation given(const Config& config, std::int64_t channels) {
 
 Affine make_affine(const Array& x, const std::vector<std::int64_t>& shape,
                    const std::vector<std::uint32_t>& rows, const Config& config) {
-  const double unit = x.element == Element::u8 ? 1.0 / 255 : 1.0;
+  const double unit = are_pixels(x) ? 1.0 / 255 : 1.0;
   const std::int64_t channels = shape[0];
   const std::string kind = config.text("data.normalise");
   if (kind == "none") return {{unit}, {0}};
@@ -298,6 +316,11 @@ void check_lengths(const ArraySet& arrays) {
     throw DataError(formatted("{} has {} rows but {} has {}: they must belong together", x.name,
                               x.rows(), other->name, other->rows()));
   }
+}
+
+/// A class for each number of a row: what a language model learns from.
+bool labels_of_positions(const Array& x, const Array& y) {
+  return y.is_integer() && x.shape.size() == 2 && y.shape == x.shape && x.per_row() > 1;
 }
 
 /// The files: those that data.file names, else arrays.h5 or x.npy, y.npy, ... in the folder.
@@ -343,6 +366,12 @@ ArraySet open_arrays(const Config& config, const fs::path& folder) {
   set.y = arrays.at("y");
   if (arrays.contains("client")) set.client = arrays.at("client");
   if (arrays.contains("split")) set.split = arrays.at("split");
+  const bool may_be_tokens =
+      set.x.is_integer() && set.x.element != Element::boolean && set.x.shape.size() == 2;
+  set.tokens = are_tokens(config, "data.array_values");
+  if (config.text("data.array_values") == "auto") {
+    set.tokens = may_be_tokens && (set.tokens || labels_of_positions(set.x, set.y));
+  }
   return set;
 }
 
@@ -356,6 +385,9 @@ DataShape declared_shape(const Config& config) {
     throw DataError(
         "the shape of arrays is known from their files; for --check without them, set data.shape "
         "and data.classes");
+  }
+  if (shape.sample.size() == 1 && are_tokens(config, "data.array_values")) {
+    shape.vocabulary = config.integer("data.vocabulary");
   }
   return shape;
 }
@@ -372,6 +404,12 @@ Dataset with_told_shape(Dataset dataset, const Config& config) {
 
 }  // namespace
 
+bool are_tokens(const Config& config, const std::string& key) {
+  const std::string asked = config.text(key);
+  if (asked != "auto") return asked == "tokens";
+  return model_families().get(config.text("model.name")).value.customary.vocabulary > 0;
+}
+
 Dataset make_dataset(const std::string& name, const ArraySet& arrays, const Config& config) {
   check_lengths(arrays);
   const Array& x = arrays.x;
@@ -380,19 +418,18 @@ Dataset make_dataset(const std::string& name, const ArraySet& arrays, const Conf
   samples->shape.assign(x.shape.begin() + 1, x.shape.end());
   Dataset dataset{name, {}, nullptr, nullptr, arrays.files};
   DataShape& shape = dataset.shape;
-  const bool tokens = x.is_integer() && x.element != Element::u8;
-  if (tokens) {
-    if ((x.element != Element::i64 && x.element != Element::i32) || x.shape.size() != 2) {
-      throw DataError(formatted(
-          "{} holds {} in {} dimensions: samples are float32, float64 or uint8, or tokens, which "
-          "are int64 in two dimensions",
-          x.name, element_name(x.element), x.shape.size()));
+  if (arrays.tokens) {
+    if (!x.is_integer() || x.shape.size() != 2) {
+      throw DataError(
+          formatted("{} holds {} in {} dimensions, where tokens are integers [samples, length]",
+                    x.name, element_name(x.element), x.shape.size()));
     }
     shape.vocabulary = config.integer("data.vocabulary");
     check_range(x, shape.vocabulary, "tokens", "; raise data.vocabulary if that is right");
-    shape.next_token = arrays.y.shape.size() == 2 && arrays.y.per_row() == x.per_row();
+    shape.next_token = labels_of_positions(x, arrays.y);
   } else {
     check_finite(x);
+    note_of_bytes(x, config);
     if (samples->shape.empty()) samples->shape = {1};
     // Grey images, of one channel.
     if (samples->shape.size() == 2) samples->shape.insert(samples->shape.begin(), 1);
@@ -406,7 +443,7 @@ Dataset make_dataset(const std::string& name, const ArraySet& arrays, const Conf
   }
   shape.sample = samples->shape;
   Rows rows = split_rows(arrays, config);
-  if (!tokens) samples->affine = make_affine(x, samples->shape, rows.train, config);
+  if (!arrays.tokens) samples->affine = make_affine(x, samples->shape, rows.train, config);
   if (arrays.client) {
     const std::vector<std::int32_t> client =
         small_numbers(*arrays.client, "clients", std::numeric_limits<std::int32_t>::max());
@@ -419,13 +456,20 @@ Dataset make_dataset(const std::string& name, const ArraySet& arrays, const Conf
 
 DataSource arrays_source() {
   const auto declare = [](OptionTable& table) {
+    table.add({.key = "data.array_values",
+               .type = OptionType::choice,
+               .default_value = "auto",
+               .help = "arrays: what x holds, numbers or the tokens of a text; auto: integers "
+                       "[samples, length] are tokens where the model reads tokens (gpt, encoder) "
+                       "or y has the shape of x, all else are numbers.",
+               .choices = {"auto", "numbers", "tokens"}});
     table.add({.key = "data.normalise",
                .type = OptionType::choice,
                .default_value = "none",
-               .help =
-                   "arrays, csv: numbers as they are (bytes divided by 255), or less a mean and "
-                   "divided by a deviation for each channel or feature: computed from the "
-                   "training samples, or given.",
+               .help = "arrays, csv: numbers as they are (bytes of images divided by 255), or less "
+                       "a mean and "
+                       "divided by a deviation for each channel or feature: computed from the "
+                       "training samples, or given.",
                .choices = {"none", "computed", "given"}});
     table.add({.key = "data.mean",
                .type = OptionType::real_list,
