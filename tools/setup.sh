@@ -17,7 +17,7 @@ TEST_PACKAGES=(libgtest-dev libbenchmark-dev clang-tidy)
 # The CUDA pair is what libtorch_cpu.so of this wheel needs to load, GPU or not; its other requirements (several
 # gigabytes) are for the Python side and for GPUs.
 TORCH_PACKAGES=(torch==2.11.0 'nvidia-cuda-runtime>=13,<14' 'nvidia-cuda-cupti>=13,<14')
-TOOL_PACKAGES=(numpy h5py matplotlib)
+TOOL_PACKAGES=(numpy h5py matplotlib pillow)
 # One version, because each version of clang-format lays code out a little differently.
 TEST_TOOL_PACKAGES=(clang-format==14.0.6 safetensors)
 
