@@ -287,6 +287,7 @@ std::string describe_outcomes(const std::filesystem::path& run_file) {
 std::string words_of(const std::string& part) {
   static const std::map<std::string, std::string> words{
       {"model", "global model"},
+      {"data", "shape, normalisation and words of the data"},
       {"server", "clock, window, sampling, rules, client states"},
       {"tasks", "tasks in flight, updates not yet merged"},
       {"evaluations", "the last one, and those still to be made"},
