@@ -389,20 +389,20 @@ void RoundsServer::charge(SentTask& sent, const Submodel& trained) {
   const auto add_passes = [&](Phase phase, const Submodel& submodel, Workload::Passes passes) {
     steps.push_back({cost_of(phase, submodel, passes.size), passes.count});
   };
-  const auto add = [&](Phase phase, const Submodel& submodel, const Workload& load) {
-    for (const Workload::Passes& passes : load.passes) add_passes(phase, submodel, passes);
-  };
   sent.bytes_up =
       answer_bytes() + payload_bytes(*experiment_.plans->geometry(trained, Packing::dense));
-  if (sent.task.search > 0) {
-    add(Phase::search, sent.task.submodel, rules_.search->workload(experiment_, client));
-    add(Phase::training, trained, rules_.search->training(experiment_, client));
+  const bool searches = sent.task.search > 0;
+  if (searches) {
+    for (const auto& passes : rules_.search->workload(experiment_, client).passes) {
+      add_passes(Phase::search, sent.task.submodel, passes);
+    }
     sent.bytes_up += rules_.search->answer_bytes(experiment_.model, sent.task.submodel);
-  } else {
-    add(Phase::training, trained, experiment_.workload_of(client));
   }
-  for (const ExtraPasses& extra : rules_.objective->extra_passes(experiment_, sent.task, trained)) {
-    add_passes(Phase::training, extra.submodel, extra.passes);
+  const Workload batches =
+      searches ? rules_.search->training(experiment_, client) : experiment_.workload_of(client);
+  for (const SubmodelPasses& made :
+       rules_.objective->passes(experiment_, sent.task, trained, batches)) {
+    add_passes(Phase::training, made.submodel, made.passes);
   }
   sent.flops = 0;
   for (const Steps& s : steps) sent.flops += s.count * s.cost.step_flops;
