@@ -7,10 +7,14 @@
         --grey    one channel instead of three
 
 Classes are numbered in the order of their names, which the file keeps as attribute `classes` of `y`. The pixels are
-bytes [sample, channel, row, column] in one piece, so that Espalier maps them instead of reading them.
+bytes [sample, channel, row, column] in one piece, so that Espalier maps them instead of reading them. Where an image
+has more than 8 bits a pixel, all are float32: of 8 and 16 bits from 0 to 1, of floats and 32-bit integers as they are.
+Palettes are looked up, transparency is dropped. Files and folders that a system or an editor left (hidden ones,
+__MACOSX, @eaDir) are no samples.
 """
 
 import argparse
+import contextlib
 import pathlib
 import sys
 
@@ -18,18 +22,24 @@ import h5py
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+LEFT_BY_SYSTEMS = {"__MACOSX", "@eaDir"}
 ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".webp"}
 
 
+def is_own(name):
+    return not name.startswith(".") and name not in LEFT_BY_SYSTEMS
+
+
 def subfolders(folder):
-    return sorted(item for item in folder.iterdir() if item.is_dir() and not item.name.startswith("."))
+    return sorted(item for item in folder.iterdir() if item.is_dir() and is_own(item.name))
 
 
 def images_of(folder, split):
     """(path, class name, split) of every image."""
     found = []
     for place in subfolders(folder):
-        files = sorted(f for f in place.rglob("*") if f.suffix.lower() in ENDINGS)
+        files = sorted(f for f in place.rglob("*")
+                       if f.suffix.lower() in ENDINGS and all(map(is_own, f.relative_to(place).parts)))
         if not files:
             sys.exit(f"error: {place} holds no images")
         found += [(file, place.name, split) for file in files]
@@ -44,16 +54,39 @@ def collect(folder):
     return images_of(folder, 0), False
 
 
-def read(path, size, mode):
+def scaled(image, size):
+    return image.resize((size, size), Image.Resampling.BILINEAR) if size else image
+
+
+@contextlib.contextmanager
+def opened(path):
     try:
         with Image.open(path) as image:
-            image = image.convert(mode)
-            if size:
-                image = image.resize((size, size), Image.Resampling.BILINEAR)
-            pixels = np.asarray(image)
-    except (OSError, UnidentifiedImageError) as error:
+            yield image
+    except (OSError, ValueError, UnidentifiedImageError) as error:
         sys.exit(f"error: {path} is no image that can be read: {error}")
-    return pixels[None] if mode == "L" else pixels.transpose(2, 0, 1)
+
+
+def is_deep(image):
+    """Whether its pixels have more than 8 bits; known from the file's header."""
+    return image.mode in ("F", "I") or image.mode.startswith("I;16")
+
+
+def read(path, size, mode):
+    """Pixels [channel, row, column], and what white is: 255, 65535, or 1 where numbers stay as they are."""
+    with opened(path) as image:
+        if is_deep(image):
+            # Some versions of Pillow give 16-bit images of these formats as integers of 32 bits.
+            is_16_bit = image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
+            grey = np.asarray(scaled(Image.fromarray(np.asarray(image).astype(np.float32)), size))
+            return np.repeat(grey[None], 1 if mode == "L" else 3, axis=0), 65535 if is_16_bit else 1
+        pixels = np.asarray(scaled(image.convert(mode), size))
+    return (pixels[None] if mode == "L" else pixels.transpose(2, 0, 1)), 255
+
+
+def has_bytes(path):
+    with opened(path) as image:
+        return not is_deep(image)
 
 
 def main():
@@ -70,17 +103,21 @@ def main():
     if len(classes) < 2:
         sys.exit(f"error: {arguments.folder} has {len(classes)} class folders; at least two are needed")
     mode = "L" if arguments.grey else "RGB"
-    first = read(items[0][0], arguments.size, mode)
+    first, white = read(items[0][0], arguments.size, mode)
+    all_bytes = all(has_bytes(path) for path, _, _ in items)
     part = arguments.out.with_name(arguments.out.name + ".part")
     try:
         with h5py.File(part, "w") as file:
-            x = file.create_dataset("x", (len(items), *first.shape), np.uint8)
+            x = file.create_dataset("x", (len(items), *first.shape), np.uint8 if all_bytes else np.float32)
             for i, (path, _, _) in enumerate(items):
-                pixels = read(path, arguments.size, mode)
+                pixels, scale = read(path, arguments.size, mode)
+                if (scale == 1) != (white == 1):
+                    sys.exit(f"error: {path} and {items[0][0]} differ in kind: numbers as they are (floats, 32-bit "
+                             "integers) and pixels from black to white cannot be in one file")
                 if pixels.shape != first.shape:
                     sys.exit(f"error: {path} has {pixels.shape[2]} x {pixels.shape[1]} pixels, {items[0][0]} "
                              f"{first.shape[2]} x {first.shape[1]}: scale them with --size")
-                x[i] = pixels
+                x[i] = pixels if all_bytes else pixels / np.float64(scale)
             y = file.create_dataset("y", data=np.array([classes.index(name) for _, name, _ in items], np.int64))
             y.attrs["classes"] = classes
             if has_test:

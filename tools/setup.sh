@@ -19,7 +19,7 @@ TEST_PACKAGES=(libgtest-dev libbenchmark-dev clang-tidy)
 # The CUDA pair is what libtorch_cpu.so of this wheel needs to load, GPU or not; its other requirements (several
 # gigabytes) are for the Python side and for GPUs.
 TORCH_PACKAGES=(torch==2.11.0 'nvidia-cuda-runtime>=13,<14' 'nvidia-cuda-cupti>=13,<14')
-TOOL_PACKAGES=(numpy h5py matplotlib)
+TOOL_PACKAGES=(numpy h5py matplotlib pillow)
 # What `import torch` loads beyond LibTorch, and torch.optim imports: the libraries by which libtorch_python.so of this
 # wheel is linked, in the versions that it asks for, but without what only a GPU would use.
 PYTHON_TORCH_PACKAGES=(safetensors typing_extensions filelock fsspec jinja2 networkx sympy

@@ -8,7 +8,7 @@
 
 #include "espalier/app/job.h"
 #include "espalier/base/error.h"
-#include "espalier/base/log.h"
+#include "espalier/data/fingerprint.h"
 
 namespace espalier {
 namespace {
@@ -90,8 +90,8 @@ Intent intent(const Config& asked, const Request& request, const std::filesystem
   return {Intent::Kind::go_on, text};
 }
 
-std::unique_ptr<CheckpointReader> newest_checkpoint(const RunDirectory& directory,
-                                                    const std::string& resolved) {
+Newest newest_checkpoint(const RunDirectory& directory, const std::string& resolved) {
+  Newest newest;
   const auto paths = directory.checkpoints();
   for (const auto& path : paths) {
     try {
@@ -103,16 +103,36 @@ std::unique_ptr<CheckpointReader> newest_checkpoint(const RunDirectory& director
         differences.push_back(key);
       }
       refuse(differences, path.string(), "take it away");
-      return reader;
+      newest.checkpoint = std::move(reader);
+      return newest;
     } catch (const OutputError& error) {
-      log_warning(error.what());
+      newest.warnings.emplace_back(error.what());
     }
   }
   if (!paths.empty()) {
-    throw OutputError(formatted("no checkpoint in {} can be used; add --overwrite to begin anew",
-                                directory.path().string()));
+    throw OutputError(
+        formatted("no checkpoint in {} can be used; add --overwrite to begin anew: {}",
+                  directory.path().string(), fmt::join(newest.warnings, "; ")));
   }
-  return nullptr;
+  return newest;
+}
+
+void refuse_other_data(const Dataset& data, const std::string& there, const std::string& here,
+                       const std::string& whose, const std::string& advice) {
+  const std::vector<std::string> differences = differing(there, here);
+  if (differences.empty()) return;
+  const std::string where =
+      data.files.empty() ? data.name : formatted("{}", fmt::join(data.files, ", "));
+  throw InputError(formatted("the data ({}) is not that {}; other: {}; {}", where, whose,
+                             fmt::join(differences, ", "), advice));
+}
+
+void refuse_other_data(const Dataset& data, const std::string& here, CheckpointReader& checkpoint) {
+  if (!checkpoint.holds(kDataPrint)) return;
+  std::string stored;
+  checkpoint.read([&](Archive& archive) { archive.value(kDataPrint, stored); });
+  refuse_other_data(data, stored, here, "with which this run was begun",
+                    "put back what it was, or choose another run.name");
 }
 
 }  // namespace espalier

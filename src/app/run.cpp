@@ -2,6 +2,7 @@
 // agree that nothing is wrong; after that, a rank that fails ends the whole job.
 
 #include <ATen/Parallel.h>
+#include <fmt/ranges.h>
 #include <unistd.h>
 
 #include <chrono>
@@ -23,11 +24,12 @@
 #include "espalier/base/log.h"
 #include "espalier/base/stop.h"
 #include "espalier/comm/mailbox.h"
-#include "espalier/device/availability.h"
+#include "espalier/data/fingerprint.h"
 #include "espalier/device/memory.h"
 #include "espalier/method/register.h"
 #include "espalier/protocol/rounds/server.h"
 #include "espalier/record/checkpoint.h"
+#include "espalier/record/outcome.h"
 #include "espalier/train/weights.h"
 
 namespace espalier {
@@ -53,6 +55,19 @@ std::string megabytes(std::int64_t bytes) {
   return formatted("{:.2f} MB", static_cast<double>(bytes) * 1e-6);
 }
 
+/// How many clients have too little memory for their first task, and what to do about it.
+std::string memory_line(const Experiment& e, const std::vector<std::int64_t>& too_small) {
+  if (too_small.empty()) {
+    return formatted("memory   all {} clients can hold their task", e.fleet->size());
+  }
+  std::set<std::string> classes;
+  for (const std::int64_t client : too_small) classes.insert(e.fleet->device(client).name);
+  return formatted(
+      "memory   {} of {} clients cannot hold their task ({}): give them more memory_mb, choose "
+      "smaller method.widths, or set clients.memory_fit = width",
+      too_small.size(), e.fleet->size(), fmt::join(classes, ", "));
+}
+
 /// `--check`: what would run, with the memory that each kind of client is expected to need.
 void print_check(const Experiment& e, const RuleNames& names, const ServerRules& rules) {
   log_note(formatted("method   {} (submodel {}, window {}, merge {}, objective {})", names.method,
@@ -68,6 +83,7 @@ void print_check(const Experiment& e, const RuleNames& names, const ServerRules&
   log_note(formatted("         {:<14} {:>6} {:>12} {:>12} {:>12}", "device", "share", "parameters",
                      "memory", "cap"));
   std::set<std::pair<std::string, std::uint64_t>> shown;
+  std::vector<std::int64_t> too_small;  // clients
   std::int64_t payloads = 0;
   std::int64_t states = 0;
   const bool keeps = e.train.optimizer_state == OptimizerState::keep;
@@ -78,19 +94,22 @@ void print_check(const Experiment& e, const RuleNames& names, const ServerRules&
     const Peaks bounds = assignment_peaks(e, rules, assigned, client);
     const TrainingCost& cost = bounds.training;
     payloads += cost.message_bytes;
+    const std::int64_t cap = memory_bytes(device);
+    const bool fits = cap == 0 || bounds.largest() <= cap;
+    if (!fits) too_small.push_back(client);
     if (keeps) states += Optimizer::copies(e.train) * cost.message_bytes;
     if (!shown.emplace(device.name, assigned.submodel.hash()).second) continue;
-    const std::int64_t cap = memory_bytes(device);
     log_note(formatted(
         "         {:<14} {:>6.3g} {:>12} {:>12} {:>12}{}{}", device.name, assigned.share,
         cost.parameters, megabytes(cost.peak_bytes), cap > 0 ? megabytes(cap) : "-",
         bounds.search > 0 ? formatted("  {} while it searches", megabytes(bounds.search)) : "",
-        cap > 0 && bounds.largest() > cap ? "  too little memory" : ""));
+        fits ? "" : "  too little memory"));
   }
   // The model, its evaluated copy, and each client's payload, update and state: that before the
   // task, that after it, and the one to send next.
   log_note(formatted("server   {} at most, beside data and libraries",
                      megabytes(8 * values + 2 * payloads + 3 * states)));
+  log_note(memory_line(e, too_small));
 }
 
 /// Whether a person looks on. mpirun gives every program a terminal of its own, so below it
@@ -131,6 +150,11 @@ class Progress {
     if (live_) std::printf("\r\033[K");
     log_note(formatted("version {:>3}       loss {:.4f}   virtual {:>9.1f} s   {:>6.1f} s   {}",
                        e.version, e.loss, seconds(e.time), elapsed(), quality_));
+  }
+  void failure(const std::string& text) {
+    if (live_) std::printf("\r\033[K");
+    std::fflush(stdout);  // the warning goes to stderr
+    log_warning(text);
   }
   double elapsed() const {
     return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
@@ -193,28 +217,64 @@ RunFile restored_records(CheckpointReader& checkpoint, const RunDirectory& direc
   return RunFile::reopen(directory.run_file(), resolved);
 }
 
-std::string closing_line(const RunSummary& s, double wall, const std::filesystem::path& run) {
+/// " out_of_memory=12 rejected=3" of a run in which tasks failed. Those that the run's end cut off
+/// did not.
+std::string failures(const std::filesystem::path& run_file) {
+  std::string text;
+  for (const auto& [outcome, count] : count_outcomes(run_file)) {
+    const bool failed =
+        outcome != name_of(Outcome::merged) && outcome != name_of(Outcome::unfinished);
+    if (failed) text += formatted(" {}={}", outcome, count);
+  }
+  return text;
+}
+
+std::string closing_line(const RunSummary& s, double wall, const RunDirectory& directory) {
   const Evaluation last = s.last.value_or(Evaluation{});
   const std::string quality = std::isnan(last.perplexity)
                                   ? formatted("top1={:.4f}", last.top1)
                                   : formatted("perplexity={:.4f}", last.perplexity);
   return formatted(
       "done: rounds={} version={} {} loss={:.4f} virtual_s={:.3f} wall_s={:.1f} up_mb={:.3f} "
-      "down_mb={:.3f} run={}",
+      "down_mb={:.3f}{} run={}",
       s.rounds, s.version, quality, last.loss, seconds(s.time), wall,
       static_cast<double>(s.bytes_up) * 1e-6, static_cast<double>(s.bytes_down) * 1e-6,
-      run.string());
+      failures(directory.run_file()), directory.path().string());
+}
+
+/// What rank 0 serves with. All of it is built before anything is written, because what is wrong
+/// with the input shows here.
+struct Serving {
+  ServerRules rules;
+  ServerSettings settings;
+  KeptCheckpoints kept;
+  Parameters model;        ///< global, before round 0
+  std::string data_print;  ///< fingerprint of the data, for checkpoints
+};
+
+Serving build_serving(const RuleNames& names, const Config& config, const Experiment& experiment,
+                      const std::string& data_print) {
+  return {build_rules(catalogue(), names, config, experiment), server_settings(config, experiment),
+          KeptCheckpoints(config), first_model(config, experiment), data_print};
+}
+
+/// Once everything is built, what was not read will not be. `asked`: what this request gives and
+/// the configuration that it was read into has not been asked for; on going on `config` is another.
+void warn_of_unread(const Config& config, const std::vector<std::string>& asked) {
+  const std::vector<std::string> unread = config.unread();
+  for (const std::string& key : asked) {
+    if (std::ranges::find(unread, key) == unread.end()) continue;
+    log_warning(formatted("{} was given, but nothing reads it in this run", key));
+  }
 }
 
 /// Rank 0: serve until the rounds are done or a stop is asked for, then leave model and records.
 /// Returns the exit status.
 int serve(const Experiment& experiment, const Config& config, const RuleNames& names,
           const JobKinds& kinds, const Request& request, RunDirectory& directory,
-          const MpiEnvironment& mpi, Parameters model, Availability availability,
+          const MpiEnvironment& mpi, Serving serving, std::unique_ptr<CheckpointReader> checkpoint,
           const RealTime* real_time) {
   const std::string resolved = config.resolved();
-  open_log(directory.path() / "log.txt");
-  auto checkpoint = newest_checkpoint(directory, resolved);
   Mailbox mailbox(mpi);
   std::unique_ptr<Worker> local;
   if (mpi.size() == 1) {
@@ -225,8 +285,8 @@ int serve(const Experiment& experiment, const Config& config, const RuleNames& n
                                : RunFile(directory.run_file(), resolved);
   if (!checkpoint) record_clients(records, experiment);
 
-  RoundsServer server(experiment, config, build_rules(catalogue(), names, config, experiment), pool,
-                      records, std::move(model), std::move(availability), real_time);
+  RoundsServer server(experiment, std::move(serving.settings), std::move(serving.rules), pool,
+                      records, std::move(serving.model), real_time);
   if (checkpoint) {
     checkpoint->read([&](Archive& archive) { server.archive(archive); });
     checkpoint.reset();
@@ -236,32 +296,35 @@ int serve(const Experiment& experiment, const Config& config, const RuleNames& n
   Progress progress(experiment.rounds, request.verbosity);
   server.on_round = [&](const RoundReport& report) { progress.round(report); };
   server.on_evaluation = [&](const Evaluation& evaluation) { progress.evaluation(evaluation); };
+  server.on_failure = [&](const std::string& text) { progress.failure(text); };
   const auto tell_loss = [](std::int64_t version) {
     set_loss(formatted("what came after version {} is lost", version));
   };
   tell_loss(server.version());
   CheckpointWriter writer;
-  const std::int64_t keep = config.integer("checkpoint.keep");
-  const std::int64_t keep_every = config.integer("checkpoint.keep_every");
   server.on_checkpoint = [&](std::int64_t version) {
     writer.finish();
-    directory.prune_checkpoints(keep, keep_every);
+    directory.prune_checkpoints(serving.kept);
     writer.write(directory.checkpoint(version),
-                 make_checkpoint(resolved, [&](Archive& archive) { server.archive(archive); }),
+                 make_checkpoint(resolved,
+                                 [&](Archive& archive) {
+                                   archive.value(kDataPrint, serving.data_print);
+                                   server.archive(archive);
+                                 }),
                  [=] { tell_loss(version); });
   };
   const RunSummary summary = server.run();
   pool.stop();
   records.close();
   writer.finish();
-  directory.prune_checkpoints(keep, keep_every);
+  directory.prune_checkpoints(serving.kept);
   if (summary.stopped) {
     log_note(formatted("stopped at version {} of {} ({}); start again to go on", summary.version,
                        experiment.rounds, *summary.stopped));
     close_log();
     return kStoppedEarly;
   }
-  const std::string line = closing_line(summary, server.elapsed_s(), directory.path());
+  const std::string line = closing_line(summary, server.elapsed_s(), directory);
   directory.done(line);
   log_note(line);
   close_log();
@@ -318,6 +381,7 @@ int run_command(int* argc, char*** argv, const std::vector<std::string>& argumen
   });
   if (const int failed = agreed(mpi, failure)) return failed;
   meant = shared(mpi, std::move(meant));
+  const std::vector<std::string> asked = config->unread();
   if (meant.kind == Intent::Kind::tell) {
     log_note(meant.text);
     return 0;
@@ -336,48 +400,58 @@ int run_command(int* argc, char*** argv, const std::vector<std::string>& argumen
 
   // 4. The experiment, equal on all ranks.
   std::optional<Experiment> experiment;
-  // Rank 0's alone:
-  Parameters model;  // global
-  std::optional<Availability> availability;
+  std::string data_print;
+  std::optional<Serving> serving;  // rank 0's alone
   attempt(failure, [&] {
     experiment.emplace(build_experiment(*config, request.check));
-    const ServerRules rules = build_rules(catalogue(), names, *config, *experiment);
-    window_settings(*config, *experiment->fleet, config->integer("clients.per_round"));
-    if (mpi.rank() == 0) availability.emplace(*config, *experiment->fleet);
-    if (mpi.rank() == 0) model = first_model(*config, *experiment);
-    if (request.check && mpi.rank() == 0) print_check(*experiment, names, rules);
+    if (experiment->data.train) data_print = fingerprint(experiment->data);
+    if (mpi.rank() == 0) serving.emplace(build_serving(names, *config, *experiment, data_print));
+  });
+  if (const int failed = agreed(mpi, failure)) return failed;
+  attempt(failure, [&] {
+    const std::string first = broadcast_text(mpi, data_print);
+    refuse_other_data(experiment->data, first, data_print,
+                      formatted("of rank 0 on rank {}", mpi.rank()),
+                      "give all ranks the same files");
+    if (!request.check || mpi.rank() != 0) return;
+    if (experiment->data.train) warn_of_unread(*config, asked);
+    print_check(*experiment, names, serving->rules);
   });
   if (const int failed = agreed(mpi, failure)) return failed;
   if (request.check) return 0;
+
+  // 5. The folder. Nothing was written so far, and nothing that the user asks for is refused later.
   std::optional<RunDirectory> directory;
+  Newest newest;
   attempt(failure, [&] {
-    if (mpi.rank() == 0) {
-      directory.emplace(
-          path, config->resolved(),
-          request.overwrite ? RunDirectory::Content::remove : RunDirectory::Content::keep);
-    }
+    if (mpi.rank() != 0) return;
+    directory.emplace(
+        path, request.overwrite ? RunDirectory::Content::remove : RunDirectory::Content::keep);
+    newest = newest_checkpoint(*directory, config->resolved());
+    if (newest.checkpoint) refuse_other_data(experiment->data, data_print, *newest.checkpoint);
+    directory->begin(config->resolved());
+    open_log(path / "log.txt");
+    warn_of_unread(*config, asked);
+    for (const std::string& warning : newest.warnings) log_warning(warning);
   });
   if (const int failed = agreed(mpi, failure)) return failed;
 
-  // 5. Serve and train. From here on a failure ends the job, and a request to stop is heard.
+  // 6. Serve and train. From here on a failure ends the job, and a request to stop is heard.
   int status = 0;
   keep_stop_signals(mpi.rank() == 0);
   if (const auto stop = stop_time(request, begun)) set_stop_time(*stop);
   const auto serve_or_train = [&] {
     std::optional<RealTime> real_time;
-    if (is_paced(*config)) real_time.emplace(mpi, config->real("clock.scale"));
+    if (const auto scale = clock_settings(*config, *experiment->fleet).scale) {
+      real_time.emplace(mpi, *scale);
+    }
     const RealTime* pace = real_time ? &*real_time : nullptr;
     JobKinds kinds;
-    add_evaluation_jobs(kinds, *experiment, *config);
+    add_evaluation_jobs(kinds, *experiment, evaluation_plan(*config, *experiment));
     add_client_jobs(kinds, *experiment, client_rules(catalogue(), names), *config);
     if (mpi.rank() == 0) {
-      status = serve(*experiment, *config, names, kinds, request, *directory, mpi, std::move(model),
-                     std::move(*availability), pace);
-      // A stored configuration gives every option.
-      if (meant.kind == Intent::Kind::go_on) return;
-      for (const std::string& key : config->unread()) {
-        log_warning(formatted("{} was given, but nothing reads it in this run", key));
-      }
+      status = serve(*experiment, *config, names, kinds, request, *directory, mpi,
+                     std::move(*serving), std::move(newest.checkpoint), pace);
     } else {
       Mailbox mailbox(mpi);
       Worker(kinds, mailbox, pace).run();

@@ -5,8 +5,10 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <chrono>
 #include <cstdlib>
+#include <cstring>
 #include <fstream>
 #include <functional>
 #include <sstream>
@@ -102,12 +104,44 @@ std::int64_t version_of(const fs::path& checkpoint) {
   return is_one ? parse_integer(name.substr(5, name.size() - 8)).value_or(-1) : -1;
 }
 
+/// Whether the folder holds nothing but what a start makes before its config.ini stands: empty, or
+/// left by one that was killed or found the disk full.
+bool is_unbegun(const fs::path& folder) {
+  for (const auto& entry : fs::directory_iterator(folder)) {
+    const std::string name = entry.path().filename().string();
+    const bool ours = name == "LOCK" || name == "config.ini.tmp" ||
+                      (name == "checkpoints" && entry.is_directory() && fs::is_empty(entry.path()));
+    if (!ours) return false;
+  }
+  return true;
+}
+
+/// config.ini goes last: by it the folder is known as a run, and can be emptied by a second try.
+void empty(const fs::path& folder) {
+  std::error_code error;
+  const auto remove = [&](const fs::path& path) {
+    fs::remove_all(path, error);
+    if (error)
+      throw OutputError(formatted("cannot empty {}: {}", folder.string(), error.message()));
+  };
+  std::vector<fs::path> others;
+  for (const auto& entry : fs::directory_iterator(folder)) {
+    if (entry.path().filename() != "config.ini") others.push_back(entry.path());
+  }
+  for (const fs::path& path : others) remove(path);
+  remove(folder / "config.ini");
+}
+
 std::string without_newline(std::string text) {
   while (!text.empty() && text.back() == '\n') text.pop_back();
   return text;
 }
 
 }  // namespace
+
+KeptCheckpoints::KeptCheckpoints(const Config& config)
+    : last(std::max<std::int64_t>(2, config.integer("checkpoint.keep"))),
+      every(config.integer("checkpoint.keep_every")) {}
 
 std::map<std::string, std::string> option_lines(const std::string& resolved) {
   std::map<std::string, std::string> values;
@@ -137,26 +171,28 @@ fs::path RunDirectory::path_for(const Config& config) {
 }
 
 std::optional<RunDirectory::Found> RunDirectory::look(const fs::path& path) {
-  if (!fs::exists(path) || fs::is_empty(path)) return std::nullopt;
-  if (!fs::exists(path / "config.ini")) {
+  if (!fs::exists(path)) return std::nullopt;
+  if (!fs::is_directory(path)) {
     throw InputError(formatted("{} exists and is no run; choose another run.name", path.string()));
   }
   if (!fs::exists(path / "DONE")) wait_for_owner(path / "LOCK");
+  if (!fs::exists(path / "config.ini")) {
+    if (is_unbegun(path)) return std::nullopt;
+    throw InputError(formatted("{} exists and is no run; choose another run.name", path.string()));
+  }
   return Found{read_text_file(path / "config.ini"), without_newline(read_text_file(path / "DONE"))};
 }
 
-RunDirectory::RunDirectory(fs::path path, const std::string& resolved, Content content)
-    : path_(std::move(path)) {
+RunDirectory::RunDirectory(fs::path path, Content content) : path_(std::move(path)) {
   std::error_code error;
   const fs::path lock = path_ / "LOCK";
   wait_for_owner(lock);
   if (content == Content::remove && fs::exists(path_)) {
-    if (!fs::is_empty(path_) && !fs::exists(path_ / "config.ini")) {
+    if (!fs::exists(path_ / "config.ini") && !is_unbegun(path_)) {
       throw InputError(formatted(
           "{} is no run, so --overwrite leaves it alone; choose another run.name", path_.string()));
     }
-    fs::remove_all(path_, error);
-    if (error) throw OutputError(formatted("cannot empty {}: {}", path_.string(), error.message()));
+    empty(path_);
   }
   fs::create_directories(path_ / "checkpoints", error);
   if (error) throw OutputError(formatted("cannot create {}: {}", path_.string(), error.message()));
@@ -165,16 +201,21 @@ RunDirectory::RunDirectory(fs::path path, const std::string& resolved, Content c
   if (file < 0) {
     if (errno == EEXIST)
       throw InputError(formatted("{} was taken by another run just now", path_.string()));
-    throw OutputError(formatted("cannot write {}", lock.string()));
+    throw OutputError(formatted("cannot write {}: {}", lock.string(), std::strerror(errno)));
   }
   const long pid = getpid();
   const std::string text = formatted("{} {} {} {}\n", host_name(), pid, start_time(pid), own_job());
   const auto written = write(file, text.data(), text.size());
+  const int reason = errno;
   close(file);
   if (written != static_cast<ssize_t>(text.size())) {
     fs::remove(lock, error);
-    throw OutputError(formatted("cannot write {}", lock.string()));
+    throw OutputError(formatted("cannot write {}: {}", lock.string(), std::strerror(reason)));
   }
+}
+
+void RunDirectory::begin(const std::string& resolved) const {
+  std::error_code error;
   fs::remove(path_ / "DONE", error);
   write_file(path_ / "config.ini", resolved);
 }
@@ -197,12 +238,11 @@ std::vector<fs::path> RunDirectory::checkpoints() const {
   return paths;
 }
 
-void RunDirectory::prune_checkpoints(std::int64_t keep, std::int64_t every) const {
+void RunDirectory::prune_checkpoints(const KeptCheckpoints& kept) const {
   const auto paths = checkpoints();
-  for (std::size_t i = static_cast<std::size_t>(std::max<std::int64_t>(2, keep)); i < paths.size();
-       ++i) {
+  for (auto i = static_cast<std::size_t>(kept.last); i < paths.size(); ++i) {
     std::error_code ignored;
-    if (every <= 0 || version_of(paths[i]) % every != 0) fs::remove(paths[i], ignored);
+    if (kept.every <= 0 || version_of(paths[i]) % kept.every != 0) fs::remove(paths[i], ignored);
   }
 }
 

@@ -11,6 +11,7 @@
 #include "espalier/base/log.h"
 #include "files.h"
 #include "splits.h"
+#include "unicode.h"
 #include "words.h"
 
 namespace espalier {
@@ -68,7 +69,11 @@ Rows read_rows(const fs::path& path, std::int64_t length, std::int64_t training,
     const bool trains = static_cast<std::int64_t>(rows.labels.size()) < training;
     const std::size_t begin = rows.words.size();
     const std::size_t end = begin + static_cast<std::size_t>(length);
-    for_each_word(mended(cells[1] + '\n' + cells[2]), [&](const std::string& word) {
+    const std::string text = mended(cells[1] + '\n' + cells[2]);
+    if (first_invalid(text)) {
+      throw DataError(formatted("{} is no text in UTF-8; fetch the file again", file.place()));
+    }
+    for_each_word(text, [&](const std::string& word) {
       const std::int32_t number = words.number(word);
       if (trains) words.count(number);
       if (rows.words.size() < end) rows.words.push_back(number);

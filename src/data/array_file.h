@@ -1,13 +1,16 @@
 #pragma once
 // Arrays in files of the user's own: npy, or HDF5. They are mapped into memory where the file holds
-// plain numbers of this machine's byte order one after the other, and read otherwise (HDF5: chunked
-// or compressed).
+// plain numbers of this machine's byte order one after the other, row by row, and copied otherwise
+// (npy: big-endian or column by column; HDF5: chunked, compressed, or stored in other files).
+
+#include <c10/util/Half.h>
 
 #include <cstdint>
 #include <cstring>
 #include <filesystem>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -15,9 +18,14 @@
 
 namespace espalier {
 
-enum class Element { u8, i8, u16, i16, u32, i32, u64, i64, f32, f64 };
+enum class Element { boolean, u8, i8, u16, i16, u32, i32, u64, i64, f16, f32, f64 };
 const char* element_name(Element element);
 std::int64_t element_bytes(Element element);
+/// For messages.
+inline constexpr const char* kPlainNumbers = "bool, integers or floats of 16, 32 or 64 bits";
+
+/// Bytes of an array, or nothing where the extents are out of all bounds.
+std::optional<std::int64_t> bytes_of(const std::vector<std::int64_t>& shape, Element element);
 
 /// Numbers in C order; the first extent counts rows. Copies share the numbers.
 struct Array {
@@ -30,21 +38,27 @@ struct Array {
   std::int64_t rows() const { return shape.empty() ? 0 : shape[0]; }
   /// Numbers of one row.
   std::int64_t per_row() const;
-  bool is_integer() const { return element != Element::f32 && element != Element::f64; }
+  bool is_float() const {
+    return element == Element::f16 || element == Element::f32 || element == Element::f64;
+  }
+  /// Truth values are integers too: 0 and 1.
+  bool is_integer() const { return !is_float(); }
 };
 
-/// Calls `work` with a function that loads number i, of the array's own type; numbers in a mapped
-/// file need not be aligned.
+/// Calls `work` with a function that loads number i, of the array's own type (a truth value as 0 or
+/// 1, a half as a float); numbers in a mapped file need not be aligned.
 template <class Work>
 auto visit(const Array& array, const Work& work) {
-  const auto typed = [&]<class T>(T) {
-    return work([data = array.data](std::int64_t i) {
-      T value;
-      std::memcpy(&value, data + i * static_cast<std::int64_t>(sizeof(T)), sizeof(T));
-      return value;
-    });
+  const auto load = [data = array.data]<class T>(T value, std::int64_t i) {
+    std::memcpy(&value, data + i * static_cast<std::int64_t>(sizeof(T)), sizeof(T));
+    return value;
+  };
+  const auto typed = [&]<class T>(T zero) {
+    return work([&load, zero](std::int64_t i) { return load(zero, i); });
   };
   switch (array.element) {
+    case Element::boolean:
+      return work([&](std::int64_t i) { return load(std::uint8_t{}, i) == 0 ? 0 : 1; });
     case Element::u8:
       return typed(std::uint8_t{});
     case Element::i8:
@@ -61,6 +75,8 @@ auto visit(const Array& array, const Work& work) {
       return typed(std::uint64_t{});
     case Element::i64:
       return typed(std::int64_t{});
+    case Element::f16:
+      return work([&](std::int64_t i) { return static_cast<float>(load(c10::Half{}, i)); });
     case Element::f32:
       return typed(float{});
     case Element::f64:
@@ -78,11 +94,12 @@ Array array_of(std::string name, Element element, std::vector<std::int64_t> shap
   return {std::move(name), element, std::move(shape), data, std::move(owner)};
 }
 
-/// One npy file. DataError (file and what is wrong) if it is damaged, cut short, or in another
-/// order or type than can be used.
+/// One npy file. DataError (file and what is wrong) if it is damaged, cut short, or holds no plain
+/// numbers.
 Array open_npy(const std::filesystem::path& path);
 
-/// Those of the named datasets that the HDF5 file has, at its root. DataError likewise.
+/// Those of the named datasets that the HDF5 file has, at its root, also by links, in raw files or
+/// put together from other datasets. DataError likewise, and if any of these is not there.
 std::map<std::string, Array> open_hdf5(const std::filesystem::path& path,
                                        const std::vector<std::string>& names);
 

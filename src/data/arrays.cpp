@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "espalier/base/error.h"
+#include "espalier/base/log.h"
 #include "espalier/base/random.h"
 #include "espalier/config/lists.h"
 #include "files.h"
@@ -165,6 +166,21 @@ void check_finite(const Array& x) {
   });
 }
 
+/// Bytes are pixels, and divided by 255, where a sample has rows and columns.
+bool are_pixels(const Array& x) { return x.element == Element::u8 && x.shape.size() > 2; }
+
+/// Says so where a table of bytes may hold images, row behind row.
+void note_of_bytes(const Array& x, const Config& config) {
+  if (x.element != Element::u8 || are_pixels(x) || config.text("data.normalise") != "none") return;
+  const std::uint8_t* end = x.data + x.rows() * x.per_row();
+  if (std::none_of(x.data, end, [](std::uint8_t byte) { return byte > 1; })) return;
+  log_note(
+      formatted("{}: bytes of a table are taken as numbers from 0 to 255; bytes of images "
+                "[samples, channels, "
+                "height, width] are divided by 255; data.normalise = computed scales both",
+                x.name));
+}
+
 struct Rows {
   std::vector<std::uint32_t> train;
   std::vector<std::uint32_t> test;
@@ -201,6 +217,19 @@ Rows split_rows(const ArraySet& arrays, const Config& config) {
   return rows;
 }
 
+/// The largest deviation, relative to the mean, that rounding alone may leave in a constant: that
+/// of numbers one rounding apart; doubles and integers have room for that of a thousand.
+double rounding(Element element) {
+  switch (element) {
+    case Element::f16:
+      return 0x1p-11;
+    case Element::f32:
+      return 0x1p-23;
+    default:
+      return 0x1p-42;
+  }
+}
+
 /// Mean and deviation of each channel over the given rows.
 Normalisation computed(const Array& x, double unit, std::int64_t channels,
                        const std::vector<std::uint32_t>& rows) {
@@ -209,7 +238,8 @@ Normalisation computed(const Array& x, double unit, std::int64_t channels,
   const std::int64_t plane = x.per_row() / channels;
   const double count = static_cast<double>(plane) * static_cast<double>(rows.size());
   visit(x, [&](const auto& value) {
-    const auto sum = [&](std::vector<double>& sums, const auto& term) {
+    const auto mean_of = [&](const auto& term) {
+      std::vector<double> sums(static_cast<std::size_t>(channels));
       for (const std::uint32_t row : rows) {
         std::int64_t next = row * x.per_row();
         for (std::int64_t channel = 0; channel < channels; ++channel) {
@@ -218,17 +248,25 @@ Normalisation computed(const Array& x, double unit, std::int64_t channels,
           }
         }
       }
-      for (double& total : sums) total /= count;
+      for (double& sum : sums) sum /= count;
+      return sums;
     };
-    sum(result.mean, [](double number, std::int64_t) { return number; });
-    sum(result.deviation, [&](double number, std::int64_t channel) {
-      const double difference = number - result.mean[channel];
-      return difference * difference;
+    const auto off_mean = [&](double number, std::int64_t channel) {
+      return number - result.mean[channel];
+    };
+    result.mean = mean_of([](double number, std::int64_t) { return number; });
+    // A long sum is off by many roundings; the mean of what is left takes them out.
+    const std::vector<double> left = mean_of(off_mean);
+    for (std::size_t c = 0; c < left.size(); ++c) result.mean[c] += left[c];
+    result.deviation = mean_of([&](double number, std::int64_t channel) {
+      return off_mean(number, channel) * off_mean(number, channel);
     });
   });
-  for (double& deviation : result.deviation) {
+  for (std::size_t c = 0; c < result.deviation.size(); ++c) {
+    double& deviation = result.deviation[c];
     deviation = std::sqrt(deviation);
-    if (deviation == 0) deviation = 1;  // a constant is only moved to 0
+    // A constant is only moved to 0.
+    if (deviation <= rounding(x.element) * std::abs(result.mean[c])) deviation = 1;
   }
   return result;
 }
@@ -252,7 +290,7 @@ Normalisation given(const Config& config, std::int64_t channels) {
 
 Normalisation choose_normalisation(const Array& x, const std::vector<std::int64_t>& shape,
                                    const std::vector<std::uint32_t>& rows, const Config& config) {
-  const double unit = x.element == Element::u8 ? 1.0 / 255 : 1.0;
+  const double unit = are_pixels(x) ? 1.0 / 255 : 1.0;
   const std::int64_t channels = shape[0];
   const std::string kind = config.text("data.normalise");
   if (kind == "none") return {{}, {}, unit};
@@ -284,6 +322,11 @@ void check_lengths(const ArraySet& arrays) {
     throw DataError(formatted("{} has {} rows but {} has {}: they must belong together", x.name,
                               x.rows(), other->name, other->rows()));
   }
+}
+
+/// A class for each number of a row: what a language model learns from.
+bool labels_of_positions(const Array& x, const Array& y) {
+  return y.is_integer() && x.shape.size() == 2 && y.shape == x.shape && x.per_row() > 1;
 }
 
 /// The files: those that data.file names, else arrays.h5 or x.npy, y.npy, ... in the folder.
@@ -329,6 +372,12 @@ ArraySet open_arrays(const Config& config, const fs::path& folder) {
   set.y = arrays.at("y");
   if (arrays.contains("client")) set.client = arrays.at("client");
   if (arrays.contains("split")) set.split = arrays.at("split");
+  const bool may_be_tokens =
+      set.x.is_integer() && set.x.element != Element::boolean && set.x.shape.size() == 2;
+  set.tokens = are_tokens(config, "data.array_values");
+  if (config.text("data.array_values") == "auto") {
+    set.tokens = may_be_tokens && (set.tokens || labels_of_positions(set.x, set.y));
+  }
   return set;
 }
 
@@ -342,6 +391,9 @@ DataShape declared_shape(const Config& config) {
     throw DataError(
         "the shape of arrays is known from their files; for --check without them, set data.shape "
         "and data.classes");
+  }
+  if (shape.sample.size() == 1 && are_tokens(config, "data.array_values")) {
+    shape.vocabulary = config.integer("data.vocabulary");
   }
   return shape;
 }
@@ -358,6 +410,12 @@ Dataset with_told_shape(Dataset dataset, const Config& config) {
 
 }  // namespace
 
+bool are_tokens(const Config& config, const std::string& key) {
+  const std::string asked = config.text(key);
+  if (asked != "auto") return asked == "tokens";
+  return model_families().get(config.text("model.name")).value.customary.vocabulary > 0;
+}
+
 Dataset make_dataset(const std::string& name, const ArraySet& arrays, const Config& config) {
   check_lengths(arrays);
   const Array& x = arrays.x;
@@ -366,19 +424,18 @@ Dataset make_dataset(const std::string& name, const ArraySet& arrays, const Conf
   samples->shape.assign(x.shape.begin() + 1, x.shape.end());
   Dataset dataset{name, {}, nullptr, nullptr, arrays.files};
   DataShape& shape = dataset.shape;
-  const bool tokens = x.is_integer() && x.element != Element::u8;
-  if (tokens) {
-    if ((x.element != Element::i64 && x.element != Element::i32) || x.shape.size() != 2) {
-      throw DataError(formatted(
-          "{} holds {} in {} dimensions: samples are float32, float64 or uint8, or tokens, which "
-          "are int64 in two dimensions",
-          x.name, element_name(x.element), x.shape.size()));
+  if (arrays.tokens) {
+    if (!x.is_integer() || x.shape.size() != 2) {
+      throw DataError(
+          formatted("{} holds {} in {} dimensions, where tokens are integers [samples, length]",
+                    x.name, element_name(x.element), x.shape.size()));
     }
     shape.vocabulary = config.integer("data.vocabulary");
     check_range(x, shape.vocabulary, "tokens", "; raise data.vocabulary if that is right");
-    shape.next_token = arrays.y.shape.size() == 2 && arrays.y.per_row() == x.per_row();
+    shape.next_token = labels_of_positions(x, arrays.y);
   } else {
     check_finite(x);
+    note_of_bytes(x, config);
     if (samples->shape.empty()) samples->shape = {1};
     // Grey images, of one channel.
     if (samples->shape.size() == 2) samples->shape.insert(samples->shape.begin(), 1);
@@ -392,7 +449,7 @@ Dataset make_dataset(const std::string& name, const ArraySet& arrays, const Conf
   }
   shape.sample = samples->shape;
   Rows rows = split_rows(arrays, config);
-  if (!tokens) {
+  if (!arrays.tokens) {
     dataset.normalisation = choose_normalisation(x, samples->shape, rows.train, config);
     samples->affine = affine_of(dataset.normalisation);
   }
@@ -408,13 +465,20 @@ Dataset make_dataset(const std::string& name, const ArraySet& arrays, const Conf
 
 DataSource arrays_source() {
   const auto declare = [](OptionTable& table) {
+    table.add({.key = "data.array_values",
+               .type = OptionType::choice,
+               .default_value = "auto",
+               .help = "arrays: what x holds, numbers or the tokens of a text; auto: integers "
+                       "[samples, length] are tokens where the model reads tokens (gpt, encoder) "
+                       "or y has the shape of x, all else are numbers.",
+               .choices = {"auto", "numbers", "tokens"}});
     table.add({.key = "data.normalise",
                .type = OptionType::choice,
                .default_value = "none",
-               .help =
-                   "arrays, csv: numbers as they are (bytes divided by 255), or less a mean and "
-                   "divided by a deviation for each channel or feature: computed from the "
-                   "training samples, or given.",
+               .help = "arrays, csv: numbers as they are (bytes of images divided by 255), or less "
+                       "a mean and "
+                       "divided by a deviation for each channel or feature: computed from the "
+                       "training samples, or given.",
                .choices = {"none", "computed", "given"}});
     table.add({.key = "data.mean",
                .type = OptionType::real_list,

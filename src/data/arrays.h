@@ -13,11 +13,16 @@ namespace espalier {
 
 struct ArraySet {
   std::vector<std::string> files;
-  Array x;                      ///< samples: floats, bytes, or tokens (int32, int64)
+  Array x;                      ///< samples
   Array y;                      ///< class of each; of each token for next-token data
   std::optional<Array> client;  ///< whose each is, from 0
   std::optional<Array> split;   ///< 0 training, 1 test; else data.test_share are drawn
+  bool tokens = false;          ///< x are tokens: integers [samples, length]
 };
+
+/// What an option with the choices auto, numbers and tokens says of the data; auto: tokens where
+/// the model reads tokens (its customary data are tokens).
+bool are_tokens(const Config& config, const std::string& key);
 
 /// Uses data.classes, data.vocabulary, data.normalise (data.mean, data.deviation), data.test_share,
 /// the limits and run.seed. DataError (array and row) for lengths that differ, values that are not

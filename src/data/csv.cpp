@@ -11,6 +11,7 @@
 #include "arrays.h"
 #include "csv_file.h"
 #include "espalier/base/error.h"
+#include "espalier/base/log.h"
 #include "files.h"
 
 namespace espalier {
@@ -38,6 +39,29 @@ std::size_t column(const std::string& key, const std::string& wanted,
                              path.string(), names.size(), fmt::join(names, ", ")));
 }
 
+struct Separator {
+  const char* name;
+  char character;
+};
+constexpr Separator kSeparators[] = {{"comma", ','}, {"semicolon", ';'}, {"tab", '\t'}};
+
+char separator(const Config& config) {
+  const std::string name = config.text("data.csv_separator");
+  return std::find_if(std::begin(kSeparators), std::end(kSeparators),
+                      [&](const Separator& separator) { return name == separator.name; })
+      ->character;
+}
+
+/// Advice for a table whose only column has another separator in it.
+std::string other_separator(const std::string& column) {
+  for (const Separator& separator : kSeparators) {
+    if (column.find(separator.character) == std::string::npos) continue;
+    return formatted("; set data.csv_separator = {} if that is what stands between its cells",
+                     separator.name);
+  }
+  return "";
+}
+
 Columns choose_columns(const Config& config, std::vector<std::string> names, const fs::path& path) {
   Columns columns{std::move(names), 0, {}, {}};
   const std::string label = config.text("data.csv_label");
@@ -49,11 +73,28 @@ Columns choose_columns(const Config& config, std::vector<std::string> names, con
     if (i != columns.label && i != columns.client) columns.values.push_back(i);
   }
   if (columns.values.empty()) {
-    throw DataError(
-        formatted("{} has no columns beside the label's: nothing to learn from", path.string()));
+    throw DataError(formatted("{} has no columns beside the label's: nothing to learn from{}",
+                              path.string(), other_separator(columns.names[0])));
   }
   return columns;
 }
+
+/// Whether a column of the features counts the rows, from 0 or 1.
+class RowCounter {
+ public:
+  void add(float number) {
+    if (count_ == 0) first_ = number;
+    counts_ =
+        counts_ && (first_ == 0 || first_ == 1) && number == first_ + static_cast<float>(count_);
+    ++count_;
+  }
+  bool counts_rows() const { return counts_ && count_ > 2; }
+
+ private:
+  bool counts_ = true;
+  float first_ = 0;
+  std::int64_t count_ = 0;
+};
 
 struct Table {
   std::vector<float> numbers;
@@ -71,11 +112,11 @@ class Reader {
         table_(table),
         vocabulary_(config.integer("data.vocabulary")),
         classes_(config.integer("data.classes")),
-        tokens_(config.text("data.csv_values") == "tokens") {}
+        tokens_(are_tokens(config, "data.csv_values")) {}
 
   /// Appends the file's rows as those of `split`. `columns`: as the first file has them.
   void read(std::uint8_t split, std::optional<Columns>& columns) {
-    CsvFile file(path_);
+    CsvFile file(path_, separator(config_));
     std::vector<std::string> cells;
     bool header = config_.boolean("data.csv_header");
     const std::size_t before = table_.labels.size();
@@ -92,9 +133,20 @@ class Reader {
     if (table_.labels.size() == before) {
       throw DataError(formatted("{} holds no samples", path_.string()));
     }
+    if (split == 0 && !tokens_ && columns->values[0] == 0) warn_of_an_index(columns->names[0]);
   }
 
  private:
+  /// What pandas and R write in front of a table says nothing about new samples.
+  void warn_of_an_index(const std::string& column) const {
+    const bool nameless = column.empty() || column.starts_with("Unnamed:");
+    if (!nameless && !first_column_.counts_rows()) return;
+    log_warning(formatted(
+        "{}: the first column{} looks like a row number and is trained on as a feature; if it is "
+        "one, leave it out (pandas: to_csv(..., index=False))",
+        path_.string(), column.empty() ? ", which has no name," : formatted(" ({})", column)));
+  }
+
   void check_header(const std::vector<std::string>& cells, const CsvFile& file,
                     std::optional<Columns>& columns) const {
     std::vector<std::string> names;
@@ -141,6 +193,7 @@ class Reader {
         throw refused(i, "finite number");
       }
       table_.numbers.push_back(static_cast<float>(*number));
+      if (i == 0) first_column_.add(table_.numbers.back());
     }
     constexpr std::int64_t kMost = 1'000'000;
     table_.labels.push_back(integer(columns.label, classes_ > 0 ? classes_ : kMost, "class"));
@@ -156,6 +209,7 @@ class Reader {
   std::int64_t vocabulary_;
   std::int64_t classes_;
   bool tokens_;
+  RowCounter first_column_;
 };
 
 Dataset load(const Config& config, const fs::path& folder) {
@@ -174,9 +228,9 @@ Dataset load(const Config& config, const fs::path& folder) {
   const auto rows = static_cast<std::int64_t>(table.labels.size());
   const auto width = static_cast<std::int64_t>(columns->values.size());
   const std::string name = path.string();
-  set.x = table.tokens.empty()
-              ? array_of(name, Element::f32, {rows, width}, std::move(table.numbers))
-              : array_of(name, Element::i32, {rows, width}, std::move(table.tokens));
+  set.tokens = !table.tokens.empty();
+  set.x = !set.tokens ? array_of(name, Element::f32, {rows, width}, std::move(table.numbers))
+                      : array_of(name, Element::i32, {rows, width}, std::move(table.tokens));
   const auto one_column = [&](std::size_t column, std::vector<std::int32_t> values) {
     return array_of(formatted("{}, {}", name, columns->names[column]), Element::i32, {rows},
                     std::move(values));
@@ -199,6 +253,11 @@ DataSource csv_source() {
                .type = OptionType::boolean,
                .default_value = "true",
                .help = "csv: whether the first line names the columns."});
+    table.add({.key = "data.csv_separator",
+               .type = OptionType::choice,
+               .default_value = "comma",
+               .help = "csv: what stands between the cells of a line.",
+               .choices = {"comma", "semicolon", "tab"}});
     table.add({.key = "data.csv_label",
                .type = OptionType::text,
                .default_value = "",
@@ -211,9 +270,10 @@ DataSource csv_source() {
                        "none."});
     table.add({.key = "data.csv_values",
                .type = OptionType::choice,
-               .default_value = "numbers",
-               .help = "csv: what the other columns hold, features or the tokens of a text.",
-               .choices = {"numbers", "tokens"}});
+               .default_value = "auto",
+               .help = "csv: what the other columns hold, features or the tokens of a text; auto: "
+                       "tokens where the model reads tokens (gpt, encoder).",
+               .choices = {"auto", "numbers", "tokens"}});
   };
   const auto shape = [](const Config&) -> DataShape {
     throw DataError("the shape of csv is known from its file alone");

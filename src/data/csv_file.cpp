@@ -5,28 +5,33 @@
 
 namespace espalier {
 
-CsvFile::CsvFile(const std::filesystem::path& path) : path_(path), content_(read_packed(path)) {
-  constexpr std::uint8_t kByteOrderMark[] = {0xef, 0xbb, 0xbf};
-  if (content_.size() >= 3 && std::equal(kByteOrderMark, kByteOrderMark + 3, content_.begin())) {
-    position_ = 3;
-  }
-}
+CsvFile::CsvFile(const std::filesystem::path& path, char separator)
+    : path_(path),
+      separator_(separator),
+      content_(read_packed(path)),
+      position_(mark_of_utf8(content_, path)) {}
 
 std::string CsvFile::place() const { return formatted("{} line {}", path_.string(), record_); }
 
+char CsvFile::take() {
+  const char c = static_cast<char>(content_[position_++]);
+  // The CR of CR LF ends no line of its own.
+  if (c == '\n' || (c == '\r' && (at_end() || content_[position_] != '\n'))) ++line_;
+  return c;
+}
+
 void CsvFile::quoted_cell(std::string& cell) {
-  ++position_;  // the opening quote
+  take();  // the opening quote
   while (true) {
     if (at_end()) {
       throw DataError(
           formatted("{}: a cell's opening quote is never closed; mend the file", place()));
     }
-    const char c = static_cast<char>(content_[position_++]);
-    if (c == '\n') ++line_;
+    const char c = take();
     if (c != '"') {
       cell += c;
     } else if (!at_end() && content_[position_] == '"') {
-      cell += static_cast<char>(content_[position_++]);
+      cell += take();
     } else {
       return;
     }
@@ -36,27 +41,23 @@ void CsvFile::quoted_cell(std::string& cell) {
 bool CsvFile::next(std::vector<std::string>& cells) {
   cells.clear();
   const auto here = [this] { return at_end() ? '\n' : static_cast<char>(content_[position_]); };
-  while (!at_end() && (here() == '\n' || here() == '\r')) {
-    if (here() == '\n') ++line_;
-    ++position_;
-  }
+  const auto at_line_end = [&] { return here() == '\n' || here() == '\r'; };
+  while (!at_end() && at_line_end()) take();
   if (at_end()) return false;
   record_ = line_;
   while (true) {
     std::string& cell = cells.emplace_back();
     if (here() == '"') {
       quoted_cell(cell);
-      if (here() != ',' && here() != '\n' && here() != '\r') {
+      if (here() != separator_ && !at_line_end()) {
         throw DataError(
-            formatted("{}: a quoted cell is followed by '{}' instead of a comma; mend the file",
-                      place(), here()));
+            formatted("{}: a quoted cell is followed by '{}' instead of a '{}'; mend the file",
+                      place(), here(), separator_));
       }
     }
-    while (here() != ',' && here() != '\n' && here() != '\r') {
-      cell += static_cast<char>(content_[position_++]);
-    }
-    if (here() != ',') return true;  // the line's end is passed over by the next call
-    ++position_;
+    while (here() != separator_ && !at_line_end()) cell += take();
+    if (here() != separator_) return true;  // the line's end is passed over by the next call
+    take();
   }
 }
 

@@ -1,6 +1,7 @@
 #pragma once
-// Reads comma-separated values (RFC 4180): cells in quotes may hold commas, line ends, and "" for a
-// quote. Blank lines are passed over.
+// Reads comma-separated values (RFC 4180), or values separated otherwise: cells in quotes may hold
+// separators, line ends, and "" for a quote. Blank lines are passed over. Lines end in LF, CR LF or
+// CR.
 
 #include <cstdint>
 #include <filesystem>
@@ -11,8 +12,8 @@ namespace espalier {
 
 class CsvFile {
  public:
-  /// Gzipped or not. DataError if it cannot be read.
-  explicit CsvFile(const std::filesystem::path& path);
+  /// Gzipped or not. DataError if it cannot be read, or is text in UTF-16.
+  explicit CsvFile(const std::filesystem::path& path, char separator = ',');
   /// The cells of the next record; false at the end. DataError (file, line) for quotes that are not
   /// closed or are followed by more.
   bool next(std::vector<std::string>& cells);
@@ -21,9 +22,12 @@ class CsvFile {
 
  private:
   bool at_end() const { return position_ == content_.size(); }
+  /// Passes over one character, and counts lines.
+  char take();
   void quoted_cell(std::string& cell);
 
   std::filesystem::path path_;
+  char separator_;
   std::vector<std::uint8_t> content_;
   std::size_t position_ = 0;
   std::int64_t line_ = 1;    // at position_

@@ -83,6 +83,21 @@ std::vector<std::uint8_t> read_packed(const std::filesystem::path& path) {
   return gzipped ? unpacked(content, path) : content;
 }
 
+std::size_t mark_of_utf8(std::span<const std::uint8_t> bytes, const std::filesystem::path& path) {
+  const auto begins_with = [&](std::initializer_list<std::uint8_t> mark) {
+    return bytes.size() >= mark.size() && std::equal(mark.begin(), mark.end(), bytes.begin());
+  };
+  const auto start = bytes.first(std::min<std::size_t>(bytes.size(), 64));
+  if (begins_with({0xff, 0xfe}) || begins_with({0xfe, 0xff}) ||
+      std::find(start.begin(), start.end(), 0) != start.end()) {
+    throw DataError(formatted(
+        "{} is text in UTF-16 or UTF-32, or no text: turn it into UTF-8, e.g. by `iconv -f UTF-16 "
+        "-t UTF-8 {} > NEW`",
+        path.string(), path.string()));
+  }
+  return begins_with({0xef, 0xbb, 0xbf}) ? 3 : 0;
+}
+
 MappedFile::MappedFile(const std::filesystem::path& path) {
   std::error_code error;
   const auto size = std::filesystem::file_size(path, error);

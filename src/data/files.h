@@ -16,6 +16,10 @@ namespace espalier {
 /// or cut short.
 std::vector<std::uint8_t> read_packed(const std::filesystem::path& path);
 
+/// How many bytes a byte order mark of UTF-8 takes at the beginning; 0 without one. DataError where
+/// the bytes are text in UTF-16 or UTF-32: by their mark, or by zeros among the first letters.
+std::size_t mark_of_utf8(std::span<const std::uint8_t> bytes, const std::filesystem::path& path);
+
 /// A file's bytes, mapped read-only for the life of the object. DataError if it cannot be read.
 class MappedFile {
  public:

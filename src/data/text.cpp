@@ -2,11 +2,13 @@
 // or words. The last 10 % is the test split. Samples are windows that lie side by side, so each
 // token but the first is predicted exactly once.
 
+#include <algorithm>
 #include <utility>
 
 #include "espalier/base/error.h"
 #include "files.h"
 #include "splits.h"
+#include "unicode.h"
 #include "words.h"
 
 namespace espalier {
@@ -47,6 +49,19 @@ void cut(Dataset& dataset, std::shared_ptr<const void> owner, std::span<const T>
   dataset.test = split(first, count - first, limits(config).test);
 }
 
+/// The characters of a text in UTF-8. DataError where it is in another encoding.
+std::string_view characters(std::span<const std::uint8_t> bytes, const fs::path& path) {
+  const std::span<const std::uint8_t> rest = bytes.subspan(mark_of_utf8(bytes, path));
+  const std::string_view text(reinterpret_cast<const char*>(rest.data()), rest.size());
+  if (const auto place = first_invalid(text)) {
+    throw DataError(formatted(
+        "{} is no text in UTF-8 (line {}), which data.tokens = words needs: turn it into UTF-8, "
+        "e.g. by `iconv -f ISO-8859-1 -t UTF-8 {} > NEW`",
+        path.string(), 1 + std::count(text.begin(), text.begin() + *place, '\n'), path.string()));
+  }
+  return text;
+}
+
 /// The vocabulary is that of the training part.
 std::vector<std::int32_t> word_tokens(std::string_view text, std::int64_t vocabulary,
                                       std::string& list) {
@@ -74,8 +89,7 @@ Dataset load(const Config& config, const fs::path& folder) {
     cut(dataset, file, bytes, config);
   } else {
     const auto words = std::make_shared<const std::vector<std::int32_t>>(
-        word_tokens({reinterpret_cast<const char*>(bytes.data()), bytes.size()},
-                    dataset.shape.vocabulary, dataset.words));
+        word_tokens(characters(bytes, path), dataset.shape.vocabulary, dataset.words));
     cut(dataset, words, std::span<const std::int32_t>(*words), config);
   }
   return dataset;

@@ -3,15 +3,11 @@
 #include <algorithm>
 #include <utility>
 
+#include "espalier/base/error.h"
+#include "unicode.h"
+
 namespace espalier {
 namespace {
-
-bool is_letter(unsigned char c) {
-  return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '\'' ||
-         c > 127;
-}
-
-bool is_blank(unsigned char c) { return c <= ' '; }
 
 char lower(char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c; }
 
@@ -19,18 +15,21 @@ char lower(char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + '
 
 void for_each_word(std::string_view text, const std::function<void(const std::string&)>& take) {
   std::string word;
-  for (std::size_t i = 0; i < text.size();) {
+  const auto give = [&] {
+    if (!word.empty()) take(word);
     word.clear();
-    while (i < text.size() && is_letter(static_cast<unsigned char>(text[i]))) {
-      word += lower(text[i++]);
-    }
-    if (word.empty()) {
-      const char c = text[i++];
-      if (is_blank(static_cast<unsigned char>(c))) continue;
-      word = c;
-    }
-    take(word);
+  };
+  for (std::size_t at = 0; at < text.size();) {
+    const std::size_t begin = at;
+    const auto c = next_character(text, at);
+    ESPALIER_CHECK(c.has_value(), "byte {} of a text is not UTF-8", begin);
+    const bool joins = is_in_words(*c) || *c == '\'';
+    if (!joins) give();
+    if (is_blank(*c)) continue;
+    for (std::size_t i = begin; i < at; ++i) word += lower(text[i]);
+    if (!joins) give();
   }
+  give();
 }
 
 std::int32_t WordCounts::number(const std::string& word) {

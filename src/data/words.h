@@ -1,7 +1,7 @@
 #pragma once
-// Text as words. A word is a run of letters, digits and apostrophes, lower-cased (ASCII; a byte
-// above 127 counts as a letter, so words in UTF-8 stay whole); every other character that is not
-// blank is a word of its own. Token 0 is padding, 1 any word outside the vocabulary.
+// Text as words. A word is a run of letters and digits of any script and of apostrophes (the one of
+// ASCII), lower-cased in ASCII; every other visible character is a word of its own. Token 0 is
+// padding, 1 any word outside the vocabulary.
 
 #include <cstdint>
 #include <functional>
@@ -16,7 +16,7 @@ constexpr std::int32_t kPaddingToken = 0;
 constexpr std::int32_t kUnknownToken = 1;
 constexpr std::int32_t kFirstWordToken = 2;
 
-/// Calls `take` with each word of the text, in order.
+/// Calls `take` with each word of the text, which is UTF-8, in order.
 void for_each_word(std::string_view text, const std::function<void(const std::string&)>& take);
 
 /// Numbers words in order of their first use, so that a text need not be kept as strings until its

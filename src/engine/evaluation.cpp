@@ -77,8 +77,8 @@ class ShardStepper final : public Stepper {
 
 }  // namespace
 
-void add_evaluation_jobs(JobKinds& kinds, const Experiment& experiment, const Config& config) {
-  const EvaluationPlan plan = evaluation_plan(config, experiment);
+void add_evaluation_jobs(JobKinds& kinds, const Experiment& experiment,
+                         const EvaluationPlan& plan) {
   const auto calibrate = [&experiment, plan](const Parameters& model, std::int64_t batch) {
     return calibrate_batch(experiment, plan, model, batch);
   };
@@ -99,8 +99,8 @@ void add_evaluation_jobs(JobKinds& kinds, const Experiment& experiment, const Co
   });
 }
 
-Evaluator::Evaluator(const Experiment& experiment, const Config& config, Pool& pool)
-    : experiment_(experiment), plan_(evaluation_plan(config, experiment)), pool_(pool) {
+Evaluator::Evaluator(const Experiment& experiment, const EvaluationPlan& plan, Pool& pool)
+    : experiment_(experiment), plan_(plan), pool_(pool) {
   pool_.on_answer(kCalibrate, [this](const Answer& answer) { take_moments(answer); });
   pool_.on_answer(kEvaluate, [this](const Answer& answer) { take_sums(answer); });
 }

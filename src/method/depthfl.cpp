@@ -30,8 +30,7 @@ class MutualDistillation : public LocalObjective {
  public:
   explicit MutualDistillation(const Config& config)
       : rise_(config.integer("method.kappa_versions")) {
-    const double alpha = config.real("method.dynamic_alpha");
-    if (alpha > 0) dynamic_.emplace(alpha);
+    if (config.real("method.dynamic_alpha") > 0) dynamic_.emplace(config);
   }
 
   void begin(const LocalView& view) override {

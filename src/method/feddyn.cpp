@@ -2,14 +2,35 @@
 
 #include <c10/core/GradMode.h>
 
+#include <algorithm>
+
 #include "espalier/base/error.h"
 #include "espalier/protocol/rounds/merge.h"
 #include "espalier/train/client.h"
 
 namespace espalier {
 
+namespace {
+
+/// The client's samples over the mean of all clients'.
+double relative_samples(const Experiment& experiment, std::int64_t client) {
+  std::int64_t all = 0;
+  for (std::int64_t c = 0; c < experiment.fleet->size(); ++c) all += experiment.samples_of(c);
+  const std::int64_t own = std::max<std::int64_t>(1, experiment.samples_of(client));
+  return static_cast<double>(own) * static_cast<double>(experiment.fleet->size()) /
+         static_cast<double>(all);
+}
+
+}  // namespace
+
+DynamicTerm::DynamicTerm(const Config& config)
+    : alpha_(config.real("method.dynamic_alpha")),
+      by_samples_(config.boolean("method.alpha_by_samples")) {}
+
 void DynamicTerm::begin(const LocalView& view) {
   c10::NoGradGuard no_grad;
+  own_alpha_ = alpha_;
+  if (by_samples_) own_alpha_ /= relative_samples(view.experiment, view.task.client);
   sent_ = view.parameters.trainable().clone();
   memory_ = at::zeros_like(sent_);
   if (code_.empty()) return;
@@ -26,14 +47,14 @@ void DynamicTerm::after_backward(const LocalView& view) const {
   c10::NoGradGuard no_grad;
   const at::Tensor& gradients = view.parameters.gradients();
   gradients.sub_(memory_);
-  gradients.add_(view.parameters.trainable(), alpha_);
-  gradients.sub_(sent_, alpha_);
+  gradients.add_(view.parameters.trainable(), own_alpha_);
+  gradients.sub_(sent_, own_alpha_);
 }
 
 void DynamicTerm::end(const LocalView& view) {
   c10::NoGradGuard no_grad;
-  memory_.sub_(view.parameters.trainable(), alpha_);
-  memory_.add_(sent_, alpha_);
+  memory_.sub_(view.parameters.trainable(), own_alpha_);
+  memory_.add_(sent_, own_alpha_);
   PlanCache& plans = *view.experiment.plans;
   const Geometry& own = view.parameters.geometry();
   const auto dense = plans.geometry(own.submodel(), Packing::dense);
@@ -56,6 +77,10 @@ void declare_dynamic_option(OptionTable& table) {
              "objectives dynamic and mutual_distillation, merge dynamic: weight of FedDyn's "
              "correction; 0 = none",
              "", 0, 1e6});
+  table.add(
+      {"method.alpha_by_samples", OptionType::boolean, "false",
+       "objectives dynamic and mutual_distillation: a client's alpha is divided by its number "
+       "of samples over the mean of all clients', as in FedDyn's own code"});
 }
 
 namespace {
@@ -70,7 +95,7 @@ double positive_alpha(const Config& config) {
 
 class Dynamic : public LocalObjective {
  public:
-  explicit Dynamic(double alpha) : term_(alpha) {}
+  explicit Dynamic(const Config& config) : term_(config) { positive_alpha(config); }
   void begin(const LocalView& view) override { term_.begin(view); }
   void after_backward(const LocalView& view) override { term_.after_backward(view); }
   void end(const LocalView& view) override { term_.end(view); }
@@ -127,9 +152,8 @@ class DynamicMerge : public MergeRule {
 
 void register_feddyn(Catalogue& c) {
   declare_dynamic_option(c.options);
-  c.objectives.add(
-      "dynamic", "cross-entropy with FedDyn's memory of the client's differences",
-      [](const Config& config) { return std::make_unique<Dynamic>(positive_alpha(config)); });
+  c.objectives.add("dynamic", "cross-entropy with FedDyn's memory of the client's differences",
+                   [](const Config& config) { return std::make_unique<Dynamic>(config); });
   c.merges.add("dynamic", "mean over holders, taken further by FedDyn's memory of all differences",
                [](const Config& config, const Experiment& experiment) {
                  return std::make_unique<DynamicMerge>(positive_alpha(config),

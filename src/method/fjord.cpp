@@ -11,11 +11,15 @@ namespace espalier {
 namespace {
 
 /// In every batch a width p is drawn from method.ordered_widths, as far as the submodel reaches.
-/// The whole submodel has the cross-entropy; the first ceil(p h) units of each layer learn its soft
-/// answer, held still. Both losses weigh the same; where p is the whole, there is no second one.
+/// With distillation the whole submodel has the cross-entropy, and the first ceil(p h) units of
+/// each layer learn its soft answer, held still. Both losses weigh the same; where p is the whole,
+/// there is no second one. Without it the first ceil(p h) units alone are trained, with the
+/// cross-entropy.
 class OrderedDropout : public LocalObjective {
  public:
-  explicit OrderedDropout(const Config& config) : widths_(config.reals("method.ordered_widths")) {
+  explicit OrderedDropout(const Config& config)
+      : distils_(config.boolean("method.ordered_distillation")),
+        widths_(config.reals("method.ordered_widths")) {
     std::ranges::sort(widths_);
     for (const double width : widths_) {
       if (!(width > 0 && width <= 1)) {
@@ -41,9 +45,13 @@ class OrderedDropout : public LocalObjective {
     small_.zero_gradients();
   }
 
+  const Parameters& weights(const LocalView& view) const override {
+    return distils_ || !small_.flat().defined() ? view.parameters : small_;
+  }
+
   at::Tensor loss(const LocalView& view, const Batch& batch, const Outputs& outputs) override {
     const at::Tensor own = LocalObjective::loss(view, batch, outputs);
-    if (!small_.flat().defined()) return own;
+    if (!distils_ || !small_.flat().defined()) return own;
     Context context;
     context.mode = Mode::train;
     const at::Tensor logits = forward(view.experiment.model, small_, batch.inputs, context);
@@ -69,6 +77,7 @@ class OrderedDropout : public LocalObjective {
     const std::vector<Submodel> nested = narrower(experiment, submodel);
     if (nested.empty()) return 0;
     const TrainingCost cost = training_cost(experiment.model, nested.back(), batch, 0);
+    if (!distils_) return cost.model_bytes;  // a batch runs on one of them, which holds no more
     // Both graphs are held at once, but run one after the other, the narrow one with less scratch.
     std::int64_t saved = 0;
     for (const BlockCost& block : cost.blocks) saved += block.saved_bytes;
@@ -76,27 +85,30 @@ class OrderedDropout : public LocalObjective {
     return cost.model_bytes + saved + kLogits * logits_bytes(experiment, batch);
   }
 
-  std::vector<ExtraPasses> extra_passes(const Experiment& experiment, const ClientTask& task,
-                                        const Submodel& trained) const override {
+  std::vector<SubmodelPasses> passes(const Experiment& experiment, const ClientTask& task,
+                                     const Submodel& trained,
+                                     const Workload& batches) const override {
     const std::vector<Submodel> nested = narrower(experiment, trained);
     const std::int64_t batch = experiment.batch_of(task.client);
     const std::int64_t samples = experiment.samples_of(task.client);
     const std::int64_t per_epoch = (samples + batch - 1) / std::max<std::int64_t>(1, batch);
-    std::map<std::pair<std::size_t, std::int64_t>, std::int64_t>
-        counts;  // width, size of the batch
-    for (std::int64_t step = 0; step < experiment.workload_of(task.client).steps; ++step) {
+    // By width, nested.size() being the whole, and by size of the batch.
+    std::map<std::pair<std::size_t, std::int64_t>, std::int64_t> counts;
+    for (std::int64_t step = 0; step < batches.steps; ++step) {
       const std::size_t drawn = draw(experiment, task, step, nested.size());
-      if (drawn == nested.size()) continue;
+      if (drawn == nested.size() && distils_) continue;  // counted below
       const bool last = step % per_epoch == per_epoch - 1 && samples % batch != 0;
       std::int64_t left = last ? samples % batch : batch;
       const std::int64_t part = part_size(experiment.train, batch);
       for (; left > 0; left -= part) ++counts[{drawn, std::min(left, part)}];
     }
-    std::vector<ExtraPasses> extra;
+    std::vector<SubmodelPasses> made;
+    if (distils_) made = LocalObjective::passes(experiment, task, trained, batches);
     for (const auto& [what, count] : counts) {
-      extra.push_back({nested[what.first], {what.second, count}});
+      const auto& [drawn, size] = what;
+      made.push_back({drawn == nested.size() ? trained : nested[drawn], {size, count}});
     }
-    return extra;
+    return made;
   }
 
  private:
@@ -120,6 +132,7 @@ class OrderedDropout : public LocalObjective {
     return static_cast<std::size_t>(stream.below(static_cast<std::int64_t>(nested) + 1));
   }
 
+  bool distils_;
   std::vector<double> widths_;
   // Of the task under way:
   std::vector<Submodel> nested_;
@@ -133,6 +146,9 @@ void register_fjord(Catalogue& c) {
   c.options.add({"method.ordered_widths", OptionType::real_list, "0.2, 0.4, 0.6, 0.8, 1",
                  "objective ordered_dropout: widths that a batch may train, each above 0 and at "
                  "most 1; those below the client's own"});
+  c.options.add({"method.ordered_distillation", OptionType::boolean, "true",
+                 "objective ordered_dropout: every batch also trains the client's whole network, "
+                 "from which the narrower one learns; else only the one that was drawn"});
   c.objectives.add("ordered_dropout",
                    "cross-entropy; a narrower network, drawn for each batch, learns from the whole",
                    [](const Config& config) { return std::make_unique<OrderedDropout>(config); });

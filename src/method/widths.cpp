@@ -130,7 +130,8 @@ std::int64_t kept_units(double share, std::int64_t size) {
 std::vector<std::int64_t> window_units(double share, std::int64_t size, std::int64_t offset) {
   std::vector<std::int64_t> units(static_cast<std::size_t>(kept_units(share, size)));
   for (std::size_t k = 0; k < units.size(); ++k) {
-    units[k] = (offset + static_cast<std::int64_t>(k)) % size;
+    const std::int64_t unit = (offset + static_cast<std::int64_t>(k)) % size;
+    units[k] = unit < 0 ? unit + size : unit;
   }
   std::ranges::sort(units);
   return units;

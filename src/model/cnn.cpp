@@ -21,10 +21,6 @@ void declare(OptionTable& table) {
 }
 
 Model build(const Config& config, const DataShape& shape) {
-  if (shape.sample.size() != 3) {
-    throw InputError(
-        "model.name = cnn needs images (channels, height, width); take mlp for other data");
-  }
   const NormChoice norms = norm_choice(config);
   const std::int64_t kernel = config.integer("model.kernel");
   if (kernel % 2 == 0) {
@@ -101,6 +97,6 @@ Model build(const Config& config, const DataShape& shape) {
 
 }  // namespace
 
-ModelFamily cnn_family() { return {declare, build, {{1, 28, 28}, 10}}; }
+ModelFamily cnn_family() { return {declare, build, Takes::images, {{1, 28, 28}, 10}}; }
 
 }  // namespace espalier

@@ -12,11 +12,6 @@ namespace {
 void declare(OptionTable&) {}
 
 Model build(const Config& config, const DataShape& shape) {
-  if (shape.vocabulary == 0 || shape.next_token) {
-    throw InputError(
-        "model.name = encoder needs texts with one class each (data.name = agnews); for the next "
-        "token take gpt");
-  }
   TransformerChoice choice = transformer_choice(config);
   choice.positions = shape.sample[0];
   read_positions(choice, config);
@@ -42,6 +37,6 @@ Model build(const Config& config, const DataShape& shape) {
 
 }  // namespace
 
-ModelFamily encoder_family() { return {declare, build, {{64}, 4, 10000}}; }
+ModelFamily encoder_family() { return {declare, build, Takes::texts, {{64}, 4, 10000}}; }
 
 }  // namespace espalier

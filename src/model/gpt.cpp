@@ -40,10 +40,6 @@ Layer tied_head(int weight, int vocabulary_axis, int embed_axis) {
 }
 
 Model build(const Config& config, const DataShape& shape) {
-  if (shape.vocabulary == 0 || !shape.next_token) {
-    throw InputError(
-        "model.name = gpt needs a text whose next token is predicted (data.name = text)");
-  }
   const bool tied = config.boolean("model.tied");
   TransformerChoice choice = transformer_choice(config);
   choice.positions = shape.sample[0];
@@ -80,6 +76,6 @@ Model build(const Config& config, const DataShape& shape) {
 
 }  // namespace
 
-ModelFamily gpt_family() { return {declare, build, {{64}, 256, 256, true}}; }
+ModelFamily gpt_family() { return {declare, build, Takes::next_token, {{64}, 256, 256, true}}; }
 
 }  // namespace espalier

@@ -15,8 +15,10 @@ constexpr std::array<std::int64_t, 2> kChannels{6, 16};
 constexpr std::array<std::int64_t, 2> kNeurons{120, 84};
 
 Model build(const Config& config, const DataShape& shape) {
-  if (shape.sample.size() != 3 || shape.sample[1] < 12 || shape.sample[2] < 12) {
-    throw InputError("model.name = lenet needs images of at least 12x12; take mlp for other data");
+  if (shape.sample[1] < 12 || shape.sample[2] < 12) {
+    throw InputError(
+        formatted("model.name = lenet needs images of at least 12x12, not {}x{}; take cnn or mlp",
+                  shape.sample[1], shape.sample[2]));
   }
   const NormChoice norms = norm_choice(config);
   Model model;
@@ -66,7 +68,7 @@ Model build(const Config& config, const DataShape& shape) {
 }  // namespace
 
 ModelFamily lenet_family() {
-  return {[](OptionTable&) {}, build, {{1, 28, 28}, 10}};
+  return {[](OptionTable&) {}, build, Takes::images, {{1, 28, 28}, 10}};
 }
 
 }  // namespace espalier

@@ -44,6 +44,6 @@ Model build(const Config& config, const DataShape& shape) {
 
 }  // namespace
 
-ModelFamily mlp_family() { return {declare, build, {{1, 28, 28}, 10}}; }
+ModelFamily mlp_family() { return {declare, build, Takes::numbers, {{1, 28, 28}, 10}}; }
 
 }  // namespace espalier

@@ -1,5 +1,7 @@
 #include "espalier/model/model.h"
 
+#include <fmt/ranges.h>
+
 #include <algorithm>
 #include <set>
 #include <utility>
@@ -166,8 +168,81 @@ void set_model_defaults(Config& config) {
   for (const auto& [key, value] : family.value.defaults) config.set_default(key, value);
 }
 
+namespace {
+
+bool fits(Takes takes, const DataShape& data) {
+  const bool is_text = data.vocabulary > 0 && data.sample.size() == 1;
+  switch (takes) {
+    case Takes::numbers:
+      return data.vocabulary == 0;
+    case Takes::images:
+      return data.vocabulary == 0 && data.sample.size() == 3;
+    case Takes::texts:
+      return is_text && !data.next_token;
+    case Takes::next_token:
+      return is_text && data.next_token;
+  }
+  return false;
+}
+
+const char* description(Takes takes) {
+  switch (takes) {
+    case Takes::numbers:
+      return "numbers of any shape";
+    case Takes::images:
+      return "images (channels, height, width)";
+    case Takes::texts:
+      return "texts with one class each";
+    case Takes::next_token:
+      return "texts whose next token is predicted";
+  }
+  return "";
+}
+
+std::string description(const DataShape& data) {
+  const std::string shape = formatted("{}", fmt::join(data.sample, "x"));
+  if (data.vocabulary == 0) return formatted("numbers of the shape {}", shape);
+  if (data.sample.size() != 1) return formatted("tokens of the shape {}", shape);
+  return formatted("texts of {} tokens {}", shape,
+                   data.next_token ? "whose next token is predicted" : "with one class each");
+}
+
+/// Whether images look like rows of pixels with 1, 3 or 4 channels each.
+bool has_channels_last(const std::vector<std::int64_t>& sample) {
+  const std::int64_t last = sample[2];
+  if (last != 1 && last != 3 && last != 4) return false;
+  const bool is_square = sample[0] == sample[1] && sample[0] > 4;
+  return is_square || (last > 1 && sample[0] >= 16 && sample[1] >= 16);
+}
+
+/// Here, and not in each family, so that --check and a run agree on every pair.
+void check_data(const std::string& name, Takes takes, const DataShape& data) {
+  if (!fits(takes, data)) {
+    std::vector<std::string> others;
+    for (const auto& family : model_families().items()) {
+      if (fits(family.value.takes, data)) others.push_back(family.name);
+    }
+    const std::string advice = others.empty()
+                                   ? "store texts as rows of tokens, and numbers as floats"
+                                   : formatted("take {} for it", fmt::join(others, ", "));
+    throw InputError(formatted("model.name = {} is for {}, and the data is {}; {}", name,
+                               description(takes), description(data), advice));
+  }
+  if (takes == Takes::images && has_channels_last(data.sample)) {
+    const auto& s = data.sample;
+    throw InputError(
+        formatted("model.name = {} is for images whose channels come first, and samples of the "
+                  "shape {}x{}x{} "
+                  "have them last; store them as {}x{}x{} (numpy.moveaxis(x, -1, 1))",
+                  name, s[0], s[1], s[2], s[2], s[0], s[1]));
+  }
+}
+
+}  // namespace
+
 Model build_model(const Config& config, const DataShape& data) {
   const auto& family = model_families().get(config.text("model.name"));
+  check_data(family.name, family.value.takes, data);
   DataShape shape = data;
   const std::int64_t classes = config.integer("model.classes");
   if (classes > 0) {

@@ -60,10 +60,6 @@ void add(std::vector<Layer>& layers, const Place& place, const std::string& name
 }
 
 Model build(const Config& config, const DataShape& shape) {
-  if (shape.sample.size() != 3) {
-    throw InputError(
-        "model.name = resnet needs images (channels, height, width); take mlp for other data");
-  }
   const NormChoice norms = norm_choice(config);
   const Shape sizes = shape_of(config.integer("model.depth"));
   const std::int64_t width = config.integer("model.width");
@@ -132,7 +128,7 @@ Model build(const Config& config, const DataShape& shape) {
 }  // namespace
 
 ModelFamily resnet_family() {
-  ModelFamily family{declare, build};
+  ModelFamily family{declare, build, Takes::images};
   family.defaults = {{"model.norm", "batch"}};
   return family;
 }

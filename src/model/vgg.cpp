@@ -39,10 +39,6 @@ std::vector<int> stages_of(std::int64_t depth) {
 }
 
 Model build(const Config& config, const DataShape& shape) {
-  if (shape.sample.size() != 3) {
-    throw InputError(
-        "model.name = vgg needs images (channels, height, width); take mlp for other data");
-  }
   const NormChoice norms = norm_choice(config);
   const std::vector<int> stages = stages_of(config.integer("model.depth"));
   const std::int64_t width = config.integer("model.width");
@@ -111,7 +107,7 @@ Model build(const Config& config, const DataShape& shape) {
 }  // namespace
 
 ModelFamily vgg_family() {
-  ModelFamily family{declare, build};
+  ModelFamily family{declare, build, Takes::images};
   family.defaults = {{"model.norm", "batch"}};
   return family;
 }

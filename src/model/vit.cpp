@@ -29,13 +29,11 @@ struct Grid {
 };
 
 Grid patch_grid(const Config& config, const DataShape& shape) {
-  if (shape.sample.size() != 3) {
-    throw InputError("model.name = vit needs images (channels, height, width)");
-  }
   const std::int64_t patch = config.integer("model.patch");
   if (shape.sample[1] % patch != 0 || shape.sample[2] % patch != 0) {
-    throw InputError(formatted("model.patch = {} does not divide images of {}x{}", patch,
-                               shape.sample[1], shape.sample[2]));
+    throw InputError(
+        formatted("model.patch = {} does not divide images of {}x{}; write one that does", patch,
+                  shape.sample[1], shape.sample[2]));
   }
   return {shape.sample[0], shape.sample[1] / patch, shape.sample[2] / patch, patch};
 }
@@ -136,6 +134,6 @@ Model build(const Config& config, const DataShape& shape) {
 
 }  // namespace
 
-ModelFamily vit_family() { return {declare, build}; }
+ModelFamily vit_family() { return {declare, build, Takes::images}; }
 
 }  // namespace espalier

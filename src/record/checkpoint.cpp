@@ -292,7 +292,7 @@ std::string CheckpointReader::config_text() const {
   return h5::text_attribute(state_->file, "config");
 }
 
-bool CheckpointReader::has(const char* name) const {
+bool CheckpointReader::holds(const char* name) const {
   return h5_check(H5Lexists(state_->file, name, H5P_DEFAULT), "look for a value") > 0;
 }
 

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "espalier/base/error.h"
+#include "espalier/record/outcome.h"
 #include "espalier/record/table.h"
 #include "h5_io.h"
 #include "seal.h"
@@ -261,12 +262,8 @@ std::string describe_tables(hid_t group, const std::string& path) {
 std::string last_row(hid_t file, const TableSchema& schema,
                      const std::vector<std::string>& columns) {
   const H5Handle group = h5::open_object(file, schema.path);
-  std::int64_t rows = -1;
-  for (const std::string& name : h5::children(group)) {
-    const std::int64_t length = h5::elements(h5::open_object(group, name));
-    rows = rows < 0 ? length : std::min(rows, length);
-  }
-  if (rows <= 0) return {};
+  const std::int64_t rows = h5::table_rows(group);
+  if (rows == 0) return {};
   std::string text;
   for (const std::string& name : columns) {
     const h5::Values values = h5::read_dataset(h5::open_object(group, name), rows);
@@ -277,10 +274,20 @@ std::string last_row(hid_t file, const TableSchema& schema,
   return text;
 }
 
+/// "merged 24, out_of_memory 12": those that there are.
+std::string describe_outcomes(const std::filesystem::path& run_file) {
+  std::string text;
+  for (const auto& [name, count] : count_outcomes(run_file)) {
+    text += formatted("{}{} {}", text.empty() ? "" : ", ", name, count);
+  }
+  return text;
+}
+
 /// The parts that every protocol's checkpoint has, in words; others by their name.
 std::string words_of(const std::string& part) {
   static const std::map<std::string, std::string> words{
       {"model", "global model"},
+      {"data", "shape, normalisation and words of the data"},
       {"server", "clock, window, sampling, rules, client states"},
       {"tasks", "tasks in flight, updates not yet merged"},
       {"evaluations", "the last one, and those still to be made"},
@@ -347,6 +354,8 @@ std::string describe_file(const std::filesystem::path& path) {
   const std::string round =
       last_row(file, rounds_schema(), {"round", "version", "virtual_time_s", "train_loss"});
   if (!round.empty()) text += line("last round", round);
+  const std::string outcomes = describe_outcomes(path);
+  if (!outcomes.empty()) text += line("task outcomes", outcomes);
   const std::string evaluation =
       last_row(file, evaluations_schema(), {"version", "set", "loss", "top1", "perplexity"});
   if (!evaluation.empty()) text += line("last evaluation", evaluation);

@@ -286,6 +286,15 @@ std::int64_t elements(hid_t dataset) {
   return h5_check(H5Sget_simple_extent_npoints(space), "read a dataset's shape");
 }
 
+std::int64_t table_rows(hid_t table) {
+  std::int64_t rows = -1;
+  for (const std::string& name : children(table)) {
+    const std::int64_t length = elements(open_object(table, name));
+    rows = rows < 0 ? length : std::min(rows, length);
+  }
+  return std::max<std::int64_t>(rows, 0);
+}
+
 std::string object_name(hid_t object) {
   const auto size = h5_check(H5Iget_name(object, nullptr, 0), "read an object's name");
   std::string name(static_cast<std::size_t>(size), '\0');

@@ -70,6 +70,8 @@ bool is_group(hid_t object);
 H5Handle open_object(hid_t group, const std::string& name);
 /// A dataset's elements.
 std::int64_t elements(hid_t dataset);
+/// Rows of a table: those of its shortest column. A kill may leave the others one longer.
+std::int64_t table_rows(hid_t table);
 /// Absolute name within the file.
 std::string object_name(hid_t object);
 

@@ -1,8 +1,11 @@
 #include "espalier/record/outcome.h"
 
 #include <algorithm>
+#include <array>
 
 #include "espalier/base/error.h"
+#include "espalier/record/table.h"
+#include "h5_io.h"
 
 namespace espalier {
 namespace {
@@ -22,6 +25,16 @@ Outcome outcome_called(const std::string& name) {
   const auto place = std::ranges::find(names(), name);
   ESPALIER_CHECK(place != names().end(), "no outcome is called '{}'", name);
   return static_cast<Outcome>(place - names().begin());
+}
+
+std::map<std::string, std::int64_t> count_outcomes(const std::filesystem::path& run_file) {
+  const H5Handle file = h5::open_file(run_file);
+  const H5Handle tasks = h5::open_object(file, tasks_schema().path);
+  const h5::Values outcomes =
+      h5::read_dataset(h5::open_object(tasks, "outcome"), h5::table_rows(tasks));
+  std::map<std::string, std::int64_t> counts;
+  for (const std::string& name : outcomes.texts) ++counts[name];
+  return counts;
 }
 
 }  // namespace espalier

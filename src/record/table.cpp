@@ -73,7 +73,7 @@ const TableSchema& tasks_schema() {
            "peak memory of its search for a submodel; 0: it had none"},
           {"cap_bytes", kInteger, "B", "memory of the client's device"},
           {"asked_bytes", kInteger, "B",
-           "memory in use and asked for when it ran out; 0: it did not"},
+           "the allocation that was refused when it ran out; 0: it did not"},
           {"samples", kInteger, "1", "training samples of the client"},
           {"steps", kInteger, "1", "optimiser steps done"},
           {"train_loss", kReal, "1", "mean training loss over the task's steps"},

@@ -295,7 +295,7 @@ void ClientStepper::train_batch() {
                      experiment_.data.train->labels(part)};
     Outputs outputs;
     if (!searching_) context.exits = &outputs.exits;
-    outputs.logits = forward(experiment_.model, parameters_, data.inputs, context);
+    outputs.logits = forward(experiment_.model, minimised.weights(view), data.inputs, context);
     const at::Tensor loss = minimised.loss(view, data, outputs);
     outputs = {};
     // The gradients of the parts add up to that of the batch's mean.

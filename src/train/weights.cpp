@@ -322,7 +322,7 @@ StoredModel read_stored_model(const std::filesystem::path& checkpoint, const Opt
   config.read_text(reader.config_text(), "the configuration in " + checkpoint.string());
   StoredModel stored;
   stored.data.name = config.text("data.name");
-  if (reader.has("data")) {
+  if (reader.holds("data")) {
     reader.read([&](Archive& archive) {
       archive.open("data");
       archive_format(archive, stored.data);

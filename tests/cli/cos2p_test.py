@@ -41,6 +41,23 @@ class CoS2P(ProgramTest):
                     self.assertEqual(done.returncode, 137, done.stdout + done.stderr)
                     self.assert_same(one, self.run_it(name, *more, ranks=ranks))
 
+    def test_the_loss_of_a_round_is_weighted_by_the_samples_that_were_trained_on(self):
+        run = self.run_it("loss", "--method.widths=1,0.5", "--window.grace_s=0", "--window.min_updates=4",
+                          "--method.mask_epochs=3", "--train.batch=7")
+        tasks, owned = self.table(run), self.column(run, "samples", "clients")
+        searches = tasks["search_peak_bytes"] > 0
+        # A search goes through the client's samples three times, and has no loss.
+        trained = tasks["samples"] - 3 * owned[tasks["client"]] * searches
+        rounds = self.table(run, "rounds")
+        differs = False
+        for version, loss in zip(rounds["version"], rounds["train_loss"]):
+            merged = tasks["merged_version"] == version
+            right = np.average(tasks["train_loss"][merged], weights=trained[merged])
+            self.assertAlmostEqual(loss / right, 1, places=12)
+            seen = np.average(tasks["train_loss"][merged], weights=tasks["samples"][merged])
+            differs |= abs(seen / right - 1) > 1e-4
+        self.assertTrue(searches.any() and not searches.all() and differs)
+
     def test_clocks_of_real_time(self):
         for clock in ("paced", "measured"):
             run = self.run_it(clock, f"--clock.kind={clock}", "--run.rounds=3", "--method.mask_choice=sampled",

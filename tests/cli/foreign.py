@@ -122,7 +122,9 @@ class Transformer(nn.Module):
     def __init__(self, vocabulary, length, width, heads, depth, gpt, classes=0):
         super().__init__()
         self.gpt = gpt
-        names = ("h", "ln_1", "attn", "ln_2", "c_fc", "c_proj") if gpt else ("blocks", "norm1", "attn", "norm2", "fc1", "fc2")
+        names = ("blocks", "norm1", "attn", "norm2", "fc1", "fc2")
+        if gpt:
+            names = ("h", "ln_1", "attn", "ln_2", "c_fc", "c_proj")
         projections = ("c_attn", "c_proj") if gpt else ("qkv", "proj")
         self.block_names = names
         norm = lambda: nn.LayerNorm(width, eps=1e-5 if gpt else 1e-6)

@@ -13,9 +13,10 @@ import time
 import unittest
 
 import h5py
+import numpy as np
 
 sys.path.insert(0, os.path.dirname(__file__))
-from support import ProgramTest, finish  # noqa: E402
+from support import ESPALIER, MPIRUN, ProgramTest, finish  # noqa: E402
 
 EVERY = "--checkpoint.every=1"
 LONG = ["--run.rounds=100000", "--checkpoint.every=1000", "--record.evaluate_every=100000"]
@@ -86,6 +87,70 @@ class GoingOn(Resume):
     def test_the_last_checkpoints_are_kept(self):
         run = self.run_ok("a", EVERY, "--run.rounds=9", "--checkpoint.keep=3", "--checkpoint.keep_every=4")
         self.assertEqual(self.checkpoints(run), [f"ckpt_{v:08}.h5" for v in (4, 7, 8, 9)])
+
+
+class OtherData(Resume):
+    """The user's files changed between two starts, or are others on another rank."""
+
+    def write_arrays(self, name, samples=120, flip=(), add=0.0):
+        """x.npy and y.npy of `samples` rows from one seed; labels `flip` are others, one value is `add` more."""
+        draw = np.random.default_rng(7)
+        x = draw.normal(size=(200, 9)).astype(np.float32)[:samples]
+        y = draw.integers(0, 5, size=200)[:samples]
+        y[list(flip)] = (y[list(flip)] + 1) % 5
+        x[samples // 2, 4] += add
+        os.makedirs(self.path(name), exist_ok=True)
+        np.save(self.path(name, "x.npy"), x)
+        np.save(self.path(name, "y.npy"), y)
+        return ["--data.name=arrays", "--data.partition=iid", f"--data.dir={self.path(name)}"]
+
+    def state(self, run):
+        """When the run's files were written, but for the LOCK of the owner that died."""
+        return sorted((path, path.stat().st_mtime_ns) for path in pathlib.Path(run).rglob("*")
+                      if path.is_file() and path.name != "LOCK")
+
+    def test_is_refused_by_what_differs_and_leaves_the_run(self):
+        data = self.write_arrays("data")
+        run = self.stop_after("a", *data)
+        straight = self.run_ok("straight", EVERY, *data)
+        before = self.state(run)
+        for words, change in (("other: training labels;", {"flip": (5, 77)}),
+                              ("other: training values;", {"add": 1.0}),
+                              ("there, 112 here)", {"samples": 124})):
+            with self.subTest(words):
+                self.write_arrays("data", **change)
+                done = self.run_into("a", EVERY, *data)
+                self.assertEqual(done.returncode, 2, done.stdout + done.stderr)
+                self.assertIn(words, done.stderr)
+                self.assertIn("x.npy", done.stderr)
+                self.assertEqual(self.state(run), before)
+        # The same data in another place is no other data.
+        shutil.rmtree(self.path("data"))
+        moved = self.run_into("a", EVERY, *self.write_arrays("elsewhere"), ranks=2)
+        self.assertEqual(moved.returncode, 0, moved.stderr)
+        self.assertIn("going on from version 1", moved.stdout)
+        self.assert_same(straight, run)
+
+    def test_of_a_run_that_is_made_longer_is_refused(self):
+        data = self.write_arrays("data")
+        self.run_ok("a", *data)
+        self.write_arrays("data", flip=(100,))
+        self.assert_refused(2, "other: training labels", "run", self.input, "--run.name=a", *data, "--run.rounds=5")
+        self.assertTrue(os.path.exists(self.path("runs", "a", "DONE")))
+
+    def test_on_another_rank_is_refused(self):
+        self.write_arrays("first")
+        self.write_arrays("second", flip=(3,))
+        program = [ESPALIER, "run", self.input, "--data.name=arrays", "--data.partition=iid"]
+        for flags in ([], ["--check"]):
+            done = finish(self.begin([MPIRUN, "-n", "1", "env", f"ESPALIER_DATA={self.path('first')}", *program, *flags,
+                                      ":", "-n", "2", "env", f"ESPALIER_DATA={self.path('second')}", *program, *flags]),
+                          60)
+            self.assertEqual(done.returncode, 2, done.stdout + done.stderr)
+            errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+            self.assertEqual(len(errors), 1, done.stderr)
+            self.assertIn("of rank 0 on rank 1; other: training labels", errors[0])
+            self.assertFalse(os.path.exists(self.path("runs")))
 
 
 class Stopping(Resume):

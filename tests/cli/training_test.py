@@ -3,6 +3,8 @@ ranks, and told truly by the records."""
 
 import unittest
 
+import numpy as np
+
 from support import ProgramTest
 
 ADAM = ("--train.optimizer=adamw", "--train.lr=0.002", "--train.schedule=cosine", "--train.warmup=1")
@@ -23,6 +25,20 @@ class TrainingTest(ProgramTest):
         self.assertTrue((reset["state_bytes"] == 0).all())
         first = tasks["base_version"] == 0
         self.assertTrue((tasks["bytes_up"][first] == reset["bytes_up"][first]).all())
+
+    def test_losses_are_those_of_all_samples_however_they_are_cut(self):
+        """Into batches, parts and test batches of unequal sizes; the weights stay."""
+        still = ("--train.lr=0", "--run.rounds=1", "--clients.count=3", "--clients.fleet=")
+        cuts = {"one": ("--train.batch=1000",), "batches": ("--train.batch=97",),
+                "parts": ("--train.batch=97", "--train.accumulate=5"), "tests": ("--record.evaluate_batch=119",)}
+        runs = {name: self.run_ok(name, *still, *cut) for name, cut in cuts.items()}
+        tasks = self.table(runs["one"])
+        right = np.average(tasks["train_loss"], weights=self.column(runs["one"], "samples", "clients")[tasks["client"]])
+        for name, run in runs.items():
+            self.assertAlmostEqual(self.column(run, "train_loss", "rounds")[0] / right, 1, places=6, msg=name)
+            for column in ("loss", "top1", "top5"):
+                values = self.column(run, column, "evaluations")
+                self.assertAlmostEqual(values[0], self.column(runs["one"], column, "evaluations")[0], places=6)
 
     def test_parts_cost_less_memory_and_the_same_work(self):
         whole = self.table(self.run_ok("whole", "--train.batch=12"))

@@ -50,6 +50,52 @@ TEST_F(Csv, ColumnsAreChosenByNameOrNumber) {
   EXPECT_THROW(load("csv", "file = a.csv\ncsv_client = 3\n"), InputError);
 }
 
+TEST_F(Csv, CellsMayBeSeparatedOtherwise) {
+  for (const auto& [name, character] : {std::pair{"semicolon", ";"}, {"tab", "\t"}}) {
+    std::string rows = "a,b;class\n0.5;0\n1.5;1\n";
+    std::replace(rows.begin(), rows.end(), ';', character[0]);
+    write("a.csv", rows);
+    const std::string settings =
+        std::string("file = a.csv\ntest_file = a.csv\ncsv_separator = ") + name + "\n";
+    EXPECT_EQ(whole(*load("csv", settings).train)[1][0].item<float>(), 1.5);
+    std::replace(rows.begin(), rows.end(), ',', '.');
+    write("a.csv", rows);
+    EXPECT_MENTIONS(refusal(), std::string("set data.csv_separator = ") + name);
+  }
+}
+
+TEST_F(Csv, LinesMayEndAsOnAnySystem) {
+  for (const char* end : {"\n", "\r\n", "\r"}) {
+    const auto lines = [&](const std::string& text) {
+      std::string result;
+      for (const char c : text) result += c == '\n' ? end : std::string(1, c);
+      return result;
+    };
+    write("a.csv", "\xef\xbb\xbf" + lines("a,class\n1,0\n\n\"2\",1"));
+    const Dataset data = load("csv", "file = a.csv\ntest_file = a.csv\ncsv_label = class\n");
+    EXPECT_TRUE(at::equal(whole(*data.train), at::tensor({1.0F, 2.0F}).view({2, 1})));
+    write("a.csv", lines("a,class\n1,0\n\n\"2\",1\nx,1\n"));
+    EXPECT_MENTIONS(refusal(), "a.csv line 5: 'x'");
+  }
+  write("a.csv", Bytes{0xff, 0xfe, 'a', 0, ',', 0});
+  EXPECT_MENTIONS(refusal(), "a.csv is text in UTF-16");
+}
+
+TEST_F(Csv, AnIndexThatIsTrainedOnIsTold) {
+  const auto said = [&](const std::string& text) {
+    write("a.csv", text);
+    ::testing::internal::CaptureStderr();
+    load("csv", "file = a.csv\ntest_file = a.csv\n");
+    return ::testing::internal::GetCapturedStderr();
+  };
+  EXPECT_MENTIONS(said(",a,class\n17,5,0\n3,6,1\n"), "which has no name");
+  EXPECT_MENTIONS(said("Unnamed: 0,a,class\n17,5,0\n3,6,1\n"), "(Unnamed: 0)");
+  EXPECT_MENTIONS(said("id,a,class\n1,5,0\n2,6,1\n3,4,1\n"), "(id)");
+  EXPECT_MENTIONS(said("row,a,class\n0,5,0\n1,6,1\n2,4,1\n"), "(row)");
+  EXPECT_EQ(said("a,b,class\n1,0,0\n2,1,1\n4,2,1\n"), "");
+  EXPECT_EQ(said("a,b,class\n5,0,0\n6,1,1\n7,2,1\n"), "");
+}
+
 TEST_F(Csv, TokensAreColumnsInOrder) {
   std::string rows = "first,second,class\n";
   for (int i = 0; i < 40; ++i) rows += std::to_string(i) + ",3," + std::to_string(i % 2) + "\n";

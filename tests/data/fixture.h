@@ -43,6 +43,7 @@ inline const char* real_data() {
 inline Config data_config(const std::string& ini) {
   OptionTable table;
   declare_data_options(table);
+  declare_model_options(table);  // what samples are may depend on the model
   // Declared by parts above this one.
   table.add(
       {.key = "clients.count", .type = OptionType::integer, .default_value = "10", .help = "h"});

@@ -1,5 +1,6 @@
 // Text and AG News: which token stands where, the vocabulary, and what is refused.
 
+#include <algorithm>
 #include <map>
 #include <set>
 
@@ -97,6 +98,54 @@ TEST_F(Text, FilesThatMakeNoTextAreRefused) {
   std::filesystem::remove(folder_ / "a.txt");
   std::filesystem::create_directories(folder_ / "a.txt");
   EXPECT_MENTIONS(refusal(), "cannot be read");
+}
+
+TEST_F(Text, PunctuationOfAnyScriptSeparatesWords) {
+  // Each of these is one word or several, told apart by spaces here; U+2019 is a quote too.
+  const std::vector<std::pair<std::string, std::string>> texts{
+      {"“Ja”—she’d said…", "“ ja ” — she ’ d said …"},
+      {"naïve\u00a0Élan\u2003don't", "naïve Élan don't"},
+      {"पानी।पानी", "पानी । पानी"},
+      {"a\u200bb c\u00add", "a b c\u00add"},
+      {"是的，好。", "是的 ， 好 。"},
+      {"5€×2₂ ½", "5 € × 2₂ ½"}};
+  const auto tokens = [&](const std::string& text) {
+    std::string repeated;
+    for (int i = 0; i < 60; ++i) repeated += text + " ";
+    write("a.txt", repeated);
+    const Dataset data = load("text", "file = a.txt\ntokens = words\nlength = 1\n");
+    return data.train->inputs(all_of(data.train->size()));
+  };
+  for (const auto& [text, spaced] : texts) {
+    EXPECT_TRUE(at::equal(tokens(text), tokens(spaced))) << text;
+    const auto words = 1 + std::count(spaced.begin(), spaced.end(), ' ');
+    EXPECT_EQ(tokens(text).size(0), 60 * words - 60 * words / 10 - 1) << text;
+  }
+}
+
+TEST_F(Text, WhatIsNotUtf8IsRefusedAndAMarkIsSkipped) {
+  const std::string words = "tokens = words\nlength = 2\n";
+  std::string text;
+  for (int i = 0; i < 40; ++i) text += "one two\n";
+  write("a.txt", text);
+  const Dataset plain = load("text", "file = a.txt\n" + words);
+  write("a.txt", "\xef\xbb\xbf" + text);
+  const Dataset marked = load("text", "file = a.txt\n" + words);
+  EXPECT_TRUE(at::equal(plain.train->inputs(all_of(3)), marked.train->inputs(all_of(3))));
+  std::string wide;  // UTF-16, little-endian
+  for (const char c : text) wide += {c, '\0'};
+  for (const std::string& mark : {"\xff\xfe", ""}) {
+    write("a.txt", mark + wide);
+    EXPECT_MENTIONS(refusal(words), "a.txt is text in UTF-16");
+  }
+  // Latin-1; a character cut off; one spelt too long; half of a pair of UTF-16; beyond the last.
+  for (const char* bad : {"\xfc"
+                          "ber",
+                          "\xe2\x80", "\xc0\xaf", "\xed\xa0\x80", "\xf4\x90\x80\x80"}) {
+    write("a.txt", text + bad);
+    EXPECT_MENTIONS(refusal(words), "a.txt is no text in UTF-8 (line 41)");
+    EXPECT_EQ(refusal("length = 2\n"), "accepted");  // bytes are bytes
+  }
 }
 
 class AgNews : public DataFolder {

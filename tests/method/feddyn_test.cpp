@@ -62,6 +62,32 @@ TEST(DynamicTerm, MovesWithASmallerSubmodel) {
   }
 }
 
+TEST(DynamicTerm, AlphaFallsWithTheClientsShareOfTheSamples) {
+  const std::string clients =
+      "[clients]\ncount = 5\n[data]\nsynthetic_samples = 200\npartition = dirichlet\nalpha = 0.5\n"
+      "[train]\nbatch = 200\n";
+  const auto plain = one_step(clients + "[method]\nobjective = cross_entropy\n");
+  const auto dynamic = one_step(clients + "[method]\nalpha_by_samples = true\n");
+  const Experiment& e = plain->experiment;
+  const Submodel full = Submodel::full(*e.model.layout);
+  double sum = 0;
+  for (std::int64_t client = 0; client < 5; ++client) {
+    sum += static_cast<double>(e.samples_of(client));
+  }
+  const double alpha = kAlpha * sum / 5 / static_cast<double>(e.samples_of(0));
+  ASSERT_GT(std::abs(alpha - kAlpha), 0.05);
+  const TrainedTask without = train(*plain, full);
+  const TrainedTask first = train(*dynamic, full);
+  const TrainedTask second = train(*dynamic, full, first.result.state);
+  double largest = 0;
+  for (std::size_t i = 0; i < without.values.size(); ++i) {
+    const double step = without.values[i] - without.sent[i];
+    largest = std::max(largest, std::abs(step));
+    EXPECT_NEAR(second.values[i] - second.sent[i], step - kRate * alpha * step, 1e-7);
+  }
+  EXPECT_GT(kRate * std::abs(alpha - kAlpha) * largest, 1e-5);
+}
+
 TEST(DynamicTerm, PeakStaysWithinItsBound) {
   for (const std::string objective : {"dynamic", "mutual_distillation"}) {
     const auto s = one_step("[method]\nobjective = " + objective + "\n");

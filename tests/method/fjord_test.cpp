@@ -33,21 +33,78 @@ TEST(OrderedDropout, PassesThatAreChargedAreThoseThatAreMade) {
   const Experiment& e = s->experiment;
   ClientTask task;
   task.submodel = rolling_submodel(*e.model.layout, 0.6, 0);
-  const auto extra = s->rules.objective(s->config)->extra_passes(e, task, task.submodel);
-  std::int64_t passes = 0, samples = 0;
-  for (const ExtraPasses& item : extra) {
+  const Workload work = e.workload_of(0);
+  std::int64_t passes = 0, samples = 0, whole = 0;
+  for (const auto& item : s->rules.objective(s->config)->passes(e, task, task.submodel, work)) {
+    if (item.submodel == task.submodel) {
+      whole += item.passes.count;
+      continue;
+    }
     EXPECT_TRUE(item.submodel.inside(task.submodel));
-    EXPECT_NE(item.submodel, task.submodel);
     passes += item.passes.count;
     samples += item.passes.count * item.passes.size;
   }
   // Of three widths as likely as each other two are narrower than the submodel.
-  const Workload work = e.workload_of(0);
+  EXPECT_EQ(whole, work.steps);
   EXPECT_GT(passes, work.steps / 3);
   EXPECT_LT(passes, work.steps);
   EXPECT_GE(samples, 20 * passes - 10 * 3);  // at most three of them are the short ones
   task.submodel = rolling_submodel(*e.model.layout, 0.2, 0);
-  EXPECT_TRUE(s->rules.objective(s->config)->extra_passes(e, task, task.submodel).empty());
+  EXPECT_EQ(s->rules.objective(s->config)->passes(e, task, task.submodel, work).size(), 2U);
+
+  // Without distillation each batch has one pass, of the same widths as with it.
+  const auto alone =
+      make("[train]\nepochs = 3\nbatch = 20\n[method]\nordered_distillation = false\n");
+  task.submodel = rolling_submodel(*e.model.layout, 0.6, 0);
+  std::int64_t narrow = 0, all = 0, seen = 0;
+  for (const auto& item :
+       alone->rules.objective(alone->config)->passes(e, task, task.submodel, work)) {
+    narrow += item.submodel == task.submodel ? 0 : item.passes.count;
+    all += item.passes.count;
+    seen += item.passes.count * item.passes.size;
+  }
+  EXPECT_EQ(narrow, passes);
+  EXPECT_EQ(all, work.steps);
+  EXPECT_EQ(seen, 3 * 230);
+}
+
+TEST(OrderedDropout, WithoutDistillationABatchTrainsTheNarrowNetworkAsIfItWereAlone) {
+  const std::string one_step = "[train]\nsteps = 1\nlr = 0.1\nbatch = 32\n";
+  // Five widths that keep the same units, so that one of these is drawn, unless the sixth is.
+  const auto s = make(one_step +
+                      "[method]\nordered_widths = 0.4, 0.399, 0.395, 0.39, 0.38, 1\n"
+                      "ordered_distillation = false\n");
+  const auto plain = make(one_step + "[method]\nobjective = cross_entropy\n");
+  const Layout& layout = *s->experiment.model.layout;
+  const Submodel full = Submodel::full(layout), small = rolling_submodel(layout, 0.4, 0);
+  const TrainedTask within = train(*s, full);
+  const TrainedTask alone = train(*plain, small);
+  // What the narrow network's own training gives, put into the whole.
+  std::vector<float> expected = within.sent;
+  const Geometry whole(s->experiment.model.layout, full, Packing::dense);
+  const Geometry part(s->experiment.model.layout, small, Packing::dense);
+  Plan(part, whole, nullptr, kTrained).copy(alone.values.data(), expected.data());
+  std::size_t moved = 0;
+  for (std::size_t i = 0; i < expected.size(); ++i) {
+    EXPECT_NEAR(within.values[i], expected[i], 1e-6) << i;
+    moved += within.values[i] != within.sent[i] ? 1 : 0;
+  }
+  EXPECT_GT(moved, alone.values.size() / 2);
+  EXPECT_LE(moved, alone.values.size());
+}
+
+TEST(OrderedDropout, PeakWithoutDistillationStaysWithinItsBound) {
+  const auto s = make(
+      "[train]\nepochs = 3\nmomentum = 0.9\nbatch = 16\n[method]\nordered_distillation = "
+      "false\n");
+  const Experiment& e = s->experiment;
+  for (const double share : {1.0, 0.6, 0.4}) {
+    const Submodel submodel = rolling_submodel(*e.model.layout, share, 0);
+    const auto bound = task_cost(e, *s->rules.objective(s->config), submodel, e.batch_of(0));
+    const auto peak = train(*s, submodel).result.peak_bytes;
+    EXPECT_LE(peak, bound.peak_bytes) << share;
+    EXPECT_LE(static_cast<double>(bound.peak_bytes), 1.25 * static_cast<double>(peak)) << share;
+  }
 }
 
 TEST(OrderedDropout, ChangesWhatIsTrainedAndOnlyThere) {

@@ -1,3 +1,4 @@
+#include "espalier/base/error.h"
 #include "family_fixture.h"
 
 namespace espalier {
@@ -32,6 +33,46 @@ TEST(Families, HaveTheParametersOfTheirPapersToTheUnit) {
             456 + 2416 + 120 * 577 + 84 * 121 + 850);
   // Each norm adds a weight and a bias per hidden unit: 6 + 16 + 120 + 84.
   EXPECT_EQ(trainable_count(make({{"name", "lenet"}, {"norm", "batch"}})), 61706 + 2 * 226);
+}
+
+std::string refusal(const Settings& settings, DataShape shape) {
+  try {
+    make(settings, std::move(shape));
+  } catch (const InputError& error) {
+    return error.what();
+  }
+  return "";
+}
+
+TEST(Families, TellImagesWhoseChannelsComeLast) {
+  const Settings cnn{{"name", "cnn"}, {"channels", "4"}, {"features", "8"}};
+  for (const auto& sample : std::vector<std::vector<std::int64_t>>{
+           {8, 8, 1}, {28, 28, 1}, {8, 8, 3}, {40, 24, 3}, {17, 16, 4}}) {
+    const std::string first = formatted("{}x{}x{}", sample[2], sample[0], sample[1]);
+    EXPECT_NE(refusal(cnn, {sample, 4}).find("store them as " + first), std::string::npos) << first;
+    EXPECT_EQ(refusal({{"name", "mlp"}}, {sample, 4}), "");
+  }
+  // Signals in channels, and small or narrow images, are what they say.
+  for (const auto& sample : std::vector<std::vector<std::int64_t>>{
+           {3, 8, 8}, {9, 128, 3}, {4, 4, 4}, {6, 40, 4}, {1, 20, 4}, {28, 28, 2}}) {
+    EXPECT_EQ(refusal(cnn, {sample, 4}), "") << sample[0];
+  }
+  EXPECT_EQ(refusal({{"name", "resnet"}, {"width", "4"}}, {{9, 128, 1}, 4}), "");
+}
+
+TEST(Families, NameThoseThatTakeTheData) {
+  const DataShape texts{{6}, 4, 9}, chains{{6}, 9, 9, true}, rows{{13}, 4};
+  EXPECT_EQ(refusal({{"name", "mlp"}}, texts),
+            "model.name = mlp is for numbers of any shape, and the data is texts of 6 tokens with "
+            "one class each; take encoder for it");
+  EXPECT_NE(refusal({{"name", "encoder"}}, chains).find("take gpt"), std::string::npos);
+  EXPECT_NE(refusal({{"name", "gpt"}}, rows).find("take mlp for it"), std::string::npos);
+  EXPECT_NE(refusal({{"name", "gpt"}}, {{1, 28, 28}, 4})
+                .find("take mlp, lenet, cnn, vgg, resnet, vit for it"),
+            std::string::npos);
+  // Tokens that are no rows: nothing reads them.
+  EXPECT_NE(refusal({{"name", "encoder"}}, {{6, 2}, 4, 9}).find("rows of tokens"),
+            std::string::npos);
 }
 
 TEST(Families, StatisticsComeWithBatchNormOnly) {

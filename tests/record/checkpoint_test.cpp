@@ -94,6 +94,16 @@ TEST(Checkpoint, BringsBackEveryTypeBitForBit) {
   EXPECT_FALSE(std::filesystem::exists(folder / "a.h5.tmp"));
 }
 
+TEST(Checkpoint, TellsWhatItHolds) {
+  const Folder folder;
+  Everything saved = sample();
+  save(folder / "a.h5", saved);
+  const CheckpointReader reader(folder / "a.h5");
+  EXPECT_TRUE(reader.holds("integer"));
+  EXPECT_TRUE(reader.holds("inner"));
+  EXPECT_FALSE(reader.holds("outer"));
+}
+
 TEST(Checkpoint, RefusesAFileWithOneChangedByteAnywhere) {
   const Folder folder;
   Everything saved = sample();

@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
+
 #include "espalier/record/table.h"
 
 namespace espalier {

@@ -11,6 +11,7 @@
 #include "espalier/app/run_directory.h"
 #include "espalier/comm/environment.h"
 #include "espalier/config/config.h"
+#include "espalier/data/dataset.h"
 #include "espalier/record/checkpoint.h"
 
 namespace espalier {
@@ -28,10 +29,23 @@ Intent intent(const Config& asked, const Request& request, const std::filesystem
 /// What rank 0 found, on every rank; collective.
 Intent shared(const MpiEnvironment& mpi, Intent intent);
 
-/// The newest checkpoint of the folder that can be used, warning of those that cannot; none where
-/// there is none at all. OutputError where all are damaged; InputError where it was written under
-/// another configuration than `resolved`.
-std::unique_ptr<CheckpointReader> newest_checkpoint(const RunDirectory& directory,
-                                                    const std::string& resolved);
+/// A checkpoint to go on from.
+struct Newest {
+  std::unique_ptr<CheckpointReader> checkpoint;  ///< null: there is none
+  std::vector<std::string> warnings;             ///< of newer ones that cannot be used
+};
+/// The newest checkpoint of the folder that can be used. OutputError where all are damaged;
+/// InputError where it was written under another configuration than `resolved`.
+Newest newest_checkpoint(const RunDirectory& directory, const std::string& resolved);
+
+/// The name of the data's fingerprint (data/fingerprint.h) in checkpoints.
+inline constexpr const char* kDataPrint = "data_fingerprint";
+/// InputError, naming the files of `data` and what differs, unless the fingerprints agree: that of
+/// `data`, `here`, and another, of the data `whose` ("of rank 0").
+void refuse_other_data(const Dataset& data, const std::string& there, const std::string& here,
+                       const std::string& whose, const std::string& advice);
+/// The same with the data that the checkpoint's run was begun with; files of earlier versions do
+/// not tell it.
+void refuse_other_data(const Dataset& data, const std::string& here, CheckpointReader& checkpoint);
 
 }  // namespace espalier

@@ -13,6 +13,13 @@
 
 namespace espalier {
 
+/// Which checkpoints stay: the last few (at least 2), and with `every` > 0 those whose version is a
+/// multiple of it.
+struct KeptCheckpoints {
+  explicit KeptCheckpoints(const Config& config);  // checkpoint.keep, checkpoint.keep_every
+  std::int64_t last, every;
+};
+
 class RunDirectory {
  public:
   /// Where the configuration's run lives; {seed}, {method} and {job} of run.name are filled in.
@@ -23,27 +30,30 @@ class RunDirectory {
     std::string config;        ///< resolved
     std::string closing_line;  ///< of a finished run, else empty
   };
-  /// None where there is no folder, or an empty one. Waits up to 5 s for a live owner on this host.
-  /// InputError where it is in use, or holds something that is no run.
+  /// None where there is no folder, or one that holds nothing but what a start leaves that was
+  /// ended before its config.ini stood. Waits up to 5 s for a live owner on this host. InputError
+  /// where it is in use, or holds something that is no run.
   static std::optional<Found> look(const std::filesystem::path& path);
 
   enum class Content { keep, remove };
   /// Takes the folder: waits up to 5 s for a live owner on this host, then refuses (InputError).
-  /// Writes `resolved` as its config.ini; it is unfinished from here on. OutputError where it
-  /// cannot be written.
-  RunDirectory(std::filesystem::path path, const std::string& resolved, Content content);
+  /// OutputError where it cannot be written.
+  RunDirectory(std::filesystem::path path, Content content);
   ~RunDirectory();  // gives the lock back
   RunDirectory(const RunDirectory&) = delete;
   RunDirectory& operator=(const RunDirectory&) = delete;
+
+  /// Writes `resolved` as its config.ini; the run is unfinished from here on. OutputError where it
+  /// cannot be written.
+  void begin(const std::string& resolved) const;
 
   const std::filesystem::path& path() const { return path_; }
   std::filesystem::path run_file() const { return path_ / "run.h5"; }
   std::filesystem::path checkpoint(std::int64_t version) const;
   /// Those that are there, the newest first.
   std::vector<std::filesystem::path> checkpoints() const;
-  /// Removes all but the last `keep` (at least 2) and, with `every` > 0, those whose version is a
-  /// multiple of it.
-  void prune_checkpoints(std::int64_t keep, std::int64_t every) const;
+  /// Removes all but those.
+  void prune_checkpoints(const KeptCheckpoints& kept) const;
   /// Replaces run.h5.
   void restore_run_file(const Bytes& image) const;
   /// Marks the run as finished.

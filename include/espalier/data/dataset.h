@@ -37,7 +37,7 @@ class Split {
 };
 
 /// What a model gets for a number of channel c of a file: (number * unit - mean[c]) / deviation[c].
-/// Of features each is a channel. Both lists may hold one number for all; empty: 0 and 1.
+/// Of features each is a channel. Both lists are empty where they would be 0 and 1.
 struct Normalisation {
   std::vector<double> mean{};
   std::vector<double> deviation{};

@@ -31,11 +31,11 @@ struct Evaluation {
 };
 
 /// Shards of calibrations and evaluations: ranges of batches of one version.
-void add_evaluation_jobs(JobKinds& kinds, const Experiment& experiment, const Config& config);
+void add_evaluation_jobs(JobKinds& kinds, const Experiment& experiment, const EvaluationPlan& plan);
 
 class Evaluator {
  public:
-  Evaluator(const Experiment& experiment, const Config& config, Pool& pool);
+  Evaluator(const Experiment& experiment, const EvaluationPlan& plan, Pool& pool);
 
   /// Begins the evaluation of `model` as it is now (copied). It is calibrated first where it lacks
   /// statistics.

@@ -14,8 +14,9 @@ namespace espalier {
 /// forgotten. Acts on the flat gradient, so it costs no passes; holds two copies of the weights.
 class DynamicTerm {
  public:
-  /// alpha above 0.
-  explicit DynamicTerm(double alpha) : alpha_(alpha) {}
+  /// method.dynamic_alpha, above 0, for every client; with method.alpha_by_samples divided by the
+  /// client's samples over the mean of all clients'.
+  explicit DynamicTerm(const Config& config);
   void begin(const LocalView& view);
   void after_backward(const LocalView& view) const;
   void end(const LocalView& view);
@@ -24,14 +25,16 @@ class DynamicTerm {
 
  private:
   double alpha_;
-  at::Tensor sent_;    // flat, as the model in training
-  at::Tensor memory_;  // g, likewise
+  bool by_samples_;
+  double own_alpha_ = 0;  // of the task's client
+  at::Tensor sent_;       // flat, as the model in training
+  at::Tensor memory_;     // g, likewise
   // Of the last task: the submodel's code, and g of it, dense; empty before the first.
   std::vector<std::int64_t> code_;
   std::vector<float> state_;
 };
 
-/// method.dynamic_alpha.
+/// method.dynamic_alpha, method.alpha_by_samples.
 void declare_dynamic_option(OptionTable& table);
 
 void register_feddyn(Catalogue& catalogue);

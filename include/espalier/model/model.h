@@ -169,10 +169,15 @@ Submodel cut_depth(const Model& model, std::int64_t kept);
 /// there is room: every block is kept by one of so many versions. Without exits, cut_depth().
 Submodel rolling_depth(const Model& model, std::int64_t kept, std::int64_t version);
 
+/// What samples a family is for.
+enum class Takes { numbers, images, texts, next_token };
+
 /// A family: its options, and how to build a model of it for given data.
 struct ModelFamily {
   std::function<void(OptionTable&)> declare;
+  /// For data of the form that it takes; InputError where sizes do not fit.
   std::function<Model(const Config&, const DataShape&)> build;
+  Takes takes = Takes::images;
   DataShape customary{{3, 32, 32}, 10};  ///< of the data that it is mostly shown with
   /// Its own defaults of options that families share ("model.norm").
   std::vector<std::pair<std::string, std::string>> defaults{};
@@ -194,7 +199,8 @@ void declare_model_options(OptionTable& table);
 /// Sets the defaults of the family that "model.name" asks for.
 void set_model_defaults(Config& config);
 /// Builds what "model.name" asks for, with model.classes outputs (0: as many as the data has).
-/// InputError where sizes do not fit the data.
+/// InputError where the data is not what the family takes, with the families that take it, or where
+/// sizes do not fit.
 Model build_model(const Config& config, const DataShape& data);
 
 }  // namespace espalier

@@ -53,8 +53,8 @@ class CheckpointReader {
   explicit CheckpointReader(const std::filesystem::path& path);
   ~CheckpointReader();
   std::string config_text() const;
-  /// Whether it holds a value or group of that name at its root.
-  bool has(const char* name) const;
+  /// Whether it holds a value or group of this name; those that came later are not in older files.
+  bool holds(const char* name) const;
   void read(const std::function<void(Archive&)>& content);
 
  private:

@@ -1,8 +1,10 @@
 #pragma once
 // How a task ended. Every task that was sent has exactly one outcome; files hold its name.
 
-#include <array>
 #include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <map>
 #include <string>
 
 namespace espalier {
@@ -22,5 +24,9 @@ inline constexpr std::size_t kOutcomes = 7;
 const std::string& name_of(Outcome outcome);
 /// The outcome of that name, of which there must be one.
 Outcome outcome_called(const std::string& name);
+
+/// How many tasks of a run file ended in each, by name; only those that there are. OutputError
+/// where it cannot be read.
+std::map<std::string, std::int64_t> count_outcomes(const std::filesystem::path& run_file);
 
 }  // namespace espalier

@@ -36,8 +36,8 @@ struct Outputs {
   std::vector<at::Tensor> exits;  ///< of its shallower ones, in order
 };
 
-/// Passes of another submodel, of batches of one size.
-struct ExtraPasses {
+/// Passes of one submodel, of batches of one size.
+struct SubmodelPasses {
   Submodel submodel;
   Workload::Passes passes;
 };
@@ -50,6 +50,9 @@ class LocalObjective {
   virtual void begin(const LocalView&) {}
   /// Before each batch: settings of its forward pass.
   virtual void prepare(const LocalView&, Context&) {}
+  /// What the batch's forward pass runs on: the task's weights, or a part of them that prepare()
+  /// made.
+  virtual const Parameters& weights(const LocalView& view) const { return view.parameters; }
   /// Mean loss of one batch, to be minimised; a scalar with a graph. By default the sum of every
   /// classifier's cross-entropy (deep supervision, Lee et al. 2015, where there are exits).
   virtual at::Tensor loss(const LocalView&, const Batch& batch, const Outputs& outputs);
@@ -62,12 +65,11 @@ class LocalObjective {
   virtual std::int64_t extra_bytes(const Experiment&, const Submodel&, std::int64_t batch) const {
     return 0;
   }
-  /// Passes forward and back that it makes in a task beside those of `trained`, the submodel that
-  /// the task trains.
-  virtual std::vector<ExtraPasses> extra_passes(const Experiment&, const ClientTask&,
-                                                const Submodel& trained) const {
-    return {};
-  }
+  /// The passes forward and back that a task makes with these batches, where it trains `trained`:
+  /// by default those of `trained` alone.
+  virtual std::vector<SubmodelPasses> passes(const Experiment&, const ClientTask&,
+                                             const Submodel& trained,
+                                             const Workload& batches) const;
   /// State of the client that outlives the task; nothing by default.
   virtual void archive(Archive&) {}
 };

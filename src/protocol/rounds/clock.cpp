@@ -205,18 +205,21 @@ void declare_clock_options(OptionTable& table) {
              "GFLOP/s", 0, 1e9});
 }
 
-bool is_paced(const Config& config) { return config.text("clock.kind") == "paced"; }
-
-std::unique_ptr<Clock> make_clock(const Config& config, const Fleet& fleet, Pool& pool,
-                                  const RealTime* real_time) {
-  const ServerResources server(config);
-  if (real_time != nullptr) return std::make_unique<PacedClock>(pool, server, *real_time);
-  std::optional<double> host_gflops;
-  if (config.text("clock.kind") == "measured") {
-    host_gflops = config.real("clock.host_gflops");
-    if (*host_gflops == 0) host_gflops = fastest(fleet);
+ClockSettings clock_settings(const Config& config, const Fleet& fleet) {
+  ClockSettings s{ServerResources(config), {}, {}};
+  const std::string kind = config.text("clock.kind");
+  if (kind == "paced") s.scale = config.real("clock.scale");
+  if (kind == "measured") {
+    const double given = config.real("clock.host_gflops");
+    s.host_gflops = given > 0 ? given : fastest(fleet);
   }
-  return std::make_unique<ComputedClock>(pool, server, host_gflops);
+  return s;
+}
+
+std::unique_ptr<Clock> make_clock(const ClockSettings& settings, Pool& pool,
+                                  const RealTime* real_time) {
+  if (real_time != nullptr) return std::make_unique<PacedClock>(pool, settings.server, *real_time);
+  return std::make_unique<ComputedClock>(pool, settings.server, settings.host_gflops);
 }
 
 }  // namespace espalier

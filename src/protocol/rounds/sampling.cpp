@@ -30,7 +30,7 @@ Sampler::Sampler(const Config& config, const Experiment& experiment) : experimen
       static_cast<double>(config.integer("clients.per_round")) * config.real("clients.over_select");
   at_once_ =
       std::min(experiment.fleet->size(), static_cast<std::int64_t>(std::ceil(wanted - 1e-9)));
-  if (kind_ != Kind::weighted) return;
+  if (kind_ != Kind::weighted || !experiment.partition) return;
   for (std::int64_t client = 0; client < experiment.fleet->size(); ++client) {
     most_samples_ = std::max(most_samples_, experiment.samples_of(client));
   }

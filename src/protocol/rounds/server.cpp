@@ -62,37 +62,56 @@ void declare_server_options(OptionTable& table) {
              "rounds", 0, 1e9});
 }
 
-RoundsServer::RoundsServer(const Experiment& experiment, const Config& config, ServerRules rules,
+ServerSettings server_settings(const Config& config, const Experiment& experiment) {
+  const Fleet& fleet = *experiment.fleet;
+  ServerSettings s{.window = window_settings(config, fleet, config.integer("clients.per_round")),
+                   .sampler = Sampler(config, experiment),
+                   .faults = Faults(config),
+                   .availability = Availability(config, fleet),
+                   .clock = clock_settings(config, fleet),
+                   .evaluation = evaluation_plan(config, experiment),
+                   .evaluate_every = config.integer("record.evaluate_every"),
+                   .evaluate_first = config.boolean("record.evaluate_first"),
+                   .checkpoint_every = config.integer("checkpoint.every"),
+                   .target_accuracy = {},
+                   .virtual_limit = {}};
+  if (const double target = config.real("run.target_accuracy"); target > 0) {
+    if (experiment.model.shape.next_token) {
+      throw InputError(
+          "run.target_accuracy is for models that classify; a language model has none: leave it "
+          "out, or set run.rounds or run.virtual_limit");
+    }
+    s.target_accuracy = target;
+  }
+  if (const double limit = config.real("run.virtual_limit"); limit > 0) {
+    s.virtual_limit = std::llround(limit * 1e9);
+  }
+  return s;
+}
+
+RoundsServer::RoundsServer(const Experiment& experiment, ServerSettings settings, ServerRules rules,
                            Pool& pool, RunFile& records, Parameters model,
-                           Availability availability, const RealTime* real_time)
+                           const RealTime* real_time)
     : experiment_(experiment),
       rules_(std::move(rules)),
       pool_(pool),
       records_(records),
-      evaluator_(experiment, config, pool),
+      evaluator_(experiment, settings.evaluation, pool),
       model_(std::move(model)),
-      window_(window_settings(config, *experiment.fleet, config.integer("clients.per_round"))),
-      sampler_(config, experiment),
-      faults_(config),
-      availability_(std::move(availability)),
-      evaluate_every_(config.integer("record.evaluate_every")),
-      evaluate_first_(config.boolean("record.evaluate_first")),
-      checkpoint_every_(config.integer("checkpoint.every")),
-      clock_(make_clock(config, *experiment.fleet, pool, real_time)) {
+      window_(settings.window),
+      sampler_(std::move(settings.sampler)),
+      faults_(std::move(settings.faults)),
+      availability_(std::move(settings.availability)),
+      evaluate_every_(settings.evaluate_every),
+      evaluate_first_(settings.evaluate_first),
+      checkpoint_every_(settings.checkpoint_every),
+      target_accuracy_(settings.target_accuracy),
+      virtual_limit_(settings.virtual_limit),
+      clock_(make_clock(settings.clock, pool, real_time)) {
   clock_->settle = [this](SentTask& sent, const ClientResult& result) {
     if (result.found.empty()) return;  // it failed
     charge(sent, Submodel::decode(*experiment_.model.layout, result.found));
   };
-  if (config.real("run.target_accuracy") > 0) {
-    if (experiment.model.shape.next_token) {
-      throw InputError(
-          "run.target_accuracy is for models that classify; a language model has none");
-    }
-    target_accuracy_ = config.real("run.target_accuracy");
-  }
-  if (config.real("run.virtual_limit") > 0) {
-    virtual_limit_ = std::llround(config.real("run.virtual_limit") * 1e9);
-  }
   tasks_of_.assign(static_cast<std::size_t>(experiment.fleet->size()), 0);
   for (std::int64_t client = 0; client < experiment.fleet->size(); ++client) {
     idle_.insert(idle_.end(), client);
@@ -370,20 +389,20 @@ void RoundsServer::charge(SentTask& sent, const Submodel& trained) {
   const auto add_passes = [&](Phase phase, const Submodel& submodel, Workload::Passes passes) {
     steps.push_back({cost_of(phase, submodel, passes.size), passes.count});
   };
-  const auto add = [&](Phase phase, const Submodel& submodel, const Workload& load) {
-    for (const Workload::Passes& passes : load.passes) add_passes(phase, submodel, passes);
-  };
   sent.bytes_up =
       answer_bytes() + payload_bytes(*experiment_.plans->geometry(trained, Packing::dense));
-  if (sent.task.search > 0) {
-    add(Phase::search, sent.task.submodel, rules_.search->workload(experiment_, client));
-    add(Phase::training, trained, rules_.search->training(experiment_, client));
+  const bool searches = sent.task.search > 0;
+  if (searches) {
+    for (const auto& passes : rules_.search->workload(experiment_, client).passes) {
+      add_passes(Phase::search, sent.task.submodel, passes);
+    }
     sent.bytes_up += rules_.search->answer_bytes(experiment_.model, sent.task.submodel);
-  } else {
-    add(Phase::training, trained, experiment_.workload_of(client));
   }
-  for (const ExtraPasses& extra : rules_.objective->extra_passes(experiment_, sent.task, trained)) {
-    add_passes(Phase::training, extra.submodel, extra.passes);
+  const Workload batches =
+      searches ? rules_.search->training(experiment_, client) : experiment_.workload_of(client);
+  for (const SubmodelPasses& made :
+       rules_.objective->passes(experiment_, sent.task, trained, batches)) {
+    add_passes(Phase::training, made.submodel, made.passes);
   }
   sent.flops = 0;
   for (const Steps& s : steps) sent.flops += s.count * s.cost.step_flops;
@@ -449,6 +468,7 @@ void RoundsServer::deliver(SentTask sent) {
       window.release == Release::arrival || (window.stale == Stale::resend && too_stale);
   const std::int64_t client = d.sent.task.client;
   d.waiting = !on_arrival;
+  tell_failure(d);
   delivered_.push_back(std::move(d));
   const bool closes = counts && window_.observe(now_);
   busy_s_ += wall_seconds() - start;

@@ -97,6 +97,12 @@ void archive_list(Archive& archive, const char* name, std::vector<Item>& items,
   archive.value(name, bytes);
 }
 
+void archive_outcome(Archive& archive, Outcome& outcome) {
+  std::string name = name_of(outcome);
+  archive.value("outcome", name);
+  outcome = outcome_called(name);
+}
+
 template <class Value>
 std::vector<std::int64_t> sorted_keys(const std::unordered_map<std::int64_t, Value>& map) {
   std::vector<std::int64_t> keys;
@@ -195,6 +201,12 @@ void RoundsServer::archive_clients(Archive& archive) {
     a.value("submodel", code);
     if (a.loading()) too_large_[client] = Submodel::decode(*experiment_.model.layout, code);
   });
+  std::vector<std::pair<std::string, Outcome>> told(told_.begin(), told_.end());
+  archive_list(archive, "failures_told", told, [](Archive& a, auto& item) {
+    a.value("device", item.first);
+    archive_outcome(a, item.second);
+  });
+  told_ = {told.begin(), told.end()};
   archive.open("states");
   clients = sorted_keys(states_);
   archive.value("clients", clients);
@@ -223,9 +235,7 @@ void RoundsServer::archive_tasks(Archive& archive) {
                [&](Archive& a, SentTask& sent) { archive_sent(a, experiment_, sent, payloads); });
   archive_list(archive, "delivered", delivered_, [&](Archive& a, Delivered& d) {
     archive_sent(a, experiment_, d.sent, payloads);
-    std::string outcome = name_of(d.outcome);
-    a.value("outcome", outcome);
-    d.outcome = outcome_called(outcome);
+    archive_outcome(a, d.outcome);
     a.value("staleness", d.staleness);
     archive_flags(a, "flags", {&d.waiting});
     Arrival& arrival = d.sent.arrival;

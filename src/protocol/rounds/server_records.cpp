@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 
+#include "espalier/protocol/rounds/catalogue.h"
 #include "espalier/protocol/rounds/merge.h"
 #include "espalier/protocol/rounds/server.h"
 
@@ -18,6 +19,29 @@ Nanoseconds overlap(Nanoseconds a_begin, Nanoseconds a_end, Nanoseconds b_begin,
 double mean_of_local(double sum, const EvaluationSums& local) {
   return local.samples > 0 ? sum / static_cast<double>(local.samples)
                            : std::numeric_limits<double>::quiet_NaN();
+}
+
+/// What a task of that outcome means to the user; empty where it is no failure of the client.
+std::string failure_of(Outcome outcome, std::int64_t needed, const DeviceClass& device) {
+  switch (outcome) {
+    case Outcome::out_of_memory:
+      return formatted(
+          "ran out of memory: {:.3f} MB needed, cap {:.3f} MB; it is not sent this submodel again "
+          "(give device.{} more memory_mb, or choose smaller widths)",
+          static_cast<double>(needed) * 1e-6, device.memory_mb, device.name);
+    case Outcome::crashed:
+      return "crashed in the midst of its task, which is lost (faults.crash)";
+    case Outcome::rejected:
+      return "sent values that are not finite: its update is rejected (lower train.lr, or set "
+             "train.clip)";
+    case Outcome::unavailable:
+      return "vanished in the midst of its task, which is lost (faults.vanish)";
+    case Outcome::merged:
+    case Outcome::dropped_stale:
+    case Outcome::unfinished:
+      break;
+  }
+  return {};
 }
 
 Row sent_row(const ClientTask& task, std::int64_t parameters) {
@@ -43,8 +67,12 @@ void RoundsServer::record_round(std::span<const Update> updates) {
       stale += d.staleness > 0 ? 1 : 0;
       staleness_sum += static_cast<double>(d.staleness);
       staleness_max = std::max(staleness_max, d.staleness);
-      loss_sum += result.train_loss * static_cast<double>(result.samples);
-      samples += result.samples;
+      // Of a search there is no loss.
+      const std::int64_t trained =
+          d.sent.task.search > 0 ? rules_.search->training(experiment_, d.sent.task.client).samples
+                                 : result.samples;
+      loss_sum += result.train_loss * static_cast<double>(trained);
+      samples += trained;
     } else {
       ++dropped;
     }
@@ -125,6 +153,22 @@ void RoundsServer::record_round(std::span<const Update> updates) {
         "the training loss of round {} is not finite; lower train.lr or set train.clip", version_));
   }
   if (on_round) on_round({version_, version_, now_, merged, loss});
+}
+
+/// Once for each class of devices and outcome; all are counted in /tasks. What was told is in the
+/// checkpoint, so a run that goes on does not tell it again.
+void RoundsServer::tell_failure(const Delivered& d) {
+  const ClientTask& task = d.sent.task;
+  const DeviceClass& device = experiment_.fleet->device(task.client);
+  const Assignment assigned{task.submodel, d.sent.share, task.search};
+  const std::int64_t needed =
+      d.outcome == Outcome::out_of_memory
+          ? assignment_peaks(experiment_, rules_, assigned, task.client).largest()
+          : 0;
+  const std::string text = failure_of(d.outcome, needed, device);
+  if (text.empty() || !told_.emplace(device.name, d.outcome).second || !on_failure) return;
+  on_failure(formatted("client {} ({}) {}. Further tasks of {} that end so are counted, not told",
+                       task.client, device.name, text, device.name));
 }
 
 void RoundsServer::record_unfinished() {

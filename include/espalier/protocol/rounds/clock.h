@@ -93,9 +93,16 @@ class Clock {
 
 /// clock.kind, clock.scale, clock.host_gflops.
 void declare_clock_options(OptionTable& table);
-bool is_paced(const Config& config);
-/// `real_time`: of a paced run, else null. Experiment, pool and real time must outlive the clock.
-std::unique_ptr<Clock> make_clock(const Config& config, const Fleet& fleet, Pool& pool,
+/// Which clock, and what the server's links and processor give.
+struct ClockSettings {
+  ServerResources server;
+  std::optional<double> scale;        ///< paced: real seconds per emulated second
+  std::optional<double> host_gflops;  ///< measured: the effective rate of this machine
+};
+/// InputError where the measured clock cannot tell which of a device's rates is this machine's.
+ClockSettings clock_settings(const Config& config, const Fleet& fleet);
+/// `real_time`: of a paced run, else null. Pool and real time must outlive the clock.
+std::unique_ptr<Clock> make_clock(const ClockSettings& settings, Pool& pool,
                                   const RealTime* real_time);
 
 }  // namespace espalier

@@ -17,6 +17,7 @@ void declare_sampling_options(OptionTable& table);
 
 class Sampler {
  public:
+  /// `experiment` must outlive it.
   Sampler(const Config& config, const Experiment& experiment);
 
   /// How many clients work at once: clients.per_round times clients.over_select; 0: all.

@@ -8,6 +8,7 @@
 #include <memory>
 #include <optional>
 #include <set>
+#include <string>
 #include <unordered_map>
 #include <vector>
 
@@ -45,6 +46,25 @@ struct RunSummary {
   std::optional<std::string> stopped;  ///< why the run ended early, if it did
 };
 
+/// What the input says of the server, as values. Built before anything is written, because what is
+/// wrong with the input shows here.
+struct ServerSettings {
+  WindowSettings window;
+  Sampler sampler;
+  Faults faults;
+  Availability availability;
+  ClockSettings clock;
+  EvaluationPlan evaluation;
+  std::int64_t evaluate_every = 1;
+  bool evaluate_first = false;  ///< version 0
+  std::int64_t checkpoint_every = 0;
+  std::optional<double> target_accuracy;
+  std::optional<Nanoseconds> virtual_limit;
+};
+/// InputError and DataError (a trace that cannot be read) as its parts say. `experiment` must
+/// outlive it.
+ServerSettings server_settings(const Config& config, const Experiment& experiment);
+
 /// Bytes of an answer's head, without the client's state.
 std::int64_t answer_bytes();
 /// Seconds on this process's clock, from some moment on.
@@ -56,12 +76,13 @@ void declare_server_options(OptionTable& table);
 class RoundsServer {
  public:
   /// `model`: the global model before round 0, aligned. `real_time`: of a paced run, else null.
-  RoundsServer(const Experiment& experiment, const Config& config, ServerRules rules, Pool& pool,
-               RunFile& records, Parameters model, Availability availability,
-               const RealTime* real_time);
+  RoundsServer(const Experiment& experiment, ServerSettings settings, ServerRules rules, Pool& pool,
+               RunFile& records, Parameters model, const RealTime* real_time);
 
   std::function<void(const RoundReport&)> on_round;
   std::function<void(const Evaluation&)> on_evaluation;
+  /// The first failure of its kind on a class of devices, in one sentence.
+  std::function<void(const std::string&)> on_failure;
   /// It is time to save: at this version, between two events.
   std::function<void(std::int64_t version)> on_checkpoint;
 
@@ -108,6 +129,7 @@ class RoundsServer {
   void charge(SentTask& sent, const Submodel& trained);
   void take_found(SentTask& sent);
   void deliver(SentTask sent);
+  void tell_failure(const Delivered& delivered);
   void release(std::int64_t client) { idle_.insert(client); }
   void release_waiting();
   void close_window();
@@ -144,7 +166,8 @@ class RoundsServer {
   std::vector<std::int64_t> tasks_of_;                        // sent so far, per client
   std::unordered_map<std::int64_t, Bytes> states_;
   std::unordered_map<std::int64_t, Submodel>
-      too_large_;  // what a client last ran out of memory with
+      too_large_;                                   // what a client last ran out of memory with
+  std::set<std::pair<std::string, Outcome>> told_;  // failures, by class of devices
   std::unique_ptr<Clock> clock_;
   std::vector<Delivered> delivered_;  // in this window, in order of events
   // Payloads of the current version, by submodel.

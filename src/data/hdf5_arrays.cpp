@@ -1,0 +1,300 @@
+// Datasets of an HDF5 file. One may be elsewhere than it seems: behind a link in another file, in
+// raw files, or in parts. It is mapped only where it lies in the file itself as it is used; else
+// HDF5 reads it.
+
+#include <bit>
+#include <string_view>
+
+#include "array_file.h"
+#include "espalier/base/hdf5.h"
+#include "files.h"
+
+namespace espalier {
+namespace {
+
+namespace fs = std::filesystem;
+
+/// Calls a function of HDF5 that fills in a text of unknown length.
+template <class Call>
+std::string h5_text(const Call& call) {
+  const auto length = h5_check(call(nullptr, 0), "read a name");
+  std::string text(static_cast<std::size_t>(length), '\0');
+  h5_check(call(text.data(), text.size() + 1), "read a name");
+  return text;
+}
+
+/// The file in which an HDF5 object lies: another than was opened where a link leads there.
+fs::path file_of(hid_t object) {
+  return h5_text([&](char* text, std::size_t size) { return H5Fget_name(object, text, size); });
+}
+
+/// DataError if it is none that can be opened.
+H5Handle open_file(const fs::path& path) {
+  const H5Handle access(H5Pcreate(H5P_FILE_ACCESS), H5Pclose);
+  h5_check(H5Pset_file_locking(access, false, true), "turn HDF5 file locking off");
+  try {
+    return {H5Fopen(path.c_str(), H5F_ACC_RDONLY, access), H5Fclose};
+  } catch (const OutputError& error) {
+    // HDF5's own reason is a dozen of its function names.
+    if (std::string_view(error.what()).find("already open for") != std::string_view::npos) {
+      throw DataError(formatted(
+          "{} is still marked open for writing: wait for its writer to end; if that crashed, look "
+          "whether the file is whole and run `h5clear -s {}`",
+          path.string(), path.string()));
+    }
+    throw DataError(formatted("{} cannot be read: it is no HDF5 file, or is damaged or cut short",
+                              path.string()));
+  }
+}
+
+/// Whether h5py wrote truth values: an enumeration of FALSE and TRUE.
+bool is_boolean(hid_t type) {
+  if (H5Tget_size(type) != 1 || H5Tget_nmembers(type) != 2) return false;
+  std::int8_t no = -1;
+  std::int8_t yes = -1;
+  return H5Tenum_valueof(type, "FALSE", &no) >= 0 && H5Tenum_valueof(type, "TRUE", &yes) >= 0 &&
+         no == 0 && yes == 1;
+}
+
+Element hdf5_element(hid_t type, const std::string& name) {
+  const bool is_enum = H5Tget_class(type) == H5T_ENUM;
+  if (is_enum && is_boolean(type)) return Element::boolean;
+  const H5Handle base(is_enum ? H5Tget_super(type) : H5Tcopy(type), H5Tclose);
+  const H5T_class_t kind = H5Tget_class(base);
+  const std::size_t bytes = H5Tget_size(base);
+  // HDF5 1.10 has no type for halves in memory, but turns them into floats, exactly.
+  if (kind == H5T_FLOAT && (bytes == 2 || bytes == 4)) return Element::f32;
+  if (kind == H5T_FLOAT && bytes == 8) return Element::f64;
+  if (kind == H5T_INTEGER && bytes <= 8 && std::has_single_bit(bytes)) {
+    constexpr Element kSigned[] = {Element::i8, Element::i16, Element::i32, Element::i64};
+    constexpr Element kUnsigned[] = {Element::u8, Element::u16, Element::u32, Element::u64};
+    const auto size = std::countr_zero(bytes);
+    return H5Tget_sign(base) == H5T_SGN_2 ? kSigned[size] : kUnsigned[size];
+  }
+  throw DataError(formatted("{} holds no plain numbers: write it as {}", name, kPlainNumbers));
+}
+
+hid_t native_type(Element element) {
+  switch (element) {
+    case Element::boolean:
+    case Element::u8:
+      return H5T_NATIVE_UINT8;
+    case Element::i8:
+      return H5T_NATIVE_INT8;
+    case Element::u16:
+      return H5T_NATIVE_UINT16;
+    case Element::i16:
+      return H5T_NATIVE_INT16;
+    case Element::u32:
+      return H5T_NATIVE_UINT32;
+    case Element::i32:
+      return H5T_NATIVE_INT32;
+    case Element::u64:
+      return H5T_NATIVE_UINT64;
+    case Element::i64:
+      return H5T_NATIVE_INT64;
+    case Element::f16:
+    case Element::f32:
+      return H5T_NATIVE_FLOAT;
+    case Element::f64:
+      return H5T_NATIVE_DOUBLE;
+  }
+  ESPALIER_CHECK(false, "element type {}", static_cast<int>(element));
+}
+
+/// Where a link leads, for messages; empty where it leads nowhere else.
+std::string target_of(hid_t file, const std::string& dataset) {
+  H5L_info_t link;
+  h5_check(H5Lget_info(file, dataset.c_str(), &link, H5P_DEFAULT), "look at it");
+  if (link.type != H5L_TYPE_SOFT && link.type != H5L_TYPE_EXTERNAL) return "";
+  std::vector<char> value(link.u.val_size + 1);
+  h5_check(H5Lget_val(file, dataset.c_str(), value.data(), value.size(), H5P_DEFAULT), "follow it");
+  if (link.type == H5L_TYPE_SOFT) return value.data();
+  const char* other = nullptr;
+  const char* object = nullptr;
+  h5_check(H5Lunpack_elink_val(value.data(), link.u.val_size, nullptr, &other, &object),
+           "follow it");
+  return formatted("{} of the file {}", object, other);
+}
+
+/// The numbers of a dataset may lie in raw files. HDF5 takes zeros for what they lack, so that is
+/// looked for first. Returns whether they lie beside the HDF5 file rather than in the working
+/// directory.
+bool find_raw_files(hid_t object, hid_t created, const std::string& name) {
+  const fs::path folder = file_of(object).parent_path();
+  const H5Handle type(H5Dget_type(object), H5Tclose);
+  const H5Handle space(H5Dget_space(object), H5Sclose);
+  std::int64_t bytes = h5_check(H5Sget_simple_extent_npoints(space), "count its numbers") *
+                       static_cast<std::int64_t>(H5Tget_size(type));
+  bool beside = true;
+  const auto files = static_cast<unsigned>(H5Pget_external_count(created));
+  for (unsigned i = 0; i < files && bytes > 0; ++i) {
+    std::vector<char> given(4096);
+    off_t offset = 0;
+    hsize_t size = 0;
+    h5_check(H5Pget_external(created, i, given.size() - 1, given.data(), &offset, &size),
+             "read the name of its raw file");
+    fs::path path = folder / given.data();
+    if (!is_there(path)) {
+      path = given.data();
+      beside = false;
+    }
+    std::error_code error;
+    const auto there = static_cast<std::int64_t>(fs::file_size(path, error)) - offset;
+    if (error) {
+      throw DataError(
+          formatted("{} lies in the raw file {}, which is missing", name, given.data()));
+    }
+    const std::int64_t part =
+        size > static_cast<hsize_t>(bytes) ? bytes : static_cast<std::int64_t>(size);
+    if (there < part) {
+      throw DataError(formatted("{} lies in the raw file {}, which is cut short: copy it again",
+                                name, path.string()));
+    }
+    bytes -= part;
+  }
+  return beside;
+}
+
+void check_parts(hid_t object, const std::string& name);
+
+/// A virtual dataset is put together from others. HDF5 takes zeros for those that are not there, so
+/// they are looked for first.
+void check_sources(hid_t object, hid_t created, const std::string& name) {
+  const fs::path folder = file_of(object).parent_path();
+  std::size_t sources = 0;
+  h5_check(H5Pget_virtual_count(created, &sources), "count its sources");
+  for (std::size_t i = 0; i < sources; ++i) {
+    const std::string file = h5_text([&](char* text, std::size_t size) {
+      return H5Pget_virtual_filename(created, i, text, size);
+    });
+    const std::string dataset = h5_text([&](char* text, std::size_t size) {
+      return H5Pget_virtual_dsetname(created, i, text, size);
+    });
+    // With % in its name a source is as many datasets as are found.
+    if ((file + dataset).find('%') != std::string::npos) continue;
+    const bool own = file == ".";
+    const fs::path path = own || is_there(folder / file) ? folder / file : fs::path(file);
+    if (!own && !is_there(path)) {
+      throw DataError(formatted("{} is put together from {}, which is missing", name, file));
+    }
+    const H5Handle place = own ? H5Handle(H5Iget_file_id(object), H5Fclose) : open_file(path);
+    const std::string source_name =
+        formatted("{}: {}", (own ? file_of(object) : path).string(), dataset);
+    if (H5Oexists_by_name(place, dataset.c_str(), H5P_DEFAULT) <= 0) {
+      throw DataError(formatted("{} is put together from {}, which is missing", name, source_name));
+    }
+    const H5Handle source(H5Dopen2(place, dataset.c_str(), H5P_DEFAULT), H5Dclose);
+    check_parts(source, source_name);
+  }
+}
+
+/// The filter that this HDF5 lacks, if that is why a dataset cannot be read.
+std::string missing_filter(hid_t created) {
+  const int filters = H5Pget_nfilters(created);
+  for (int i = 0; i < filters; ++i) {
+    char filter_name[64] = "";
+    unsigned flags = 0;
+    std::size_t values = 0;
+    const H5Z_filter_t filter = H5Pget_filter2(created, static_cast<unsigned>(i), &flags, &values,
+                                               nullptr, sizeof(filter_name), filter_name, nullptr);
+    if (filter >= 0 && H5Zfilter_avail(filter) <= 0)
+      return formatted("{} ({})", filter_name, filter);
+  }
+  return "";
+}
+
+void check_parts(hid_t object, const std::string& name) {
+  const H5Handle created(H5Dget_create_plist(object), H5Pclose);
+  if (H5Pget_external_count(created) > 0) find_raw_files(object, created, name);
+  if (H5Pget_layout(created) == H5D_VIRTUAL) check_sources(object, created, name);
+}
+
+/// The numbers of a dataset, read through HDF5.
+Array read_dataset(H5Handle object, hid_t file, const std::string& dataset, Array array,
+                   std::int64_t bytes) {
+  check_parts(object, array.name);
+  const H5Handle created(H5Dget_create_plist(object), H5Pclose);
+  if (H5Pget_external_count(created) > 0 && find_raw_files(object, created, array.name)) {
+    const H5Handle access(H5Pcreate(H5P_DATASET_ACCESS), H5Pclose);
+    h5_check(H5Pset_efile_prefix(access, "${ORIGIN}"), "look for its raw files");
+    object.close();
+    object = H5Handle(H5Dopen2(file, dataset.c_str(), access), H5Dclose);
+  }
+  auto values = std::make_shared<std::vector<std::uint8_t>>(static_cast<std::size_t>(bytes));
+  if (H5Dread(object, native_type(array.element), H5S_ALL, H5S_ALL, H5P_DEFAULT, values->data()) <
+      0) {
+    H5Eclear2(H5E_DEFAULT);
+    const std::string filter = missing_filter(created);
+    throw DataError(
+        filter.empty()
+            ? formatted("{} cannot be read: it is damaged or cut short", array.name)
+            : formatted("{} is compressed by the filter {}, which this HDF5 does not have: write "
+                        "it with gzip or uncompressed",
+                        array.name, filter));
+  }
+  array.data = values->data();
+  array.owner = values;
+  return array;
+}
+
+Array open_dataset(hid_t file, const std::string& dataset, const std::string& name,
+                   const std::shared_ptr<const MappedFile>& mapped) {
+  if (H5Oexists_by_name(file, dataset.c_str(), H5P_DEFAULT) <= 0) {
+    const std::string target = target_of(file, dataset);
+    if (!target.empty()) {
+      throw DataError(formatted("{} is a link to {}, which is missing", name, target));
+    }
+  }
+  H5Handle object(H5Dopen2(file, dataset.c_str(), H5P_DEFAULT), H5Dclose);
+  const H5Handle type(H5Dget_type(object), H5Tclose);
+  const H5Handle space(H5Dget_space(object), H5Sclose);
+  const H5Handle created(H5Dget_create_plist(object), H5Pclose);
+  Array array{name, hdf5_element(type, name), {}, nullptr, nullptr};
+  std::vector<hsize_t> extents(
+      static_cast<std::size_t>(h5_check(H5Sget_simple_extent_ndims(space), "read its extents")));
+  h5_check(H5Sget_simple_extent_dims(space, extents.data(), nullptr), "read its extents");
+  array.shape.assign(extents.begin(), extents.end());
+  const auto bytes = bytes_of(array.shape, array.element);
+  if (!bytes) throw DataError(formatted("{} is too large to be true", name));
+  const haddr_t offset = H5Dget_offset(object);
+  const bool plain =
+      array.element == Element::boolean || H5Tequal(type, native_type(array.element)) > 0;
+  // The offset counts from the beginning of the file that the numbers are in.
+  const bool in_this_file = H5Pget_layout(created) == H5D_CONTIGUOUS &&
+                            H5Pget_external_count(created) == 0 && file_of(object) == file_of(file);
+  if (offset == HADDR_UNDEF || !plain || !in_this_file) {
+    return read_dataset(std::move(object), file, dataset, std::move(array), *bytes);
+  }
+  if (offset + static_cast<haddr_t>(*bytes) > mapped->bytes().size()) {
+    throw DataError(formatted("{} is cut short: copy the file again", name));
+  }
+  array.data = mapped->bytes().data() + offset;
+  array.owner = mapped;
+  return array;
+}
+
+}  // namespace
+
+std::map<std::string, Array> open_hdf5(const fs::path& path,
+                                       const std::vector<std::string>& names) {
+  h5_quiet();
+  const auto mapped = std::make_shared<const MappedFile>(path);
+  std::map<std::string, Array> arrays;
+  std::string name = path.string();
+  const H5Handle file = open_file(path);
+  try {
+    for (const std::string& dataset : names) {
+      name = path.string();
+      if (h5_check(H5Lexists(file, dataset.c_str(), H5P_DEFAULT), "look for it") == 0) continue;
+      name = formatted("{}: {}", path.string(), dataset);
+      arrays.emplace(dataset, open_dataset(file, dataset, name, mapped));
+    }
+  } catch (const OutputError&) {
+    throw DataError(
+        formatted("{} cannot be read: it is no dataset, or is damaged or cut short", name));
+  }
+  return arrays;
+}
+
+}  // namespace espalier

@@ -1,0 +1,23 @@
+#pragma once
+// The characters of a text in UTF-8: what belongs to a word, what separates words. After Unicode
+// 14, because the C library's own answers depend on the machine's locale.
+
+#include <cstddef>
+#include <optional>
+#include <string_view>
+
+namespace espalier {
+
+/// The character that begins at `at`, which moves behind it; none where the bytes are not UTF-8.
+std::optional<char32_t> next_character(std::string_view text, std::size_t& at);
+
+/// The place of the first byte that is not UTF-8.
+std::optional<std::size_t> first_invalid(std::string_view text);
+
+/// Letters, marks upon them and digits of any script, and the invisible joiners within words.
+bool is_in_words(char32_t c);
+
+/// Spaces, line ends, control and formatting characters.
+bool is_blank(char32_t c);
+
+}  // namespace espalier

@@ -1,0 +1,203 @@
+"""The start of a run: what is wrong is refused before anything is written, by --check as well; whatever ends a
+start, the same command starts it again."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import unittest
+
+sys.path.insert(0, os.path.dirname(__file__))
+from support import ESPALIER, ProgramTest, finish  # noqa: E402
+
+LANGUAGE = ["--data.synthetic_shape=8", "--data.synthetic_vocabulary=11", "--data.synthetic_labels=next_token",
+            "--data.partition=iid", "--model.name=gpt", "--model.depth=1", "--model.embed=12", "--model.heads=2"]
+MEASURED = "--clock.kind=measured"
+
+# Settings, each fine by itself, and words of the sentence that refuses them.
+REFUSED = [
+    (["--faults.clients=7", "--faults.crash=0.5"], "faults.clients names client 7"),
+    (["--faults.clients=0.5", "--faults.late=0.5"], "faults.clients names client 0.5"),
+    ([*LANGUAGE, "--run.target_accuracy=0.25"], "run.target_accuracy"),
+    ([MEASURED, "--device.slow.gflops_conv=3"], "clock.host_gflops"),
+    ([MEASURED, "--device.fast.memory_gbps=3"], "clock.host_gflops"),
+    (["--window.min_updates=8"], "window.min_updates"),
+    (["--window.max_spread=2", "--clients.per_round=3"], "window.max_spread"),
+    (["--window.release=arrival"], "window.release"),
+    (["--clients.per_round=8"], "clients.per_round"),
+    (["--method.name=heterofl", "--method.widths=1,0.5", "--method.proportions=1"], "method.proportions"),
+    (["--method.name=heterofl", "--method.widths=1,1.5"], "method.widths"),
+    (["--train.nesterov=true"], "train.momentum"),
+    (["--device.slow.availability=1.5"], "availability"),
+    (["--clients.fleet=3*fast"], "clients.fleet"),
+]
+
+
+class Refused(ProgramTest):
+    def test_before_anything_is_written_and_by_check(self):
+        for settings, words in REFUSED:
+            with self.subTest(settings):
+                self.assert_refused(2, words, "run", self.input, *settings)
+                self.assert_refused(2, words, "run", self.input, *settings, "--check")
+                self.assertFalse(os.path.exists(self.path("runs")), "something was written")
+
+    def test_on_several_ranks(self):
+        for flags in ([], ["--check"]):
+            self.assert_refused(2, "faults.clients names client 9", "run", self.input, "--faults.clients=9",
+                                *flags, ranks=3)
+        self.assertFalse(os.path.exists(self.path("runs")), "something was written")
+
+    def test_going_on_leaves_the_folder_as_it_was(self):
+        run = self.run_ok("a", "--clock.kind=measured", "--run.rounds=2")
+        self.assert_untouched(run, 2, "--train.lr=0.01", "train.lr is '0.05' there")
+
+    def assert_untouched(self, run, status, setting, words):
+        state = lambda: {name: os.stat(os.path.join(run, name)).st_mtime_ns for name in os.listdir(run)}
+        before = state()
+        self.assert_refused(status, words, "run", self.input, f"--run.name={os.path.basename(run)}", setting)
+        self.assertEqual(state(), before)
+
+
+class Unread(ProgramTest):
+    def test_is_said_before_training_and_in_the_log(self):
+        done = self.espalier("run", self.input, "--faults.late_factor=9", "--train.beta1=0.5")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        warnings = ["warning: train.beta1 was given, but nothing reads it in this run"]
+        self.assertEqual(done.stderr.splitlines(), warnings)
+        with open(self.path("runs", "small", "log.txt")) as file:
+            log = file.read()
+        self.assertIn(warnings[0], log)
+        self.assertLess(log.index(warnings[0]), log.index(" round "))
+
+    def test_is_said_by_check(self):
+        done = self.espalier("run", self.input, "--clock.scale=0.5", "--check")
+        self.assertIn("warning: clock.scale was given, but nothing reads it", done.stderr)
+
+    def test_what_is_read_is_not_named(self):
+        for settings in (["--checkpoint.keep=4", "--checkpoint.keep_every=2"],
+                         ["--clock.kind=paced", "--clock.scale=0.001"],
+                         [MEASURED, "--clock.host_gflops=3"], ["--data.calibration=10"],
+                         ["--clients.availability_period_s=7"], ["--record.evaluate_batch=50"]):
+            done = self.espalier("run", self.input, *settings, "--check")
+            self.assertEqual(done.stderr, "", settings)
+
+    def test_going_on_names_what_this_request_gives(self):
+        self.run_ok("a", "--run.rounds=2", "--train.beta1=0.5")
+        done = self.espalier("run", self.input, "--run.name=a", "--train.beta1=0.5", "--run.rounds=4")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual(done.stderr, "warning: train.beta1 was given, but nothing reads it in this run\n")
+
+
+CHANGING = "mkdir,mkdirat,open,openat,creat,rename,renameat,renameat2,unlink,unlinkat,rmdir,write,pwrite64,ftruncate,fsync"
+
+
+@unittest.skipUnless(shutil.which("strace") and subprocess.run(["strace", "-o", "/dev/null", "true"]).returncode == 0,
+                     "strace cannot trace here")
+class EndedStart(ProgramTest):
+    """Each of a start's first calls that change the run's folder, with strace's fault injection."""
+
+    TINY = ["--run.rounds=1", "--clients.count=2", "--clients.fleet=", "--data.synthetic_samples=60",
+            "--data.partition=iid"]
+
+    def setUp(self):
+        super().setUp()
+        self.TINY = [*EndedStart.TINY, f"--run.dir={self.path('runs')}"]  # -P takes whole paths
+
+    def start(self, name, *flags, inject=None):
+        """An ended start under strace, and its trace, of the calls that touch the run's files."""
+        run = self.path("runs", name)
+        files = ["", "checkpoints", "LOCK", "config.ini.tmp", "config.ini", "log.txt", "run.h5", "DONE", "DONE.tmp"]
+        command = ["strace", "-f", "-qq", "-y", "-o", self.path("trace"), "-e", f"trace={CHANGING}"]
+        for path in [self.path("runs")] + [os.path.join(run, file).rstrip("/") for file in files]:
+            command += ["-P", path]
+        if inject:
+            command += ["-e", f"inject={inject}"]
+        command += [ESPALIER, "run", self.input, f"--run.name={name}", *self.TINY, *flags]
+        done = finish(self.begin(command), 60)
+        with open(self.path("trace")) as file:
+            return done, file.read().splitlines()
+
+    def changes(self, name, *flags):
+        """The calls of a whole start: name, how many of that name came with it, and the line."""
+        done, trace = self.start(name, *flags)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        counts, calls = {}, []
+        for line in trace:
+            call = re.match(r"\d+ +(\w+)\(", line)[1]
+            counts[call] = counts.get(call, 0) + 1
+            if not (call.startswith("open") and "O_RDONLY" in line):
+                calls.append((call, counts[call], line))
+        return calls
+
+    def test_by_a_kill_can_be_started_again(self):
+        calls = self.changes("whole")[:20]
+        shutil.rmtree(self.path("runs"))
+        self.assertEqual(len(calls), 20)
+        self.assertIn("run.h5", calls[-1][2])  # well beyond config.ini
+        for number, (call, nth, line) in enumerate(calls):
+            with self.subTest(line):
+                done, _ = self.start(f"run{number}", inject=f"{call}:signal=KILL:when={nth}")
+                self.assertEqual(done.returncode, -signal.SIGKILL, done.stdout + done.stderr)
+                self.run_ok(f"run{number}", *self.TINY)
+                shutil.rmtree(self.path("runs"))
+
+    def test_by_a_full_disk_can_be_started_again(self):
+        calls = self.changes("whole")
+        shutil.rmtree(self.path("runs"))
+        last = next(i for i, call in enumerate(calls) if call[0].startswith("rename"))  # of config.ini
+        calls = [call for call in calls[:last + 1] if not call[0].startswith("unlink")]
+        self.assertGreater(len(calls), 6)
+        for number, (call, nth, line) in enumerate(calls):
+            with self.subTest(line):
+                done, _ = self.start(f"run{number}", inject=f"{call}:error=ENOSPC:when={nth}")
+                self.assertEqual(done.returncode, 4, done.stdout + done.stderr)
+                self.assertIn("No space left", done.stderr)
+                self.run_ok(f"run{number}", *self.TINY)
+                shutil.rmtree(self.path("runs"))
+
+    def test_that_overwrites_by_a_kill_can_be_started_again(self):
+        original = self.run_ok("original", *self.TINY)
+        shutil.copytree(original, self.path("runs", "whole"))
+        calls = self.changes("whole", "--overwrite")
+        first = next(i for i, call in enumerate(calls) if call[0].startswith("mkdir"))
+        self.assertGreater(first, 4)
+        for number, (call, nth, line) in enumerate(calls[:first]):
+            with self.subTest(line):
+                name = f"run{number}"
+                shutil.copytree(original, self.path("runs", name))
+                done, _ = self.start(name, "--overwrite", inject=f"{call}:signal=KILL:when={nth}")
+                self.assertEqual(done.returncode, -signal.SIGKILL, done.stdout + done.stderr)
+                self.run_ok(name, *self.TINY, "--overwrite")
+
+
+class TakenOver(ProgramTest):
+    def folder_with(self, *names):
+        run = self.path("runs", "a")
+        os.makedirs(os.path.join(run, "checkpoints"))
+        for name in names:
+            with open(os.path.join(run, name), "w") as file:
+                file.write("x")
+        return run
+
+    def test_only_a_folder_of_our_own_unfinished_files(self):
+        for flags in ([], ["--overwrite"]):
+            with self.subTest(flags):
+                run = self.folder_with("config.ini.tmp")
+                self.run_ok("a", *flags)
+                shutil.rmtree(run)
+
+    def test_not_a_folder_with_anything_else(self):
+        for names in (["thesis.tex"], ["config.ini.tmp", "notes"], ["checkpoints/mine.h5"], ["run.h5"]):
+            for flags in ([], ["--overwrite"]):
+                with self.subTest(names=names, flags=flags):
+                    run = self.folder_with(*names)
+                    before = sorted(os.walk(run))
+                    self.assert_refused(2, "no run", "run", self.input, "--run.name=a", *flags)
+                    self.assertEqual(sorted(os.walk(run)), before)
+                    shutil.rmtree(run)
+
+
+if __name__ == "__main__":
+    unittest.main()
