@@ -31,6 +31,16 @@ export OMPI_MCA_btl_base_warn_component_unused="${OMPI_MCA_btl_base_warn_compone
 # mpirun gives every program a terminal of its own; only here is it known whether a person looks on.
 [ ! -t 1 ] || export ESPALIER_TERMINAL=1
 
+# The ranks are of this machine. Left alone, Open MPI would look for the launcher of a batch system whose variables
+# are there, as within salloc or in a container of a job, and end where that is missing.
+export OMPI_MCA_plm="${OMPI_MCA_plm:-isolated}"
+export OMPI_MCA_ras="${OMPI_MCA_ras:-^slurm,gridengine,tm,lsf,alps}"
+
+# mpirun ends by a signal where one of its three streams is closed.
+( : 3<&0 ) 2>/dev/null || exec </dev/null
+( : 3>&1 ) 2>/dev/null || exec >/dev/null
+( : 3>&2 ) || exec 2>/dev/null
+
 root=
 [ "$(id -u)" -ne 0 ] || root=--allow-run-as-root
 

@@ -9,9 +9,8 @@ import argparse
 import os
 import sys
 
-import matplotlib
-
-matplotlib.use("Agg")
+# A notebook's own backend, which its programs inherit, is none that draws into files.
+os.environ["MPLBACKEND"] = "Agg"
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.lines import Line2D

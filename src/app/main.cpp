@@ -5,15 +5,32 @@
 //   4. rank 0 serves, the others train   (protocol/rounds)
 //   5. model and records into HDF5       (record)
 
+#include <fcntl.h>
+#include <unistd.h>
+
 #include <cstdio>
-#include <map>
 
 #include "espalier/app/commands.h"
 #include "espalier/base/error.h"
 #include "espalier/base/log.h"
 #include "espalier/base/random.h"
 
+namespace {
+
+/// Opens what a launcher left closed of standard input, output and error, so that no file that is
+/// opened later stands in their place and gets what is printed.
+void open_standard_streams() {
+  int file = 0;
+  do {
+    file = open("/dev/null", O_RDWR);
+  } while (file >= 0 && file <= STDERR_FILENO);
+  if (file >= 0) close(file);
+}
+
+}  // namespace
+
 int main(int argc, char** argv) {
+  open_standard_streams();
   using namespace espalier;
   const std::vector<std::string> words(argv + 1, argv + argc);
   const std::string verb = words.empty() ? "--help" : words[0];

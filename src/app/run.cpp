@@ -319,14 +319,14 @@ int serve(const Experiment& experiment, const Config& config, const RuleNames& n
   writer.finish();
   directory.prune_checkpoints(serving.kept);
   if (summary.stopped) {
-    log_note(formatted("stopped at version {} of {} ({}); start again to go on", summary.version,
-                       experiment.rounds, *summary.stopped));
+    log_result(formatted("stopped at version {} of {} ({}); start again to go on", summary.version,
+                         experiment.rounds, *summary.stopped));
     close_log();
     return kStoppedEarly;
   }
   const std::string line = closing_line(summary, server.elapsed_s(), directory);
   directory.done(line);
-  log_note(line);
+  log_result(line);
   close_log();
   return 0;
 }
@@ -374,16 +374,17 @@ int run_command(int* argc, char*** argv, const std::vector<std::string>& argumen
 
   // 3. What rank 0 finds in the run's folder: nothing, a run to go on with, or a finished one,
   // which is told again. Then the instruction set, before the first tensor.
-  const std::filesystem::path path = RunDirectory::path_for(*config);
+  std::filesystem::path path;
   Intent meant;
   attempt(failure, [&] {
+    path = RunDirectory::path_for(*config);
     if (mpi.rank() == 0 && !request.check) meant = intent(*config, request, path);
   });
   if (const int failed = agreed(mpi, failure)) return failed;
   meant = shared(mpi, std::move(meant));
   const std::vector<std::string> asked = config->unread();
   if (meant.kind == Intent::Kind::tell) {
-    log_note(meant.text);
+    log_result(meant.text);
     return 0;
   }
   attempt(failure, [&] {

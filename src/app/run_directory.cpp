@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <chrono>
+#include <climits>
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
@@ -167,12 +168,23 @@ fs::path RunDirectory::path_for(const Config& config) {
   if (name.empty() || name.find('/') != std::string::npos || name == "." || name == "..") {
     throw InputError(formatted("run.name '{}' is no folder name", name));
   }
+  if (name.size() > NAME_MAX) {
+    throw InputError(
+        formatted("run.name has {} characters, and the name of a folder at most {}; shorten it: {}",
+                  name.size(), NAME_MAX, name));
+  }
   return fs::path(config.text("run.dir")) / name;
 }
 
 std::optional<RunDirectory::Found> RunDirectory::look(const fs::path& path) {
-  if (!fs::exists(path)) return std::nullopt;
-  if (!fs::is_directory(path)) {
+  std::error_code error;
+  const fs::file_type type = fs::status(path, error).type();
+  if (type == fs::file_type::not_found) return std::nullopt;
+  if (type == fs::file_type::none) {
+    throw InputError(formatted("{} cannot be looked at: {}; choose another run.dir", path.string(),
+                               error.message()));
+  }
+  if (type != fs::file_type::directory) {
     throw InputError(formatted("{} exists and is no run; choose another run.name", path.string()));
   }
   if (!fs::exists(path / "DONE")) wait_for_owner(path / "LOCK");

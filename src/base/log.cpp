@@ -75,6 +75,7 @@ void close_log() {
 }
 
 // Notes are read by users' scripts ("done: ..."), so they stand exactly as given.
+void log_result(const std::string& text) { write(stdout, Verbosity::quiet, "", text); }
 void log_note(const std::string& text) { write(stdout, Verbosity::normal, "", text); }
 void log_warning(const std::string& text) { write(stderr, Verbosity::quiet, "warning: ", text); }
 void log_error(const std::string& text) { write(stderr, Verbosity::quiet, "error: ", text); }

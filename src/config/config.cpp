@@ -37,13 +37,21 @@ void Config::read_file(const std::filesystem::path& path) {
   if (file.bad())
     throw InputError(
         formatted("cannot read the input file {}: {}", path.string(), std::strerror(errno)));
-  read_text(text.str(), path.string());
+  const std::string read = text.str();
+  if (read.starts_with("\xFF\xFE") || read.starts_with("\xFE\xFF") ||
+      read.find('\0') != std::string::npos)
+    throw InputError(formatted(
+        "the input file {} is no plain text, perhaps UTF-16; save it as UTF-8", path.string()));
+  read_text(read, path.string());
 }
 
 void Config::read_text(const std::string& ini, const std::string& origin) {
   std::map<std::string, int> lines;
   std::string section;
-  std::istringstream text(ini);
+  // Editors of Windows begin a file with a byte order mark.
+  constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";
+  std::istringstream text(ini.starts_with(kByteOrderMark) ? ini.substr(kByteOrderMark.size())
+                                                          : ini);
   std::string whole_line;
   for (int number = 1; std::getline(text, whole_line); ++number) {
     const std::string_view line = trimmed(without_comment(whole_line));

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <fstream>
 #include <sstream>
+#include <utility>
 
 #include "espalier/base/error.h"
 #include "espalier/base/random.h"
@@ -14,8 +15,10 @@ void declare_availability_options(OptionTable& table) {
   table.add({"clients.availability_period_s", OptionType::real, "3600",
              "time after which it is drawn anew who is there (device.NAME.availability)", "s", 1e-6,
              1e9});
-  table.add({"clients.availability_trace", OptionType::text, "",
-             "file of lines 'client begin_s end_s' that say when clients are there; empty = none"});
+  table.add(
+      {"clients.availability_trace", OptionType::text, "",
+       "file of lines 'client begin_s end_s' that say when clients are there; a header line is "
+       "passed over; empty = none"});
 }
 
 AvailabilityTrace AvailabilityTrace::read(const std::filesystem::path& file) {
@@ -33,8 +36,9 @@ AvailabilityTrace AvailabilityTrace::parse(const std::string& text, const std::s
   constexpr std::int64_t kMostClients = 10'000'000;
   constexpr double kMostSeconds = 3e9;
   AvailabilityTrace trace;
-  std::istringstream lines(text);
+  std::istringstream lines(text.starts_with("\xEF\xBB\xBF") ? text.substr(3) : text);
   std::int64_t number = 0;
+  bool is_first = true;
   for (std::string line; std::getline(lines, line);) {
     ++number;
     line.resize(std::min(line.size(), line.find('#')));
@@ -43,6 +47,9 @@ AvailabilityTrace AvailabilityTrace::parse(const std::string& text, const std::s
     std::vector<std::string> fields;
     for (std::string word; words >> word;) fields.push_back(word);
     if (fields.empty()) continue;
+    const bool may_be_header = std::exchange(is_first, false);
+    const auto is_number = [](const std::string& field) { return parse_real(field).has_value(); };
+    if (may_be_header && fields.size() == 3 && std::ranges::none_of(fields, is_number)) continue;
     const auto client = fields.size() == 3 ? parse_integer(fields[0]) : std::nullopt;
     const auto begin = fields.size() == 3 ? parse_real(fields[1]) : std::nullopt;
     const auto end = fields.size() == 3 ? parse_real(fields[2]) : std::nullopt;

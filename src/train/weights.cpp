@@ -39,6 +39,12 @@ constexpr Spelling kSpellings[] = {
     {".attention.attention.key.", ".attn.k_proj."},
     {".attention.attention.value.", ".attn.v_proj."},
     {".attention.output.dense.", ".attn.proj."},
+    // From transformers 5 on.
+    {"layers.", "blocks."},
+    {".attention.q_proj.", ".attn.q_proj."},
+    {".attention.k_proj.", ".attn.k_proj."},
+    {".attention.v_proj.", ".attn.v_proj."},
+    {".attention.o_proj.", ".attn.proj."},
     {".intermediate.dense.", ".mlp.fc1."},
     {".output.dense.", ".mlp.fc2."},
     {"layernorm.", "norm."},

@@ -5,6 +5,7 @@ Prints `name<TAB>measured<TAB>bar<TAB>pass|miss`, and notes.
 """
 
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -14,17 +15,22 @@ import h5py
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
-ESPALIER = os.path.join(os.path.abspath(sys.argv[1]), "espalier")
+ESPALIER = os.path.join(os.path.abspath(sys.argv[1] if len(sys.argv) > 1 else "build"), "espalier")
 
 # Runs a rank and says on stderr what it took; GNU time would be one more package.
 METER = """
 import os, resource, subprocess, sys
 status = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL).returncode
 used = resource.getrusage(resource.RUSAGE_CHILDREN)
-print("meter", os.environ.get("OMPI_COMM_WORLD_RANK", "0"), used.ru_utime + used.ru_stime,
-      used.ru_maxrss * 1024, file=sys.stderr)
+os.write(2, f"<meter {os.environ.get('OMPI_COMM_WORLD_RANK', '0')} {used.ru_utime + used.ru_stime} "
+            f"{used.ru_maxrss * 1024}>\n".encode())
 sys.exit(status)
 """
+
+def metered(errors):
+    """What rank 0 said, wherever it stands: the lines of several ranks may stand in one."""
+    cpu_s, resident = re.search(r"<meter 0 ([0-9.e+-]+) (\d+)>", errors).groups()
+    return float(cpu_s), int(resident)
 
 
 def measure(arguments, ranks=1):
@@ -35,8 +41,7 @@ def measure(arguments, ranks=1):
     start = time.monotonic()
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     elapsed = time.monotonic() - start
-    rank0 = next(line.split() for line in done.stderr.splitlines() if line.startswith("meter 0 "))
-    return elapsed, float(rank0[2]), int(rank0[3])
+    return elapsed, *metered(done.stderr)
 
 
 def run(ini, *settings, ranks=1):
@@ -53,19 +58,25 @@ def row(name, value, unit, bar, digits):
     print(f"{name}\t{value:.{digits}f} {unit}\t<= {bar:g} {unit}\t{'pass' if value <= bar else 'miss'}", flush=True)
 
 
-few = run("w-scale.ini", "--clients.count=100")
-many = run("w-scale.ini")
-library = min(measure(["list", "methods"])[0] for _ in range(3))  # loads LibTorch and ends
-row("100,000 clients: start and 10 rounds beyond loading", many[0] - library, "s", 5, 2)
-row("100,000 clients: server memory a client", (many[2] - few[2]) / 99900 / 1000, "KB", 2, 3)
-row("100,000 clients: server's work a task, synchronous", many[4] * 1e6, "us", 100, 1)
-row("100,000 clients: server's work a task, asynchronous",
-    run("w-scale.ini", "--method.name=fedasync", "--run.rounds=2000")[4] * 1e6, "us", 100, 1)
-million = run("w-scale.ini", "--clients.count=1000000")
-print(f"note: 1,000,000 clients: {million[0]:.1f} s in all, {(million[2] - few[2]) / 1e6:.0f} MB beyond 100 clients, "
-      f"{million[4] * 1e6:.0f} us a task")
+def main():
+    few = run("w-scale.ini", "--clients.count=100")
+    many = run("w-scale.ini")
+    library = min(measure(["list", "methods"])[0] for _ in range(3))  # loads LibTorch and ends
+    row("100,000 clients: start and 10 rounds beyond loading", many[0] - library, "s", 5, 2)
+    row("100,000 clients: server memory a client", (many[2] - few[2]) / 99900 / 1000, "KB", 2, 3)
+    row("100,000 clients: server's work a task, synchronous", many[4] * 1e6, "us", 100, 1)
+    row("100,000 clients: server's work a task, asynchronous",
+        run("w-scale.ini", "--method.name=fedasync", "--run.rounds=2000")[4] * 1e6, "us", 100, 1)
+    million = run("w-scale.ini", "--clients.count=1000000")
+    print(f"note: 1,000,000 clients: {million[0]:.1f} s in all, {(million[2] - few[2]) / 1e6:.0f} MB beyond 100 "
+          f"clients, {million[4] * 1e6:.0f} us a task")
 
-crowd = ["--clients.count=64"]
-short = run("w-small.ini", *crowd, "--run.rounds=4", ranks=3)
-long = run("w-small.ini", *crowd, "--run.rounds=16", ranks=3)
-row("64 clients of W-small: the server's share of a core", 100 * (long[1] - short[1]) / (long[3] - short[3]), "%", 10, 1)
+    crowd = ["--clients.count=64"]
+    short = run("w-small.ini", *crowd, "--run.rounds=4", ranks=3)
+    long = run("w-small.ini", *crowd, "--run.rounds=16", ranks=3)
+    row("64 clients of W-small: the server's share of a core",
+        100 * (long[1] - short[1]) / (long[3] - short[3]), "%", 10, 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -60,6 +60,56 @@ class Refused(ProgramTest):
         self.assertEqual(state(), before)
 
 
+class Names(ProgramTest):
+    def test_too_long_for_a_folder(self):
+        for flags in ([], ["--check"]):
+            self.assert_refused(2, "run.name has 300 characters", "run", self.input, "--run.name=" + "n" * 300, *flags)
+        self.assert_refused(2, "File name too long", "run", self.input, "--run.dir=" + "d" * 300)
+        self.assert_refused(2, "run.name has 257 characters", "run", self.input, "--run.name={seed}" + "n" * 256, ranks=2)
+        self.run_ok("n" * 255)
+
+    def test_a_file_in_the_folders_place(self):
+        self.write("small", "mine")
+        self.assert_refused(2, "exists and is no run", "run", self.input, "--run.dir=.")
+
+
+class InputFiles(ProgramTest):
+    TEXT = "[run]\nname = marked\nrounds = 1\n[data]\nname = synthetic\nsynthetic_samples = 40\n[clients]\ncount = 2\n"
+
+    def given(self, content):
+        with open(self.path("given.ini"), "wb") as file:
+            file.write(content)
+        return self.espalier("run", self.path("given.ini"))
+
+    def test_with_a_byte_order_mark_are_read(self):
+        for text in (self.TEXT, "# first\n" + self.TEXT):
+            done = self.given(b"\xef\xbb\xbf" + text.encode())
+            self.assertEqual(done.returncode, 0, done.stderr)
+
+    def test_in_utf16_are_refused_in_one_sentence(self):
+        for encoding in ("utf-16", "utf-16-le", "utf-16-be"):
+            done = self.given(self.TEXT.encode(encoding))
+            self.assertEqual(done.returncode, 2)
+            self.assertEqual(len(done.stderr.splitlines()), 1, done.stderr)
+            self.assertIn("given.ini is no plain text, perhaps UTF-16; save it as UTF-8", done.stderr)
+        self.assertFalse(os.path.exists(self.path("runs")))
+
+
+class Quiet(ProgramTest):
+    def test_prints_the_last_line_only(self):
+        done = self.espalier("run", self.input, "-q")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertRegex(done.stdout, r"\Adone: rounds=3 .*\n\Z")
+        again = self.espalier("run", self.input, "-q")
+        self.assertEqual(again.stdout, done.stdout)
+
+    def test_prints_where_it_stopped(self):
+        done = self.espalier("run", self.input, "-q", "--run.rounds=1000000", "--wall=00:00:01",
+                             "--record.evaluate_every=1000000")
+        self.assertEqual(done.returncode, 85, done.stderr)
+        self.assertRegex(done.stdout, r"\Astopped at version \d+ .*\n\Z")
+
+
 class Unread(ProgramTest):
     def test_is_said_before_training_and_in_the_log(self):
         done = self.espalier("run", self.input, "--faults.late_factor=9", "--train.beta1=0.5")

@@ -1,11 +1,12 @@
 """The scripts of tools/, in the surroundings that they meet on people's machines."""
 
 import os
-import subprocess
+import re
+import shutil
 import sys
 import unittest
 
-from support import ProgramTest, finish
+from support import ESPALIER, MPIRUN, ProgramTest, finish
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
@@ -28,6 +29,76 @@ net.load_state_dict(state)
         # -I: what the user's own Python has installed must not stand in for what is missing here.
         done = finish(self.begin([sys.executable, "-I", "-c", program, self.path("net.safetensors")]), 120)
         self.assertEqual(done.returncode, 0, done.stderr)
+
+
+class Mpirun(ProgramTest):
+    RANKS = "import os; os.write(1, b'rank %d\\n' % int(os.environ['OMPI_COMM_WORLD_RANK']))"
+
+    def ranks(self, env=None, shell=""):
+        words = [MPIRUN, "-n", "3", sys.executable, "-c", self.RANKS]
+        command = ["sh", "-c", f'exec "$@" {shell}', "sh", *words] if shell else words
+        return finish(self.begin(command, env), 60)
+
+    def test_within_an_allocation_without_its_launcher(self):
+        path = os.pathsep.join(folder for folder in os.environ["PATH"].split(os.pathsep)
+                               if not os.path.exists(os.path.join(folder, "srun")))
+        for variables in ({"SLURM_NODELIST": "node[7-8]", "SLURM_TASKS_PER_NODE": "4(x2)", "SLURM_NNODES": "2"}, {}):
+            with self.subTest(variables):
+                done = self.ranks({"SLURM_JOB_ID": "4711", "SLURM_JOBID": "4711", "PATH": path, **variables})
+                self.assertEqual(done.returncode, 0, done.stderr)
+                self.assertEqual(sorted(done.stdout.splitlines()), ["rank 0", "rank 1", "rank 2"])
+                self.assertEqual(done.stderr, "")
+
+    def test_with_streams_closed(self):
+        marks = self.path("marks")
+        os.mkdir(marks)
+        self.RANKS = f"import os; open({marks!r} + '/' + os.environ['OMPI_COMM_WORLD_RANK'], 'w')"
+        for shell in ("<&- >&- 2>&-", "<&-", ">&-", "2>&-"):
+            with self.subTest(shell):
+                self.assertEqual(self.ranks(shell=shell).returncode, 0)
+                self.assertEqual(sorted(os.listdir(marks)), ["0", "1", "2"])
+                for mark in os.listdir(marks):
+                    os.remove(os.path.join(marks, mark))
+
+    def test_a_run_with_streams_closed_is_the_same(self):
+        self.run_ok("straight")
+        for name, ranks in (("alone", 1), ("three", 3)):
+            words = self.command("run", self.input, f"--run.name={name}", ranks=ranks)
+            done = finish(self.begin(["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *words]), 120)
+            self.assertEqual(done.returncode, 0)
+            self.assert_same(self.path("runs", "straight"), self.path("runs", name))
+
+    def test_files_do_not_take_the_place_of_closed_streams(self):
+        # What is printed must not reach a file: the closed streams are open, on nothing, while the program runs.
+        words = ["strace", "-f", "-qq", "-y", "-o", self.path("trace"), "-e", "trace=write", ESPALIER, "list", "methods"]
+        if not shutil.which("strace"):
+            self.skipTest("no strace")
+        done = finish(self.begin(["sh", "-c", 'exec "$@" >&-', "sh", *words]), 60)
+        self.assertEqual(done.returncode, 0)
+        with open(self.path("trace")) as file:
+            printed = [line for line in file if re.search(r"write\(1<", line)]
+        self.assertTrue(printed)
+        self.assertTrue(all("write(1</dev/null" in line for line in printed), printed)
+
+
+class Plot(ProgramTest):
+    def test_with_the_backend_of_a_notebook(self):
+        run = self.run_ok("a")
+        for backend in ("module://matplotlib_inline.backend_inline", "nbagg", "no_such_backend"):
+            done = finish(self.begin([sys.executable, os.path.join(ROOT, "tools", "plot.py"), run, "-o",
+                                      self.path("a.png")], {"MPLBACKEND": backend}), 120)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            with open(self.path("a.png"), "rb") as file:
+                self.assertEqual(file.read(4), b"\x89PNG")
+            os.remove(self.path("a.png"))
+
+
+class Scale(unittest.TestCase):
+    def test_lines_of_ranks_that_mix(self):
+        sys.path.insert(0, os.path.join(ROOT, "tests", "bench"))
+        from scale import metered
+        for text in ("<meter 0 1.25 4096>\n", "warn<meter 1 9.5 1><meter 0 1.25 4096>\n\n", "<meter 10 2.5 7>\nx<meter 0 1.25 4096>"):
+            self.assertEqual(metered(text), (1.25, 4096))
 
 
 if __name__ == "__main__":

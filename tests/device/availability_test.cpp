@@ -96,5 +96,26 @@ TEST(Availability, TraceAndShareMustBothAllowIt) {
   EXPECT_THROW(Availability(config, fleet), DataError);
 }
 
+TEST(Trace, PassesOverAMarkAndAHeader) {
+  const std::string lines = "0 3 10\n1 5 12\n";
+  for (const std::string head :
+       {"client,begin_s,end_s\n", "# recorded in May\n\nclient begin end\n", "\xEF\xBB\xBF",
+        "\xEF\xBB\xBFid, from, to\r\n"}) {
+    const auto trace = AvailabilityTrace::parse(head + lines, "test");
+    for (const std::int64_t at : {2, 4, 7, 11}) {
+      const Nanoseconds now = at * 1'000'000'000;
+      EXPECT_EQ(trace.available(0, now), 3 <= at && at < 10) << head << at;
+      EXPECT_EQ(trace.available(1, now), 5 <= at && at < 12) << head << at;
+    }
+  }
+}
+
+TEST(Trace, TakesNoOtherLineForAHeader) {
+  for (const char* text : {"0 3 10\nclient begin end\n", "a b c\nd e f\n0 3 10\n", "client 3 10\n",
+                           "client begin\n0 3 10\n"}) {
+    EXPECT_THROW(AvailabilityTrace::parse(text, "test"), DataError) << text;
+  }
+}
+
 }  // namespace
 }  // namespace espalier

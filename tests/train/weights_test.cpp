@@ -122,20 +122,39 @@ TEST(Weights, TransposedLinearLayersOfAFileAreTurned) {
             (std::vector<float>{300, 301, 302, 303, 304, 305}));
 }
 
-TEST(Weights, HuggingFacesViTIsTimms) {
-  const std::string layer = "vit.encoder.layer.0.";
+/// Names within a layer: of transformers up to 4, and from 5 on.
+struct ViTNames {
+  std::string layer, query, key, value, projection, fc1, fc2;
+};
+const ViTNames kOlder{"vit.encoder.layer.0.",
+                      "attention.attention.query",
+                      "attention.attention.key",
+                      "attention.attention.value",
+                      "attention.output.dense",
+                      "intermediate.dense",
+                      "output.dense"};
+const ViTNames kNewer{"vit.layers.0.",    "attention.q_proj", "attention.k_proj",
+                      "attention.v_proj", "attention.o_proj", "mlp.fc1",
+                      "mlp.fc2"};
+
+class HuggingFacesViT : public ::testing::TestWithParam<ViTNames> {};
+INSTANTIATE_TEST_SUITE_P(Weights, HuggingFacesViT, ::testing::Values(kOlder, kNewer));
+
+TEST_P(HuggingFacesViT, IsTimms) {
+  const ViTNames& names = GetParam();
+  const std::string layer = names.layer;
   const std::vector<NamedTensor> tensors{
       counted("vit.embeddings.cls_token", {1, 1, 2}, 10),
       counted("vit.embeddings.position_embeddings", {1, 3, 2}, 20),
       counted("vit.embeddings.patch_embeddings.projection.weight", {2, 1, 1, 1}, 30),
       counted(layer + "layernorm_before.weight", {2}, 40),
-      counted(layer + "attention.attention.value.weight", {2, 2}, 58),
-      counted(layer + "attention.attention.query.weight", {2, 2}, 50),
-      counted(layer + "attention.attention.key.weight", {2, 2}, 54),
-      counted(layer + "attention.output.dense.weight", {2, 2}, 70),
+      counted(layer + names.value + ".weight", {2, 2}, 58),
+      counted(layer + names.query + ".weight", {2, 2}, 50),
+      counted(layer + names.key + ".weight", {2, 2}, 54),
+      counted(layer + names.projection + ".weight", {2, 2}, 70),
       counted(layer + "layernorm_after.weight", {2}, 80),
-      counted(layer + "intermediate.dense.weight", {4, 2}, 90),
-      counted(layer + "output.dense.weight", {2, 4}, 110),
+      counted(layer + names.fc1 + ".weight", {4, 2}, 90),
+      counted(layer + names.fc2 + ".weight", {2, 4}, 110),
       counted("vit.layernorm.weight", {2}, 120),
       counted("classifier.weight", {3, 2}, 130)};
   Parameters model = zeros(vit_layout());
