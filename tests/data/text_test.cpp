@@ -134,7 +134,7 @@ TEST_F(Text, WhatIsNotUtf8IsRefusedAndAMarkIsSkipped) {
   EXPECT_TRUE(at::equal(plain.train->inputs(all_of(3)), marked.train->inputs(all_of(3))));
   std::string wide;  // UTF-16, little-endian
   for (const char c : text) wide += {c, '\0'};
-  for (const std::string& mark : {"\xff\xfe", ""}) {
+  for (const char* mark : {"\xff\xfe", ""}) {
     write("a.txt", mark + wide);
     EXPECT_MENTIONS(refusal(words), "a.txt is text in UTF-16");
   }

@@ -153,10 +153,13 @@ class Ground {
         experiment_.plans->geometry(Submodel::full(*experiment_.model.layout), Packing::aligned));
     initialise(model, experiment_.seed);
     Mailbox mailbox(mpi_);
-    Worker worker(experiment_, own, client_rules(catalogue(), names), mailbox, nullptr);
+    JobKinds kinds;
+    add_evaluation_jobs(kinds, experiment_, evaluation_plan(own, experiment_));
+    add_client_jobs(kinds, experiment_, client_rules(catalogue(), names), own);
+    Worker worker(kinds, mailbox, nullptr);
     Pool pool(mailbox, 1, &worker, false);
-    RoundsServer server(experiment_, own, std::move(built), pool, records_, std::move(model),
-                        Availability(own, *experiment_.fleet), nullptr);
+    RoundsServer server(experiment_, server_settings(own, experiment_), std::move(built), pool,
+                        records_, std::move(model), nullptr);
     EXPECT_EQ(server.run().version, experiment_.rounds);
     pool.stop();
   }
