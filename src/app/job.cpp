@@ -1,5 +1,7 @@
 #include "espalier/app/job.h"
 
+#include <filesystem>
+
 #include "espalier/base/error.h"
 #include "espalier/base/log.h"
 
@@ -11,6 +13,12 @@ void attempt(Failure& failure, const std::function<void()>& work, const std::str
     work();
   } catch (const Error& error) {
     failure = {static_cast<int>(error.status()), error.what()};
+  } catch (const std::filesystem::filesystem_error& error) {
+    // A name that is too long, a folder that must not be looked into: what was given cannot be
+    // used.
+    failure = {static_cast<int>(Status::bad_input),
+               formatted("{} cannot be looked at: {}; give another name", error.path1().string(),
+                         error.code().message())};
   } catch (const std::exception& error) {
     failure = {static_cast<int>(Status::internal), where + error.what()};
   }

@@ -254,8 +254,11 @@ struct Serving {
 
 Serving build_serving(const RuleNames& names, const Config& config, const Experiment& experiment,
                       const std::string& data_print) {
-  return {build_rules(catalogue(), names, config, experiment), server_settings(config, experiment),
-          KeptCheckpoints(config), first_model(config, experiment), data_print};
+  Serving serving{build_rules(catalogue(), names, config, experiment),
+                  server_settings(config, experiment), KeptCheckpoints(config),
+                  first_model(config, experiment), data_print};
+  refuse_endless_tasks(experiment, *serving.rules.objective, serving.settings);
+  return serving;
 }
 
 /// Once everything is built, what was not read will not be. `asked`: what this request gives and

@@ -32,6 +32,12 @@ REFUSED = [
     (["--train.nesterov=true"], "train.momentum"),
     (["--device.slow.availability=1.5"], "availability"),
     (["--clients.fleet=3*fast"], "clients.fleet"),
+    (["--device.slow.up_mbps=1e-13"], "more than 100 years"),
+    (["--device.fast.latency_ms=1e14"], "more than 100 years"),
+    (["--server.down_mbps=1e-13"], "server.down_mbps"),
+    (["--server.gflops=1e-17"], "server.gflops"),
+    (["--device.slow.gflops=1e-6", "--train.epochs=1000000", "--model.hidden=1280,160"], "more than 100 years"),
+    (["--data.name=arrays", "--data.file=" + "f" * 300], "File name too long"),
 ]
 
 

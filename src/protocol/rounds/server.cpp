@@ -89,6 +89,30 @@ ServerSettings server_settings(const Config& config, const Experiment& experimen
   return s;
 }
 
+void refuse_endless_tasks(const Experiment& experiment, const LocalObjective& objective,
+                          const ServerSettings& settings) {
+  const auto full = Submodel::full(*experiment.model.layout);
+  const auto dense = experiment.plans->geometry(full, Packing::dense);
+  const std::int64_t bytes = payload_bytes(*dense);
+  ServerResources server = settings.clock.server;
+  server.down.take(0, bytes);
+  server.up.take(0, bytes);
+  server.processor.take(0, kFlopsPerMergedValue * dense->count(Kind::trainable));
+  const Fleet& fleet = *experiment.fleet;
+  std::set<const DeviceClass*> seen;
+  for (std::int64_t client = 0; client < fleet.size(); ++client) {
+    const DeviceClass& device = fleet.device(client);
+    if (!seen.insert(&device).second) continue;
+    transfer_time(device.down_mbps, device.latency_ms, bytes);
+    transfer_time(device.up_mbps, device.latency_ms, bytes);
+    if (!experiment.partition) continue;
+    const std::int64_t batch = part_size(experiment.train, experiment.batch_of(client));
+    const TrainingCost cost = task_cost(experiment, objective, full, batch);
+    const Steps steps[] = {{cost, experiment.workload_of(client).steps}};
+    compute_time(device, steps);
+  }
+}
+
 RoundsServer::RoundsServer(const Experiment& experiment, ServerSettings settings, ServerRules rules,
                            Pool& pool, RunFile& records, Parameters model,
                            const RealTime* real_time)

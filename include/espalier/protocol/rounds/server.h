@@ -64,6 +64,10 @@ struct ServerSettings {
 /// InputError and DataError (a trace that cannot be read) as its parts say. `experiment` must
 /// outlive it.
 ServerSettings server_settings(const Config& config, const Experiment& experiment);
+/// InputError where a first task with the whole model would take a device's link or processor, or
+/// the server's, more than 100 years: a slip of units, which otherwise shows when tasks are sent.
+void refuse_endless_tasks(const Experiment& experiment, const LocalObjective& objective,
+                          const ServerSettings& settings);
 
 /// Bytes of an answer's head, without the client's state.
 std::int64_t answer_bytes();
