@@ -59,7 +59,7 @@ class BadData(ProgramTest):
     def test_classes_of_a_text(self):
         self.write("input.txt", "to be or not to be " * 500)
         self.refused("set it to iid", "--data.name=text", "--data.file=input.txt", "--data.partition=dirichlet",
-                     status=2)
+                     "--model.name=gpt", status=2)
 
     def test_a_row_of_ag_news(self):
         self.write("test.csv", '"1","a","b"\n"7","c","d"\n')
