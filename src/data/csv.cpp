@@ -97,6 +97,7 @@ class RowCounter {
 };
 
 struct Table {
+  bool has_tokens = false;
   std::vector<float> numbers;
   std::vector<std::int32_t> tokens;
   std::vector<std::int32_t> labels;
@@ -111,8 +112,7 @@ class Reader {
         path_(path),
         table_(table),
         vocabulary_(config.integer("data.vocabulary")),
-        classes_(config.integer("data.classes")),
-        tokens_(are_tokens(config, "data.csv_values")) {}
+        classes_(config.integer("data.classes")) {}
 
   /// Appends the file's rows as those of `split`. `columns`: as the first file has them.
   void read(std::uint8_t split, std::optional<Columns>& columns) {
@@ -133,7 +133,8 @@ class Reader {
     if (table_.labels.size() == before) {
       throw DataError(formatted("{} holds no samples", path_.string()));
     }
-    if (split == 0 && !tokens_ && columns->values[0] == 0) warn_of_an_index(columns->names[0]);
+    if (split == 0 && !table_.has_tokens && columns->values[0] == 0)
+      warn_of_an_index(columns->names[0]);
   }
 
  private:
@@ -166,12 +167,22 @@ class Reader {
     if (!columns) columns = choose_columns(config_, std::move(names), path_);
   }
 
+  /// The first row decides where the input does not: one with decimals is no text.
+  bool holds_tokens(const std::vector<std::string>& cells, const Columns& columns) const {
+    if (!are_tokens(config_, "data.csv_values")) return false;
+    return config_.text("data.csv_values") == "tokens" ||
+           std::ranges::all_of(columns.values, [&](std::size_t column) {
+             return parse_integer(trimmed(cells[column])).has_value();
+           });
+  }
+
   void row(const std::vector<std::string>& cells, const Columns& columns, const CsvFile& file,
            std::uint8_t split) {
     if (cells.size() != columns.names.size()) {
       throw DataError(formatted("{} has {} cells where {} are expected", file.place(), cells.size(),
                                 columns.names.size()));
     }
+    if (table_.labels.empty()) table_.has_tokens = holds_tokens(cells, columns);
     const auto refused = [&](std::size_t column, const std::string& expected) {
       return DataError(formatted("{}: '{}' in {} is no {}", file.place(), cells[column],
                                  columns.names[column], expected));
@@ -184,7 +195,7 @@ class Reader {
       return static_cast<std::int32_t>(*number);
     };
     for (const std::size_t i : columns.values) {
-      if (tokens_) {
+      if (table_.has_tokens) {
         table_.tokens.push_back(integer(i, vocabulary_, "token (data.vocabulary)"));
         continue;
       }
@@ -208,7 +219,6 @@ class Reader {
   Table& table_;
   std::int64_t vocabulary_;
   std::int64_t classes_;
-  bool tokens_;
   RowCounter first_column_;
 };
 
@@ -228,7 +238,7 @@ Dataset load(const Config& config, const fs::path& folder) {
   const auto rows = static_cast<std::int64_t>(table.labels.size());
   const auto width = static_cast<std::int64_t>(columns->values.size());
   const std::string name = path.string();
-  set.tokens = !table.tokens.empty();
+  set.tokens = table.has_tokens;
   set.x = !set.tokens ? array_of(name, Element::f32, {rows, width}, std::move(table.numbers))
                       : array_of(name, Element::i32, {rows, width}, std::move(table.tokens));
   const auto one_column = [&](std::size_t column, std::vector<std::int32_t> values) {
@@ -272,7 +282,8 @@ DataSource csv_source() {
                .type = OptionType::choice,
                .default_value = "auto",
                .help = "csv: what the other columns hold, features or the tokens of a text; auto: "
-                       "tokens where the model reads tokens (gpt, encoder).",
+                       "tokens where the model reads tokens (gpt, encoder) and the first row holds "
+                       "integers alone.",
                .choices = {"auto", "numbers", "tokens"}});
   };
   const auto shape = [](const Config&) -> DataShape {
