@@ -1,5 +1,6 @@
 #include "espalier/engine/job.h"
 
+#include <bit>
 #include <utility>
 
 #include "espalier/base/error.h"
@@ -9,7 +10,7 @@ namespace {
 
 // Places in Message::numbers.
 enum JobNumber : std::size_t { kDue, kVersion, kUrgency, kPlace, kPaceBegin, kPaceLength };
-enum AnswerNumber : std::size_t { kIsTimed, kComputed };
+enum AnswerNumber : std::size_t { kIsTimed, kComputed, kHost };
 
 constexpr std::int64_t kNoPace = -1;
 
@@ -72,6 +73,7 @@ Message message_of(const Answer& answer) {
   message.id = answer.number;
   message.numbers[kIsTimed] = answer.computed ? 1 : 0;
   message.numbers[kComputed] = answer.computed.value_or(0);
+  message.numbers[kHost] = std::bit_cast<std::int64_t>(answer.host_s);
   message.head = answer.head;
   message.payload = answer.payload;
   return message;
@@ -84,6 +86,7 @@ Answer answer_of(const Message& message) {
   answer.endpoint = message.from;
   answer.head = message.head;
   answer.payload = message.payload;
+  answer.host_s = std::bit_cast<double>(message.numbers[kHost]);
   if (message.numbers[kIsTimed] != 0) answer.computed = message.numbers[kComputed];
   answer.rank = message.rank;
   answer.received = std::chrono::steady_clock::now();

@@ -9,6 +9,22 @@
 #include "espalier/base/log.h"
 
 namespace espalier {
+namespace {
+
+/// Adds the seconds of its own life to `sum`.
+class Stopwatch {
+ public:
+  explicit Stopwatch(double& sum) : sum_(sum), start_(std::chrono::steady_clock::now()) {}
+  ~Stopwatch() {
+    sum_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
+  }
+
+ private:
+  double& sum_;
+  std::chrono::steady_clock::time_point start_;
+};
+
+}  // namespace
 
 Worker::Worker(const JobKinds& kinds, Mailbox& mailbox, const RealTime* real_time)
     : kinds_(kinds), mailbox_(mailbox), real_time_(real_time) {}
@@ -82,13 +98,16 @@ std::chrono::nanoseconds Worker::patience() const {
 }
 
 bool Worker::advance(Work& work) {
-  if (real_time_ == nullptr) return work.stepper->step();
-  const auto begin = std::chrono::steady_clock::now();
   const std::int64_t done = work.stepper->steps_done();
-  if (!work.stepper->step()) return false;
-  if (work.stepper->steps_done() == done) return true;  // a step that has no pace
-  watch(work, std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
-  return true;
+  const double before_s = work.host_s;
+  bool goes_on = false;
+  {
+    const Stopwatch watch(work.host_s);
+    goes_on = work.stepper->step();
+  }
+  const bool is_paced = work.job.pace && work.stepper->steps_done() > done;
+  if (goes_on && is_paced) watch(work, work.host_s - before_s);
+  return goes_on;
 }
 
 /// Warns once if the steps that are due here at the same time take longer than there is. What a
@@ -127,13 +146,18 @@ void Worker::watch(Work& work, double step_s) {
 }
 
 void Worker::answer(Work& work) {
-  const Stepper::Output output = work.stepper->finish();
+  Stepper::Output output;
+  {
+    const Stopwatch watch(work.host_s);
+    output = work.stepper->finish();
+  }
   Answer answer;
   answer.kind = work.job.kind;
   answer.number = work.job.number;
   answer.endpoint = work.job.endpoint;
   answer.head = output.head;
   answer.payload = output.payload;
+  answer.host_s = work.host_s;
   if (work.job.pace) answer.computed = real_time_->now();
   if (output.is_sent_twice) mailbox_.send(0, message_of(answer));
   mailbox_.send(0, message_of(answer));
@@ -150,7 +174,7 @@ bool Worker::step_job() {
 
 bool Worker::step_aside() {
   if (aside_.empty()) return false;
-  if (aside_.front().stepper->step()) return true;
+  if (advance(aside_.front())) return true;
   answer(aside_.front());
   aside_.pop_front();
   return true;

@@ -3,7 +3,6 @@
 #include <c10/core/GradMode.h>
 #include <c10/util/Exception.h>
 
-#include <chrono>
 #include <cstring>
 #include <limits>
 
@@ -49,19 +48,6 @@ void archive_result(Archive& archive, ClientResult& result) {
     archive.value("found", result.found);
   }
 }
-
-/// Adds the seconds of its own life to `sum`.
-class Stopwatch {
- public:
-  explicit Stopwatch(double& sum) : sum_(sum), start_(std::chrono::steady_clock::now()) {}
-  ~Stopwatch() {
-    sum_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
-  }
-
- private:
-  double& sum_;
-  std::chrono::steady_clock::time_point start_;
-};
 
 }  // namespace
 
@@ -131,7 +117,6 @@ ClientStepper::ClientStepper(const Experiment& experiment, const ClientRules& ru
 }
 
 bool ClientStepper::step() {
-  Stopwatch watch(result_.wall_compute_s);
   try {
     MemoryScope scope(account_);
     if (!begun_) begin();
@@ -325,7 +310,6 @@ void ClientStepper::release() {
 std::pair<ClientResult, SharedBytes> ClientStepper::finish() {
   SharedBytes trained = std::make_shared<const Bytes>();
   if (!result_.out_of_memory) {
-    Stopwatch watch(result_.wall_compute_s);
     auto dense = experiment_.plans->geometry(task_.submodel, Packing::dense);
     const auto values = pack_payload(*experiment_.plans, parameters_, *dense);
     if (task_.not_finite) {

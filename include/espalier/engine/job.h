@@ -57,6 +57,7 @@ struct Answer {
   Endpoint endpoint = kServer;
   SharedBytes head{};
   SharedBytes payload{};
+  double host_s = 0;  ///< that its work took on the rank
   /// Of a paced job: when its work was done.
   std::optional<Nanoseconds> computed{};
   int rank = 0;  ///< that did it; no result may depend on it

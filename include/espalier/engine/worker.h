@@ -34,6 +34,7 @@ class Worker {
   struct Work {
     Job job;  // without head and payload, which its stepper has
     std::unique_ptr<Stepper> stepper;
+    double host_s = 0;  // that it took so far
     // In real time: the host's shortest time for a step, and of how many steps that is.
     double step_s = std::numeric_limits<double>::infinity();
     std::int64_t measured = 0;

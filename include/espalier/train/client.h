@@ -28,7 +28,7 @@ struct ClientTask {
   std::int64_t client = 0;
   std::int64_t nth_task = 0;  ///< of this client, from 0; keys its random streams
   std::int64_t base_version = 0;
-  Nanoseconds finish = 0;      ///< virtual; a rank runs its queue in this order
+  Nanoseconds finish = 0;      ///< when its answer is expected; for files alone
   bool answers_twice = false;  ///< a fault on purpose (protocol/rounds/faults.h)
   bool not_finite = false;     ///< another one
   Submodel submodel;
@@ -57,8 +57,8 @@ struct ClientResult {
   /// Of a search: its own peak, and the code of what was found and trained; else 0 and empty.
   std::int64_t search_peak_bytes = 0;
   std::vector<std::int64_t> found;
-  double wall_compute_s = 0;
-  Bytes state;  ///< the client's state after the task
+  double wall_compute_s = 0;  ///< filled in by the server
+  Bytes state;                ///< the client's state after the task
 
   Bytes encode() const;
   static ClientResult decode(std::span<const std::byte> bytes);

@@ -47,21 +47,21 @@ void add_client_jobs(JobKinds& kinds, const Experiment& experiment, ClientRules 
   });
 }
 
-Job client_job(const ClientTask& task, SharedBytes payload, std::optional<Pace> pace) {
+Job client_job(const ClientTask& task, SharedBytes payload) {
   Job job;
   job.kind = kClientTask;
   job.number = task.task;
   job.endpoint = task.client;
-  job.due = task.finish;
   job.version = task.base_version;
-  job.pace = pace;
   job.head = to_shared(task.encode());
   job.payload = std::move(payload);
   return job;
 }
 
 Arrival arrival_of(const Answer& answer) {
-  return {ClientResult::decode(*answer.head), answer.payload, answer.rank};
+  Arrival arrival{ClientResult::decode(*answer.head), answer.payload, answer.rank};
+  arrival.result.wall_compute_s = answer.host_s;
+  return arrival;
 }
 
 }  // namespace espalier

@@ -132,9 +132,11 @@ RoundsServer::RoundsServer(const Experiment& experiment, ServerSettings settings
       target_accuracy_(settings.target_accuracy),
       virtual_limit_(settings.virtual_limit),
       clock_(make_clock(settings.clock, pool, real_time)) {
-  clock_->settle = [this](SentTask& sent, const ClientResult& result) {
+  clock_->settle = [this](Flight& flight, const Answer& answer) {
+    const ClientResult result = arrival_of(answer).result;
     if (result.found.empty()) return;  // it failed
-    charge(sent, Submodel::decode(*experiment_.model.layout, result.found));
+    charge(out_.at(flight.number), Submodel::decode(*experiment_.model.layout, result.found),
+           flight);
   };
   tasks_of_.assign(static_cast<std::size_t>(experiment.fleet->size()), 0);
   for (std::int64_t client = 0; client < experiment.fleet->size(); ++client) {
@@ -146,7 +148,10 @@ RunSummary RoundsServer::run() {
   wall_start_ = wall_seconds() - elapsed_before_s_;
   clock_->start(now_);
   if (is_restored_) {
-    for (SentTask& sent : std::exchange(in_flight_, {})) clock_->send_again(std::move(sent));
+    for (auto& [sent, flight] : std::exchange(in_flight_, {})) {
+      clock_->send_again(flight, client_job(sent.task, sent.payload));
+      out_.emplace(flight.number, std::move(sent));
+    }
     if (owes_tasks_ && !reached_a_stop()) top_up();  // of a run that now is to be longer
   } else {
     window_.open(now_);
@@ -191,10 +196,10 @@ void RoundsServer::advance() {
     }
   } else {
     pool_.interrupt_when([] { return stop_request().has_value(); });
-    auto answer = clock_->next(closes);
+    auto event = clock_->next(closes);
     pool_.interrupt_when({});
-    if (answer) {
-      deliver(std::move(*answer));
+    if (event) {
+      deliver(std::move(*event));
     } else {
       now_ = std::max(now_, *closes);
       close_window();
@@ -342,7 +347,7 @@ std::int64_t RoundsServer::furthest_task() const {
   const auto& spread = window_.settings().max_spread;
   if (!spread) return std::numeric_limits<std::int64_t>::max();
   std::int64_t slowest = std::numeric_limits<std::int64_t>::max();
-  for (const auto& [key, sent] : clock_->out()) slowest = std::min(slowest, sent.task.nth_task);
+  for (const auto& [number, sent] : out_) slowest = std::min(slowest, sent.task.nth_task);
   for (const std::int64_t client : idle_) {
     if (has_memory(client)) slowest = std::min(slowest, next_task_of(client));
   }
@@ -376,10 +381,11 @@ void RoundsServer::send(std::int64_t client) {
   Assignment assigned = rules_.submodel->choose(experiment_, moment);
   const bool searches = assigned.search > 0;
   SentTask sent;
+  Flight flight;
   sent.geometry = experiment_.plans->geometry(assigned.submodel, Packing::dense);
   sent.payload = payload_for(assigned.submodel, *sent.geometry);
   sent.share = assigned.share;
-  sent.bounded = searches && !rules_.search->size_is_known();
+  flight.is_bounded = searches && !rules_.search->size_is_known();
   sent.fate = faults_.fate(client, moment.nth_task);
   sent.task = {next_task_++,
                client,
@@ -391,36 +397,40 @@ void RoundsServer::send(std::int64_t client) {
                std::move(assigned.submodel),
                {},
                assigned.search};
-  sent.bytes_down = std::ssize(*sent.payload) + std::ssize(sent.task.encode());
+  flight.number = sent.task.task;
+  flight.endpoint = client;
+  flight.is_answered = sent.is_answered();
+  flight.bytes_down = std::ssize(*sent.payload) + std::ssize(sent.task.encode());
+  flight.server_flops = kFlopsPerMergedValue * sent.geometry->count(Kind::trainable);
   const auto state = states_.find(client);
   if (state != states_.end()) sent.task.state = state->second;
-  sent.sent = now_;
+  flight.sent = now_;
   const DeviceClass device = experiment_.fleet->device_at(client, version_);
-  sent.download = transfer_time(device.down_mbps, device.latency_ms, sent.bytes_down);
-  if (searches) {
-    charge(sent, rules_.search->expected(experiment_.model, sent.task.submodel, sent.task.search));
-  } else {
-    charge(sent, sent.task.submodel);
-  }
+  flight.download = transfer_time(device.down_mbps, device.latency_ms, flight.bytes_down);
+  const Submodel trained =
+      searches ? rules_.search->expected(experiment_.model, sent.task.submodel, sent.task.search)
+               : sent.task.submodel;
+  charge(sent, trained, flight);
   ++tasks_of_[static_cast<std::size_t>(client)];
-  clock_->send(std::move(sent));
+  clock_->send(flight, client_job(sent.task, sent.payload));
+  out_.emplace(flight.number, std::move(sent));
 }
 
 /// What the task takes after its download, if its client trains `trained`.
-void RoundsServer::charge(SentTask& sent, const Submodel& trained) {
+void RoundsServer::charge(const SentTask& sent, const Submodel& trained, Flight& flight) {
   const std::int64_t client = sent.task.client;
   std::vector<Steps> steps;
   const auto add_passes = [&](Phase phase, const Submodel& submodel, Workload::Passes passes) {
     steps.push_back({cost_of(phase, submodel, passes.size), passes.count});
   };
-  sent.bytes_up =
+  flight.bytes_up =
       answer_bytes() + payload_bytes(*experiment_.plans->geometry(trained, Packing::dense));
   const bool searches = sent.task.search > 0;
   if (searches) {
     for (const auto& passes : rules_.search->workload(experiment_, client).passes) {
       add_passes(Phase::search, sent.task.submodel, passes);
     }
-    sent.bytes_up += rules_.search->answer_bytes(experiment_.model, sent.task.submodel);
+    flight.bytes_up += rules_.search->answer_bytes(experiment_.model, sent.task.submodel);
   }
   const Workload batches =
       searches ? rules_.search->training(experiment_, client) : experiment_.workload_of(client);
@@ -428,16 +438,18 @@ void RoundsServer::charge(SentTask& sent, const Submodel& trained) {
        rules_.objective->passes(experiment_, sent.task, trained, batches)) {
     add_passes(Phase::training, made.submodel, made.passes);
   }
-  sent.flops = 0;
-  for (const Steps& s : steps) sent.flops += s.count * s.cost.step_flops;
+  flight.flops = 0;
+  for (const Steps& s : steps) flight.flops += s.count * s.cost.step_flops;
   const DeviceClass device = experiment_.fleet->device_at(client, sent.task.base_version);
-  sent.compute = compute_time(device, steps, sent.fate.slowdown);
-  sent.upload = transfer_time(device.up_mbps, device.latency_ms, sent.bytes_up);
+  flight.compute = compute_time(device, steps, sent.fate.slowdown);
+  flight.upload = transfer_time(device.up_mbps, device.latency_ms, flight.bytes_up);
 }
 
 /// From here on the task, and what it started from, are of what its client found.
-void RoundsServer::take_found(SentTask& sent) {
-  Submodel found = Submodel::decode(*experiment_.model.layout, sent.arrival.result.found);
+void RoundsServer::take_found(Delivered& delivered) {
+  SentTask& sent = delivered.sent;
+  ClientResult& result = delivered.arrival.result;
+  Submodel found = Submodel::decode(*experiment_.model.layout, result.found);
   const auto dense = experiment_.plans->geometry(found, Packing::dense);
   auto start = std::make_shared<Bytes>(static_cast<std::size_t>(payload_bytes(*dense)));
   experiment_.plans->plan(*sent.geometry, *dense, nullptr, kTrained)
@@ -446,27 +458,29 @@ void RoundsServer::take_found(SentTask& sent) {
   sent.payload = std::move(start);
   sent.geometry = dense;
   sent.task.submodel = std::move(found);
-  sent.arrival.result.found.clear();
+  result.found.clear();
 }
 
-void RoundsServer::deliver(SentTask sent) {
+void RoundsServer::deliver(Clock::Event event) {
   const double start = wall_seconds();
-  now_ = sent.finish;
+  now_ = event.flight.finish;
   Delivered d;
-  d.sent = std::move(sent);
-  const ClientResult& result = d.sent.arrival.result;
+  d.flight = event.flight;
+  d.sent = std::move(out_.extract(d.flight.number).mapped());
+  if (event.answer) d.arrival = arrival_of(*event.answer);
+  const ClientResult& result = d.arrival.result;
   d.staleness = version_ - d.sent.task.base_version;
   const WindowSettings& window = window_.settings();
   if (d.sent.fate.crashes) {
     d.outcome = Outcome::crashed;
   } else if (d.sent.fate.vanishes) {
     d.outcome = Outcome::unavailable;
-    const auto length = static_cast<double>(d.sent.finish - d.sent.sent);
+    const auto length = static_cast<double>(d.flight.finish - d.flight.sent);
     away_until_[d.sent.task.client] = now_ + std::llround(faults_.vanish_tasks() * length);
   } else if (result.out_of_memory) {
     d.outcome = Outcome::out_of_memory;
     too_large_[d.sent.task.client] = d.sent.task.submodel;
-  } else if (!all_finite(*d.sent.arrival.values)) {
+  } else if (!all_finite(*d.arrival.values)) {
     d.outcome = Outcome::rejected;
   } else if (window.stale == Stale::drop && window.max_staleness &&
              d.staleness > *window.max_staleness) {
@@ -479,7 +493,7 @@ void RoundsServer::deliver(SentTask sent) {
     states_[d.sent.task.client] = result.state;
   }
   if (!result.found.empty()) {
-    take_found(d.sent);
+    take_found(d);
     if (d.outcome != Outcome::rejected) {
       const ClientTask& task = d.sent.task;
       rules_.submodel->observe(experiment_, {task.client, task.nth_task, task.base_version},
@@ -523,11 +537,11 @@ void RoundsServer::close_window() {
            std::make_pair(b->sent.task.client, b->sent.task.task);
   });
   for (const Delivered* d : sources) {
-    updates.push_back(
-        {d->sent.task.task, d->sent.task.client, d->sent.task.base_version, d->staleness,
-         experiment_.samples_of(d->sent.task.client), d->sent.arrival.result.steps,
-         learning_rate(experiment_.train, d->sent.task.base_version), d->sent.geometry,
-         d->sent.arrival.values, d->sent.payload, d->sent.share, 0});
+    updates.push_back({d->sent.task.task, d->sent.task.client, d->sent.task.base_version,
+                       d->staleness, experiment_.samples_of(d->sent.task.client),
+                       d->arrival.result.steps,
+                       learning_rate(experiment_.train, d->sent.task.base_version),
+                       d->sent.geometry, d->arrival.values, d->sent.payload, d->sent.share, 0});
   }
   barren_ = 0;
   rules_.merge->merge(experiment_, model_, updates);

@@ -50,26 +50,33 @@ void archive_shared(Archive& archive, const char* name, SharedBytes& bytes, Shar
   if (archive.loading()) bytes = list.at(place);
 }
 
-void archive_sent(Archive& archive, const Experiment& experiment, SentTask& sent,
+void archive_sent(Archive& archive, const Experiment& experiment, SentTask& sent, Flight& flight,
                   SharedList& payloads) {
   Bytes task;
-  if (!archive.loading()) task = sent.task.encode();
+  if (!archive.loading()) {
+    sent.task.finish = flight.due;
+    task = sent.task.encode();
+  }
   archive.value("task", task);
   if (archive.loading()) {
     sent.task = ClientTask::decode(*experiment.model.layout, task);
     sent.geometry = experiment.plans->geometry(sent.task.submodel, Packing::dense);
+    flight.number = sent.task.task;
+    flight.endpoint = sent.task.client;
+    flight.server_flops = kFlopsPerMergedValue * sent.geometry->count(Kind::trainable);
   }
   archive_shared(archive, "payload", sent.payload, payloads);
-  archive.value("flops", sent.flops);
-  archive.value("bytes_down", sent.bytes_down);
-  archive.value("bytes_up", sent.bytes_up);
+  archive.value("flops", flight.flops);
+  archive.value("bytes_down", flight.bytes_down);
+  archive.value("bytes_up", flight.bytes_up);
   archive.value("share", sent.share);
   archive.value("slowdown", sent.fate.slowdown);
   archive_flags(archive, "flags",
                 {&sent.fate.crashes, &sent.fate.vanishes, &sent.fate.twice, &sent.fate.not_finite,
-                 &sent.known, &sent.bounded});
-  for (Nanoseconds* time :
-       {&sent.sent, &sent.download, &sent.compute, &sent.upload, &sent.queued, &sent.finish}) {
+                 &flight.is_final, &flight.is_bounded});
+  flight.is_answered = sent.is_answered();
+  for (Nanoseconds* time : {&flight.sent, &flight.download, &flight.compute, &flight.upload,
+                            &flight.queued, &flight.finish}) {
     archive.value("time", *time);
   }
 }
@@ -221,26 +228,29 @@ void RoundsServer::archive_tasks(Archive& archive) {
   SharedList payloads, updates;
   if (!archive.loading()) {
     in_flight_.clear();
-    for (const auto& [key, sent] : clock_->out()) in_flight_.push_back(sent);
+    for (const auto& [key, flight] : clock_->out()) {
+      in_flight_.push_back({out_.at(flight.number), flight});
+    }
     // The lists first: reading needs them before those who name their items.
-    for (const SentTask& sent : in_flight_) payloads.place(sent.payload);
+    for (const InFlight& item : in_flight_) payloads.place(item.sent.payload);
     for (const Delivered& d : delivered_) {
       payloads.place(d.sent.payload);
-      updates.place(d.sent.arrival.values);
+      updates.place(d.arrival.values);
     }
   }
   payloads.archive(archive, "payloads");
   updates.archive(archive, "updates");
-  archive_list(archive, "in_flight", in_flight_,
-               [&](Archive& a, SentTask& sent) { archive_sent(a, experiment_, sent, payloads); });
+  archive_list(archive, "in_flight", in_flight_, [&](Archive& a, InFlight& item) {
+    archive_sent(a, experiment_, item.sent, item.flight, payloads);
+  });
   archive_list(archive, "delivered", delivered_, [&](Archive& a, Delivered& d) {
-    archive_sent(a, experiment_, d.sent, payloads);
+    archive_sent(a, experiment_, d.sent, d.flight, payloads);
     archive_outcome(a, d.outcome);
     a.value("staleness", d.staleness);
     archive_flags(a, "flags", {&d.waiting});
-    Arrival& arrival = d.sent.arrival;
+    Arrival& arrival = d.arrival;
     archive_shared(a, "values", arrival.values, updates);
-    std::int64_t answered_by = d.sent.answers() ? d.sent.task.client : 0;  // in older files too
+    std::int64_t answered_by = d.flight.is_answered ? d.sent.task.client : 0;  // in older files too
     a.value("client", answered_by);
     Bytes result;
     if (!a.loading()) {
@@ -257,7 +267,7 @@ void RoundsServer::archive_tasks(Archive& archive) {
       const Submodel& submodel = sent.task.submodel;
       if (sent.task.base_version == version_) payloads_[submodel.hash()] = {submodel, sent.payload};
     };
-    for (const SentTask& sent : in_flight_) remember(sent);
+    for (const InFlight& item : in_flight_) remember(item.sent);
     for (const Delivered& d : delivered_) remember(d.sent);
   } else {
     in_flight_.clear();
@@ -276,14 +286,14 @@ void RoundsServer::archive_wall(Archive& archive) {
   std::vector<double> compute_s;
   std::vector<std::int64_t> ranks;
   for (const Delivered& d : delivered_) {
-    compute_s.push_back(d.sent.arrival.result.wall_compute_s);
-    ranks.push_back(d.sent.arrival.rank);
+    compute_s.push_back(d.arrival.result.wall_compute_s);
+    ranks.push_back(d.arrival.rank);
   }
   archive.value("compute_s", compute_s);
   archive.value("ranks", ranks);
   for (std::size_t i = 0; i < delivered_.size(); ++i) {
-    delivered_[i].sent.arrival.result.wall_compute_s = compute_s[i];
-    delivered_[i].sent.arrival.rank = static_cast<int>(ranks[i]);
+    delivered_[i].arrival.result.wall_compute_s = compute_s[i];
+    delivered_[i].arrival.rank = static_cast<int>(ranks[i]);
   }
   if (!archive.loading()) {
     Bytes records = records_.image();

@@ -60,7 +60,7 @@ void RoundsServer::record_round(std::span<const Update> updates) {
   double staleness_sum = 0, loss_sum = 0;
   std::map<std::int64_t, Nanoseconds> busy;  // per client, within the window
   for (const Delivered& d : delivered_) {
-    const ClientResult& result = d.sent.arrival.result;
+    const ClientResult& result = d.arrival.result;
     const bool is_merged = d.outcome == Outcome::merged;
     if (is_merged) {
       ++merged;
@@ -77,30 +77,30 @@ void RoundsServer::record_round(std::span<const Update> updates) {
       ++dropped;
     }
     peak = std::max(peak, result.peak_bytes);
-    bytes_down += d.sent.bytes_down;
-    const std::int64_t up = !d.sent.answers()      ? 0
+    bytes_down += d.flight.bytes_down;
+    const std::int64_t up = !d.flight.is_answered  ? 0
                             : result.out_of_memory ? answer_bytes()
-                                                   : d.sent.bytes_up;
+                                                   : d.flight.bytes_up;
     bytes_up += up;
-    busy[d.sent.task.client] += overlap(d.sent.leaves(), d.sent.arrives(), opened, now_);
+    busy[d.sent.task.client] += overlap(d.flight.leaves(), d.flight.arrives(), opened, now_);
     Row row = sent_row(d.sent.task, d.sent.geometry->count(Kind::trainable));
     row.set("merged_version", is_merged ? version_ : std::int64_t{-1})
         .set("staleness", d.staleness)
         .set("outcome", name_of(d.outcome))
-        .set("sent_s", seconds(d.sent.sent))
-        .set("finished_s", seconds(d.sent.finish))
-        .set("download_s", seconds(d.sent.download))
-        .set("compute_s", seconds(d.sent.compute))
-        .set("upload_s", seconds(d.sent.upload))
-        .set("server_s", seconds(d.sent.at_server()))
+        .set("sent_s", seconds(d.flight.sent))
+        .set("finished_s", seconds(d.flight.finish))
+        .set("download_s", seconds(d.flight.download))
+        .set("compute_s", seconds(d.flight.compute))
+        .set("upload_s", seconds(d.flight.upload))
+        .set("server_s", seconds(d.flight.at_server()))
         .set("wall_compute_s", result.wall_compute_s)
         .set("behind_s",
-             d.sent.behind ? seconds(*d.sent.behind) : std::numeric_limits<double>::quiet_NaN())
-        .set("bytes_down", d.sent.bytes_down)
+             d.flight.behind ? seconds(*d.flight.behind) : std::numeric_limits<double>::quiet_NaN())
+        .set("bytes_down", d.flight.bytes_down)
         .set("bytes_up", up)
-        .set("duplicates", std::int64_t{d.sent.fate.twice && d.sent.answers() ? 1 : 0})
+        .set("duplicates", std::int64_t{d.sent.fate.twice && d.flight.is_answered ? 1 : 0})
         .set("state_bytes", static_cast<std::int64_t>(result.state.size()))
-        .set("flops", d.sent.flops)
+        .set("flops", d.flight.flops)
         .set("peak_bytes", result.peak_bytes)
         .set("search_peak_bytes", result.search_peak_bytes)
         .set("cap_bytes", result.cap_bytes)
@@ -112,12 +112,12 @@ void RoundsServer::record_round(std::span<const Update> updates) {
         .set("local_top1", mean_of_local(static_cast<double>(result.local.top1), result.local))
         .set("weight", d.weight)
         .set("share", d.sent.share)
-        .set("rank", static_cast<std::int64_t>(d.sent.arrival.rank));
+        .set("rank", static_cast<std::int64_t>(d.arrival.rank));
     records_.append(row);
   }
-  for (const auto& [key, sent] : clock_->out()) {
-    if (sent.task.base_version == version_) continue;  // the next window's
-    busy[sent.task.client] += overlap(sent.leaves(), sent.done(now_), opened, now_);
+  for (const auto& [key, flight] : clock_->out()) {
+    if (out_.at(flight.number).task.base_version == version_) continue;  // the next window's
+    busy[flight.endpoint] += overlap(flight.leaves(), flight.done(now_), opened, now_);
   }
   Nanoseconds busy_sum = 0;
   for (const auto& [client, time] : busy) busy_sum += time;
@@ -173,25 +173,25 @@ void RoundsServer::tell_failure(const Delivered& d) {
 
 void RoundsServer::record_unfinished() {
   // What had answered after the last merge, then what is still out; each task has exactly one row.
-  const auto append = [&](const SentTask& sent) {
+  const auto append = [&](const SentTask& sent, const Flight& flight) {
     Row row = sent_row(sent.task, sent.geometry->count(Kind::trainable));
     row.set("merged_version", std::int64_t{-1})
         .set("staleness", version_ - sent.task.base_version)
         .set("outcome", name_of(Outcome::unfinished))
-        .set("sent_s", seconds(sent.sent))
-        .set("finished_s", seconds(sent.arrives()))
-        .set("download_s", seconds(sent.download))
-        .set("compute_s", seconds(sent.compute))
-        .set("upload_s", seconds(sent.upload))
-        .set("server_s", seconds(sent.queued))
-        .set("bytes_down", sent.bytes_down)
-        .set("flops", sent.flops)
+        .set("sent_s", seconds(flight.sent))
+        .set("finished_s", seconds(flight.arrives()))
+        .set("download_s", seconds(flight.download))
+        .set("compute_s", seconds(flight.compute))
+        .set("upload_s", seconds(flight.upload))
+        .set("server_s", seconds(flight.queued))
+        .set("bytes_down", flight.bytes_down)
+        .set("flops", flight.flops)
         .set("cap_bytes", memory_bytes(experiment_.fleet->device(sent.task.client)))
         .set("share", sent.share);
     records_.append(row);
   };
-  for (const Delivered& d : delivered_) append(d.sent);
-  for (const auto& [key, sent] : clock_->out()) append(sent);
+  for (const Delivered& d : delivered_) append(d.sent, d.flight);
+  for (const auto& [key, flight] : clock_->out()) append(out_.at(flight.number), flight);
 }
 
 }  // namespace espalier

@@ -10,8 +10,7 @@ namespace espalier {
 void add_client_jobs(JobKinds& kinds, const Experiment& experiment, ClientRules rules,
                      const Config& config);
 
-/// `pace`: of a paced run.
-Job client_job(const ClientTask& task, SharedBytes payload, std::optional<Pace> pace);
+Job client_job(const ClientTask& task, SharedBytes payload);
 
 /// The answer to a task.
 struct Arrival {

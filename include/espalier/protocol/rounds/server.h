@@ -13,10 +13,12 @@
 #include <vector>
 
 #include "espalier/device/availability.h"
+#include "espalier/engine/clock.h"
 #include "espalier/engine/evaluation.h"
 #include "espalier/engine/pool.h"
 #include "espalier/model/cost.h"
-#include "espalier/protocol/rounds/clock.h"
+#include "espalier/protocol/rounds/client_job.h"
+#include "espalier/protocol/rounds/faults.h"
 #include "espalier/protocol/rounds/rules.h"
 #include "espalier/protocol/rounds/sampling.h"
 #include "espalier/protocol/rounds/window.h"
@@ -69,6 +71,16 @@ ServerSettings server_settings(const Config& config, const Experiment& experimen
 void refuse_endless_tasks(const Experiment& experiment, const LocalObjective& objective,
                           const ServerSettings& settings);
 
+/// A task from its sending to its merge; the clock has its flight.
+struct SentTask {
+  ClientTask task;
+  std::shared_ptr<const Geometry> geometry;  ///< dense
+  SharedBytes payload;
+  double share = 1;
+  Fate fate;
+  bool is_answered() const { return !fate.crashes && !fate.vanishes; }
+};
+
 /// Bytes of an answer's head, without the client's state.
 std::int64_t answer_bytes();
 /// Seconds on this process's clock, from some moment on.
@@ -100,8 +112,15 @@ class RoundsServer {
 
  private:
   enum class Phase { search, training };
+  /// A task that is out, as checkpoints have it.
+  struct InFlight {
+    SentTask sent;
+    Flight flight;
+  };
   struct Delivered {
     SentTask sent;
+    Flight flight;
+    Arrival arrival;  // empty if the client did not answer
     Outcome outcome = Outcome::merged;
     std::int64_t staleness = 0;
     double weight = 0;
@@ -130,9 +149,9 @@ class RoundsServer {
   bool is_there(std::int64_t client) const;
   std::optional<Nanoseconds> next_return() const;
   void wait_for_somebody();
-  void charge(SentTask& sent, const Submodel& trained);
-  void take_found(SentTask& sent);
-  void deliver(SentTask sent);
+  void charge(const SentTask& sent, const Submodel& trained, Flight& flight);
+  void take_found(Delivered& delivered);
+  void deliver(Clock::Event event);
   void tell_failure(const Delivered& delivered);
   void release(std::int64_t client) { idle_.insert(client); }
   void release_waiting();
@@ -173,12 +192,13 @@ class RoundsServer {
       too_large_;                                   // what a client last ran out of memory with
   std::set<std::pair<std::string, Outcome>> told_;  // failures, by class of devices
   std::unique_ptr<Clock> clock_;
-  std::vector<Delivered> delivered_;  // in this window, in order of events
+  std::unordered_map<std::int64_t, SentTask> out_;  // of the clock's flights, by number
+  std::vector<Delivered> delivered_;                // in this window, in order of events
   // Payloads of the current version, by submodel.
   std::unordered_map<std::uint64_t, std::pair<Submodel, SharedBytes>> payloads_;
   std::map<std::tuple<Phase, std::uint64_t, std::int64_t>, TrainingCost> costs_;  // by batch
   bool owes_tasks_ = false;          // a window closed, and nobody has been sent new work yet
-  std::vector<SentTask> in_flight_;  // of a checkpoint, to be sent again
+  std::vector<InFlight> in_flight_;  // of a checkpoint, to be sent again
   bool is_restored_ = false;
   std::int64_t saved_version_ = 0;
   double elapsed_before_s_ = 0;  // before this process

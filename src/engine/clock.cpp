@@ -1,4 +1,4 @@
-#include "espalier/protocol/rounds/clock.h"
+#include "espalier/engine/clock.h"
 
 #include <cmath>
 #include <limits>
@@ -8,11 +8,10 @@ namespace {
 
 /// Takes an answer in, in order of arrival; returns when the server is done with it. Failures take
 /// their turn as well, at no cost: the server notices them when it comes to them.
-Nanoseconds take_in(ServerResources& server, const SentTask& sent) {
-  const std::int64_t bytes = sent.answers() ? sent.bytes_up : 0;
-  const std::int64_t values = sent.answers() ? sent.geometry->count(Kind::trainable) : 0;
-  return server.processor.take(server.up.take(sent.arrives(), bytes),
-                               kFlopsPerMergedValue * values);
+Nanoseconds take_in(ServerResources& server, const Flight& flight) {
+  const std::int64_t bytes = flight.is_answered ? flight.bytes_up : 0;
+  const std::int64_t flops = flight.is_answered ? flight.server_flops : 0;
+  return server.processor.take(server.up.take(flight.arrives(), bytes), flops);
 }
 
 /// Time is computed, and ranks work as fast as they can. In the virtual clock a task's times are
@@ -29,46 +28,47 @@ class ComputedClock final : public Clock {
   void start(Nanoseconds) override {}
   void pass(Nanoseconds) override {}
 
-  void hold(SentTask sent) override {
-    sent.known = sent.known || !(host_gflops_ || sent.bounded) || !sent.answers();
-    const bool takes_as_told = sent.known || !host_gflops_;
-    sent.task.finish = takes_as_told ? sent.arrives() : sent.arrives() - sent.compute;
-    if (sent.answers()) pool_.submit(client_job(sent.task, sent.payload, {}), sent.flops);
-    const Key key{sent.task.finish, sent.task.client, sent.task.task};
-    out_.emplace(key, std::move(sent));
+  void hold(Flight flight, Job job) override {
+    flight.is_final =
+        flight.is_final || !(host_gflops_ || flight.is_bounded) || !flight.is_answered;
+    const bool takes_as_told = flight.is_final || !host_gflops_;
+    flight.due = takes_as_told ? flight.arrives() : flight.arrives() - flight.compute;
+    job.due = flight.due;
+    if (flight.is_answered) pool_.submit(std::move(job), flight.flops);
+    out_.emplace(Key{flight.due, flight.endpoint, flight.number}, flight);
   }
 
-  std::optional<SentTask> next(std::optional<Nanoseconds> limit) override {
+  std::optional<Event> next(std::optional<Nanoseconds> limit) override {
     while (true) {
       if (limit && first_done() > *limit) return std::nullopt;
-      if (out_.begin()->second.known) break;
+      if (out_.begin()->second.is_final) break;
       learn_first();
     }
     // Waits before it takes anything, so that a wait that is given up has changed nothing.
-    const SentTask& first = out_.begin()->second;
-    if (first.answers()) pool_.await(first.task.task);
-    SentTask sent = take_first();
-    if (sent.answers()) sent.arrival = arrival_of(pool_.collect(sent.task.task));
-    return sent;
+    const Flight& first = out_.begin()->second;
+    if (first.is_answered) pool_.await(first.number);
+    Event event{take_first(), {}};
+    if (event.flight.is_answered) event.answer = pool_.collect(event.flight.number);
+    return event;
   }
 
  private:
-  /// Waits for the first task's result, and gives it the time that it took.
+  /// Waits for the first job's answer, and gives the job the time that it took.
   void learn_first() {
-    const ClientResult result = arrival_of(pool_.await(out_.begin()->second.task.task)).result;
+    const Answer& answer = pool_.await(out_.begin()->second.number);
     auto node = out_.extract(out_.begin());
-    SentTask& sent = node.mapped();
-    if (sent.bounded) settle(sent, result);
+    Flight& flight = node.mapped();
+    if (flight.is_bounded) settle(flight, answer);
     if (host_gflops_) {
       // As long as the rates say, times what the host took over what it was expected to take.
-      const double expected_s = static_cast<double>(sent.flops) / (*host_gflops_ * 1e9);
+      const double expected_s = static_cast<double>(flight.flops) / (*host_gflops_ * 1e9);
       if (expected_s > 0) {
-        sent.compute =
-            std::llround(static_cast<double>(sent.compute) * result.wall_compute_s / expected_s);
+        flight.compute =
+            std::llround(static_cast<double>(flight.compute) * answer.host_s / expected_s);
       }
     }
-    sent.known = true;
-    std::get<0>(node.key()) = sent.arrives();
+    flight.is_final = true;
+    std::get<0>(node.key()) = flight.arrives();
     out_.insert(std::move(node));
   }
 
@@ -90,65 +90,70 @@ class PacedClock final : public Clock {
                      [&] { return real_time_.until(time - shift_); });
   }
 
-  void hold(SentTask sent) override {
-    sent.known = !sent.answers();
-    sent.task.finish = sent.arrives();
-    const Key key{sent.known ? sent.arrives() : kLater, sent.task.client, sent.task.task};
-    if (sent.answers()) {
-      const Pace pace{sent.leaves() + sent.download - shift_, sent.compute};
-      pool_.submit(client_job(sent.task, sent.payload, pace), rate(sent));
+  void hold(Flight flight, Job job) override {
+    flight.is_final = !flight.is_answered;
+    flight.due = flight.arrives();
+    const Key key{flight.is_final ? flight.due : kLater, flight.endpoint, flight.number};
+    if (flight.is_answered) {
+      job.due = flight.due;
+      job.pace = Pace{flight.leaves() + flight.download - shift_, flight.compute};
+      pool_.submit(std::move(job), rate(flight));
     }
-    out_.emplace(key, std::move(sent));
+    out_.emplace(key, flight);
   }
 
-  std::optional<SentTask> next(std::optional<Nanoseconds> limit) override {
+  std::optional<Event> next(std::optional<Nanoseconds> limit) override {
     Nanoseconds at = 0;  // when there will be something to say
     pool_.wait_until(
         [&] {
           // Whatever comes in from here on comes later than `reached`.
           const Nanoseconds reached = now();
           take_answers();
-          at = out_.begin()->second.known ? first_done() : kLater;
+          at = out_.begin()->second.is_final ? first_done() : kLater;
           if (limit) at = std::min(at, *limit);
           return at < reached;
         },
         [&] { return real_time_.until(at == kLater ? kLater : at - shift_); });
-    if (!out_.begin()->second.known || (limit && first_done() > *limit)) return std::nullopt;
-    return take_first();
+    if (!out_.begin()->second.is_final || (limit && first_done() > *limit)) return std::nullopt;
+    Event event{take_first(), {}};
+    if (auto answer = answers_.extract(event.flight.number))
+      event.answer = std::move(answer.mapped());
+    return event;
   }
 
  private:
-  /// Of tasks that have not answered: not before now.
+  /// Of jobs that have no answer yet: not before now.
   static constexpr Nanoseconds kLater = std::numeric_limits<Nanoseconds>::max();
 
   Nanoseconds now() const { return real_time_.now() + shift_; }
 
   /// Operations per millisecond.
-  static std::int64_t rate(const SentTask& sent) {
+  static std::int64_t rate(const Flight& flight) {
     constexpr double kMost = 1e15;
-    const double length = static_cast<double>(std::max<Nanoseconds>(1, sent.compute));
-    return std::llround(std::min(kMost, static_cast<double>(sent.flops) * 1e6 / length));
+    const double length = static_cast<double>(std::max<Nanoseconds>(1, flight.compute));
+    return std::llround(std::min(kMost, static_cast<double>(flight.flops) * 1e6 / length));
   }
 
   void take_answers() {
-    while (const auto answer = pool_.take()) {
+    while (auto answer = pool_.take()) {
       auto node = out_.extract(Key{kLater, answer->endpoint, answer->number});
-      SentTask& sent = node.mapped();
-      const Nanoseconds scheduled = sent.arrives();
-      const Nanoseconds begun = sent.leaves() + sent.download;
-      sent.compute = std::max(sent.compute, *answer->computed + shift_ - begun);
+      Flight& flight = node.mapped();
+      const Nanoseconds scheduled = flight.arrives();
+      const Nanoseconds begun = flight.leaves() + flight.download;
+      flight.compute = std::max(flight.compute, *answer->computed + shift_ - begun);
       const Nanoseconds received = real_time_.at(answer->received) + shift_;
-      sent.upload = std::max(sent.upload, received - begun - sent.compute);
-      sent.behind = sent.arrives() - scheduled;
-      sent.known = true;
-      sent.arrival = arrival_of(*answer);
-      std::get<0>(node.key()) = sent.arrives();
+      flight.upload = std::max(flight.upload, received - begun - flight.compute);
+      flight.behind = flight.arrives() - scheduled;
+      flight.is_final = true;
+      std::get<0>(node.key()) = flight.arrives();
+      answers_.emplace(flight.number, std::move(*answer));
       out_.insert(std::move(node));
     }
   }
 
   const RealTime& real_time_;
-  Nanoseconds shift_ = 0;  // emulated time less that of real_time_
+  Nanoseconds shift_ = 0;                   // emulated time less that of real_time_
+  std::map<std::int64_t, Answer> answers_;  // to jobs of out_, by number
 };
 
 /// The rate of the fastest class that a client has.
@@ -169,9 +174,9 @@ double fastest(const Fleet& fleet) {
 
 }  // namespace
 
-void Clock::send(SentTask sent) {
-  sent.queued = server_.down.take(sent.sent, sent.bytes_down) - sent.sent;
-  hold(std::move(sent));
+void Clock::send(Flight flight, Job job) {
+  flight.queued = server_.down.take(flight.sent, flight.bytes_down) - flight.sent;
+  hold(flight, std::move(job));
 }
 
 Nanoseconds Clock::first_done() const {
@@ -179,10 +184,10 @@ Nanoseconds Clock::first_done() const {
   return take_in(present, out_.begin()->second);
 }
 
-SentTask Clock::take_first() {
-  SentTask sent = std::move(out_.extract(out_.begin()).mapped());
-  sent.finish = take_in(server_, sent);
-  return sent;
+Flight Clock::take_first() {
+  Flight flight = out_.extract(out_.begin()).mapped();
+  flight.finish = take_in(server_, flight);
+  return flight;
 }
 
 void declare_clock_options(OptionTable& table) {
