@@ -40,9 +40,12 @@ void check_launcher_before_init() {
     // Open MPI would take the step for a parallel launch without PMIx, and abort.
     unsetenv("SLURM_STEP_ID");
   }
-  // Alone, Open MPI starts a helper daemon, which needs ssh; isolated it does not. A user's setting
-  // stays.
-  if (!has_pmix) setenv("OMPI_MCA_ess_singleton_isolated", "1", 0);
+  if (has_pmix) return;
+  // Alone, Open MPI starts a helper daemon, which needs ssh; isolated it does not. All isolated
+  // processes of a user share one session folder, which one may remove while another starts; none
+  // of them needs it. A user's settings stay.
+  setenv("OMPI_MCA_ess_singleton_isolated", "1", 0);
+  setenv("OMPI_MCA_orte_create_session_dirs", "0", 0);
 }
 
 void check_launcher_after_init(int world_size) {

@@ -74,6 +74,10 @@ class Names(ProgramTest):
         self.assert_refused(2, "run.name has 257 characters", "run", self.input, "--run.name={seed}" + "n" * 256, ranks=2)
         self.run_ok("n" * 255)
 
+    def test_one_process_needs_no_folder_of_mpi(self):
+        # Processes of one user would share it, and one removes it while another starts.
+        self.run_ok("alone", env={"TMPDIR": "/proc/none"})
+
     def test_a_file_in_the_folders_place(self):
         self.write("small", "mine")
         self.assert_refused(2, "exists and is no run", "run", self.input, "--run.dir=.")
