@@ -40,8 +40,12 @@ class Mpirun(ProgramTest):
         return finish(self.begin(command, env), 60)
 
     def test_within_an_allocation_without_its_launcher(self):
-        path = os.pathsep.join(folder for folder in os.environ["PATH"].split(os.pathsep)
-                               if not os.path.exists(os.path.join(folder, "srun")))
+        path = self.path("bin")  # all programs but Slurm's launcher
+        os.mkdir(path)
+        for folder in os.environ["PATH"].split(os.pathsep):
+            for name in os.listdir(folder) if os.path.isdir(folder) else ():
+                if name != "srun" and not os.path.lexists(os.path.join(path, name)):
+                    os.symlink(os.path.join(folder, name), os.path.join(path, name))
         for variables in ({"SLURM_NODELIST": "node[7-8]", "SLURM_TASKS_PER_NODE": "4(x2)", "SLURM_NNODES": "2"}, {}):
             with self.subTest(variables):
                 done = self.ranks({"SLURM_JOB_ID": "4711", "SLURM_JOBID": "4711", "PATH": path, **variables})
