@@ -160,8 +160,15 @@ std::vector<std::string> Config::given_keys() const {
 
 std::vector<std::string> Config::unread() const {
   std::vector<std::string> keys;
-  for (const auto& [key, value] : values_)
-    if (!read_.contains(key)) keys.push_back(key);
+  for (const auto& [key, value] : values_) {
+    const Option& option = *table_.find(key);
+    const auto computed = defaults_.find(key);
+    const std::string& usual =
+        computed == defaults_.end() ? option.default_value : computed->second;
+    // A value that says what holds anyway, as in the config.ini of a run, misleads nobody.
+    const bool is_usual = canonical_value(option, value) == canonical_value(option, usual);
+    if (!is_usual && !read_.contains(key)) keys.push_back(key);
+  }
   return keys;
 }
 

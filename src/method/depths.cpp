@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "espalier/base/log.h"
+
 namespace espalier {
 
 void declare_depth_options(OptionTable& table) {
@@ -23,6 +25,13 @@ DepthLevels::DepthLevels(const Config& config, const Experiment& experiment, con
         return Assignment{cut(share, 0), share, searches && share < 1 ? share : 0};
       }) {
   rotates_ = config.boolean("method.rotate_depth") && depth_share(levels_.largest()) < 1;
+  if (model_.depth.empty()) {
+    log_warning(
+        formatted("model.name = {} with model.exits = {} has no blocks that a cut in depth can "
+                  "drop, so every "
+                  "client holds all of them; set model.exits to 2 or more (cnn, vit, encoder)",
+                  model_.name, model_.exits.size()));
+  }
 }
 
 double DepthLevels::depth_share(double share) const { return std::pow(share, power_); }

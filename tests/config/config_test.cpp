@@ -271,6 +271,17 @@ TEST(ConfigUnread, AreTheGivenKeysThatNothingRead) {
   EXPECT_EQ(config.unread(), (std::vector<std::string>{"device.tx2.memory_mb", "train.epochs"}));
 }
 
+TEST(ConfigUnread, AreNotThoseThatSayWhatHoldsAnyway) {
+  Config config = sample();
+  config.read_text(config.resolved(), "config.ini");
+  EXPECT_EQ(config.unread(), std::vector<std::string>());
+  config.set_default("train.epochs", "7");
+  config.set("train.epochs", "007", "the test");
+  EXPECT_EQ(config.unread(), std::vector<std::string>());
+  config.set("train.epochs", "8", "the test");
+  EXPECT_EQ(config.unread(), std::vector<std::string>{"train.epochs"});
+}
+
 TEST(ConfigResolved, ShowsEveryOptionBySectionInOrderOfDeclaration) {
   Config config = sample();
   config.read_text("[train]\nnesterov = yes\nlr = 1e-1\n[device.tx2]\nkind = b\n", "x.ini");

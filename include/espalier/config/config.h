@@ -44,7 +44,7 @@ class Config {
 
   /// Keys that the input file or the command line gave, ascending.
   std::vector<std::string> given_keys() const;
-  /// Given keys that nothing has read so far.
+  /// Given keys that nothing has read so far, unless their value is the default.
   std::vector<std::string> unread() const;
   /// The resolved input file: every declared option without '*', then the '*' ones that
   /// has() holds for, by section, values in one spelling (canonical_value). Reading it again gives
