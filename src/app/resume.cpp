@@ -26,6 +26,14 @@ bool may_change(const std::string& key) {
          key == "clock.scale" || key.starts_with("checkpoint.") || key.starts_with("record.");
 }
 
+/// A stored configuration with the defaults of options that are newer than its run.
+std::string completed(const OptionTable& table, const std::string& stored,
+                      const std::string& origin) {
+  Config config(table);
+  config.read_text(stored, origin);
+  return config.resolved();
+}
+
 Lines lines_of(const std::string& resolved) {
   Lines lines = option_lines(resolved);
   std::erase_if(lines, [](const auto& item) { return is_place(item.first); });
@@ -43,7 +51,7 @@ void refuse(const std::vector<std::string>& differences, const std::string& what
 Config merged(const Config& asked, const std::string& stored, const std::filesystem::path& folder) {
   Config result(asked.table());
   result.read_text(stored, (folder / "config.ini").string());
-  const Lines before = option_lines(stored), now = option_lines(asked.resolved());
+  const Lines before = option_lines(result.resolved()), now = option_lines(asked.resolved());
   std::vector<std::string> differences;
   for (const std::string& key : asked.given_keys()) {
     const std::string wanted = now.contains(key) ? now.at(key) : "";
@@ -78,7 +86,8 @@ Intent intent(const Config& asked, const Request& request, const std::filesystem
     return {};
   }
   const std::string text = merged(asked, found->config, folder).resolved();
-  if (!found->closing_line.empty() && lines_of(text) == lines_of(found->config)) {
+  if (!found->closing_line.empty() &&
+      lines_of(text) == lines_of(completed(asked.table(), found->config, folder.string()))) {
     return {Intent::Kind::tell, found->closing_line};
   }
   if (request.resume == Resume::never) {
@@ -90,13 +99,15 @@ Intent intent(const Config& asked, const Request& request, const std::filesystem
   return {Intent::Kind::go_on, text};
 }
 
-Newest newest_checkpoint(const RunDirectory& directory, const std::string& resolved) {
+Newest newest_checkpoint(const RunDirectory& directory, const Config& config) {
   Newest newest;
   const auto paths = directory.checkpoints();
   for (const auto& path : paths) {
     try {
       auto reader = std::make_unique<CheckpointReader>(path);
-      const Lines stored = lines_of(reader->config_text()), wanted = lines_of(resolved);
+      const Lines stored =
+          lines_of(completed(config.table(), reader->config_text(), path.string()));
+      const Lines wanted = lines_of(config.resolved());
       std::vector<std::string> differences;
       for (const auto& [key, value] : wanted) {
         if (may_change(key) || (stored.contains(key) && stored.at(key) == value)) continue;

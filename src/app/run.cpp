@@ -431,7 +431,7 @@ int run_command(int* argc, char*** argv, const std::vector<std::string>& argumen
     if (mpi.rank() != 0) return;
     directory.emplace(
         path, request.overwrite ? RunDirectory::Content::remove : RunDirectory::Content::keep);
-    newest = newest_checkpoint(*directory, config->resolved());
+    newest = newest_checkpoint(*directory, *config);
     if (newest.checkpoint) refuse_other_data(experiment->data, data_print, *newest.checkpoint);
     directory->begin(config->resolved());
     open_log(path / "log.txt");

@@ -117,6 +117,7 @@ bool is_unbegun(const fs::path& folder) {
   return true;
 }
 
+/// DONE goes first, so that a run of which a part is gone is not taken for a finished one.
 /// config.ini goes last: by it the folder is known as a run, and can be emptied by a second try.
 void empty(const fs::path& folder) {
   std::error_code error;
@@ -125,6 +126,7 @@ void empty(const fs::path& folder) {
     if (error)
       throw OutputError(formatted("cannot empty {}: {}", folder.string(), error.message()));
   };
+  remove(folder / "DONE");
   std::vector<fs::path> others;
   for (const auto& entry : fs::directory_iterator(folder)) {
     if (entry.path().filename() != "config.ini") others.push_back(entry.path());

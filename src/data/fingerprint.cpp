@@ -90,6 +90,7 @@ std::string fingerprint(const Dataset& data) {
   say("shape of a sample", numbers(data.shape.sample));
   say("classes", std::to_string(data.shape.classes));
   if (data.shape.vocabulary > 0) say("vocabulary", std::to_string(data.shape.vocabulary));
+  if (!data.words.empty()) say_hash("words", hash_text(data.words));
   const auto describe = [&](const std::string& name, const std::unique_ptr<Split>& split) {
     say(name + " samples", std::to_string(split ? split->size() : 0));
     if (!split) return;

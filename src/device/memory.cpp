@@ -122,11 +122,9 @@ void* make_block(std::size_t bytes) {
   if (posix_memalign(&block, kAlignment, bytes + kAlignment) != 0) {
     if (counter) counter->remove(static_cast<std::int64_t>(bytes));
     // Not c10::OutOfMemoryError: that means the emulated device, and is an outcome the run records.
-    throw Error(
-        Status::internal,
-        formatted(
-            "this machine has no {} bytes left: use fewer ranks per machine or a smaller model",
-            bytes));
+    throw InputError(formatted(
+        "this machine has no {} bytes left: use fewer ranks per machine or a smaller model",
+        bytes));
   }
   if (counter) counter->retain();
   *static_cast<Header*>(block) = {counter, static_cast<std::int64_t>(bytes)};

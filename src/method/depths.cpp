@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "espalier/base/error.h"
 #include "espalier/base/log.h"
 
 namespace espalier {
@@ -25,6 +26,14 @@ DepthLevels::DepthLevels(const Config& config, const Experiment& experiment, con
         return Assignment{cut(share, 0), share, searches && share < 1 ? share : 0};
       }) {
   rotates_ = config.boolean("method.rotate_depth") && depth_share(levels_.largest()) < 1;
+  if (rotates_ && model_.exits.size() > 1 && !model_.depth_keeps_shape) {
+    throw InputError(formatted(
+        "no client holds the whole depth, and the blocks of model.name = {} change the shape of "
+        "what "
+        "passes through them, so none can be left out in turn: give some client a share of 1 "
+        "(method.widths), or set method.rotate_depth = false, and the last blocks are not trained",
+        model_.name));
+  }
   if (model_.depth.empty()) {
     log_warning(
         formatted("model.name = {} with model.exits = {} has no blocks that a cut in depth can "

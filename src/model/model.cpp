@@ -215,6 +215,19 @@ bool has_channels_last(const std::vector<std::int64_t>& sample) {
   return is_square || (last > 1 && sample[0] >= 16 && sample[1] >= 16);
 }
 
+bool keeps_shape_in_depth(const Model& model) {
+  const Submodel full = Submodel::full(*model.layout);
+  CostTape tape{full, 1, model.shape.sample, {}, -1, nullptr};
+  for (int i = 0; i < static_cast<int>(model.blocks.size()); ++i) {
+    if (model.is_exit(i)) continue;
+    const std::vector<std::int64_t> before = tape.shape;
+    model.blocks[static_cast<std::size_t>(i)].cost(tape);
+    const bool is_cut = std::ranges::find(model.depth, i) != model.depth.end();
+    if (is_cut && tape.shape != before) return false;
+  }
+  return true;
+}
+
 /// Here, and not in each family, so that --check and a run agree on every pair.
 void check_data(const std::string& name, Takes takes, const DataShape& data) {
   if (!fits(takes, data)) {
@@ -272,6 +285,7 @@ Model build_model(const Config& config, const DataShape& data) {
   for (const Entry& entry : model.layout->entries) {
     if (entry.kind == Kind::statistic) model.has_statistics = true;
   }
+  model.depth_keeps_shape = keeps_shape_in_depth(model);
   return model;
 }
 

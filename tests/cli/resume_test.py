@@ -70,6 +70,19 @@ class GoingOn(Resume):
         self.assert_refused(2, "train.lr is '0.05' there and '0.5' here, train.momentum", "run", self.input,
                             "--run.name=a", "--train.lr=0.5", "--train.momentum=0.9", ranks=2)
 
+    def test_options_that_are_newer_than_the_run_have_their_defaults(self):
+        straight = self.run_ok("straight", EVERY)
+        run = self.stop_after("a")
+        path = pathlib.Path(run, "config.ini")
+        lines = path.read_text().splitlines(True)
+        older = [line for line in lines if not line.startswith("nesterov = ")]
+        self.assertEqual(len(older), len(lines) - 1)
+        path.write_text("".join(older))
+        done = self.run_into("a", EVERY)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertIn("going on from version 1", done.stdout)
+        self.assert_same(straight, run)
+
     def test_never_and_require(self):
         self.assert_refused(2, "holds no run", "run", self.input, "--resume=require")
         self.stop_after("a")
@@ -130,6 +143,15 @@ class OtherData(Resume):
         self.assertEqual(moved.returncode, 0, moved.stderr)
         self.assertIn("going on from version 1", moved.stdout)
         self.assert_same(straight, run)
+
+    def test_other_words_of_the_same_numbers_are_refused(self):
+        words = ["the", "the", "the", "cat", "cat", "on"]
+        settings = ("--data.name=text", "--data.file=" + self.path("t.txt"), "--data.tokens=words", "--data.length=5",
+                    "--data.partition=iid", "--model.name=gpt", "--model.embed=8", "--model.heads=2", "--model.depth=1")
+        self.write("t.txt", " ".join(words * 90))
+        self.run_ok("a", *settings)
+        self.write("t.txt", " ".join(words * 90).replace("cat", "dog"))
+        self.assert_refused(2, "other: words", "run", self.input, "--run.name=a", *settings, "--run.rounds=5")
 
     def test_of_a_run_that_is_made_longer_is_refused(self):
         data = self.write_arrays("data")

@@ -67,6 +67,12 @@ std::map<std::string, std::string> others() {
           {"vit, two classifiers", images + transformer + "name = vit\npatch = 4\nexits = 2\n"},
           {"cnn, two classifiers",
            images + "[model]\nname = cnn\nchannels = 4, 4\nkernel = 3\nfeatures = 4\nexits = 2\n"},
+          {"cnn, nobody at full depth",
+           images + "[model]\nname = cnn\nchannels = 4, 4\nkernel = 3\nfeatures = 4\nexits = 2\n"
+                    "[method]\nwidths = 0.5, 0.25\n"},
+          {"vit, nobody at full depth", images + transformer +
+                                            "name = vit\npatch = 4\nexits = 2\n"
+                                            "[method]\nwidths = 0.5, 0.25\n"},
           {"gpt", tokens + "synthetic_labels = next_token\n" + transformer + "name = gpt\n"},
           {"encoder", tokens + transformer + "name = encoder\n"},
           {"cnn, levels drawn", std::string(kCnn) + "[method]\nlevels = dynamic\n"},

@@ -38,6 +38,12 @@ TEST(Exits, StandAtEqualDistancesAndHaveNamesOfTheirOwn) {
   EXPECT_EQ(trainable_count(model) - trainable_count(plain), 2 * (2 * 32 + 32 * 10 + 10));
 }
 
+TEST(Exits, BlocksCanBeLeftOutInTurnWhereTheyKeepTheShape) {
+  EXPECT_TRUE(make(kModels[0].first, kModels[0].second).depth_keeps_shape);
+  EXPECT_FALSE(make(kModels[1].first, kModels[1].second).depth_keeps_shape);  // they pool
+  EXPECT_TRUE(make(kModels[2].first, kModels[2].second).depth_keeps_shape);
+}
+
 TEST(Exits, LeaveTheModelAsItIs) {
   for (const auto& [settings, shape] : kModels) {
     const Model model = make(settings, shape);

@@ -35,8 +35,8 @@ struct Newest {
   std::vector<std::string> warnings;             ///< of newer ones that cannot be used
 };
 /// The newest checkpoint of the folder that can be used. OutputError where all are damaged;
-/// InputError where it was written under another configuration than `resolved`.
-Newest newest_checkpoint(const RunDirectory& directory, const std::string& resolved);
+/// InputError where it was written under another configuration than `config`.
+Newest newest_checkpoint(const RunDirectory& directory, const Config& config);
 
 /// The name of the data's fingerprint (data/fingerprint.h) in checkpoints.
 inline constexpr const char* kDataPrint = "data_fingerprint";

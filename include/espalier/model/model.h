@@ -141,6 +141,8 @@ struct Model {
   int class_axis = -1;  ///< the axis of the head's outputs
   bool has_statistics = false;
   std::vector<int> depth;  ///< the blocks that a cut in depth drops from the end, in order
+  /// Whether they put out what they take in the same shape, so that any of them can be left out.
+  bool depth_keeps_shape = false;
   std::vector<Exit> exits;
   std::vector<MaskedAxis> masked;
   std::vector<TransformerAxes> transformer;  ///< its transformer blocks, if any
@@ -166,7 +168,8 @@ at::Tensor forward(const Model& model, const Parameters& parameters, at::Tensor 
 Submodel cut_depth(const Model& model, std::int64_t kept);
 
 /// The same number of blocks and exits, but beginning `version` classifiers further on, as far as
-/// there is room: every block is kept by one of so many versions. Without exits, cut_depth().
+/// there is room: every block is kept by one of so many versions. Without exits, cut_depth(). Only
+/// for a model whose depth_keeps_shape.
 Submodel rolling_depth(const Model& model, std::int64_t kept, std::int64_t version);
 
 /// What samples a family is for.
