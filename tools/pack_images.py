@@ -125,7 +125,8 @@ def main():
         part.replace(arguments.out)
     finally:
         part.unlink(missing_ok=True)
-    print(f"{arguments.out}: {len(items)} images of {first.shape[2]} x {first.shape[1]} in {len(classes)} classes")
+    held = "bytes" if all_bytes else "float32, as they are" if white == 1 else "float32, 0 to 1"
+    print(f"{arguments.out}: {len(items)} images of {' x '.join(map(str, first.shape))} ({held}) in {len(classes)} classes")
 
 
 if __name__ == "__main__":

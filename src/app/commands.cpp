@@ -97,6 +97,71 @@ void print_device(const DeviceClass& d) {
               memory.c_str(), compute.c_str(), d.down_mbps, d.up_mbps, d.latency_ms);
 }
 
+void print_values(const std::vector<std::pair<std::string, std::string>>& defaults) {
+  for (const auto& [key, value] : defaults) std::printf("%s = %s\n", key.c_str(), value.c_str());
+}
+
+template <class Value>
+void print_own_options(const Value& value) {
+  OptionTable own;
+  value.declare(own);
+  std::fputs(list_options(own).c_str(), stdout);
+}
+
+// Each of these prints what `name` is, and returns whether it is any.
+
+/// The item, its sort and what it is for; none if `name` is none of these.
+template <class Value>
+const Value* explain_item(const Registry<Value>& registry, const char* sort,
+                          const std::string& name) {
+  const auto* item = registry.find(name);
+  if (item == nullptr) return nullptr;
+  std::printf("%s %s: %s\n", sort, name.c_str(), item->help.c_str());
+  return &item->value;
+}
+
+bool explain_method(const std::string& name) {
+  const Method* m = explain_item(catalogue().methods, "method", name);
+  if (m == nullptr) return false;
+  std::printf("submodel %s, window %s, merge %s, objective %s\n", m->submodel.c_str(),
+              m->window.c_str(), m->merge.c_str(), m->objective.c_str());
+  print_values(m->defaults);
+  return true;
+}
+
+bool explain_rules(const std::string& name) {
+  const Catalogue& all = catalogue();
+  bool known = explain_item(all.submodels, "method.submodel", name) != nullptr;
+  known |= explain_item(all.searches, "method.search", name) != nullptr;
+  known |= explain_item(all.windows, "method.window", name) != nullptr;
+  known |= explain_item(all.merges, "method.merge", name) != nullptr;
+  known |= explain_item(all.objectives, "method.objective", name) != nullptr;
+  return known;
+}
+
+bool explain_model(const std::string& name) {
+  const ModelFamily* family = explain_item(model_families(), "model", name);
+  if (family == nullptr) return false;
+  print_own_options(*family);
+  print_values(family->defaults);
+  return true;
+}
+
+bool explain_dataset(const std::string& name) {
+  const DataSource* source = explain_item(data_sources(), "data set", name);
+  if (source != nullptr) print_own_options(*source);
+  return source != nullptr;
+}
+
+bool explain_device(const std::string& name) {
+  for (const DeviceClass& device : catalogue_classes(all_options())) {
+    if (device.name != name) continue;
+    print_device(device);
+    return true;
+  }
+  return false;
+}
+
 }  // namespace
 
 int list_command(const std::vector<std::string>& arguments) {
@@ -126,33 +191,15 @@ int list_command(const std::vector<std::string>& arguments) {
 
 int explain_command(const std::vector<std::string>& arguments) {
   if (arguments.size() != 1)
-    throw InputError("explain needs one name: an option, method, model or device");
+    throw InputError("explain needs one name: an option, method, rule, model, data set or device");
   const std::string& name = arguments[0];
-  if (const auto* method = catalogue().methods.find(name)) {
-    const Method& m = method->value;
-    std::printf("method %s: %s\nsubmodel %s, window %s, merge %s, objective %s\n", name.c_str(),
-                method->help.c_str(), m.submodel.c_str(), m.window.c_str(), m.merge.c_str(),
-                m.objective.c_str());
-    for (const auto& [key, value] : m.defaults)
-      std::printf("%s = %s\n", key.c_str(), value.c_str());
-    return 0;
-  }
-  if (const auto* family = model_families().find(name)) {
-    std::printf("model %s: %s\n", name.c_str(), family->help.c_str());
-    OptionTable own;
-    family->value.declare(own);
-    std::fputs(list_options(own).c_str(), stdout);
-    for (const auto& [key, value] : family->value.defaults)
-      std::printf("%s = %s\n", key.c_str(), value.c_str());
-    return 0;
-  }
-  for (const DeviceClass& device : catalogue_classes(all_options())) {
-    if (device.name == name) {
-      print_device(device);
-      return 0;
-    }
-  }
-  std::fputs(explain_option(all_options(), name).c_str(), stdout);
+  // A name may be that of several things: `dynamic` is a merge rule and an objective.
+  bool known = explain_method(name);
+  known |= explain_rules(name);
+  known |= explain_model(name);
+  known |= explain_dataset(name);
+  known |= explain_device(name);
+  if (!known) std::fputs(explain_option(all_options(), name).c_str(), stdout);
   return 0;
 }
 
@@ -230,7 +277,7 @@ std::string usage() {
       "Espalier: train large models together on many weak machines.\n\n"
       "espalier run INPUT.ini [FLAG ...] [--section.key=value ...]\n"
       "espalier list [methods|models [-v]|datasets|devices|options]\n"
-      "espalier explain NAME            an option, a method, a model, a device\n"
+      "espalier explain NAME            an option, method, rule, model, data set or device\n"
       "espalier info FILE.h5            what is in a run or checkpoint file\n"
       "espalier diff [--values | --all] A.h5 B.h5\n"
       "espalier calibrate [NAME] [--quick] [-v]   measures this machine, prints a [device.NAME]\n"

@@ -8,6 +8,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
 
 #include "espalier/app/commands.h"
@@ -33,7 +34,11 @@ int main(int argc, char** argv) {
   open_standard_streams();
   using namespace espalier;
   const std::vector<std::string> words(argv + 1, argv + argc);
-  const std::string verb = words.empty() ? "--help" : words[0];
+  const bool asks_for_help =
+      words.empty() || std::ranges::any_of(words, [](const std::string& word) {
+        return word == "--help" || word == "-h";
+      });
+  const std::string verb = asks_for_help ? "--help" : words[0];
   const std::vector<std::string> arguments(words.empty() ? words.begin() : words.begin() + 1,
                                            words.end());
   try {
@@ -46,7 +51,7 @@ int main(int argc, char** argv) {
     if (verb == "calibrate") return calibrate_command(&argc, &argv, arguments);
     if (verb == "export") return export_command(arguments);
     if (verb == "--version") return version_command();
-    if (verb == "--help" || verb == "-h") {
+    if (verb == "--help") {
       std::fputs(usage().c_str(), stdout);
       return words.empty() ? static_cast<int>(Status::bad_input) : 0;
     }

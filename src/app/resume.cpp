@@ -143,7 +143,7 @@ void refuse_other_data(const Dataset& data, const std::string& here, CheckpointR
   std::string stored;
   checkpoint.read([&](Archive& archive) { archive.value(kDataPrint, stored); });
   refuse_other_data(data, stored, here, "with which this run was begun",
-                    "put back what it was, or choose another run.name");
+                    "put back what it was, choose another run.name or add --overwrite");
 }
 
 }  // namespace espalier

@@ -11,6 +11,7 @@
 #include <cstdlib>
 #include <ctime>
 #include <filesystem>
+#include <map>
 #include <set>
 
 #include "espalier/app/commands.h"
@@ -68,6 +69,13 @@ std::string memory_line(const Experiment& e, const std::vector<std::int64_t>& to
       too_small.size(), e.fleet->size(), fmt::join(classes, ", "));
 }
 
+/// Clients of one kind of device that get the same submodel; the rest is that of the first.
+struct CheckLine {
+  std::string device;
+  std::string rest;
+  std::int64_t clients = 0;
+};
+
 /// `--check`: what would run, with the memory that each kind of client is expected to need.
 void print_check(const Experiment& e, const RuleNames& names, const ServerRules& rules) {
   log_note(formatted("method   {} (submodel {}, window {}, merge {}, objective {})", names.method,
@@ -80,9 +88,10 @@ void print_check(const Experiment& e, const RuleNames& names, const ServerRules&
                      e.data.test ? e.data.test->size() : 0));
   for (const std::string& file : e.data.files) log_note("         " + file);
   log_note(formatted("clients  {}", e.fleet->size()));
-  log_note(formatted("         {:<14} {:>6} {:>12} {:>12} {:>12}", "device", "share", "parameters",
-                     "memory", "cap"));
-  std::set<std::pair<std::string, std::uint64_t>> shown;
+  log_note(formatted("         {:<14} {:>8} {:>6} {:>12} {:>12} {:>12}", "device", "clients",
+                     "share", "parameters", "memory", "cap"));
+  std::map<std::pair<std::string, std::uint64_t>, std::size_t> line_of;  // device and submodel
+  std::vector<CheckLine> lines;
   std::vector<std::int64_t> too_small;  // clients
   std::int64_t payloads = 0;
   std::int64_t states = 0;
@@ -98,12 +107,22 @@ void print_check(const Experiment& e, const RuleNames& names, const ServerRules&
     const bool fits = cap == 0 || bounds.largest() <= cap;
     if (!fits) too_small.push_back(client);
     if (keeps) states += Optimizer::copies(e.train) * cost.message_bytes;
-    if (!shown.emplace(device.name, assigned.submodel.hash()).second) continue;
-    log_note(formatted(
-        "         {:<14} {:>6.3g} {:>12} {:>12} {:>12}{}{}", device.name, assigned.share,
-        cost.parameters, megabytes(cost.peak_bytes), cap > 0 ? megabytes(cap) : "-",
-        bounds.search > 0 ? formatted("  {} while it searches", megabytes(bounds.search)) : "",
-        fits ? "" : "  too little memory"));
+    const auto [line, is_new] =
+        line_of.try_emplace({device.name, assigned.submodel.hash()}, lines.size());
+    if (is_new) {
+      lines.push_back(
+          {device.name,
+           formatted("{:>6.3g} {:>12} {:>12} {:>12}{}{}", assigned.share, cost.parameters,
+                     megabytes(cost.peak_bytes), cap > 0 ? megabytes(cap) : "-",
+                     bounds.search > 0
+                         ? formatted("  {} while it searches", megabytes(bounds.search))
+                         : "",
+                     fits ? "" : "  too little memory")});
+    }
+    ++lines[line->second].clients;
+  }
+  for (const CheckLine& line : lines) {
+    log_note(formatted("         {:<14} {:>8} {}", line.device, line.clients, line.rest));
   }
   // The model, its evaluated copy, and each client's payload, update and state: that before the
   // task, that after it, and the one to send next.
@@ -136,7 +155,7 @@ class Progress {
     const std::string line =
         formatted("round {:>5}/{}   loss {:.4f}   virtual {:>9.1f} s   {:>6.1f} s{}", report.round,
                   rounds_, report.train_loss, seconds(report.time), elapsed(),
-                  quality_.empty() ? "" : "   " + quality_);
+                  quality_.empty() ? "" : formatted("   (version {}: {})", evaluated_, quality_));
     if (live_) {
       std::printf("\r\033[K%s", line.c_str());
       std::fflush(stdout);
@@ -147,6 +166,7 @@ class Progress {
   }
   void evaluation(const Evaluation& e) {
     quality_ = quality(e);
+    evaluated_ = e.version;
     if (live_) std::printf("\r\033[K");
     log_note(formatted("version {:>3}       loss {:.4f}   virtual {:>9.1f} s   {:>6.1f} s   {}",
                        e.version, e.loss, seconds(e.time), elapsed(), quality_));
@@ -164,7 +184,8 @@ class Progress {
   std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
   std::int64_t rounds_;
   bool live_;
-  std::string quality_;  // of the last evaluation
+  std::string quality_;  // of the last evaluation, that of an earlier version than the round's
+  std::int64_t evaluated_ = 0;
   double last_ = -1;
 };
 

@@ -106,7 +106,7 @@ Dataset load(const Config& config, const fs::path& folder) {
   const fs::path train_path = place / "train.csv";
   const fs::path test_path = place / "test.csv";
   if (!is_there(test_path)) {
-    throw DataError(
+    throw MissingDataError(
         formatted("test.csv of AG News is missing; looked in {} and {}: set data.dir or "
                   "ESPALIER_DATA to the folder that holds it",
                   folder.string(), inner.string()));

@@ -98,9 +98,15 @@ class ArraySplit final : public Split {
   std::vector<std::uint32_t> rows_;
 };
 
+/// What the end of a refusal says of a number below 0, and of one that is too large.
+struct RangeAdvice {
+  std::string below;
+  std::string above;
+};
+
 /// DataError for the first number outside [0, bound).
 void check_range(const Array& array, std::int64_t bound, const std::string& what,
-                 const std::string& advice) {
+                 const RangeAdvice& advice) {
   if (!array.is_integer()) {
     throw DataError(formatted("{} holds {} where {} must be integers", array.name,
                               element_name(array.element), what));
@@ -110,7 +116,8 @@ void check_range(const Array& array, std::int64_t bound, const std::string& what
       const auto number = static_cast<double>(value(i));  // exact wherever it is near the bound
       if (number >= 0 && number < static_cast<double>(bound)) continue;
       throw DataError(formatted("{}: row {} (from 0) has {}, where {} lie from 0 to {}{}",
-                                array.name, i / array.per_row(), number, what, bound - 1, advice));
+                                array.name, i / array.per_row(), number, what, bound - 1,
+                                number < 0 ? advice.below : advice.above));
     }
   });
 }
@@ -121,7 +128,7 @@ std::vector<std::int32_t> small_numbers(const Array& array, const std::string& w
     throw DataError(
         formatted("{} has {} numbers a row where one is expected", array.name, array.per_row()));
   }
-  check_range(array, bound, what, advice);
+  check_range(array, bound, what, {advice, advice});
   std::vector<std::int32_t> numbers;
   numbers.reserve(static_cast<std::size_t>(array.rows()));
   visit(array, [&](const auto& value) {
@@ -431,7 +438,9 @@ Dataset make_dataset(const std::string& name, const ArraySet& arrays, const Conf
                     x.name, element_name(x.element), x.shape.size()));
     }
     shape.vocabulary = config.integer("data.vocabulary");
-    check_range(x, shape.vocabulary, "tokens", "; raise data.vocabulary if that is right");
+    check_range(x, shape.vocabulary, "tokens",
+                {"; if these are numbers, set data.array_values = numbers and take mlp",
+                 "; raise data.vocabulary if that is right"});
     shape.next_token = labels_of_positions(x, arrays.y);
   } else {
     check_finite(x);
@@ -441,7 +450,8 @@ Dataset make_dataset(const std::string& name, const ArraySet& arrays, const Conf
     if (samples->shape.size() == 2) samples->shape.insert(samples->shape.begin(), 1);
   }
   if (shape.next_token) {
-    check_range(arrays.y, shape.vocabulary, "tokens", "; raise data.vocabulary if that is right");
+    check_range(arrays.y, shape.vocabulary, "tokens",
+                {"", "; raise data.vocabulary if that is right"});
     shape.classes = shape.vocabulary;
     samples->y = arrays.y;
   } else {

@@ -105,7 +105,7 @@ Dataset load(const Kind& kind, const Config& config, const fs::path& folder) {
   }
   const fs::path test_path = place / kind.test_file;
   if (dataset.files.empty() || !is_there(test_path)) {
-    throw DataError(
+    throw MissingDataError(
         formatted("{} of {} is missing; looked in {} and {}: set data.dir or ESPALIER_DATA to "
                   "the folder that holds its binary files",
                   dataset.files.empty() ? kind.train_files[0] : kind.test_file, kind.name,

@@ -62,6 +62,15 @@ std::string other_separator(const std::string& column) {
   return "";
 }
 
+/// Advice on a cell that is a number if its comma is a point.
+std::string advice_on_decimals(std::string cell) {
+  const auto comma = cell.find(',');
+  if (comma == std::string::npos) return "";
+  cell[comma] = '.';
+  if (!parse_real(trimmed(cell))) return "";
+  return "; write a point before the decimals (pandas: read_csv(..., decimal=','))";
+}
+
 Columns choose_columns(const Config& config, std::vector<std::string> names, const fs::path& path) {
   Columns columns{std::move(names), 0, {}, {}};
   const std::string label = config.text("data.csv_label");
@@ -183,25 +192,30 @@ class Reader {
                                 columns.names.size()));
     }
     if (table_.labels.empty()) table_.has_tokens = holds_tokens(cells, columns);
-    const auto refused = [&](std::size_t column, const std::string& expected) {
-      return DataError(formatted("{}: '{}' in {} is no {}", file.place(), cells[column],
-                                 columns.names[column], expected));
+    const auto refused = [&](std::size_t column, const std::string& expected,
+                             const std::string& advice) {
+      return DataError(formatted("{}: '{}' in {} is no {}{}", file.place(), cells[column],
+                                 columns.names[column], expected, advice));
     };
-    const auto integer = [&](std::size_t column, std::int64_t bound, const std::string& what) {
+    const auto integer = [&](std::size_t column, std::int64_t bound, const std::string& what,
+                             const std::string& advice_below = "") {
       const auto number = parse_integer(trimmed(cells[column]));
       if (!number || *number < 0 || *number >= bound) {
-        throw refused(column, formatted("{} from 0 to {}", what, bound - 1));
+        throw refused(column, formatted("{} from 0 to {}", what, bound - 1),
+                      number && *number < 0 ? advice_below : "");
       }
       return static_cast<std::int32_t>(*number);
     };
     for (const std::size_t i : columns.values) {
       if (table_.has_tokens) {
-        table_.tokens.push_back(integer(i, vocabulary_, "token (data.vocabulary)"));
+        table_.tokens.push_back(
+            integer(i, vocabulary_, "token (data.vocabulary)",
+                    "; if these are numbers, set data.csv_values = numbers and take mlp"));
         continue;
       }
       const auto number = parse_real(trimmed(cells[i]));
       if (!number || !std::isfinite(static_cast<float>(*number))) {
-        throw refused(i, "finite number");
+        throw refused(i, "finite number", advice_on_decimals(cells[i]));
       }
       table_.numbers.push_back(static_cast<float>(*number));
       if (i == 0) first_column_.add(table_.numbers.back());

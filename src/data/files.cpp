@@ -12,6 +12,7 @@
 #include <limits>
 
 #include "espalier/base/error.h"
+#include "espalier/data/dataset.h"
 
 namespace espalier {
 namespace {
@@ -132,8 +133,10 @@ std::filesystem::path named_file(const Config& config, const std::string& key,
   std::filesystem::path inside = given.empty() ? folder / usual : folder / given;
   if (is_there(inside)) return inside;
   if (!given.empty() && is_there(given)) return given;
-  throw DataError(formatted("{} is missing: set {} to the file, or data.dir to its folder",
-                            inside.string(), key));
+  const bool one_place = given.empty() || given == inside;
+  throw MissingDataError(
+      formatted("{} is missing{}: set {} to the file, or data.dir to its folder", inside.string(),
+                one_place ? "" : formatted(", and so is {}", given.string()), key));
 }
 
 }  // namespace espalier

@@ -91,7 +91,7 @@ std::unique_ptr<Split> load_split(const std::vector<fs::path>& folders, const st
       std::string looked;
       for (const fs::path& folder : folders)
         looked += (looked.empty() ? "" : ", ") + folder.string();
-      throw DataError(
+      throw MissingDataError(
           formatted("{} (or .gz) is missing; looked in {}: {}", names[i], looked, advice));
     }
     files.push_back(paths[i].string());

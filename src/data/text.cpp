@@ -54,10 +54,14 @@ std::string_view characters(std::span<const std::uint8_t> bytes, const fs::path&
   const std::span<const std::uint8_t> rest = bytes.subspan(mark_of_utf8(bytes, path));
   const std::string_view text(reinterpret_cast<const char*>(rest.data()), rest.size());
   if (const auto place = first_invalid(text)) {
+    // In ISO-8859-1 these are control characters; in Windows-1252 they are quotes and dashes.
+    const bool windows =
+        std::ranges::any_of(rest, [](std::uint8_t byte) { return byte >= 0x80 && byte <= 0x9f; });
     throw DataError(formatted(
         "{} is no text in UTF-8 (line {}), which data.tokens = words needs: turn it into UTF-8, "
-        "e.g. by `iconv -f ISO-8859-1 -t UTF-8 {} > NEW`",
-        path.string(), 1 + std::count(text.begin(), text.begin() + *place, '\n'), path.string()));
+        "e.g. by `iconv -f {} -t UTF-8 {} > NEW`, or from the encoding that the file was saved in",
+        path.string(), 1 + std::count(text.begin(), text.begin() + *place, '\n'),
+        windows ? "WINDOWS-1252" : "ISO-8859-1", path.string()));
   }
   return text;
 }

@@ -85,17 +85,21 @@ void declare_dynamic_option(OptionTable& table) {
 
 namespace {
 
-double positive_alpha(const Config& config) {
+/// `rule`: which rule needs it; `without`: the settings that do without that rule.
+double positive_alpha(const Config& config, const std::string& rule, const std::string& without) {
   const double alpha = config.real("method.dynamic_alpha");
   if (alpha > 0) return alpha;
   throw InputError(
-      "method.dynamic_alpha is 0, which leaves nothing of the rule dynamic; set it above 0, or "
-      "method.merge = average and method.objective = cross_entropy");
+      formatted("method.dynamic_alpha is 0, which leaves nothing of the {}; set it above 0, or {}",
+                rule, without));
 }
 
 class Dynamic : public LocalObjective {
  public:
-  explicit Dynamic(const Config& config) : term_(config) { positive_alpha(config); }
+  explicit Dynamic(const Config& config) : term_(config) {
+    positive_alpha(config, "objective dynamic",
+                   "method.objective = cross_entropy and method.merge = average");
+  }
   void begin(const LocalView& view) override { term_.begin(view); }
   void after_backward(const LocalView& view) override { term_.after_backward(view); }
   void end(const LocalView& view) override { term_.end(view); }
@@ -156,8 +160,9 @@ void register_feddyn(Catalogue& c) {
                    [](const Config& config) { return std::make_unique<Dynamic>(config); });
   c.merges.add("dynamic", "mean over holders, taken further by FedDyn's memory of all differences",
                [](const Config& config, const Experiment& experiment) {
-                 return std::make_unique<DynamicMerge>(positive_alpha(config),
-                                                       experiment.fleet->size());
+                 return std::make_unique<DynamicMerge>(
+                     positive_alpha(config, "merge rule dynamic", "method.merge = average"),
+                     experiment.fleet->size());
                });
   Method method;
   method.merge = "dynamic";

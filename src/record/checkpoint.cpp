@@ -275,15 +275,19 @@ CheckpointReader::CheckpointReader(const std::filesystem::path& path)
   std::error_code ignored;
   if (!std::filesystem::exists(path, ignored))
     throw OutputError(formatted("there is no checkpoint {}; check its name", path.string()));
+  std::string kind;
   try {
     Record record = open_record(path);
-    if (record.kind != h5::kCheckpointType)
-      throw OutputError(formatted("it is an {} file; give a checkpoint", record.kind));
+    kind = record.kind;
     state_->file = std::move(record.file);
   } catch (const std::exception& error) {  // a damaged size may also ask for absurd memory
     throw OutputError(formatted("cannot use checkpoint {}: {}; use an earlier or another one",
                                 path.string(), h5::brief(error.what())));
   }
+  if (kind != h5::kCheckpointType)
+    throw OutputError(
+        formatted("{} is an {} file and no checkpoint; give a file of its folder checkpoints/",
+                  path.string(), kind));
 }
 
 CheckpointReader::~CheckpointReader() = default;

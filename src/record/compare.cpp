@@ -4,8 +4,10 @@
 
 #include <algorithm>
 #include <cstring>
+#include <fstream>
 #include <map>
 #include <sstream>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -323,10 +325,25 @@ std::string describe_checkpoint(hid_t file) {
 
 }  // namespace
 
+namespace {
+
+/// A file that the user names.
+Record open_given(const std::filesystem::path& path) {
+  h5::require_file(path);
+  char begin[8] = {};
+  std::ifstream(path, std::ios::binary).read(begin, sizeof(begin));
+  if (std::string_view(begin, sizeof(begin)) != "\x89HDF\r\n\x1a\n")
+    throw OutputError(
+        formatted("{} is no HDF5 file; give a run.h5 or a checkpoint", path.string()));
+  return open_record(path);
+}
+
+}  // namespace
+
 std::optional<std::string> first_difference(const std::filesystem::path& a,
                                             const std::filesystem::path& b, DiffScope scope) {
-  const auto [file_a, kind_a] = open_record(a);
-  const auto [file_b, kind_b] = open_record(b);
+  const auto [file_a, kind_a] = open_given(a);
+  const auto [file_b, kind_b] = open_given(b);
   if (kind_a != kind_b)
     return formatted("{} is an {} file, {} an {} file", a.string(), kind_a, b.string(), kind_b);
   const Comparison comparison(a.string(), b.string(), scope, kind_a == h5::kRunType);
@@ -336,7 +353,7 @@ std::optional<std::string> first_difference(const std::filesystem::path& a,
 }
 
 std::string describe_file(const std::filesystem::path& path) {
-  const auto [file, kind] = open_record(path);
+  const auto [file, kind] = open_given(path);
   const std::vector<std::int64_t> version = h5::integer_attribute(file, "version");
   std::string text = line("file", path.string());
   text += line("kind", formatted("{}, format {}", kind, fmt::join(version, ".")));

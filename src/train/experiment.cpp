@@ -3,6 +3,22 @@
 #include "espalier/base/log.h"
 
 namespace espalier {
+namespace {
+
+/// For --check without the data: what the options tell of it.
+Dataset declared_data(const Config& config, const MissingDataError& missing) {
+  Dataset data;
+  data.name = config.text("data.name");
+  try {
+    data.shape = data_sources().get(data.name).value.shape(config);
+  } catch (const DataError& unknown) {
+    throw DataError(formatted("{}; {}", missing.what(), unknown.what()));
+  }
+  log_warning(formatted("{} (checking with the declared shapes)", missing.what()));
+  return data;
+}
+
+}  // namespace
 
 void declare_experiment_options(OptionTable& table) {
   table.add({"run.seed", OptionType::integer, "1", "seed of every random stream", "", 0, 9e15});
@@ -19,14 +35,11 @@ Experiment build_experiment(const Config& config, bool data_may_be_absent) {
   e.train = train_settings(config, horizon > 0 ? horizon : e.rounds);
   e.fleet = std::make_unique<Fleet>(config);
 
-  const DataSource& source = data_sources().get(config.text("data.name")).value;
   try {
     e.data = load_dataset(config);
-  } catch (const DataError& error) {
+  } catch (const MissingDataError& missing) {
     if (!data_may_be_absent) throw;
-    log_warning(formatted("{} (checking with the declared shapes)", error.what()));
-    e.data.name = config.text("data.name");
-    e.data.shape = source.shape(config);
+    e.data = declared_data(config, missing);
   }
   e.model = build_model(config, e.data.shape);
   if (e.data.train) e.partition.emplace(config, e.data);

@@ -11,9 +11,12 @@ from support import ProgramTest  # noqa: E402
 
 class BadData(ProgramTest):
     def refused(self, words, *settings, status=3, ranks=(1,)):
+        """Bad data is refused by the run, and by --check with the same sentence."""
+        arguments = ("run", self.input, "--data.partition=iid", *settings, f"--data.dir={self.folder.name}")
         for count in ranks:
-            self.assert_refused(status, words, "run", self.input, "--data.partition=iid", *settings,
-                                f"--data.dir={self.folder.name}", ranks=count)
+            said = [self.assert_refused(status, words, *arguments, *check, ranks=count)
+                    for check in ((), ("--check",))]
+            self.assertEqual(said[0], said[1])
             self.assertFalse(os.path.exists(self.path("runs")), "something was written")
 
     def write_bytes(self, name, content):
@@ -54,7 +57,20 @@ class BadData(ProgramTest):
         self.refused("input.txt is empty", "--data.name=text", "--data.file=input.txt", ranks=(1, 3))
 
     def test_a_missing_text(self):
-        self.refused("mine.txt is missing", "--data.name=text", "--data.file=mine.txt")
+        arguments = ("run", self.input, "--data.partition=iid", "--data.name=text", "--data.dir=d",
+                     "--data.file=mine.txt", "--model.name=gpt")
+        self.assert_refused(3, "d/mine.txt is missing, and so is mine.txt: set data.file", *arguments)
+        done = self.espalier(*arguments, "--check")  # the options tell the shape
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertIn("warning: d/mine.txt is missing", done.stderr)
+
+    def test_a_text_in_another_encoding(self):
+        text = "Es war einmal ein K\u00f6nig. " * 60
+        words = ("--data.name=text", "--data.file=mine.txt", "--data.tokens=words", "--model.name=gpt")
+        self.write_bytes("mine.txt", text.encode("latin-1"))
+        self.refused("iconv -f ISO-8859-1 -t UTF-8", *words)
+        self.write_bytes("mine.txt", (text + "\u201eJa\u201c").encode("cp1252"))
+        self.refused("iconv -f WINDOWS-1252 -t UTF-8", *words, ranks=(1, 3))
 
     def test_classes_of_a_text(self):
         self.write("input.txt", "to be or not to be " * 500)
@@ -104,7 +120,11 @@ class BadData(ProgramTest):
         self.refused("data.augment", "--data.name=arrays", "--data.augment=crop_flip", status=2)
 
     def test_a_shape_that_only_the_files_tell(self):
-        self.refused("known from their files", "--data.name=arrays", "--check")
+        for name, file, words in (("arrays", "arrays.h5", "known from their files"),
+                                  ("csv", "data.csv", "known from its file")):
+            arguments = ("run", self.input, f"--data.name={name}", "--data.partition=iid", "--data.dir=d", "--check")
+            said = self.assert_refused(3, words, *arguments)
+            self.assertIn(f"d/{file} is missing", said)
 
 
 if __name__ == "__main__":

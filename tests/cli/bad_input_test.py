@@ -14,8 +14,9 @@ from support import ESPALIER, MPIRUN, ProgramTest  # noqa: E402
 
 class BadInput(ProgramTest):
     def refused(self, status, words, *arguments, **options):
-        self.assert_refused(status, words, "run", self.input, *arguments, **options)
+        said = self.assert_refused(status, words, "run", self.input, *arguments, **options)
         self.assertFalse(os.path.exists(self.path("runs")), "something was written")
+        return said
 
     def test_unknown_key(self):
         self.refused(2, "did you mean 'train.lr'", "--train.lrr=0.1")
@@ -43,6 +44,32 @@ class BadInput(ProgramTest):
 
     def test_two_input_files(self):
         self.refused(2, "one input file", self.input)
+
+    def test_help_of_a_command(self):
+        for words in (("run", "--help"), ("diff", "--help"), ("export", "-h"), ("--help",)):
+            done = self.espalier(*words)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            self.assertIn("espalier run INPUT.ini", done.stdout)
+
+    def test_explain_takes_data_sets_and_rules(self):
+        for name, words in (("digits", "data set digits: "), ("csv", "data.csv_label"),
+                            ("rolling", "method.submodel rolling: "), ("dynamic", "method.merge dynamic: "),
+                            ("dynamic", "method.objective dynamic: "), ("heterofl", "method heterofl: ")):
+            done = self.espalier("explain", name)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            self.assertIn(words, done.stdout)
+        self.assert_refused(2, "unknown option 'digit'", "explain", "digit")
+
+    def test_files_that_are_no_records(self):
+        table = self.write("t.csv", "a,b\n1,2\n")
+        for words in (("info", table), ("diff", table, table)):
+            self.assert_refused(4, "t.csv is no HDF5 file; give a run.h5 or a checkpoint", *words)
+
+    def test_a_correction_of_nothing(self):
+        said = self.refused(2, "method.merge = average", "--method.name=depthfl", "--method.dynamic_alpha=0",
+                            "--model.name=mlp")
+        self.assertNotIn("cross_entropy", said)
+        self.refused(2, "cross_entropy and method.merge = average", "--method.name=feddyn", "--method.dynamic_alpha=0")
 
     def test_unknown_method(self):
         self.refused(2, "there are: fedavg", "--method.name=fedavrg")
@@ -106,7 +133,8 @@ class BadInput(ProgramTest):
     def test_check_writes_nothing(self):
         done = self.espalier("run", self.input, "--check")
         self.assertEqual(done.returncode, 0, done.stderr)
-        self.assertIn("fast", done.stdout)
+        self.assertRegex(done.stdout, r"device +clients +share")
+        self.assertRegex(done.stdout, r"fast +3 +1 ")
         self.assertFalse(os.path.exists(self.path("runs")))
 
     def test_print_config_reproduces_the_run(self):
@@ -120,7 +148,9 @@ class BadInput(ProgramTest):
 
 class RunFolder(ProgramTest):
     def test_a_finished_run_is_told_again(self):
-        self.run_ok("a")
+        run = self.run_ok("a")
+        said = self.assert_refused(4, "run.h5 is an", "export", os.path.join(run, "run.h5"), "a.safetensors")
+        self.assertTrue(said.endswith("no checkpoint; give a file of its folder checkpoints/"), said)
         before = os.path.getmtime(self.path("runs", "a", "run.h5"))
         self.run_ok("a")
         self.assertEqual(before, os.path.getmtime(self.path("runs", "a", "run.h5")))

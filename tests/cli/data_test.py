@@ -64,7 +64,7 @@ class Tools(ProgramTest):
                     png(self.path("images", split, kind, f"{i}.png"), 12, grey + i)
         packed = self.tool("pack_images.py", "images", "mine.h5", "--grey")
         self.assertEqual(packed.returncode, 0, packed.stderr)
-        self.assertIn("51 images of 12 x 12 in 3 classes", packed.stdout)
+        self.assertIn("51 images of 1 x 12 x 12 (bytes) in 3 classes", packed.stdout)
         settings = ("--data.name=arrays", "--data.file=mine.h5", "--data.partition=iid", "--data.normalise=computed",
                     "--run.rounds=30")
         done = self.espalier("run", self.input, *settings)

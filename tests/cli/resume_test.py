@@ -157,7 +157,9 @@ class OtherData(Resume):
         data = self.write_arrays("data")
         self.run_ok("a", *data)
         self.write_arrays("data", flip=(100,))
-        self.assert_refused(2, "other: training labels", "run", self.input, "--run.name=a", *data, "--run.rounds=5")
+        arguments = ("run", self.input, "--run.name=a", *data, "--run.rounds=5")
+        said = self.assert_refused(2, "other: training labels", *arguments)
+        self.assertTrue(said.endswith("put back what it was, choose another run.name or add --overwrite"), said)
         self.assertTrue(os.path.exists(self.path("runs", "a", "DONE")))
 
     def test_on_another_rank_is_refused(self):

@@ -105,6 +105,16 @@ class InputFiles(ProgramTest):
         self.assertFalse(os.path.exists(self.path("runs")))
 
 
+class Progress(ProgramTest):
+    def test_names_the_version_that_was_evaluated(self):
+        # Where a run may end at an accuracy, round 3 waits for the evaluation of version 2.
+        done = self.espalier("run", self.input, "--record.evaluate_every=2", "--run.target_accuracy=1",
+                             "--train.lr=1e-6")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        quality = re.search(r"\nversion   2 .*(top-1 [\d.]+)\n", done.stdout).group(1)
+        self.assertRegex(done.stdout, rf"\nround     3/3 .* \(version 2: {quality}\)\n")
+
+
 class Quiet(ProgramTest):
     def test_prints_the_last_line_only(self):
         done = self.espalier("run", self.input, "-q")

@@ -99,9 +99,10 @@ class ProgramTest(unittest.TestCase):
             self.assertEqual(compared.returncode, 0, compared.stdout + compared.stderr)
 
     def assert_refused(self, status, words, *arguments, ranks=1, env=None):
-        """Ends with `status` and one sentence on stderr that holds `words`."""
+        """Ends with `status` and one sentence on stderr that holds `words`; returns it."""
         done = self.espalier(*arguments, ranks=ranks, env=env)
         self.assertEqual(done.returncode, status, done.stdout + done.stderr)
         errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
         self.assertEqual(len(errors), 1, done.stderr)
         self.assertIn(words, errors[0])
+        return errors[0]

@@ -222,6 +222,11 @@ TEST_F(Arrays, IntegersAreTokensWhereTheModelOrAnOptionOrTheLabelsSaySo) {
   EXPECT_EQ(x.scalar_type(), at::kLong);
   EXPECT_TRUE(at::equal(x, at::arange(7, 10).unsqueeze(0)));
   EXPECT_MENTIONS(refusal("array_values = tokens\nvocabulary = 9\n"), "row 2 (from 0) has 9");
+  EXPECT_MENTIONS(refusal("array_values = tokens\nvocabulary = 9\n"), "raise data.vocabulary");
+  write("x.npy", npy<std::int64_t>("<i8", "(4, 3)", {1, 2, 3, 4, -5, 6, 7, 8, 9, 1, 1, 1}));
+  EXPECT_MENTIONS(refusal(reads_tokens), "row 1 (from 0) has -5");
+  EXPECT_MENTIONS(refusal(reads_tokens), "0 to 9; if these are numbers, set data.array_values =");
+  write("x.npy", npy<std::int64_t>("<i8", "(4, 3)", {1, 2, 3, 4, 5, 6, 7, 8, 9, 1, 1, 1}));
   write("y.npy", npy<std::int64_t>("<i8", "(4, 3)", {2, 3, 4, 5, 6, 7, 8, 9, 1, 1, 1, 1}));
   const Dataset model = load("arrays", "vocabulary = 10\n");
   EXPECT_TRUE(model.shape.next_token);

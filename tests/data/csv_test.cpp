@@ -111,7 +111,7 @@ TEST_F(Csv, TokensAreColumnsInOrder) {
 }
 
 TEST_F(Csv, RowsThatCannotBeUsedAreNamedByFileAndLine) {
-  EXPECT_MENTIONS(refusal(), "a.csv is missing");
+  EXPECT_MENTIONS(refusal(), "a.csv is missing, and so is a.csv");
   std::string good = "a,b,class\n";
   for (int i = 0; i < 20; ++i) good += "1,2," + std::to_string(i % 2) + "\n";
   write("a.csv", good);
@@ -123,6 +123,7 @@ TEST_F(Csv, RowsThatCannotBeUsedAreNamedByFileAndLine) {
       {"1,,0\n", "'' in b is no finite number"},
       {"nan,2,0\n", "'nan' in a is no finite number"},
       {"1e99,2,0\n", "'1e99' in a is no finite number"},
+      {"1,\"-18,5\",0\n", "'-18,5' in b is no finite number; write a point before the decimals"},
       {"1,2,-1\n", "'-1' in class is no class"},
       {"1,2,0.5\n", "'0.5' in class is no class"},
       {"1,2,dog\n", "'dog' in class is no class"},

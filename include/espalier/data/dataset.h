@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "espalier/base/error.h"
 #include "espalier/base/registry.h"
 #include "espalier/config/config.h"
 #include "espalier/model/model.h"
@@ -62,11 +63,17 @@ struct Dataset {
 /// of their own.
 void archive_format(Archive& archive, Dataset& data);
 
+/// A file of the data is not where it was looked for; what it holds is not wrong.
+struct MissingDataError : DataError {
+  using DataError::DataError;
+};
+
 /// How to load one dataset; `shape` answers without the files (for --check with absent data).
 struct DataSource {
   std::function<void(OptionTable&)> declare;
   std::function<DataShape(const Config&)> shape;
-  /// DataError (file and what is wrong) where data is missing or damaged.
+  /// MissingDataError where data is not there, DataError (file and what is wrong) where it is
+  /// damaged or unfit.
   std::function<Dataset(const Config&, const std::filesystem::path& folder)> load;
 };
 /// What data.name can be.
