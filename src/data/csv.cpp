@@ -82,23 +82,23 @@ Columns choose_columns(const Config& config, std::vector<std::string> names, con
 /// Whether a column of the features counts the rows, from 0 or 1.
 class RowCounter {
  public:
-  void add(float number) {
+  void add(double number) {
     if (count_ == 0) first_ = number;
     counts_ =
-        counts_ && (first_ == 0 || first_ == 1) && number == first_ + static_cast<float>(count_);
+        counts_ && (first_ == 0 || first_ == 1) && number == first_ + static_cast<double>(count_);
     ++count_;
   }
   bool counts_rows() const { return counts_ && count_ > 2; }
 
  private:
   bool counts_ = true;
-  float first_ = 0;
+  double first_ = 0;
   std::int64_t count_ = 0;
 };
 
 struct Table {
   bool has_tokens = false;
-  std::vector<float> numbers;
+  std::vector<double> numbers;  ///< as written: normalisation may take a large offset away
   std::vector<std::int32_t> tokens;
   std::vector<std::int32_t> labels;
   std::vector<std::int32_t> clients;
@@ -203,7 +203,7 @@ class Reader {
       if (!number || !std::isfinite(static_cast<float>(*number))) {
         throw refused(i, "finite number");
       }
-      table_.numbers.push_back(static_cast<float>(*number));
+      table_.numbers.push_back(*number);
       if (i == 0) first_column_.add(table_.numbers.back());
     }
     constexpr std::int64_t kMost = 1'000'000;
@@ -239,7 +239,7 @@ Dataset load(const Config& config, const fs::path& folder) {
   const auto width = static_cast<std::int64_t>(columns->values.size());
   const std::string name = path.string();
   set.tokens = table.has_tokens;
-  set.x = !set.tokens ? array_of(name, Element::f32, {rows, width}, std::move(table.numbers))
+  set.x = !set.tokens ? array_of(name, Element::f64, {rows, width}, std::move(table.numbers))
                       : array_of(name, Element::i32, {rows, width}, std::move(table.tokens));
   const auto one_column = [&](std::size_t column, std::vector<std::int32_t> values) {
     return array_of(formatted("{}, {}", name, columns->names[column]), Element::i32, {rows},

@@ -1,5 +1,6 @@
 // The user's own tables: which column means what, and rows that are refused by file and line.
 
+#include <cmath>
 #include <map>
 
 #include "fixture.h"
@@ -29,6 +30,20 @@ TEST_F(Csv, NumbersAreFeaturesAndTheLastColumnIsTheClass) {
                         at::tensor({1.0, 2.5, -3.0, 40.0}).view({2, 2}).to(at::kFloat)));
   EXPECT_TRUE(at::equal(whole(*data.test), at::tensor({7.0, 8.0}).view({1, 2}).to(at::kFloat)));
   EXPECT_EQ(data.train->label(1), 1);
+}
+
+TEST_F(Csv, NormalisationTakesALargeOffsetAway) {
+  std::string rows = "time,class\n";
+  for (int i = 0; i < 100; ++i)
+    rows += std::to_string(1700000000 + i) + "," + (i % 2 ? "1\n" : "0\n");
+  write("a.csv", rows);
+  const Dataset data = load("csv", "file = a.csv\ntest_file = a.csv\nnormalise = computed\n");
+  EXPECT_DOUBLE_EQ(data.normalisation.mean[0], 1700000049.5);
+  // Of n numbers that follow each other: sqrt((n^2 - 1) / 12).
+  const double deviation = std::sqrt(9999.0 / 12);
+  EXPECT_NEAR(data.normalisation.deviation[0], deviation, 1e-9);
+  const at::Tensor expected = ((at::arange(100, at::kDouble) - 49.5) / deviation).view({100, 1});
+  EXPECT_LT((whole(*data.train) - expected).abs().max().item<double>(), 2e-7);
 }
 
 TEST_F(Csv, ColumnsAreChosenByNameOrNumber) {
