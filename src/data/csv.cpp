@@ -148,8 +148,34 @@ class Reader {
         path_.string(), column.empty() ? ", which has no name," : formatted(" ({})", column)));
   }
 
+  /// A line of numbers is a sample, and would be lost without a word; unless these count the
+  /// columns from 0, behind a nameless one if need be, as pandas numbers columns without names.
+  void check_that_names_are_no_sample(const std::vector<std::string>& cells,
+                                      const CsvFile& file) const {
+    const std::size_t first = trimmed(cells[0]).empty() ? 1 : 0;
+    bool are_numbers = true;
+    bool count_columns = true;
+    for (std::size_t i = first; i < cells.size(); ++i) {
+      const auto name = trimmed(cells[i]);
+      are_numbers = are_numbers && (name.empty() || parse_real(name));
+      count_columns = count_columns && name == std::to_string(i - first);
+    }
+    if (!are_numbers) return;
+    if (!count_columns) {
+      throw InputError(
+          formatted("{} holds numbers alone; if it is a sample, set data.csv_header = false; if it "
+                    "names the columns, write names that are no numbers",
+                    file.place()));
+    }
+    log_note(
+        formatted("{} counts the columns from 0 and is taken as their names; if it is a sample, "
+                  "set data.csv_header = false",
+                  file.place()));
+  }
+
   void check_header(const std::vector<std::string>& cells, const CsvFile& file,
                     std::optional<Columns>& columns) const {
+    if (!columns) check_that_names_are_no_sample(cells, file);
     std::vector<std::string> names;
     for (const std::string& cell : cells) {
       names.emplace_back(trimmed(cell));

@@ -46,6 +46,33 @@ TEST_F(Csv, NormalisationTakesALargeOffsetAway) {
   EXPECT_LT((whole(*data.train) - expected).abs().max().item<double>(), 2e-7);
 }
 
+TEST_F(Csv, ASampleIsNotTakenForNames) {
+  const auto refused = [&](const std::string& text) -> std::string {
+    write("a.csv", text);
+    try {
+      load("csv", "file = a.csv\ntest_file = a.csv\n");
+    } catch (const InputError& error) {
+      return error.what();
+    }
+    return "accepted";
+  };
+  const std::string advice =
+      "a.csv line 1 holds numbers alone; if it is a sample, set "
+      "data.csv_header = false";
+  for (const char* line :
+       {"3,5,0\n", "2,2,0\n", "-1.5, 1e3 ,0\n", "\"4\",,1\n", "1,2,3\n", ",2,1\n"}) {
+    EXPECT_MENTIONS(refused(line + std::string("1,2,0\n2,4,1\n")), advice);
+  }
+  // As pandas names columns that have no names, with its index and without.
+  for (const char* line : {"0,1,2\n", ",0,1\n", "0,1,class\n"}) {
+    ::testing::internal::CaptureStderr();
+    EXPECT_EQ(refused(line + std::string("1,2,0\n2,4,1\n")), "accepted");
+    ::testing::internal::GetCapturedStderr();
+  }
+  write("a.csv", std::string("3,5,0\n4,6,1\n"));
+  EXPECT_EQ(load("csv", "file = a.csv\ntest_file = a.csv\ncsv_header = false\n").train->size(), 2);
+}
+
 TEST_F(Csv, ColumnsAreChosenByNameOrNumber) {
   const std::string rows = "0,5,1\n1,6,0\n2,7,1\n";
   write("a.csv", "who,what,class\n" + rows);
