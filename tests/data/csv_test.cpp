@@ -176,6 +176,12 @@ TEST_F(Csv, RowsThatCannotBeUsedAreNamedByFileAndLine) {
     EXPECT_MENTIONS(refusal(), words);
     EXPECT_MENTIONS(refusal(), "a.csv line 23");
   }
+  const std::string with_nul = std::string("1,2") + '\0' + "3,0\n";
+  for (const std::string& row : {with_nul, "1,\"2" + with_nul.substr(3, 2) + "\",0\n"}) {
+    write("a.csv", good + row);
+    EXPECT_MENTIONS(refusal(),
+                    "a.csv line 22: a NUL byte, which text does not hold; mend the file");
+  }
   write("a.csv", good + "1,2,3\n");
   EXPECT_MENTIONS(refusal(), "class 2 has no sample");
   EXPECT_MENTIONS(refusal("classes = 3\n"), "line 22: '3' in class is no class from 0 to 2");
