@@ -2,7 +2,8 @@
 """Packs a folder of images, one subfolder for each class, into one HDF5 file for `data.name = arrays`.
 
     tools/pack_images.py FOLDER OUT.h5 [--size N] [--grey]
-        FOLDER    has a subfolder for each class; or `train` and `test` (or `val`), each with such subfolders
+        FOLDER    has a subfolder for each class; or `train` and `test`, each with such subfolders; without `test`,
+                  `val`, `valid` or `validation` is taken for it; in capitals or not
         --size N  every image is scaled to N x N; without it all must have one size
         --grey    one channel instead of three
 
@@ -23,6 +24,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 LEFT_BY_SYSTEMS = {"__MACOSX", "@eaDir"}
+VALIDATION = ("val", "valid", "validation")
 ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".webp"}
 
 
@@ -34,24 +36,39 @@ def subfolders(folder):
     return sorted(item for item in folder.iterdir() if item.is_dir() and is_own(item.name))
 
 
+def images_below(place):
+    return sorted(f for f in place.rglob("*")
+                  if f.suffix.lower() in ENDINGS and all(map(is_own, f.relative_to(place).parts)))
+
+
 def images_of(folder, split):
     """(path, class name, split) of every image."""
     found = []
     for place in subfolders(folder):
-        files = sorted(f for f in place.rglob("*")
-                       if f.suffix.lower() in ENDINGS and all(map(is_own, f.relative_to(place).parts)))
+        files = images_below(place)
         if not files:
             sys.exit(f"error: {place} holds no images")
+        inner = sorted({file.relative_to(place).parts[0] for file in files})
+        if len(inner) > 1 and all(file.parent != place for file in files):
+            sys.exit(f"error: {place} holds no images but folders of images ({', '.join(inner[:5])}): call it train, test "
+                     f"or {VALIDATION[0]} if they are classes, else put its images into one folder")
         found += [(file, place.name, split) for file in files]
     return found
 
 
 def collect(folder):
-    parts = {part.name: part for part in subfolders(folder)}
-    test = parts.get("test") or parts.get("val")
-    if "train" in parts and test is not None:
-        return images_of(parts["train"], 0) + images_of(test, 1), True
-    return images_of(folder, 0), False
+    """The images, whether some are for the test, and what is not packed."""
+    parts = {}
+    for place in subfolders(folder):
+        other = parts.setdefault(place.name.lower(), place)
+        if other != place and place.name.lower() in ("train", "test", *VALIDATION):
+            sys.exit(f"error: {other} and {place} are the same part: rename one")
+    test = next((parts[name] for name in ("test", *VALIDATION) if name in parts), None)
+    if "train" not in parts or test is None:
+        return images_of(folder, 0), False, []
+    train = parts["train"]
+    left_out = [place for place in subfolders(folder) if place not in (train, test)]
+    return images_of(train, 0) + images_of(test, 1), True, left_out
 
 
 def scaled(image, size):
@@ -98,7 +115,7 @@ def main():
     arguments = parser.parse_args()
     if not arguments.folder.is_dir():
         sys.exit(f"error: {arguments.folder} is no folder")
-    items, has_test = collect(arguments.folder)
+    items, has_test, left_out = collect(arguments.folder)
     classes = sorted({name for _, name, _ in items})
     if len(classes) < 2:
         sys.exit(f"error: {arguments.folder} has {len(classes)} class folders; at least two are needed")
@@ -127,6 +144,11 @@ def main():
         part.unlink(missing_ok=True)
     held = "bytes" if all_bytes else "float32, as they are" if white == 1 else "float32, 0 to 1"
     print(f"{arguments.out}: {len(items)} images of {' x '.join(map(str, first.shape))} ({held}) in {len(classes)} classes")
+    if has_test:
+        test = next(path for path, _, split in items if split == 1).relative_to(arguments.folder).parts[0]
+        print(f"the images of {arguments.folder / test} are the test split")
+    for place in left_out:
+        print(f"{place}: {len(images_below(place))} images are left out")
 
 
 if __name__ == "__main__":

@@ -354,6 +354,11 @@ ArraySet open_arrays(const Config& config, const fs::path& folder) {
   const auto prefix = std::find_if(prefixes.begin(), prefixes.end(), [&](const fs::path& begin) {
     return is_there(npy(begin, "x"));
   });
+  if (given.empty() && prefix != prefixes.end() && is_there(folder / "arrays.h5")) {
+    throw InputError(
+        formatted("{} and {} are both there: set data.file to arrays.h5, or to . for the npy files",
+                  (folder / "arrays.h5").string(), npy(*prefix, "x").string()));
+  }
   if (prefix != prefixes.end()) {
     for (const std::string& name : names) {
       const fs::path path = npy(*prefix, name);

@@ -91,23 +91,23 @@ Columns choose_columns(const Config& config, std::vector<std::string> names, con
 /// Whether a column of the features counts the rows, from 0 or 1.
 class RowCounter {
  public:
-  void add(float number) {
+  void add(double number) {
     if (count_ == 0) first_ = number;
     counts_ =
-        counts_ && (first_ == 0 || first_ == 1) && number == first_ + static_cast<float>(count_);
+        counts_ && (first_ == 0 || first_ == 1) && number == first_ + static_cast<double>(count_);
     ++count_;
   }
   bool counts_rows() const { return counts_ && count_ > 2; }
 
  private:
   bool counts_ = true;
-  float first_ = 0;
+  double first_ = 0;
   std::int64_t count_ = 0;
 };
 
 struct Table {
   bool has_tokens = false;
-  std::vector<float> numbers;
+  std::vector<double> numbers;  ///< as written: normalisation may take a large offset away
   std::vector<std::int32_t> tokens;
   std::vector<std::int32_t> labels;
   std::vector<std::int32_t> clients;
@@ -157,8 +157,34 @@ class Reader {
         path_.string(), column.empty() ? ", which has no name," : formatted(" ({})", column)));
   }
 
+  /// A line of numbers is a sample, and would be lost without a word; unless these count the
+  /// columns from 0, behind a nameless one if need be, as pandas numbers columns without names.
+  void check_that_names_are_no_sample(const std::vector<std::string>& cells,
+                                      const CsvFile& file) const {
+    const std::size_t first = trimmed(cells[0]).empty() ? 1 : 0;
+    bool are_numbers = true;
+    bool count_columns = true;
+    for (std::size_t i = first; i < cells.size(); ++i) {
+      const auto name = trimmed(cells[i]);
+      are_numbers = are_numbers && (name.empty() || parse_real(name));
+      count_columns = count_columns && name == std::to_string(i - first);
+    }
+    if (!are_numbers) return;
+    if (!count_columns) {
+      throw InputError(
+          formatted("{} holds numbers alone; if it is a sample, set data.csv_header = false; if it "
+                    "names the columns, write names that are no numbers",
+                    file.place()));
+    }
+    log_note(
+        formatted("{} counts the columns from 0 and is taken as their names; if it is a sample, "
+                  "set data.csv_header = false",
+                  file.place()));
+  }
+
   void check_header(const std::vector<std::string>& cells, const CsvFile& file,
                     std::optional<Columns>& columns) const {
+    if (!columns) check_that_names_are_no_sample(cells, file);
     std::vector<std::string> names;
     for (const std::string& cell : cells) {
       names.emplace_back(trimmed(cell));
@@ -217,7 +243,7 @@ class Reader {
       if (!number || !std::isfinite(static_cast<float>(*number))) {
         throw refused(i, "finite number", advice_on_decimals(cells[i]));
       }
-      table_.numbers.push_back(static_cast<float>(*number));
+      table_.numbers.push_back(*number);
       if (i == 0) first_column_.add(table_.numbers.back());
     }
     constexpr std::int64_t kMost = 1'000'000;
@@ -253,7 +279,7 @@ Dataset load(const Config& config, const fs::path& folder) {
   const auto width = static_cast<std::int64_t>(columns->values.size());
   const std::string name = path.string();
   set.tokens = table.has_tokens;
-  set.x = !set.tokens ? array_of(name, Element::f32, {rows, width}, std::move(table.numbers))
+  set.x = !set.tokens ? array_of(name, Element::f64, {rows, width}, std::move(table.numbers))
                       : array_of(name, Element::i32, {rows, width}, std::move(table.tokens));
   const auto one_column = [&](std::size_t column, std::vector<std::int32_t> values) {
     return array_of(formatted("{}, {}", name, columns->names[column]), Element::i32, {rows},

@@ -15,6 +15,10 @@ std::string CsvFile::place() const { return formatted("{} line {}", path_.string
 
 char CsvFile::take() {
   const char c = static_cast<char>(content_[position_++]);
+  // Shown in a later message, it would cut the message off.
+  if (c == '\0') {
+    throw DataError(formatted("{}: a NUL byte, which text does not hold; mend the file", place()));
+  }
   // The CR of CR LF ends no line of its own.
   if (c == '\n' || (c == '\r' && (at_end() || content_[position_] != '\n'))) ++line_;
   return c;

@@ -15,7 +15,7 @@ class CsvFile {
   /// Gzipped or not. DataError if it cannot be read, or is text in UTF-16.
   explicit CsvFile(const std::filesystem::path& path, char separator = ',');
   /// The cells of the next record; false at the end. DataError (file, line) for quotes that are not
-  /// closed or are followed by more.
+  /// closed or are followed by more, and for NUL bytes.
   bool next(std::vector<std::string>& cells);
   /// "FILE line N" of the last record, for messages.
   std::string place() const;

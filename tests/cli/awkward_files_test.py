@@ -416,6 +416,11 @@ class Tables(Generator):
                 file.write("a,b\n0.5,0\n1.5,1\n")
             cls.loaded.ask(encoding, "csv")
             cls.refusals[encoding] = "data.csv is text in UTF-16 or UTF-32"
+        cls.offsets = np.stack([1.7e9 + np.arange(60), 20240101 + np.arange(60) % 28, draw.normal(-4e8, 3, 60)], 1)
+        with open(cls.loaded.path("offsets", "data.csv"), "w") as file:
+            file.write("time,date,counter,class\n")
+            file.writelines(",".join(map(repr, map(float, row))) + f",{i % 3}\n" for i, row in enumerate(cls.offsets))
+        cls.loaded.ask("offsets", "csv", "test_file = data.csv\nnormalise = computed")
 
     @classmethod
     def write(cls, case, mark, end, separator, quoted, last, values):
@@ -433,6 +438,11 @@ class Tables(Generator):
 
     def test_as_numpy_reads_them(self):
         self.check_all(70)
+
+    def test_normalisation_takes_large_offsets_away(self):
+        normalised = (self.offsets - self.offsets.mean(0)) / self.offsets.std(0)
+        _, found, _ = self.loaded.read("offsets")
+        np.testing.assert_allclose(found, np.tile(normalised, (2, 1)), rtol=2**-23, atol=2**-23)
 
 
 def words_of(text):

@@ -2,10 +2,13 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import unittest
 import zlib
+
+import h5py
 
 sys.path.insert(0, os.path.dirname(__file__))
 from support import ProgramTest  # noqa: E402
@@ -81,6 +84,44 @@ class Tools(ProgramTest):
         self.write(os.path.join("images", "b", "1.png"), "no picture")
         self.assertIn("no image that can be read", self.tool("pack_images.py", "images", "mine.h5").stderr)
         self.assertFalse(os.path.exists(self.path("mine.h5")))
+
+    def pack(self, *parts):
+        """Packs classes a and b of each part, with one image each in the first, two in the second, and so on."""
+        shutil.rmtree(self.path("images"), ignore_errors=True)
+        for count, part in enumerate(parts, 1):
+            for kind in "ab":
+                for i in range(count):
+                    png(self.path("images", part, kind, f"{i}.png"), 6, 9 * i)
+        return self.tool("pack_images.py", "images", "mine.h5")
+
+    def test_parts_of_images_by_any_of_their_names(self):
+        for parts, test, left_out in ((("Train", "TEST"), 1, {}), (("TRAIN", "Validation"), 1, {}),
+                                      (("train", "valid"), 1, {}), (("Val", "Test", "train"), 1, {"Val": 2}),
+                                      (("train", "extra", "test", "validation"), 2, {"extra": 4, "validation": 8})):
+            with self.subTest(parts):
+                done = self.pack(*parts)
+                self.assertEqual(done.returncode, 0, done.stderr)
+                self.assertIn(f"images/{parts[test]} are the test split", done.stdout)
+                told = re.findall(r"images/(\w+): (\d+) images are left out", done.stdout)
+                self.assertEqual({name: int(count) for name, count in told}, left_out)
+                sizes = {part: 2 * count for count, part in enumerate(parts, 1)}
+                with h5py.File(self.path("mine.h5")) as file:
+                    self.assertEqual(list(file["y"].attrs["classes"]), ["a", "b"])
+                    self.assertEqual(int(file["split"][:].sum()), sizes[parts[test]])
+                    self.assertEqual(len(file["y"]), sum(sizes.values()) - sum(left_out.values()))
+
+    def test_parts_are_not_taken_for_classes(self):
+        for parts in (("Train",), ("Train", "Evaluation"), ("2023", "2024")):
+            with self.subTest(parts):
+                refused = self.pack(*parts)
+                self.assertEqual(refused.returncode, 1)
+                self.assertRegex(refused.stderr, r"^error: images/\w+ holds no images but folders of images \(a, b\)")
+                self.assertFalse(os.path.exists(self.path("mine.h5")))
+        # One folder more around the images of a class is usual.
+        os.rename(self.path("images", "2023", "a"), self.path("a"))
+        os.rename(self.path("images", "2024", "b"), self.path("b"))
+        done = self.tool("pack_images.py", "images", "mine.h5")
+        self.assertIn("in 2 classes", done.stdout, done.stderr)
 
     def test_a_fetched_file_is_checked(self):
         self.write("input.txt", "another text")

@@ -396,7 +396,7 @@ class ExportTest(ProgramTest):
                 file.write("a,b,c,d,class\n")
                 for row, label in zip(values, labels):
                     file.write(",".join(map(repr, map(float, row))) + f",{label}\n")
-            tables[name] = values.astype(numpy.float32), labels
+            tables[name] = values, labels
 
         def read(form):
             numpy.testing.assert_allclose(form["mean"], tables["train"][0].mean(0, dtype=float), rtol=1e-12)

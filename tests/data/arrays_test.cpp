@@ -82,6 +82,15 @@ TEST_F(Arrays, FilesAreFoundByFolderAndByPrefix) {
   EXPECT_EQ(load("arrays", "file = sub/mine-\n").files[0], folder_ / "sub/mine-x.npy");
   EXPECT_EQ(load("arrays", "file = " + (folder_ / "sub").string() + "\n").files[2],
             folder_ / "sub/split.npy");
+  write("arrays.h5", Bytes{0});
+  try {
+    load("arrays");
+    ADD_FAILURE() << "took one of two";
+  } catch (const InputError& error) {
+    EXPECT_MENTIONS(std::string(error.what()), "arrays.h5 and ");
+    EXPECT_MENTIONS(std::string(error.what()), "x.npy are both there: set data.file to arrays.h5");
+  }
+  EXPECT_EQ(std::filesystem::path(load("arrays", "file = .\n").files[0]).filename(), "x.npy");
 }
 
 /// Writes a dataset of doubles, in the type given, and in chunks and compressed if asked.

@@ -1,5 +1,6 @@
 // The user's own tables: which column means what, and rows that are refused by file and line.
 
+#include <cmath>
 #include <map>
 
 #include "fixture.h"
@@ -29,6 +30,47 @@ TEST_F(Csv, NumbersAreFeaturesAndTheLastColumnIsTheClass) {
                         at::tensor({1.0, 2.5, -3.0, 40.0}).view({2, 2}).to(at::kFloat)));
   EXPECT_TRUE(at::equal(whole(*data.test), at::tensor({7.0, 8.0}).view({1, 2}).to(at::kFloat)));
   EXPECT_EQ(data.train->label(1), 1);
+}
+
+TEST_F(Csv, NormalisationTakesALargeOffsetAway) {
+  std::string rows = "time,class\n";
+  for (int i = 0; i < 100; ++i)
+    rows += std::to_string(1700000000 + i) + "," + (i % 2 ? "1\n" : "0\n");
+  write("a.csv", rows);
+  const Dataset data = load("csv", "file = a.csv\ntest_file = a.csv\nnormalise = computed\n");
+  EXPECT_DOUBLE_EQ(data.normalisation.mean[0], 1700000049.5);
+  // Of n numbers that follow each other: sqrt((n^2 - 1) / 12).
+  const double deviation = std::sqrt(9999.0 / 12);
+  EXPECT_NEAR(data.normalisation.deviation[0], deviation, 1e-9);
+  const at::Tensor expected = ((at::arange(100, at::kDouble) - 49.5) / deviation).view({100, 1});
+  EXPECT_LT((whole(*data.train) - expected).abs().max().item<double>(), 2e-7);
+}
+
+TEST_F(Csv, ASampleIsNotTakenForNames) {
+  const auto refused = [&](const std::string& text) -> std::string {
+    write("a.csv", text);
+    try {
+      load("csv", "file = a.csv\ntest_file = a.csv\n");
+    } catch (const InputError& error) {
+      return error.what();
+    }
+    return "accepted";
+  };
+  const std::string advice =
+      "a.csv line 1 holds numbers alone; if it is a sample, set "
+      "data.csv_header = false";
+  for (const char* line :
+       {"3,5,0\n", "2,2,0\n", "-1.5, 1e3 ,0\n", "\"4\",,1\n", "1,2,3\n", ",2,1\n"}) {
+    EXPECT_MENTIONS(refused(line + std::string("1,2,0\n2,4,1\n")), advice);
+  }
+  // As pandas names columns that have no names, with its index and without.
+  for (const char* line : {"0,1,2\n", ",0,1\n", "0,1,class\n"}) {
+    ::testing::internal::CaptureStderr();
+    EXPECT_EQ(refused(line + std::string("1,2,0\n2,4,1\n")), "accepted");
+    ::testing::internal::GetCapturedStderr();
+  }
+  write("a.csv", std::string("3,5,0\n4,6,1\n"));
+  EXPECT_EQ(load("csv", "file = a.csv\ntest_file = a.csv\ncsv_header = false\n").train->size(), 2);
 }
 
 TEST_F(Csv, ColumnsAreChosenByNameOrNumber) {
@@ -134,6 +176,12 @@ TEST_F(Csv, RowsThatCannotBeUsedAreNamedByFileAndLine) {
     write("a.csv", good + "\n" + row);
     EXPECT_MENTIONS(refusal(), words);
     EXPECT_MENTIONS(refusal(), "a.csv line 23");
+  }
+  const std::string with_nul = std::string("1,2") + '\0' + "3,0\n";
+  for (const std::string& row : {with_nul, "1,\"2" + with_nul.substr(3, 2) + "\",0\n"}) {
+    write("a.csv", good + row);
+    EXPECT_MENTIONS(refusal(),
+                    "a.csv line 22: a NUL byte, which text does not hold; mend the file");
   }
   write("a.csv", good + "1,2,3\n");
   EXPECT_MENTIONS(refusal(), "class 2 has no sample");
