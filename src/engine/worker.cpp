@@ -11,18 +11,14 @@
 namespace espalier {
 namespace {
 
-/// Adds the seconds of its own life to `sum`.
-class Stopwatch {
- public:
-  explicit Stopwatch(double& sum) : sum_(sum), start_(std::chrono::steady_clock::now()) {}
-  ~Stopwatch() {
-    sum_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
-  }
-
- private:
-  double& sum_;
-  std::chrono::steady_clock::time_point start_;
-};
+/// Returns work(), and adds the seconds that it took to `sum_s`.
+template <class Work>
+auto timed(double& sum_s, const Work& work) {
+  const auto start = std::chrono::steady_clock::now();
+  auto result = work();
+  sum_s += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  return result;
+}
 
 }  // namespace
 
@@ -100,11 +96,7 @@ std::chrono::nanoseconds Worker::patience() const {
 bool Worker::advance(Work& work) {
   const std::int64_t done = work.stepper->steps_done();
   const double before_s = work.host_s;
-  bool goes_on = false;
-  {
-    const Stopwatch watch(work.host_s);
-    goes_on = work.stepper->step();
-  }
+  const bool goes_on = timed(work.host_s, [&] { return work.stepper->step(); });
   const bool is_paced = work.job.pace && work.stepper->steps_done() > done;
   if (goes_on && is_paced) watch(work, work.host_s - before_s);
   return goes_on;
@@ -146,11 +138,7 @@ void Worker::watch(Work& work, double step_s) {
 }
 
 void Worker::answer(Work& work) {
-  Stepper::Output output;
-  {
-    const Stopwatch watch(work.host_s);
-    output = work.stepper->finish();
-  }
+  const Stepper::Output output = timed(work.host_s, [&] { return work.stepper->finish(); });
   Answer answer;
   answer.kind = work.job.kind;
   answer.number = work.job.number;

@@ -62,6 +62,13 @@ void declare_server_options(OptionTable& table) {
              "rounds", 0, 1e9});
 }
 
+void set_identity(Flight& flight, const SentTask& sent) {
+  flight.number = sent.task.task;
+  flight.endpoint = sent.task.client;
+  flight.is_answered = !sent.fate.crashes && !sent.fate.vanishes;
+  flight.server_flops = kFlopsPerMergedValue * sent.geometry->count(Kind::trainable);
+}
+
 ServerSettings server_settings(const Config& config, const Experiment& experiment) {
   const Fleet& fleet = *experiment.fleet;
   ServerSettings s{.window = window_settings(config, fleet, config.integer("clients.per_round")),
@@ -195,9 +202,8 @@ void RoundsServer::advance() {
       wait_for_somebody();
     }
   } else {
-    pool_.interrupt_when([] { return stop_request().has_value(); });
-    auto event = clock_->next(closes);
-    pool_.interrupt_when({});
+    std::optional<Clock::Event> event;
+    heed_stops([&] { event = clock_->next(closes); });
     if (event) {
       deliver(std::move(*event));
     } else {
@@ -206,6 +212,13 @@ void RoundsServer::advance() {
     }
   }
   take_evaluations();
+}
+
+/// A wait that is given up (Pool::Interrupted) once a stop is requested.
+void RoundsServer::heed_stops(const std::function<void()>& wait) {
+  pool_.interrupt_when([] { return stop_request().has_value(); });
+  wait();
+  pool_.interrupt_when({});
 }
 
 void RoundsServer::wait_for_evaluations() {
@@ -222,9 +235,7 @@ void RoundsServer::finish_evaluations() {
   if (!known && !evaluator_.pending(version_)) {
     evaluator_.start(version_, window_.opened(), model_);
   }
-  pool_.interrupt_when([] { return stop_request().has_value(); });
-  wait_for_evaluations();
-  pool_.interrupt_when({});
+  heed_stops([this] { wait_for_evaluations(); });
   bring_statistics();
 }
 
@@ -233,14 +244,15 @@ void RoundsServer::finish_evaluations() {
 void RoundsServer::bring_statistics(std::optional<double> patience_s) {
   if (!lacks_statistics(model_)) return;
   evaluator_.calibrate(version_, model_);
-  const double until = wall_seconds() + patience_s.value_or(0);
-  const auto left_s = [&] { return std::max(0.0, until - wall_seconds()); };
-  if (!patience_s) pool_.interrupt_when([] { return stop_request().has_value(); });
-  pool_.wait_until(
-      [&] { return evaluator_.calibrated(version_) != nullptr || (patience_s && left_s() == 0); },
-      patience_s ? [&] { return std::chrono::nanoseconds(std::llround(left_s() * 1e9)); }
-                 : Pool::Patience());
-  pool_.interrupt_when({});
+  const auto is_known = [this] { return evaluator_.calibrated(version_) != nullptr; };
+  if (patience_s) {
+    const double until = wall_seconds() + *patience_s;
+    const auto left_s = [&] { return std::max(0.0, until - wall_seconds()); };
+    pool_.wait_until([&] { return is_known() || left_s() == 0; },
+                     [&] { return std::chrono::nanoseconds(std::llround(left_s() * 1e9)); });
+  } else {
+    heed_stops([&] { pool_.wait_until(is_known); });
+  }
   if (const Parameters* known = evaluator_.calibrated(version_)) copy_statistics(*known, model_);
 }
 
@@ -381,11 +393,9 @@ void RoundsServer::send(std::int64_t client) {
   Assignment assigned = rules_.submodel->choose(experiment_, moment);
   const bool searches = assigned.search > 0;
   SentTask sent;
-  Flight flight;
   sent.geometry = experiment_.plans->geometry(assigned.submodel, Packing::dense);
   sent.payload = payload_for(assigned.submodel, *sent.geometry);
   sent.share = assigned.share;
-  flight.is_bounded = searches && !rules_.search->size_is_known();
   sent.fate = faults_.fate(client, moment.nth_task);
   sent.task = {next_task_++,
                client,
@@ -397,11 +407,10 @@ void RoundsServer::send(std::int64_t client) {
                std::move(assigned.submodel),
                {},
                assigned.search};
-  flight.number = sent.task.task;
-  flight.endpoint = client;
-  flight.is_answered = sent.is_answered();
+  Flight flight;
+  set_identity(flight, sent);
+  flight.is_bounded = searches && !rules_.search->size_is_known();
   flight.bytes_down = std::ssize(*sent.payload) + std::ssize(sent.task.encode());
-  flight.server_flops = kFlopsPerMergedValue * sent.geometry->count(Kind::trainable);
   const auto state = states_.find(client);
   if (state != states_.end()) sent.task.state = state->second;
   flight.sent = now_;

@@ -61,9 +61,6 @@ void archive_sent(Archive& archive, const Experiment& experiment, SentTask& sent
   if (archive.loading()) {
     sent.task = ClientTask::decode(*experiment.model.layout, task);
     sent.geometry = experiment.plans->geometry(sent.task.submodel, Packing::dense);
-    flight.number = sent.task.task;
-    flight.endpoint = sent.task.client;
-    flight.server_flops = kFlopsPerMergedValue * sent.geometry->count(Kind::trainable);
   }
   archive_shared(archive, "payload", sent.payload, payloads);
   archive.value("flops", flight.flops);
@@ -74,7 +71,7 @@ void archive_sent(Archive& archive, const Experiment& experiment, SentTask& sent
   archive_flags(archive, "flags",
                 {&sent.fate.crashes, &sent.fate.vanishes, &sent.fate.twice, &sent.fate.not_finite,
                  &flight.is_final, &flight.is_bounded});
-  flight.is_answered = sent.is_answered();
+  if (archive.loading()) set_identity(flight, sent);
   for (Nanoseconds* time : {&flight.sent, &flight.download, &flight.compute, &flight.upload,
                             &flight.queued, &flight.finish}) {
     archive.value("time", *time);

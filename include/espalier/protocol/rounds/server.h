@@ -78,8 +78,10 @@ struct SentTask {
   SharedBytes payload;
   double share = 1;
   Fate fate;
-  bool is_answered() const { return !fate.crashes && !fate.vanishes; }
 };
+/// Sets what of a flight follows from its task alone: number, endpoint, whether it is answered, and
+/// what taking its answer in costs the server.
+void set_identity(Flight& flight, const SentTask& sent);
 
 /// Bytes of an answer's head, without the client's state.
 std::int64_t answer_bytes();
@@ -128,6 +130,7 @@ class RoundsServer {
   };
 
   void advance();
+  void heed_stops(const std::function<void()>& wait);
   void wait_for_evaluations();
   void finish_evaluations();
   void bring_statistics(std::optional<double> patience_s = {});
