@@ -26,12 +26,12 @@ bool may_change(const std::string& key) {
          key == "clock.scale" || key.starts_with("checkpoint.") || key.starts_with("record.");
 }
 
-/// A stored configuration with the defaults of options that are newer than its run.
-std::string completed(const OptionTable& table, const std::string& stored,
-                      const std::string& origin) {
+/// A stored configuration, with the defaults of options that are newer than its run.
+Config stored_config(const OptionTable& table, const std::string& stored,
+                     const std::string& origin) {
   Config config(table);
   config.read_text(stored, origin);
-  return config.resolved();
+  return config;
 }
 
 Lines lines_of(const std::string& resolved) {
@@ -48,10 +48,9 @@ void refuse(const std::vector<std::string>& differences, const std::string& what
 }
 
 /// `stored` with what `asked` gives anew.
-Config merged(const Config& asked, const std::string& stored, const std::filesystem::path& folder) {
-  Config result(asked.table());
-  result.read_text(stored, (folder / "config.ini").string());
-  const Lines before = option_lines(result.resolved()), now = option_lines(asked.resolved());
+Config merged(const Config& asked, const Config& stored, const std::filesystem::path& folder) {
+  Config result = stored;
+  const Lines before = option_lines(stored.resolved()), now = option_lines(asked.resolved());
   std::vector<std::string> differences;
   for (const std::string& key : asked.given_keys()) {
     const std::string wanted = now.contains(key) ? now.at(key) : "";
@@ -85,9 +84,10 @@ Intent intent(const Config& asked, const Request& request, const std::filesystem
     }
     return {};
   }
-  const std::string text = merged(asked, found->config, folder).resolved();
-  if (!found->closing_line.empty() &&
-      lines_of(text) == lines_of(completed(asked.table(), found->config, folder.string()))) {
+  const Config stored =
+      stored_config(asked.table(), found->config, (folder / "config.ini").string());
+  const std::string text = merged(asked, stored, folder).resolved();
+  if (!found->closing_line.empty() && lines_of(text) == lines_of(stored.resolved())) {
     return {Intent::Kind::tell, found->closing_line};
   }
   if (request.resume == Resume::never) {
@@ -106,7 +106,7 @@ Newest newest_checkpoint(const RunDirectory& directory, const Config& config) {
     try {
       auto reader = std::make_unique<CheckpointReader>(path);
       const Lines stored =
-          lines_of(completed(config.table(), reader->config_text(), path.string()));
+          lines_of(stored_config(config.table(), reader->config_text(), path.string()).resolved());
       const Lines wanted = lines_of(config.resolved());
       std::vector<std::string> differences;
       for (const auto& [key, value] : wanted) {

@@ -48,10 +48,7 @@ void Config::read_file(const std::filesystem::path& path) {
 void Config::read_text(const std::string& ini, const std::string& origin) {
   std::map<std::string, int> lines;
   std::string section;
-  // Editors of Windows begin a file with a byte order mark.
-  constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";
-  std::istringstream text(ini.starts_with(kByteOrderMark) ? ini.substr(kByteOrderMark.size())
-                                                          : ini);
+  std::istringstream text{std::string(without_byte_order_mark(ini))};
   std::string whole_line;
   for (int number = 1; std::getline(text, whole_line); ++number) {
     const std::string_view line = trimmed(without_comment(whole_line));
@@ -165,7 +162,7 @@ std::vector<std::string> Config::unread() const {
     const auto computed = defaults_.find(key);
     const std::string& usual =
         computed == defaults_.end() ? option.default_value : computed->second;
-    // A value that says what holds anyway, as in the config.ini of a run, misleads nobody.
+    // A given default changes nothing; the config.ini of a run gives every option.
     const bool is_usual = canonical_value(option, value) == canonical_value(option, usual);
     if (!is_usual && !read_.contains(key)) keys.push_back(key);
   }

@@ -96,7 +96,8 @@ std::size_t mark_of_utf8(std::span<const std::uint8_t> bytes, const std::filesys
         "-t UTF-8 {} > NEW`",
         path.string(), path.string()));
   }
-  return begins_with({0xef, 0xbb, 0xbf}) ? 3 : 0;
+  const std::string_view text(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+  return text.size() - without_byte_order_mark(text).size();
 }
 
 MappedFile::MappedFile(const std::filesystem::path& path) {

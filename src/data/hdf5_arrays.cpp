@@ -156,7 +156,7 @@ bool find_raw_files(hid_t object, hid_t created, const std::string& name) {
   return beside;
 }
 
-void check_parts(hid_t object, const std::string& name);
+bool check_parts(hid_t object, const std::string& name);
 
 /// A virtual dataset is put together from others. HDF5 takes zeros for those that are not there, so
 /// they are looked for first.
@@ -204,18 +204,19 @@ std::string missing_filter(hid_t created) {
   return "";
 }
 
-void check_parts(hid_t object, const std::string& name) {
+/// DataError where a raw file or a source is missing. Returns whether the numbers lie in raw files
+/// beside the HDF5 file.
+bool check_parts(hid_t object, const std::string& name) {
   const H5Handle created(H5Dget_create_plist(object), H5Pclose);
-  if (H5Pget_external_count(created) > 0) find_raw_files(object, created, name);
   if (H5Pget_layout(created) == H5D_VIRTUAL) check_sources(object, created, name);
+  return H5Pget_external_count(created) > 0 && find_raw_files(object, created, name);
 }
 
 /// The numbers of a dataset, read through HDF5.
 Array read_dataset(H5Handle object, hid_t file, const std::string& dataset, Array array,
                    std::int64_t bytes) {
-  check_parts(object, array.name);
   const H5Handle created(H5Dget_create_plist(object), H5Pclose);
-  if (H5Pget_external_count(created) > 0 && find_raw_files(object, created, array.name)) {
+  if (check_parts(object, array.name)) {
     const H5Handle access(H5Pcreate(H5P_DATASET_ACCESS), H5Pclose);
     h5_check(H5Pset_efile_prefix(access, "${ORIGIN}"), "look for its raw files");
     object.close();

@@ -36,7 +36,7 @@ AvailabilityTrace AvailabilityTrace::parse(const std::string& text, const std::s
   constexpr std::int64_t kMostClients = 10'000'000;
   constexpr double kMostSeconds = 3e9;
   AvailabilityTrace trace;
-  std::istringstream lines(text.starts_with("\xEF\xBB\xBF") ? text.substr(3) : text);
+  std::istringstream lines{std::string(without_byte_order_mark(text))};
   std::int64_t number = 0;
   bool is_first = true;
   for (std::string line; std::getline(lines, line);) {

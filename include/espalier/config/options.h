@@ -63,6 +63,8 @@ std::optional<std::vector<double>> parse_reals(std::string_view text);
 
 /// `text` without blanks at its ends.
 std::string_view trimmed(std::string_view text);
+/// `text` without the byte order mark with which editors of Windows begin UTF-8.
+std::string_view without_byte_order_mark(std::string_view text);
 
 /// The one spelling of a valid `value`, so that equal settings compare equal as text: true/false,
 /// and numbers as the shortest decimals that read back to the same value.
