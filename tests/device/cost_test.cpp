@@ -16,6 +16,7 @@
 #include "espalier/device/memory.h"
 #include "espalier/model/parameters.h"
 #include "model/leading.h"
+#include "momentum_step.h"
 
 namespace espalier {
 namespace {
@@ -60,15 +61,12 @@ std::int64_t measured_peak(const Model& model, const Submodel& submodel, const S
     p.zero_gradients();
     at::Tensor loss = at::cross_entropy_loss(forward(model, p, x, context), y);
     loss.backward();
-    c10::NoGradGuard no_grad;
     if (setting.momentum) {
-      if (!velocity.defined()) {
-        velocity = p.gradients().clone();
-      } else {
-        velocity.mul_(0.9).add_(p.gradients());
-      }
+      momentum_step(p, velocity);
+    } else {
+      c10::NoGradGuard no_grad;
+      p.trainable().add_(p.gradients(), -0.01);
     }
-    p.trainable().add_(setting.momentum ? velocity : p.gradients(), -0.01);
   }
   return account->peak_bytes();
 }

@@ -13,6 +13,7 @@
 #include "espalier/model/cost.h"
 #include "espalier/model/parameters.h"
 #include "model/leading.h"
+#include "momentum_step.h"
 
 namespace espalier {
 namespace {
@@ -40,17 +41,6 @@ at::Tensor samples(const Model& model) {
   return at::zeros(shape, model.shape.vocabulary > 0 ? at::kLong : at::kFloat);
 }
 
-/// One step of SGD with momentum.
-void update(Parameters& p, at::Tensor& velocity) {
-  c10::NoGradGuard no_grad;
-  if (velocity.defined()) {
-    velocity.mul_(0.9).add_(p.gradients());
-  } else {
-    velocity = p.gradients().clone();
-  }
-  p.trainable().add_(velocity, -0.01);
-}
-
 /// Peak bytes of three steps of the part. `features`: the shape of its input; empty: samples.
 std::int64_t measured_peak(const Model& model, const Submodel& part, std::int64_t message_bytes,
                            const std::vector<std::int64_t>& features) {
@@ -73,7 +63,7 @@ std::int64_t measured_peak(const Model& model, const Submodel& part, std::int64_
       const at::Tensor loss = at::cross_entropy_loss(std::exchange(out, {}).flatten(0, -2), labels);
       loss.backward();
     }
-    update(p, velocity);
+    momentum_step(p, velocity);
   }
   return account->peak_bytes();
 }

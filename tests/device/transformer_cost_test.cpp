@@ -14,6 +14,7 @@
 #include "espalier/model/cost.h"
 #include "espalier/model/parameters.h"
 #include "model/leading.h"
+#include "momentum_step.h"
 
 namespace espalier {
 namespace {
@@ -68,13 +69,7 @@ std::int64_t measured_peak(const Model& model, const Submodel& submodel, std::in
     for (const at::Tensor& logits : exits) loss = loss + at::cross_entropy_loss(logits, y);
     exits.clear();
     loss.backward();
-    c10::NoGradGuard no_grad;
-    if (!velocity.defined()) {
-      velocity = p.gradients().clone();
-    } else {
-      velocity.mul_(0.9).add_(p.gradients());
-    }
-    p.trainable().add_(velocity, -0.01);
+    momentum_step(p, velocity);
   }
   return account->peak_bytes();
 }

@@ -15,8 +15,8 @@
 #include "espalier/comm/environment.h"
 #include "espalier/device/memory.h"
 #include "espalier/method/register.h"
-#include "espalier/protocol/rounds/faults.h"
 #include "espalier/protocol/rounds/server.h"
+#include "fixture.h"
 
 namespace espalier {
 namespace {
@@ -84,26 +84,6 @@ std::map<std::string, std::string> others() {
                "[data]\nlocal_test = 0.3\n[train]\noptimizer = adan\noptimizer_state = keep\n"}};
 }
 
-OptionTable options() {
-  OptionTable table;
-  declare_experiment_options(table);
-  declare_server_options(table);
-  declare_model_options(table);
-  declare_data_options(table);
-  declare_device_options(table);
-  declare_method_options(table);
-  for (const Option& option : catalogue().options.options()) table.add(option);
-  declare_train_options(table);
-  declare_window_options(table);
-  declare_clock_options(table);
-  declare_resource_options(table);
-  declare_sampling_options(table);
-  declare_availability_options(table);
-  declare_fault_options(table);
-  declare_evaluation_options(table);
-  return table;
-}
-
 struct Combination {
   std::string submodel, search, merge, objective, window;
   std::string text() const {
@@ -140,7 +120,7 @@ class Ground {
 
  private:
   Config config() const {
-    Config config(options());
+    Config config(method_options());
     config.read_text(kTiny, "the test");
     config.read_text(text_, "the ground");
     return config;
@@ -258,7 +238,7 @@ TEST_F(Combinations, RunOrAreRefusedWithWhatToSet) {
 TEST_F(Combinations, OfASearchAndARuleThatNeverSearchesAreRefused) {
   for (const auto& submodel : submodels_) {
     if (!catalogue().submodels.get(submodel).value.search.empty()) continue;
-    Config config(options());
+    Config config(method_options());
     config.read_text(
         Combination{submodel, searches_.front(), "average", "proximal", "buffered"}.text(), "it");
     try {

@@ -10,13 +10,35 @@
 #include <utility>
 #include <vector>
 
+#include "espalier/device/availability.h"
 #include "espalier/device/memory.h"
 #include "espalier/method/register.h"
-#include "espalier/protocol/rounds/window.h"
+#include "espalier/protocol/rounds/server.h"
 #include "espalier/train/client.h"
 #include "espalier/train/task_cost.h"
 
 namespace espalier {
+
+/// Every option that a run reads.
+inline OptionTable method_options() {
+  OptionTable table;
+  declare_experiment_options(table);
+  declare_server_options(table);
+  declare_model_options(table);
+  declare_data_options(table);
+  declare_device_options(table);
+  declare_method_options(table);
+  for (const Option& option : catalogue().options.options()) table.add(option);
+  declare_train_options(table);
+  declare_window_options(table);
+  declare_clock_options(table);
+  declare_resource_options(table);
+  declare_sampling_options(table);
+  declare_availability_options(table);
+  declare_fault_options(table);
+  declare_evaluation_options(table);
+  return table;
+}
 
 struct Setting {
   Config config;
@@ -28,17 +50,7 @@ struct Setting {
 inline std::unique_ptr<Setting> make_setting(const std::string& text, const std::string& more) {
   install_counting_allocator();
   at::set_num_threads(1);
-  OptionTable table;
-  declare_experiment_options(table);
-  declare_model_options(table);
-  declare_data_options(table);
-  declare_device_options(table);
-  declare_method_options(table);
-  for (const Option& option : catalogue().options.options()) table.add(option);
-  declare_train_options(table);
-  declare_window_options(table);
-  declare_evaluation_options(table);
-  Config config(std::move(table));
+  Config config(method_options());
   config.read_text("[data]\nname = synthetic\nsynthetic_shape = 1, 16, 16\n[clients]\ncount = 1\n",
                    "the fixture");
   config.read_text(text, "the test");

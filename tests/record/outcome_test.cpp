@@ -10,7 +10,7 @@ namespace espalier {
 namespace {
 
 TEST(Outcome, NamesAreThoseOfTheColumnAndLeadBack) {
-  // interface.md, /tasks
+  // Scripts that read /tasks rely on these.
   const std::array<const char*, kOutcomes> fixed{"merged",    "dropped_stale", "out_of_memory",
                                                  "crashed",   "rejected",      "unavailable",
                                                  "unfinished"};
