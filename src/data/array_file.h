@@ -99,7 +99,8 @@ Array array_of(std::string name, Element element, std::vector<std::int64_t> shap
 Array open_npy(const std::filesystem::path& path);
 
 /// Those of the named datasets that the HDF5 file has, at its root, also by links, in raw files or
-/// put together from other datasets. DataError likewise, and if any of these is not there.
+/// put together from other datasets. DataError if it is damaged or cut short, holds no plain
+/// numbers, or if any of these is missing.
 std::map<std::string, Array> open_hdf5(const std::filesystem::path& path,
                                        const std::vector<std::string>& names);
 

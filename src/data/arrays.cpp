@@ -183,8 +183,8 @@ void note_of_bytes(const Array& x, const Config& config) {
   if (std::none_of(x.data, end, [](std::uint8_t byte) { return byte > 1; })) return;
   log_note(
       formatted("{}: bytes of a table are taken as numbers from 0 to 255; bytes of images "
-                "[samples, channels, "
-                "height, width] are divided by 255; data.normalise = computed scales both",
+                "[samples, channels, height, width] are divided by 255; data.normalise = computed "
+                "scales both",
                 x.name));
 }
 
@@ -491,9 +491,8 @@ DataSource arrays_source() {
                .type = OptionType::choice,
                .default_value = "none",
                .help = "arrays, csv: numbers as they are (bytes of images divided by 255), or less "
-                       "a mean and "
-                       "divided by a deviation for each channel or feature: computed from the "
-                       "training samples, or given.",
+                       "a mean and divided by a deviation for each channel or feature: computed "
+                       "from the training samples, or given.",
                .choices = {"none", "computed", "given"}});
     table.add({.key = "data.mean",
                .type = OptionType::real_list,

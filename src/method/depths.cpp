@@ -29,17 +29,15 @@ DepthLevels::DepthLevels(const Config& config, const Experiment& experiment, con
   if (rotates_ && model_.exits.size() > 1 && !model_.depth_keeps_shape) {
     throw InputError(formatted(
         "no client holds the whole depth, and the blocks of model.name = {} change the shape of "
-        "what "
-        "passes through them, so none can be left out in turn: give some client a share of 1 "
+        "what passes through them, so none can be left out in turn: give some client a share of 1 "
         "(method.widths), or set method.rotate_depth = false, and the last blocks are not trained",
         model_.name));
   }
   if (model_.depth.empty()) {
-    log_warning(
-        formatted("model.name = {} with model.exits = {} has no blocks that a cut in depth can "
-                  "drop, so every "
-                  "client holds all of them; set model.exits to 2 or more (cnn, vit, encoder)",
-                  model_.name, model_.exits.size()));
+    log_warning(formatted(
+        "model.name = {} with model.exits = {} has no blocks that a cut in depth can "
+        "drop, so every client holds all of them; set model.exits to 2 or more (cnn, vit, encoder)",
+        model_.name, model_.exits.size()));
   }
 }
 

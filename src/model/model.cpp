@@ -243,11 +243,10 @@ void check_data(const std::string& name, Takes takes, const DataShape& data) {
   }
   if (takes == Takes::images && has_channels_last(data.sample)) {
     const auto& s = data.sample;
-    throw InputError(
-        formatted("model.name = {} is for images whose channels come first, and samples of the "
-                  "shape {}x{}x{} "
-                  "have them last; store them as {}x{}x{} (numpy.moveaxis(x, -1, 1))",
-                  name, s[0], s[1], s[2], s[2], s[0], s[1]));
+    throw InputError(formatted(
+        "model.name = {} is for images whose channels come first, and samples of the "
+        "shape {}x{}x{} have them last; store them as {}x{}x{} (numpy.moveaxis(x, -1, 1))",
+        name, s[0], s[1], s[2], s[2], s[0], s[1]));
   }
 }
 

@@ -79,7 +79,7 @@ class Clock {
   /// Jobs that were sent and not yet handed out by next(), in the order in which they will be, as
   /// far as that is known.
   const std::map<Key, Flight>& out() const { return out_; }
-  /// The server's queues. Their owner saves the jobs that are out, and sends them again.
+  /// The server's queues. The protocol saves outstanding jobs and sends them again.
   void archive(Archive& archive) { server_.archive(archive); }
 
  protected:

@@ -28,7 +28,7 @@ class DynamicTerm {
   bool by_samples_;
   double own_alpha_ = 0;  // of the task's client
   at::Tensor sent_;       // flat, as the model in training
-  at::Tensor memory_;     // g, likewise
+  at::Tensor memory_;     // g, flat as well
   // Of the last task: the submodel's code, and g of it, dense; empty before the first.
   std::vector<std::int64_t> code_;
   std::vector<float> state_;

@@ -167,9 +167,9 @@ at::Tensor forward(const Model& model, const Parameters& parameters, at::Tensor 
 /// of these; where there is none, the first `kept` and the head.
 Submodel cut_depth(const Model& model, std::int64_t kept);
 
-/// The same number of blocks and exits, but beginning `version` classifiers further on, as far as
-/// there is room: every block is kept by one of so many versions. Without exits, cut_depth(). Only
-/// for a model whose depth_keeps_shape.
+/// The same number of blocks and exits, beginning `version` classifiers further on, modulo the
+/// possible beginnings, so that consecutive versions keep every block. Without exits, cut_depth().
+/// Only for a model whose depth_keeps_shape.
 Submodel rolling_depth(const Model& model, std::int64_t kept, std::int64_t version);
 
 /// What samples a family is for.

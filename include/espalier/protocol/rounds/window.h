@@ -16,7 +16,7 @@ enum class Release { merged, arrival };
 enum class Stale { merge, drop, resend };
 
 struct WindowSettings {
-  std::int64_t min_updates = 0;           ///< K; 0: all that are out
+  std::int64_t min_updates = 0;           ///< K; 0: all outstanding
   Nanoseconds grace = 0;                  ///< after the K-th
   std::optional<Nanoseconds> deadline{};  ///< from the window's opening
   Release release = Release::merged;
