@@ -10,6 +10,8 @@
 #include "espalier/train/client.h"
 
 namespace espalier {
+
+using namespace rounds;
 namespace {
 
 using Settings = std::vector<std::pair<std::string, std::string>>;
@@ -43,9 +45,9 @@ class Item {
       : config_(config_of(what, steps)), experiment_(build_experiment(config_)) {
     const Layout& layout = *experiment_.model.layout;
     task_.submodel = rolling_submodel(layout, what.share, 0);
-    Parameters model(experiment_.plans->geometry(Submodel::full(layout), Packing::aligned));
+    Parameters model(experiment_.plans->buffer_layout(Submodel::full(layout), Packing::aligned));
     initialise(model, experiment_.seed);
-    const auto dense = experiment_.plans->geometry(task_.submodel, Packing::dense);
+    const auto dense = experiment_.plans->buffer_layout(task_.submodel, Packing::dense);
     payload_ = pack_payload(*experiment_.plans, model, *dense);
     measured_.what = what;
     measured_.steps = steps;

@@ -22,6 +22,8 @@
 #include "espalier/train/weights.h"
 
 namespace espalier {
+
+using namespace rounds;
 namespace {
 
 template <class Value>
@@ -258,7 +260,7 @@ int export_command(const std::vector<std::string>& arguments) {
   const std::vector<NamedTensor> tensors = named_tensors(stored.values);
   write_safetensors(files[1], tensors);
   std::printf("%s: %s, %zu tensors, %lld values\n", files[1].c_str(), stored.model.name.c_str(),
-              tensors.size(), static_cast<long long>(stored.values.geometry().count()));
+              tensors.size(), static_cast<long long>(stored.values.buffer_layout().count()));
   return 0;
 }
 

@@ -16,6 +16,8 @@
 #include "espalier/train/weights.h"
 
 namespace espalier {
+
+using namespace rounds;
 namespace {
 
 void declare_run_options(OptionTable& table) {

@@ -34,6 +34,8 @@
 #include "espalier/train/weights.h"
 
 namespace espalier {
+
+using namespace rounds;
 namespace {
 
 /// Exit status of a run that was stopped at a checkpoint: start again to go on.
@@ -81,7 +83,8 @@ void print_check(const Experiment& e, const RuleNames& names, const ServerRules&
   log_note(formatted("method   {} (submodel {}, window {}, merge {}, objective {})", names.method,
                      names.submodel, names.window, names.merge, names.objective));
   const auto full = Submodel::full(*e.model.layout);
-  const std::int64_t values = e.plans->geometry(full, Packing::aligned)->count(Kind::trainable);
+  const std::int64_t values =
+      e.plans->buffer_layout(full, Packing::aligned)->count(Kind::trainable);
   log_note(formatted("model    {}, {} parameters", e.model.name, values));
   log_note(formatted("data     {}, {} training and {} test samples", e.data.name,
                      e.data.train ? e.data.train->size() : 0,

@@ -102,10 +102,10 @@ std::unique_ptr<Split> make_split(const Rows& rows, std::int64_t begin, std::int
 
 Dataset load(const Config& config, const fs::path& folder) {
   const fs::path inner = folder / "ag_news_csv";
-  const fs::path& place = is_there(inner) ? inner : folder;
+  const fs::path& place = is_available(inner) ? inner : folder;
   const fs::path train_path = place / "train.csv";
   const fs::path test_path = place / "test.csv";
-  if (!is_there(test_path)) {
+  if (!is_available(test_path)) {
     throw MissingDataError(
         formatted("test.csv of AG News is missing; looked in {} and {}: set data.dir or "
                   "ESPALIER_DATA to the folder that holds it",
@@ -117,7 +117,7 @@ Dataset load(const Config& config, const fs::path& folder) {
   const Limits limit = limits(config);
   WordCounts words;
   Rows train;
-  const bool one_file = !is_there(train_path);
+  const bool one_file = !is_available(train_path);
   if (!one_file) {
     train = read_rows(train_path, length, limit.train > 0 ? limit.train : all, words);
     dataset.files.push_back(train_path.string());

@@ -352,9 +352,9 @@ ArraySet open_arrays(const Config& config, const fs::path& folder) {
     if (fs::is_directory(prefix)) prefix /= "";
   }
   const auto prefix = std::find_if(prefixes.begin(), prefixes.end(), [&](const fs::path& begin) {
-    return is_there(npy(begin, "x"));
+    return is_available(npy(begin, "x"));
   });
-  if (given.empty() && prefix != prefixes.end() && is_there(folder / "arrays.h5")) {
+  if (given.empty() && prefix != prefixes.end() && is_available(folder / "arrays.h5")) {
     throw InputError(
         formatted("{} and {} are both there: set data.file to arrays.h5, or to . for the npy files",
                   (folder / "arrays.h5").string(), npy(*prefix, "x").string()));
@@ -362,7 +362,7 @@ ArraySet open_arrays(const Config& config, const fs::path& folder) {
   if (prefix != prefixes.end()) {
     for (const std::string& name : names) {
       const fs::path path = npy(*prefix, name);
-      if (!is_there(path)) continue;
+      if (!is_available(path)) continue;
       arrays.emplace(name, open_npy(path));
       set.files.push_back(path.string());
     }

@@ -89,14 +89,14 @@ void append_file(const Kind& kind, const fs::path& path, std::int64_t records, s
 
 Dataset load(const Kind& kind, const Config& config, const fs::path& folder) {
   const fs::path inner = folder / kind.folder;
-  const fs::path& place = is_there(inner) ? inner : folder;
+  const fs::path& place = is_available(inner) ? inner : folder;
   Dataset dataset{kind.name, {{3, 32, 32}, kind.classes}, nullptr, nullptr, {}};
   dataset.normalisation = kind.normalisation;
   Samples train;
   std::string absent;
   for (const std::string& name : kind.train_files) {
     const fs::path path = place / name;
-    if (!is_there(path)) {
+    if (!is_available(path)) {
       absent += (absent.empty() ? "" : ", ") + name;
       continue;
     }
@@ -104,7 +104,7 @@ Dataset load(const Kind& kind, const Config& config, const fs::path& folder) {
     dataset.files.push_back(path.string());
   }
   const fs::path test_path = place / kind.test_file;
-  if (dataset.files.empty() || !is_there(test_path)) {
+  if (dataset.files.empty() || !is_available(test_path)) {
     throw MissingDataError(
         formatted("{} of {} is missing; looked in {} and {}: set data.dir or ESPALIER_DATA to "
                   "the folder that holds its binary files",

@@ -123,7 +123,7 @@ MappedFile::~MappedFile() {
   if (size_ > 0) munmap(const_cast<std::uint8_t*>(bytes_), size_);
 }
 
-bool is_there(const std::filesystem::path& path) {
+bool is_available(const std::filesystem::path& path) {
   std::error_code ignored;
   return std::filesystem::exists(path, ignored);
 }
@@ -132,8 +132,8 @@ std::filesystem::path named_file(const Config& config, const std::string& key,
                                  const std::filesystem::path& folder, const std::string& usual) {
   std::filesystem::path given = config.text(key);
   std::filesystem::path inside = given.empty() ? folder / usual : folder / given;
-  if (is_there(inside)) return inside;
-  if (!given.empty() && is_there(given)) return given;
+  if (is_available(inside)) return inside;
+  if (!given.empty() && is_available(given)) return given;
   const bool one_place = given.empty() || given == inside;
   throw MissingDataError(
       formatted("{} is missing{}: set {} to the file, or data.dir to its folder", inside.string(),

@@ -36,7 +36,7 @@ class MappedFile {
 };
 
 /// Whether there is something under that name; what cannot be looked at is not there.
-bool is_there(const std::filesystem::path& path);
+bool is_available(const std::filesystem::path& path);
 
 /// The file that `key` (data.file, data.test_file) names: in `folder`, else as seen from the
 /// working directory; `usual` below `folder` where the key is empty. DataError if there is none.

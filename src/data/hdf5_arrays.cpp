@@ -135,7 +135,7 @@ bool find_raw_files(hid_t object, hid_t created, const std::string& name) {
     h5_check(H5Pget_external(created, i, given.size() - 1, given.data(), &offset, &size),
              "read the name of its raw file");
     fs::path path = folder / given.data();
-    if (!is_there(path)) {
+    if (!is_available(path)) {
       path = given.data();
       beside = false;
     }
@@ -174,8 +174,8 @@ void check_sources(hid_t object, hid_t created, const std::string& name) {
     // With % in its name a source is as many datasets as are found.
     if ((file + dataset).find('%') != std::string::npos) continue;
     const bool own = file == ".";
-    const fs::path path = own || is_there(folder / file) ? folder / file : fs::path(file);
-    if (!own && !is_there(path)) {
+    const fs::path path = own || is_available(folder / file) ? folder / file : fs::path(file);
+    if (!own && !is_available(path)) {
       throw DataError(formatted("{} is put together from {}, which is missing", name, file));
     }
     const H5Handle place = own ? H5Handle(H5Iget_file_id(object), H5Fclose) : open_file(path);

@@ -74,7 +74,7 @@ fs::path find_file(const std::vector<fs::path>& folders, const std::string& name
   for (const fs::path& folder : folders) {
     for (const char* ending : {"", ".gz"}) {
       fs::path path = folder / (name + ending);
-      if (is_there(path)) return path;
+      if (is_available(path)) return path;
     }
   }
   return {};
@@ -149,7 +149,7 @@ Dataset load_fashion_mnist(const Config& config, const fs::path& folder) {
   // Its files have MNIST's names, so its own folder, where there is one, is the only place.
   const fs::path inner = folder / "fashion-mnist";
   return load_idx_folder(
-      "fashion-mnist", {is_there(inner) ? inner : folder}, kFashion, limits(config),
+      "fashion-mnist", {is_available(inner) ? inner : folder}, kFashion, limits(config),
       "set data.dir or ESPALIER_DATA to the folder that holds Fashion-MNIST's four files");
 }
 

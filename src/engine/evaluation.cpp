@@ -46,9 +46,9 @@ class ShardStepper final : public Stepper {
   ShardStepper(const Experiment& experiment, const Job& job, Run run)
       : head_(job.head), batches_(Batches::decode(*job.head)), run_(std::move(run)) {
     const auto full = Submodel::full(*experiment.model.layout);
-    const auto dense = experiment.plans->geometry(full, Packing::dense);
-    model_ = Parameters(experiment.plans->geometry(full, Packing::aligned));
-    experiment.plans->plan(*dense, model_.geometry())
+    const auto dense = experiment.plans->buffer_layout(full, Packing::dense);
+    model_ = Parameters(experiment.plans->buffer_layout(full, Packing::aligned));
+    experiment.plans->plan(*dense, model_.buffer_layout())
         ->copy(reinterpret_cast<const float*>(job.payload->data()), model_.data());
     next_ = batches_.first;
   }
@@ -126,9 +126,9 @@ Evaluator::Running& Evaluator::hold(std::int64_t version, const Parameters& mode
   const auto [place, added] = running_.try_emplace(version);
   Running& running = place->second;
   if (!added) return running;
-  running.model = Parameters(model.geometry_ptr());
+  running.model = Parameters(model.buffer_layout_ptr());
   std::memcpy(running.model.data(), model.data(),
-              static_cast<std::size_t>(model.geometry().size()) * sizeof(float));
+              static_cast<std::size_t>(model.buffer_layout().size()) * sizeof(float));
   running.is_calibrated = !lacks_statistics(model);
   running.moments.resize(static_cast<std::size_t>(plan_.calibration_batches()));
   running.sums.resize(static_cast<std::size_t>(plan_.test_batches()));
@@ -161,20 +161,20 @@ void Evaluator::archive(Archive& archive, const Parameters& model) {
   archive.value("times", times);
   for (std::size_t i = 0; i < versions.size(); ++i) {
     Parameters copy;
-    if (archive.loading()) copy = Parameters(model.geometry_ptr());
+    if (archive.loading()) copy = Parameters(model.buffer_layout_ptr());
     Parameters& values = archive.loading() ? copy : running_.at(versions[i]).model;
     archive.value(
         formatted("model_{}", versions[i]).c_str(),
-        std::span<float>(values.data(), static_cast<std::size_t>(values.geometry().size())));
+        std::span<float>(values.data(), static_cast<std::size_t>(values.buffer_layout().size())));
     if (archive.loading()) start(versions[i], times[i], values);
   }
 }
 
 /// Cuts the batches into one shard for each rank.
 void Evaluator::send(std::int64_t version, const Running& running, JobKind kind) {
-  const auto dense = experiment_.plans->geometry(running.model.submodel(), Packing::dense);
+  const auto dense = experiment_.plans->buffer_layout(running.model.submodel(), Packing::dense);
   auto values = std::make_shared<Bytes>(static_cast<std::size_t>(dense->size()) * sizeof(float));
-  experiment_.plans->plan(running.model.geometry(), *dense)
+  experiment_.plans->plan(running.model.buffer_layout(), *dense)
       ->copy(running.model.data(), reinterpret_cast<float*>(values->data()));
   Job job;
   job.kind = kind;

@@ -5,7 +5,7 @@
 #include "espalier/protocol/rounds/merge.h"
 #include "espalier/protocol/rounds/window.h"
 
-namespace espalier {
+namespace espalier::rounds {
 namespace {
 
 /// FedAsync (spec 1.3): w <- (1 - a) w + a w_client, a = alpha s(staleness), computed afresh for
@@ -49,7 +49,8 @@ class BufferedDifferences : public MergeRule {
     }
     std::vector<Holding> counted = sent;
     for (Holding& holding : counted) holding.weight = 1;
-    if (momentum_ > 0) velocity_.resize(static_cast<std::size_t>(model.geometry().size()), 0.0f);
+    if (momentum_ > 0)
+      velocity_.resize(static_cast<std::size_t>(model.buffer_layout().size()), 0.0f);
     auto after = std::make_unique<BlockSums>();
     auto before = std::make_unique<BlockSums>();
     auto holders = std::make_unique<BlockSums>();
@@ -185,4 +186,4 @@ void register_asynchronous(Catalogue& c) {
   c.methods.add("semi_async", "mean of those that are there, the less the staler", semi_async);
 }
 
-}  // namespace espalier
+}  // namespace espalier::rounds

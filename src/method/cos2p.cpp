@@ -9,7 +9,7 @@
 #include "espalier/protocol/rounds/merge.h"
 #include "espalier/train/client.h"
 
-namespace espalier {
+namespace espalier::rounds {
 namespace {
 
 /// The blocks that a client's share allows (spec 2.1), of each layer the units of its mask (2.2);
@@ -215,7 +215,7 @@ class ImportanceOverDrift : public MergeRule {
     const auto* trained = reinterpret_cast<const float*>(update.values->data());
     const auto* sent = reinterpret_cast<const float*>(update.sent->data());
     double sum = 0;
-    for (std::int64_t i = 0; i < update.geometry->count(Kind::trainable); ++i) {
+    for (std::int64_t i = 0; i < update.buffer_layout->count(Kind::trainable); ++i) {
       sum += std::abs(static_cast<double>(trained[i]) - static_cast<double>(sent[i]));
     }
     return sum;
@@ -227,7 +227,8 @@ class ImportanceOverDrift : public MergeRule {
     if (drift_ == Drift::polynomial) {
       return std::sqrt(1 + static_cast<double>(update.staleness)) - 1;
     }
-    const auto plan = experiment.plans->plan(*update.geometry, model.geometry(), nullptr, kTrained);
+    const auto plan =
+        experiment.plans->plan(*update.buffer_layout, model.buffer_layout(), nullptr, kTrained);
     const auto* sent = reinterpret_cast<const float*>(update.sent->data());
     double distance = 0;
     double norm = 0;
@@ -402,4 +403,4 @@ void register_cos2p(Catalogue& c) {
                 method);
 }
 
-}  // namespace espalier
+}  // namespace espalier::rounds

@@ -5,7 +5,7 @@
 
 #include "espalier/protocol/rounds/merge.h"
 
-namespace espalier {
+namespace espalier::rounds {
 namespace {
 
 class CompensateDelay : public MergeRule {
@@ -24,7 +24,7 @@ class CompensateDelay : public MergeRule {
       std::vector<float>* squares = nullptr;
       if (adaptive_) {
         squares = &squares_[update.client];
-        squares->resize(static_cast<std::size_t>(model.geometry().size()), 0.0f);
+        squares->resize(static_cast<std::size_t>(model.buffer_layout().size()), 0.0f);
       }
       change_held(experiment, model, update,
                   [&](double value, double trained, double sent, std::int64_t index) {
@@ -79,4 +79,4 @@ void register_dc_asgd(Catalogue& c) {
   c.methods.add("dc_asgd", "asynchronous SGD with delay compensation (Zheng et al. 2017)", method);
 }
 
-}  // namespace espalier
+}  // namespace espalier::rounds

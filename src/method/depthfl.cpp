@@ -8,7 +8,7 @@
 #include "espalier/method/feddyn.h"
 #include "espalier/train/client.h"
 
-namespace espalier {
+namespace espalier::rounds {
 namespace {
 
 class LeadingBlocks : public SubmodelRule {
@@ -102,4 +102,4 @@ void register_depthfl(Catalogue& c) {
                 "depth by capability, mutual self-distillation, FedDyn (Kim et al. 2023)", method);
 }
 
-}  // namespace espalier
+}  // namespace espalier::rounds

@@ -6,7 +6,7 @@
 #include "espalier/base/error.h"
 #include "espalier/base/log.h"
 
-namespace espalier {
+namespace espalier::rounds {
 
 void declare_depth_options(OptionTable& table) {
   declare_width_options(table);
@@ -55,4 +55,4 @@ Submodel DepthLevels::cut(double share, std::int64_t version) const {
   return rotates_ ? rolling_depth(model_, kept, version) : cut_depth(model_, kept);
 }
 
-}  // namespace espalier
+}  // namespace espalier::rounds

@@ -3,7 +3,7 @@
 #include "espalier/method/widths.h"
 #include "espalier/protocol/rounds/merge.h"
 
-namespace espalier {
+namespace espalier::rounds {
 namespace {
 
 class FullModel : public SubmodelRule {
@@ -39,4 +39,4 @@ void register_fedavg(Catalogue& c) {
                 {});
 }
 
-}  // namespace espalier
+}  // namespace espalier::rounds

@@ -8,7 +8,7 @@
 #include "espalier/protocol/rounds/merge.h"
 #include "espalier/train/client.h"
 
-namespace espalier {
+namespace espalier::rounds {
 
 namespace {
 
@@ -35,9 +35,9 @@ void DynamicTerm::begin(const LocalView& view) {
   memory_ = at::zeros_like(sent_);
   if (code_.empty()) return;
   PlanCache& plans = *view.experiment.plans;
-  const Geometry& own = view.parameters.geometry();
+  const BufferLayout& own = view.parameters.buffer_layout();
   const auto dense =
-      plans.geometry(Submodel::decode(*view.experiment.model.layout, code_), Packing::dense);
+      plans.buffer_layout(Submodel::decode(*view.experiment.model.layout, code_), Packing::dense);
   const Range trained = own.kind_range(Kind::trainable);
   ESPALIER_CHECK(trained.begin == 0, "trained values begin at {}", trained.begin);
   plans.plan(*dense, own, nullptr, kTrained)->copy(state_.data(), memory_.data_ptr<float>());
@@ -56,8 +56,8 @@ void DynamicTerm::end(const LocalView& view) {
   memory_.sub_(view.parameters.trainable(), own_alpha_);
   memory_.add_(sent_, own_alpha_);
   PlanCache& plans = *view.experiment.plans;
-  const Geometry& own = view.parameters.geometry();
-  const auto dense = plans.geometry(own.submodel(), Packing::dense);
+  const BufferLayout& own = view.parameters.buffer_layout();
+  const auto dense = plans.buffer_layout(own.submodel(), Packing::dense);
   code_ = own.submodel().encode();
   state_.resize(static_cast<std::size_t>(dense->kind_range(Kind::trainable).size()));
   plans.plan(own, *dense, nullptr, kTrained)->copy(memory_.data_ptr<float>(), state_.data());
@@ -121,7 +121,7 @@ class DynamicMerge : public MergeRule {
       : alpha_(alpha), clients_(static_cast<double>(clients)) {}
 
   void merge(const Experiment& experiment, Parameters& model, std::span<Update> updates) override {
-    memory_.resize(static_cast<std::size_t>(model.geometry().size()), 0.0F);
+    memory_.resize(static_cast<std::size_t>(model.buffer_layout().size()), 0.0F);
     std::vector<Holding> trained, sent;
     for (Update& update : updates) {
       update.weight = 1;
@@ -171,4 +171,4 @@ void register_feddyn(Catalogue& c) {
                 method);
 }
 
-}  // namespace espalier
+}  // namespace espalier::rounds

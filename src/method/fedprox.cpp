@@ -2,7 +2,7 @@
 
 #include <c10/core/GradMode.h>
 
-namespace espalier {
+namespace espalier::rounds {
 namespace {
 
 class Proximal : public LocalObjective {
@@ -42,4 +42,4 @@ void register_fedprox(Catalogue& c) {
   c.methods.add("fedprox", "FedAvg with a proximal term (Li et al. 2020)", method);
 }
 
-}  // namespace espalier
+}  // namespace espalier::rounds

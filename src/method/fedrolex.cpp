@@ -2,7 +2,7 @@
 
 #include "espalier/method/widths.h"
 
-namespace espalier {
+namespace espalier::rounds {
 namespace {
 
 class RollingUnits : public SubmodelRule {
@@ -47,4 +47,4 @@ void register_fedrolex(Catalogue& c) {
   c.methods.add("fedrolex", "rolling window of units by width level (Alam et al. 2022)", method);
 }
 
-}  // namespace espalier
+}  // namespace espalier::rounds

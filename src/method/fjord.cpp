@@ -7,7 +7,7 @@
 #include "espalier/train/client.h"
 #include "espalier/train/task_cost.h"
 
-namespace espalier {
+namespace espalier::rounds {
 namespace {
 
 /// In every batch a width p is drawn from method.ordered_widths, as far as the submodel reaches.
@@ -38,8 +38,8 @@ class OrderedDropout : public LocalObjective {
     small_ = Parameters();
     if (drawn == nested_.size()) return;
     const Experiment& e = view.experiment;
-    small_ = Parameters(e.plans->geometry(nested_[drawn], Packing::aligned));
-    e.plans->plan(view.parameters.geometry(), small_.geometry(), nullptr, kTrained)
+    small_ = Parameters(e.plans->buffer_layout(nested_[drawn], Packing::aligned));
+    e.plans->plan(view.parameters.buffer_layout(), small_.buffer_layout(), nullptr, kTrained)
         ->copy(view.parameters.data(), small_.data());
     small_.attach_gradients();
     small_.zero_gradients();
@@ -62,8 +62,8 @@ class OrderedDropout : public LocalObjective {
   /// The narrow network's gradients, added where its weights came from.
   void after_backward(const LocalView& view) override {
     if (!small_.flat().defined()) return;
-    const auto plan = view.experiment.plans->plan(small_.geometry(), view.parameters.geometry(),
-                                                  nullptr, kTrained);
+    const auto plan = view.experiment.plans->plan(
+        small_.buffer_layout(), view.parameters.buffer_layout(), nullptr, kTrained);
     const float* const from = small_.gradients().const_data_ptr<float>();
     float* const to = view.parameters.gradients().data_ptr<float>();
     for (const Plan::Run& run : plan->runs()) {
@@ -159,4 +159,4 @@ void register_fjord(Catalogue& c) {
   c.methods.add("fjord", "ordered dropout with self-distillation (Horvath et al. 2021)", method);
 }
 
-}  // namespace espalier
+}  // namespace espalier::rounds

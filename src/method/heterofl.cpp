@@ -6,7 +6,7 @@
 #include "espalier/protocol/rounds/merge.h"
 #include "espalier/train/client.h"
 
-namespace espalier {
+namespace espalier::rounds {
 namespace {
 
 class LeadingUnits : public SubmodelRule {
@@ -107,4 +107,4 @@ void register_heterofl(Catalogue& c) {
                 method);
 }
 
-}  // namespace espalier
+}  // namespace espalier::rounds

@@ -9,7 +9,7 @@
 #include "espalier/method/widths.h"
 #include "espalier/train/client.h"
 
-namespace espalier {
+namespace espalier::rounds {
 namespace {
 
 enum class MaskKind { learned, random, magnitude };
@@ -304,12 +304,13 @@ class Masks final : public SubmodelSearch {
   /// Sum of the absolute weights that make each unit. Adds without a tensor of its own.
   static std::vector<double> magnitudes(const LocalView& view, int axis) {
     const Submodel& submodel = view.parameters.submodel();
-    const Layout& layout = view.parameters.geometry().layout();
+    const Layout& layout = view.parameters.buffer_layout().layout();
     const std::int64_t units = submodel.width(axis);
     std::vector<double> sums(static_cast<std::size_t>(units), 0.0);
     for (std::size_t index = 0; index < layout.entries.size(); ++index) {
       const Entry& entry = layout.entries[index];
-      const Geometry::Place& place = view.parameters.geometry().place(static_cast<int>(index));
+      const BufferLayout::Place& place =
+          view.parameters.buffer_layout().place(static_cast<int>(index));
       if (!place.present || !makes_units_of(entry, axis)) continue;
       std::int64_t outer = 1;
       for (const Factor& factor : entry.dimensions.front()) {
@@ -382,4 +383,4 @@ void register_masks(Catalogue& c) {
   });
 }
 
-}  // namespace espalier
+}  // namespace espalier::rounds

@@ -1,6 +1,6 @@
 #include "espalier/method/prunefl.h"
 
-namespace espalier {
+namespace espalier::rounds {
 
 void register_prunefl(Catalogue& c) {
   Method method;
@@ -9,4 +9,4 @@ void register_prunefl(Catalogue& c) {
                 method);
 }
 
-}  // namespace espalier
+}  // namespace espalier::rounds

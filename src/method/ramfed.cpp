@@ -6,7 +6,7 @@
 #include "espalier/method/widths.h"
 #include "espalier/protocol/rounds/merge.h"
 
-namespace espalier {
+namespace espalier::rounds {
 namespace {
 
 /// Of an axis of n units client i of N keeps the window of ceil(mu n) from floor(i n / N) on; with
@@ -42,13 +42,13 @@ class LastKnownDifferences : public MergeRule {
       : clients_(experiment.fleet->size()) {}
 
   void merge(const Experiment& experiment, Parameters& model, std::span<Update> updates) override {
-    const auto size = static_cast<std::size_t>(model.geometry().size());
+    const auto size = static_cast<std::size_t>(model.buffer_layout().size());
     for (Update& update : updates) {
       update.weight = 1 / static_cast<double>(clients_);
       std::vector<float>& known = known_[update.client];
       known.resize(size, 0.0F);
       const auto plan =
-          experiment.plans->plan(*update.geometry, model.geometry(), nullptr, kTrained);
+          experiment.plans->plan(*update.buffer_layout, model.buffer_layout(), nullptr, kTrained);
       const auto* trained = reinterpret_cast<const float*>(update.values->data());
       const auto* sent = reinterpret_cast<const float*>(update.sent->data());
       for (const Plan::Run& run : plan->runs()) {
@@ -58,7 +58,7 @@ class LastKnownDifferences : public MergeRule {
         }
       }
     }
-    const Range range = model.geometry().kind_range(Kind::trainable);
+    const Range range = model.buffer_layout().kind_range(Kind::trainable);
     float* const values = model.data();
     for (std::int64_t j = range.begin; j < range.end; ++j) {
       double sum = 0;
@@ -103,4 +103,4 @@ void register_ramfed(Catalogue& c) {
   c.methods.add("ramfed", "staggered windows, mean over holders (after Wang et al. 2023)", method);
 }
 
-}  // namespace espalier
+}  // namespace espalier::rounds

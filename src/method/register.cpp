@@ -16,22 +16,22 @@
 
 namespace espalier {
 
-const Catalogue& catalogue() {
-  static const Catalogue all = [] {
-    Catalogue c;
-    register_fedavg(c);
-    register_fedprox(c);
-    register_feddyn(c);
-    register_heterofl(c);
-    register_fedrolex(c);
-    register_asynchronous(c);
-    register_dc_asgd(c);
-    register_masks(c);
-    register_cos2p(c);
-    register_depthfl(c);
-    register_ramfed(c);
-    register_prunefl(c);
-    register_fjord(c);
+const rounds::Catalogue& catalogue() {
+  static const rounds::Catalogue all = [] {
+    rounds::Catalogue c;
+    rounds::register_fedavg(c);
+    rounds::register_fedprox(c);
+    rounds::register_feddyn(c);
+    rounds::register_heterofl(c);
+    rounds::register_fedrolex(c);
+    rounds::register_asynchronous(c);
+    rounds::register_dc_asgd(c);
+    rounds::register_masks(c);
+    rounds::register_cos2p(c);
+    rounds::register_depthfl(c);
+    rounds::register_ramfed(c);
+    rounds::register_prunefl(c);
+    rounds::register_fjord(c);
     return c;
   }();
   return all;

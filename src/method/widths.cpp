@@ -4,7 +4,7 @@
 #include <cmath>
 #include <numeric>
 
-namespace espalier {
+namespace espalier::rounds {
 namespace {
 
 // Shares are fitted in steps of 1 / kFitSteps.
@@ -146,4 +146,4 @@ Submodel rolling_submodel(const Layout& layout, double share, std::int64_t offse
   return submodel;
 }
 
-}  // namespace espalier
+}  // namespace espalier::rounds

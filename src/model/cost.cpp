@@ -4,7 +4,7 @@
 #include <utility>
 
 #include "espalier/base/error.h"
-#include "espalier/model/geometry.h"
+#include "espalier/model/buffer_layout.h"
 
 namespace espalier {
 namespace {
@@ -165,18 +165,18 @@ std::int64_t activation_peak(std::int64_t batch_bytes, const std::vector<NodeCos
   return walk.peak();
 }
 
-BlockCost block_weights(const Geometry& geometry, int block) {
+BlockCost block_weights(const BufferLayout& buffer_layout, int block) {
   BlockCost cost;
   cost.block = block;
-  const Layout& layout = geometry.layout();
+  const Layout& layout = buffer_layout.layout();
   for (std::size_t entry = 0; entry < layout.entries.size(); ++entry) {
     const bool trained = layout.entries[entry].kind == Kind::trainable;
     if (trained && layout.entries[entry].block == block) {
-      cost.parameters += geometry.place(static_cast<int>(entry)).count;
+      cost.parameters += buffer_layout.place(static_cast<int>(entry)).count;
     }
   }
   for (int kind = 0; kind < kKinds; ++kind) {
-    cost.weight_bytes += geometry.segment(block, static_cast<Kind>(kind)).size() * kFloatBytes;
+    cost.weight_bytes += buffer_layout.segment(block, static_cast<Kind>(kind)).size() * kFloatBytes;
   }
   return cost;
 }
@@ -262,8 +262,8 @@ TrainingCost training_cost(const Model& model, const Submodel& submodel, std::in
   const std::int64_t value_bytes = takes_tokens ? sizeof(std::int64_t) : kFloatBytes;
   const std::int64_t rows = batch * model.shape.targets();
   const std::int64_t labels = rows * static_cast<std::int64_t>(sizeof(std::int64_t));
-  const Geometry geometry(stage == nullptr ? model.layout : stage->layout, submodel,
-                          Packing::aligned);
+  const BufferLayout buffer_layout(stage == nullptr ? model.layout : stage->layout, submodel,
+                                   Packing::aligned);
   TrainingCost cost;
   cost.input_bytes = tape.elements() * value_bytes;
   std::vector<std::size_t> node_blocks;  // index into cost.blocks
@@ -283,7 +283,7 @@ TrainingCost training_cost(const Model& model, const Submodel& submodel, std::in
       }
     }
     node_blocks.resize(tape.nodes.size(), cost.blocks.size());
-    cost.blocks.push_back(block_weights(geometry, i));
+    cost.blocks.push_back(block_weights(buffer_layout, i));
   }
   ESPALIER_CHECK(!cost.blocks.empty(), "a model keeps at least one block");
   cost.output_bytes = tape.elements() * kFloatBytes;
@@ -306,16 +306,16 @@ TrainingCost training_cost(const Model& model, const Submodel& submodel, std::in
   }
   // Gradients are zeroed; the optimiser reads them, and reads and writes weights and state.
   for (BlockCost& block : cost.blocks) {
-    const std::int64_t trained = geometry.segment(block.block, Kind::trainable).size();
+    const std::int64_t trained = buffer_layout.segment(block.block, Kind::trainable).size();
     block.moved_bytes += (4 + 2 * optimizer_copies) * trained * kFloatBytes;
   }
 
-  const std::int64_t trained = geometry.kind_range(Kind::trainable).size();
-  cost.parameters = geometry.count(Kind::trainable);
+  const std::int64_t trained = buffer_layout.kind_range(Kind::trainable).size();
+  cost.parameters = buffer_layout.count(Kind::trainable);
   // A frozen weight is sent and held like any other.
   cost.message_bytes =
-      (cost.parameters + (stage == nullptr ? 0 : geometry.count(Kind::frozen))) * kFloatBytes;
-  cost.model_bytes = (geometry.size() + (1 + optimizer_copies) * trained) * kFloatBytes;
+      (cost.parameters + (stage == nullptr ? 0 : buffer_layout.count(Kind::frozen))) * kFloatBytes;
+  cost.model_bytes = (buffer_layout.size() + (1 + optimizer_copies) * trained) * kFloatBytes;
   cost.activation_bytes =
       activation_peak(cost.input_bytes + labels, tape.nodes, !heads.empty()) + kSmallTensors;
   cost.peak_bytes = cost.message_bytes + cost.model_bytes + cost.activation_bytes + extra_bytes;

@@ -11,17 +11,18 @@ namespace {
 
 // Shares storage but no version counter: writing one entry (a statistic, say) must not look to
 // autograd like a change of the others that it saved.
-at::Tensor view_of(const at::Tensor& flat, std::int64_t offset, const Geometry::Place& place) {
+at::Tensor view_of(const at::Tensor& flat, std::int64_t offset, const BufferLayout::Place& place) {
   return flat.narrow(0, offset, place.count).view(place.shape).variable_data();
 }
 
 }  // namespace
 
-Parameters::Parameters(std::shared_ptr<const Geometry> geometry) : geometry_(std::move(geometry)) {
-  flat_ = at::zeros({geometry_->size()}, at::kFloat);
-  views_.resize(geometry_->layout().entries.size());
+Parameters::Parameters(std::shared_ptr<const BufferLayout> buffer_layout)
+    : buffer_layout_(std::move(buffer_layout)) {
+  flat_ = at::zeros({buffer_layout_->size()}, at::kFloat);
+  views_.resize(buffer_layout_->layout().entries.size());
   for (std::size_t entry = 0; entry < views_.size(); ++entry) {
-    const Geometry::Place& place = geometry_->place(static_cast<int>(entry));
+    const BufferLayout::Place& place = buffer_layout_->place(static_cast<int>(entry));
     if (place.present) views_[entry] = view_of(flat_, place.offset, place);
   }
 }
@@ -33,24 +34,24 @@ const at::Tensor& Parameters::operator[](int entry) const {
 }
 
 Weight Parameters::weight(int entry) const {
-  ESPALIER_CHECK(geometry_->layout().entries[entry].product);
+  ESPALIER_CHECK(buffer_layout_->layout().entries[entry].product);
   return {(*this)[entry], gradient_views_.empty() ? at::Tensor() : gradient_views_[entry]};
 }
 
 at::Tensor Parameters::trainable() const {
-  const Range range = geometry_->kind_range(Kind::trainable);
+  const Range range = buffer_layout_->kind_range(Kind::trainable);
   return flat_.narrow(0, range.begin, range.size());
 }
 
 void Parameters::attach_gradients() {
   if (gradients_.defined()) return;
-  const Range range = geometry_->kind_range(Kind::trainable);
+  const Range range = buffer_layout_->kind_range(Kind::trainable);
   gradients_ = at::zeros({range.size()}, at::kFloat);
   gradient_views_.resize(views_.size());
   for (std::size_t entry = 0; entry < views_.size(); ++entry) {
-    if (!views_[entry].defined() || geometry_->layout().entries[entry].kind != Kind::trainable)
+    if (!views_[entry].defined() || buffer_layout_->layout().entries[entry].kind != Kind::trainable)
       continue;
-    const Geometry::Place& place = geometry_->place(static_cast<int>(entry));
+    const BufferLayout::Place& place = buffer_layout_->place(static_cast<int>(entry));
     views_[entry].set_requires_grad(true);
     gradient_views_[entry] = view_of(gradients_, place.offset - range.begin, place);
     views_[entry].mutable_grad() = gradient_views_[entry];
@@ -61,7 +62,7 @@ void Parameters::zero_gradients() {
   ESPALIER_CHECK(gradients_.defined());
   for (std::size_t entry = 0; entry < views_.size(); ++entry) {
     if (!gradient_views_[entry].defined()) continue;
-    if (geometry_->layout().entries[entry].product) {
+    if (buffer_layout_->layout().entries[entry].product) {
       views_[entry].mutable_grad() = at::Tensor();
     } else {
       gradient_views_[entry].zero_();
@@ -87,13 +88,13 @@ const at::Tensor& Parameters::gradients() const {
 }
 
 void initialise(Parameters& full, std::uint64_t seed) {
-  const Geometry& geometry = full.geometry();
-  ESPALIER_CHECK(geometry.submodel().is_full(),
+  const BufferLayout& buffer_layout = full.buffer_layout();
+  ESPALIER_CHECK(buffer_layout.submodel().is_full(),
                  "only a full model is initialised; cut it afterwards");
-  const Layout& layout = geometry.layout();
+  const Layout& layout = buffer_layout.layout();
   for (std::size_t index = 0; index < layout.entries.size(); ++index) {
     const Entry& entry = layout.entries[index];
-    const Geometry::Place& place = geometry.place(static_cast<int>(index));
+    const BufferLayout::Place& place = buffer_layout.place(static_cast<int>(index));
     Stream stream(seed, purpose("model.init"), hash_text(entry.name));
     float* const values = full.data() + place.offset;
     for (std::int64_t i = 0; i < place.count; ++i) {

@@ -134,7 +134,7 @@ void add_singles(std::span<const Run> runs, const float* __restrict source, doub
 
 }  // namespace
 
-Plan::Plan(const Geometry& source, const Geometry& destination, const Submodel* only,
+Plan::Plan(const BufferLayout& source, const BufferLayout& destination, const Submodel* only,
            unsigned kinds) {
   const Layout& layout = destination.layout();
   const Submodel& from = source.submodel();
@@ -341,19 +341,19 @@ class Recent {
   std::list<Item> items_;
 };
 
-struct GeometryKey {
+struct BufferLayoutKey {
   Submodel submodel;
   Packing packing;
 };
 
 struct PlanKey {
-  GeometryKey source;
-  GeometryKey destination;
+  BufferLayoutKey source;
+  BufferLayoutKey destination;
   std::optional<Submodel> only;
   unsigned kinds;
 };
 
-bool matches(const GeometryKey& key, const Submodel& submodel, Packing packing) {
+bool matches(const BufferLayoutKey& key, const Submodel& submodel, Packing packing) {
   return key.packing == packing && key.submodel == submodel;
 }
 
@@ -369,30 +369,32 @@ std::uint64_t hash_of(const Submodel& submodel, Packing packing) {
 
 struct PlanCache::State {
   std::shared_ptr<const Layout> layout;
-  Recent<GeometryKey, Geometry> geometries;
+  Recent<BufferLayoutKey, BufferLayout> geometries;
   Recent<PlanKey, Plan> plans;
 };
 
 PlanCache::PlanCache(std::shared_ptr<const Layout> layout, std::size_t capacity)
-    : state_(new State{std::move(layout), Recent<GeometryKey, Geometry>(capacity),
+    : state_(new State{std::move(layout), Recent<BufferLayoutKey, BufferLayout>(capacity),
                        Recent<PlanKey, Plan>(capacity)}) {
   ESPALIER_CHECK(capacity > 0);
 }
 
 PlanCache::~PlanCache() = default;
 
-std::shared_ptr<const Geometry> PlanCache::geometry(const Submodel& submodel, Packing packing) {
+std::shared_ptr<const BufferLayout> PlanCache::buffer_layout(const Submodel& submodel,
+                                                             Packing packing) {
   return state_->geometries.get(
       hash_of(submodel, packing),
-      [&](const GeometryKey& key) { return matches(key, submodel, packing); },
+      [&](const BufferLayoutKey& key) { return matches(key, submodel, packing); },
       [&] {
-        return std::pair(GeometryKey{submodel, packing},
-                         std::make_shared<const Geometry>(state_->layout, submodel, packing));
+        return std::pair(BufferLayoutKey{submodel, packing},
+                         std::make_shared<const BufferLayout>(state_->layout, submodel, packing));
       });
 }
 
-std::shared_ptr<const Plan> PlanCache::plan(const Geometry& source, const Geometry& destination,
-                                            const Submodel* only, unsigned kinds) {
+std::shared_ptr<const Plan> PlanCache::plan(const BufferLayout& source,
+                                            const BufferLayout& destination, const Submodel* only,
+                                            unsigned kinds) {
   std::uint64_t hash = hash_of(source.submodel(), source.packing());
   hash = mix(hash, hash_of(destination.submodel(), destination.packing()));
   hash = mix(mix(hash, kinds), only != nullptr ? only->hash() : 0);

@@ -7,8 +7,8 @@
 #include <utility>
 
 #include "espalier/base/error.h"
+#include "espalier/model/buffer_layout.h"
 #include "espalier/model/gelu.h"
-#include "espalier/model/geometry.h"
 #include "espalier/model/operations.h"
 
 namespace espalier {

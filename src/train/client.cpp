@@ -82,14 +82,14 @@ ClientResult ClientResult::decode(std::span<const std::byte> bytes) {
   return result;
 }
 
-std::int64_t payload_bytes(const Geometry& dense) {
+std::int64_t payload_bytes(const BufferLayout& dense) {
   return dense.kind_range(Kind::trainable).size() * static_cast<std::int64_t>(sizeof(float));
 }
 
 std::shared_ptr<Bytes> pack_payload(PlanCache& plans, const Parameters& model,
-                                    const Geometry& dense) {
+                                    const BufferLayout& dense) {
   auto bytes = std::make_shared<Bytes>(static_cast<std::size_t>(payload_bytes(dense)));
-  plans.plan(model.geometry(), dense, nullptr, kTrained)
+  plans.plan(model.buffer_layout(), dense, nullptr, kTrained)
       ->copy(model.data(), reinterpret_cast<float*>(bytes->data()));
   return bytes;
 }
@@ -150,17 +150,17 @@ void ClientStepper::begin() {
 
 /// From the payload, as the layout has them.
 void ClientStepper::place_weights(const std::shared_ptr<const Layout>& layout) {
-  const auto dense = experiment_.plans->geometry(task_.submodel, Packing::dense);
+  const auto dense = experiment_.plans->buffer_layout(task_.submodel, Packing::dense);
   ESPALIER_CHECK(static_cast<std::int64_t>(payload_->size()) == payload_bytes(*dense),
                  "task {}: payload of {} bytes, expected {}", task_.task, payload_->size(),
                  payload_bytes(*dense));
   const auto* values = reinterpret_cast<const float*>(payload_->data());
   if (layout == experiment_.model.layout) {
-    const auto aligned = experiment_.plans->geometry(task_.submodel, Packing::aligned);
+    const auto aligned = experiment_.plans->buffer_layout(task_.submodel, Packing::aligned);
     parameters_ = Parameters(aligned);
     experiment_.plans->plan(*dense, *aligned, nullptr, kTrained)->copy(values, parameters_.data());
   } else {  // whose geometries are not the cache's
-    const auto aligned = std::make_shared<Geometry>(layout, task_.submodel, Packing::aligned);
+    const auto aligned = std::make_shared<BufferLayout>(layout, task_.submodel, Packing::aligned);
     parameters_ = Parameters(aligned);
     Plan(*dense, *aligned, nullptr, kTrained).copy(values, parameters_.data());
   }
@@ -172,7 +172,7 @@ void ClientStepper::begin_search() {
   if (search_steps_ > 0) {
     parameters_.attach_gradients();
     optimizer_.emplace(experiment_.train,
-                       parameters_.geometry().kind_range(Kind::trainable).size());
+                       parameters_.buffer_layout().kind_range(Kind::trainable).size());
   }
   search_->begin(view());
 }
@@ -181,9 +181,9 @@ void ClientStepper::begin_search() {
 void ClientStepper::end_search() {
   task_.submodel = search_->found(view());
   result_.found = task_.submodel.encode();
-  const auto dense = experiment_.plans->geometry(task_.submodel, Packing::dense);
+  const auto dense = experiment_.plans->buffer_layout(task_.submodel, Packing::dense);
   auto values = std::make_shared<Bytes>(static_cast<std::size_t>(payload_bytes(*dense)));
-  Plan(parameters_.geometry(), *dense, nullptr, kTrained | kFrozen)
+  Plan(parameters_.buffer_layout(), *dense, nullptr, kTrained | kFrozen)
       .copy(parameters_.data(), reinterpret_cast<float*>(values->data()));
   // In place of the message, which is larger or as large.
   account_->charge(static_cast<std::int64_t>(values->size()) -
@@ -199,7 +199,8 @@ void ClientStepper::end_search() {
 void ClientStepper::begin_training() {
   place_weights(experiment_.model.layout);
   parameters_.attach_gradients();
-  optimizer_.emplace(experiment_.train, parameters_.geometry().kind_range(Kind::trainable).size());
+  optimizer_.emplace(experiment_.train,
+                     parameters_.buffer_layout().kind_range(Kind::trainable).size());
   if (state_) {
     archive_training_state(*state_);
     state_.reset();
@@ -213,7 +214,7 @@ void ClientStepper::archive_training_state(Archive& archive) {
   objective_->archive(archive);
   const TrainSettings& train = experiment_.train;
   if (train.optimizer_state == OptimizerState::keep && Optimizer::copies(train) > 0) {
-    optimizer_->archive(archive, *experiment_.plans, parameters_.geometry());
+    optimizer_->archive(archive, *experiment_.plans, parameters_.buffer_layout());
   }
 }
 
@@ -310,7 +311,7 @@ void ClientStepper::release() {
 std::pair<ClientResult, SharedBytes> ClientStepper::finish() {
   SharedBytes trained = std::make_shared<const Bytes>();
   if (!result_.out_of_memory) {
-    auto dense = experiment_.plans->geometry(task_.submodel, Packing::dense);
+    auto dense = experiment_.plans->buffer_layout(task_.submodel, Packing::dense);
     const auto values = pack_payload(*experiment_.plans, parameters_, *dense);
     if (task_.not_finite) {
       constexpr float kNone = std::numeric_limits<float>::quiet_NaN();

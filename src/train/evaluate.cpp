@@ -17,17 +17,17 @@ std::vector<std::int64_t> spread(std::int64_t begin, std::int64_t count, std::in
 
 /// Where a norm's statistics lie.
 struct NormPlaces {
-  Geometry::Place mean;
-  Geometry::Place variance;
+  BufferLayout::Place mean;
+  BufferLayout::Place variance;
 };
 
 /// In the layout's order, in which a norm has its mean and then its variance.
-std::vector<NormPlaces> norms_of(const Geometry& geometry) {
+std::vector<NormPlaces> norms_of(const BufferLayout& buffer_layout) {
   std::vector<NormPlaces> norms;
   bool is_mean = true;
-  for (std::size_t entry = 0; entry < geometry.layout().entries.size(); ++entry) {
-    if (geometry.layout().entries[entry].kind != Kind::statistic) continue;
-    const Geometry::Place& place = geometry.place(static_cast<int>(entry));
+  for (std::size_t entry = 0; entry < buffer_layout.layout().entries.size(); ++entry) {
+    if (buffer_layout.layout().entries[entry].kind != Kind::statistic) continue;
+    const BufferLayout::Place& place = buffer_layout.place(static_cast<int>(entry));
     if (is_mean) norms.push_back({place, {}});
     if (!is_mean) norms.back().variance = place;
     is_mean = !is_mean;
@@ -149,7 +149,7 @@ std::vector<double> calibrate_batch(const Experiment& experiment, const Evaluati
 void set_statistics(Parameters& model_values, const std::vector<std::vector<double>>& batches) {
   if (batches.empty()) return;
   std::size_t position = 0;  // of the norm's moments in each batch
-  for (const NormPlaces& norm : norms_of(model_values.geometry())) {
+  for (const NormPlaces& norm : norms_of(model_values.buffer_layout())) {
     const auto channels = static_cast<std::size_t>(norm.mean.count);
     float* const means = model_values.data() + norm.mean.offset;
     float* const variances = model_values.data() + norm.variance.offset;
@@ -174,26 +174,26 @@ void set_statistics(Parameters& model_values, const std::vector<std::vector<doub
 }
 
 void forget_statistics(Parameters& model_values) {
-  for (const NormPlaces& norm : norms_of(model_values.geometry())) {
+  for (const NormPlaces& norm : norms_of(model_values.buffer_layout())) {
     std::fill_n(model_values.data() + norm.mean.offset, norm.mean.count, 0.0f);
     std::fill_n(model_values.data() + norm.variance.offset, norm.variance.count, 1.0f);
   }
 }
 
 bool lacks_statistics(const Parameters& model_values) {
-  const auto all = [&](const Geometry::Place& place, float value) {
+  const auto all = [&](const BufferLayout::Place& place, float value) {
     const float* const data = model_values.data() + place.offset;
     return std::all_of(data, data + place.count, [=](float v) { return v == value; });
   };
-  const std::vector<NormPlaces> norms = norms_of(model_values.geometry());
+  const std::vector<NormPlaces> norms = norms_of(model_values.buffer_layout());
   return !norms.empty() && std::ranges::all_of(norms, [&](const NormPlaces& norm) {
     return all(norm.mean, 0) && all(norm.variance, 1);
   });
 }
 
 void copy_statistics(const Parameters& from, Parameters& to) {
-  for (const NormPlaces& norm : norms_of(to.geometry())) {
-    for (const Geometry::Place& place : {norm.mean, norm.variance}) {
+  for (const NormPlaces& norm : norms_of(to.buffer_layout())) {
+    for (const BufferLayout::Place& place : {norm.mean, norm.variance}) {
       std::copy_n(from.data() + place.offset, place.count, to.data() + place.offset);
     }
   }

@@ -43,7 +43,7 @@ at::Tensor divergence(const at::Tensor& log_p, const at::Tensor& log_q) {
 
 std::int64_t weight_bytes(const Experiment& experiment, const Submodel& submodel) {
   return static_cast<std::int64_t>(sizeof(float)) *
-         experiment.plans->geometry(submodel, Packing::aligned)->size();
+         experiment.plans->buffer_layout(submodel, Packing::aligned)->size();
 }
 
 std::int64_t logits_bytes(const Experiment& experiment, std::int64_t batch) {

@@ -119,13 +119,13 @@ void Optimizer::step(const at::Tensor& weights, const at::Tensor& gradients, dou
   }
 }
 
-void Optimizer::archive(Archive& archive, PlanCache& plans, const Geometry& own) {
+void Optimizer::archive(Archive& archive, PlanCache& plans, const BufferLayout& own) {
   constexpr unsigned kKind = 1u << static_cast<unsigned>(Kind::trainable);
   std::vector<std::int64_t> code = own.submodel().encode();
   archive.value("submodel", code);
   archive.value("steps", steps_);
   const Submodel stored = archive.loading() ? Submodel::decode(own.layout(), code) : own.submodel();
-  const auto dense = plans.geometry(stored, Packing::dense);
+  const auto dense = plans.buffer_layout(stored, Packing::dense);
   std::vector<float> values(static_cast<std::size_t>(dense->kind_range(Kind::trainable).size()));
   for (at::Tensor& buffer : buffers_) {
     float* const data = buffer.data_ptr<float>();

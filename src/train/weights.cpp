@@ -184,17 +184,17 @@ bool transposable(const NamedTensor& tensor) {
   return tensor.shape.size() == 2 && ends_with_any(tensor.name, kTransposable);
 }
 
-bool turned_file(const std::vector<Placement>& placements, const Geometry& geometry) {
+bool turned_file(const std::vector<Placement>& placements, const BufferLayout& buffer_layout) {
   return std::ranges::any_of(placements, [&](const Placement& p) {
     if (!transposable(*p.tensor)) return false;
     const Shape& stored = p.tensor->shape;
-    const Shape needed = needed_shape(p.match, geometry.place(p.match.entry).shape);
+    const Shape needed = needed_shape(p.match, buffer_layout.place(p.match.entry).shape);
     return needed.size() == 2 && needed[0] != needed[1] && stored[0] == needed[1] &&
            stored[1] == needed[0];
   });
 }
 
-void copy(const Placement& p, const Geometry::Place& place, float* model) {
+void copy(const Placement& p, const BufferLayout::Place& place, float* model) {
   const std::int64_t count = place.count / p.match.parts;
   float* const to = model + place.offset + p.match.part * count;
   if (p.direct) {
@@ -226,8 +226,8 @@ struct Matching {
 };
 
 Matching match_all(const std::vector<NamedTensor>& tensors, const std::string& origin,
-                   const Geometry& geometry) {
-  const Names names(geometry.layout());
+                   const BufferLayout& buffer_layout) {
+  const Names names(buffer_layout.layout());
   Matching result;
   std::vector<Placement> placements;
   for (const NamedTensor& tensor : tensors) {
@@ -237,16 +237,16 @@ Matching match_all(const std::vector<NamedTensor>& tensors, const std::string& o
       result.unknown.push_back(tensor.name);
     }
   }
-  const std::size_t entries = geometry.layout().entries.size();
+  const std::size_t entries = buffer_layout.layout().entries.size();
   result.sources.resize(entries);
   std::vector<bool> misfit(entries, false);
-  const bool turned = turned_file(placements, geometry);
+  const bool turned = turned_file(placements, buffer_layout);
   for (Placement& p : placements) {
     const auto entry = static_cast<std::size_t>(p.match.entry);
     Shape stored = p.tensor->shape;
     p.turned = turned && transposable(*p.tensor);
     if (p.turned) std::swap(stored[0], stored[1]);
-    const Shape needed = needed_shape(p.match, geometry.place(p.match.entry).shape);
+    const Shape needed = needed_shape(p.match, buffer_layout.place(p.match.entry).shape);
     const bool longer = longer_table(p.tensor->name, stored, needed);
     p.direct = !p.turned && !longer && p.match.slices == 1;
     if (!longer && without_ones(stored) != without_ones(needed)) {
@@ -270,7 +270,7 @@ Matching match_all(const std::vector<NamedTensor>& tensors, const std::string& o
       continue;
     }
     own.clear();
-    const Entry& wanted = geometry.layout().entries[entry];
+    const Entry& wanted = buffer_layout.layout().entries[entry];
     // Statistics are computed where they are lacking.
     if (!misfit[entry] && wanted.kind != Kind::statistic) result.missing.push_back(wanted.name);
   }
@@ -281,9 +281,9 @@ Matching match_all(const std::vector<NamedTensor>& tensors, const std::string& o
 
 void place_weights(const std::vector<NamedTensor>& tensors, const std::string& origin, bool partial,
                    Parameters& model) {
-  const Geometry& geometry = model.geometry();
-  const Layout& layout = geometry.layout();
-  const Matching matching = match_all(tensors, origin, geometry);
+  const BufferLayout& buffer_layout = model.buffer_layout();
+  const Layout& layout = buffer_layout.layout();
+  const Matching matching = match_all(tensors, origin, buffer_layout);
   if (const std::string faults = matching.faults(); !faults.empty()) {
     const std::string what = formatted("{} does not fit the model: {}", origin, faults);
     if (matching.complete == 0) throw DataError(what + "; nothing in it fits");
@@ -296,7 +296,7 @@ void place_weights(const std::vector<NamedTensor>& tensors, const std::string& o
       const std::vector<Placement>& sources = matching.sources[entry];
       if (layout.entries[entry].kind == Kind::statistic && sources.empty()) has_statistics = false;
       if (layout.entries[entry].block != block || sources.empty()) continue;
-      const Geometry::Place& place = geometry.place(static_cast<int>(entry));
+      const BufferLayout::Place& place = buffer_layout.place(static_cast<int>(entry));
       for (const Placement& source : sources) copy(source, place, model.data());
       const float* const values = model.data() + place.offset;
       if (!std::all_of(values, values + place.count, [](float v) { return std::isfinite(v); })) {
@@ -310,13 +310,13 @@ void place_weights(const std::vector<NamedTensor>& tensors, const std::string& o
 
 std::vector<NamedTensor> named_tensors(const Parameters& model) {
   std::vector<NamedTensor> tensors;
-  const Geometry& geometry = model.geometry();
-  for (std::size_t entry = 0; entry < geometry.layout().entries.size(); ++entry) {
-    const Geometry::Place& place = geometry.place(static_cast<int>(entry));
+  const BufferLayout& buffer_layout = model.buffer_layout();
+  for (std::size_t entry = 0; entry < buffer_layout.layout().entries.size(); ++entry) {
+    const BufferLayout::Place& place = buffer_layout.place(static_cast<int>(entry));
     if (!place.present) continue;
     const float* const values = model.data() + place.offset;
     tensors.push_back(
-        {geometry.layout().entries[entry].name, place.shape,
+        {buffer_layout.layout().entries[entry].name, place.shape,
          [values, count = place.count](float* to) { std::copy(values, values + count, to); }});
   }
   return tensors;
@@ -339,12 +339,13 @@ StoredModel read_stored_model(const std::filesystem::path& checkpoint, const Opt
   }
   stored.model = build_model(config, stored.data.shape);
   const Layout& layout = *stored.model.layout;
-  stored.values = Parameters(std::make_shared<const Geometry>(
+  stored.values = Parameters(std::make_shared<const BufferLayout>(
       stored.model.layout, Submodel::full(layout), Packing::aligned));
   reader.read([&](Archive& archive) {
     archive.open("model");
     for (std::size_t entry = 0; entry < layout.entries.size(); ++entry) {
-      const Geometry::Place& place = stored.values.geometry().place(static_cast<int>(entry));
+      const BufferLayout::Place& place =
+          stored.values.buffer_layout().place(static_cast<int>(entry));
       archive.value(layout.entries[entry].name.c_str(),
                     std::span<float>(stored.values.data() + place.offset,
                                      static_cast<std::size_t>(place.count)));
@@ -365,7 +366,7 @@ void declare_weight_options(OptionTable& table) {
 
 Parameters first_model(const Config& config, const Experiment& experiment) {
   Parameters model(
-      experiment.plans->geometry(Submodel::full(*experiment.model.layout), Packing::aligned));
+      experiment.plans->buffer_layout(Submodel::full(*experiment.model.layout), Packing::aligned));
   initialise(model, experiment.seed);
   const std::filesystem::path path = config.text("model.init");
   if (path.empty()) return model;

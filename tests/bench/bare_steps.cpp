@@ -34,9 +34,9 @@ int main(int argc, char** argv) {
   }
   const Experiment e = build_experiment(config);
   const auto full = Submodel::full(*e.model.layout);
-  Parameters model(e.plans->geometry(full, Packing::aligned));
+  Parameters model(e.plans->buffer_layout(full, Packing::aligned));
   initialise(model, e.seed);
-  const auto dense = e.plans->geometry(full, Packing::dense);
+  const auto dense = e.plans->buffer_layout(full, Packing::dense);
   const SharedBytes payload = pack_payload(*e.plans, model, *dense);
 
   std::puts("ready");

@@ -68,13 +68,13 @@ Submodel half(const Layout& layout, const std::string& rule) {
 int main() {
   bool pass = true;
   const auto layout = cnn();
-  const Geometry full(layout, Submodel::full(*layout), Packing::aligned);
+  const BufferLayout full(layout, Submodel::full(*layout), Packing::aligned);
   std::vector<float> model(full.size(), 1.0f);
   std::vector<double> numerator(full.size(), 0.0);
   std::vector<double> denominator(full.size(), 0.0);
   for (const std::string rule : {"leading", "rolling", "random"}) {
     const double bar = rule == "random" ? 0.25 : 0.60;
-    const Geometry small(layout, half(*layout, rule), Packing::dense);
+    const BufferLayout small(layout, half(*layout, rule), Packing::dense);
     const Plan gather(full, small);
     const Plan scatter(small, full);
     const std::int64_t count = scatter.count();
@@ -106,7 +106,7 @@ int main() {
   bool whole = true;
   for (int i = 0; i < 15; ++i) {
     const auto build = [&] {
-      const Geometry small(layout, random, Packing::dense);
+      const BufferLayout small(layout, random, Packing::dense);
       whole &= Plan(full, small).count() == small.count();
     };
     build_ms.push_back(1e3 * seconds(build, 1));

@@ -152,7 +152,7 @@ class Engine {
     config.set("model.name", name, "step_bench");
     espalier::set_model_defaults(config);
     model_ = espalier::build_model(config, shape);
-    parameters_ = Parameters(std::make_shared<const espalier::Geometry>(
+    parameters_ = Parameters(std::make_shared<const espalier::BufferLayout>(
         model_.layout, espalier::Submodel::full(*model_.layout), espalier::Packing::aligned));
     espalier::initialise(parameters_, 1);
     parameters_.attach_gradients();

@@ -109,7 +109,7 @@ class Engine {
     espalier::Config config(std::move(table));
     for (const auto& [key, value] : options) config.set("model." + key, value, "bench");
     model_ = espalier::build_model(config, shape);
-    parameters_ = Parameters(std::make_shared<const espalier::Geometry>(
+    parameters_ = Parameters(std::make_shared<const espalier::BufferLayout>(
         model_.layout, cut ? cut(model_) : Submodel::full(*model_.layout),
         espalier::Packing::aligned));
     at::NoGradGuard no_grad;

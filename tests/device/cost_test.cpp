@@ -48,7 +48,7 @@ std::int64_t measured_peak(const Model& model, const Submodel& submodel, const S
   auto account = MemoryAccount::create(0);
   MemoryScope scope(account);
   account->charge(message_bytes);
-  Parameters p(std::make_shared<const Geometry>(model.layout, submodel, Packing::aligned));
+  Parameters p(std::make_shared<const BufferLayout>(model.layout, submodel, Packing::aligned));
   p.attach_gradients();
   at::Tensor velocity;
   for (int step = 0; step < 3; ++step) {

@@ -47,7 +47,7 @@ std::int64_t measured_peak(const Model& model, const Submodel& part, std::int64_
   auto account = MemoryAccount::create(0);
   MemoryScope scope(account);
   account->charge(message_bytes);
-  Parameters p(std::make_shared<const Geometry>(model.layout, part, Packing::aligned));
+  Parameters p(std::make_shared<const BufferLayout>(model.layout, part, Packing::aligned));
   p.attach_gradients();
   at::Tensor velocity;
   for (int step = 0; step < 3; ++step) {
@@ -106,7 +106,7 @@ TEST(PartCost, BoundsTheMemoryOfBottomsAndTops) {
         const Submodel top = part_of(model, submodel, cut, blocks);
         c10::NoGradGuard no_grad;
         const Parameters values(
-            std::make_shared<const Geometry>(model.layout, bottom, Packing::aligned));
+            std::make_shared<const BufferLayout>(model.layout, bottom, Packing::aligned));
         Context context;
         context.mode = Mode::train;
         const at::Tensor sent = forward(model, values, samples(model), context);

@@ -7,7 +7,7 @@
 
 #include "merge_scene.h"
 
-namespace espalier {
+namespace espalier::rounds {
 namespace {
 
 /// Ten updates of the whole model; each moved every value by a step of its own.
@@ -49,4 +49,4 @@ TEST(BufferedDifferences, WeighTheAverageAgeByOneWhereTheRateIsScaled) {
 }
 
 }  // namespace
-}  // namespace espalier
+}  // namespace espalier::rounds

@@ -18,7 +18,7 @@
 #include "espalier/protocol/rounds/server.h"
 #include "fixture.h"
 
-namespace espalier {
+namespace espalier::rounds {
 namespace {
 
 /// Four clients with a few samples each, two rounds.
@@ -135,8 +135,8 @@ class Ground {
       const Assignment assigned = built.submodel->choose(experiment_, {client, 0, 0});
       EXPECT_GT(assignment_peaks(experiment_, built, assigned, client).largest(), 0);
     }
-    Parameters model(
-        experiment_.plans->geometry(Submodel::full(*experiment_.model.layout), Packing::aligned));
+    Parameters model(experiment_.plans->buffer_layout(Submodel::full(*experiment_.model.layout),
+                                                      Packing::aligned));
     initialise(model, experiment_.seed);
     Mailbox mailbox(mpi_);
     JobKinds kinds;
@@ -251,4 +251,4 @@ TEST_F(Combinations, OfASearchAndARuleThatNeverSearchesAreRefused) {
 }
 
 }  // namespace
-}  // namespace espalier
+}  // namespace espalier::rounds

@@ -7,7 +7,7 @@
 
 #include "merge_scene.h"
 
-namespace espalier {
+namespace espalier::rounds {
 namespace {
 
 constexpr const char* kRule = "importance_drift";
@@ -48,13 +48,13 @@ TEST(ImportanceOverDrift, OnlyAgeLowersAWeight) {
     // The model has moved since the base version of one of them.
     s.reset();
     Parameters& now = s.model;
-    const Range range = now.geometry().kind_range(Kind::trainable);
+    const Range range = now.buffer_layout().kind_range(Kind::trainable);
     for (std::int64_t i = range.begin; i < range.end; ++i) now.data()[i] *= 1.01F;
     updates[1].staleness = 3;
-    updates[0].sent = pack_payload(*s.experiment.plans, now, *updates[0].geometry);
+    updates[0].sent = pack_payload(*s.experiment.plans, now, *updates[0].buffer_layout);
     auto moved = std::make_shared<Bytes>(*updates[0].sent);
     auto* values = reinterpret_cast<float*>(moved->data());
-    for (std::int64_t i = 0; i < updates[0].geometry->count(Kind::trainable); ++i)
+    for (std::int64_t i = 0; i < updates[0].buffer_layout->count(Kind::trainable); ++i)
       values[i] += 0.1F;
     updates[0].values = moved;
     s.rule(kRule, "drift = " + drift + "\n")->merge(s.experiment, s.model, updates);
@@ -104,13 +104,14 @@ TEST(ImportanceOverDrift, UpdatesThatDidNotMoveLeaveTheModelToTheLastBit) {
     for (const std::string importance : {"true", "false"}) {
       weights(s, "normalise = " + normalise + "\nimportance = " + importance + "\n",
               {s.update({0, 1, 7}, 0, 0.3), s.update({1, 30}, 0, 0.7), s.update({1}, 0, 1)});
-      EXPECT_EQ(std::memcmp(s.model.data(), s.before.data(),
-                            static_cast<std::size_t>(s.model.geometry().size()) * sizeof(float)),
-                0)
+      EXPECT_EQ(
+          std::memcmp(s.model.data(), s.before.data(),
+                      static_cast<std::size_t>(s.model.buffer_layout().size()) * sizeof(float)),
+          0)
           << normalise << importance;
     }
   }
 }
 
 }  // namespace
-}  // namespace espalier
+}  // namespace espalier::rounds

@@ -9,7 +9,7 @@
 #include "fixture.h"
 #include "merge_scene.h"
 
-namespace espalier {
+namespace espalier::rounds {
 namespace {
 
 constexpr double kRate = 0.1, kAlpha = 0.7;
@@ -51,8 +51,8 @@ TEST(DynamicTerm, MovesWithASmallerSubmodel) {
   const TrainedTask before = train(*dynamic, full);
   const TrainedTask without = train(*plain, small);
   const TrainedTask with = train(*dynamic, small, before.result.state);
-  const Geometry whole(plain->experiment.model.layout, full, Packing::dense);
-  const Geometry part(plain->experiment.model.layout, small, Packing::dense);
+  const BufferLayout whole(plain->experiment.model.layout, full, Packing::dense);
+  const BufferLayout part(plain->experiment.model.layout, small, Packing::dense);
   std::vector<float> past(without.values.size()), past_sent(past);
   Plan(whole, part, nullptr, kTrained).copy(before.values.data(), past.data());
   Plan(whole, part, nullptr, kTrained).copy(before.sent.data(), past_sent.data());
@@ -135,4 +135,4 @@ TEST(DynamicMerge, RefusesToWorkWithoutItsTerm) {
 }
 
 }  // namespace
-}  // namespace espalier
+}  // namespace espalier::rounds

@@ -4,7 +4,7 @@
 
 #include "fixture.h"
 
-namespace espalier {
+namespace espalier::rounds {
 namespace {
 
 std::set<std::int64_t> kept(const Setting& s, int axis, std::int64_t version) {
@@ -39,4 +39,4 @@ TEST(RollingUnits, BeginAtTheVersionOrRollBackwards) {
 }
 
 }  // namespace
-}  // namespace espalier
+}  // namespace espalier::rounds

@@ -17,7 +17,7 @@
 #include "espalier/train/client.h"
 #include "espalier/train/task_cost.h"
 
-namespace espalier {
+namespace espalier::rounds {
 
 /// Every option that a run reads.
 inline OptionTable method_options() {
@@ -69,9 +69,10 @@ struct TrainedTask {
 /// The client's first task: `submodel` of the model's first values.
 inline TrainedTask train(const Setting& s, const Submodel& submodel, Bytes state = {}) {
   const Experiment& e = s.experiment;
-  Parameters model(e.plans->geometry(Submodel::full(*e.model.layout), Packing::aligned));
+  Parameters model(e.plans->buffer_layout(Submodel::full(*e.model.layout), Packing::aligned));
   initialise(model, e.seed);
-  const auto payload = pack_payload(*e.plans, model, *e.plans->geometry(submodel, Packing::dense));
+  const auto payload =
+      pack_payload(*e.plans, model, *e.plans->buffer_layout(submodel, Packing::dense));
   ClientTask task;
   task.submodel = submodel;
   task.state = std::move(state);
@@ -87,4 +88,4 @@ inline TrainedTask train(const Setting& s, const Submodel& submodel, Bytes state
   return {result, floats(*payload), floats(*values)};
 }
 
-}  // namespace espalier
+}  // namespace espalier::rounds

@@ -3,7 +3,7 @@
 #include "espalier/method/widths.h"
 #include "fixture.h"
 
-namespace espalier {
+namespace espalier::rounds {
 namespace {
 
 std::unique_ptr<Setting> make(const std::string& more) {
@@ -81,8 +81,8 @@ TEST(OrderedDropout, WithoutDistillationABatchTrainsTheNarrowNetworkAsIfItWereAl
   const TrainedTask alone = train(*plain, small);
   // What the narrow network's own training gives, put into the whole.
   std::vector<float> expected = within.sent;
-  const Geometry whole(s->experiment.model.layout, full, Packing::dense);
-  const Geometry part(s->experiment.model.layout, small, Packing::dense);
+  const BufferLayout whole(s->experiment.model.layout, full, Packing::dense);
+  const BufferLayout part(s->experiment.model.layout, small, Packing::dense);
   Plan(part, whole, nullptr, kTrained).copy(alone.values.data(), expected.data());
   std::size_t moved = 0;
   for (std::size_t i = 0; i < expected.size(); ++i) {
@@ -117,10 +117,10 @@ TEST(OrderedDropout, ChangesWhatIsTrainedAndOnlyThere) {
   ASSERT_EQ(plain.size(), both.size());
   // Units beyond every narrow width move exactly as without it.
   const Experiment& e = whole->experiment;
-  const Geometry dense(e.model.layout, full, Packing::dense);
+  const BufferLayout dense(e.model.layout, full, Packing::dense);
   std::size_t equal = 0, changed = 0;
   for (std::size_t entry = 0; entry < e.model.layout->entries.size(); ++entry) {
-    const Geometry::Place& place = dense.place(static_cast<int>(entry));
+    const BufferLayout::Place& place = dense.place(static_cast<int>(entry));
     const bool has_units = e.model.layout->entries[entry].name.starts_with("conv1.bias");
     for (std::int64_t i = 0; i < place.count; ++i) {
       const auto at = static_cast<std::size_t>(place.offset + i);
@@ -136,4 +136,4 @@ TEST(OrderedDropout, ChangesWhatIsTrainedAndOnlyThere) {
 }
 
 }  // namespace
-}  // namespace espalier
+}  // namespace espalier::rounds

@@ -8,7 +8,7 @@
 
 #include "fixture.h"
 
-namespace espalier {
+namespace espalier::rounds {
 namespace {
 
 const std::string kVit =
@@ -39,9 +39,9 @@ struct Outcome {
 Outcome search(const Setting& s, const Submodel& sent, double share, std::int64_t nth_task = 0,
                const Bytes& state = {}) {
   const Experiment& e = s.experiment;
-  Parameters model(e.plans->geometry(Submodel::full(*e.model.layout), Packing::aligned));
+  Parameters model(e.plans->buffer_layout(Submodel::full(*e.model.layout), Packing::aligned));
   initialise(model, e.seed);
-  const auto dense = e.plans->geometry(sent, Packing::dense);
+  const auto dense = e.plans->buffer_layout(sent, Packing::dense);
   const SharedBytes payload = pack_payload(*e.plans, model, *dense);
   ClientTask task;
   task.nth_task = nth_task;
@@ -61,8 +61,8 @@ Outcome search(const Setting& s, const Submodel& sent, double share, std::int64_
     return list;
   };
   outcome.trained = floats(*values);
-  outcome.started =
-      floats(*pack_payload(*e.plans, model, *e.plans->geometry(outcome.found, Packing::dense)));
+  outcome.started = floats(
+      *pack_payload(*e.plans, model, *e.plans->buffer_layout(outcome.found, Packing::dense)));
   return outcome;
 }
 
@@ -77,7 +77,7 @@ TEST(Gates, OfZeroAndOneEqualTheSmallerModel) {
   for (const std::string& text : {kVit, kEncoder, kCnn, kStages}) {
     const auto s = make(text);
     const Experiment& e = s->experiment;
-    Parameters full(e.plans->geometry(Submodel::full(*e.model.layout), Packing::aligned));
+    Parameters full(e.plans->buffer_layout(Submodel::full(*e.model.layout), Packing::aligned));
     initialise(full, 3);
     Submodel submodel = full.submodel();
     std::vector<at::Tensor> gates(e.model.layout->axes.size());
@@ -89,8 +89,8 @@ TEST(Gates, OfZeroAndOneEqualTheSmallerModel) {
       for (const std::int64_t unit : units) gate[unit].fill_(1);
       submodel.keep(masked.axis, units);
     }
-    Parameters small(e.plans->geometry(submodel, Packing::aligned));
-    e.plans->plan(full.geometry(), small.geometry())->copy(full.data(), small.data());
+    Parameters small(e.plans->buffer_layout(submodel, Packing::aligned));
+    e.plans->plan(full.buffer_layout(), small.buffer_layout())->copy(full.data(), small.data());
     c10::NoGradGuard no_grad;
     Context open, gated;
     gated.gates = &gates;
@@ -123,7 +123,7 @@ TEST(Masks, EveryLayerKeepsItsShareInsideWhatWasSent) {
         // Equal sizes and costs, so the server knows the time that the task will take.
         EXPECT_EQ(task_cost(e, LocalObjective(), outcome.found, 20).step_flops,
                   task_cost(e, LocalObjective(), expected, 20).step_flops);
-        EXPECT_EQ(payload_bytes(*e.plans->geometry(expected, Packing::dense)),
+        EXPECT_EQ(payload_bytes(*e.plans->buffer_layout(expected, Packing::dense)),
                   std::ssize(outcome.trained) * 4);
       }
     }
@@ -168,9 +168,9 @@ TEST(Masks, WeightsOfMaskedLayersStandStillWhileSearching) {
   const auto s = make(kVit + "[train]\nlr = 0.01\nsteps = 1\n[method]\nmask_ratio = 1\n");
   const Experiment& e = s->experiment;
   const Outcome outcome = search(*s, depth(e, 3), 0.5);
-  const Geometry dense(e.model.layout, outcome.found, Packing::dense);
+  const BufferLayout dense(e.model.layout, outcome.found, Packing::dense);
   for (std::size_t index = 0; index < e.model.layout->entries.size(); ++index) {
-    const Geometry::Place& place = dense.place(static_cast<int>(index));
+    const BufferLayout::Place& place = dense.place(static_cast<int>(index));
     if (!place.present) continue;
     const auto begin = static_cast<std::size_t>(place.offset);
     const bool moved = std::memcmp(&outcome.trained[begin], &outcome.started[begin],
@@ -242,7 +242,7 @@ TEST(Masks, FourMatricesShrinkByTheFormula) {
   const Experiment& e = s->experiment;
   const auto rule = s->rules.search(s->config);
   const auto matrices = [&](const Submodel& submodel) {
-    const Geometry dense(e.model.layout, submodel, Packing::dense);
+    const BufferLayout dense(e.model.layout, submodel, Packing::dense);
     std::int64_t values = 0;
     for (std::size_t index = 0; index < e.model.layout->entries.size(); ++index) {
       const Entry& entry = e.model.layout->entries[index];
@@ -275,4 +275,4 @@ TEST(Masks, FourMatricesShrinkByTheFormula) {
 }
 
 }  // namespace
-}  // namespace espalier
+}  // namespace espalier::rounds

@@ -13,7 +13,7 @@
 #include "espalier/model/model.h"
 #include "espalier/train/client.h"
 
-namespace espalier {
+namespace espalier::rounds {
 
 /// Two layers, updates of submodels of them by four clients, and a model that they started from.
 struct Scene {
@@ -33,7 +33,7 @@ struct Scene {
     config.read_text("[clients]\ncount = 4\n", "the scene");
     experiment.fleet = std::make_unique<Fleet>(config);
     experiment.plans = std::make_unique<PlanCache>(layout);
-    const auto full = experiment.plans->geometry(Submodel::full(*layout), Packing::aligned);
+    const auto full = experiment.plans->buffer_layout(Submodel::full(*layout), Packing::aligned);
     model = Parameters(full);
     before = Parameters(full);
     Stream stream(1, purpose("test"));
@@ -49,7 +49,7 @@ struct Scene {
 
   void reset() {
     std::memcpy(model.data(), before.data(),
-                static_cast<std::size_t>(model.geometry().size()) * sizeof(float));
+                static_cast<std::size_t>(model.buffer_layout().size()) * sizeof(float));
   }
 
   /// An update that moved every value of its submodel by `step`.
@@ -58,11 +58,11 @@ struct Scene {
     submodel.keep(hidden, std::move(units));
     Update u;
     u.client = u.task = made_++;
-    u.geometry = experiment.plans->geometry(submodel, Packing::dense);
-    u.sent = pack_payload(*experiment.plans, before, *u.geometry);
+    u.buffer_layout = experiment.plans->buffer_layout(submodel, Packing::dense);
+    u.sent = pack_payload(*experiment.plans, before, *u.buffer_layout);
     auto trained = std::make_shared<Bytes>(*u.sent);
     auto* values = reinterpret_cast<float*>(trained->data());
-    for (std::int64_t i = 0; i < u.geometry->count(Kind::trainable); ++i) {
+    for (std::int64_t i = 0; i < u.buffer_layout->count(Kind::trainable); ++i) {
       values[i] = static_cast<float>(static_cast<double>(values[i]) + step);
     }
     u.values = trained;
@@ -96,4 +96,4 @@ struct Scene {
   std::int64_t made_ = 0;
 };
 
-}  // namespace espalier
+}  // namespace espalier::rounds

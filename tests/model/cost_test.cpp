@@ -4,7 +4,7 @@
 
 #include <array>
 
-#include "espalier/model/geometry.h"
+#include "espalier/model/buffer_layout.h"
 #include "leading.h"
 
 namespace espalier {
@@ -25,7 +25,7 @@ TEST(Cost, CountsEveryTrainedValueAtAnyWidth) {
       const Model model = make(name, norm);
       for (const double share : {1.0, 0.5, 0.25}) {
         const Submodel submodel = leading(*model.layout, share);
-        const Geometry dense(model.layout, submodel, Packing::dense);
+        const BufferLayout dense(model.layout, submodel, Packing::dense);
         const TrainingCost cost = training_cost(model, submodel, 20, 0);
         EXPECT_EQ(cost.parameters, dense.count(Kind::trainable));
         EXPECT_EQ(cost.message_bytes, 4 * dense.count(Kind::trainable));
@@ -79,7 +79,7 @@ TEST(Cost, GrowsWithBatchWidthAndState) {
   EXPECT_LT(training_cost(model, full, 8, 0).peak_bytes, base.peak_bytes);
   EXPECT_EQ(training_cost(model, full, 20, 0, 1000).peak_bytes, base.peak_bytes + 1000);
   // Momentum is one more flat buffer of the trained range.
-  const Geometry aligned(model.layout, full, Packing::aligned);
+  const BufferLayout aligned(model.layout, full, Packing::aligned);
   EXPECT_EQ(training_cost(model, full, 20, 1).peak_bytes,
             base.peak_bytes + 4 * aligned.kind_range(Kind::trainable).size());
   // Twice the batch is twice the work.

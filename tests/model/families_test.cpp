@@ -259,14 +259,16 @@ TEST(Families, GatherThenScatterIsTheIdentityOnKeptAndTouchesNothingElse) {
       full.flat().copy_(at::arange(1, full.flat().numel() + 1, at::kFloat));
       const at::Tensor before = full.flat().clone();
       Parameters small = sliced(model, full, submodel);
-      EXPECT_EQ(small.geometry().count(), Plan(full.geometry(), small.geometry()).count());
-      Plan(small.geometry(), full.geometry()).copy(small.data(), full.data());
+      EXPECT_EQ(small.buffer_layout().count(),
+                Plan(full.buffer_layout(), small.buffer_layout()).count());
+      Plan(small.buffer_layout(), full.buffer_layout()).copy(small.data(), full.data());
       EXPECT_TRUE(same_bits(full.flat(), before));
       // Doubling what was gathered changes exactly the kept values.
       small.flat().mul_(2);
-      Plan(small.geometry(), full.geometry()).copy(small.data(), full.data());
-      EXPECT_EQ(full.flat().ne(before).sum().item<std::int64_t>(), small.geometry().count());
-      EXPECT_EQ(full.flat().eq(before * 2).sum().item<std::int64_t>(), small.geometry().count());
+      Plan(small.buffer_layout(), full.buffer_layout()).copy(small.data(), full.data());
+      EXPECT_EQ(full.flat().ne(before).sum().item<std::int64_t>(), small.buffer_layout().count());
+      EXPECT_EQ(full.flat().eq(before * 2).sum().item<std::int64_t>(),
+                small.buffer_layout().count());
     }
   }
 }

@@ -37,7 +37,7 @@ inline Model make(const Settings& settings, DataShape shape = {{1, 28, 28}, 10})
 }
 
 inline Parameters values_of(const Model& model, const Submodel& submodel) {
-  return Parameters(std::make_shared<const Geometry>(model.layout, submodel, Packing::aligned));
+  return Parameters(std::make_shared<const BufferLayout>(model.layout, submodel, Packing::aligned));
 }
 
 /// A full model with PyTorch's first values.
@@ -118,7 +118,7 @@ inline Submodel select(const Layout& layout, double share, Choice choice) {
 
 inline Parameters sliced(const Model& model, const Parameters& full, const Submodel& submodel) {
   Parameters small = values_of(model, submodel);
-  Plan(full.geometry(), small.geometry()).copy(full.data(), small.data());
+  Plan(full.buffer_layout(), small.buffer_layout()).copy(full.data(), small.data());
   return small;
 }
 
@@ -134,7 +134,7 @@ inline void expect_close(const at::Tensor& a, const at::Tensor& b, double tolera
 }
 
 inline std::int64_t trainable_count(const Model& model) {
-  return Geometry(model.layout, Submodel::full(*model.layout), Packing::dense)
+  return BufferLayout(model.layout, Submodel::full(*model.layout), Packing::dense)
       .count(Kind::trainable);
 }
 

@@ -17,9 +17,9 @@ namespace {
 using testing::make_layout;
 using testing::rolling;
 
-std::shared_ptr<const Geometry> geometry_of(std::shared_ptr<const Layout> layout,
-                                            const Submodel& submodel) {
-  return std::make_shared<const Geometry>(std::move(layout), submodel, Packing::aligned);
+std::shared_ptr<const BufferLayout> buffer_layout_of(std::shared_ptr<const Layout> layout,
+                                                     const Submodel& submodel) {
+  return std::make_shared<const BufferLayout>(std::move(layout), submodel, Packing::aligned);
 }
 
 int entry_called(const Layout& layout, const std::string& name) {
@@ -30,13 +30,13 @@ int entry_called(const Layout& layout, const std::string& name) {
 
 TEST(Parameters, ViewsShareTheAlignedBuffer) {
   const auto layout = make_layout();
-  Parameters parameters(geometry_of(layout, rolling(*layout, 0.5, 4)));
+  Parameters parameters(buffer_layout_of(layout, rolling(*layout, 0.5, 4)));
   EXPECT_EQ(reinterpret_cast<std::uintptr_t>(parameters.data()) % 64, 0u);
   for (int entry = 0; entry < static_cast<int>(layout->entries.size()); ++entry) {
     const at::Tensor& view = parameters[entry];
     EXPECT_EQ(view.const_data_ptr<float>(),
-              parameters.data() + parameters.geometry().place(entry).offset);
-    EXPECT_EQ(view.sizes().vec(), parameters.geometry().place(entry).shape);
+              parameters.data() + parameters.buffer_layout().place(entry).offset);
+    EXPECT_EQ(view.sizes().vec(), parameters.buffer_layout().place(entry).shape);
     EXPECT_TRUE(view.is_leaf());
     EXPECT_FALSE(view.requires_grad());
   }
@@ -47,7 +47,7 @@ TEST(Parameters, AbsentEntriesAreBrokenInvariants) {
   const auto layout = make_layout();
   Submodel submodel = Submodel::full(*layout);
   submodel.keep_block(1, false);
-  const Parameters parameters(geometry_of(layout, submodel));
+  const Parameters parameters(buffer_layout_of(layout, submodel));
   EXPECT_THROW(parameters[entry_called(*layout, "qkv.weight")], Error);
   EXPECT_THROW(parameters[-1], Error);
   EXPECT_NO_THROW(parameters[entry_called(*layout, "square")]);
@@ -55,7 +55,7 @@ TEST(Parameters, AbsentEntriesAreBrokenInvariants) {
 
 TEST(Parameters, GradientsAccumulateInPlaceInTheFlatBuffer) {
   const auto layout = make_layout();
-  Parameters parameters(geometry_of(layout, rolling(*layout, 0.5, 4)));
+  Parameters parameters(buffer_layout_of(layout, rolling(*layout, 0.5, 4)));
   parameters.attach_gradients();
   const at::Tensor square = parameters[entry_called(*layout, "square")];
   const at::Tensor scale = parameters[entry_called(*layout, "scale")];
@@ -67,18 +67,19 @@ TEST(Parameters, GradientsAccumulateInPlaceInTheFlatBuffer) {
   }
   EXPECT_TRUE(square.requires_grad() && square.is_leaf());
   EXPECT_FALSE(frozen.requires_grad());
-  EXPECT_EQ(parameters.data()[parameters.geometry().place(entry_called(*layout, "scale")).offset],
-            3.0f);
+  EXPECT_EQ(
+      parameters.data()[parameters.buffer_layout().place(entry_called(*layout, "scale")).offset],
+      3.0f);
   const void* const buffer = parameters.gradients().const_data_ptr();
 
   // d(scale * sum(square^2)) = 2 scale square and sum(square^2); twice, so that the second adds.
   for (int pass = 0; pass < 2; ++pass) (scale * square.pow(2).sum()).backward();
 
   EXPECT_EQ(parameters.gradients().const_data_ptr(), buffer);
-  const Range range = parameters.geometry().kind_range(Kind::trainable);
+  const Range range = parameters.buffer_layout().kind_range(Kind::trainable);
   at::Tensor expected = at::zeros({range.size()});
   const auto place = [&](const char* name) {
-    return parameters.geometry().place(entry_called(*layout, name));
+    return parameters.buffer_layout().place(entry_called(*layout, name));
   };
   expected.narrow(0, place("square").offset - range.begin, square.numel())
       .copy_((2 * 2 * 3 * square.detach()).flatten());
@@ -95,7 +96,7 @@ TEST(Parameters, GradientsAccumulateInPlaceInTheFlatBuffer) {
 
 TEST(Parameters, WritingAStatisticLeavesASavedGraphValid) {
   const auto layout = make_layout();
-  Parameters parameters(geometry_of(layout, Submodel::full(*layout)));
+  Parameters parameters(buffer_layout_of(layout, Submodel::full(*layout)));
   parameters.attach_gradients();
   const at::Tensor bias = parameters[entry_called(*layout, "conv.bias")];
   const at::Tensor loss = bias.pow(2).sum();
@@ -108,16 +109,16 @@ TEST(Parameters, WritingAStatisticLeavesASavedGraphValid) {
 
 TEST(Parameters, TrainableIsAViewOfTheTrainableRange) {
   const auto layout = make_layout();
-  Parameters parameters(geometry_of(layout, Submodel::full(*layout)));
+  Parameters parameters(buffer_layout_of(layout, Submodel::full(*layout)));
   parameters.trainable().fill_(1);
   EXPECT_EQ(parameters.flat().sum().item<float>(),
-            static_cast<float>(parameters.geometry().kind_range(Kind::trainable).size()));
+            static_cast<float>(parameters.buffer_layout().kind_range(Kind::trainable).size()));
   EXPECT_EQ(parameters[entry_called(*layout, "norm.mean")].sum().item<float>(), 0);
 }
 
 TEST(Parameters, MovingKeepsTheBuffer) {
   const auto layout = make_layout();
-  Parameters parameters(geometry_of(layout, Submodel::full(*layout)));
+  Parameters parameters(buffer_layout_of(layout, Submodel::full(*layout)));
   parameters.attach_gradients();
   const float* const data = parameters.data();
   Parameters moved = std::move(parameters);
@@ -127,15 +128,15 @@ TEST(Parameters, MovingKeepsTheBuffer) {
 
 TEST(Initialise, ValuesDependOnSeedAndNameOnly) {
   const auto layout = make_layout();
-  Parameters a(geometry_of(layout, Submodel::full(*layout)));
+  Parameters a(buffer_layout_of(layout, Submodel::full(*layout)));
   initialise(a, 42);
   // The same entries in reverse order and packed into other places.
   Layout reversed = *layout;
   std::ranges::reverse(reversed.entries);
   const auto other = std::make_shared<const Layout>(reversed);
-  Parameters b(geometry_of(other, Submodel::full(*other)));
+  Parameters b(buffer_layout_of(other, Submodel::full(*other)));
   initialise(b, 42);
-  Parameters c(geometry_of(layout, Submodel::full(*layout)));
+  Parameters c(buffer_layout_of(layout, Submodel::full(*layout)));
   initialise(c, 43);
   for (int entry = 0; entry < static_cast<int>(layout->entries.size()); ++entry) {
     const std::string& name = layout->entries[entry].name;
@@ -154,7 +155,7 @@ TEST(Initialise, FollowsTheRulesAndLeavesPaddingZero) {
   wide.add_entry({"ones", Kind::trainable, 0, {wide.along(0)}, {Init::Rule::ones, 0}});
   wide.add_entry({"zeros", Kind::trainable, 0, {wide.along(0)}, {Init::Rule::zeros, 0}});
   const auto layout = std::make_shared<const Layout>(wide);
-  Parameters full(geometry_of(layout, Submodel::full(*layout)));
+  Parameters full(buffer_layout_of(layout, Submodel::full(*layout)));
   initialise(full, 7);
   const double n = 50001;
   EXPECT_LE(full[0].abs().max().item<float>(), 0.25f);
@@ -169,7 +170,7 @@ TEST(Initialise, FollowsTheRulesAndLeavesPaddingZero) {
   EXPECT_TRUE((full[3] == 0).all().item<bool>());
   at::Tensor padding = full.flat().clone();
   for (int entry = 0; entry < 4; ++entry) {
-    const Geometry::Place& place = full.geometry().place(entry);
+    const BufferLayout::Place& place = full.buffer_layout().place(entry);
     padding.narrow(0, place.offset, place.count).zero_();
   }
   EXPECT_EQ(padding.count_nonzero().item<std::int64_t>(), 0);

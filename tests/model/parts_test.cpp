@@ -39,7 +39,7 @@ at::Tensor samples(const Model& model) {
 /// The part's values, taken from `whole`.
 Parameters part_values(const Model& model, const Parameters& whole, int first, int last) {
   Parameters part = values_of(model, part_of(model, whole.submodel(), first, last));
-  Plan(whole.geometry(), part.geometry()).copy(whole.data(), part.data());
+  Plan(whole.buffer_layout(), part.buffer_layout()).copy(whole.data(), part.data());
   return part;
 }
 
@@ -83,7 +83,9 @@ TEST(Parts, HoldEachParameterOnce) {
     const auto blocks = static_cast<int>(model.blocks.size());
     const Submodel half = select(*model.layout, 0.5, Choice::leading);
     const auto count = [&](int first, int last) {
-      return values_of(model, part_of(model, half, first, last)).geometry().count(Kind::trainable);
+      return values_of(model, part_of(model, half, first, last))
+          .buffer_layout()
+          .count(Kind::trainable);
     };
     // A bottom has no use for the classifiers within it.
     std::int64_t idle = 0;
@@ -92,7 +94,7 @@ TEST(Parts, HoldEachParameterOnce) {
         Submodel exit = part_of(model, half, cut - 1, cut);
         EXPECT_FALSE(exit.has_block(cut - 1));
         exit.keep_block(cut - 1, true);
-        idle += values_of(model, exit).geometry().count(Kind::trainable);
+        idle += values_of(model, exit).buffer_layout().count(Kind::trainable);
       }
       EXPECT_EQ(count(0, cut) + idle + count(cut, blocks), count(0, blocks))
           << what(family, 0.5, cut);
@@ -123,10 +125,10 @@ TEST(Parts, PassBackTheGradientsOfTheWhole) {
         loss_of(model, train(model, top, received)).backward();
         sent.backward(received.grad());
         for (Parameters* part : {&bottom, &top}) {
-          Parameters expected(part->geometry_ptr());
+          Parameters expected(part->buffer_layout_ptr());
           const at::Tensor& all = whole.gradients();
-          const auto begin = whole.geometry().kind_range(Kind::trainable).begin;
-          const Plan plan(whole.geometry(), part->geometry(), nullptr,
+          const auto begin = whole.buffer_layout().kind_range(Kind::trainable).begin;
+          const Plan plan(whole.buffer_layout(), part->buffer_layout(), nullptr,
                           1u << static_cast<unsigned>(Kind::trainable));
           for (const Plan::Run& run : plan.runs()) {
             std::copy_n(all.const_data_ptr<float>() + run.source - begin, run.length,

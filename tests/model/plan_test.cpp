@@ -24,18 +24,18 @@ std::vector<float> random_values(std::int64_t count, std::uint64_t seed) {
 }
 
 // Destination offset -> source offset, by looking each value up in the full model.
-std::map<std::int64_t, std::int64_t> expected_moves(const Geometry& source,
-                                                    const Geometry& destination,
+std::map<std::int64_t, std::int64_t> expected_moves(const BufferLayout& source,
+                                                    const BufferLayout& destination,
                                                     const Submodel* only, unsigned kinds = ~0u) {
   const auto layout = source.layout_ptr();
-  const Geometry full(layout, Submodel::full(*layout), Packing::dense);
+  const BufferLayout full(layout, Submodel::full(*layout), Packing::dense);
   std::map<std::int64_t, std::int64_t> source_of;
   const auto from = full_offsets(full, source);
   for (std::size_t s = 0; s < from.size(); ++s)
     if (from[s] >= 0) source_of[from[s]] = static_cast<std::int64_t>(s);
   std::vector<bool> allowed(full.size(), only == nullptr);
   if (only != nullptr)
-    for (std::int64_t id : full_offsets(full, Geometry(layout, *only, Packing::dense)))
+    for (std::int64_t id : full_offsets(full, BufferLayout(layout, *only, Packing::dense)))
       allowed[id] = true;
   for (int kind = 0; kind < kKinds; ++kind) {
     const Range range = full.kind_range(static_cast<Kind>(kind));
@@ -51,7 +51,7 @@ std::map<std::int64_t, std::int64_t> expected_moves(const Geometry& source,
 }
 
 // Every statement about a plan: its runs, copy and accumulate over ranges of odd sizes.
-void expect_moves(const Plan& plan, const Geometry& source, const Geometry& destination,
+void expect_moves(const Plan& plan, const BufferLayout& source, const BufferLayout& destination,
                   const std::map<std::int64_t, std::int64_t>& moves) {
   ASSERT_EQ(plan.count(), static_cast<std::int64_t>(moves.size()));
   std::vector<Plan::Run> runs;
@@ -100,8 +100,9 @@ TEST(Plan, BetweenAnyTwoSubmodelsMovesWhatIndexSelectPicks) {
   const std::vector<Submodel> all = selections(*layout);
   for (std::size_t a = 0; a < all.size(); ++a)
     for (std::size_t b = 0; b < all.size(); ++b) {
-      const Geometry source(layout, all[a], a % 2 == 0 ? Packing::aligned : Packing::dense);
-      const Geometry destination(layout, all[b], b % 3 == 0 ? Packing::dense : Packing::aligned);
+      const BufferLayout source(layout, all[a], a % 2 == 0 ? Packing::aligned : Packing::dense);
+      const BufferLayout destination(layout, all[b],
+                                     b % 3 == 0 ? Packing::dense : Packing::aligned);
       SCOPED_TRACE(::testing::Message() << "from " << a << " to " << b);
       ASSERT_NO_FATAL_FAILURE(expect_moves(Plan(source, destination), source, destination,
                                            expected_moves(source, destination, nullptr)));
@@ -111,9 +112,9 @@ TEST(Plan, BetweenAnyTwoSubmodelsMovesWhatIndexSelectPicks) {
 TEST(Plan, RespectsOnlyAndKinds) {
   const auto layout = make_layout();
   for (std::uint64_t seed = 0; seed < 20; ++seed) {
-    const Geometry source(layout, random_submodel(*layout, 3 * seed, false), Packing::dense);
-    const Geometry destination(layout, random_submodel(*layout, 3 * seed + 1, false),
-                               Packing::aligned);
+    const BufferLayout source(layout, random_submodel(*layout, 3 * seed, false), Packing::dense);
+    const BufferLayout destination(layout, random_submodel(*layout, 3 * seed + 1, false),
+                                   Packing::aligned);
     Submodel only = random_submodel(*layout, 3 * seed + 2);
     only.keep(testing::kClasses, {1, 4});
     const unsigned kinds = seed % 2 == 0 ? ~0u : 1u << static_cast<int>(Kind::trainable);
@@ -130,8 +131,8 @@ TEST(Plan, MovesNothingBetweenDisjointSubmodels) {
   stem.keep_block(2, false);
   Submodel rest = Submodel::full(*layout);
   rest.keep_block(0, false);
-  const Geometry source(layout, stem, Packing::dense);
-  const Geometry destination(layout, rest, Packing::dense);
+  const BufferLayout source(layout, stem, Packing::dense);
+  const BufferLayout destination(layout, rest, Packing::dense);
   const Plan plan(source, destination);
   EXPECT_EQ(plan.count(), 0);
   EXPECT_TRUE(plan.runs().empty());
@@ -140,11 +141,11 @@ TEST(Plan, MovesNothingBetweenDisjointSubmodels) {
 
 TEST(Plan, GatherThenScatterIsTheIdentityOnKeptAndLeavesOthers) {
   const auto layout = make_layout();
-  const Geometry full(layout, Submodel::full(*layout), Packing::aligned);
+  const BufferLayout full(layout, Submodel::full(*layout), Packing::aligned);
   const std::vector<float> values = random_values(full.size(), 3);
   for (const Submodel& submodel : selections(*layout)) {
     for (const Packing packing : {Packing::aligned, Packing::dense}) {
-      const Geometry small(layout, submodel, packing);
+      const BufferLayout small(layout, submodel, packing);
       std::vector<float> part(small.size(), 0);
       Plan(full, small).copy(values.data(), part.data());
       std::vector<float> back(full.size(), -7);
@@ -160,8 +161,9 @@ TEST(Plan, GatherThenScatterIsTheIdentityOnKeptAndLeavesOthers) {
 TEST(Plan, EqualDenseGeometriesAreOneRun) {
   const auto layout = make_layout();
   for (std::uint64_t seed = 0; seed < 5; ++seed) {
-    const Geometry geometry(layout, random_submodel(*layout, seed, false), Packing::dense);
-    EXPECT_EQ(Plan(geometry, geometry).runs(), (std::vector<Plan::Run>{{0, 0, geometry.size()}}));
+    const BufferLayout buffer_layout(layout, random_submodel(*layout, seed, false), Packing::dense);
+    EXPECT_EQ(Plan(buffer_layout, buffer_layout).runs(),
+              (std::vector<Plan::Run>{{0, 0, buffer_layout.size()}}));
   }
 }
 
@@ -175,11 +177,11 @@ TEST(Plan, MovesWideEntriesExactly) {
   wide.add_entry({"weight", Kind::trainable, 0, {wide.along(0), wide.along(1)}, {}});
   wide.add_entry({"kernels", Kind::trainable, 0, {wide.along(0), wide.along(1, 5)}, {}});
   const auto layout = std::make_shared<const Layout>(wide);
-  const Geometry full(layout, Submodel::full(*layout), Packing::aligned);
+  const BufferLayout full(layout, Submodel::full(*layout), Packing::aligned);
   for (const Submodel& submodel :
        {rolling(*layout, 0.5, 0), rolling(*layout, 0.5, 500), rolling(*layout, 0.03, 698),
         random_submodel(*layout, 1, false), random_submodel(*layout, 4, false)}) {
-    const Geometry small(layout, submodel, Packing::dense);
+    const BufferLayout small(layout, submodel, Packing::dense);
     ASSERT_NO_FATAL_FAILURE(
         expect_moves(Plan(full, small), full, small, expected_moves(full, small, nullptr)));
     ASSERT_NO_FATAL_FAILURE(
@@ -192,22 +194,22 @@ TEST(PlanCache, KeepsEqualsAndDropsTheLeastRecentlyUsed) {
   PlanCache cache(layout, 2);
   const Submodel a = rolling(*layout, 0.5, 0);
   const Submodel b = rolling(*layout, 0.5, 4);
-  const auto first = cache.geometry(a, Packing::dense);
-  EXPECT_EQ(cache.geometry(rolling(*layout, 0.5, 0), Packing::dense), first);
-  const auto aligned = cache.geometry(a, Packing::aligned);
+  const auto first = cache.buffer_layout(a, Packing::dense);
+  EXPECT_EQ(cache.buffer_layout(rolling(*layout, 0.5, 0), Packing::dense), first);
+  const auto aligned = cache.buffer_layout(a, Packing::aligned);
   EXPECT_NE(aligned, first);
   EXPECT_EQ(aligned->packing(), Packing::aligned);
-  EXPECT_EQ(cache.geometry(a, Packing::dense), first);
-  EXPECT_EQ(cache.geometry(b, Packing::dense)->submodel(), b);  // drops the aligned one
-  EXPECT_EQ(cache.geometry(a, Packing::dense), first);
-  EXPECT_NE(cache.geometry(a, Packing::aligned), aligned);
+  EXPECT_EQ(cache.buffer_layout(a, Packing::dense), first);
+  EXPECT_EQ(cache.buffer_layout(b, Packing::dense)->submodel(), b);  // drops the aligned one
+  EXPECT_EQ(cache.buffer_layout(a, Packing::dense), first);
+  EXPECT_NE(cache.buffer_layout(a, Packing::aligned), aligned);
 }
 
 TEST(PlanCache, TellsPlansApartByEveryArgument) {
   const auto layout = make_layout();
   PlanCache cache(layout);
-  const auto full = cache.geometry(Submodel::full(*layout), Packing::aligned);
-  const auto small = cache.geometry(rolling(*layout, 0.5, 4), Packing::dense);
+  const auto full = cache.buffer_layout(Submodel::full(*layout), Packing::aligned);
+  const auto small = cache.buffer_layout(rolling(*layout, 0.5, 4), Packing::dense);
   Submodel only = Submodel::full(*layout);
   only.keep(testing::kClasses, {2});
   const auto gather = cache.plan(*full, *small);

@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "espalier/base/random.h"
-#include "espalier/model/geometry.h"
+#include "espalier/model/buffer_layout.h"
 
 namespace espalier::testing {
 
@@ -144,14 +144,14 @@ inline at::Tensor cut(const Layout& layout, int entry, const at::Tensor& full,
   return part.contiguous();
 }
 
-/// For each float of the geometry's buffer the offset in the full model's buffer that it stands
-/// for; -1: padding.
-inline std::vector<std::int64_t> full_offsets(const Geometry& full, const Geometry& part) {
+/// For each float of the buffer layout's buffer the offset in the full model's buffer that it
+/// stands for; -1: padding.
+inline std::vector<std::int64_t> full_offsets(const BufferLayout& full, const BufferLayout& part) {
   std::vector<std::int64_t> offsets(part.size(), -1);
   for (std::size_t index = 0; index < part.layout().entries.size(); ++index) {
     const int entry = static_cast<int>(index);
     if (!part.place(entry).present) continue;
-    const Geometry::Place& place = full.place(entry);
+    const BufferLayout::Place& place = full.place(entry);
     const at::Tensor ids =
         at::arange(place.offset, place.offset + place.count, at::kLong).view(place.shape);
     const at::Tensor kept = cut(part.layout(), entry, ids, part.submodel());

@@ -79,7 +79,7 @@ std::string show(const Settings& settings) {
 }
 
 Parameters values_of(const Model& model, const Submodel& submodel) {
-  return Parameters(std::make_shared<const Geometry>(model.layout, submodel, Packing::aligned));
+  return Parameters(std::make_shared<const BufferLayout>(model.layout, submodel, Packing::aligned));
 }
 
 /// A full model whose every value matters: norms near one, biases and positions of some size.
@@ -87,7 +87,7 @@ Parameters full_values(const Model& model) {
   Parameters p = values_of(model, Submodel::full(*model.layout));
   for (std::size_t e = 0; e < model.layout->entries.size(); ++e) {
     const Entry& entry = model.layout->entries[e];
-    const Geometry::Place& place = p.geometry().place(static_cast<int>(e));
+    const BufferLayout::Place& place = p.buffer_layout().place(static_cast<int>(e));
     Stream stream(5, purpose("test"), e);
     const double scale =
         place.shape.size() == 2 && place.shape[1] > 1 ? 1 / std::sqrt(double(place.shape[1])) : 0.3;
@@ -100,7 +100,7 @@ Parameters full_values(const Model& model) {
 
 Parameters sliced(const Model& model, const Parameters& full, const Submodel& submodel) {
   Parameters part = values_of(model, submodel);
-  Plan(full.geometry(), part.geometry()).copy(full.data(), part.data());
+  Plan(full.buffer_layout(), part.buffer_layout()).copy(full.data(), part.data());
   return part;
 }
 
@@ -192,7 +192,7 @@ class Reference {
   /// What the scaler divides the outputs of a layer by: the kept share of its rows.
   double share(const std::string& name) const {
     if (!scaler_) return 1;
-    const Geometry full(model_.layout, Submodel::full(*model_.layout), Packing::dense);
+    const BufferLayout full(model_.layout, Submodel::full(*model_.layout), Packing::dense);
     return static_cast<double>(parameters_[entry(name)].size(0)) /
            static_cast<double>(full.place(entry(name)).shape[0]);
   }
@@ -379,7 +379,7 @@ Submodel by_block(const Model& model, double share, Choice choice) {
 constexpr Choice kChoices[] = {Choice::leading, Choice::rolling, Choice::random, Choice::smallest};
 
 std::int64_t trainable_count(const Model& model) {
-  return Geometry(model.layout, Submodel::full(*model.layout), Packing::dense)
+  return BufferLayout(model.layout, Submodel::full(*model.layout), Packing::dense)
       .count(Kind::trainable);
 }
 
@@ -498,7 +498,7 @@ TEST(Transformer, HeadsNeuronsAndWrittenPositionsDropAsIfTheirWeightsWereZero) {
         }
         const Parameters part = sliced(model, full_values(model), submodel);
         Parameters zeroed = values_of(model, Submodel::full(*model.layout));
-        Plan(part.geometry(), zeroed.geometry()).copy(part.data(), zeroed.data());
+        Plan(part.buffer_layout(), zeroed.buffer_layout()).copy(part.data(), zeroed.data());
         const at::Tensor x = samples(model, 4);
         expect_close(run(model, part, x), run(model, zeroed, x), show(settings));
       }
@@ -516,12 +516,13 @@ TEST(Transformer, GatherThenScatterIsTheIdentityOnKeptAndTouchesNothingElse) {
         full.flat().copy_(at::arange(1, full.flat().numel() + 1, at::kFloat));
         const at::Tensor before = full.flat().clone();
         Parameters part = sliced(model, full, submodel);
-        EXPECT_EQ(part.geometry().count(), Plan(full.geometry(), part.geometry()).count());
-        Plan(part.geometry(), full.geometry()).copy(part.data(), full.data());
+        EXPECT_EQ(part.buffer_layout().count(),
+                  Plan(full.buffer_layout(), part.buffer_layout()).count());
+        Plan(part.buffer_layout(), full.buffer_layout()).copy(part.data(), full.data());
         EXPECT_TRUE(same_bits(full.flat(), before));
         part.flat().mul_(2);
-        Plan(part.geometry(), full.geometry()).copy(part.data(), full.data());
-        EXPECT_EQ(full.flat().ne(before).sum().item<std::int64_t>(), part.geometry().count());
+        Plan(part.buffer_layout(), full.buffer_layout()).copy(part.data(), full.data());
+        EXPECT_EQ(full.flat().ne(before).sum().item<std::int64_t>(), part.buffer_layout().count());
       }
     }
   }

@@ -289,7 +289,7 @@ TEST(Vision, HaveTorchvisionsParametersToTheUnit) {
 
 TEST(Vision, HaveTorchvisionsNamesAndShapes) {
   const auto shape = [](const Model& model, const std::string& name) {
-    return Geometry(model.layout, Submodel::full(*model.layout), Packing::dense)
+    return BufferLayout(model.layout, Submodel::full(*model.layout), Packing::dense)
         .place(entry_named(model, name))
         .shape;
   };
@@ -361,7 +361,7 @@ TEST(Vision, ADroppedBlockIsTheIdentity) {
       }
     }
     const Parameters shallow = sliced(model, full, submodel);
-    EXPECT_LT(shallow.geometry().count(), full.geometry().count());
+    EXPECT_LT(shallow.buffer_layout().count(), full.buffer_layout().count());
     const at::Tensor x = images(5, kCifar.sample);
     for (const Mode mode : {Mode::evaluate, Mode::train}) {
       EXPECT_TRUE(same_bits(run(model, shallow, x, mode), run(model, silent, x, mode))) << depth;

@@ -41,11 +41,11 @@ struct Trained {
 };
 
 std::vector<float> first_values(const Experiment& e) {
-  Parameters full(e.plans->geometry(Submodel::full(*e.model.layout), Packing::aligned));
+  Parameters full(e.plans->buffer_layout(Submodel::full(*e.model.layout), Packing::aligned));
   initialise(full, e.seed);
-  auto dense = e.plans->geometry(full.submodel(), Packing::dense);
+  auto dense = e.plans->buffer_layout(full.submodel(), Packing::dense);
   std::vector<float> values(static_cast<std::size_t>(dense->size()));
-  e.plans->plan(full.geometry(), *dense)->copy(std::as_const(full).data(), values.data());
+  e.plans->plan(full.buffer_layout(), *dense)->copy(std::as_const(full).data(), values.data());
   return values;
 }
 
@@ -79,7 +79,7 @@ TEST(ClientStepper, PeaksDoNotDependOnTheOrderOfSteps) {
       std::vector<std::int64_t> units(static_cast<std::size_t>(width));
       std::iota(units.begin(), units.end(), 0);
       task.submodel.keep(1, units);
-      const auto dense = e.plans->geometry(task.submodel, Packing::dense);
+      const auto dense = e.plans->buffer_layout(task.submodel, Packing::dense);
       auto payload = std::make_shared<Bytes>(static_cast<std::size_t>(payload_bytes(*dense)));
       steppers.push_back(std::make_unique<ClientStepper>(e, ClientRules{}, config, task,
                                                          payload_bytes(*dense), payload));
@@ -259,7 +259,7 @@ Trained train_tasks(const Experiment& e, const Config& config, int tasks) {
 /// The same batches in one uninterrupted training with one optimiser.
 std::vector<float> train_without_tasks(const Experiment& e, int tasks) {
   const auto full = Submodel::full(*e.model.layout);
-  Parameters p(e.plans->geometry(full, Packing::aligned));
+  Parameters p(e.plans->buffer_layout(full, Packing::aligned));
   initialise(p, e.seed);
   p.attach_gradients();
   Optimizer optimizer(e.train, p.trainable().numel());
@@ -277,9 +277,9 @@ std::vector<float> train_without_tasks(const Experiment& e, int tasks) {
       optimizer.step(p.trainable(), p.gradients(), e.train.lr);
     }
   }
-  const auto dense = e.plans->geometry(full, Packing::dense);
+  const auto dense = e.plans->buffer_layout(full, Packing::dense);
   std::vector<float> values(static_cast<std::size_t>(dense->size()));
-  e.plans->plan(p.geometry(), *dense)->copy(std::as_const(p).data(), values.data());
+  e.plans->plan(p.buffer_layout(), *dense)->copy(std::as_const(p).data(), values.data());
   return values;
 }
 

@@ -22,13 +22,13 @@ Parameters two_norms() {
   }
   auto shared = std::make_shared<const Layout>(std::move(layout));
   const Submodel full = Submodel::full(*shared);
-  Parameters model(std::make_shared<const Geometry>(shared, full, Packing::aligned));
-  std::fill_n(model.data(), model.geometry().size(), 7.0f);
+  Parameters model(std::make_shared<const BufferLayout>(shared, full, Packing::aligned));
+  std::fill_n(model.data(), model.buffer_layout().size(), 7.0f);
   return model;
 }
 
 std::vector<float> entry(const Parameters& model, int index) {
-  const Geometry::Place& place = model.geometry().place(index);
+  const BufferLayout::Place& place = model.buffer_layout().place(index);
   return {model.data() + place.offset, model.data() + place.offset + place.count};
 }
 
@@ -103,7 +103,7 @@ TEST(NormStatistics, AreLackingAtTheirFirstValuesOnly) {
   const auto shared = std::make_shared<const Layout>(std::move(plain));
   const Submodel full = Submodel::full(*shared);
   EXPECT_FALSE(lacks_statistics(
-      Parameters(std::make_shared<const Geometry>(shared, full, Packing::aligned))))
+      Parameters(std::make_shared<const BufferLayout>(shared, full, Packing::aligned))))
       << "none are needed";
 }
 

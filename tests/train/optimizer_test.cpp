@@ -318,16 +318,16 @@ class OptimizerArchive : public ::testing::Test {
     submodel.keep(testing::kChannels, std::move(channels));
     return submodel;
   }
-  std::int64_t trained(const Geometry& g) const { return g.kind_range(Kind::trainable).size(); }
+  std::int64_t trained(const BufferLayout& g) const { return g.kind_range(Kind::trainable).size(); }
   /// A gradient for every value of the full model, 1, 2, 3, ..., cut to `g`.
-  at::Tensor numbered(const Geometry& g) {
-    const auto full = plans_.geometry(Submodel::full(*layout_), Packing::aligned);
+  at::Tensor numbered(const BufferLayout& g) {
+    const auto full = plans_.buffer_layout(Submodel::full(*layout_), Packing::aligned);
     at::Tensor all = at::arange(1, full->size() + 1, at::kFloat);
     at::Tensor cut = at::zeros({g.size()});
     plans_.plan(*full, g, nullptr, 1u)->copy(all.const_data_ptr<float>(), cut.data_ptr<float>());
     return cut.narrow(0, 0, trained(g)).clone();
   }
-  Bytes save(Optimizer& optimizer, const Geometry& g) {
+  Bytes save(Optimizer& optimizer, const BufferLayout& g) {
     ByteArchive archive;
     optimizer.archive(archive, plans_, g);
     return archive.take();
@@ -335,7 +335,7 @@ class OptimizerArchive : public ::testing::Test {
 };
 
 TEST_F(OptimizerArchive, AnInterruptedTrainingGoesOnUnchanged) {
-  const auto g = plans_.geometry(cut({0, 2, 7}, {1, 5}), Packing::aligned);
+  const auto g = plans_.buffer_layout(cut({0, 2, 7}, {1, 5}), Packing::aligned);
   const std::int64_t size = trained(*g);
   const at::Tensor mask = (numbered(*g) > 0).to(at::kFloat);  // padding is zero
   for (const TrainSettings& s : all_kinds()) {
@@ -361,8 +361,8 @@ TEST_F(OptimizerArchive, AnInterruptedTrainingGoesOnUnchanged) {
 
 TEST_F(OptimizerArchive, KeptUnitsCarryTheirStateAndNewOnesStartAtZero) {
   const TrainSettings s = settings(OptimizerKind::sgd, 0, 0.5);  // the velocity is the gradient
-  const auto before = plans_.geometry(cut({0, 2, 3, 7}, {0, 1, 5}), Packing::aligned);
-  const auto after = plans_.geometry(cut({2, 3, 4, 5, 8}, {1, 2, 5}), Packing::aligned);
+  const auto before = plans_.buffer_layout(cut({0, 2, 3, 7}, {0, 1, 5}), Packing::aligned);
+  const auto after = plans_.buffer_layout(cut({2, 3, 4, 5, 8}, {1, 2, 5}), Packing::aligned);
   Optimizer first(s, trained(*before));
   first.step(at::zeros({trained(*before)}), numbered(*before), 1);
   const Bytes state = save(first, *before);
@@ -381,7 +381,7 @@ TEST_F(OptimizerArchive, KeptUnitsCarryTheirStateAndNewOnesStartAtZero) {
 }
 
 TEST_F(OptimizerArchive, HoldsEveryCopyDenseAndLittleElse) {
-  const auto g = plans_.geometry(cut({0, 2, 7}, {1, 5}), Packing::aligned);
+  const auto g = plans_.buffer_layout(cut({0, 2, 7}, {1, 5}), Packing::aligned);
   for (const TrainSettings& s : all_kinds()) {
     Optimizer optimizer(s, trained(*g));
     const auto bytes = static_cast<std::int64_t>(save(optimizer, *g).size());

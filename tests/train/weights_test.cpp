@@ -60,7 +60,8 @@ std::shared_ptr<const Layout> vit_layout(bool fused = true) {
 
 Parameters zeros(std::shared_ptr<const Layout> layout) {
   const Submodel full = Submodel::full(*layout);
-  return Parameters(std::make_shared<const Geometry>(std::move(layout), full, Packing::aligned));
+  return Parameters(
+      std::make_shared<const BufferLayout>(std::move(layout), full, Packing::aligned));
 }
 
 /// A tensor of first, first + 1, ...
@@ -71,10 +72,10 @@ NamedTensor counted(const std::string& name, std::vector<std::int64_t> shape, fl
 }
 
 std::vector<float> entry(const Parameters& p, const std::string& name) {
-  const Layout& layout = p.geometry().layout();
+  const Layout& layout = p.buffer_layout().layout();
   for (std::size_t i = 0; i < layout.entries.size(); ++i) {
     if (layout.entries[i].name != name) continue;
-    const Geometry::Place& place = p.geometry().place(static_cast<int>(i));
+    const BufferLayout::Place& place = p.buffer_layout().place(static_cast<int>(i));
     return {p.data() + place.offset, p.data() + place.offset + place.count};
   }
   return {};
@@ -257,10 +258,10 @@ TEST(Weights, ValuesThatAreNotFiniteAreRefused) {
 
 TEST(Weights, EveryEntryGoesOutUnderItsName) {
   Parameters model = zeros(vit_layout());
-  std::iota(model.data(), model.data() + model.geometry().size(), 1.0f);
+  std::iota(model.data(), model.data() + model.buffer_layout().size(), 1.0f);
   Parameters copy = zeros(vit_layout());
   place_weights(named_tensors(model), "itself", false, copy);
-  for (const Entry& e : model.geometry().layout().entries) {
+  for (const Entry& e : model.buffer_layout().layout().entries) {
     EXPECT_EQ(entry(copy, e.name), entry(model, e.name)) << e.name;
   }
 }

@@ -54,7 +54,7 @@ class Evaluator {
     const auto known = running_.find(version);
     return known != running_.end() && known->second.is_evaluated;
   }
-  /// Those under way; restored, they begin anew. `model` lends its geometry.
+  /// Those under way; restored, they begin anew. `model` lends its buffer_layout.
   void archive(Archive& archive, const Parameters& model);
 
  private:

@@ -7,8 +7,8 @@
 
 #include "espalier/protocol/rounds/catalogue.h"
 
-namespace espalier {
+namespace espalier::rounds {
 
 void register_dc_asgd(Catalogue& catalogue);
 
-}  // namespace espalier
+}  // namespace espalier::rounds

@@ -4,7 +4,7 @@
 
 #include "espalier/method/widths.h"
 
-namespace espalier {
+namespace espalier::rounds {
 
 /// The width options, and method.depth_power, method.rotate_depth.
 void declare_depth_options(OptionTable& table);
@@ -31,4 +31,4 @@ class DepthLevels {
   WidthLevels levels_;
 };
 
-}  // namespace espalier
+}  // namespace espalier::rounds

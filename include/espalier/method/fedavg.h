@@ -4,8 +4,8 @@
 
 #include "espalier/protocol/rounds/catalogue.h"
 
-namespace espalier {
+namespace espalier::rounds {
 
 void register_fedavg(Catalogue& catalogue);
 
-}  // namespace espalier
+}  // namespace espalier::rounds

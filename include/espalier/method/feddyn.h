@@ -6,7 +6,7 @@
 
 #include "espalier/protocol/rounds/catalogue.h"
 
-namespace espalier {
+namespace espalier::rounds {
 
 /// The client's half, which objectives share: to a loss L it adds -<g, w> + alpha/2 |w - w_sent|^2,
 /// and after the task g <- g - alpha (w_trained - w_sent). g begins at zero and is the client's
@@ -39,4 +39,4 @@ void declare_dynamic_option(OptionTable& table);
 
 void register_feddyn(Catalogue& catalogue);
 
-}  // namespace espalier
+}  // namespace espalier::rounds

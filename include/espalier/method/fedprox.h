@@ -5,8 +5,8 @@
 
 #include "espalier/protocol/rounds/catalogue.h"
 
-namespace espalier {
+namespace espalier::rounds {
 
 void register_fedprox(Catalogue& catalogue);
 
-}  // namespace espalier
+}  // namespace espalier::rounds

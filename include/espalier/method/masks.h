@@ -6,9 +6,9 @@
 
 #include "espalier/protocol/rounds/catalogue.h"
 
-namespace espalier {
+namespace espalier::rounds {
 
 /// The search "masks" and its options.
 void register_masks(Catalogue& catalogue);
 
-}  // namespace espalier
+}  // namespace espalier::rounds

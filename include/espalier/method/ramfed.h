@@ -6,8 +6,8 @@
 
 #include "espalier/protocol/rounds/catalogue.h"
 
-namespace espalier {
+namespace espalier::rounds {
 
 void register_ramfed(Catalogue& catalogue);
 
-}  // namespace espalier
+}  // namespace espalier::rounds

@@ -6,6 +6,6 @@
 namespace espalier {
 
 /// Every rule and method of the program.
-const Catalogue& catalogue();
+const rounds::Catalogue& catalogue();
 
 }  // namespace espalier

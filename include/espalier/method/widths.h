@@ -10,7 +10,7 @@
 
 #include "espalier/protocol/rounds/rules.h"
 
-namespace espalier {
+namespace espalier::rounds {
 
 /// method.widths, method.proportions, method.levels, clients.memory_fit.
 void declare_width_options(OptionTable& table);
@@ -53,4 +53,4 @@ std::vector<std::int64_t> window_units(double share, std::int64_t size, std::int
 /// The submodel with {(offset + k) mod h, k < ceil(share h)} of every cuttable axis.
 Submodel rolling_submodel(const Layout& layout, double share, std::int64_t offset);
 
-}  // namespace espalier
+}  // namespace espalier::rounds

@@ -1,8 +1,8 @@
 #pragma once
 // A model is a list of blocks (stem, block 1..n, head). A block computes forward(parameters, x,
-// context) with plain ATen calls and the same code at every width; its parameters' geometry knows
-// what was kept. A model may have further classifiers, its exits, between its blocks: one that is
-// cut in depth answers by the last that it keeps.
+// context) with plain ATen calls and the same code at every width; its parameters' buffer layout
+// knows what was kept. A model may have further classifiers, its exits, between its blocks: one
+// that is cut in depth answers by the last that it keeps.
 
 #include <ATen/ATen.h>
 

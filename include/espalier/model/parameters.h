@@ -10,7 +10,7 @@
 #include <memory>
 #include <vector>
 
-#include "espalier/model/geometry.h"
+#include "espalier/model/buffer_layout.h"
 
 namespace espalier {
 
@@ -21,16 +21,17 @@ struct Weight {
 };
 
 /// A handle like a tensor: copies share the buffers. To duplicate values, make another of the same
-/// geometry and copy flat().
+/// buffer layout and copy flat().
 class Parameters {
  public:
   Parameters() = default;
-  /// Allocates zeros (in the current memory scope). The geometry must be `aligned` for training.
-  explicit Parameters(std::shared_ptr<const Geometry> geometry);
+  /// Allocates zeros (in the current memory scope). The buffer layout must be `aligned` for
+  /// training.
+  explicit Parameters(std::shared_ptr<const BufferLayout> buffer_layout);
 
-  const Geometry& geometry() const { return *geometry_; }
-  std::shared_ptr<const Geometry> geometry_ptr() const { return geometry_; }
-  const Submodel& submodel() const { return geometry_->submodel(); }
+  const BufferLayout& buffer_layout() const { return *buffer_layout_; }
+  std::shared_ptr<const BufferLayout> buffer_layout_ptr() const { return buffer_layout_; }
+  const Submodel& submodel() const { return buffer_layout_->submodel(); }
 
   /// View of an entry; a broken invariant if the submodel lacks it.
   const at::Tensor& operator[](int entry) const;
@@ -54,7 +55,7 @@ class Parameters {
   void zero_gradients();
 
  private:
-  std::shared_ptr<const Geometry> geometry_;
+  std::shared_ptr<const BufferLayout> buffer_layout_;
   at::Tensor flat_;
   at::Tensor gradients_;
   std::vector<at::Tensor> views_;

@@ -9,7 +9,7 @@
 #include <memory>
 #include <vector>
 
-#include "espalier/model/geometry.h"
+#include "espalier/model/buffer_layout.h"
 
 namespace espalier {
 
@@ -24,7 +24,7 @@ class Plan {
 
   /// Covers the values present in both. `only`, if given, restricts it further (e.g. to the classes
   /// that a client has seen). `kinds` is a bit set of (1 << Kind), of the source's entries.
-  Plan(const Geometry& source, const Geometry& destination, const Submodel* only = nullptr,
+  Plan(const BufferLayout& source, const BufferLayout& destination, const Submodel* only = nullptr,
        unsigned kinds = ~0u);
 
   /// destination[...] = source[...]: gather (full to small) and scatter (small to full) alike;
@@ -71,9 +71,9 @@ class PlanCache {
   /// Keeps up to `capacity` geometries and as many plans.
   explicit PlanCache(std::shared_ptr<const Layout> layout, std::size_t capacity = 64);
   ~PlanCache();
-  std::shared_ptr<const Geometry> geometry(const Submodel& submodel, Packing packing);
+  std::shared_ptr<const BufferLayout> buffer_layout(const Submodel& submodel, Packing packing);
   /// As Plan's constructor; both geometries must be of the cache's layout.
-  std::shared_ptr<const Plan> plan(const Geometry& source, const Geometry& destination,
+  std::shared_ptr<const Plan> plan(const BufferLayout& source, const BufferLayout& destination,
                                    const Submodel* only = nullptr, unsigned kinds = ~0u);
 
  private:

@@ -70,10 +70,10 @@ inline constexpr unsigned kTrained = 1u << static_cast<unsigned>(Kind::trainable
 inline constexpr unsigned kFrozen = 1u << static_cast<unsigned>(Kind::frozen);
 
 /// Number of bytes of a message's payload: the trained values, dense.
-std::int64_t payload_bytes(const Geometry& dense);
+std::int64_t payload_bytes(const BufferLayout& dense);
 /// The trained values of `dense`, a submodel of the model's, packed as they travel.
 std::shared_ptr<Bytes> pack_payload(PlanCache& plans, const Parameters& model,
-                                    const Geometry& dense);
+                                    const BufferLayout& dense);
 
 class ClientStepper {
  public:

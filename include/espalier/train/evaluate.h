@@ -55,7 +55,7 @@ void set_statistics(Parameters& model_values, const std::vector<std::vector<doub
 void forget_statistics(Parameters& model_values);
 /// Whether the model has statistics, and they are those of no version.
 bool lacks_statistics(const Parameters& model_values);
-/// From a model of the same geometry.
+/// From a model of the same buffer_layout.
 void copy_statistics(const Parameters& from, Parameters& to);
 
 }  // namespace espalier

@@ -1,7 +1,7 @@
 #pragma once
 // Optimisers, each a single pass over flat buffers, with the same values on every instruction set.
-// Their state is flat buffers of the weights' geometry, so that it moves between submodels by the
-// parameters' own plan.
+// Their state is flat buffers of the weights' buffer layout, so that it moves between submodels by
+// the parameters' own plan.
 
 #include <ATen/ATen.h>
 
@@ -33,9 +33,9 @@ class Optimizer {
   static int copies(const TrainSettings& settings);
 
   /// State that outlives a task: steps done, and each buffer with the submodel that it belongs to,
-  /// dense. `own`: the aligned geometry of the weights. When it is restored into another submodel,
-  /// units of both take their values along, and new units start at zero.
-  void archive(Archive& archive, PlanCache& plans, const Geometry& own);
+  /// dense. `own`: the aligned buffer layout of the weights. When it is restored into another
+  /// submodel, units of both take their values along, and new units start at zero.
+  void archive(Archive& archive, PlanCache& plans, const BufferLayout& own);
 
  private:
   const TrainSettings& settings_;

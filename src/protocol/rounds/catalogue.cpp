@@ -2,7 +2,7 @@
 
 #include "espalier/train/task_cost.h"
 
-namespace espalier {
+namespace espalier::rounds {
 
 void declare_method_options(OptionTable& table) {
   table.add({"method.name", OptionType::text, "fedavg", "the method; see `espalier list methods`"});
@@ -87,4 +87,4 @@ Peaks assignment_peaks(const Experiment& e, const ServerRules& rules, const Assi
           task_cost(e, *rules.objective, trained, batch)};
 }
 
-}  // namespace espalier
+}  // namespace espalier::rounds

@@ -4,7 +4,7 @@
 
 #include "espalier/base/kill_point.h"
 
-namespace espalier {
+namespace espalier::rounds {
 namespace {
 
 constexpr JobKind kClientTask = job_kind("rounds.task");
@@ -64,4 +64,4 @@ Arrival arrival_of(const Answer& answer) {
   return arrival;
 }
 
-}  // namespace espalier
+}  // namespace espalier::rounds

@@ -5,7 +5,7 @@
 #include "espalier/base/error.h"
 #include "espalier/base/random.h"
 
-namespace espalier {
+namespace espalier::rounds {
 
 void declare_fault_options(OptionTable& table) {
   const auto share = [&](const char* key, const char* help) {
@@ -44,17 +44,17 @@ Faults::Faults(const Config& config)
   any_ = crash_ + late_ + twice_ + not_finite_ + vanish_ > 0;
 }
 
-Fate Faults::fate(std::int64_t client, std::int64_t nth_task) const {
-  Fate fate;
-  if (!any_ || (!clients_.empty() && !clients_.contains(client))) return fate;
+InjectedFault Faults::fault(std::int64_t client, std::int64_t nth_task) const {
+  InjectedFault fault;
+  if (!any_ || (!clients_.empty() && !clients_.contains(client))) return fault;
   Stream stream(seed_, purpose("faults"), static_cast<std::uint64_t>(client),
                 static_cast<std::uint64_t>(nth_task));
-  fate.crashes = stream.uniform() < crash_;
-  fate.vanishes = stream.uniform() < vanish_ && !fate.crashes;
-  fate.twice = stream.uniform() < twice_;
-  fate.not_finite = stream.uniform() < not_finite_;
-  if (stream.uniform() < late_) fate.slowdown = late_factor_;
-  return fate;
+  fault.crashes = stream.uniform() < crash_;
+  fault.vanishes = stream.uniform() < vanish_ && !fault.crashes;
+  fault.twice = stream.uniform() < twice_;
+  fault.not_finite = stream.uniform() < not_finite_;
+  if (stream.uniform() < late_) fault.slowdown = late_factor_;
+  return fault;
 }
 
-}  // namespace espalier
+}  // namespace espalier::rounds

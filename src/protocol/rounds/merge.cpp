@@ -7,11 +7,12 @@
 
 #include "espalier/train/client.h"
 
-namespace espalier {
+namespace espalier::rounds {
 
 std::pair<Holding, Holding> holdings_of(const Experiment& experiment, const Parameters& model,
                                         const Update& update) {
-  const auto plan = experiment.plans->plan(*update.geometry, model.geometry(), nullptr, kTrained);
+  const auto plan =
+      experiment.plans->plan(*update.buffer_layout, model.buffer_layout(), nullptr, kTrained);
   return {{plan, reinterpret_cast<const float*>(update.values->data()), update.weight},
           {plan, reinterpret_cast<const float*>(update.sent->data()), update.weight}};
 }
@@ -27,7 +28,7 @@ void BlockSums::sum(Range range, std::span<const Holding> holdings) {
 }
 
 void for_each_block(const Parameters& model, const std::function<void(Range)>& work) {
-  const Range trained = model.geometry().kind_range(Kind::trainable);
+  const Range trained = model.buffer_layout().kind_range(Kind::trainable);
   for (std::int64_t begin = trained.begin; begin < trained.end; begin += kMergeBlock) {
     work({begin, std::min(begin + kMergeBlock, trained.end)});
   }
@@ -77,28 +78,28 @@ double StalenessWeight::operator()(std::int64_t staleness) const {
   return tau <= b_ ? 1.0 : 1.0 / (a_ * (tau - b_) + 1.0);
 }
 
-Coverage coverage(const Experiment& experiment, const Geometry& model,
+Coverage coverage(const Experiment& experiment, const BufferLayout& model,
                   std::span<const Update> updates) {
   // Equal submodels are counted at once: few distinct ones cover many clients.
-  std::map<const Geometry*, std::int64_t> holders;
-  for (const Update& update : updates) ++holders[update.geometry.get()];
+  std::map<const BufferLayout*, std::int64_t> holders;
+  for (const Update& update : updates) ++holders[update.buffer_layout.get()];
   Coverage result;
   if (updates.empty()) return result;
   const std::int64_t values = model.count(Kind::trainable);
   double sum = 0;
-  for (const auto& [geometry, count] : holders) {
-    sum += static_cast<double>(count) * static_cast<double>(geometry->count(Kind::trainable));
+  for (const auto& [buffer_layout, count] : holders) {
+    sum += static_cast<double>(count) * static_cast<double>(buffer_layout->count(Kind::trainable));
   }
   result.mean = sum / static_cast<double>(values);
   if (std::ranges::all_of(updates,
-                          [](const Update& u) { return u.geometry->submodel().is_full(); })) {
+                          [](const Update& u) { return u.buffer_layout->submodel().is_full(); })) {
     result.minimum = static_cast<double>(updates.size());
     return result;
   }
   std::vector<std::int32_t> count(static_cast<std::size_t>(model.kind_range(Kind::trainable).end),
                                   0);
-  for (const auto& [geometry, number] : holders) {
-    const auto plan = experiment.plans->plan(*geometry, model, nullptr, kTrained);
+  for (const auto& [buffer_layout, number] : holders) {
+    const auto plan = experiment.plans->plan(*buffer_layout, model, nullptr, kTrained);
     for (const Plan::Run& run : plan->runs()) {
       for (std::int64_t i = 0; i < run.length; ++i) {
         count[static_cast<std::size_t>(run.destination + i)] += static_cast<std::int32_t>(number);
@@ -107,7 +108,7 @@ Coverage coverage(const Experiment& experiment, const Geometry& model,
   }
   std::int32_t least = std::numeric_limits<std::int32_t>::max();
   for (std::size_t entry = 0; entry < model.layout().entries.size(); ++entry) {
-    const Geometry::Place& place = model.place(static_cast<int>(entry));
+    const BufferLayout::Place& place = model.place(static_cast<int>(entry));
     if (model.layout().entries[entry].kind != Kind::trainable || !place.present) continue;
     for (std::int64_t i = place.offset; i < place.offset + place.count; ++i) {
       least = std::min(least, count[static_cast<std::size_t>(i)]);
@@ -139,7 +140,7 @@ void AverageMerge::merge(const Experiment& experiment, Parameters& model,
     update.weight =
         (by_samples_ ? static_cast<double>(update.samples) : 1.0) * staleness_(update.staleness);
     // In units of the first weight, so that equal weights add the bare values.
-    holdings.push_back({experiment.plans->plan(*update.geometry, model.geometry(),
+    holdings.push_back({experiment.plans->plan(*update.buffer_layout, model.buffer_layout(),
                                                restriction(experiment, update), kTrained),
                         reinterpret_cast<const float*>(update.values->data()),
                         update.weight / updates.front().weight});
@@ -147,4 +148,4 @@ void AverageMerge::merge(const Experiment& experiment, Parameters& model,
   weighted_mean(model, holdings);
 }
 
-}  // namespace espalier
+}  // namespace espalier::rounds

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
-namespace espalier {
+namespace espalier::rounds {
 
 void declare_sampling_options(OptionTable& table) {
   table.add({"clients.sampling",
@@ -107,4 +107,4 @@ void Sampler::archive(Archive& archive) {
   archive.value("next", next_);
 }
 
-}  // namespace espalier
+}  // namespace espalier::rounds

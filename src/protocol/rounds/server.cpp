@@ -12,13 +12,13 @@
 #include "espalier/base/stop.h"
 #include "espalier/base/wide.h"
 
-namespace espalier {
+namespace espalier::rounds {
 namespace {
 
 // Periods of absence after which a run that nobody can work in is given up.
 constexpr std::int64_t kMostWaits = 100000;
 // Times in a row that everybody at work may fail.
-constexpr std::int64_t kMostBarren = 100;
+constexpr std::int64_t kMostFailedWindows = 100;
 // What a checkpoint at a stop waits for its norm statistics: after SIGTERM a rank has a second.
 constexpr double kPatienceAtStop_s = 0.3;
 
@@ -65,8 +65,8 @@ void declare_server_options(OptionTable& table) {
 void set_identity(Flight& flight, const SentTask& sent) {
   flight.number = sent.task.task;
   flight.endpoint = sent.task.client;
-  flight.is_answered = !sent.fate.crashes && !sent.fate.vanishes;
-  flight.server_flops = kFlopsPerMergedValue * sent.geometry->count(Kind::trainable);
+  flight.is_answered = !sent.fault.crashes && !sent.fault.vanishes;
+  flight.server_flops = kFlopsPerMergedValue * sent.buffer_layout->count(Kind::trainable);
 }
 
 ServerSettings server_settings(const Config& config, const Experiment& experiment) {
@@ -99,7 +99,7 @@ ServerSettings server_settings(const Config& config, const Experiment& experimen
 void refuse_endless_tasks(const Experiment& experiment, const LocalObjective& objective,
                           const ServerSettings& settings) {
   const auto full = Submodel::full(*experiment.model.layout);
-  const auto dense = experiment.plans->geometry(full, Packing::dense);
+  const auto dense = experiment.plans->buffer_layout(full, Packing::dense);
   const std::int64_t bytes = payload_bytes(*dense);
   ServerResources server = settings.clock.server;
   server.down.take(0, bytes);
@@ -159,7 +159,7 @@ RunSummary RoundsServer::run() {
       clock_->send_again(flight, client_job(sent.task, sent.payload));
       out_.emplace(flight.number, std::move(sent));
     }
-    if (owes_tasks_ && !reached_a_stop()) top_up();  // of a run that now is to be longer
+    if (tasks_due_ && !reached_a_stop()) top_up();  // of a run that now is to be longer
   } else {
     window_.open(now_);
     if (evaluate_first_) evaluator_.start(version_, now_, model_);
@@ -199,7 +199,7 @@ void RoundsServer::advance() {
     if (window_.held() > 0) {
       close_window();
     } else {
-      wait_for_somebody();
+      wait_for_client();
     }
   } else {
     std::optional<Clock::Event> event;
@@ -271,11 +271,11 @@ void RoundsServer::save_if_due() {
 }
 
 /// After a window without a single update: ends a run that cannot go on.
-void RoundsServer::refuse_barren_window() {
+void RoundsServer::refuse_failed_window() {
   const auto rejected = [](const Delivered& d) { return d.outcome == Outcome::rejected; };
   const bool on_purpose = std::ranges::all_of(
-      delivered_, [&](const Delivered& d) { return !rejected(d) || d.sent.fate.not_finite; });
-  const bool too_often = ++barren_ > kMostBarren;
+      delivered_, [&](const Delivered& d) { return !rejected(d) || d.sent.fault.not_finite; });
+  const bool too_often = ++failed_windows_ > kMostFailedWindows;
   if (std::ranges::any_of(delivered_, rejected) && (too_often || !on_purpose)) {
     throw NotFiniteError(
         "every update of a window was rejected because it is not finite; lower train.lr or set "
@@ -285,14 +285,14 @@ void RoundsServer::refuse_barren_window() {
     throw NoClientError(formatted(
         "no client can answer: {} times in a row everybody who was given work failed; see the "
         "outcomes in /tasks",
-        kMostBarren));
+        kMostFailedWindows));
   }
 }
 
 /// Every task of the window failed: those clients may be sent something smaller, or others in their
 /// place, now or when somebody comes back.
-void RoundsServer::wait_for_somebody() {
-  refuse_barren_window();
+void RoundsServer::wait_for_client() {
+  refuse_failed_window();
   release_waiting();
   top_up();
   for (std::int64_t waits = 0; clock_->out().empty() && waits < kMostWaits; ++waits) {
@@ -326,7 +326,7 @@ const TrainingCost& RoundsServer::cost_of(Phase phase, const Submodel& submodel,
   return place->second;
 }
 
-SharedBytes RoundsServer::payload_for(const Submodel& submodel, const Geometry& dense) {
+SharedBytes RoundsServer::payload_for(const Submodel& submodel, const BufferLayout& dense) {
   auto& [known, payload] = payloads_[submodel.hash()];
   if (payload && known == submodel) return payload;
   known = submodel;
@@ -335,7 +335,7 @@ SharedBytes RoundsServer::payload_for(const Submodel& submodel, const Geometry& 
 }
 
 void RoundsServer::top_up() {
-  owes_tasks_ = false;
+  tasks_due_ = false;
   const double start = wall_seconds();
   // Clients whose update waits for the merge still belong to the round.
   const auto busy = static_cast<std::int64_t>(clock_->out().size()) +
@@ -344,7 +344,7 @@ void RoundsServer::top_up() {
       sampler_.at_once() == 0 ? static_cast<std::int64_t>(idle_.size()) : sampler_.at_once() - busy;
   const std::int64_t furthest = furthest_task();
   const auto chosen = sampler_.choose(want, idle_, [&](std::int64_t client) {
-    return next_task_of(client) <= furthest && is_there(client) && has_memory(client);
+    return next_task_of(client) <= furthest && is_available(client) && has_memory(client);
   });
   for (const std::int64_t client : chosen) {
     idle_.erase(client);
@@ -366,7 +366,7 @@ std::int64_t RoundsServer::furthest_task() const {
   return slowest > std::numeric_limits<std::int64_t>::max() - *spread ? slowest : slowest + *spread;
 }
 
-bool RoundsServer::is_there(std::int64_t client) const {
+bool RoundsServer::is_available(std::int64_t client) const {
   const auto away = away_until_.find(client);
   return (away == away_until_.end() || away->second <= now_) &&
          availability_.available(client, now_);
@@ -393,17 +393,17 @@ void RoundsServer::send(std::int64_t client) {
   Assignment assigned = rules_.submodel->choose(experiment_, moment);
   const bool searches = assigned.search > 0;
   SentTask sent;
-  sent.geometry = experiment_.plans->geometry(assigned.submodel, Packing::dense);
-  sent.payload = payload_for(assigned.submodel, *sent.geometry);
+  sent.buffer_layout = experiment_.plans->buffer_layout(assigned.submodel, Packing::dense);
+  sent.payload = payload_for(assigned.submodel, *sent.buffer_layout);
   sent.share = assigned.share;
-  sent.fate = faults_.fate(client, moment.nth_task);
+  sent.fault = faults_.fault(client, moment.nth_task);
   sent.task = {next_task_++,
                client,
                moment.nth_task,
                version_,
                0,
-               sent.fate.twice,
-               sent.fate.not_finite,
+               sent.fault.twice,
+               sent.fault.not_finite,
                std::move(assigned.submodel),
                {},
                assigned.search};
@@ -433,7 +433,7 @@ void RoundsServer::charge(const SentTask& sent, const Submodel& trained, Flight&
     steps.push_back({cost_of(phase, submodel, passes.size), passes.count});
   };
   flight.bytes_up =
-      answer_bytes() + payload_bytes(*experiment_.plans->geometry(trained, Packing::dense));
+      answer_bytes() + payload_bytes(*experiment_.plans->buffer_layout(trained, Packing::dense));
   const bool searches = sent.task.search > 0;
   if (searches) {
     for (const auto& passes : rules_.search->workload(experiment_, client).passes) {
@@ -450,22 +450,22 @@ void RoundsServer::charge(const SentTask& sent, const Submodel& trained, Flight&
   flight.flops = 0;
   for (const Steps& s : steps) flight.flops += s.count * s.cost.step_flops;
   const DeviceClass device = experiment_.fleet->device_at(client, sent.task.base_version);
-  flight.compute = compute_time(device, steps, sent.fate.slowdown);
+  flight.compute = compute_time(device, steps, sent.fault.slowdown);
   flight.upload = transfer_time(device.up_mbps, device.latency_ms, flight.bytes_up);
 }
 
 /// From here on the task, and what it started from, are of what its client found.
-void RoundsServer::take_found(Delivered& delivered) {
+void RoundsServer::adopt_submodel(Delivered& delivered) {
   SentTask& sent = delivered.sent;
   ClientResult& result = delivered.arrival.result;
   Submodel found = Submodel::decode(*experiment_.model.layout, result.found);
-  const auto dense = experiment_.plans->geometry(found, Packing::dense);
+  const auto dense = experiment_.plans->buffer_layout(found, Packing::dense);
   auto start = std::make_shared<Bytes>(static_cast<std::size_t>(payload_bytes(*dense)));
-  experiment_.plans->plan(*sent.geometry, *dense, nullptr, kTrained)
+  experiment_.plans->plan(*sent.buffer_layout, *dense, nullptr, kTrained)
       ->copy(reinterpret_cast<const float*>(sent.payload->data()),
              reinterpret_cast<float*>(start->data()));
   sent.payload = std::move(start);
-  sent.geometry = dense;
+  sent.buffer_layout = dense;
   sent.task.submodel = std::move(found);
   result.found.clear();
 }
@@ -480,9 +480,9 @@ void RoundsServer::deliver(Clock::Event event) {
   const ClientResult& result = d.arrival.result;
   d.staleness = version_ - d.sent.task.base_version;
   const WindowSettings& window = window_.settings();
-  if (d.sent.fate.crashes) {
+  if (d.sent.fault.crashes) {
     d.outcome = Outcome::crashed;
-  } else if (d.sent.fate.vanishes) {
+  } else if (d.sent.fault.vanishes) {
     d.outcome = Outcome::unavailable;
     const auto length = static_cast<double>(d.flight.finish - d.flight.sent);
     away_until_[d.sent.task.client] = now_ + std::llround(faults_.vanish_tasks() * length);
@@ -502,7 +502,7 @@ void RoundsServer::deliver(Clock::Event event) {
     states_[d.sent.task.client] = result.state;
   }
   if (!result.found.empty()) {
-    take_found(d);
+    adopt_submodel(d);
     if (d.outcome != Outcome::rejected) {
       const ClientTask& task = d.sent.task;
       rules_.submodel->observe(experiment_, {task.client, task.nth_task, task.base_version},
@@ -546,13 +546,13 @@ void RoundsServer::close_window() {
            std::make_pair(b->sent.task.client, b->sent.task.task);
   });
   for (const Delivered* d : sources) {
-    updates.push_back({d->sent.task.task, d->sent.task.client, d->sent.task.base_version,
-                       d->staleness, experiment_.samples_of(d->sent.task.client),
-                       d->arrival.result.steps,
-                       learning_rate(experiment_.train, d->sent.task.base_version),
-                       d->sent.geometry, d->arrival.values, d->sent.payload, d->sent.share, 0});
+    updates.push_back(
+        {d->sent.task.task, d->sent.task.client, d->sent.task.base_version, d->staleness,
+         experiment_.samples_of(d->sent.task.client), d->arrival.result.steps,
+         learning_rate(experiment_.train, d->sent.task.base_version), d->sent.buffer_layout,
+         d->arrival.values, d->sent.payload, d->sent.share, 0});
   }
-  barren_ = 0;
+  failed_windows_ = 0;
   rules_.merge->merge(experiment_, model_, updates);
   forget_statistics(model_);
   kill_point("round.merged");
@@ -564,7 +564,7 @@ void RoundsServer::close_window() {
   const bool last = version_ >= experiment_.rounds || (virtual_limit_ && now_ >= *virtual_limit_);
   const bool due = version_ % evaluate_every_ == 0;
   const bool wait_first = target_accuracy_ && due;  // the next tasks may not be wanted
-  owes_tasks_ = true;
+  tasks_due_ = true;
   if (!last && !wait_first) top_up();  // records can wait, the ranks need not
   record_round(updates);
   kill_point("round.recorded");
@@ -601,4 +601,4 @@ void RoundsServer::take_evaluations() {
   }
 }
 
-}  // namespace espalier
+}  // namespace espalier::rounds

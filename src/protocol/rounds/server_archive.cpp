@@ -6,7 +6,7 @@
 
 #include "espalier/protocol/rounds/server.h"
 
-namespace espalier {
+namespace espalier::rounds {
 namespace {
 
 /// Byte strings that tasks share, each stored once; tasks name them by their place.
@@ -60,17 +60,17 @@ void archive_sent(Archive& archive, const Experiment& experiment, SentTask& sent
   archive.value("task", task);
   if (archive.loading()) {
     sent.task = ClientTask::decode(*experiment.model.layout, task);
-    sent.geometry = experiment.plans->geometry(sent.task.submodel, Packing::dense);
+    sent.buffer_layout = experiment.plans->buffer_layout(sent.task.submodel, Packing::dense);
   }
   archive_shared(archive, "payload", sent.payload, payloads);
   archive.value("flops", flight.flops);
   archive.value("bytes_down", flight.bytes_down);
   archive.value("bytes_up", flight.bytes_up);
   archive.value("share", sent.share);
-  archive.value("slowdown", sent.fate.slowdown);
+  archive.value("slowdown", sent.fault.slowdown);
   archive_flags(archive, "flags",
-                {&sent.fate.crashes, &sent.fate.vanishes, &sent.fate.twice, &sent.fate.not_finite,
-                 &flight.is_final, &flight.is_bounded});
+                {&sent.fault.crashes, &sent.fault.vanishes, &sent.fault.twice,
+                 &sent.fault.not_finite, &flight.is_final, &flight.is_bounded});
   if (archive.loading()) set_identity(flight, sent);
   for (Nanoseconds* time : {&flight.sent, &flight.download, &flight.compute, &flight.upload,
                             &flight.queued, &flight.finish}) {
@@ -132,9 +132,9 @@ void archive_evaluation(Archive& archive, std::optional<Evaluation>& last) {
 
 void RoundsServer::archive(Archive& archive) {
   archive.open("model");
-  const Layout& layout = model_.geometry().layout();
+  const Layout& layout = model_.buffer_layout().layout();
   for (std::size_t entry = 0; entry < layout.entries.size(); ++entry) {
-    const Geometry::Place& place = model_.geometry().place(static_cast<int>(entry));
+    const BufferLayout::Place& place = model_.buffer_layout().place(static_cast<int>(entry));
     archive.value(
         layout.entries[entry].name.c_str(),
         std::span<float>(model_.data() + place.offset, static_cast<std::size_t>(place.count)));
@@ -151,8 +151,8 @@ void RoundsServer::archive(Archive& archive) {
   archive.value("version", version_);
   archive.value("now", now_);
   archive.value("next_task", next_task_);
-  archive.value("barren", barren_);
-  archive_flags(archive, "flags", {&owes_tasks_});
+  archive.value("barren", failed_windows_);
+  archive_flags(archive, "flags", {&tasks_due_});
   archive.value("bytes_up", summary_.bytes_up);
   archive.value("bytes_down", summary_.bytes_down);
   archive_clients(archive);
@@ -299,4 +299,4 @@ void RoundsServer::archive_wall(Archive& archive) {
   archive.close();
 }
 
-}  // namespace espalier
+}  // namespace espalier::rounds

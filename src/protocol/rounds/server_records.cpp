@@ -8,7 +8,7 @@
 #include "espalier/protocol/rounds/merge.h"
 #include "espalier/protocol/rounds/server.h"
 
-namespace espalier {
+namespace espalier::rounds {
 namespace {
 
 Nanoseconds overlap(Nanoseconds a_begin, Nanoseconds a_end, Nanoseconds b_begin,
@@ -83,7 +83,7 @@ void RoundsServer::record_round(std::span<const Update> updates) {
                                                    : d.flight.bytes_up;
     bytes_up += up;
     busy[d.sent.task.client] += overlap(d.flight.leaves(), d.flight.arrives(), opened, now_);
-    Row row = sent_row(d.sent.task, d.sent.geometry->count(Kind::trainable));
+    Row row = sent_row(d.sent.task, d.sent.buffer_layout->count(Kind::trainable));
     row.set("merged_version", is_merged ? version_ : std::int64_t{-1})
         .set("staleness", d.staleness)
         .set("outcome", name_of(d.outcome))
@@ -98,7 +98,7 @@ void RoundsServer::record_round(std::span<const Update> updates) {
              d.flight.behind ? seconds(*d.flight.behind) : std::numeric_limits<double>::quiet_NaN())
         .set("bytes_down", d.flight.bytes_down)
         .set("bytes_up", up)
-        .set("duplicates", std::int64_t{d.sent.fate.twice && d.flight.is_answered ? 1 : 0})
+        .set("duplicates", std::int64_t{d.sent.fault.twice && d.flight.is_answered ? 1 : 0})
         .set("state_bytes", static_cast<std::int64_t>(result.state.size()))
         .set("flops", d.flight.flops)
         .set("peak_bytes", result.peak_bytes)
@@ -122,7 +122,7 @@ void RoundsServer::record_round(std::span<const Update> updates) {
   Nanoseconds busy_sum = 0;
   for (const auto& [client, time] : busy) busy_sum += time;
   const auto length = static_cast<double>(now_ - opened) * static_cast<double>(busy.size());
-  const Coverage holders = coverage(experiment_, model_.geometry(), updates);
+  const Coverage holders = coverage(experiment_, model_.buffer_layout(), updates);
   const double loss = samples == 0 ? 0 : loss_sum / static_cast<double>(samples);
   Row row(rounds_schema());
   row.set("round", version_)
@@ -174,7 +174,7 @@ void RoundsServer::tell_failure(const Delivered& d) {
 void RoundsServer::record_unfinished() {
   // What had answered after the last merge, then what is still out; each task has exactly one row.
   const auto append = [&](const SentTask& sent, const Flight& flight) {
-    Row row = sent_row(sent.task, sent.geometry->count(Kind::trainable));
+    Row row = sent_row(sent.task, sent.buffer_layout->count(Kind::trainable));
     row.set("merged_version", std::int64_t{-1})
         .set("staleness", version_ - sent.task.base_version)
         .set("outcome", name_of(Outcome::unfinished))
@@ -194,4 +194,4 @@ void RoundsServer::record_unfinished() {
   for (const auto& [key, flight] : clock_->out()) append(out_.at(flight.number), flight);
 }
 
-}  // namespace espalier
+}  // namespace espalier::rounds

@@ -5,7 +5,7 @@
 
 #include "espalier/base/error.h"
 
-namespace espalier {
+namespace espalier::rounds {
 
 void declare_window_options(OptionTable& table) {
   table.add({"window.min_updates", OptionType::integer, "0",
@@ -106,4 +106,4 @@ void Window::archive(Archive& archive) {
   archive.value("held", held_);
 }
 
-}  // namespace espalier
+}  // namespace espalier::rounds

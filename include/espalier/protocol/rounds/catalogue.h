@@ -12,7 +12,7 @@
 #include "espalier/model/cost.h"
 #include "espalier/protocol/rounds/rules.h"
 
-namespace espalier {
+namespace espalier::rounds {
 
 /// Option defaults, key and value.
 using Defaults = std::vector<std::pair<std::string, std::string>>;
@@ -73,4 +73,4 @@ struct Peaks {
 Peaks assignment_peaks(const Experiment& experiment, const ServerRules& rules,
                        const Assignment& assigned, std::int64_t client);
 
-}  // namespace espalier
+}  // namespace espalier::rounds

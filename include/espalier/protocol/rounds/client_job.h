@@ -4,7 +4,7 @@
 #include "espalier/engine/job.h"
 #include "espalier/train/client.h"
 
-namespace espalier {
+namespace espalier::rounds {
 
 /// Client tasks, with the rules that clients need.
 void add_client_jobs(JobKinds& kinds, const Experiment& experiment, ClientRules rules,
@@ -20,4 +20,4 @@ struct Arrival {
 };
 Arrival arrival_of(const Answer& answer);
 
-}  // namespace espalier
+}  // namespace espalier::rounds

@@ -8,10 +8,10 @@
 
 #include "espalier/config/config.h"
 
-namespace espalier {
+namespace espalier::rounds {
 
 /// What is to happen to one task.
-struct Fate {
+struct InjectedFault {
   bool crashes = false;     ///< does not answer; known at its scheduled end
   bool vanishes = false;    ///< does not answer, and is away for a while
   bool twice = false;       ///< answers twice
@@ -26,7 +26,7 @@ void declare_fault_options(OptionTable& table);
 class Faults {
  public:
   explicit Faults(const Config& config);
-  Fate fate(std::int64_t client, std::int64_t nth_task) const;
+  InjectedFault fault(std::int64_t client, std::int64_t nth_task) const;
   /// How long a client that vanished stays away, in lengths of the task that it left.
   double vanish_tasks() const { return vanish_tasks_; }
 
@@ -37,4 +37,4 @@ class Faults {
   bool any_ = false;
 };
 
-}  // namespace espalier
+}  // namespace espalier::rounds

@@ -12,11 +12,11 @@
 #include "espalier/protocol/rounds/rules.h"
 #include "espalier/train/client.h"
 
-namespace espalier {
+namespace espalier::rounds {
 
 /// One holder's part in a weighted sum.
 struct Holding {
-  std::shared_ptr<const Plan> plan;  ///< from the update's geometry to the model's
+  std::shared_ptr<const Plan> plan;  ///< from the update's buffer layout to the model's
   const float* values = nullptr;
   double weight = 1;
 };
@@ -76,7 +76,7 @@ class StalenessWeight {
 void declare_staleness_options(OptionTable& table);
 
 /// Holders of each trained parameter: the smallest number, and the mean.
-Coverage coverage(const Experiment& experiment, const Geometry& model,
+Coverage coverage(const Experiment& experiment, const BufferLayout& model,
                   std::span<const Update> updates);
 
 /// "average": weights are the clients' sample counts (method.weighting = samples) or equal
@@ -98,4 +98,4 @@ class AverageMerge : public MergeRule {
 /// method.weighting, and those of the staleness weight.
 void declare_average_options(OptionTable& table);
 
-}  // namespace espalier
+}  // namespace espalier::rounds

@@ -14,7 +14,7 @@
 #include "espalier/train/experiment.h"
 #include "espalier/train/search.h"
 
-namespace espalier {
+namespace espalier::rounds {
 
 /// The moment at which a submodel is chosen.
 struct SendMoment {
@@ -48,14 +48,15 @@ struct Update {
   std::int64_t client = 0;
   std::int64_t base_version = 0;
   std::int64_t staleness = 0;
-  std::int64_t samples = 0;                  ///< of the client
-  std::int64_t steps = 0;                    ///< batches trained
-  double lr = 0;                             ///< learning rate of those
-  std::shared_ptr<const Geometry> geometry;  ///< dense geometry of `values` and `sent`
-  SharedBytes values;                        ///< trained values (kTrained), as they came
-  SharedBytes sent;                          ///< the payload that the task started from
-  double share = 1;                          ///< of its assignment
-  double weight = 0;                         ///< set by the rule, for the record
+  std::int64_t samples = 0;  ///< of the client
+  std::int64_t steps = 0;    ///< batches trained
+  double lr = 0;             ///< learning rate of those
+  std::shared_ptr<const BufferLayout>
+      buffer_layout;   ///< dense buffer layout of `values` and `sent`
+  SharedBytes values;  ///< trained values (kTrained), as they came
+  SharedBytes sent;    ///< the payload that the task started from
+  double share = 1;    ///< of its assignment
+  double weight = 0;   ///< set by the rule, for the record
 };
 
 /// Holders per parameter of one window.
@@ -90,4 +91,4 @@ using SubmodelFactory = std::function<std::unique_ptr<SubmodelRule>(
     const Config&, const Experiment&, const PeakBytes&)>;
 using MergeFactory = std::function<std::unique_ptr<MergeRule>(const Config&, const Experiment&)>;
 
-}  // namespace espalier
+}  // namespace espalier::rounds

@@ -10,7 +10,7 @@
 #include "espalier/base/archive.h"
 #include "espalier/train/experiment.h"
 
-namespace espalier {
+namespace espalier::rounds {
 
 /// clients.sampling, clients.over_select.
 void declare_sampling_options(OptionTable& table);
@@ -42,4 +42,4 @@ class Sampler {
   std::int64_t next_ = 0;  // round_robin
 };
 
-}  // namespace espalier
+}  // namespace espalier::rounds

@@ -26,7 +26,7 @@
 #include "espalier/record/run_file.h"
 #include "espalier/train/task_cost.h"
 
-namespace espalier {
+namespace espalier::rounds {
 
 /// What a finished round looks like to whoever prints progress.
 struct RoundReport {
@@ -74,10 +74,10 @@ void refuse_endless_tasks(const Experiment& experiment, const LocalObjective& ob
 /// A task from its sending to its merge; the clock has its flight.
 struct SentTask {
   ClientTask task;
-  std::shared_ptr<const Geometry> geometry;  ///< dense
+  std::shared_ptr<const BufferLayout> buffer_layout;  ///< dense
   SharedBytes payload;
   double share = 1;
-  Fate fate;
+  InjectedFault fault;
 };
 /// Sets what of a flight follows from its task alone: number, endpoint, whether it is answered, and
 /// what taking its answer in costs the server.
@@ -149,11 +149,11 @@ class RoundsServer {
   }
   std::int64_t furthest_task() const;
   bool has_memory(std::int64_t client) const;
-  bool is_there(std::int64_t client) const;
+  bool is_available(std::int64_t client) const;
   std::optional<Nanoseconds> next_return() const;
-  void wait_for_somebody();
+  void wait_for_client();
   void charge(const SentTask& sent, const Submodel& trained, Flight& flight);
-  void take_found(Delivered& delivered);
+  void adopt_submodel(Delivered& delivered);
   void deliver(Clock::Event event);
   void tell_failure(const Delivered& delivered);
   void release(std::int64_t client) { idle_.insert(client); }
@@ -163,8 +163,8 @@ class RoundsServer {
   void record_unfinished();
   void take_evaluations();
   bool reached_a_stop() const;
-  void refuse_barren_window();
-  SharedBytes payload_for(const Submodel& submodel, const Geometry& dense);
+  void refuse_failed_window();
+  SharedBytes payload_for(const Submodel& submodel, const BufferLayout& dense);
   const TrainingCost& cost_of(Phase phase, const Submodel& submodel, std::int64_t batch);
 
   const Experiment& experiment_;
@@ -186,7 +186,7 @@ class RoundsServer {
   Nanoseconds now_ = 0;
   std::int64_t version_ = 0;
   std::int64_t next_task_ = 0;
-  std::int64_t barren_ = 0;  // times in a row that everybody at work failed
+  std::int64_t failed_windows_ = 0;  // times in a row that everybody at work failed
   std::set<std::int64_t> idle_;
   std::unordered_map<std::int64_t, Nanoseconds> away_until_;  // clients that vanished
   std::vector<std::int64_t> tasks_of_;                        // sent so far, per client
@@ -200,7 +200,7 @@ class RoundsServer {
   // Payloads of the current version, by submodel.
   std::unordered_map<std::uint64_t, std::pair<Submodel, SharedBytes>> payloads_;
   std::map<std::tuple<Phase, std::uint64_t, std::int64_t>, TrainingCost> costs_;  // by batch
-  bool owes_tasks_ = false;          // a window closed, and nobody has been sent new work yet
+  bool tasks_due_ = false;           // a window closed, and nobody has been sent new work yet
   std::vector<InFlight> in_flight_;  // of a checkpoint, to be sent again
   bool is_restored_ = false;
   std::int64_t saved_version_ = 0;
@@ -212,4 +212,4 @@ class RoundsServer {
   RunSummary summary_;
 };
 
-}  // namespace espalier
+}  // namespace espalier::rounds

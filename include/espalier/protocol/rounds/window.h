@@ -10,7 +10,7 @@
 #include "espalier/config/config.h"
 #include "espalier/device/device.h"
 
-namespace espalier {
+namespace espalier::rounds {
 
 enum class Release { merged, arrival };
 enum class Stale { merge, drop, resend };
@@ -56,4 +56,4 @@ class Window {
   std::int64_t held_ = 0;
 };
 
-}  // namespace espalier
+}  // namespace espalier::rounds

@@ -7,7 +7,7 @@
 
 #include "espalier/train/experiment.h"
 
-namespace espalier {
+namespace espalier::rounds {
 namespace {
 
 using Clients = std::vector<std::int64_t>;
@@ -142,4 +142,4 @@ TEST(Sampler, RestoredItDrawsWhatTheSavedOneWouldHave) {
 }
 
 }  // namespace
-}  // namespace espalier
+}  // namespace espalier::rounds

@@ -1,4 +1,4 @@
-#include "espalier/model/geometry.h"
+#include "espalier/model/buffer_layout.h"
 
 #include <gtest/gtest.h>
 
@@ -28,13 +28,13 @@ TEST(Layout, RefusesEntriesThatContradictIt) {
   EXPECT_THROW(layout.add_axis("empty", 0), Error);
 }
 
-TEST(Geometry, ShapesAreThoseOfIndexSelect) {
+TEST(BufferLayout, ShapesAreThoseOfIndexSelect) {
   const auto layout = make_layout();
-  const Geometry full(layout, Submodel::full(*layout), Packing::dense);
+  const BufferLayout full(layout, Submodel::full(*layout), Packing::dense);
   for (const Submodel& submodel : selections(*layout)) {
-    const Geometry geometry(layout, submodel, Packing::dense);
+    const BufferLayout buffer_layout(layout, submodel, Packing::dense);
     for (int entry = 0; entry < static_cast<int>(layout->entries.size()); ++entry) {
-      const Geometry::Place& place = geometry.place(entry);
+      const BufferLayout::Place& place = buffer_layout.place(entry);
       ASSERT_EQ(place.present, submodel.has_block(layout->entries[entry].block));
       if (!place.present) {
         EXPECT_EQ(place.count, 0);
@@ -48,22 +48,22 @@ TEST(Geometry, ShapesAreThoseOfIndexSelect) {
   }
 }
 
-TEST(Geometry, EntriesLieByKindThenBlockAndDoNotOverlap) {
+TEST(BufferLayout, EntriesLieByKindThenBlockAndDoNotOverlap) {
   const auto layout = make_layout();
   for (const Packing packing : {Packing::aligned, Packing::dense}) {
     for (const Submodel& submodel : selections(*layout)) {
-      const Geometry geometry(layout, submodel, packing);
+      const BufferLayout buffer_layout(layout, submodel, packing);
       std::vector<std::tuple<int, int, int>> order;
       for (int entry = 0; entry < static_cast<int>(layout->entries.size()); ++entry)
-        if (geometry.place(entry).present)
+        if (buffer_layout.place(entry).present)
           order.emplace_back(static_cast<int>(layout->entries[entry].kind),
                              layout->entries[entry].block, entry);
       std::ranges::sort(order);
       std::int64_t end = 0;
       for (const auto& [kind, block, entry] : order) {
-        const Geometry::Place& place = geometry.place(entry);
-        const Range segment = geometry.segment(block, static_cast<Kind>(kind));
-        const Range range = geometry.kind_range(static_cast<Kind>(kind));
+        const BufferLayout::Place& place = buffer_layout.place(entry);
+        const Range segment = buffer_layout.segment(block, static_cast<Kind>(kind));
+        const Range range = buffer_layout.kind_range(static_cast<Kind>(kind));
         if (packing == Packing::dense) {
           EXPECT_EQ(place.offset, end);
         } else {
@@ -77,46 +77,47 @@ TEST(Geometry, EntriesLieByKindThenBlockAndDoNotOverlap) {
         EXPECT_LE(range.begin, segment.begin);
         EXPECT_LE(segment.end, range.end);
       }
-      EXPECT_GE(geometry.size(), end);
-      EXPECT_LT(geometry.size() - end, packing == Packing::dense ? 1 : 16);
+      EXPECT_GE(buffer_layout.size(), end);
+      EXPECT_LT(buffer_layout.size() - end, packing == Packing::dense ? 1 : 16);
     }
   }
 }
 
-TEST(Geometry, RangesTileTheBuffer) {
+TEST(BufferLayout, RangesTileTheBuffer) {
   const auto layout = make_layout();
   for (const Packing packing : {Packing::aligned, Packing::dense}) {
     for (const Submodel& submodel : selections(*layout)) {
-      const Geometry geometry(layout, submodel, packing);
+      const BufferLayout buffer_layout(layout, submodel, packing);
       std::int64_t end = 0;
       std::int64_t values = 0;
       for (int kind = 0; kind < kKinds; ++kind) {
-        EXPECT_EQ(geometry.kind_range(static_cast<Kind>(kind)).begin, end);
+        EXPECT_EQ(buffer_layout.kind_range(static_cast<Kind>(kind)).begin, end);
         for (int block = 0; block < 3; ++block) {
-          const Range segment = geometry.segment(block, static_cast<Kind>(kind));
+          const Range segment = buffer_layout.segment(block, static_cast<Kind>(kind));
           EXPECT_EQ(segment.begin, end);
           EXPECT_TRUE(submodel.has_block(block) || segment.size() == 0);
           end = segment.end;
         }
-        EXPECT_EQ(geometry.kind_range(static_cast<Kind>(kind)).end, end);
-        values += geometry.count(static_cast<Kind>(kind));
+        EXPECT_EQ(buffer_layout.kind_range(static_cast<Kind>(kind)).end, end);
+        values += buffer_layout.count(static_cast<Kind>(kind));
       }
-      EXPECT_EQ(geometry.size(), end);
-      EXPECT_EQ(geometry.count(), values);
+      EXPECT_EQ(buffer_layout.size(), end);
+      EXPECT_EQ(buffer_layout.count(), values);
       if (packing == Packing::dense) {
-        EXPECT_EQ(geometry.count(), geometry.size());
+        EXPECT_EQ(buffer_layout.count(), buffer_layout.size());
       }
     }
   }
 }
 
-TEST(Geometry, CountsTheFullTestLayout) {
+TEST(BufferLayout, CountsTheFullTestLayout) {
   const auto layout = make_layout();
-  const Geometry geometry(layout, Submodel::full(*layout), Packing::aligned);
-  EXPECT_EQ(geometry.count(Kind::trainable), 6 * 2 * 9 + 6 + 9 * 24 + 36 * 10 + 81 + 1 + 45 + 5);
-  EXPECT_EQ(geometry.count(Kind::frozen), 162);
-  EXPECT_EQ(geometry.count(Kind::statistic), 6);
-  EXPECT_EQ(geometry.count(Kind::adapter), 120);
+  const BufferLayout buffer_layout(layout, Submodel::full(*layout), Packing::aligned);
+  EXPECT_EQ(buffer_layout.count(Kind::trainable),
+            6 * 2 * 9 + 6 + 9 * 24 + 36 * 10 + 81 + 1 + 45 + 5);
+  EXPECT_EQ(buffer_layout.count(Kind::frozen), 162);
+  EXPECT_EQ(buffer_layout.count(Kind::statistic), 6);
+  EXPECT_EQ(buffer_layout.count(Kind::adapter), 120);
 }
 
 }  // namespace

@@ -4,7 +4,7 @@
 
 #include "espalier/base/error.h"
 
-namespace espalier {
+namespace espalier::rounds {
 namespace {
 
 TEST(Window, ClosesAtTheKthUpdateWithoutGrace) {
@@ -132,4 +132,4 @@ TEST_F(WindowSettingsTest, ABoundOnTheSpreadNeedsAllClients) {
 }
 
 }  // namespace
-}  // namespace espalier
+}  // namespace espalier::rounds

@@ -4,7 +4,7 @@
 
 #include "espalier/train/client.h"
 
-namespace espalier {
+namespace espalier::rounds {
 namespace {
 
 /// A layout of two cuttable axes, as two linear layers have them.
@@ -27,8 +27,8 @@ std::vector<float> random_values(std::int64_t count, std::uint64_t key) {
 
 TEST(WeightedMean, OfOneHolderIsItsValueExactly) {
   const auto layout = two_layers();
-  auto full = std::make_shared<Geometry>(layout, Submodel::full(*layout), Packing::aligned);
-  const Geometry dense(layout, Submodel::full(*layout), Packing::dense);
+  auto full = std::make_shared<BufferLayout>(layout, Submodel::full(*layout), Packing::aligned);
+  const BufferLayout dense(layout, Submodel::full(*layout), Packing::dense);
   const auto values = random_values(dense.size(), 1);
   Parameters model(full);
   const Holding holding{std::make_shared<Plan>(dense, *full), values.data(), 0.1 + 0.2};
@@ -40,8 +40,8 @@ TEST(WeightedMean, OfOneHolderIsItsValueExactly) {
 
 TEST(WeightedMean, IsTheMeanOverHoldersAndLeavesOthersAlone) {
   const auto layout = two_layers();
-  auto full = std::make_shared<Geometry>(layout, Submodel::full(*layout), Packing::aligned);
-  std::vector<Geometry> smalls;
+  auto full = std::make_shared<BufferLayout>(layout, Submodel::full(*layout), Packing::aligned);
+  std::vector<BufferLayout> smalls;
   std::vector<std::vector<float>> values;
   std::vector<Holding> holdings;
   for (int i = 0; i < 3; ++i) {
@@ -102,4 +102,4 @@ TEST(StalenessWeight, FollowsItsClosedForms) {
 }
 
 }  // namespace
-}  // namespace espalier
+}  // namespace espalier::rounds

@@ -1,4 +1,4 @@
-#include "espalier/model/geometry.h"
+#include "espalier/model/buffer_layout.h"
 
 #include <utility>
 
@@ -13,7 +13,7 @@ std::int64_t width(const Dimension& dimension, const Submodel& submodel) {
   return positions;
 }
 
-Geometry::Geometry(std::shared_ptr<const Layout> layout, Submodel submodel, Packing packing)
+BufferLayout::BufferLayout(std::shared_ptr<const Layout> layout, Submodel submodel, Packing packing)
     : layout_(std::move(layout)),
       submodel_(std::move(submodel)),
       packing_(packing),
@@ -49,18 +49,18 @@ Geometry::Geometry(std::shared_ptr<const Layout> layout, Submodel submodel, Pack
   }
 }
 
-Range Geometry::segment(int block, Kind kind) const {
+Range BufferLayout::segment(int block, Kind kind) const {
   return segments_[block * kKinds + static_cast<int>(kind)];
 }
 
-std::int64_t Geometry::count(Kind kind) const {
+std::int64_t BufferLayout::count(Kind kind) const {
   std::int64_t values = 0;
   for (std::size_t index = 0; index < places_.size(); ++index)
     if (layout_->entries[index].kind == kind) values += places_[index].count;
   return values;
 }
 
-std::int64_t Geometry::count() const {
+std::int64_t BufferLayout::count() const {
   std::int64_t values = 0;
   for (const Place& place : places_) values += place.count;
   return values;

@@ -6,7 +6,7 @@
 
 #include "espalier/base/error.h"
 
-namespace espalier {
+namespace espalier::rounds {
 namespace {
 
 Faults make_faults(const std::string& text, int seed = 1) {
@@ -26,7 +26,8 @@ constexpr std::int64_t kTasks = 20000;
 template <class Happens>
 double fraction(const Faults& faults, const Happens& happens) {
   std::int64_t times = 0;
-  for (std::int64_t task = 0; task < kTasks; ++task) times += happens(faults.fate(4, task)) ? 1 : 0;
+  for (std::int64_t task = 0; task < kTasks; ++task)
+    times += happens(faults.fault(4, task)) ? 1 : 0;
   return static_cast<double>(times) / kTasks;
 }
 
@@ -37,18 +38,22 @@ TEST(Faults, HappenAsOftenAsAskedFor) {
   const Faults faults = make_faults(
       "crash = 0.2\nlate = 0.3\nlate_factor = 7\ntwice = 0.05\nnot_finite = 0.5\n"
       "vanish = 0.1\n");
-  EXPECT_NEAR(fraction(faults, [](const Fate& f) { return f.crashes; }), 0.2, bound(0.2));
-  EXPECT_NEAR(fraction(faults, [](const Fate& f) { return f.slowdown == 7; }), 0.3, bound(0.3));
-  EXPECT_NEAR(fraction(faults, [](const Fate& f) { return f.twice; }), 0.05, bound(0.05));
-  EXPECT_NEAR(fraction(faults, [](const Fate& f) { return f.not_finite; }), 0.5, bound(0.5));
+  EXPECT_NEAR(fraction(faults, [](const InjectedFault& f) { return f.crashes; }), 0.2, bound(0.2));
+  EXPECT_NEAR(fraction(faults, [](const InjectedFault& f) { return f.slowdown == 7; }), 0.3,
+              bound(0.3));
+  EXPECT_NEAR(fraction(faults, [](const InjectedFault& f) { return f.twice; }), 0.05, bound(0.05));
+  EXPECT_NEAR(fraction(faults, [](const InjectedFault& f) { return f.not_finite; }), 0.5,
+              bound(0.5));
   // A client that crashed cannot vanish as well.
-  EXPECT_NEAR(fraction(faults, [](const Fate& f) { return f.vanishes; }), 0.08, bound(0.08));
-  EXPECT_EQ(fraction(faults, [](const Fate& f) { return f.vanishes && f.crashes; }), 0);
+  EXPECT_NEAR(fraction(faults, [](const InjectedFault& f) { return f.vanishes; }), 0.08,
+              bound(0.08));
+  EXPECT_EQ(fraction(faults, [](const InjectedFault& f) { return f.vanishes && f.crashes; }), 0);
 }
 
 TEST(Faults, AreIndependentOfEachOther) {
   const Faults faults = make_faults("late = 0.4\ntwice = 0.5\n");
-  const double both = fraction(faults, [](const Fate& f) { return f.twice && f.slowdown > 1; });
+  const double both =
+      fraction(faults, [](const InjectedFault& f) { return f.twice && f.slowdown > 1; });
   EXPECT_NEAR(both, 0.2, bound(0.2));
 }
 
@@ -57,8 +62,8 @@ TEST(Faults, OfATaskAreTheSameWheneverAskedForAndOthersWithAnotherSeed) {
                other = make_faults("crash = 0.5\n", 2);
   int differ = 0;
   for (std::int64_t task = 100; task-- > 0;) {
-    EXPECT_EQ(faults.fate(4, task).crashes, same.fate(4, task).crashes);
-    differ += faults.fate(4, task).crashes != other.fate(4, task).crashes ? 1 : 0;
+    EXPECT_EQ(faults.fault(4, task).crashes, same.fault(4, task).crashes);
+    differ += faults.fault(4, task).crashes != other.fault(4, task).crashes ? 1 : 0;
   }
   EXPECT_GT(differ, 20);
 }
@@ -66,7 +71,7 @@ TEST(Faults, OfATaskAreTheSameWheneverAskedForAndOthersWithAnotherSeed) {
 TEST(Faults, HappenToTheNamedClientsOnly) {
   const Faults faults = make_faults("crash = 1\nclients = 3, 7\n");
   for (std::int64_t client = 0; client < 10; ++client) {
-    EXPECT_EQ(faults.fate(client, 0).crashes, client == 3 || client == 7) << client;
+    EXPECT_EQ(faults.fault(client, 0).crashes, client == 3 || client == 7) << client;
   }
   EXPECT_THROW(make_faults("crash = 1\nclients = 10\n"), InputError);
   EXPECT_THROW(make_faults("crash = 1\nclients = 1.5\n"), InputError);
@@ -75,11 +80,11 @@ TEST(Faults, HappenToTheNamedClientsOnly) {
 TEST(Faults, ByDefaultThereAreNone) {
   const Faults faults = make_faults("");
   EXPECT_EQ(fraction(faults,
-                     [](const Fate& f) {
+                     [](const InjectedFault& f) {
                        return f.crashes || f.vanishes || f.twice || f.not_finite || f.slowdown != 1;
                      }),
             0);
 }
 
 }  // namespace
-}  // namespace espalier
+}  // namespace espalier::rounds

@@ -14,7 +14,7 @@
 
 namespace espalier {
 
-/// Every entry of an aligned geometry starts on this many floats (64 bytes).
+/// Every entry of an aligned buffer layout starts on this many floats (64 bytes).
 inline constexpr std::int64_t kAlignmentFloats = 16;
 
 enum class Packing { aligned, dense };
@@ -30,7 +30,7 @@ struct Range {
 /// Positions along a dimension in a submodel: the product of kept widths and constants.
 std::int64_t width(const Dimension& dimension, const Submodel& submodel);
 
-class Geometry {
+class BufferLayout {
  public:
   struct Place {
     bool present = false;
@@ -39,7 +39,7 @@ class Geometry {
     std::vector<std::int64_t> shape;
   };
 
-  Geometry(std::shared_ptr<const Layout> layout, Submodel submodel, Packing packing);
+  BufferLayout(std::shared_ptr<const Layout> layout, Submodel submodel, Packing packing);
 
   const Layout& layout() const { return *layout_; }
   std::shared_ptr<const Layout> layout_ptr() const { return layout_; }
