@@ -14,8 +14,8 @@
 
 #include "espalier/app/calibration.h"
 #include "espalier/app/commands.h"
+#include "espalier/app/failure.h"
 #include "espalier/app/isa.h"
-#include "espalier/app/job.h"
 #include "espalier/base/log.h"
 #include "espalier/comm/environment.h"
 #include "espalier/device/fit.h"
@@ -169,7 +169,7 @@ void print_tasks(const DeviceClass& device, const std::vector<MeasuredTask>& tas
     const double predicted = predicted_seconds(device, task);
     const double megaflops = 1e-6 * static_cast<double>(task.steps * task.step.step_flops);
     std::printf("# %-8s %6g %6lld %7.0f %11.4f %11.4f %+7.1f%%\n", task.what.family.c_str(),
-                task.what.share, static_cast<long long>(task.what.batch), megaflops, predicted,
+                task.what.width, static_cast<long long>(task.what.batch), megaflops, predicted,
                 task.seconds, 100 * (predicted / task.seconds - 1));
   }
 }
@@ -231,16 +231,19 @@ void print_section(const DeviceClass& device, const std::vector<MeasuredTask>& t
 }  // namespace
 
 int calibrate_command(int* argc, char*** argv, const std::vector<std::string>& arguments) {
-  Failure failure;
   Wish wish;
-  attempt(failure, [&] {
+  const Failure early = attempt([&] {
     wish = parse(arguments);
     apply_isa(best_isa());
     install_counting_allocator();
     at::set_num_threads(1);
   });
   const MpiEnvironment mpi(argc, argv);
-  if (const int failed = agreed(mpi, failure)) return failed;
+  try {
+    agree(mpi, early);
+  } catch (const AgreedFailure& agreed) {
+    return agreed.status;
+  }
   const auto measure = [&] {
     const int ranks = ranks_on_this_host(mpi);
     Link link;
@@ -259,7 +262,7 @@ int calibrate_command(int* argc, char*** argv, const std::vector<std::string>& a
     }
     wait_for_all(mpi);
   };
-  attempt(failure, measure, formatted("rank {}: ", mpi.rank()));
+  const Failure failure = attempt(measure, formatted("rank {}: ", mpi.rank()));
   return failure.status == 0 ? 0 : fail_job(mpi, failure);
 }
 

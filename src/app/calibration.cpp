@@ -6,12 +6,11 @@
 #include <memory>
 
 #include "espalier/app/options.h"
-#include "espalier/method/widths.h"
-#include "espalier/train/client.h"
+#include "espalier/device/memory.h"
+#include "espalier/model/unit_window.h"
+#include "espalier/train/trainer.h"
 
 namespace espalier {
-
-using namespace rounds;
 namespace {
 
 using Settings = std::vector<std::pair<std::string, std::string>>;
@@ -23,7 +22,7 @@ double processor_seconds() {
 }
 
 Config config_of(const Combination& what, std::int64_t steps) {
-  Config config(all_options());
+  Config config(all_options({}));
   const auto set = [&](const std::string& key, const std::string& value) {
     config.set(key, value, "calibrate");
   };
@@ -44,7 +43,7 @@ class Item {
   Item(const Combination& what, std::int64_t steps)
       : config_(config_of(what, steps)), experiment_(build_experiment(config_)) {
     const Layout& layout = *experiment_.model.layout;
-    task_.submodel = rolling_submodel(layout, what.share, 0);
+    task_.submodel = window_submodel(layout, what.width, 0);
     Parameters model(experiment_.plans->buffer_layout(Submodel::full(layout), Packing::aligned));
     initialise(model, experiment_.seed);
     const auto dense = experiment_.plans->buffer_layout(task_.submodel, Packing::dense);
@@ -70,17 +69,22 @@ class Item {
  private:
   double train() {
     const double start = processor_seconds();
-    ClientStepper stepper(experiment_, {}, config_, task_,
-                          static_cast<std::int64_t>(payload_->size()), payload_);
-    while (stepper.step()) {
+    const MemoryScope scope(MemoryAccount::create(0));
+    LocalObjective cross_entropy;
+    Trainer trainer(experiment_, task_.client, task_.nth_task, task_.base_version);
+    trainer.place(experiment_.model.layout, task_.submodel, *payload_);
+    trainer.attach_optimizer();
+    for (std::int64_t step = 0; step < measured_.steps; ++step) {
+      trainer.train_batch(cross_entropy, task_);
     }
-    stepper.finish();
+    pack_payload(*experiment_.plans, trainer.parameters(),
+                 *experiment_.plans->buffer_layout(task_.submodel, Packing::dense));
     return processor_seconds() - start;
   }
 
   Config config_;
   Experiment experiment_;
-  ClientTask task_;
+  LocalTask task_;
   SharedBytes payload_;
   MeasuredTask measured_;
   std::vector<double> seconds_;
@@ -145,10 +149,10 @@ std::vector<Combination> calibration_combinations(bool quick) {
   };
   std::vector<Combination> all;
   const auto add = [&](const Family& family, const Sizes& sizes, bool held_out) {
-    for (const auto& [share, batch] : sizes) {
+    for (const auto& [width, batch] : sizes) {
       constexpr std::int64_t kSmaller = 4;
       const std::int64_t own = quick ? std::max<std::int64_t>(1, batch / kSmaller) : batch;
-      all.push_back({family.name, family.settings, share, own, held_out});
+      all.push_back({family.name, family.settings, width, own, held_out});
     }
   };
   for (const Family& family : families) {

@@ -13,17 +13,14 @@
 #include "espalier/config/describe.h"
 #include "espalier/data/dataset.h"
 #include "espalier/device/device.h"
-#include "espalier/method/register.h"
-#include "espalier/method/widths.h"
 #include "espalier/model/cost.h"
+#include "espalier/model/unit_window.h"
 #include "espalier/record/compare.h"
 #include "espalier/record/software.h"
 #include "espalier/train/evaluate.h"
 #include "espalier/train/weights.h"
 
 namespace espalier {
-
-using namespace rounds;
 namespace {
 
 template <class Value>
@@ -33,28 +30,32 @@ void print_items(const Registry<Value>& registry) {
   }
 }
 
-void print_rules() {
-  const Catalogue& all = catalogue();
-  print_items(all.methods);
-  std::printf("\nsubmodel rules (method.submodel)\n");
-  print_items(all.submodels);
-  std::printf("\nsearches (method.search), of submodel rules whose clients search\n");
-  print_items(all.searches);
-  std::printf("\nwindows (method.window)\n");
-  print_items(all.windows);
-  std::printf("\nmerge rules (method.merge)\n");
-  print_items(all.merges);
-  std::printf("\nobjectives (method.objective)\n");
-  print_items(all.objectives);
+/// The methods of each protocol with their parts, then the rules that can replace these.
+void print_methods(const Protocols& protocols) {
+  const char* between = "";
+  for (const Protocol& protocol : protocols) {
+    std::printf("%sprotocol %s: %s\n", between, protocol.name.c_str(), protocol.help.c_str());
+    between = "\n";
+    const std::vector<Listing> listings = protocol.list();
+    for (const Listing& listing : listings) {
+      const bool are_methods = &listing == &listings.front();
+      std::printf("\n%s\n", listing.title.c_str());
+      for (const Listing::Item& item : listing.items) {
+        std::printf("%-22s %s\n", item.name.c_str(), item.help.c_str());
+        const std::string parts = item.details.substr(0, item.details.find('\n'));
+        if (are_methods) std::printf("%-22s   %s\n", "", parts.c_str());
+      }
+    }
+  }
 }
 
 /// One line per block of the family's default sizes on its customary data, batch 1.
 void print_blocks(const std::string& name, const DataShape& shape) {
-  Config config(all_options());
+  Config config(all_options({}));
   config.set("model.name", name, "the list of models");
   const Model model = build_model(config, shape);
   const TrainingCost full = training_cost(model, Submodel::full(*model.layout), 1, 0);
-  const TrainingCost half = training_cost(model, rolling_submodel(*model.layout, 0.5, 0), 1, 0);
+  const TrainingCost half = training_cost(model, window_submodel(*model.layout, 0.5, 0), 1, 0);
   std::printf("  for one sample of %s, %lld classes; full width, then half\n",
               formatted("{}", fmt::join(shape.sample, "x")).c_str(),
               static_cast<long long>(shape.classes));
@@ -122,23 +123,20 @@ const Value* explain_item(const Registry<Value>& registry, const char* sort,
   return &item->value;
 }
 
-bool explain_method(const std::string& name) {
-  const Method* m = explain_item(catalogue().methods, "method", name);
-  if (m == nullptr) return false;
-  std::printf("submodel %s, window %s, merge %s, objective %s\n", m->submodel.c_str(),
-              m->window.c_str(), m->merge.c_str(), m->objective.c_str());
-  print_values(m->defaults);
-  return true;
-}
-
-bool explain_rules(const std::string& name) {
-  const Catalogue& all = catalogue();
-  bool known = explain_item(all.submodels, "method.submodel", name) != nullptr;
-  known |= explain_item(all.searches, "method.search", name) != nullptr;
-  known |= explain_item(all.windows, "method.window", name) != nullptr;
-  known |= explain_item(all.merges, "method.merge", name) != nullptr;
-  known |= explain_item(all.objectives, "method.objective", name) != nullptr;
-  return known;
+bool explain_rules(const Protocols& protocols, const std::string& name) {
+  bool is_known = false;
+  for (const Protocol& protocol : protocols) {
+    const std::vector<Listing> listings = protocol.list();
+    for (const Listing& listing : listings) {
+      for (const Listing::Item& item : listing.items) {
+        if (item.name != name) continue;
+        std::printf("%s %s: %s\n%s", listing.kind.c_str(), name.c_str(), item.help.c_str(),
+                    item.details.c_str());
+        is_known = true;
+      }
+    }
+  }
+  return is_known;
 }
 
 bool explain_model(const std::string& name) {
@@ -156,7 +154,7 @@ bool explain_dataset(const std::string& name) {
 }
 
 bool explain_device(const std::string& name) {
-  for (const DeviceClass& device : catalogue_classes(all_options())) {
+  for (const DeviceClass& device : catalogue_classes(all_options({}))) {
     if (device.name != name) continue;
     print_device(device);
     return true;
@@ -166,14 +164,14 @@ bool explain_device(const std::string& name) {
 
 }  // namespace
 
-int list_command(const std::vector<std::string>& arguments) {
+int list_command(const Protocols& protocols, const std::vector<std::string>& arguments) {
   const std::string what = arguments.empty() ? "methods" : arguments[0];
   const bool verbose = arguments.size() == 2 && what == "models" && arguments[1] == "-v";
   if (arguments.size() > 1 && !verbose) {
     throw InputError("list takes one word, or: espalier list models -v");
   }
   if (what == "methods") {
-    print_rules();
+    print_methods(protocols);
   } else if (what == "models") {
     for (const auto& item : model_families().items()) {
       std::printf("%-22s %s\n", item.name.c_str(), item.help.c_str());
@@ -182,26 +180,25 @@ int list_command(const std::vector<std::string>& arguments) {
   } else if (what == "datasets") {
     print_items(data_sources());
   } else if (what == "devices") {
-    for (const DeviceClass& device : catalogue_classes(all_options())) print_device(device);
+    for (const DeviceClass& device : catalogue_classes(all_options({}))) print_device(device);
   } else if (what == "options") {
-    std::fputs(list_options(all_options()).c_str(), stdout);
+    std::fputs(list_options(all_options(protocols)).c_str(), stdout);
   } else {
     throw InputError("list knows methods, models, datasets, devices, options; not '" + what + "'");
   }
   return 0;
 }
 
-int explain_command(const std::vector<std::string>& arguments) {
+int explain_command(const Protocols& protocols, const std::vector<std::string>& arguments) {
   if (arguments.size() != 1)
     throw InputError("explain needs one name: an option, method, rule, model, data set or device");
   const std::string& name = arguments[0];
   // A name may be that of several things: `dynamic` is a merge rule and an objective.
-  bool known = explain_method(name);
-  known |= explain_rules(name);
+  bool known = explain_rules(protocols, name);
   known |= explain_model(name);
   known |= explain_dataset(name);
   known |= explain_device(name);
-  if (!known) std::fputs(explain_option(all_options(), name).c_str(), stdout);
+  if (!known) std::fputs(explain_option(all_options(protocols), name).c_str(), stdout);
   return 0;
 }
 
@@ -232,7 +229,7 @@ int diff_command(const std::vector<std::string>& arguments) {
   return 1;
 }
 
-int export_command(const std::vector<std::string>& arguments) {
+int export_command(const Protocols& protocols, const std::vector<std::string>& arguments) {
   bool overwrite = false;
   std::vector<std::string> files;
   for (const std::string& word : arguments) {
@@ -250,7 +247,7 @@ int export_command(const std::vector<std::string>& arguments) {
   if (!overwrite && std::filesystem::exists(files[1])) {
     throw InputError(files[1] + " exists; choose another name or add --overwrite");
   }
-  const StoredModel stored = read_stored_model(files[0], all_options());
+  const StoredModel stored = read_stored_model(files[0], all_options(protocols));
   if (lacks_statistics(stored.values)) {
     throw OutputError(formatted(
         "{} has no norm statistics: its run was stopped before they were computed; start the run "

@@ -2,7 +2,7 @@
 //   1. what the user asks for            (this file)
 //   2. what the input file describes     (app/run.cpp, config)
 //   3. the same experiment on every rank (train/experiment.h)
-//   4. rank 0 serves, the others train   (protocol/rounds)
+//   4. rank 0 serves, the others work    (engine/driver.cpp, and the method's protocol)
 //   5. model and records into HDF5       (record)
 
 #include <fcntl.h>
@@ -15,6 +15,7 @@
 #include "espalier/base/error.h"
 #include "espalier/base/log.h"
 #include "espalier/base/random.h"
+#include "espalier/method/register.h"
 
 namespace {
 
@@ -43,13 +44,14 @@ int main(int argc, char** argv) {
                                            words.end());
   try {
     check_purposes();
-    if (verb == "run") return run_command(&argc, &argv, arguments);
-    if (verb == "list") return list_command(arguments);
-    if (verb == "explain") return explain_command(arguments);
+    const Protocols all = protocols();
+    if (verb == "run") return run_command(&argc, &argv, all, arguments);
+    if (verb == "list") return list_command(all, arguments);
+    if (verb == "explain") return explain_command(all, arguments);
     if (verb == "info") return info_command(arguments);
     if (verb == "diff") return diff_command(arguments);
     if (verb == "calibrate") return calibrate_command(&argc, &argv, arguments);
-    if (verb == "export") return export_command(arguments);
+    if (verb == "export") return export_command(all, arguments);
     if (verb == "--version") return version_command();
     if (verb == "--help") {
       std::fputs(usage().c_str(), stdout);

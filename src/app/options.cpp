@@ -1,23 +1,17 @@
 #include "espalier/app/options.h"
 
+#include "espalier/base/error.h"
 #include "espalier/data/dataset.h"
 #include "espalier/device/availability.h"
 #include "espalier/device/device.h"
 #include "espalier/engine/clock.h"
-#include "espalier/method/register.h"
 #include "espalier/model/model.h"
-#include "espalier/protocol/rounds/faults.h"
-#include "espalier/protocol/rounds/sampling.h"
-#include "espalier/protocol/rounds/server.h"
-#include "espalier/protocol/rounds/window.h"
 #include "espalier/train/evaluate.h"
 #include "espalier/train/experiment.h"
 #include "espalier/train/settings.h"
 #include "espalier/train/weights.h"
 
 namespace espalier {
-
-using namespace rounds;
 namespace {
 
 void declare_run_options(OptionTable& table) {
@@ -44,24 +38,34 @@ void declare_run_options(OptionTable& table) {
 
 }  // namespace
 
-OptionTable all_options() {
+const Protocol& protocol_of(const Protocols& protocols, const Config& config) {
+  const std::string wanted = config.text("method.name");
+  std::string known;
+  for (const Protocol& protocol : protocols) {
+    const std::vector<Listing> listings = protocol.list();
+    for (const Listing::Item& method : listings.front().items) {
+      if (method.name == wanted) return protocol;
+      known += (known.empty() ? "" : ", ") + method.name;
+    }
+  }
+  throw InputError(formatted("no method is called '{}'; there are: {}", wanted, known));
+}
+
+OptionTable all_options(const Protocols& protocols) {
   OptionTable table;
   declare_run_options(table);
   declare_experiment_options(table);
-  declare_server_options(table);
+  declare_stop_options(table);
   declare_model_options(table);
   declare_weight_options(table);
   declare_data_options(table);
   declare_device_options(table);
-  declare_method_options(table);
-  for (const Option& option : catalogue().options.options()) table.add(option);
+  table.add({"method.name", OptionType::text, "fedavg", "the method; see `espalier list methods`"});
+  for (const Protocol& protocol : protocols) protocol.declare(table);
   declare_train_options(table);
-  declare_window_options(table);
   declare_clock_options(table);
   declare_resource_options(table);
-  declare_sampling_options(table);
   declare_availability_options(table);
-  declare_fault_options(table);
   declare_evaluation_options(table);
   return table;
 }

@@ -1,10 +1,15 @@
 #include "espalier/app/request.h"
 
+#include <algorithm>
 #include <boost/program_options.hpp>
 #include <cstdio>
+#include <cstdlib>
+#include <ctime>
 #include <sstream>
 
 #include "espalier/base/error.h"
+#include "espalier/base/log.h"
+#include "espalier/config/options.h"
 
 namespace espalier {
 namespace {
@@ -91,6 +96,23 @@ Request parse_request(std::vector<std::string> arguments) {
   }
   r.input = inputs[0];
   return r;
+}
+
+std::optional<std::chrono::steady_clock::time_point> stop_time(
+    const Request& request, std::chrono::steady_clock::time_point begun) {
+  constexpr std::int64_t kMostForSaving_s = 60;
+  std::optional<std::chrono::steady_clock::time_point> stop;
+  if (request.wall) stop = begun + *request.wall;
+  const char* end = std::getenv("SLURM_JOB_END_TIME");  // seconds since 1970
+  if (end == nullptr) return stop;
+  const std::int64_t left = parse_integer(end).value_or(0) - std::time(nullptr);
+  if (left <= 0) {
+    log_warning("SLURM_JOB_END_TIME has passed: it seems to be another job's, and is not heeded");
+    return stop;
+  }
+  const auto last = std::chrono::steady_clock::now() +
+                    std::chrono::seconds(left - std::min(kMostForSaving_s, left / 10));
+  return stop ? std::min(*stop, last) : last;
 }
 
 std::string describe_flags() {

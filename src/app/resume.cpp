@@ -6,7 +6,7 @@
 #include <map>
 #include <utility>
 
-#include "espalier/app/job.h"
+#include "espalier/app/failure.h"
 #include "espalier/base/error.h"
 #include "espalier/data/fingerprint.h"
 
@@ -68,7 +68,7 @@ Config merged(const Config& asked, const Config& stored, const std::filesystem::
 
 }  // namespace
 
-Intent shared(const MpiEnvironment& mpi, Intent intent) {
+Intent broadcast(const MpiEnvironment& mpi, Intent intent) {
   auto kind = static_cast<int>(intent.kind);
   ESPALIER_MPI(MPI_Bcast(&kind, 1, MPI_INT, 0, mpi.communicator()));
   return {static_cast<Intent::Kind>(kind), broadcast_text(mpi, std::move(intent.text))};

@@ -109,11 +109,20 @@ void Evaluator::start(std::int64_t version, Nanoseconds time, const Parameters& 
   Running& running = hold(version, model);
   running.time = time;
   running.is_evaluated = true;
+  begin(version, running);
+}
+
+/// What comes first of an evaluation.
+void Evaluator::begin(std::int64_t version, Running& running) {
   if (running.is_calibrated) {
     send(version, running, kEvaluate);
   } else {
     calibrate(version, running, false);
   }
+}
+
+void Evaluator::resume() {
+  for (auto& [version, running] : running_) begin(version, running);
 }
 
 void Evaluator::calibrate(std::int64_t version, const Parameters& model) {
@@ -166,7 +175,10 @@ void Evaluator::archive(Archive& archive, const Parameters& model) {
     archive.value(
         formatted("model_{}", versions[i]).c_str(),
         std::span<float>(values.data(), static_cast<std::size_t>(values.buffer_layout().size())));
-    if (archive.loading()) start(versions[i], times[i], values);
+    if (!archive.loading()) continue;
+    Running& running = hold(versions[i], values);
+    running.time = times[i];
+    running.is_evaluated = true;
   }
 }
 

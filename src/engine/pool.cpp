@@ -27,7 +27,19 @@ std::int64_t Pool::place_payload(std::size_t place, const SharedBytes& payload) 
   return kPayloadKept;
 }
 
+void Pool::on_answer(JobKind kind, AnswerHandler handler) {
+  if (handler) {
+    handlers_[kind] = std::move(handler);
+  } else {
+    handlers_.erase(kind);
+  }
+}
+
 void Pool::submit(Job job, std::int64_t work) {
+  if (job.needs_resident) {
+    send(static_cast<std::size_t>(home(job.endpoint)), job, work);
+    return;
+  }
   const Order order{job.due, job.endpoint, job.number};
   waiting_.emplace(order, Waiting{std::move(job), work});
   hand_out();
@@ -54,15 +66,19 @@ void Pool::hand_out() {
     if (!place) return;
     const auto [job, work] = std::move(waiting_.begin()->second);
     waiting_.erase(waiting_.begin());
-    ++loads_[*place].jobs;
-    loads_[*place].work += work;
-    placed_[job.number] = {*place, work};
-    constexpr std::size_t kAnswerHead = 4096;
-    const int rank = ranks_[*place];
-    mailbox_.expect(
-        rank, static_cast<std::int64_t>(job.head->size() + job.payload->size() + kAnswerHead));
-    mailbox_.send(rank, message_of(job, place_payload(*place, job.payload)));
+    send(*place, job, work);
   }
+}
+
+void Pool::send(std::size_t place, const Job& job, std::int64_t work) {
+  ++loads_[place].jobs;
+  loads_[place].work += work;
+  placed_[job.number] = {place, work};
+  constexpr std::size_t kAnswerHead = 4096;
+  const int rank = ranks_[place];
+  mailbox_.expect(rank,
+                  static_cast<std::int64_t>(job.head->size() + job.payload->size() + kAnswerHead));
+  mailbox_.send(rank, message_of(job, place_payload(place, job.payload)));
 }
 
 Answer Pool::collect(std::int64_t number) {

@@ -12,7 +12,8 @@ namespace {
 /// each update.
 class Mix : public MergeRule {
  public:
-  explicit Mix(const Config& config) : alpha_(config.real("method.alpha")), staleness_(config) {}
+  explicit Mix(const RuleContext& context)
+      : alpha_(context.config.real("method.alpha")), staleness_(context.config) {}
 
   void merge(const Experiment& experiment, Parameters& model, std::span<Update> updates) override {
     for (Update& update : updates) {
@@ -34,10 +35,10 @@ class Mix : public MergeRule {
 /// so that fresh updates at server_lr 1 assign their mean exactly.
 class BufferedDifferences : public MergeRule {
  public:
-  explicit BufferedDifferences(const Config& config)
-      : rate_(config.real("method.server_lr")),
-        momentum_(config.real("method.server_momentum")),
-        staleness_(config) {}
+  explicit BufferedDifferences(const RuleContext& context)
+      : rate_(context.config.real("method.server_lr")),
+        momentum_(context.config.real("method.server_momentum")),
+        staleness_(context.config) {}
 
   void merge(const Experiment& experiment, Parameters& model, std::span<Update> updates) override {
     std::vector<Holding> trained, sent;
@@ -89,12 +90,12 @@ class BufferedDifferences : public MergeRule {
 /// number of clients.
 class AddDifference : public MergeRule {
  public:
-  AddDifference(const Config& config, const Experiment& experiment)
-      : by_samples_(config.text("method.weighting") == "samples") {
-    clients_ = experiment.fleet->size();
-    if (!by_samples_ || !experiment.partition) return;
+  explicit AddDifference(const RuleContext& context)
+      : by_samples_(context.config.text("method.weighting") == "samples") {
+    clients_ = context.experiment.fleet->size();
+    if (!by_samples_ || !context.experiment.partition) return;
     for (std::int64_t client = 0; client < clients_; ++client) {
-      samples_ += experiment.samples_of(client);
+      samples_ += context.experiment.samples_of(client);
     }
   }
 
@@ -150,17 +151,11 @@ void register_asynchronous(Catalogue& c) {
   c.options.add({"method.server_momentum", OptionType::real, "0",
                  "merge buffered_differences: momentum of the server's steps", "", 0, 1});
   register_windows(c);
-  c.merges.add(
-      "mix", "(1 - a) model + a update, one update after the other",
-      [](const Config& config, const Experiment&) { return std::make_unique<Mix>(config); });
+  c.merges.add("mix", "(1 - a) model + a update, one update after the other", make_rule<Mix>);
   c.merges.add("buffered_differences", "server step along the mean difference that clients made",
-               [](const Config& config, const Experiment&) {
-                 return std::make_unique<BufferedDifferences>(config);
-               });
+               make_rule<BufferedDifferences>);
   c.merges.add("add_difference", "adds each client's own difference, by its share of the samples",
-               [](const Config& config, const Experiment& experiment) {
-                 return std::make_unique<AddDifference>(config, experiment);
-               });
+               make_rule<AddDifference>);
 
   Method fedasync;
   fedasync.window = "asynchronous";

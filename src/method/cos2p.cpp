@@ -7,7 +7,7 @@
 
 #include "espalier/method/depths.h"
 #include "espalier/protocol/rounds/merge.h"
-#include "espalier/train/client.h"
+#include "espalier/train/trainer.h"
 
 namespace espalier::rounds {
 namespace {
@@ -16,18 +16,18 @@ namespace {
 /// both whole at full capability (6.2, 9).
 class MaskedDepth : public SubmodelRule {
  public:
-  MaskedDepth(const Config& config, const Experiment& experiment, const PeakBytes& peak)
-      : model_(experiment.model),
-        searches_(config.integer("method.mask_tasks")),
-        again_(config.integer("method.remask_every")),
-        levels_(config, experiment, peak, /*searches=*/true) {
+  explicit MaskedDepth(const RuleContext& context)
+      : model_(context.experiment.model),
+        searches_(context.config.integer("method.mask_tasks")),
+        again_(context.config.integer("method.remask_every")),
+        levels_(context, /*searches=*/true) {
     if (model_.masked.empty()) {
       throw InputError(formatted(
           "method.submodel = masked_depth: model.name = {} has no units that masks choose from; "
           "take vit, encoder, gpt or cnn",
           model_.name));
     }
-    if (config.text("method.levels") == "dynamic") {
+    if (context.config.text("method.levels") == "dynamic") {
       throw InputError(
           "method.submodel = masked_depth: a client's mask is of its own share, which cannot "
           "change; set method.levels = fixed");
@@ -35,22 +35,24 @@ class MaskedDepth : public SubmodelRule {
   }
 
   Assignment choose(const Experiment&, const SendMoment& moment) override {
-    const double share = levels_.share(moment);
+    const double width = levels_.width(moment);
     Submodel submodel = levels_.blocks(moment);
-    if (share >= 1) return {std::move(submodel), share};
+    if (width >= 1) return {std::move(submodel), width};
     const auto known = masks_.find(moment.client);
     if (searches_now(known == masks_.end() ? nullptr : &known->second, submodel, moment)) {
-      return {std::move(submodel), share, share};
+      return {std::move(submodel), width, width};
     }
     for (const MaskedAxis& masked : model_.masked) {
       if (!submodel.has_block(masked.block)) continue;
       submodel.keep(masked.axis, all_units(known->second.units, masked.axis));
     }
-    return {std::move(submodel), share};
+    return {std::move(submodel), width};
   }
 
-  void observe(const Experiment&, const SendMoment& sent, const Submodel& found) override {
-    auto [place, added] = masks_.try_emplace(sent.client, Mask{Submodel::full(*model_.layout), {}});
+  void observe(const Experiment&, const TaskReport& task) override {
+    if (!task.searched || task.outcome == Outcome::rejected) return;
+    const Submodel& found = task.submodel;
+    auto [place, added] = masks_.try_emplace(task.client, Mask{Submodel::full(*model_.layout), {}});
     Mask& mask = place->second;
     if (added) mask.searches.assign(model_.layout->blocks.size(), 0);
     for (const MaskedAxis& masked : model_.masked) {
@@ -60,7 +62,7 @@ class MaskedDepth : public SubmodelRule {
     for (int block = 0; block < found.blocks(); ++block) {
       if (found.has_block(block)) ++mask.searches[static_cast<std::size_t>(block)];
     }
-    mask.last_search = sent.nth_task;
+    mask.last_search = task.nth_task;
   }
 
   void archive(Archive& archive) override {
@@ -118,12 +120,14 @@ class MaskedDepth : public SubmodelRule {
 ///   CE(z_K) + sum_k [CE(z_k) + alpha T^2 KL(softmax(z_K / T) || softmax(z_k / T))].
 class SelfDistillation : public LocalObjective {
  public:
-  explicit SelfDistillation(const Config& config)
-      : supervised_(config.boolean("method.deep_supervision")),
-        literal_(config.text("method.distillation") == "literal"),
-        weight_(config.text("method.distillation") == "off" ? 0 : config.real("method.kd_weight")),
-        start_(weight_ > 0 ? config.integer("method.kd_start") : 0),
-        temperature_(weight_ > 0 ? config.real("method.kd_temperature") : 1) {}
+  explicit SelfDistillation(const RuleContext& context)
+      : supervised_(context.config.boolean("method.deep_supervision")),
+        literal_(context.config.text("method.distillation") == "literal"),
+        weight_(context.config.text("method.distillation") == "off"
+                    ? 0
+                    : context.config.real("method.kd_weight")),
+        start_(weight_ > 0 ? context.config.integer("method.kd_start") : 0),
+        temperature_(weight_ > 0 ? context.config.real("method.kd_temperature") : 1) {}
 
   at::Tensor loss(const LocalView& view, const Batch& batch, const Outputs& outputs) override {
     at::Tensor sum = supervised_ ? LocalObjective::loss(view, batch, outputs)
@@ -164,13 +168,13 @@ enum class Drift { none, literal, relative, polynomial };
 /// each parameter over its holders and times the mean of their 1 / (1 + drift).
 class ImportanceOverDrift : public MergeRule {
  public:
-  explicit ImportanceOverDrift(const Config& config)
-      : importance_(config.boolean("method.importance")),
-        capability_(config.boolean("method.capability")),
-        by_holders_(config.text("method.normalise") == "holders"),
-        drift_(drift_of(config.text("method.drift"))),
-        drift_scale_(drift_ == Drift::relative ? config.real("method.drift_scale") : 0),
-        clip_(importance_ ? config.real("method.importance_clip") : 0) {}
+  explicit ImportanceOverDrift(const RuleContext& context)
+      : importance_(context.config.boolean("method.importance")),
+        capability_(context.config.boolean("method.capability")),
+        by_holders_(context.config.text("method.normalise") == "holders"),
+        drift_(drift_of(context.config.text("method.drift"))),
+        drift_scale_(drift_ == Drift::relative ? context.config.real("method.drift_scale") : 0),
+        clip_(importance_ ? context.config.real("method.importance_clip") : 0) {}
 
   void merge(const Experiment& experiment, Parameters& model, std::span<Update> updates) override {
     std::vector<double> sizes, discounts;
@@ -181,7 +185,7 @@ class ImportanceOverDrift : public MergeRule {
     clip(sizes);
     double sum = 0;
     for (std::size_t i = 0; i < updates.size(); ++i) {
-      const double capability = capability_ ? updates[i].share : 1;
+      const double capability = capability_ ? updates[i].width : 1;
       updates[i].weight = sizes[i] / capability * discounts[i];
       sum += updates[i].weight;
     }
@@ -306,10 +310,7 @@ void add_submodel_rule(Catalogue& c) {
                  "submodel masked_depth: and again so many tasks after its last search; 0 = never",
                  "", 0, 1e6});
   c.submodels.add("masked_depth", "leading blocks, and of each layer the units of a learned mask",
-                  {[](const Config& config, const Experiment& experiment, const PeakBytes& peak) {
-                     return std::make_unique<MaskedDepth>(config, experiment, peak);
-                   },
-                   "masks"});
+                  {make_rule<MaskedDepth>, "masks"});
 }
 
 void add_objective(Catalogue& c) {
@@ -336,7 +337,7 @@ void add_objective(Catalogue& c) {
                  "versions", 0, 1e12});
   c.objectives.add("self_distillation",
                    "cross-entropy of every classifier; the deepest teaches the others",
-                   [](const Config& config) { return std::make_unique<SelfDistillation>(config); });
+                   make_rule<SelfDistillation>);
 }
 
 void add_merge(Catalogue& c) {
@@ -373,9 +374,7 @@ void add_merge(Catalogue& c) {
        {},
        {"holders", "updates"}});
   c.merges.add("importance_drift", "differences, by their size over the model's drift since",
-               [](const Config& config, const Experiment&) {
-                 return std::make_unique<ImportanceOverDrift>(config);
-               });
+               make_rule<ImportanceOverDrift>);
 }
 
 }  // namespace

@@ -10,11 +10,11 @@ namespace {
 
 class CompensateDelay : public MergeRule {
  public:
-  explicit CompensateDelay(const Config& config)
-      : lambda_(config.real("method.lambda")),
-        adaptive_(config.boolean("method.adaptive")),
-        decay_(config.real("method.square_decay")),
-        epsilon_(config.real("method.square_epsilon")) {}
+  explicit CompensateDelay(const RuleContext& context)
+      : lambda_(context.config.real("method.lambda")),
+        adaptive_(context.config.boolean("method.adaptive")),
+        decay_(context.config.real("method.square_decay")),
+        epsilon_(context.config.real("method.square_epsilon")) {}
 
   void merge(const Experiment& experiment, Parameters& model, std::span<Update> updates) override {
     for (Update& update : updates) {
@@ -70,9 +70,7 @@ void register_dc_asgd(Catalogue& c) {
   c.options.add({"method.square_epsilon", OptionType::real, "1e-7",
                  "merge compensate_delay, adaptive: added to the mean square", "", 0, 1});
   c.merges.add("compensate_delay", "adds each difference, corrected for what changed meanwhile",
-               [](const Config& config, const Experiment&) {
-                 return std::make_unique<CompensateDelay>(config);
-               });
+               make_rule<CompensateDelay>);
   Method method;
   method.window = "asynchronous";
   method.merge = "compensate_delay";

@@ -6,17 +6,16 @@
 
 #include "espalier/method/depths.h"
 #include "espalier/method/feddyn.h"
-#include "espalier/train/client.h"
+#include "espalier/train/trainer.h"
 
 namespace espalier::rounds {
 namespace {
 
 class LeadingBlocks : public SubmodelRule {
  public:
-  LeadingBlocks(const Config& config, const Experiment& experiment, const PeakBytes& peak)
-      : levels_(config, experiment, peak, /*searches=*/false) {}
+  explicit LeadingBlocks(const RuleContext& context) : levels_(context, /*searches=*/false) {}
   Assignment choose(const Experiment&, const SendMoment& moment) override {
-    return {levels_.blocks(moment), levels_.share(moment)};
+    return {levels_.blocks(moment), levels_.width(moment)};
   }
 
  private:
@@ -28,9 +27,9 @@ class LeadingBlocks : public SubmodelRule {
 /// method.dynamic_alpha is above 0.
 class MutualDistillation : public LocalObjective {
  public:
-  explicit MutualDistillation(const Config& config)
-      : rise_(config.integer("method.kappa_versions")) {
-    if (config.real("method.dynamic_alpha") > 0) dynamic_.emplace(config);
+  explicit MutualDistillation(const RuleContext& context)
+      : rise_(context.config.integer("method.kappa_versions")) {
+    if (context.config.real("method.dynamic_alpha") > 0) dynamic_.emplace(context.config);
   }
 
   void begin(const LocalView& view) override {
@@ -55,11 +54,11 @@ class MutualDistillation : public LocalObjective {
     std::vector<at::Tensor> logs;
     for (const at::Tensor& logits : outputs.exits) logs.push_back(at::log_softmax(logits, -1));
     logs.push_back(at::log_softmax(outputs.logits, -1));
-    const double share = kappa / static_cast<double>(logs.size() - 1);
+    const double weight = kappa / static_cast<double>(logs.size() - 1);
     for (std::size_t student = 0; student < logs.size(); ++student) {
       for (std::size_t teacher = 0; teacher < logs.size(); ++teacher) {
         if (teacher == student) continue;
-        sum = sum + divergence(logs[teacher].detach(), logs[student]) * share;
+        sum = sum + divergence(logs[teacher].detach(), logs[student]) * weight;
       }
     }
     return sum;
@@ -87,12 +86,10 @@ void register_depthfl(Catalogue& c) {
                  "objective mutual_distillation: versions over which its weight rises to 1",
                  "versions", 1, 1e12});
   c.submodels.add("leading_blocks", "the leading blocks, by the client's share, at full width",
-                  {[](const Config& config, const Experiment& experiment, const PeakBytes& peak) {
-                    return std::make_unique<LeadingBlocks>(config, experiment, peak);
-                  }});
-  c.objectives.add(
-      "mutual_distillation", "cross-entropy of every classifier; all of them teach each other",
-      [](const Config& config) { return std::make_unique<MutualDistillation>(config); });
+                  {make_rule<LeadingBlocks>});
+  c.objectives.add("mutual_distillation",
+                   "cross-entropy of every classifier; all of them teach each other",
+                   make_rule<MutualDistillation>);
   Method method;
   method.submodel = "leading_blocks";
   method.merge = "dynamic";

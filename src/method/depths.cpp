@@ -18,14 +18,13 @@ void declare_depth_options(OptionTable& table) {
              "classifier with each version"});
 }
 
-DepthLevels::DepthLevels(const Config& config, const Experiment& experiment, const PeakBytes& peak,
-                         bool searches)
-    : model_(experiment.model),
-      power_(config.real("method.depth_power")),
-      levels_(config, experiment, peak, [&](double share) {
-        return Assignment{cut(share, 0), share, searches && share < 1 ? share : 0};
+DepthLevels::DepthLevels(const RuleContext& context, bool searches)
+    : model_(context.experiment.model),
+      power_(context.config.real("method.depth_power")),
+      levels_(context, [&](double width) {
+        return Assignment{cut(width, 0), width, searches && width < 1 ? width : 0};
       }) {
-  rotates_ = config.boolean("method.rotate_depth") && depth_share(levels_.largest()) < 1;
+  rotates_ = context.config.boolean("method.rotate_depth") && depth_fraction(levels_.largest()) < 1;
   if (rotates_ && model_.exits.size() > 1 && !model_.depth_keeps_shape) {
     throw InputError(formatted(
         "no client holds the whole depth, and the blocks of model.name = {} change the shape of "
@@ -41,12 +40,12 @@ DepthLevels::DepthLevels(const Config& config, const Experiment& experiment, con
   }
 }
 
-double DepthLevels::depth_share(double share) const { return std::pow(share, power_); }
+double DepthLevels::depth_fraction(double width) const { return std::pow(width, power_); }
 
-Submodel DepthLevels::cut(double share, std::int64_t version) const {
+Submodel DepthLevels::cut(double width, std::int64_t version) const {
   const auto depth = static_cast<double>(model_.depth.size());
   // A share such as 1/3 of 3 must not become 0 because its product is a little below 1.
-  auto kept = static_cast<std::int64_t>(std::floor(depth_share(share) * depth + 1e-9));
+  auto kept = static_cast<std::int64_t>(std::floor(depth_fraction(width) * depth + 1e-9));
   // At least as far as the first classifier, or one block.
   const std::int64_t least = model_.exits.size() > 1
                                  ? model_.exits.front().depth

@@ -8,6 +8,13 @@ namespace {
 
 class FullModel : public SubmodelRule {
  public:
+  explicit FullModel(const RuleContext& context) {
+    if (context.config.text("clients.memory_fit") == "width") {
+      throw InputError(
+          "clients.memory_fit = width needs a rule that cuts widths: set method.submodel to static "
+          "or rolling");
+    }
+  }
   Assignment choose(const Experiment& experiment, const SendMoment&) override {
     return {Submodel::full(*experiment.model.layout)};
   }
@@ -18,23 +25,14 @@ class FullModel : public SubmodelRule {
 void register_fedavg(Catalogue& c) {
   declare_average_options(c.options);
   declare_width_options(c.options);
-  c.submodels.add("full", "every client trains the whole model",
-                  {[](const Config& config, const Experiment&, const PeakBytes&) {
-                    if (config.text("clients.memory_fit") == "width") {
-                      throw InputError(
-                          "clients.memory_fit = width needs a rule that cuts widths: set "
-                          "method.submodel to static or rolling");
-                    }
-                    return std::make_unique<FullModel>();
-                  }});
+  c.submodels.add("full", "every client trains the whole model", {make_rule<FullModel>});
   c.windows.add("synchronous", "merge when all that are out have answered", [](const Config&) {
     return Defaults{{"window.min_updates", "0"}, {"window.release", "merged"}};
   });
   c.merges.add("average", "weighted mean over the holders of each parameter",
-               [](const Config& config, const Experiment& experiment) {
-                 return std::make_unique<AverageMerge>(config, experiment);
-               });
-  c.objectives.add("cross_entropy", "cross-entropy of the labels", make_cross_entropy);
+               make_rule<AverageMerge>);
+  c.objectives.add("cross_entropy", "cross-entropy of the labels",
+                   [](const RuleContext&) { return std::make_unique<LocalObjective>(); });
   c.methods.add("fedavg", "full models, synchronous, sample-weighted mean (McMahan et al. 2017)",
                 {});
 }

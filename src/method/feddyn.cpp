@@ -6,7 +6,7 @@
 
 #include "espalier/base/error.h"
 #include "espalier/protocol/rounds/merge.h"
-#include "espalier/train/client.h"
+#include "espalier/train/trainer.h"
 
 namespace espalier::rounds {
 
@@ -96,8 +96,8 @@ double positive_alpha(const Config& config, const std::string& rule, const std::
 
 class Dynamic : public LocalObjective {
  public:
-  explicit Dynamic(const Config& config) : term_(config) {
-    positive_alpha(config, "objective dynamic",
+  explicit Dynamic(const RuleContext& context) : term_(context.config) {
+    positive_alpha(context.config, "objective dynamic",
                    "method.objective = cross_entropy and method.merge = average");
   }
   void begin(const LocalView& view) override { term_.begin(view); }
@@ -117,8 +117,9 @@ class Dynamic : public LocalObjective {
 /// all, then w <- mean_i w_i - h / alpha.
 class DynamicMerge : public MergeRule {
  public:
-  DynamicMerge(double alpha, std::int64_t clients)
-      : alpha_(alpha), clients_(static_cast<double>(clients)) {}
+  explicit DynamicMerge(const RuleContext& context)
+      : alpha_(positive_alpha(context.config, "merge rule dynamic", "method.merge = average")),
+        clients_(static_cast<double>(context.experiment.fleet->size())) {}
 
   void merge(const Experiment& experiment, Parameters& model, std::span<Update> updates) override {
     memory_.resize(static_cast<std::size_t>(model.buffer_layout().size()), 0.0F);
@@ -157,13 +158,9 @@ class DynamicMerge : public MergeRule {
 void register_feddyn(Catalogue& c) {
   declare_dynamic_option(c.options);
   c.objectives.add("dynamic", "cross-entropy with FedDyn's memory of the client's differences",
-                   [](const Config& config) { return std::make_unique<Dynamic>(config); });
+                   make_rule<Dynamic>);
   c.merges.add("dynamic", "mean over holders, taken further by FedDyn's memory of all differences",
-               [](const Config& config, const Experiment& experiment) {
-                 return std::make_unique<DynamicMerge>(
-                     positive_alpha(config, "merge rule dynamic", "method.merge = average"),
-                     experiment.fleet->size());
-               });
+               make_rule<DynamicMerge>);
   Method method;
   method.merge = "dynamic";
   method.objective = "dynamic";

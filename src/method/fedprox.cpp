@@ -7,7 +7,7 @@ namespace {
 
 class Proximal : public LocalObjective {
  public:
-  explicit Proximal(double mu) : mu_(mu) {}
+  explicit Proximal(const RuleContext& context) : mu_(context.config.real("method.mu")) {}
 
   void begin(const LocalView& view) override {
     c10::NoGradGuard no_grad;
@@ -34,9 +34,7 @@ class Proximal : public LocalObjective {
 void register_fedprox(Catalogue& c) {
   c.options.add({"method.mu", OptionType::real, "0.01",
                  "objective proximal: weight of the pull towards the received model", "", 0, 1e6});
-  c.objectives.add(
-      "proximal", "cross-entropy and mu/2 |w - w_received|^2",
-      [](const Config& config) { return std::make_unique<Proximal>(config.real("method.mu")); });
+  c.objectives.add("proximal", "cross-entropy and mu/2 |w - w_received|^2", make_rule<Proximal>);
   Method method;
   method.objective = "proximal";
   c.methods.add("fedprox", "FedAvg with a proximal term (Li et al. 2020)", method);

@@ -1,19 +1,20 @@
 #include "espalier/method/fedrolex.h"
 
 #include "espalier/method/widths.h"
+#include "espalier/model/unit_window.h"
 
 namespace espalier::rounds {
 namespace {
 
 class RollingUnits : public SubmodelRule {
  public:
-  RollingUnits(const Config& config, const Experiment& experiment, const PeakBytes& peak)
-      : levels_(config, experiment, peak), backward_(config.text("method.roll") == "backward") {}
+  explicit RollingUnits(const RuleContext& context)
+      : levels_(context), backward_(context.config.text("method.roll") == "backward") {}
   Assignment choose(const Experiment& experiment, const SendMoment& moment) override {
-    const double share = levels_.share(moment);
-    return {rolling_submodel(*experiment.model.layout, share,
-                             backward_ ? -moment.version : moment.version),
-            share};
+    const double width = levels_.width(moment);
+    return {window_submodel(*experiment.model.layout, width,
+                            backward_ ? -moment.version : moment.version),
+            width};
   }
 
  private:
@@ -36,9 +37,7 @@ void register_fedrolex(Catalogue& c) {
        {},
        {"forward", "backward"}});
   c.submodels.add("rolling", "a window of units that moves by one each round",
-                  {[](const Config& config, const Experiment& experiment, const PeakBytes& peak) {
-                    return std::make_unique<RollingUnits>(config, experiment, peak);
-                  }});
+                  {make_rule<RollingUnits>});
   Method method;
   method.submodel = "rolling";
   method.merge = "masked_average";

@@ -3,9 +3,9 @@
 #include <algorithm>
 #include <map>
 
-#include "espalier/method/widths.h"
-#include "espalier/train/client.h"
+#include "espalier/model/unit_window.h"
 #include "espalier/train/task_cost.h"
+#include "espalier/train/trainer.h"
 
 namespace espalier::rounds {
 namespace {
@@ -17,9 +17,9 @@ namespace {
 /// cross-entropy.
 class OrderedDropout : public LocalObjective {
  public:
-  explicit OrderedDropout(const Config& config)
-      : distils_(config.boolean("method.ordered_distillation")),
-        widths_(config.reals("method.ordered_widths")) {
+  explicit OrderedDropout(const RuleContext& context)
+      : distils_(context.config.boolean("method.ordered_distillation")),
+        widths_(context.config.reals("method.ordered_widths")) {
     std::ranges::sort(widths_);
     for (const double width : widths_) {
       if (!(width > 0 && width <= 1)) {
@@ -85,7 +85,7 @@ class OrderedDropout : public LocalObjective {
     return cost.model_bytes + saved + kLogits * logits_bytes(experiment, batch);
   }
 
-  std::vector<SubmodelPasses> passes(const Experiment& experiment, const ClientTask& task,
+  std::vector<SubmodelPasses> passes(const Experiment& experiment, const LocalTask& task,
                                      const Submodel& trained,
                                      const Workload& batches) const override {
     const std::vector<Submodel> nested = narrower(experiment, trained);
@@ -116,7 +116,7 @@ class OrderedDropout : public LocalObjective {
   std::vector<Submodel> narrower(const Experiment& experiment, const Submodel& submodel) const {
     std::vector<Submodel> nested;
     for (const double width : widths_) {
-      Submodel candidate = rolling_submodel(*experiment.model.layout, width, 0);
+      Submodel candidate = window_submodel(*experiment.model.layout, width, 0);
       if (candidate.inside(submodel) && candidate != submodel)
         nested.push_back(std::move(candidate));
     }
@@ -124,7 +124,7 @@ class OrderedDropout : public LocalObjective {
   }
 
   /// Which of `nested` networks a batch trains beside the whole; `nested`: none, as likely as each.
-  static std::size_t draw(const Experiment& experiment, const ClientTask& task, std::int64_t step,
+  static std::size_t draw(const Experiment& experiment, const LocalTask& task, std::int64_t step,
                           std::size_t nested) {
     Stream stream(experiment.seed, purpose("method.submodel"),
                   static_cast<std::uint64_t>(task.client),
@@ -151,7 +151,7 @@ void register_fjord(Catalogue& c) {
                  "from which the narrower one learns; else only the one that was drawn"});
   c.objectives.add("ordered_dropout",
                    "cross-entropy; a narrower network, drawn for each batch, learns from the whole",
-                   [](const Config& config) { return std::make_unique<OrderedDropout>(config); });
+                   make_rule<OrderedDropout>);
   Method method;
   method.submodel = "static";
   method.objective = "ordered_dropout";

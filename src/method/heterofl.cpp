@@ -3,19 +3,19 @@
 #include <unordered_map>
 
 #include "espalier/method/widths.h"
+#include "espalier/model/unit_window.h"
 #include "espalier/protocol/rounds/merge.h"
-#include "espalier/train/client.h"
+#include "espalier/train/trainer.h"
 
 namespace espalier::rounds {
 namespace {
 
 class LeadingUnits : public SubmodelRule {
  public:
-  LeadingUnits(const Config& config, const Experiment& experiment, const PeakBytes& peak)
-      : levels_(config, experiment, peak) {}
+  explicit LeadingUnits(const RuleContext& context) : levels_(context) {}
   Assignment choose(const Experiment& experiment, const SendMoment& moment) override {
-    const double share = levels_.share(moment);
-    return {rolling_submodel(*experiment.model.layout, share, 0), share};
+    const double width = levels_.width(moment);
+    return {window_submodel(*experiment.model.layout, width, 0), width};
   }
 
  private:
@@ -25,7 +25,9 @@ class LeadingUnits : public SubmodelRule {
 /// Scaler and masked cross-entropy: logits of classes that the client has not are set to zero.
 class MaskedCrossEntropy : public LocalObjective {
  public:
-  MaskedCrossEntropy(bool scaler, bool masked) : scaler_(scaler), masked_(masked) {}
+  explicit MaskedCrossEntropy(const RuleContext& context)
+      : scaler_(context.config.boolean("method.scaler")),
+        masked_(context.config.boolean("method.masked_loss")) {}
 
   void begin(const LocalView& view) override {
     if (!masked_) return;
@@ -56,8 +58,8 @@ class MaskedCrossEntropy : public LocalObjective {
 /// Rows of the output layer count only from clients that have the class.
 class MaskedAverage : public AverageMerge {
  public:
-  MaskedAverage(const Config& config, const Experiment& experiment)
-      : AverageMerge(config, experiment), masked_(config.boolean("method.masked_loss")) {}
+  explicit MaskedAverage(const RuleContext& context)
+      : AverageMerge(context), masked_(context.config.boolean("method.masked_loss")) {}
 
  protected:
   const Submodel* restriction(const Experiment& e, const Update& update) const override {
@@ -85,20 +87,13 @@ void register_heterofl(Catalogue& c) {
   c.options.add({"method.masked_loss", OptionType::boolean, "true",
                  "classes that a client has not take no part in its loss, nor in the merge"});
   c.submodels.add("static", "the first units of every layer, by the client's width",
-                  {[](const Config& config, const Experiment& experiment, const PeakBytes& peak) {
-                    return std::make_unique<LeadingUnits>(config, experiment, peak);
-                  }});
+                  {make_rule<LeadingUnits>});
   c.objectives.add("masked_cross_entropy",
                    "cross-entropy over the client's own classes, with scaler",
-                   [](const Config& config) {
-                     return std::make_unique<MaskedCrossEntropy>(
-                         config.boolean("method.scaler"), config.boolean("method.masked_loss"));
-                   });
+                   make_rule<MaskedCrossEntropy>);
   c.merges.add("masked_average",
                "average, where output rows count only from clients with the class",
-               [](const Config& config, const Experiment& experiment) {
-                 return std::make_unique<MaskedAverage>(config, experiment);
-               });
+               make_rule<MaskedAverage>);
   Method method;
   method.submodel = "static";
   method.merge = "masked_average";

@@ -6,8 +6,8 @@
 #include <numeric>
 #include <set>
 
-#include "espalier/method/widths.h"
-#include "espalier/train/client.h"
+#include "espalier/model/unit_window.h"
+#include "espalier/train/trainer.h"
 
 namespace espalier::rounds {
 namespace {
@@ -86,7 +86,7 @@ double sigmoid(float logit) { return 1 / (1 + std::exp(-static_cast<double>(logi
 
 class Masks final : public SubmodelSearch {
  public:
-  explicit Masks(const MaskSettings& settings) : settings_(settings) {}
+  explicit Masks(const RuleContext& context) : settings_(mask_settings(context.config)) {}
 
   Workload workload(const Experiment& e, std::int64_t client) const override {
     TrainSettings own = e.train;
@@ -116,12 +116,12 @@ class Masks final : public SubmodelSearch {
     return stage;
   }
 
-  Submodel expected(const Model& model, const Submodel& sent, double share) const override {
+  Submodel expected(const Model& model, const Submodel& sent, double fraction) const override {
     Submodel least = sent;
     for (const MaskedAxis& masked : kept_axes(model, sent)) {
       const std::int64_t width = sent.width(masked.axis);
       std::vector<std::int64_t> first(
-          static_cast<std::size_t>(settings_.sampled ? 1 : kept_units(share, width)));
+          static_cast<std::size_t>(settings_.sampled ? 1 : kept_units(fraction, width)));
       for (std::size_t i = 0; i < first.size(); ++i) {
         first[i] = unit_of(sent, masked.axis, static_cast<std::int64_t>(i));
       }
@@ -378,9 +378,7 @@ void register_masks(Catalogue& c) {
                  "weight of |share of units that are on - share that is asked for|; with sgd times "
                  "the number of units",
                  "", 0, 1e6});
-  c.searches.add("masks", "units by masks that each client learns", [](const Config& config) {
-    return std::make_unique<Masks>(mask_settings(config));
-  });
+  c.searches.add("masks", "units by masks that each client learns", make_rule<Masks>);
 }
 
 }  // namespace espalier::rounds

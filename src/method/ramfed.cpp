@@ -4,6 +4,7 @@
 #include <map>
 
 #include "espalier/method/widths.h"
+#include "espalier/model/unit_window.h"
 #include "espalier/protocol/rounds/merge.h"
 
 namespace espalier::rounds {
@@ -13,21 +14,21 @@ namespace {
 /// method.stagger_roll it moves on by one unit a round.
 class StaggeredWindows : public SubmodelRule {
  public:
-  StaggeredWindows(const Config& config, const Experiment& experiment, const PeakBytes& peak)
-      : levels_(config, experiment, peak), rolls_(config.boolean("method.stagger_roll")) {}
+  explicit StaggeredWindows(const RuleContext& context)
+      : levels_(context), rolls_(context.config.boolean("method.stagger_roll")) {}
 
   Assignment choose(const Experiment& experiment, const SendMoment& moment) override {
     const Layout& layout = *experiment.model.layout;
-    const double share = levels_.share(moment);
+    const double width = levels_.width(moment);
     const std::int64_t clients = experiment.fleet->size();
     Submodel submodel = Submodel::full(layout);
     for (std::size_t axis = 0; axis < layout.axes.size(); ++axis) {
       if (!layout.axes[axis].cuttable) continue;
       const std::int64_t size = layout.axes[axis].size;
       const std::int64_t begin = moment.client * size / clients + (rolls_ ? moment.version : 0);
-      submodel.keep(static_cast<int>(axis), window_units(share, size, begin));
+      submodel.keep(static_cast<int>(axis), window_units(width, size, begin));
     }
-    return {std::move(submodel), share};
+    return {std::move(submodel), width};
   }
 
  private:
@@ -38,8 +39,8 @@ class StaggeredWindows : public SubmodelRule {
 /// w <- w + (1 / N) sum over all clients of their last known difference, parameter by parameter.
 class LastKnownDifferences : public MergeRule {
  public:
-  explicit LastKnownDifferences(const Experiment& experiment)
-      : clients_(experiment.fleet->size()) {}
+  explicit LastKnownDifferences(const RuleContext& context)
+      : clients_(context.experiment.fleet->size()) {}
 
   void merge(const Experiment& experiment, Parameters& model, std::span<Update> updates) override {
     const auto size = static_cast<std::size_t>(model.buffer_layout().size());
@@ -89,15 +90,11 @@ void register_ramfed(Catalogue& c) {
   c.options.add({"method.stagger_roll", OptionType::boolean, "false",
                  "submodel staggered: the windows move on by one unit each round"});
   c.submodels.add("staggered", "a window of units that begins at a place of the client's own",
-                  {[](const Config& config, const Experiment& experiment, const PeakBytes& peak) {
-                    return std::make_unique<StaggeredWindows>(config, experiment, peak);
-                  }});
+                  {make_rule<StaggeredWindows>});
   c.merges.add(
       "last_known",
       "mean over all clients of their last known differences (server memory: one model each)",
-      [](const Config&, const Experiment& experiment) {
-        return std::make_unique<LastKnownDifferences>(experiment);
-      });
+      make_rule<LastKnownDifferences>);
   Method method;
   method.submodel = "staggered";
   c.methods.add("ramfed", "staggered windows, mean over holders (after Wang et al. 2023)", method);

@@ -13,10 +13,11 @@
 #include "espalier/method/masks.h"
 #include "espalier/method/prunefl.h"
 #include "espalier/method/ramfed.h"
+#include "espalier/protocol/rounds/protocol.h"
 
 namespace espalier {
 
-const rounds::Catalogue& catalogue() {
+const rounds::Catalogue& rounds_catalogue() {
   static const rounds::Catalogue all = [] {
     rounds::Catalogue c;
     rounds::register_fedavg(c);
@@ -36,5 +37,7 @@ const rounds::Catalogue& catalogue() {
   }();
   return all;
 }
+
+std::vector<Protocol> protocols() { return {rounds::protocol(rounds_catalogue())}; }
 
 }  // namespace espalier

@@ -4,6 +4,8 @@
 #include <cmath>
 #include <numeric>
 
+#include "espalier/model/unit_window.h"
+
 namespace espalier::rounds {
 namespace {
 
@@ -36,17 +38,17 @@ void declare_width_options(OptionTable& table) {
              {"off", "width"}});
 }
 
-WidthLevels::WidthLevels(const Config& config, const Experiment& experiment, const PeakBytes& peak)
-    : WidthLevels(config, experiment, peak, [&](double share) {
-        return Assignment{rolling_submodel(*experiment.model.layout, share, 0), share};
+WidthLevels::WidthLevels(const RuleContext& context)
+    : WidthLevels(context, [&](double width) {
+        return Assignment{window_submodel(*context.experiment.model.layout, width, 0), width};
       }) {}
 
-WidthLevels::WidthLevels(const Config& config, const Experiment& experiment, const PeakBytes& peak,
-                         const AssignmentOf& assignment)
-    : seed_(experiment.seed),
-      clients_(experiment.fleet->size()),
-      dynamic_(config.text("method.levels") == "dynamic"),
-      widths_(config.reals("method.widths")) {
+WidthLevels::WidthLevels(const RuleContext& context, const AssignmentOf& assignment)
+    : seed_(context.experiment.seed),
+      clients_(context.experiment.fleet->size()),
+      dynamic_(context.config.text("method.levels") == "dynamic"),
+      widths_(context.config.reals("method.widths")) {
+  const Config& config = context.config;
   std::vector<double> proportions = config.reals("method.proportions");
   if (widths_.empty()) throw InputError("method.widths is empty; give at least one share");
   for (double width : widths_) {
@@ -67,24 +69,23 @@ WidthLevels::WidthLevels(const Config& config, const Experiment& experiment, con
   double cumulated = 0;
   for (double p : proportions) upper_.push_back((cumulated += p) / sum);
   upper_.back() = 1.0;
-  if (config.text("clients.memory_fit") == "width") fit(experiment, peak, assignment);
+  if (config.text("clients.memory_fit") == "width") fit(context, assignment);
 }
 
 /// The largest share that each class of device has the memory for.
-void WidthLevels::fit(const Experiment& experiment, const PeakBytes& peak,
-                      const AssignmentOf& assignment) {
-  const Layout& layout = *experiment.model.layout;
-  fleet_ = experiment.fleet.get();
+void WidthLevels::fit(const RuleContext& context, const AssignmentOf& assignment) {
+  const Layout& layout = *context.experiment.model.layout;
+  fleet_ = context.experiment.fleet.get();
   for (std::int64_t client = 0; client < clients_; ++client) {
     const DeviceClass& device = fleet_->device(client);
     auto [place, added] = fitted_.try_emplace(device.name, 1.0);
     const std::int64_t cap = memory_bytes(device);
     if (!added || cap == 0) continue;
     const auto bytes = [&](std::int64_t steps) {
-      const double share = static_cast<double>(steps) / kFitSteps;
+      const double width = static_cast<double>(steps) / kFitSteps;
       // A window that has rolled round the end of its axis takes one run of units more to describe.
       const auto longer = static_cast<std::int64_t>(16 * layout.axes.size());
-      return peak(assignment(share), client) + longer;
+      return context.peak(assignment(width), client) + longer;
     };
     if (bytes(1) > cap) {
       throw InputError(
@@ -103,7 +104,7 @@ void WidthLevels::fit(const Experiment& experiment, const PeakBytes& peak,
   }
 }
 
-double WidthLevels::share(const SendMoment& moment) const {
+double WidthLevels::width(const SendMoment& moment) const {
   if (fleet_ != nullptr) return fitted_.at(fleet_->device(moment.client).name);
   double position = (static_cast<double>(moment.client) + 0.5) / static_cast<double>(clients_);
   if (dynamic_) {
@@ -119,31 +120,6 @@ double WidthLevels::largest() const {
   if (fleet_ == nullptr) return *std::ranges::max_element(widths_);
   return std::ranges::max_element(fitted_, {}, [](const auto& item) { return item.second; })
       ->second;
-}
-
-std::int64_t kept_units(double share, std::int64_t size) {
-  // A share such as 1/3 of 3 must not become 2 because its product is a little above 1.
-  const double exact = share * static_cast<double>(size);
-  return std::clamp<std::int64_t>(static_cast<std::int64_t>(std::ceil(exact - 1e-9)), 1, size);
-}
-
-std::vector<std::int64_t> window_units(double share, std::int64_t size, std::int64_t offset) {
-  std::vector<std::int64_t> units(static_cast<std::size_t>(kept_units(share, size)));
-  for (std::size_t k = 0; k < units.size(); ++k) {
-    const std::int64_t unit = (offset + static_cast<std::int64_t>(k)) % size;
-    units[k] = unit < 0 ? unit + size : unit;
-  }
-  std::ranges::sort(units);
-  return units;
-}
-
-Submodel rolling_submodel(const Layout& layout, double share, std::int64_t offset) {
-  Submodel submodel = Submodel::full(layout);
-  for (std::size_t axis = 0; axis < layout.axes.size(); ++axis) {
-    if (!layout.axes[axis].cuttable) continue;
-    submodel.keep(static_cast<int>(axis), window_units(share, layout.axes[axis].size, offset));
-  }
-  return submodel;
 }
 
 }  // namespace espalier::rounds

@@ -27,6 +27,12 @@ Outcome outcome_called(const std::string& name) {
   return static_cast<Outcome>(place - names().begin());
 }
 
+void archive_outcome(Archive& archive, Outcome& outcome) {
+  std::string name = name_of(outcome);
+  archive.value("outcome", name);
+  outcome = outcome_called(name);
+}
+
 std::map<std::string, std::int64_t> count_outcomes(const std::filesystem::path& run_file) {
   const H5Handle file = h5::open_file(run_file);
   const H5Handle tasks = h5::open_object(file, tasks_schema().path);

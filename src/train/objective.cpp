@@ -60,16 +60,12 @@ at::Tensor LocalObjective::loss(const LocalView& view, const Batch& batch, const
   return sum;
 }
 
-std::vector<SubmodelPasses> LocalObjective::passes(const Experiment&, const ClientTask&,
+std::vector<SubmodelPasses> LocalObjective::passes(const Experiment&, const LocalTask&,
                                                    const Submodel& trained,
                                                    const Workload& batches) const {
   std::vector<SubmodelPasses> made;
   for (const Workload::Passes& passes : batches.passes) made.push_back({trained, passes});
   return made;
-}
-
-std::unique_ptr<LocalObjective> make_cross_entropy(const Config&) {
-  return std::make_unique<LocalObjective>();
 }
 
 }  // namespace espalier

@@ -13,8 +13,9 @@
 #include <vector>
 
 #include "espalier/app/options.h"
+#include "espalier/method/register.h"
 #include "espalier/device/memory.h"
-#include "espalier/train/client.h"
+#include "espalier/protocol/rounds/client_stepper.h"
 
 int main(int argc, char** argv) {
   using namespace espalier;
@@ -24,7 +25,7 @@ int main(int argc, char** argv) {
   }
   install_counting_allocator();
   at::set_num_threads(1);
-  Config config(all_options());
+  Config config(all_options(protocols()));
   config.read_file(argv[1]);
   const std::int64_t part = std::atoll(argv[2]), parts = std::atoll(argv[3]);
   for (int i = 4; i < argc; ++i) {
@@ -47,12 +48,12 @@ int main(int argc, char** argv) {
   for (std::int64_t round = 0; round < e.rounds; ++round) {
     const auto start = std::chrono::steady_clock::now();
     for (std::int64_t client = part; client < e.fleet->size(); client += parts) {
-      ClientTask task;
+      rounds::ClientTask task;
       task.client = client;
       task.nth_task = round;
       task.base_version = round;
       task.submodel = full;
-      ClientStepper stepper(e, {}, config, task, static_cast<std::int64_t>(payload->size()),
+      rounds::ClientStepper stepper({config, e}, {}, task, static_cast<std::int64_t>(payload->size()),
                             payload);
       while (stepper.step()) {
       }

@@ -10,6 +10,7 @@
 #include <numeric>
 
 #include "espalier/app/options.h"
+#include "espalier/method/register.h"
 #include "espalier/base/error.h"
 #include "espalier/base/hdf5.h"
 #include "espalier/base/log.h"
@@ -27,7 +28,7 @@ void put(std::ofstream& file, const at::Tensor& tensor) {
 
 /// A line of JSON.
 std::string load(const std::string& input, const std::string& out) {
-  Config config(all_options());
+  Config config(all_options(protocols()));
   config.read_file(input);
   set_model_defaults(config);
   const Dataset data = load_dataset(config);

@@ -14,6 +14,7 @@
 #include "../record/folder.h"
 #include "espalier/comm/environment.h"
 #include "espalier/device/memory.h"
+#include "espalier/engine/driver.h"
 #include "espalier/method/register.h"
 #include "espalier/protocol/rounds/server.h"
 #include "fixture.h"
@@ -129,8 +130,9 @@ class Ground {
   void run(const Combination& rules) {
     Config own = config();
     own.read_text(rules.text(), "the combination");
-    const RuleNames names = choose_rules(catalogue(), own);
-    ServerRules built = build_rules(catalogue(), names, own, experiment_);
+    bring_defaults(rounds_catalogue(), own);
+    const RuleNames names = rule_names(rounds_catalogue(), own);
+    ServerRules built = build_rules(rounds_catalogue(), names, own, experiment_);
     for (std::int64_t client = 0; client < experiment_.fleet->size(); ++client) {
       const Assignment assigned = built.submodel->choose(experiment_, {client, 0, 0});
       EXPECT_GT(assignment_peaks(experiment_, built, assigned, client).largest(), 0);
@@ -141,12 +143,14 @@ class Ground {
     Mailbox mailbox(mpi_);
     JobKinds kinds;
     add_evaluation_jobs(kinds, experiment_, evaluation_plan(own, experiment_));
-    add_client_jobs(kinds, experiment_, client_rules(catalogue(), names), own);
+    add_client_jobs(kinds, {own, experiment_}, client_rules(rounds_catalogue(), names));
     Worker worker(kinds, mailbox, nullptr);
     Pool pool(mailbox, 1, &worker, false);
-    RoundsServer server(experiment_, server_settings(own, experiment_), std::move(built), pool,
-                        records_, std::move(model), nullptr);
-    EXPECT_EQ(server.run().version, experiment_.rounds);
+    Run run(experiment_, run_settings(own, experiment_), pool, records_, nullptr, {});
+    RoundsServer server(experiment_, server_settings(own, experiment_), std::move(built),
+                        std::move(model), run);
+    EXPECT_FALSE(drive(run, server, false).has_value());
+    EXPECT_EQ(server.progress().version, experiment_.rounds);
     pool.stop();
   }
 
@@ -192,11 +196,11 @@ class Combinations : public testing::Test {
     at::set_num_threads(1);
   }
 
-  const std::vector<std::string> submodels_ = names_of(catalogue().submodels);
-  const std::vector<std::string> merges_ = names_of(catalogue().merges);
-  const std::vector<std::string> objectives_ = names_of(catalogue().objectives);
-  const std::vector<std::string> windows_ = names_of(catalogue().windows);
-  const std::vector<std::string> searches_ = names_of(catalogue().searches);
+  const std::vector<std::string> submodels_ = names_of(rounds_catalogue().submodels);
+  const std::vector<std::string> merges_ = names_of(rounds_catalogue().merges);
+  const std::vector<std::string> objectives_ = names_of(rounds_catalogue().objectives);
+  const std::vector<std::string> windows_ = names_of(rounds_catalogue().windows);
+  const std::vector<std::string> searches_ = names_of(rounds_catalogue().searches);
   const Folder folder_;
 };
 
@@ -206,7 +210,7 @@ TEST_F(Combinations, RunOrAreRefusedWithWhatToSet) {
   {
     Ground ground(mpi, folder_.path(), kCnn);
     for (const auto& submodel : submodels_) {
-      const bool can_search = !catalogue().submodels.get(submodel).value.search.empty();
+      const bool can_search = !rounds_catalogue().submodels.get(submodel).value.search.empty();
       for (const auto& search : can_search ? searches_ : std::vector<std::string>{""}) {
         for (const auto& merge : merges_) {
           for (const auto& objective : objectives_) {
@@ -237,12 +241,12 @@ TEST_F(Combinations, RunOrAreRefusedWithWhatToSet) {
 
 TEST_F(Combinations, OfASearchAndARuleThatNeverSearchesAreRefused) {
   for (const auto& submodel : submodels_) {
-    if (!catalogue().submodels.get(submodel).value.search.empty()) continue;
+    if (!rounds_catalogue().submodels.get(submodel).value.search.empty()) continue;
     Config config(method_options());
     config.read_text(
         Combination{submodel, searches_.front(), "average", "proximal", "buffered"}.text(), "it");
     try {
-      choose_rules(catalogue(), config);
+      bring_defaults(rounds_catalogue(), config);
       ADD_FAILURE() << submodel;
     } catch (const InputError& error) {
       EXPECT_TRUE(says_what_to_set(error.what())) << error.what();

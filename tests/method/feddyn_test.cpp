@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "espalier/method/widths.h"
+#include "espalier/model/unit_window.h"
 #include "fixture.h"
 #include "merge_scene.h"
 
@@ -47,7 +48,7 @@ TEST(DynamicTerm, MovesWithASmallerSubmodel) {
   const auto plain = one_step("[method]\nobjective = cross_entropy\n");
   const auto dynamic = one_step("");
   const Layout& layout = *plain->experiment.model.layout;
-  const Submodel full = Submodel::full(layout), small = rolling_submodel(layout, 0.6, 0);
+  const Submodel full = Submodel::full(layout), small = window_submodel(layout, 0.6, 0);
   const TrainedTask before = train(*dynamic, full);
   const TrainedTask without = train(*plain, small);
   const TrainedTask with = train(*dynamic, small, before.result.state);
@@ -92,13 +93,14 @@ TEST(DynamicTerm, PeakStaysWithinItsBound) {
   for (const std::string objective : {"dynamic", "mutual_distillation"}) {
     const auto s = one_step("[method]\nobjective = " + objective + "\n");
     const Experiment& e = s->experiment;
-    for (const double share : {1.0, 0.5}) {
-      const Submodel submodel = rolling_submodel(*e.model.layout, share, 0);
-      const auto bound = task_cost(e, *s->rules.objective(s->config), submodel, e.batch_of(0));
+    for (const double width : {1.0, 0.5}) {
+      const Submodel submodel = window_submodel(*e.model.layout, width, 0);
+      const auto bound =
+          task_cost(e, *s->rules.objective({s->config, s->experiment}), submodel, e.batch_of(0));
       const auto peak = train(*s, submodel).result.peak_bytes;
-      EXPECT_LE(peak, bound.peak_bytes) << objective << share;
+      EXPECT_LE(peak, bound.peak_bytes) << objective << width;
       EXPECT_LE(static_cast<double>(bound.peak_bytes), 1.25 * static_cast<double>(peak))
-          << objective << share;
+          << objective << width;
     }
   }
 }

@@ -9,7 +9,8 @@ namespace {
 
 std::set<std::int64_t> kept(const Setting& s, int axis, std::int64_t version) {
   const PeakBytes free = [](const Assignment&, std::int64_t) { return std::int64_t{0}; };
-  const auto rule = catalogue().submodels.get("rolling").value.make(s.config, s.experiment, free);
+  const auto rule =
+      rounds_catalogue().submodels.get("rolling").value.make({s.config, s.experiment, free});
   const Submodel submodel = rule->choose(s.experiment, {0, 0, version}).submodel;
   const auto units = submodel.units(axis);
   return {units.begin(), units.end()};

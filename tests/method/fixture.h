@@ -13,8 +13,8 @@
 #include "espalier/device/availability.h"
 #include "espalier/device/memory.h"
 #include "espalier/method/register.h"
+#include "espalier/protocol/rounds/client_stepper.h"
 #include "espalier/protocol/rounds/server.h"
-#include "espalier/train/client.h"
 #include "espalier/train/task_cost.h"
 
 namespace espalier::rounds {
@@ -23,19 +23,16 @@ namespace espalier::rounds {
 inline OptionTable method_options() {
   OptionTable table;
   declare_experiment_options(table);
-  declare_server_options(table);
+  declare_stop_options(table);
   declare_model_options(table);
   declare_data_options(table);
   declare_device_options(table);
-  declare_method_options(table);
-  for (const Option& option : catalogue().options.options()) table.add(option);
+  table.add({"method.name", OptionType::text, "fedavg", "the method"});
+  for (const Protocol& protocol : protocols()) protocol.declare(table);
   declare_train_options(table);
-  declare_window_options(table);
   declare_clock_options(table);
   declare_resource_options(table);
-  declare_sampling_options(table);
   declare_availability_options(table);
-  declare_fault_options(table);
   declare_evaluation_options(table);
   return table;
 }
@@ -55,10 +52,11 @@ inline std::unique_ptr<Setting> make_setting(const std::string& text, const std:
                    "the fixture");
   config.read_text(text, "the test");
   config.read_text(more, "the test's settings");
-  const RuleNames names = choose_rules(catalogue(), config);
+  bring_defaults(rounds_catalogue(), config);
+  const RuleNames names = rule_names(rounds_catalogue(), config);
   Experiment experiment = build_experiment(config);
   return std::make_unique<Setting>(
-      Setting{std::move(config), std::move(experiment), client_rules(catalogue(), names)});
+      Setting{std::move(config), std::move(experiment), client_rules(rounds_catalogue(), names)});
 }
 
 struct TrainedTask {
@@ -76,7 +74,7 @@ inline TrainedTask train(const Setting& s, const Submodel& submodel, Bytes state
   ClientTask task;
   task.submodel = submodel;
   task.state = std::move(state);
-  ClientStepper stepper(e, s.rules, s.config, task, std::ssize(*payload), payload);
+  ClientStepper stepper({s.config, e}, s.rules, task, std::ssize(*payload), payload);
   while (stepper.step()) {
   }
   const auto [result, values] = stepper.finish();

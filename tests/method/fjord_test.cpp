@@ -1,6 +1,7 @@
 // Ordered dropout: what a batch trains, and what it costs.
 
 #include "espalier/method/widths.h"
+#include "espalier/model/unit_window.h"
 #include "fixture.h"
 
 namespace espalier::rounds {
@@ -17,13 +18,14 @@ TEST(OrderedDropout, PeakStaysWithinItsBound) {
   for (const std::string batch : {"8", "64"}) {
     const auto s = make("[train]\nmomentum = 0.9\nbatch = " + batch + "\n");
     const Experiment& e = s->experiment;
-    for (const double share : {1.0, 0.6, 0.4}) {
-      const Submodel submodel = rolling_submodel(*e.model.layout, share, 0);
-      const auto bound = task_cost(e, *s->rules.objective(s->config), submodel, e.batch_of(0));
+    for (const double width : {1.0, 0.6, 0.4}) {
+      const Submodel submodel = window_submodel(*e.model.layout, width, 0);
+      const auto bound =
+          task_cost(e, *s->rules.objective({s->config, s->experiment}), submodel, e.batch_of(0));
       const auto peak = train(*s, submodel).result.peak_bytes;
-      EXPECT_LE(peak, bound.peak_bytes) << batch << " " << share;
+      EXPECT_LE(peak, bound.peak_bytes) << batch << " " << width;
       EXPECT_LE(static_cast<double>(bound.peak_bytes), 1.25 * static_cast<double>(peak))
-          << batch << " " << share;
+          << batch << " " << width;
     }
   }
 }
@@ -32,10 +34,11 @@ TEST(OrderedDropout, PassesThatAreChargedAreThoseThatAreMade) {
   const auto s = make("[train]\nepochs = 3\nbatch = 20\n");  // batches of 20 and of 10
   const Experiment& e = s->experiment;
   ClientTask task;
-  task.submodel = rolling_submodel(*e.model.layout, 0.6, 0);
+  task.submodel = window_submodel(*e.model.layout, 0.6, 0);
   const Workload work = e.workload_of(0);
   std::int64_t passes = 0, samples = 0, whole = 0;
-  for (const auto& item : s->rules.objective(s->config)->passes(e, task, task.submodel, work)) {
+  for (const auto& item :
+       s->rules.objective({s->config, s->experiment})->passes(e, task, task.submodel, work)) {
     if (item.submodel == task.submodel) {
       whole += item.passes.count;
       continue;
@@ -49,16 +52,18 @@ TEST(OrderedDropout, PassesThatAreChargedAreThoseThatAreMade) {
   EXPECT_GT(passes, work.steps / 3);
   EXPECT_LT(passes, work.steps);
   EXPECT_GE(samples, 20 * passes - 10 * 3);  // at most three of them are the short ones
-  task.submodel = rolling_submodel(*e.model.layout, 0.2, 0);
-  EXPECT_EQ(s->rules.objective(s->config)->passes(e, task, task.submodel, work).size(), 2U);
+  task.submodel = window_submodel(*e.model.layout, 0.2, 0);
+  EXPECT_EQ(
+      s->rules.objective({s->config, s->experiment})->passes(e, task, task.submodel, work).size(),
+      2U);
 
   // Without distillation each batch has one pass, of the same widths as with it.
   const auto alone =
       make("[train]\nepochs = 3\nbatch = 20\n[method]\nordered_distillation = false\n");
-  task.submodel = rolling_submodel(*e.model.layout, 0.6, 0);
+  task.submodel = window_submodel(*e.model.layout, 0.6, 0);
   std::int64_t narrow = 0, all = 0, seen = 0;
-  for (const auto& item :
-       alone->rules.objective(alone->config)->passes(e, task, task.submodel, work)) {
+  for (const auto& item : alone->rules.objective({alone->config, alone->experiment})
+                              ->passes(e, task, task.submodel, work)) {
     narrow += item.submodel == task.submodel ? 0 : item.passes.count;
     all += item.passes.count;
     seen += item.passes.count * item.passes.size;
@@ -76,7 +81,7 @@ TEST(OrderedDropout, WithoutDistillationABatchTrainsTheNarrowNetworkAsIfItWereAl
                       "ordered_distillation = false\n");
   const auto plain = make(one_step + "[method]\nobjective = cross_entropy\n");
   const Layout& layout = *s->experiment.model.layout;
-  const Submodel full = Submodel::full(layout), small = rolling_submodel(layout, 0.4, 0);
+  const Submodel full = Submodel::full(layout), small = window_submodel(layout, 0.4, 0);
   const TrainedTask within = train(*s, full);
   const TrainedTask alone = train(*plain, small);
   // What the narrow network's own training gives, put into the whole.
@@ -98,12 +103,13 @@ TEST(OrderedDropout, PeakWithoutDistillationStaysWithinItsBound) {
       "[train]\nepochs = 3\nmomentum = 0.9\nbatch = 16\n[method]\nordered_distillation = "
       "false\n");
   const Experiment& e = s->experiment;
-  for (const double share : {1.0, 0.6, 0.4}) {
-    const Submodel submodel = rolling_submodel(*e.model.layout, share, 0);
-    const auto bound = task_cost(e, *s->rules.objective(s->config), submodel, e.batch_of(0));
+  for (const double width : {1.0, 0.6, 0.4}) {
+    const Submodel submodel = window_submodel(*e.model.layout, width, 0);
+    const auto bound =
+        task_cost(e, *s->rules.objective({s->config, s->experiment}), submodel, e.batch_of(0));
     const auto peak = train(*s, submodel).result.peak_bytes;
-    EXPECT_LE(peak, bound.peak_bytes) << share;
-    EXPECT_LE(static_cast<double>(bound.peak_bytes), 1.25 * static_cast<double>(peak)) << share;
+    EXPECT_LE(peak, bound.peak_bytes) << width;
+    EXPECT_LE(static_cast<double>(bound.peak_bytes), 1.25 * static_cast<double>(peak)) << width;
   }
 }
 

@@ -36,7 +36,7 @@ struct Outcome {
 };
 
 /// A client's task that searches, from a model's first values.
-Outcome search(const Setting& s, const Submodel& sent, double share, std::int64_t nth_task = 0,
+Outcome search(const Setting& s, const Submodel& sent, double fraction, std::int64_t nth_task = 0,
                const Bytes& state = {}) {
   const Experiment& e = s.experiment;
   Parameters model(e.plans->buffer_layout(Submodel::full(*e.model.layout), Packing::aligned));
@@ -46,9 +46,9 @@ Outcome search(const Setting& s, const Submodel& sent, double share, std::int64_
   ClientTask task;
   task.nth_task = nth_task;
   task.submodel = sent;
-  task.search = share;
+  task.search = fraction;
   task.state = state;
-  ClientStepper stepper(e, s.rules, s.config, task, std::ssize(*payload), payload);
+  ClientStepper stepper({s.config, e}, s.rules, task, std::ssize(*payload), payload);
   while (stepper.step()) {
   }
   Outcome outcome;
@@ -106,17 +106,17 @@ TEST(Masks, EveryLayerKeepsItsShareInsideWhatWasSent) {
     for (const std::string masks : {"learned", "random", "magnitude"}) {
       const auto s = make(text + "[method]\nmasks = " + masks + "\n");
       const Experiment& e = s->experiment;
-      const auto rule = s->rules.search(s->config);
-      for (const double share : {0.01, 0.3, 0.75}) {
+      const auto rule = s->rules.search({s->config, s->experiment});
+      for (const double fraction : {0.01, 0.3, 0.75}) {
         const Submodel sent = depth(e, std::min<std::int64_t>(2, std::ssize(e.model.depth)));
-        const Outcome outcome = search(*s, sent, share);
+        const Outcome outcome = search(*s, sent, fraction);
         EXPECT_TRUE(outcome.found.inside(sent));
-        const Submodel expected = rule->expected(e.model, sent, share);
+        const Submodel expected = rule->expected(e.model, sent, fraction);
         for (const MaskedAxis& masked : e.model.masked) {
           if (!sent.has_block(masked.block)) continue;
           const auto width = static_cast<double>(sent.width(masked.axis));
           EXPECT_EQ(outcome.found.width(masked.axis),
-                    std::max<std::int64_t>(1, std::llround(std::ceil(share * width - 1e-9))));
+                    std::max<std::int64_t>(1, std::llround(std::ceil(fraction * width - 1e-9))));
           EXPECT_EQ(outcome.found.width(masked.axis), expected.width(masked.axis));
         }
         EXPECT_GE(e.model.answer(outcome.found), 0);
@@ -150,8 +150,8 @@ TEST(Masks, TheShareOfUnitsThatAreOnFollowsTheOneAskedFor) {
                              "\n[train]\noptimizer = " + optimizer + "\n";
     const auto s = make(text);
     const Submodel sent = depth(s->experiment, 4);
-    const auto kept = [&](double share) {
-      const Outcome outcome = search(*s, sent, share);
+    const auto kept = [&](double fraction) {
+      const Outcome outcome = search(*s, sent, fraction);
       std::int64_t units = 0;
       for (const MaskedAxis& masked : s->experiment.model.masked) {
         units += outcome.found.width(masked.axis);
@@ -213,7 +213,7 @@ TEST(Masks, TheSearchKeepsWithinItsBound) {
     for (const std::string batch : {"4", "32"}) {
       const auto s = make(text + kAgain + batch + "\n");
       const Experiment& e = s->experiment;
-      const auto rule = s->rules.search(s->config);
+      const auto rule = s->rules.search({s->config, s->experiment});
       std::set<std::uint64_t> seen;
       for (std::int64_t kept = 0; kept <= std::ssize(e.model.depth); ++kept) {
         const Submodel sent = depth(e, kept);
@@ -224,7 +224,7 @@ TEST(Masks, TheSearchKeepsWithinItsBound) {
             static_cast<double>(bound) / static_cast<double>(outcome.result.search_peak_bytes);
         EXPECT_GE(ratio, 1) << text << batch << " " << kept;
         EXPECT_LE(ratio, 1.25) << text << batch << " " << kept;
-        const auto objective = s->rules.objective(s->config);
+        const auto objective = s->rules.objective({s->config, s->experiment});
         const std::int64_t after =
             task_cost(e, *objective, outcome.found, e.batch_of(0)).peak_bytes;
         EXPECT_LE(outcome.result.peak_bytes, std::max(bound, after)) << text << batch;
@@ -240,7 +240,7 @@ TEST(Masks, FourMatricesShrinkByTheFormula) {
       "[model]\nname = vit\ndepth = 4\nembed = 64\nheads = 4\nmlp = 256\npatch = 4\nexits = 4\n"
       "qkv_bias = false\n");
   const Experiment& e = s->experiment;
-  const auto rule = s->rules.search(s->config);
+  const auto rule = s->rules.search({s->config, s->experiment});
   const auto matrices = [&](const Submodel& submodel) {
     const BufferLayout dense(e.model.layout, submodel, Packing::dense);
     std::int64_t values = 0;
@@ -267,9 +267,10 @@ TEST(Masks, FourMatricesShrinkByTheFormula) {
   for (const double r : {0.25, 0.5, 0.75}) {
     const Submodel sent = depth(e, static_cast<std::int64_t>(4 * r));
     const Submodel small = rule->expected(e.model, sent, r);
-    const double share = (7 * r + 5 * r * r) / 12 * r;
-    EXPECT_DOUBLE_EQ(matrices(small) / matrices(full), share);
-    EXPECT_NEAR(flops(small, Work::product) / flops(full, Work::product), share, 0.01 * share);
+    const double fraction = (7 * r + 5 * r * r) / 12 * r;
+    EXPECT_DOUBLE_EQ(matrices(small) / matrices(full), fraction);
+    EXPECT_NEAR(flops(small, Work::product) / flops(full, Work::product), fraction,
+                0.01 * fraction);
     EXPECT_DOUBLE_EQ(flops(small, Work::attention) / flops(full, Work::attention), r * r);
   }
 }

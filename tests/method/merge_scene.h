@@ -11,7 +11,7 @@
 
 #include "espalier/method/register.h"
 #include "espalier/model/model.h"
-#include "espalier/train/client.h"
+#include "espalier/protocol/rounds/client_stepper.h"
 
 namespace espalier::rounds {
 
@@ -53,7 +53,7 @@ struct Scene {
   }
 
   /// An update that moved every value of its submodel by `step`.
-  Update update(std::vector<std::int64_t> units, double step, double share) {
+  Update update(std::vector<std::int64_t> units, double step, double width) {
     Submodel submodel = Submodel::full(*layout);
     submodel.keep(hidden, std::move(units));
     Update u;
@@ -67,17 +67,17 @@ struct Scene {
     }
     u.values = trained;
     u.samples = 10;
-    u.share = share;
+    u.width = width;
     return u;
   }
 
   /// A registered merge rule, with `settings` of [method].
   std::unique_ptr<MergeRule> rule(const std::string& name, const std::string& settings) {
     OptionTable table;
-    for (const Option& option : catalogue().options.options()) table.add(option);
+    for (const Option& option : rounds_catalogue().options.options()) table.add(option);
     Config config(table);
     config.read_text("[method]\n" + settings, "the test");
-    return catalogue().merges.get(name).value(config, experiment);
+    return rounds_catalogue().merges.get(name).value({config, experiment});
   }
 
   double value(int entry, std::int64_t index) const {

@@ -16,7 +16,7 @@ namespace espalier {
 struct Combination {
   std::string family;
   std::vector<std::pair<std::string, std::string>> settings;  ///< options of model and data
-  double share = 1;                                           ///< of every width that can be cut
+  double width = 1;  ///< fraction of every axis that can be cut
   std::int64_t batch = 1;
   bool held_out = false;  ///< not used for fitting
 };

@@ -4,21 +4,22 @@
 #include <string>
 #include <vector>
 
-#include "espalier/config/config.h"
+#include "espalier/app/options.h"
 
 namespace espalier {
 
-/// `espalier run INPUT.ini [--section.key=value ...] [flags]`; see interface.md, Commands.
-int run_command(int* argc, char*** argv, const std::vector<std::string>& arguments);
+/// `espalier run INPUT.ini [--section.key=value ...] [flags]`; docs/index.md.
+int run_command(int* argc, char*** argv, const Protocols& protocols,
+                const std::vector<std::string>& arguments);
 
 /// `espalier calibrate [NAME] [--quick] [-v]`: measures this machine and prints [device.NAME].
 int calibrate_command(int* argc, char*** argv, const std::vector<std::string>& arguments);
 
-int list_command(const std::vector<std::string>& arguments);
-int explain_command(const std::vector<std::string>& arguments);
+int list_command(const Protocols& protocols, const std::vector<std::string>& arguments);
+int explain_command(const Protocols& protocols, const std::vector<std::string>& arguments);
 int info_command(const std::vector<std::string>& arguments);
 int diff_command(const std::vector<std::string>& arguments);
-int export_command(const std::vector<std::string>& arguments);
+int export_command(const Protocols& protocols, const std::vector<std::string>& arguments);
 int version_command();
 std::string usage();
 

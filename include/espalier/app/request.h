@@ -11,7 +11,7 @@
 
 namespace espalier {
 
-/// Whether a run that was begun is gone on with.
+/// Whether to resume an existing run.
 enum class Resume { automatic, never, require };
 
 struct Request {
@@ -27,6 +27,10 @@ struct Request {
 
 /// InputError where a word is neither an input file, nor a flag, nor --section.key=value.
 Request parse_request(std::vector<std::string> arguments);
+/// The earlier of `begun` + --wall and the end of the Slurm job, minus the time to write a
+/// checkpoint; none if neither is known.
+std::optional<std::chrono::steady_clock::time_point> stop_time(
+    const Request& request, std::chrono::steady_clock::time_point begun);
 /// The flags, one per line with a word of help.
 std::string describe_flags();
 

@@ -26,8 +26,8 @@ struct Intent {
 /// Writes nothing. InputError where the folder holds something else, naming each option that
 /// differs, or where the request forbids what is needed.
 Intent intent(const Config& asked, const Request& request, const std::filesystem::path& folder);
-/// What rank 0 found, on every rank; collective.
-Intent shared(const MpiEnvironment& mpi, Intent intent);
+/// Rank 0's, on every rank. Collective.
+Intent broadcast(const MpiEnvironment& mpi, Intent intent);
 
 /// A checkpoint to go on from.
 struct Newest {

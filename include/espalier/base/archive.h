@@ -72,4 +72,27 @@ class ByteArchive final : public Archive {
   bool loading_ = false;
 };
 
+/// A list of items, each archived by `archive_item(archive, item)`, as one byte string: a thousand
+/// tasks in flight would be thousands of datasets otherwise.
+template <class Item, class ArchiveItem>
+void archive_list(Archive& archive, const char* name, std::vector<Item>& items,
+                  const ArchiveItem& archive_item) {
+  Bytes bytes;
+  if (archive.loading()) {
+    archive.value(name, bytes);
+    ByteArchive in(bytes);
+    std::int64_t count = 0;
+    in.value("count", count);
+    items.resize(static_cast<std::size_t>(count));
+    for (Item& item : items) archive_item(in, item);
+    return;
+  }
+  ByteArchive out;
+  auto count = std::ssize(items);
+  out.value("count", count);
+  for (Item& item : items) archive_item(out, item);
+  bytes = out.take();
+  archive.value(name, bytes);
+}
+
 }  // namespace espalier

@@ -54,8 +54,10 @@ class Evaluator {
     const auto known = running_.find(version);
     return known != running_.end() && known->second.is_evaluated;
   }
-  /// Those under way; restored, they begin anew. `model` lends its buffer_layout.
+  /// Those under way. `model` lends its buffer layout.
   void archive(Archive& archive, const Parameters& model);
+  /// Begins again those that were restored.
+  void resume();
 
  private:
   struct Running {
@@ -71,6 +73,7 @@ class Evaluator {
   };
   void take_sums(const Answer& answer);
   void take_moments(const Answer& answer);
+  void begin(std::int64_t version, Running& running);
   Running& hold(std::int64_t version, const Parameters& model);
   void calibrate(std::int64_t version, Running& running, bool urgent);
   void send(std::int64_t version, const Running& running, JobKind kind);

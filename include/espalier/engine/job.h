@@ -47,8 +47,9 @@ struct Job {
   std::int64_t version = 0;  ///< of the global model that it works on
   Urgency urgency = Urgency::normal;
   std::optional<Pace> pace{};
-  SharedBytes head{};     ///< description
-  SharedBytes payload{};  ///< large values, which several jobs may share
+  bool needs_resident = false;  ///< of its endpoint (resident.h), which decides on the rank
+  SharedBytes head{};           ///< description
+  SharedBytes payload{};        ///< large values, which several jobs may share
 };
 
 struct Answer {
@@ -78,9 +79,10 @@ class Stepper {
   virtual bool step() = 0;
   /// Call once, after step() returned false.
   virtual Output finish() = 0;
-  /// Steps over which a job's pace is spread, and how many of them are done.
-  virtual std::int64_t steps() const = 0;
-  virtual std::int64_t steps_done() const = 0;
+  /// Steps over which a job's pace is spread, and how many of them are done. By default the job has
+  /// no pace, and is done as soon as its rank comes to it.
+  virtual std::int64_t steps() const { return 0; }
+  virtual std::int64_t steps_done() const { return 0; }
 };
 
 /// The kinds of jobs that a rank can do. Every rank registers the same.

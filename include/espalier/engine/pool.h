@@ -28,7 +28,8 @@ class Pool {
   /// run in it.
   Pool(Mailbox& mailbox, int ranks, Worker* local, bool real_time);
 
-  /// Queues a job for the rank that first has room for it. `work`: what ranks get equal shares of,
+  /// Queues a job for the rank that first has room for it; one that needs a resident goes to its
+  /// rank at once. `work`: what ranks get equal shares of,
   /// operations or, in real time, operations per second.
   void submit(Job job, std::int64_t work);
   /// Waits until the job's answer is here, progressing everything else, and hands it over.
@@ -41,8 +42,11 @@ class Pool {
   /// Sends a job to the rank at `place`, one of places(), at once. Its answer goes to the handler
   /// of its kind.
   void submit_to(std::int64_t place, const Job& job);
+  /// The place of an endpoint's residents.
+  std::int64_t home(Endpoint endpoint) const { return endpoint % places(); }
   std::int64_t places() const { return static_cast<std::int64_t>(ranks_.size()); }
-  void on_answer(JobKind kind, AnswerHandler handler) { handlers_[kind] = std::move(handler); }
+  /// An empty handler takes the present one away.
+  void on_answer(JobKind kind, AnswerHandler handler);
 
   /// Waits until `done()` holds, which it asks after every message, every step of work done here,
   /// and at the latest `patience()` after it last asked.
@@ -70,6 +74,7 @@ class Pool {
   };
   std::int64_t place_payload(std::size_t place, const SharedBytes& payload);
   void hand_out();
+  void send(std::size_t place, const Job& job, std::int64_t work);
   void handle(Message message);
   void take_answer(Answer answer);
   bool progress();

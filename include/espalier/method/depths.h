@@ -12,18 +12,17 @@ void declare_depth_options(OptionTable& table);
 class DepthLevels {
  public:
   /// Levels as in WidthLevels; `searches`: clients below full capability search in what they hold.
-  DepthLevels(const Config& config, const Experiment& experiment, const PeakBytes& peak,
-              bool searches);
-  double share(const SendMoment& moment) const { return levels_.share(moment); }
+  DepthLevels(const RuleContext& context, bool searches);
+  double width(const SendMoment& moment) const { return levels_.width(moment); }
   /// The blocks that a client of the moment's share holds at full width, with their classifiers:
   /// the leading floor(r^power D), or, where no client has the whole depth, as many from a place
   /// that moves on by one classifier with every version, so that every block is held by one of them
   /// (our reading).
-  Submodel blocks(const SendMoment& moment) const { return cut(share(moment), moment.version); }
+  Submodel blocks(const SendMoment& moment) const { return cut(width(moment), moment.version); }
 
  private:
-  double depth_share(double share) const;
-  Submodel cut(double share, std::int64_t version) const;
+  double depth_fraction(double width) const;
+  Submodel cut(double width, std::int64_t version) const;
 
   const Model& model_;
   double power_;

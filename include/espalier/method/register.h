@@ -1,11 +1,16 @@
 #pragma once
-// The list of methods: one line each.
+// The list of protocols, and of the methods of each: one line each.
 
+#include <vector>
+
+#include "espalier/engine/protocol.h"
 #include "espalier/protocol/rounds/catalogue.h"
 
 namespace espalier {
 
-/// Every rule and method of the program.
-const rounds::Catalogue& catalogue();
+/// Every method and rule of `rounds`.
+const rounds::Catalogue& rounds_catalogue();
+
+std::vector<Protocol> protocols();
 
 }  // namespace espalier

@@ -16,26 +16,25 @@ namespace espalier::rounds {
 void declare_width_options(OptionTable& table);
 
 /// What a client of a width share would be assigned, as far as its memory is concerned.
-using AssignmentOf = std::function<Assignment(double share)>;
+using AssignmentOf = std::function<Assignment(double width)>;
 
 class WidthLevels {
  public:
   /// With clients.memory_fit = width, each client's share is the largest multiple of 1/128 for
   /// whose assignment it has the memory. InputError where widths and proportions do not fit each
   /// other, or a device is too small for the smallest share.
-  WidthLevels(const Config& config, const Experiment& experiment, const PeakBytes& peak,
-              const AssignmentOf& assignment);
+  WidthLevels(const RuleContext& context, const AssignmentOf& assignment);
   /// Of rules that keep the same share of every layer.
-  WidthLevels(const Config& config, const Experiment& experiment, const PeakBytes& peak);
+  explicit WidthLevels(const RuleContext& context);
   /// The share of the client's task. Fixed: client i of n gets the level whose part of the
   /// proportions contains (i + 1/2) / n, so that equal levels are neighbours. Dynamic: drawn by
   /// (client, its n-th task).
-  double share(const SendMoment& moment) const;
+  double width(const SendMoment& moment) const;
   /// The largest share that any client may have.
   double largest() const;
 
  private:
-  void fit(const Experiment& experiment, const PeakBytes& peak, const AssignmentOf& assignment);
+  void fit(const RuleContext& context, const AssignmentOf& assignment);
 
   std::uint64_t seed_;
   std::int64_t clients_;
@@ -45,12 +44,5 @@ class WidthLevels {
   const Fleet* fleet_ = nullptr;          // where shares are fitted to the memory
   std::map<std::string, double> fitted_;  // by class of device
 };
-
-/// ceil(share * size), at least 1.
-std::int64_t kept_units(double share, std::int64_t size);
-/// {(offset + k) mod size, k < ceil(share size)}, ascending.
-std::vector<std::int64_t> window_units(double share, std::int64_t size, std::int64_t offset);
-/// The submodel with {(offset + k) mod h, k < ceil(share h)} of every cuttable axis.
-Submodel rolling_submodel(const Layout& layout, double share, std::int64_t offset);
 
 }  // namespace espalier::rounds

@@ -7,6 +7,8 @@
 #include <map>
 #include <string>
 
+#include "espalier/base/archive.h"
+
 namespace espalier {
 
 enum class Outcome {
@@ -24,6 +26,9 @@ inline constexpr std::size_t kOutcomes = 7;
 const std::string& name_of(Outcome outcome);
 /// The outcome of that name, of which there must be one.
 Outcome outcome_called(const std::string& name);
+
+/// As its name.
+void archive_outcome(Archive& archive, Outcome& outcome);
 
 /// How many tasks of a run file ended in each, by name; only those that there are. OutputError
 /// where it cannot be read.

@@ -1,12 +1,10 @@
 #pragma once
 // What a client minimises. An objective may add terms to the loss, or act on the flat gradient
-// after the backward pass, and may keep state per client across tasks (it rides with the task; see
-// protocol/rounds).
+// after the backward pass, and may keep state per client across tasks.
 
 #include <ATen/ATen.h>
 
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <vector>
 
@@ -15,13 +13,20 @@
 
 namespace espalier {
 
-struct ClientTask;  // client.h
+/// A piece of local training as its objective sees it.
+struct LocalTask {
+  std::int64_t client = 0;
+  std::int64_t nth_task = 0;      ///< of this client, from 0; keys its random streams
+  std::int64_t base_version = 0;  ///< of the global model that it started from
+  Submodel submodel;
+  double search = 0;  ///< above 0: the fraction of units that it searches for first
+};
 
-/// What an objective may look at while it serves one task.
+/// What an objective may use while it serves one task.
 struct LocalView {
   const Experiment& experiment;
   Parameters& parameters;
-  const ClientTask& task;
+  const LocalTask& task;
 };
 
 /// What passes through the model at once.
@@ -42,6 +47,7 @@ struct SubmodelPasses {
   Workload::Passes passes;
 };
 
+/// By itself the plain objective of FedAvg: cross-entropy.
 class LocalObjective {
  public:
   virtual ~LocalObjective() = default;
@@ -50,6 +56,8 @@ class LocalObjective {
   virtual void begin(const LocalView&) {}
   /// Before each batch: settings of its forward pass.
   virtual void prepare(const LocalView&, Context&) {}
+  /// Whether loss() reads Outputs::exits.
+  virtual bool uses_exits() const { return true; }
   /// What the batch's forward pass runs on: the task's weights, or a part of them that prepare()
   /// made.
   virtual const Parameters& weights(const LocalView& view) const { return view.parameters; }
@@ -67,7 +75,7 @@ class LocalObjective {
   }
   /// The passes forward and back that a task makes with these batches, where it trains `trained`:
   /// by default those of `trained` alone.
-  virtual std::vector<SubmodelPasses> passes(const Experiment&, const ClientTask&,
+  virtual std::vector<SubmodelPasses> passes(const Experiment&, const LocalTask&,
                                              const Submodel& trained,
                                              const Workload& batches) const;
   /// State of the client that outlives the task; nothing by default.
@@ -85,11 +93,5 @@ at::Tensor cross_entropy(const at::Tensor& logits, const at::Tensor& labels, dou
 
 /// Mean over the samples of KL(p || q), of the log-softmaxes log p and log q [..., classes].
 at::Tensor divergence(const at::Tensor& log_p, const at::Tensor& log_q);
-
-/// Makes one objective per task.
-using ObjectiveFactory = std::function<std::unique_ptr<LocalObjective>(const Config&)>;
-
-/// Cross-entropy, the plain objective of FedAvg.
-std::unique_ptr<LocalObjective> make_cross_entropy(const Config&);
 
 }  // namespace espalier

@@ -5,7 +5,6 @@
 // finds becomes the task's submodel, and travels back with the update.
 
 #include <cstdint>
-#include <functional>
 #include <memory>
 
 #include "espalier/train/objective.h"
@@ -25,23 +24,16 @@ class SubmodelSearch : public LocalObjective {
   virtual Stage stage(const Model&, const Submodel& sent) const = 0;
   /// A submodel that costs what the one to be found will cost; where that is only known once it is
   /// found, what it will cost at least.
-  virtual Submodel expected(const Model&, const Submodel& sent, double share) const = 0;
+  virtual Submodel expected(const Model&, const Submodel& sent, double fraction) const = 0;
   virtual bool size_is_known() const = 0;
   /// Size of what tells the server which units were found.
   virtual std::int64_t answer_bytes(const Model&, const Submodel& sent) const = 0;
 
   // On the client: begin(), then batch after batch, then:
 
+  bool uses_exits() const override { return false; }
   /// What to train; inside the submodel that was sent.
   virtual Submodel found(const LocalView&) = 0;
-};
-
-using SearchFactory = std::function<std::unique_ptr<SubmodelSearch>(const Config&)>;
-
-/// What the clients of a run do with their tasks.
-struct ClientRules {
-  std::function<std::unique_ptr<LocalObjective>(const Config&)> objective = make_cross_entropy;
-  SearchFactory search = nullptr;  ///< none: no task asks for one
 };
 
 }  // namespace espalier

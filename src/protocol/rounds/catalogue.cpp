@@ -5,7 +5,6 @@
 namespace espalier::rounds {
 
 void declare_method_options(OptionTable& table) {
-  table.add({"method.name", OptionType::text, "fedavg", "the method; see `espalier list methods`"});
   table.add({"method.submodel", OptionType::text, "", "replaces the method's submodel rule"});
   table.add({"method.window", OptionType::text, "", "replaces the method's window"});
   table.add({"method.merge", OptionType::text, "", "replaces the method's merge rule"});
@@ -31,7 +30,7 @@ void refuse_idle_search(const Catalogue& catalogue, const RuleNames& names) {
 
 }  // namespace
 
-RuleNames choose_rules(const Catalogue& catalogue, Config& config) {
+RuleNames rule_names(const Catalogue& catalogue, const Config& config) {
   const auto& [name, help, method] = catalogue.methods.get(config.text("method.name"));
   const auto chosen = [&](const char* key, const std::string& own) {
     const std::string other = config.text(key);
@@ -43,11 +42,8 @@ RuleNames choose_rules(const Catalogue& catalogue, Config& config) {
                   chosen("method.merge", method.merge),
                   chosen("method.objective", method.objective),
                   {}};
-  for (const auto& [key, value] : method.defaults) config.set_default(key, value);
-  for (const auto& [key, value] : catalogue.windows.get(names.window).value(config)) {
-    config.set_default(key, value);
-  }
   names.search = chosen("method.search", catalogue.submodels.get(names.submodel).value.search);
+  catalogue.windows.get(names.window);
   catalogue.merges.get(names.merge);
   catalogue.objectives.get(names.objective);
   if (!names.search.empty()) catalogue.searches.get(names.search);
@@ -55,16 +51,27 @@ RuleNames choose_rules(const Catalogue& catalogue, Config& config) {
   return names;
 }
 
+void bring_defaults(const Catalogue& catalogue, Config& config) {
+  const RuleNames names = rule_names(catalogue, config);
+  for (const auto& [key, value] : catalogue.methods.get(names.method).value.defaults) {
+    config.set_default(key, value);
+  }
+  for (const auto& [key, value] : catalogue.windows.get(names.window).value(config)) {
+    config.set_default(key, value);
+  }
+}
+
 ServerRules build_rules(const Catalogue& catalogue, const RuleNames& names, const Config& config,
                         const Experiment& experiment) {
   ServerRules rules;
-  rules.objective = catalogue.objectives.get(names.objective).value(config);
-  rules.merge = catalogue.merges.get(names.merge).value(config, experiment);
-  if (!names.search.empty()) rules.search = catalogue.searches.get(names.search).value(config);
-  const PeakBytes peak = [&](const Assignment& assigned, std::int64_t client) {
+  RuleContext context{config, experiment};
+  rules.objective = catalogue.objectives.get(names.objective).value(context);
+  rules.merge = catalogue.merges.get(names.merge).value(context);
+  if (!names.search.empty()) rules.search = catalogue.searches.get(names.search).value(context);
+  context.peak = [&](const Assignment& assigned, std::int64_t client) {
     return assignment_peaks(experiment, rules, assigned, client).largest();
   };
-  rules.submodel = catalogue.submodels.get(names.submodel).value.make(config, experiment, peak);
+  rules.submodel = catalogue.submodels.get(names.submodel).value.make(context);
   return rules;
 }
 

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "espalier/base/kill_point.h"
+#include "espalier/protocol/rounds/client_stepper.h"
 
 namespace espalier::rounds {
 namespace {
@@ -11,8 +12,8 @@ constexpr JobKind kClientTask = job_kind("rounds.task");
 
 class ClientJob final : public Stepper {
  public:
-  ClientJob(const Experiment& experiment, const ClientRules& rules, const Config& config, Job job)
-      : stepper_(make_stepper(experiment, rules, config, std::move(job))) {}
+  ClientJob(const RuleContext& context, const ClientRules& rules, Job job)
+      : stepper_(make_stepper(context, rules, std::move(job))) {}
 
   bool step() override {
     kill_point("client.step");
@@ -27,12 +28,11 @@ class ClientJob final : public Stepper {
   std::int64_t steps_done() const override { return stepper_.steps_done(); }
 
  private:
-  static ClientStepper make_stepper(const Experiment& experiment, const ClientRules& rules,
-                                    const Config& config, Job job) {
-    ClientTask task = ClientTask::decode(*experiment.model.layout, *job.head);
+  static ClientStepper make_stepper(const RuleContext& context, const ClientRules& rules, Job job) {
+    ClientTask task = ClientTask::decode(*context.experiment.model.layout, *job.head);
     const std::int64_t message_bytes =
         task.description_bytes(std::ssize(*job.head)) + std::ssize(*job.payload);
-    return {experiment, rules, config, std::move(task), message_bytes, std::move(job.payload)};
+    return {context, rules, std::move(task), message_bytes, std::move(job.payload)};
   }
 
   ClientStepper stepper_;
@@ -40,10 +40,9 @@ class ClientJob final : public Stepper {
 
 }  // namespace
 
-void add_client_jobs(JobKinds& kinds, const Experiment& experiment, ClientRules rules,
-                     const Config& config) {
-  kinds.add(kClientTask, [&experiment, &config, rules = std::move(rules)](Job job) {
-    return std::make_unique<ClientJob>(experiment, rules, config, std::move(job));
+void add_client_jobs(JobKinds& kinds, const RuleContext& context, const ClientRules& rules) {
+  kinds.add(kClientTask, [context, rules](Job job) {
+    return std::make_unique<ClientJob>(context, rules, std::move(job));
   });
 }
 

@@ -5,7 +5,7 @@
 #include <limits>
 #include <map>
 
-#include "espalier/train/client.h"
+#include "espalier/train/trainer.h"
 
 namespace espalier::rounds {
 
@@ -130,8 +130,9 @@ void declare_average_options(OptionTable& table) {
   declare_staleness_options(table);
 }
 
-AverageMerge::AverageMerge(const Config& config, const Experiment&)
-    : by_samples_(config.text("method.weighting") == "samples"), staleness_(config) {}
+AverageMerge::AverageMerge(const RuleContext& context)
+    : by_samples_(context.config.text("method.weighting") == "samples"),
+      staleness_(context.config) {}
 
 void AverageMerge::merge(const Experiment& experiment, Parameters& model,
                          std::span<Update> updates) {
@@ -139,7 +140,7 @@ void AverageMerge::merge(const Experiment& experiment, Parameters& model,
   for (Update& update : updates) {
     update.weight =
         (by_samples_ ? static_cast<double>(update.samples) : 1.0) * staleness_(update.staleness);
-    // In units of the first weight, so that equal weights add the bare values.
+    // Divided by the first weight, so that equal weights are exactly 1.
     holdings.push_back({experiment.plans->plan(*update.buffer_layout, model.buffer_layout(),
                                                restriction(experiment, update), kTrained),
                         reinterpret_cast<const float*>(update.values->data()),

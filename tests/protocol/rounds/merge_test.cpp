@@ -2,7 +2,7 @@
 
 #include <gtest/gtest.h>
 
-#include "espalier/train/client.h"
+#include "espalier/protocol/rounds/client_stepper.h"
 
 namespace espalier::rounds {
 namespace {

@@ -28,9 +28,9 @@ struct Method {
 
 /// A submodel rule, and the rule of another sort that it cannot do without.
 struct SubmodelOffer {
-  SubmodelFactory make;
-  std::string search{};  ///< what its clients begin with, unless method.search says otherwise;
-                         ///< empty: they search for nothing
+  RuleFactory<SubmodelRule> make;
+  std::string search{};  ///< the search of its clients, unless method.search says otherwise;
+                         ///< empty: they do not search
 };
 
 /// A named setting of the window: defaults for window.* options, which may depend on what the input
@@ -41,9 +41,9 @@ struct Catalogue {
   Registry<Method> methods{"method"};
   Registry<SubmodelOffer> submodels{"submodel rule"};
   Registry<WindowPreset> windows{"window"};
-  Registry<MergeFactory> merges{"merge rule"};
-  Registry<ObjectiveFactory> objectives{"objective"};
-  Registry<SearchFactory> searches{"submodel search"};
+  Registry<RuleFactory<MergeRule>> merges{"merge rule"};
+  Registry<RuleFactory<LocalObjective>> objectives{"objective"};
+  Registry<RuleFactory<SubmodelSearch>> searches{"submodel search"};
   OptionTable options;  ///< of all rules
 };
 
@@ -53,13 +53,15 @@ struct RuleNames {
   std::string search;  ///< empty: no client searches
 };
 
-/// method.name, and one option for each sort of rule.
+/// One option for each sort of rule.
 void declare_method_options(OptionTable& table);
-/// Which rules the configuration asks for; brings the defaults of method and window into `config`.
-/// InputError where there is no such rule, or two of them cannot go together.
-RuleNames choose_rules(const Catalogue& catalogue, Config& config);
-/// Builds them: InputError where the model or the settings do not suit a rule. `experiment` must
-/// outlive the rules.
+/// The rules that the configuration asks for. InputError if there is no such rule, or two of them
+/// cannot go together.
+RuleNames rule_names(const Catalogue& catalogue, const Config& config);
+/// Brings the defaults of method and window into `config`. Errors as above.
+void bring_defaults(const Catalogue& catalogue, Config& config);
+/// Builds them: InputError if the model or the settings do not suit a rule. Configuration and
+/// experiment must outlive the rules.
 ServerRules build_rules(const Catalogue& catalogue, const RuleNames& names, const Config& config,
                         const Experiment& experiment);
 ClientRules client_rules(const Catalogue& catalogue, const RuleNames& names);

@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "espalier/protocol/rounds/rules.h"
-#include "espalier/train/client.h"
+#include "espalier/train/trainer.h"
 
 namespace espalier::rounds {
 
@@ -83,7 +83,7 @@ Coverage coverage(const Experiment& experiment, const BufferLayout& model,
 /// (uniform), each times its staleness weight.
 class AverageMerge : public MergeRule {
  public:
-  AverageMerge(const Config& config, const Experiment& experiment);
+  explicit AverageMerge(const RuleContext& context);
   void merge(const Experiment& experiment, Parameters& model, std::span<Update> updates) override;
 
  protected:

@@ -11,6 +11,8 @@
 
 #include "espalier/base/archive.h"
 #include "espalier/comm/mailbox.h"
+#include "espalier/record/outcome.h"
+#include "espalier/train/evaluate.h"
 #include "espalier/train/experiment.h"
 #include "espalier/train/search.h"
 
@@ -21,24 +23,39 @@ struct SendMoment {
   std::int64_t client = 0;
   std::int64_t nth_task = 0;  ///< of this client
   std::int64_t version = 0;   ///< of the global model that the task starts from
+  std::int64_t slot = 0;      ///< tasks of this version that were sent before
 };
 
 /// What a client is to do.
 struct Assignment {
   Submodel submodel;
-  double share = 1;  ///< of the model's width, for the record and the merge
-  /// Above 0: it first searches for this share of the submodel's units, and trains what it finds
-  /// (train/search.h).
+  double width = 1;  ///< fraction of the model's width, for the record and the merge
+  /// Above 0: it first searches for this fraction of the submodel's units, and trains the submodel
+  /// that it finds (train/search.h).
   double search = 0;
+};
+
+/// A task that has ended, as rules hear of it.
+struct TaskReport {
+  std::int64_t client = 0;
+  std::int64_t nth_task = 0;
+  std::int64_t base_version = 0;
+  Outcome outcome = Outcome::merged;
+  const Submodel& submodel;  ///< sent to the client, or found by it
+  bool searched = false;     ///< the client found the submodel
+  Nanoseconds sent = 0, download = 0, compute = 0, upload = 0, finish = 0;
+  double train_loss = 0;
+  EvaluationSums local{};  ///< of the received model on the client's local test; no samples: none
 };
 
 class SubmodelRule {
  public:
   virtual ~SubmodelRule() = default;
-  /// May be asked more than once for one moment, with the same answer.
+  /// May be asked more than once for one moment, with the same answer. The slot may differ between
+  /// the first question, whether the client has the memory, and the last.
   virtual Assignment choose(const Experiment& experiment, const SendMoment& moment) = 0;
-  /// A client's answer was taken in: it searched, and trained `found`.
-  virtual void observe(const Experiment&, const SendMoment& sent, const Submodel& found) {}
+  /// Called once for each task, when its answer is delivered or its failure is noticed.
+  virtual void observe(const Experiment&, const TaskReport&) {}
   virtual void archive(Archive&) {}
 };
 
@@ -48,15 +65,14 @@ struct Update {
   std::int64_t client = 0;
   std::int64_t base_version = 0;
   std::int64_t staleness = 0;
-  std::int64_t samples = 0;  ///< of the client
-  std::int64_t steps = 0;    ///< batches trained
-  double lr = 0;             ///< learning rate of those
-  std::shared_ptr<const BufferLayout>
-      buffer_layout;   ///< dense buffer layout of `values` and `sent`
-  SharedBytes values;  ///< trained values (kTrained), as they came
-  SharedBytes sent;    ///< the payload that the task started from
-  double share = 1;    ///< of its assignment
-  double weight = 0;   ///< set by the rule, for the record
+  std::int64_t samples = 0;                             ///< of the client
+  std::int64_t steps = 0;                               ///< batches trained
+  double lr = 0;                                        ///< learning rate of those
+  std::shared_ptr<const BufferLayout> buffer_layout{};  ///< dense; of `values` and `sent`
+  SharedBytes values{};                                 ///< trained values (kTrained), as received
+  SharedBytes sent{};                                   ///< the payload that the task started from
+  double width = 1;                                     ///< of its assignment
+  double weight = 0;                                    ///< set by the rule, for the record
 };
 
 /// Holders per parameter of one window.
@@ -75,20 +91,40 @@ class MergeRule {
   virtual void archive(Archive&) {}
 };
 
+/// Upper bound of the bytes that a client holds while it does what it is assigned.
+using PeakBytes = std::function<std::int64_t(const Assignment&, std::int64_t client)>;
+
+/// What a rule is built from. All of it must outlive the rule, but `peak`, which only the
+/// constructors of submodel rules may call.
+struct RuleContext {
+  const Config& config;
+  const Experiment& experiment;
+  PeakBytes peak{};
+};
+template <class Rule>
+using RuleFactory = std::function<std::unique_ptr<Rule>(const RuleContext&)>;
+
+/// The factory of a rule whose constructor takes a RuleContext.
+template <class Rule>
+std::unique_ptr<Rule> make_rule(const RuleContext& context) {
+  return std::make_unique<Rule>(context);
+}
+
 /// The rules of one run, as its server needs them.
 struct ServerRules {
   std::unique_ptr<SubmodelRule> submodel;
   std::unique_ptr<MergeRule> merge;
-  // For what they cost only:
+  // For their costs only:
   std::unique_ptr<LocalObjective> objective;
   std::unique_ptr<SubmodelSearch> search;  ///< null: no client searches
 };
 
-/// Upper bound of the bytes that a client holds while it does what it is assigned.
-using PeakBytes = std::function<std::int64_t(const Assignment&, std::int64_t client)>;
-
-using SubmodelFactory = std::function<std::unique_ptr<SubmodelRule>(
-    const Config&, const Experiment&, const PeakBytes&)>;
-using MergeFactory = std::function<std::unique_ptr<MergeRule>(const Config&, const Experiment&)>;
+/// What the clients of a run do with their tasks. Each task has rules of its own.
+struct ClientRules {
+  RuleFactory<LocalObjective> objective = [](const RuleContext&) {
+    return std::make_unique<LocalObjective>();  // cross-entropy
+  };
+  RuleFactory<SubmodelSearch> search{};  ///< none: no task asks for one
+};
 
 }  // namespace espalier::rounds

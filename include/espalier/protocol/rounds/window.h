@@ -26,6 +26,10 @@ struct WindowSettings {
   Stale stale = Stale::merge;
   /// Tasks that a client may be ahead of the slowest (SSP's bound).
   std::optional<std::int64_t> max_spread{};
+
+  bool is_too_stale(std::int64_t staleness) const {
+    return max_staleness && staleness > *max_staleness;
+  }
 };
 void declare_window_options(OptionTable& table);
 /// Clients that work at once, as far as the input says: clients.per_round, else clients.count.

@@ -1,12 +1,12 @@
-// What the server writes of each round: a row of /rounds, and of /tasks for every task that ended.
+#include "espalier/protocol/rounds/recorder.h"
 
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <map>
 
 #include "espalier/protocol/rounds/catalogue.h"
 #include "espalier/protocol/rounds/merge.h"
-#include "espalier/protocol/rounds/server.h"
 
 namespace espalier::rounds {
 namespace {
@@ -53,13 +53,13 @@ Row sent_row(const ClientTask& task, std::int64_t parameters) {
 
 }  // namespace
 
-void RoundsServer::record_round(std::span<const Update> updates) {
-  const Nanoseconds opened = window_.opened();
+void RoundRecorder::record(const ClosedWindow& window, const BufferLayout& model) {
+  const auto& [version, opened, closed, delivered, updates, still_out] = window;
   std::int64_t merged = 0, stale = 0, dropped = 0, staleness_max = 0, peak = 0;
   std::int64_t bytes_down = 0, bytes_up = 0, samples = 0;
   double staleness_sum = 0, loss_sum = 0;
   std::map<std::int64_t, Nanoseconds> busy;  // per client, within the window
-  for (const Delivered& d : delivered_) {
+  for (const Delivered& d : delivered) {
     const ClientResult& result = d.arrival.result;
     const bool is_merged = d.outcome == Outcome::merged;
     if (is_merged) {
@@ -82,9 +82,9 @@ void RoundsServer::record_round(std::span<const Update> updates) {
                             : result.out_of_memory ? answer_bytes()
                                                    : d.flight.bytes_up;
     bytes_up += up;
-    busy[d.sent.task.client] += overlap(d.flight.leaves(), d.flight.arrives(), opened, now_);
+    busy[d.sent.task.client] += overlap(d.flight.leaves(), d.flight.arrives(), opened, closed);
     Row row = sent_row(d.sent.task, d.sent.buffer_layout->count(Kind::trainable));
-    row.set("merged_version", is_merged ? version_ : std::int64_t{-1})
+    row.set("merged_version", is_merged ? version : std::int64_t{-1})
         .set("staleness", d.staleness)
         .set("outcome", name_of(d.outcome))
         .set("sent_s", seconds(d.flight.sent))
@@ -111,24 +111,23 @@ void RoundsServer::record_round(std::span<const Update> updates) {
         .set("local_loss", mean_of_local(result.local.loss, result.local))
         .set("local_top1", mean_of_local(static_cast<double>(result.local.top1), result.local))
         .set("weight", d.weight)
-        .set("share", d.sent.share)
+        .set("share", d.sent.width)
         .set("rank", static_cast<std::int64_t>(d.arrival.rank));
-    records_.append(row);
+    run_.records().append(row);
   }
-  for (const auto& [key, flight] : clock_->out()) {
-    if (out_.at(flight.number).task.base_version == version_) continue;  // the next window's
-    busy[flight.endpoint] += overlap(flight.leaves(), flight.done(now_), opened, now_);
+  for (const Flight& flight : still_out) {
+    busy[flight.endpoint] += overlap(flight.leaves(), flight.done(closed), opened, closed);
   }
   Nanoseconds busy_sum = 0;
   for (const auto& [client, time] : busy) busy_sum += time;
-  const auto length = static_cast<double>(now_ - opened) * static_cast<double>(busy.size());
-  const Coverage holders = coverage(experiment_, model_.buffer_layout(), updates);
+  const auto length = static_cast<double>(closed - opened) * static_cast<double>(busy.size());
+  const Coverage holders = coverage(experiment_, model, updates);
   const double loss = samples == 0 ? 0 : loss_sum / static_cast<double>(samples);
   Row row(rounds_schema());
-  row.set("round", version_)
-      .set("version", version_)
-      .set("virtual_time_s", seconds(now_))
-      .set("wall_time_s", wall_seconds() - wall_start_)
+  row.set("round", version)
+      .set("version", version)
+      .set("virtual_time_s", seconds(closed))
+      .set("wall_time_s", run_.elapsed_s())
       .set("updates_merged", merged)
       .set("updates_stale", stale)
       .set("updates_dropped", dropped)
@@ -141,57 +140,68 @@ void RoundsServer::record_round(std::span<const Update> updates) {
       .set("bytes_up", bytes_up)
       .set("utilisation", length > 0 ? static_cast<double>(busy_sum) / length
                                      : std::numeric_limits<double>::quiet_NaN())
-      .set("server_busy_s", busy_s_)
-      .set("checkpoint_s", saving_s_)
+      .set("server_busy_s", run_.busy_s())
+      .set("checkpoint_s", run_.saving_s())
       .set("peak_client_bytes", peak);
-  records_.append(row);
-  records_.flush(1.0);
-  summary_.bytes_down += bytes_down;
-  summary_.bytes_up += bytes_up;
+  run_.records().append(row);
+  run_.records().flush(1.0);
+  bytes_down_ += bytes_down;
+  bytes_up_ += bytes_up;
   if (!std::isfinite(loss)) {
     throw NotFiniteError(formatted(
-        "the training loss of round {} is not finite; lower train.lr or set train.clip", version_));
+        "the training loss of round {} is not finite; lower train.lr or set train.clip", version));
   }
-  if (on_round) on_round({version_, version_, now_, merged, loss});
+  run_.report({version, closed, loss});
 }
 
-/// Once for each class of devices and outcome; all are counted in /tasks. What was told is in the
-/// checkpoint, so a run that goes on does not tell it again.
-void RoundsServer::tell_failure(const Delivered& d) {
+void RoundRecorder::warn_of_failure(const Delivered& d) {
   const ClientTask& task = d.sent.task;
   const DeviceClass& device = experiment_.fleet->device(task.client);
-  const Assignment assigned{task.submodel, d.sent.share, task.search};
+  const Assignment assigned{task.submodel, d.sent.width, task.search};
   const std::int64_t needed =
       d.outcome == Outcome::out_of_memory
           ? assignment_peaks(experiment_, rules_, assigned, task.client).largest()
           : 0;
   const std::string text = failure_of(d.outcome, needed, device);
-  if (text.empty() || !told_.emplace(device.name, d.outcome).second || !on_failure) return;
-  on_failure(formatted("client {} ({}) {}. Further tasks of {} that end so are counted, not told",
-                       task.client, device.name, text, device.name));
+  if (text.empty() || !warned_.emplace(device.name, d.outcome).second) return;
+  run_.warn(formatted("client {} ({}) {}. Further tasks of {} that end so are counted, not told",
+                      task.client, device.name, text, device.name));
 }
 
-void RoundsServer::record_unfinished() {
-  // What had answered after the last merge, then what is still out; each task has exactly one row.
-  const auto append = [&](const SentTask& sent, const Flight& flight) {
-    Row row = sent_row(sent.task, sent.buffer_layout->count(Kind::trainable));
-    row.set("merged_version", std::int64_t{-1})
-        .set("staleness", version_ - sent.task.base_version)
-        .set("outcome", name_of(Outcome::unfinished))
-        .set("sent_s", seconds(flight.sent))
-        .set("finished_s", seconds(flight.arrives()))
-        .set("download_s", seconds(flight.download))
-        .set("compute_s", seconds(flight.compute))
-        .set("upload_s", seconds(flight.upload))
-        .set("server_s", seconds(flight.queued))
-        .set("bytes_down", flight.bytes_down)
-        .set("flops", flight.flops)
-        .set("cap_bytes", memory_bytes(experiment_.fleet->device(sent.task.client)))
-        .set("share", sent.share);
-    records_.append(row);
-  };
-  for (const Delivered& d : delivered_) append(d.sent, d.flight);
-  for (const auto& [key, flight] : clock_->out()) append(out_.at(flight.number), flight);
+void RoundRecorder::record_unfinished(const SentTask& sent, const Flight& flight,
+                                      std::int64_t version) {
+  Row row = sent_row(sent.task, sent.buffer_layout->count(Kind::trainable));
+  row.set("merged_version", std::int64_t{-1})
+      .set("staleness", version - sent.task.base_version)
+      .set("outcome", name_of(Outcome::unfinished))
+      .set("sent_s", seconds(flight.sent))
+      .set("finished_s", seconds(flight.arrives()))
+      .set("download_s", seconds(flight.download))
+      .set("compute_s", seconds(flight.compute))
+      .set("upload_s", seconds(flight.upload))
+      .set("server_s", seconds(flight.queued))
+      .set("bytes_down", flight.bytes_down)
+      .set("flops", flight.flops)
+      .set("cap_bytes", memory_bytes(experiment_.fleet->device(sent.task.client)))
+      .set("share", sent.width);
+  run_.records().append(row);
+}
+
+std::string RoundRecorder::traffic() const {
+  return formatted("up_mb={:.3f} down_mb={:.3f}", static_cast<double>(bytes_up_) * 1e-6,
+                   static_cast<double>(bytes_down_) * 1e-6);
+}
+
+void RoundRecorder::archive(Archive& archive) {
+  archive.value("bytes_up", bytes_up_);
+  archive.value("bytes_down", bytes_down_);
+  // A run that is resumed does not warn of the same failures again.
+  std::vector<std::pair<std::string, Outcome>> warned(warned_.begin(), warned_.end());
+  archive_list(archive, "failures_told", warned, [](Archive& a, auto& item) {
+    a.value("device", item.first);
+    archive_outcome(a, item.second);
+  });
+  warned_ = {warned.begin(), warned.end()};
 }
 
 }  // namespace espalier::rounds

@@ -1,4 +1,4 @@
-#include "espalier/app/job.h"
+#include "espalier/app/failure.h"
 
 #include <filesystem>
 
@@ -7,27 +7,31 @@
 
 namespace espalier {
 
-void attempt(Failure& failure, const std::function<void()>& work, const std::string& where) {
-  if (failure.status != 0) return;
+Failure attempt(const std::function<void()>& work, const std::string& where) {
   try {
     work();
   } catch (const Error& error) {
-    failure = {static_cast<int>(error.status()), error.what()};
+    return {static_cast<int>(error.status()), error.what()};
   } catch (const std::filesystem::filesystem_error& error) {
-    // A name that is too long, a folder that must not be looked into: what was given cannot be
-    // used.
-    failure = {static_cast<int>(Status::bad_input),
-               formatted("{} cannot be looked at: {}; give another name", error.path1().string(),
-                         error.code().message())};
+    // A name that is too long, a folder without permission: what was given cannot be used.
+    return {static_cast<int>(Status::bad_input),
+            formatted("{} cannot be looked at: {}; give another name", error.path1().string(),
+                      error.code().message())};
   } catch (const std::exception& error) {
-    failure = {static_cast<int>(Status::internal), where + error.what()};
+    return {static_cast<int>(Status::internal), where + error.what()};
   }
+  return {};
 }
 
-int agreed(const MpiEnvironment& mpi, const Failure& failure) {
+void agree(const MpiEnvironment& mpi, const Failure& failure) {
   const MpiEnvironment::Verdict verdict = mpi.agree(failure.status, failure.message);
-  if (verdict.status != 0 && mpi.rank() == 0) log_error(verdict.message);
-  return verdict.status;
+  if (verdict.status == 0) return;
+  if (mpi.rank() == 0) log_error(verdict.message);
+  throw AgreedFailure{verdict.status};
+}
+
+void on_all_ranks(const MpiEnvironment& mpi, const std::function<void()>& work) {
+  agree(mpi, attempt(work));
 }
 
 std::string broadcast_text(const MpiEnvironment& mpi, std::string text) {

@@ -1,8 +1,6 @@
 // A client's work against plain training, written independently with ATen: the same values to the
 // last bit.
 
-#include "espalier/train/client.h"
-
 #include <ATen/Parallel.h>
 #include <c10/core/GradMode.h>
 #include <gtest/gtest.h>
@@ -13,9 +11,10 @@
 
 #include "espalier/device/memory.h"
 #include "espalier/model/cost.h"
+#include "espalier/protocol/rounds/client_stepper.h"
 #include "espalier/train/evaluate.h"
 
-namespace espalier {
+namespace espalier::rounds {
 namespace {
 
 Config small_config(const std::string& more) {
@@ -56,7 +55,7 @@ Trained train(const Experiment& e, const Config& config, std::int64_t base_versi
   ClientTask task;
   task.base_version = base_version;
   task.submodel = Submodel::full(*e.model.layout);
-  ClientStepper stepper(e, {}, config, task, 1000, payload);
+  ClientStepper stepper({config, e}, {}, task, 1000, payload);
   while (stepper.step()) {
   }
   auto [result, bytes] = stepper.finish();
@@ -81,8 +80,8 @@ TEST(ClientStepper, PeaksDoNotDependOnTheOrderOfSteps) {
       task.submodel.keep(1, units);
       const auto dense = e.plans->buffer_layout(task.submodel, Packing::dense);
       auto payload = std::make_shared<Bytes>(static_cast<std::size_t>(payload_bytes(*dense)));
-      steppers.push_back(std::make_unique<ClientStepper>(e, ClientRules{}, config, task,
-                                                         payload_bytes(*dense), payload));
+      steppers.push_back(std::make_unique<ClientStepper>(RuleContext{config, e}, ClientRules{},
+                                                         task, payload_bytes(*dense), payload));
     }
     for (const std::size_t turn : turns) steppers[turn]->step();
     std::vector<std::int64_t> peaks;
@@ -216,8 +215,14 @@ TEST(ClientStepper, StepScheduleLowersTheRateOfLaterVersions) {
 TEST(ClientTask, TravelsUnchanged) {
   const Config config = small_config("");
   const Experiment e = build_experiment(config);
-  ClientTask task{
-      7, 0, 3, 5, 123456789, true, false, Submodel::full(*e.model.layout), Bytes(3, std::byte{9})};
+  ClientTask task;
+  task.task = 7;
+  task.nth_task = 3;
+  task.base_version = 5;
+  task.finish = 123456789;
+  task.answers_twice = true;
+  task.submodel = Submodel::full(*e.model.layout);
+  task.state = Bytes(3, std::byte{9});
   task.submodel.keep(1, {0, 2, 3});
   const Bytes bytes = task.encode();
   const ClientTask copy = ClientTask::decode(*e.model.layout, bytes);
@@ -246,7 +251,7 @@ Trained train_tasks(const Experiment& e, const Config& config, int tasks) {
     task.nth_task = n;
     task.submodel = Submodel::full(*e.model.layout);
     task.state = last.result.state;
-    ClientStepper stepper(e, {}, config, task, 1000, payload_of(last.values));
+    ClientStepper stepper({config, e}, {}, task, 1000, payload_of(last.values));
     while (stepper.step()) {
     }
     auto [result, bytes] = stepper.finish();
@@ -423,7 +428,7 @@ TEST(MixedBatches, EachDeviceHasItsOwn) {
     ClientTask task;
     task.client = client;
     task.submodel = Submodel::full(*e.model.layout);
-    ClientStepper stepper(e, {}, config, task, 0, payload_of(first_values(e)));
+    ClientStepper stepper({config, e}, {}, task, 0, payload_of(first_values(e)));
     while (stepper.step()) {
     }
     const std::int64_t batch = client == 0 ? 7 : 20;
@@ -432,4 +437,4 @@ TEST(MixedBatches, EachDeviceHasItsOwn) {
 }
 
 }  // namespace
-}  // namespace espalier
+}  // namespace espalier::rounds

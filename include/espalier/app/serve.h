@@ -1,0 +1,42 @@
+#pragma once
+// What rank 0 does once everything is agreed and its folder is taken: it serves until the run ends
+// or a stop is requested, with records and checkpoints going to the folder.
+
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "espalier/app/request.h"
+#include "espalier/app/run_directory.h"
+#include "espalier/comm/environment.h"
+#include "espalier/engine/protocol.h"
+#include "espalier/record/checkpoint.h"
+
+namespace espalier {
+
+/// Exit status of a run that was stopped at a checkpoint: start it again to resume it.
+inline constexpr int kStoppedEarly = 85;
+
+/// Built before anything is written, because errors of the input show here.
+struct Service {
+  std::unique_ptr<Preparation> preparation;
+  RunSettings settings;
+  KeptCheckpoints kept;
+};
+Service build_service(const Protocol& protocol, const Config& config, const Experiment& experiment);
+
+/// The run's parts, which all ranks have built.
+struct Surroundings {
+  const Protocol& protocol;
+  const Config& config;
+  const Experiment& experiment;
+  const JobKinds& kinds;
+  const RealTime* real_time;      ///< of a paced run, else null
+  const std::string& data_print;  ///< fingerprint of the data, for checkpoints
+};
+
+/// Returns the exit status. `checkpoint`: to resume from; null: the run begins.
+int serve(const Surroundings& run, Service service, const Request& request, RunDirectory& directory,
+          const MpiEnvironment& mpi, std::unique_ptr<CheckpointReader> checkpoint);
+
+}  // namespace espalier

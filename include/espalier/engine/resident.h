@@ -1,0 +1,63 @@
+#pragma once
+// A resident is an object that stays on one rank between the jobs of its endpoint: a region's
+// weights with their moments, key-value caches, frozen weights. Steppers of jobs use it there. A
+// checkpoint asks for its state; a resume sends the state to the rank that the resident now belongs
+// to, so a result never depends on where it is.
+//
+// A checkpoint may find a resident between any two steps of a job, and the job is sent again after
+// a resume. So a job on a resident names what is to be reached ("train to step 40"), not what is to
+// be added: it does what is left and gives the same answer.
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <span>
+#include <utility>
+
+#include "espalier/base/archive.h"
+#include "espalier/engine/job.h"
+
+namespace espalier {
+
+class Pool;
+
+class Resident {
+ public:
+  virtual ~Resident() = default;
+  virtual void archive(Archive& archive) = 0;
+};
+
+/// What a resident is: the hash of its name ("regions.region").
+using ResidentKind = JobKind;
+
+/// The residents of a rank.
+class Residents {
+ public:
+  using Make = std::function<std::unique_ptr<Resident>(Endpoint)>;
+  /// Adds the jobs that save and restore residents.
+  explicit Residents(JobKinds& kinds);
+  Residents(const Residents&) = delete;
+  Residents& operator=(const Residents&) = delete;
+  /// `make` makes a resident in its first state. A kind registered twice is a broken invariant.
+  void add(ResidentKind kind, Make make);
+  /// The endpoint's resident, which is made when it is first asked for.
+  template <class T>
+  T& at(ResidentKind kind, Endpoint endpoint) {
+    return static_cast<T&>(find(kind, endpoint));
+  }
+  void remove(ResidentKind kind, Endpoint endpoint) { here_.erase({kind, endpoint}); }
+
+ private:
+  Resident& find(ResidentKind kind, Endpoint endpoint);
+
+  std::map<ResidentKind, Make> makers_;
+  std::map<std::pair<ResidentKind, Endpoint>, std::unique_ptr<Resident>> here_;
+};
+
+/// The states of these endpoints' residents, on rank 0: saving asks the ranks for them and waits,
+/// loading sends them to the ranks. Jobs of a resident must be sent with Job::needs_resident.
+void archive_residents(Archive& archive, Pool& pool, ResidentKind kind,
+                       std::span<const Endpoint> endpoints);
+
+}  // namespace espalier

@@ -1,0 +1,10 @@
+#pragma once
+// `--check` of a run in rounds: what would run, with the memory that each kind of client needs.
+
+#include "espalier/protocol/rounds/catalogue.h"
+
+namespace espalier::rounds {
+
+void print_check(const Experiment& experiment, const RuleNames& names, const ServerRules& rules);
+
+}  // namespace espalier::rounds

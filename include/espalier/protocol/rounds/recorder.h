@@ -1,0 +1,52 @@
+#pragma once
+// What the server writes of each window: a row of /rounds, a row of /tasks for every task that
+// ended, and a warning when a class of devices fails in a new way.
+
+#include <cstdint>
+#include <set>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "espalier/engine/run.h"
+#include "espalier/protocol/rounds/sent_task.h"
+
+namespace espalier::rounds {
+
+/// A window that has closed.
+struct ClosedWindow {
+  std::int64_t version = 0;  ///< that its merge made
+  Nanoseconds opened = 0, closed = 0;
+  std::span<const Delivered> delivered;  ///< in order of events
+  std::span<const Update> updates;       ///< of these, the merged ones
+  std::vector<Flight> still_out;         ///< of tasks that were sent before it closed
+};
+
+class RoundRecorder {
+ public:
+  /// All must outlive it.
+  RoundRecorder(const Experiment& experiment, const ServerRules& rules, Run& run)
+      : experiment_(experiment), rules_(rules), run_(run) {}
+
+  /// Appends the rows and reports the round. `model`: the global model's buffer layout.
+  /// NotFiniteError if the training loss is not finite.
+  void record(const ClosedWindow& window, const BufferLayout& model);
+  /// A task that the end of the run cuts off.
+  void record_unfinished(const SentTask& sent, const Flight& flight, std::int64_t version);
+  /// Warns of a failure that is the first of its kind on its class of devices. All are counted in
+  /// /tasks.
+  void warn_of_failure(const Delivered& delivered);
+  /// "up_mb=1.234 down_mb=1.234" of the whole run.
+  std::string traffic() const;
+  void archive(Archive& archive);
+
+ private:
+  const Experiment& experiment_;
+  const ServerRules& rules_;
+  Run& run_;
+  std::set<std::pair<std::string, Outcome>> warned_;  // failures, by class of devices
+  std::int64_t bytes_down_ = 0, bytes_up_ = 0;
+};
+
+}  // namespace espalier::rounds

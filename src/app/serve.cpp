@@ -1,0 +1,143 @@
+#include "espalier/app/serve.h"
+
+#include <cmath>
+
+#include "espalier/app/progress.h"
+#include "espalier/app/resume.h"
+#include "espalier/base/log.h"
+#include "espalier/base/stop.h"
+#include "espalier/comm/mailbox.h"
+#include "espalier/engine/driver.h"
+#include "espalier/record/outcome.h"
+#include "espalier/record/run_file.h"
+
+namespace espalier {
+namespace {
+
+/// The records as they were at a checkpoint: later rows are cut away, whatever state they are in.
+RunFile restored_records(CheckpointReader& checkpoint, const RunDirectory& directory,
+                         const std::string& resolved) {
+  Bytes image;
+  checkpoint.read([&](Archive& archive) {
+    archive.open("wall");
+    archive.value("records", image);
+    archive.close();
+  });
+  directory.restore_run_file(image);
+  return RunFile::reopen(directory.run_file(), resolved);
+}
+
+void record_clients(RunFile& records, const Experiment& e) {
+  for (std::int64_t client = 0; client < e.fleet->size(); ++client) {
+    const DeviceClass& device = e.fleet->device(client);
+    Row row(clients_schema());
+    row.set("client", client)
+        .set("device", device.name)
+        .set("memory_bytes", memory_bytes(device))
+        .set("gflops", device.gflops)
+        .set("down_mbps", device.down_mbps)
+        .set("up_mbps", device.up_mbps)
+        .set("latency_ms", device.latency_ms)
+        .set("samples", e.samples_of(client));
+    records.append(row);
+  }
+}
+
+/// " out_of_memory=12 rejected=3" of a run in which tasks failed. Those that the run's end cut off
+/// did not.
+std::string failures(const std::filesystem::path& run_file) {
+  std::string text;
+  for (const auto& [outcome, count] : count_outcomes(run_file)) {
+    const bool failed =
+        outcome != name_of(Outcome::merged) && outcome != name_of(Outcome::unfinished);
+    if (failed) text += formatted(" {}={}", outcome, count);
+  }
+  return text;
+}
+
+std::string closing_line(const Run& run, const Conversation& conversation,
+                         const RunDirectory& directory) {
+  const Evaluation last = run.last_evaluation().value_or(Evaluation{});
+  const std::string quality = std::isnan(last.perplexity)
+                                  ? formatted("top1={:.4f}", last.top1)
+                                  : formatted("perplexity={:.4f}", last.perplexity);
+  const Conversation::Progress at = conversation.progress();
+  return formatted(
+      "done: rounds={} version={} {} loss={:.4f} virtual_s={:.3f} wall_s={:.1f} {}{} "
+      "run={}",
+      at.version, at.version, quality, last.loss, seconds(at.now), run.elapsed_s(),
+      conversation.summary(), failures(directory.run_file()), directory.path().string());
+}
+
+void warn_of_loss(std::int64_t version) {
+  set_loss(formatted("what came after version {} is lost", version));
+}
+
+}  // namespace
+
+Service build_service(const Protocol& protocol, const Config& config,
+                      const Experiment& experiment) {
+  return {protocol.prepare(config, experiment), run_settings(config, experiment),
+          KeptCheckpoints(config)};
+}
+
+int serve(const Surroundings& s, Service service, const Request& request, RunDirectory& directory,
+          const MpiEnvironment& mpi, std::unique_ptr<CheckpointReader> checkpoint) {
+  // 1. The ranks that work, this one among them if it is the only one, and the records.
+  const std::string resolved = s.config.resolved();
+  const bool is_restored = checkpoint != nullptr;
+  Mailbox mailbox(mpi);
+  std::unique_ptr<Worker> local;
+  if (mpi.size() == 1) local = std::make_unique<Worker>(s.kinds, mailbox, s.real_time);
+  Pool pool(mailbox, mpi.size(), local.get(), s.real_time != nullptr);
+  RunFile records = is_restored ? restored_records(*checkpoint, directory, resolved)
+                                : RunFile(directory.run_file(), resolved);
+  if (!is_restored) record_clients(records, s.experiment);
+
+  // 2. The conversation, at its beginning or at a checkpoint.
+  Progress progress(s.experiment.rounds, request.verbosity);
+  CheckpointWriter writer;
+  const auto save = [&](std::int64_t version, const std::function<void(Archive&)>& content) {
+    writer.finish();
+    directory.prune_checkpoints(service.kept);
+    const auto with_print = [&](Archive& archive) {
+      std::string print = s.data_print;
+      archive.value(kDataPrint, print);
+      content(archive);
+    };
+    writer.write(directory.checkpoint(version), make_checkpoint(resolved, with_print),
+                 [version] { warn_of_loss(version); });
+  };
+  Run run(s.experiment, service.settings, pool, records, s.real_time,
+          {.on_version = [&](const VersionReport& report) { progress.version(report); },
+           .on_evaluation = [&](const Evaluation& evaluation) { progress.evaluation(evaluation); },
+           .on_warning = [&](const std::string& text) { progress.warning(text); },
+           .save = save});
+  const std::unique_ptr<Conversation> conversation = service.preparation->converse(run);
+  if (is_restored) {
+    checkpoint->read([&](Archive& archive) { run.archive(archive, *conversation); });
+    checkpoint.reset();
+    log_note(formatted("going on from version {} of {}", conversation->progress().version,
+                       directory.path().string()));
+  }
+  warn_of_loss(conversation->progress().version);
+
+  // 3. Event after event; then everything is on the disk.
+  const std::optional<std::string> stop = drive(run, *conversation, is_restored);
+  pool.stop();
+  records.close();
+  writer.finish();
+  directory.prune_checkpoints(service.kept);
+  if (stop) {
+    log_result(formatted("stopped at version {} of {} ({}); start again to go on",
+                         conversation->progress().version, s.experiment.rounds, *stop));
+  } else {
+    const std::string line = closing_line(run, *conversation, directory);
+    directory.done(line);
+    log_result(line);
+  }
+  close_log();
+  return stop ? kStoppedEarly : 0;
+}
+
+}  // namespace espalier

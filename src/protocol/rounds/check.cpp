@@ -1,0 +1,97 @@
+#include "espalier/protocol/rounds/check.h"
+
+#include <fmt/ranges.h>
+
+#include <map>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "espalier/base/log.h"
+#include "espalier/train/optimizer.h"
+
+namespace espalier::rounds {
+namespace {
+
+std::string megabytes(std::int64_t bytes) {
+  return formatted("{:.2f} MB", static_cast<double>(bytes) * 1e-6);
+}
+
+/// How many clients have too little memory for their first task, and what to do about it.
+std::string memory_line(const Experiment& e, const std::vector<std::int64_t>& too_small) {
+  if (too_small.empty()) {
+    return formatted("memory   all {} clients can hold their task", e.fleet->size());
+  }
+  std::set<std::string> classes;
+  for (const std::int64_t client : too_small) classes.insert(e.fleet->device(client).name);
+  return formatted(
+      "memory   {} of {} clients cannot hold their task ({}): give them more memory_mb, choose "
+      "smaller method.widths, or set clients.memory_fit = width",
+      too_small.size(), e.fleet->size(), fmt::join(classes, ", "));
+}
+
+/// Clients of one kind of device that get the same submodel; the rest is that of the first.
+struct CheckLine {
+  std::string device;
+  std::string rest;
+  std::int64_t clients = 0;
+};
+
+}  // namespace
+
+void print_check(const Experiment& e, const RuleNames& names, const ServerRules& rules) {
+  log_note(formatted("method   {} (submodel {}, window {}, merge {}, objective {})", names.method,
+                     names.submodel, names.window, names.merge, names.objective));
+  const auto full = Submodel::full(*e.model.layout);
+  const std::int64_t values =
+      e.plans->buffer_layout(full, Packing::aligned)->count(Kind::trainable);
+  log_note(formatted("model    {}, {} parameters", e.model.name, values));
+  log_note(formatted("data     {}, {} training and {} test samples", e.data.name,
+                     e.data.train ? e.data.train->size() : 0,
+                     e.data.test ? e.data.test->size() : 0));
+  for (const std::string& file : e.data.files) log_note("         " + file);
+  log_note(formatted("clients  {}", e.fleet->size()));
+  log_note(formatted("         {:<14} {:>8} {:>6} {:>12} {:>12} {:>12}", "device", "clients",
+                     "share", "parameters", "memory", "cap"));
+  std::map<std::pair<std::string, std::uint64_t>, std::size_t> line_of;  // device and submodel
+  std::vector<CheckLine> lines;
+  std::vector<std::int64_t> too_small;  // clients
+  std::int64_t payloads = 0;
+  std::int64_t states = 0;
+  const bool keeps = e.train.optimizer_state == OptimizerState::keep;
+  for (std::int64_t client = 0; client < e.fleet->size(); ++client) {
+    const SendMoment moment{client, 0, 0};
+    const Assignment assigned = rules.submodel->choose(e, moment);
+    const DeviceClass& device = e.fleet->device(client);
+    const Peaks bounds = assignment_peaks(e, rules, assigned, client);
+    const TrainingCost& cost = bounds.training;
+    payloads += cost.message_bytes;
+    const std::int64_t cap = memory_bytes(device);
+    const bool fits = cap == 0 || bounds.largest() <= cap;
+    if (!fits) too_small.push_back(client);
+    if (keeps) states += Optimizer::copies(e.train) * cost.message_bytes;
+    const auto [line, is_new] =
+        line_of.try_emplace({device.name, assigned.submodel.hash()}, lines.size());
+    if (is_new) {
+      lines.push_back(
+          {device.name,
+           formatted("{:>6.3g} {:>12} {:>12} {:>12}{}{}", assigned.width, cost.parameters,
+                     megabytes(cost.peak_bytes), cap > 0 ? megabytes(cap) : "-",
+                     bounds.search > 0
+                         ? formatted("  {} while it searches", megabytes(bounds.search))
+                         : "",
+                     fits ? "" : "  too little memory")});
+    }
+    ++lines[line->second].clients;
+  }
+  for (const CheckLine& line : lines) {
+    log_note(formatted("         {:<14} {:>8} {}", line.device, line.clients, line.rest));
+  }
+  // The model, its evaluated copy, and each client's payload, update and state: that before the
+  // task, that after it, and the one to send next.
+  log_note(formatted("server   {} at most, beside data and libraries",
+                     megabytes(8 * values + 2 * payloads + 3 * states)));
+  log_note(memory_line(e, too_small));
+}
+
+}  // namespace espalier::rounds

@@ -1,0 +1,164 @@
+#include "espalier/protocol/rounds/client_stepper.h"
+
+#include <c10/core/GradMode.h>
+#include <c10/util/Exception.h>
+
+#include <cstring>
+#include <limits>
+
+namespace espalier::rounds {
+
+ClientStepper::ClientStepper(const RuleContext& context, const ClientRules& rules, ClientTask task,
+                             std::int64_t message_bytes, SharedBytes payload)
+    : experiment_(context.experiment),
+      task_(std::move(task)),
+      payload_(std::move(payload)),
+      message_bytes_(message_bytes),
+      objective_(rules.objective(context)),
+      search_(rules.search ? rules.search(context) : nullptr),
+      trainer_(experiment_, task_.client, task_.nth_task, task_.base_version) {
+  result_.task = task_.task;
+  result_.cap_bytes = memory_bytes(experiment_.fleet->device(task_.client));
+  account_ = MemoryAccount::create(result_.cap_bytes);
+  if (task_.search > 0) {
+    search_steps_ = search_->workload(experiment_, task_.client).steps;
+    steps_ = search_steps_ + search_->training(experiment_, task_.client).steps;
+  } else {
+    steps_ = experiment_.workload_of(task_.client).steps;
+  }
+}
+
+bool ClientStepper::step() {
+  try {
+    MemoryScope scope(account_);
+    if (stage_ == Stage::sent) begin();
+    if (stage_ == Stage::search && trainer_.steps() == search_steps_) end_search();
+    if (stage_ == Stage::training && test_batch()) return true;
+    if (trainer_.steps() == steps_) return false;
+    trainer_.train_batch(stage_ == Stage::search ? *search_ : *objective_, task_);
+  } catch (const c10::OutOfMemoryError&) {
+    result_.out_of_memory = true;
+    result_.asked_bytes = account_->refused_bytes();
+    release();
+    return false;
+  }
+  return true;
+}
+
+void ClientStepper::begin() {
+  account_->charge(message_bytes_);
+  if (!task_.state.empty()) {
+    state_.emplace(task_.state);
+    if (search_) search_->archive(*state_);
+  }
+  if (task_.search > 0) {
+    begin_search();
+  } else {
+    local_test_ = experiment_.partition->test_samples(task_.client);
+    begin_training();
+  }
+}
+
+void ClientStepper::begin_search() {
+  stage_ = Stage::search;
+  trainer_.place(search_->stage(experiment_.model, task_.submodel).layout, task_.submodel,
+                 *payload_);
+  if (search_steps_ > 0) trainer_.attach_optimizer();
+  search_->begin(view());
+}
+
+/// The submodel that was found becomes the task's, and its values the payload.
+void ClientStepper::end_search() {
+  task_.submodel = search_->found(view());
+  result_.found = task_.submodel.encode();
+  const auto dense = experiment_.plans->buffer_layout(task_.submodel, Packing::dense);
+  auto values = std::make_shared<Bytes>(static_cast<std::size_t>(payload_bytes(*dense)));
+  const Parameters& searched = trainer_.parameters();
+  Plan(searched.buffer_layout(), *dense, nullptr, kTrained | kFrozen)
+      .copy(searched.data(), reinterpret_cast<float*>(values->data()));
+  // They replace the message, which is as large or larger.
+  account_->charge(std::ssize(*values) - std::ssize(*payload_));
+  payload_ = values;
+  result_.search_peak_bytes = account_->peak_bytes();
+  trainer_.release();
+  begin_training();
+}
+
+void ClientStepper::begin_training() {
+  stage_ = Stage::training;
+  trainer_.place(experiment_.model.layout, task_.submodel, *payload_);
+  trainer_.attach_optimizer();
+  if (state_) {
+    archive_training_state(*state_);
+    state_.reset();
+    task_.state = Bytes();
+  }
+  objective_->begin(view());
+}
+
+/// Of the objective, then of the optimiser if it is kept.
+void ClientStepper::archive_training_state(Archive& archive) {
+  objective_->archive(archive);
+  const TrainSettings& train = experiment_.train;
+  if (train.optimizer_state == OptimizerState::keep && Optimizer::copies(train) > 0) {
+    trainer_.optimizer().archive(archive, *experiment_.plans,
+                                 trainer_.parameters().buffer_layout());
+  }
+}
+
+/// A batch of the client's local test, of the received weights before they are trained; false when
+/// it is done. Tasks with a search have none. It takes no emulated time.
+bool ClientStepper::test_batch() {
+  const auto left = std::ssize(local_test_) - tested_;
+  if (left == 0) return false;
+  c10::NoGradGuard no_grad;
+  const std::int64_t most = part_size(experiment_.train, trainer_.batch());
+  const auto part = std::span<const std::int64_t>(local_test_)
+                        .subspan(static_cast<std::size_t>(tested_),
+                                 static_cast<std::size_t>(std::min(left, most)));
+  tested_ += std::ssize(part);
+  Context context;  // a submodel has no norm statistics but the batch's
+  context.mode = experiment_.model.has_statistics ? Mode::train : Mode::evaluate;
+  const Dataset& data = experiment_.data;
+  const EvaluationSums sums =
+      score(forward(experiment_.model, trainer_.parameters(), data.train->inputs(part), context),
+            data.train->labels(part));
+  result_.local.samples += sums.samples;
+  result_.local.loss += sums.loss;
+  result_.local.top1 += sums.top1;
+  result_.local.top5 += sums.top5;
+  return true;
+}
+
+void ClientStepper::release() {
+  trainer_.release();
+  payload_.reset();
+  objective_.reset();
+  search_.reset();
+}
+
+std::pair<ClientResult, SharedBytes> ClientStepper::finish() {
+  SharedBytes trained = std::make_shared<const Bytes>();
+  result_.samples = trainer_.samples();
+  result_.steps = trainer_.steps();
+  if (!result_.out_of_memory) {
+    auto dense = experiment_.plans->buffer_layout(task_.submodel, Packing::dense);
+    const auto values = pack_payload(*experiment_.plans, trainer_.parameters(), *dense);
+    if (task_.not_finite) {
+      constexpr float kNone = std::numeric_limits<float>::quiet_NaN();
+      std::memcpy(values->data(), &kNone, sizeof(kNone));
+    }
+    trained = values;
+    objective_->end(view());
+    ByteArchive state;
+    if (search_) search_->archive(state);
+    archive_training_state(state);
+    result_.state = state.take();
+    result_.train_loss = trainer_.mean_loss();
+  }
+  result_.peak_bytes = account_->peak_bytes();
+  release();
+  return {result_, trained};
+}
+
+}  // namespace espalier::rounds

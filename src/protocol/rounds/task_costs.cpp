@@ -1,0 +1,97 @@
+#include "espalier/protocol/rounds/task_costs.h"
+
+#include <set>
+#include <vector>
+
+#include "espalier/train/task_cost.h"
+#include "espalier/train/trainer.h"
+
+namespace espalier::rounds {
+
+void set_identity(Flight& flight, const SentTask& sent) {
+  flight.number = sent.task.task;
+  flight.endpoint = sent.task.client;
+  flight.is_answered = !sent.fault.crashes && !sent.fault.vanishes;
+  flight.server_flops = kFlopsPerMergedValue * sent.buffer_layout->count(Kind::trainable);
+}
+
+const TrainingCost& TaskCosts::cost_of(Phase phase, const Submodel& submodel, std::int64_t batch) {
+  auto [place, added] = costs_.try_emplace({phase, submodel.hash(), batch});
+  if (added) {
+    place->second = phase == Phase::search
+                        ? search_cost(experiment_, *rules_.search, submodel, batch)
+                        : task_cost(experiment_, *rules_.objective, submodel, batch);
+  }
+  return place->second;
+}
+
+Flight TaskCosts::flight_of(const SentTask& sent, Nanoseconds now) {
+  const ClientTask& task = sent.task;
+  const bool searches = task.search > 0;
+  Flight flight;
+  set_identity(flight, sent);
+  flight.is_bounded = searches && !rules_.search->size_is_known();
+  flight.bytes_down = std::ssize(*sent.payload) + std::ssize(task.encode());
+  flight.sent = now;
+  const DeviceClass device = experiment_.fleet->device_at(task.client, task.base_version);
+  flight.download = transfer_time(device.down_mbps, device.latency_ms, flight.bytes_down);
+  const Submodel trained =
+      searches ? rules_.search->expected(experiment_.model, task.submodel, task.search)
+               : task.submodel;
+  charge(sent, trained, flight);
+  return flight;
+}
+
+void TaskCosts::charge(const SentTask& sent, const Submodel& trained, Flight& flight) {
+  const std::int64_t client = sent.task.client;
+  std::vector<Steps> steps;
+  const auto add_passes = [&](Phase phase, const Submodel& submodel, Workload::Passes passes) {
+    steps.push_back({cost_of(phase, submodel, passes.size), passes.count});
+  };
+  flight.bytes_up =
+      answer_bytes() + payload_bytes(*experiment_.plans->buffer_layout(trained, Packing::dense));
+  const bool searches = sent.task.search > 0;
+  if (searches) {
+    for (const auto& passes : rules_.search->workload(experiment_, client).passes) {
+      add_passes(Phase::search, sent.task.submodel, passes);
+    }
+    flight.bytes_up += rules_.search->answer_bytes(experiment_.model, sent.task.submodel);
+  }
+  const Workload batches =
+      searches ? rules_.search->training(experiment_, client) : experiment_.workload_of(client);
+  for (const SubmodelPasses& made :
+       rules_.objective->passes(experiment_, sent.task, trained, batches)) {
+    add_passes(Phase::training, made.submodel, made.passes);
+  }
+  flight.flops = 0;
+  for (const Steps& s : steps) flight.flops += s.count * s.cost.step_flops;
+  const DeviceClass device = experiment_.fleet->device_at(client, sent.task.base_version);
+  flight.compute = compute_time(device, steps, sent.fault.slowdown);
+  flight.upload = transfer_time(device.up_mbps, device.latency_ms, flight.bytes_up);
+}
+
+void refuse_endless_tasks(const Experiment& experiment, const LocalObjective& objective,
+                          const ClockSettings& clock) {
+  const auto full = Submodel::full(*experiment.model.layout);
+  const auto dense = experiment.plans->buffer_layout(full, Packing::dense);
+  const std::int64_t bytes = payload_bytes(*dense);
+  ServerResources server = clock.server;
+  server.down.take(0, bytes);
+  server.up.take(0, bytes);
+  server.processor.take(0, kFlopsPerMergedValue * dense->count(Kind::trainable));
+  const Fleet& fleet = *experiment.fleet;
+  std::set<const DeviceClass*> seen;
+  for (std::int64_t client = 0; client < fleet.size(); ++client) {
+    const DeviceClass& device = fleet.device(client);
+    if (!seen.insert(&device).second) continue;
+    transfer_time(device.down_mbps, device.latency_ms, bytes);
+    transfer_time(device.up_mbps, device.latency_ms, bytes);
+    if (!experiment.partition) continue;
+    const std::int64_t batch = part_size(experiment.train, experiment.batch_of(client));
+    const TrainingCost cost = task_cost(experiment, objective, full, batch);
+    const Steps steps[] = {{cost, experiment.workload_of(client).steps}};
+    compute_time(device, steps);
+  }
+}
+
+}  // namespace espalier::rounds

@@ -1,0 +1,117 @@
+#include "espalier/train/trainer.h"
+
+#include <algorithm>
+
+#include "espalier/base/error.h"
+
+namespace espalier {
+
+std::int64_t payload_bytes(const BufferLayout& dense) {
+  return dense.kind_range(Kind::trainable).size() * static_cast<std::int64_t>(sizeof(float));
+}
+
+std::shared_ptr<Bytes> pack_payload(PlanCache& plans, const Parameters& model,
+                                    const BufferLayout& dense) {
+  auto bytes = std::make_shared<Bytes>(static_cast<std::size_t>(payload_bytes(dense)));
+  plans.plan(model.buffer_layout(), dense, nullptr, kTrained)
+      ->copy(model.data(), reinterpret_cast<float*>(bytes->data()));
+  return bytes;
+}
+
+Trainer::Trainer(const Experiment& experiment, std::int64_t client, std::int64_t nth_task,
+                 std::int64_t base_version)
+    : experiment_(experiment),
+      client_(client),
+      nth_task_(nth_task),
+      batch_(experiment.batch_of(client)),
+      lr_(learning_rate(experiment.train, base_version)) {}
+
+void Trainer::place(const std::shared_ptr<const Layout>& layout, const Submodel& submodel,
+                    const Bytes& payload) {
+  const auto dense = experiment_.plans->buffer_layout(submodel, Packing::dense);
+  ESPALIER_CHECK(std::ssize(payload) == payload_bytes(*dense),
+                 "client {}: payload of {} bytes, expected {}", client_, payload.size(),
+                 payload_bytes(*dense));
+  const auto* values = reinterpret_cast<const float*>(payload.data());
+  optimizer_.reset();
+  if (layout == experiment_.model.layout) {
+    const auto aligned = experiment_.plans->buffer_layout(submodel, Packing::aligned);
+    parameters_ = Parameters(aligned);
+    experiment_.plans->plan(*dense, *aligned, nullptr, kTrained)->copy(values, parameters_.data());
+  } else {  // the cache has only plans of the model's own layout
+    const auto aligned = std::make_shared<BufferLayout>(layout, submodel, Packing::aligned);
+    parameters_ = Parameters(aligned);
+    Plan(*dense, *aligned, nullptr, kTrained).copy(values, parameters_.data());
+  }
+}
+
+void Trainer::attach_optimizer() {
+  parameters_.attach_gradients();
+  optimizer_.emplace(experiment_.train,
+                     parameters_.buffer_layout().kind_range(Kind::trainable).size());
+  loss_sum_ = 0;
+  loss_samples_ = 0;
+}
+
+std::span<const std::int64_t> Trainer::next_batch() {
+  if (position_ == std::ssize(order_)) {
+    order_ = epoch_order(experiment_.seed, client_, nth_task_, epoch_++,
+                         experiment_.partition->samples(client_));
+    position_ = 0;
+  }
+  const std::int64_t size = std::min(batch_, std::ssize(order_) - position_);
+  std::span<const std::int64_t> batch(order_.data() + position_, static_cast<std::size_t>(size));
+  position_ += size;
+  return batch;
+}
+
+void Trainer::train_batch(LocalObjective& objective, const LocalTask& task) {
+  const auto batch = next_batch();
+  const std::int64_t size = std::ssize(batch);
+  const auto stream = [&](const char* name) {
+    return Stream(experiment_.seed, purpose(name), static_cast<std::uint64_t>(client_),
+                  static_cast<std::uint64_t>(nth_task_), static_cast<std::uint64_t>(steps_));
+  };
+  // One stream for all parts of a batch, so that a sample is augmented alike in any division.
+  Stream augment = stream("data.augment");
+  Stream random = stream("train.dropout");
+  Context context;
+  context.mode = Mode::train;
+  context.random = &random;
+  const LocalView view{experiment_, parameters_, task};
+  objective.prepare(view, context);
+
+  parameters_.zero_gradients();
+  const std::int64_t most = part_size(experiment_.train, batch_);
+  for (std::int64_t begin = 0; begin < size; begin += most) {
+    const auto count = std::min(most, size - begin);
+    const auto part =
+        batch.subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(count));
+    const Batch data{experiment_.data.train->inputs(part, &augment),
+                     experiment_.data.train->labels(part)};
+    Outputs outputs;
+    if (objective.uses_exits()) context.exits = &outputs.exits;
+    outputs.logits = forward(experiment_.model, objective.weights(view), data.inputs, context);
+    const at::Tensor loss = objective.loss(view, data, outputs);
+    outputs = {};
+    loss.backward(count == size
+                      ? at::Tensor()
+                      : at::full({}, static_cast<double>(count) / static_cast<double>(size)));
+    loss_sum_ += loss.item<double>() * static_cast<double>(count);
+  }
+  objective.after_backward(view);
+  if (experiment_.train.clip > 0) {
+    clip_gradients(parameters_.gradients(), experiment_.train.clip);
+  }
+  optimizer_->step(parameters_.trainable(), parameters_.gradients(), lr_);
+  ++steps_;
+  samples_ += size;
+  loss_samples_ += size;
+}
+
+void Trainer::release() {
+  parameters_ = Parameters();
+  optimizer_.reset();
+}
+
+}  // namespace espalier
