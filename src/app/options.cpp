@@ -27,14 +27,10 @@ void declare_run_options(OptionTable& table) {
   table.add({"run.dir", OptionType::text, "runs", "parent folder of runs"});
   table.add({"run.threads", OptionType::integer, "1",
              "threads per rank; part of the result's last bits", "", 1, 1024});
-  table.add({"run.isa",
-             OptionType::choice,
-             "auto",
-             "instruction set; part of the result's last bits; auto = the best of this machine",
-             "",
-             {},
-             {},
-             {"auto", "avx2", "avx512"}});
+  table.add_choice(
+      "run.isa", "auto",
+      "instruction set; part of the result's last bits; auto = the best of this machine",
+      {"auto", "avx2", "avx512"});
   table.add({"checkpoint.keep", OptionType::integer, "2",
              "checkpoints that are kept, the last ones", "", 2, 1e9});
   table.add({"checkpoint.keep_every", OptionType::integer, "0",

@@ -147,12 +147,10 @@ void declare(OptionTable& table) {
              .help = "Above 0: synthetic samples are data.length tokens below it.",
              .minimum = 0,
              .maximum = 1e6});
-  table.add({.key = "data.synthetic_labels",
-             .type = OptionType::choice,
-             .default_value = "classes",
-             .help = "What synthetic tokens are to be labelled with: a class for each sample, or "
-                     "the token that follows each, in chains whose best perplexity is 3.364.",
-             .choices = {"classes", "next_token"}});
+  table.add_choice("data.synthetic_labels", "classes",
+                   "What synthetic tokens are to be labelled with: a class for each sample, or "
+                   "the token that follows each, in chains whose best perplexity is 3.364.",
+                   {"classes", "next_token"});
 }
 
 DataShape token_shape(const Config& config, std::int64_t vocabulary) {

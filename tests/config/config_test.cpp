@@ -19,14 +19,7 @@ OptionTable sample_table() {
   table.add({"train.lr", OptionType::real, "0.05", "learning rate", "", 0, 10});
   table.add({"train.epochs", OptionType::integer, "1", "passes", "", 1, 100});
   table.add({"train.nesterov", OptionType::boolean, "false", "form of momentum"});
-  table.add({"train.schedule",
-             OptionType::choice,
-             "constant",
-             "shape",
-             "",
-             {},
-             {},
-             {"constant", "step"}});
+  table.add_choice("train.schedule", "constant", "shape", {"constant", "step"});
   table.add({"run.wait", OptionType::real, "60", "longest wait", "s", 0});
   table.add({"levels.values", OptionType::real_list, "1, 0.5", "sizes", "", 0, 1});
   table.add({"model.width", OptionType::integer, "", "width of the model"});

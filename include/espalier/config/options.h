@@ -33,6 +33,9 @@ class OptionTable {
   /// A key declared twice is a broken invariant, unless the declarations are equal; so is a default
   /// that the option itself would refuse.
   void add(Option option);
+  /// Adds an option whose value is one of `choices`.
+  void add_choice(std::string key, std::string default_value, std::string help,
+                  std::vector<std::string> choices);
   /// The declaration that `key` matches ('*' matches one dot-free word), or null.
   const Option* find(const std::string& key) const;
   /// The declared key closest in spelling, for messages, with the words of `key` in place of '*';
