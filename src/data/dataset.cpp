@@ -50,7 +50,8 @@ void declare_data_options(OptionTable& table) {
        .type = OptionType::text,
        .default_value = "",
        .help =
-           "Folder of the data; empty means the environment variable ESPALIER_DATA, else 'data'."});
+           "Folder of the data; empty means the environment variable ESPALIER_DATA, else 'data'.",
+       .on_resume = OnResume::place});
   table.add({.key = "data.file",
              .type = OptionType::text,
              .default_value = "",

@@ -199,7 +199,7 @@ void declare_clock_options(OptionTable& table) {
       {"virtual", "paced", "measured"});
   table.add({"clock.scale", OptionType::real, "1",
              "paced: real seconds per emulated second; 0.1 runs ten times as fast as the devices",
-             "", 1e-6, 1e6});
+             "", 1e-6, 1e6, OnResume::may_change});
   table.add({"clock.host_gflops", OptionType::real, "0",
              "measured: effective rate of this machine; a device takes this over its own gflops "
              "times as long as the machine does; 0 = that of the fleet's fastest device",

@@ -335,6 +335,35 @@ TEST(ConfigDescribe, ExplainsAnOptionAsDeclaredOrAsUsed) {
             "unknown option 'train.lrr' in explain; did you mean 'train.lr'?");
 }
 
+TEST(ConfigDescribe, ExplainsWhichOptionsAResumeMayChange) {
+  OptionTable table;
+  table.add({"run.rounds", OptionType::integer, "3", "rounds", "", 1, 9, OnResume::may_change});
+  table.add({"data.dir", OptionType::text, "", "folder", "", {}, {}, OnResume::place});
+  table.add({"train.lr", OptionType::real, "1", "rate"});
+  EXPECT_EQ(explain_option(table, "run.rounds"),
+            "run.rounds\n  rounds\n  type:    integer\n  default: 3\n"
+            "  accepts: an integer from 1 to 9\n"
+            "  resume:  may be changed when a run is resumed\n");
+  EXPECT_EQ(explain_option(table, "data.dir"),
+            "data.dir\n  folder\n  type:    text\n  default: (none)\n  accepts: text\n"
+            "  resume:  may be changed when a run is resumed, and has no effect on its values\n");
+  EXPECT_EQ(explain_option(table, "train.lr"),
+            "train.lr\n  rate\n  type:    real\n  default: 1\n  accepts: a number\n");
+}
+
+TEST(OptionTableTest, FixesEveryOptionOnResumeUnlessItsDeclarationSaysMore) {
+  OptionTable table = sample_table();
+  table.add({"run.rounds", OptionType::integer, "3", "rounds", "", 1, 9, OnResume::may_change});
+  table.add({"device.*.trace", OptionType::text, "", "a file", "", {}, {}, OnResume::place});
+  EXPECT_EQ(table.find("train.lr")->on_resume, OnResume::fixed);
+  EXPECT_EQ(table.find("train.schedule")->on_resume, OnResume::fixed);
+  EXPECT_EQ(table.find("run.rounds")->on_resume, OnResume::may_change);
+  EXPECT_EQ(table.find("device.tx2.trace")->on_resume, OnResume::place);
+  Option other = *table.find("run.rounds");
+  other.on_resume = OnResume::fixed;
+  EXPECT_THROW(table.add(other), Error);
+}
+
 TEST(OptionTableTest, AcceptsAnEqualDeclarationTwice) {
   OptionTable table = sample_table();
   const std::size_t count = table.options().size();
