@@ -202,7 +202,7 @@ Rows split_rows(const ArraySet& arrays, const Config& config) {
   } else {
     const auto share =
         static_cast<std::int64_t>(config.real("data.test_share") * static_cast<double>(count));
-    Stream random(static_cast<std::uint64_t>(config.integer("run.seed")), purpose("data.split"));
+    Stream random(config.integer("run.seed"), purpose("data.split"));
     for (const std::int64_t row : random.choose(share, count)) {
       test[static_cast<std::size_t>(row)] = 1;
     }
