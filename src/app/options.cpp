@@ -15,25 +15,28 @@ namespace espalier {
 namespace {
 
 void declare_run_options(OptionTable& table) {
-  table.add({"run.name", OptionType::text, "",
-             "name of the run's folder, may contain {seed}, {method}, {job}; empty = the input "
-             "file's own name"});
-  table.add({"run.dir", OptionType::text, "runs", "parent folder of runs"});
+  table.add({.key = "run.name",
+             .type = OptionType::text,
+             .default_value = "",
+             .help = "name of the run's folder, may contain {seed}, {method}, {job}; empty = the "
+                     "input file's own name",
+             .on_resume = OnResume::place});
+  table.add({.key = "run.dir",
+             .type = OptionType::text,
+             .default_value = "runs",
+             .help = "parent folder of runs",
+             .on_resume = OnResume::place});
   table.add({"run.threads", OptionType::integer, "1",
              "threads per rank; part of the result's last bits", "", 1, 1024});
-  table.add({"run.isa",
-             OptionType::choice,
-             "auto",
-             "instruction set; part of the result's last bits; auto = the best of this machine",
-             "",
-             {},
-             {},
-             {"auto", "avx2", "avx512"}});
+  table.add_choice(
+      "run.isa", "auto",
+      "instruction set; part of the result's last bits; auto = the best of this machine",
+      {"auto", "avx2", "avx512"});
   table.add({"checkpoint.keep", OptionType::integer, "2",
-             "checkpoints that are kept, the last ones", "", 2, 1e9});
+             "checkpoints that are kept, the last ones", "", 2, 1e9, OnResume::may_change});
   table.add({"checkpoint.keep_every", OptionType::integer, "0",
              "of the others, those of every so many rounds are kept too; 0 = none", "rounds", 0,
-             1e9});
+             1e9, OnResume::may_change});
 }
 
 }  // namespace

@@ -15,15 +15,10 @@ namespace {
 
 using Lines = std::map<std::string, std::string>;
 
-/// Where a run lies and where its data are is no part of what it computes.
-bool is_place(const std::string& key) {
-  return key == "run.name" || key == "run.dir" || key == "data.dir";
-}
-
-/// May be another on going on.
-bool may_change(const std::string& key) {
-  return key == "run.rounds" || key == "run.target_accuracy" || key == "run.virtual_limit" ||
-         key == "clock.scale" || key.starts_with("checkpoint.") || key.starts_with("record.");
+OnResume on_resume(const OptionTable& table, const std::string& key) {
+  const Option* option = table.find(key);
+  ESPALIER_CHECK(option != nullptr, "option {} is not declared", key);
+  return option->on_resume;
 }
 
 /// A stored configuration, with the defaults of options that are newer than its run.
@@ -34,9 +29,12 @@ Config stored_config(const OptionTable& table, const std::string& stored,
   return config;
 }
 
-Lines lines_of(const std::string& resolved) {
-  Lines lines = option_lines(resolved);
-  std::erase_if(lines, [](const auto& item) { return is_place(item.first); });
+/// The options that a resume compares.
+Lines compared_lines(const Config& config) {
+  Lines lines = option_lines(config.resolved());
+  std::erase_if(lines, [&](const auto& item) {
+    return on_resume(config.table(), item.first) == OnResume::place;
+  });
   return lines;
 }
 
@@ -47,7 +45,8 @@ void refuse(const std::vector<std::string>& differences, const std::string& what
       formatted("{} holds another run: {}; {}", what, fmt::join(differences, ", "), advice));
 }
 
-/// `stored` with what `asked` gives anew.
+/// `stored` with the values that `asked` gives. InputError, naming each option that differs and
+/// must not.
 Config merged(const Config& asked, const Config& stored, const std::filesystem::path& folder) {
   Config result = stored;
   const Lines before = option_lines(stored.resolved()), now = option_lines(asked.resolved());
@@ -56,10 +55,10 @@ Config merged(const Config& asked, const Config& stored, const std::filesystem::
     const std::string wanted = now.contains(key) ? now.at(key) : "";
     const std::string kept = before.contains(key) ? before.at(key) : "";
     if (wanted == kept) continue;
-    if (is_place(key) || may_change(key)) {
-      result.set(key, wanted, "this request");
-    } else {
+    if (on_resume(asked.table(), key) == OnResume::fixed) {
       differences.push_back(formatted("{} is '{}' there and '{}' here", key, kept, wanted));
+    } else {
+      result.set(key, wanted, "this request");
     }
   }
   refuse(differences, folder.string(), "choose another run.name or add --overwrite");
@@ -86,8 +85,8 @@ Intent intent(const Config& asked, const Request& request, const std::filesystem
   }
   const Config stored =
       stored_config(asked.table(), found->config, (folder / "config.ini").string());
-  const std::string text = merged(asked, stored, folder).resolved();
-  if (!found->closing_line.empty() && lines_of(text) == lines_of(stored.resolved())) {
+  const Config wanted = merged(asked, stored, folder);
+  if (!found->closing_line.empty() && compared_lines(wanted) == compared_lines(stored)) {
     return {Intent::Kind::tell, found->closing_line};
   }
   if (request.resume == Resume::never) {
@@ -96,22 +95,24 @@ Intent intent(const Config& asked, const Request& request, const std::filesystem
                   "run.name or add --overwrite",
                   folder.string()));
   }
-  return {Intent::Kind::go_on, text};
+  return {Intent::Kind::go_on, wanted.resolved()};
 }
 
 Newest newest_checkpoint(const RunDirectory& directory, const Config& config) {
   Newest newest;
   const auto paths = directory.checkpoints();
+  const Lines wanted = compared_lines(config);
   for (const auto& path : paths) {
     try {
       auto reader = std::make_unique<CheckpointReader>(path);
       const Lines stored =
-          lines_of(stored_config(config.table(), reader->config_text(), path.string()).resolved());
-      const Lines wanted = lines_of(config.resolved());
+          compared_lines(stored_config(config.table(), reader->config_text(), path.string()));
       std::vector<std::string> differences;
       for (const auto& [key, value] : wanted) {
-        if (may_change(key) || (stored.contains(key) && stored.at(key) == value)) continue;
-        differences.push_back(key);
+        const bool is_equal = stored.contains(key) && stored.at(key) == value;
+        if (!is_equal && on_resume(config.table(), key) == OnResume::fixed) {
+          differences.push_back(key);
+        }
       }
       refuse(differences, path.string(), "take it away");
       newest.checkpoint = std::move(reader);

@@ -79,6 +79,5 @@ void log_result(const std::string& text) { write(stdout, Verbosity::quiet, "", t
 void log_note(const std::string& text) { write(stdout, Verbosity::normal, "", text); }
 void log_warning(const std::string& text) { write(stderr, Verbosity::quiet, "warning: ", text); }
 void log_error(const std::string& text) { write(stderr, Verbosity::quiet, "error: ", text); }
-void log_detail(const std::string& text) { write(stdout, Verbosity::verbose, "", text); }
 
 }  // namespace espalier

@@ -38,9 +38,8 @@ void check_purposes() {
                    "the hash of random purpose '{}' is already taken; rename it", name);
 }
 
-Stream::Stream(std::uint64_t seed, Purpose purpose, std::uint64_t a, std::uint64_t b,
-               std::uint64_t c) {
-  const std::array<std::uint64_t, 5> name{seed, static_cast<std::uint64_t>(purpose), a, b, c};
+Stream::Stream(std::int64_t seed, Purpose purpose, std::int64_t a, std::int64_t b, std::int64_t c) {
+  const std::array<std::int64_t, 5> name{seed, static_cast<std::int64_t>(purpose), a, b, c};
   const std::uint64_t key = hash_bytes(name.data(), sizeof(name));
   key_ = {static_cast<std::uint32_t>(key), static_cast<std::uint32_t>(key >> 32)};
 }
@@ -67,7 +66,7 @@ double Stream::normal() {
     has_spare_ = false;
     return spare_;
   }
-  // 1 - uniform() lies in (0, 1], where the logarithm is finite.
+  // 1 - uniform() is in (0, 1], where the logarithm is finite.
   const double radius = std::sqrt(-2.0 * std::log(1.0 - uniform()));
   const double angle = 2.0 * std::numbers::pi * uniform();
   spare_ = radius * std::sin(angle);

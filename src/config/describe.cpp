@@ -41,6 +41,18 @@ std::string default_text(const Option& option) {
   return option.unit.empty() ? option.default_value : option.default_value + " " + option.unit;
 }
 
+const char* resume_text(OnResume on_resume) {
+  switch (on_resume) {
+    case OnResume::fixed:
+      return "";
+    case OnResume::may_change:
+      return "  resume:  may be changed when a run is resumed\n";
+    case OnResume::place:
+      return "  resume:  may be changed when a run is resumed, and has no effect on its values\n";
+  }
+  return "";
+}
+
 }  // namespace
 
 std::string expected_value(const Option& option) {
@@ -87,6 +99,7 @@ std::string explain_option(const OptionTable& table, const std::string& key) {
   if (!option->unit.empty()) text += formatted("  unit:    {}\n", option->unit);
   text += formatted("  default: {}\n", default_text(*option));
   text += formatted("  accepts: {}\n", expected_value(*option));
+  text += resume_text(option->on_resume);
   return text;
 }
 

@@ -6,6 +6,7 @@
 #include <charconv>
 #include <cmath>
 #include <numeric>
+#include <utility>
 
 #include "espalier/base/error.h"
 #include "espalier/config/describe.h"
@@ -126,6 +127,15 @@ void OptionTable::add(Option option) {
                  "option {}: its default '{}' is not {}", option.key, option.default_value,
                  expected_value(option));
   options_.push_back(std::move(option));
+}
+
+void OptionTable::add_choice(std::string key, std::string default_value, std::string help,
+                             std::vector<std::string> choices) {
+  add({.key = std::move(key),
+       .type = OptionType::choice,
+       .default_value = std::move(default_value),
+       .help = std::move(help),
+       .choices = std::move(choices)});
 }
 
 const Option* OptionTable::find(const std::string& key) const {

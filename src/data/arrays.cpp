@@ -202,7 +202,7 @@ Rows split_rows(const ArraySet& arrays, const Config& config) {
   } else {
     const auto share =
         static_cast<std::int64_t>(config.real("data.test_share") * static_cast<double>(count));
-    Stream random(static_cast<std::uint64_t>(config.integer("run.seed")), purpose("data.split"));
+    Stream random(config.integer("run.seed"), purpose("data.split"));
     for (const std::int64_t row : random.choose(share, count)) {
       test[static_cast<std::size_t>(row)] = 1;
     }
@@ -480,20 +480,16 @@ Dataset make_dataset(const std::string& name, const ArraySet& arrays, const Conf
 
 DataSource arrays_source() {
   const auto declare = [](OptionTable& table) {
-    table.add({.key = "data.array_values",
-               .type = OptionType::choice,
-               .default_value = "auto",
-               .help = "arrays: what x holds, numbers or the tokens of a text; auto: integers "
-                       "[samples, length] are tokens where the model reads tokens (gpt, encoder) "
-                       "or y has the shape of x, all else are numbers.",
-               .choices = {"auto", "numbers", "tokens"}});
-    table.add({.key = "data.normalise",
-               .type = OptionType::choice,
-               .default_value = "none",
-               .help = "arrays, csv: numbers as they are (bytes of images divided by 255), or less "
-                       "a mean and divided by a deviation for each channel or feature: computed "
-                       "from the training samples, or given.",
-               .choices = {"none", "computed", "given"}});
+    table.add_choice("data.array_values", "auto",
+                     "arrays: what x holds, numbers or the tokens of a text; auto: integers "
+                     "[samples, length] are tokens where the model reads tokens (gpt, encoder) "
+                     "or y has the shape of x, all else are numbers.",
+                     {"auto", "numbers", "tokens"});
+    table.add_choice("data.normalise", "none",
+                     "arrays, csv: numbers as they are (bytes of images divided by 255), or less "
+                     "a mean and divided by a deviation for each channel or feature: computed "
+                     "from the training samples, or given.",
+                     {"none", "computed", "given"});
     table.add({.key = "data.mean",
                .type = OptionType::real_list,
                .default_value = "",

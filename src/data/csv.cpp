@@ -303,11 +303,8 @@ DataSource csv_source() {
                .type = OptionType::boolean,
                .default_value = "true",
                .help = "csv: whether the first line names the columns."});
-    table.add({.key = "data.csv_separator",
-               .type = OptionType::choice,
-               .default_value = "comma",
-               .help = "csv: what stands between the cells of a line.",
-               .choices = {"comma", "semicolon", "tab"}});
+    table.add_choice("data.csv_separator", "comma", "csv: what stands between the cells of a line.",
+                     {"comma", "semicolon", "tab"});
     table.add({.key = "data.csv_label",
                .type = OptionType::text,
                .default_value = "",
@@ -318,13 +315,11 @@ DataSource csv_source() {
                .default_value = "",
                .help = "csv: the column of the client, for data.partition = given; empty means "
                        "none."});
-    table.add({.key = "data.csv_values",
-               .type = OptionType::choice,
-               .default_value = "auto",
-               .help = "csv: what the other columns hold, features or the tokens of a text; auto: "
-                       "tokens where the model reads tokens (gpt, encoder) and the first row holds "
-                       "integers alone.",
-               .choices = {"auto", "numbers", "tokens"}});
+    table.add_choice("data.csv_values", "auto",
+                     "csv: what the other columns hold, features or the tokens of a text; auto: "
+                     "tokens where the model reads tokens (gpt, encoder) and the first row holds "
+                     "integers alone.",
+                     {"auto", "numbers", "tokens"});
   };
   const auto shape = [](const Config&) -> DataShape {
     throw DataError("the shape of csv is known from its file alone");

@@ -44,17 +44,14 @@ const Registry<DataSource>& data_sources() {
 void declare_data_options(OptionTable& table) {
   std::vector<std::string> names;
   for (const auto& item : data_sources().items()) names.push_back(item.name);
-  table.add({.key = "data.name",
-             .type = OptionType::choice,
-             .default_value = "digits",
-             .help = "Which dataset to train on.",
-             .choices = names});
+  table.add_choice("data.name", "digits", "Which dataset to train on.", names);
   table.add(
       {.key = "data.dir",
        .type = OptionType::text,
        .default_value = "",
        .help =
-           "Folder of the data; empty means the environment variable ESPALIER_DATA, else 'data'."});
+           "Folder of the data; empty means the environment variable ESPALIER_DATA, else 'data'.",
+       .on_resume = OnResume::place});
   table.add({.key = "data.file",
              .type = OptionType::text,
              .default_value = "",
@@ -76,11 +73,9 @@ void declare_data_options(OptionTable& table) {
              .unit = "tokens",
              .minimum = 3,
              .maximum = 1e7});
-  table.add({.key = "data.partition",
-             .type = OptionType::choice,
-             .default_value = "iid",
-             .help = "How the training samples are divided among the clients.",
-             .choices = {"iid", "dirichlet", "shards", "dominant", "long_tail", "given"}});
+  table.add_choice("data.partition", "iid",
+                   "How the training samples are divided among the clients.",
+                   {"iid", "dirichlet", "shards", "dominant", "long_tail", "given"});
   table.add(
       {.key = "data.alpha",
        .type = OptionType::real,
@@ -123,23 +118,18 @@ void declare_data_options(OptionTable& table) {
                      "sizes fall exponentially between.",
              .minimum = 1,
              .maximum = 1e9});
-  table.add({.key = "data.long_tail_split",
-             .type = OptionType::choice,
-             .default_value = "iid",
-             .help = "How the long tail is then divided among the clients.",
-             .choices = {"iid", "dirichlet"}});
+  table.add_choice("data.long_tail_split", "iid",
+                   "How the long tail is then divided among the clients.", {"iid", "dirichlet"});
   table.add({.key = "data.local_test",
              .type = OptionType::real,
              .default_value = "0",
              .help = "Share of each client's samples that is kept for local tests.",
              .minimum = 0,
              .maximum = 0.9});
-  table.add({.key = "data.augment",
-             .type = OptionType::choice,
-             .default_value = "none",
-             .help = "Changes of training images: crop_flip moves them by up to 4 pixels and "
-                     "mirrors half of them.",
-             .choices = {"none", "crop_flip"}});
+  table.add_choice("data.augment", "none",
+                   "Changes of training images: crop_flip moves them by up to 4 pixels and "
+                   "mirrors half of them.",
+                   {"none", "crop_flip"});
   table.add({.key = "data.train_limit",
              .type = OptionType::integer,
              .default_value = "0",

@@ -19,7 +19,7 @@ using Members = std::vector<std::vector<std::int64_t>>;
 
 // The first key of the partition's streams; the second is the class, client, list or block, the
 // third the part of a draw.
-enum Draw : std::uint64_t {
+enum Draw : std::int64_t {
   kShuffle = 0,
   kProportions = 1,
   kTopUp = 2,
@@ -31,8 +31,8 @@ enum Draw : std::uint64_t {
   kLocalTest = 8
 };
 
-Stream stream(std::uint64_t seed, Draw draw, std::int64_t item = 0, std::uint64_t part = 0) {
-  return {seed, purpose("data.partition"), draw, static_cast<std::uint64_t>(item), part};
+Stream stream(std::int64_t seed, Draw draw, std::int64_t item = 0, std::int64_t part = 0) {
+  return {seed, purpose("data.partition"), draw, item, part};
 }
 
 std::int64_t length(const auto& list) { return static_cast<std::int64_t>(list.size()); }
@@ -75,7 +75,7 @@ std::int64_t even_part(std::int64_t samples, std::int64_t client, std::int64_t c
   return (client + 1) * samples / clients - client * samples / clients;
 }
 
-Members divide_evenly(std::uint64_t seed, std::int64_t clients, std::vector<std::int64_t> samples) {
+Members divide_evenly(std::int64_t seed, std::int64_t clients, std::vector<std::int64_t> samples) {
   stream(seed, kShuffle).shuffle(samples);
   Members lists;
   auto next = samples.begin();
@@ -115,7 +115,7 @@ Members merged(Members lists, const std::vector<std::int64_t>& parts) {
   return result;
 }
 
-Members divide_by_dirichlet(std::uint64_t seed, std::int64_t clients, double alpha,
+Members divide_by_dirichlet(std::int64_t seed, std::int64_t clients, double alpha,
                             Members members) {
   Members lists(static_cast<std::size_t>(clients));
   for (std::size_t c = 0; c < members.size(); ++c) {
@@ -142,7 +142,7 @@ Members divide_by_dirichlet(std::uint64_t seed, std::int64_t clients, double alp
 
 /// The class (of `classes`) that client has most of: each has it once in as many clients, in an
 /// order drawn anew.
-std::int64_t dominant_class(std::uint64_t seed, std::int64_t client, std::int64_t classes) {
+std::int64_t dominant_class(std::int64_t seed, std::int64_t client, std::int64_t classes) {
   std::vector<std::int64_t> order(static_cast<std::size_t>(classes));
   std::iota(order.begin(), order.end(), 0);
   stream(seed, kDominant, client / classes).shuffle(order);
@@ -150,7 +150,7 @@ std::int64_t dominant_class(std::uint64_t seed, std::int64_t client, std::int64_
 }
 
 /// No member list may be empty.
-Members divide_by_dominance(std::uint64_t seed, std::int64_t clients, double share,
+Members divide_by_dominance(std::int64_t seed, std::int64_t clients, double share,
                             Members members) {
   const std::int64_t classes = length(members);
   const std::int64_t samples = total(members);
@@ -217,7 +217,7 @@ Members divide_by_dominance(std::uint64_t seed, std::int64_t clients, double sha
 
 /// Leaves class j of C with n_max imbalance^(-j / (C - 1)) samples, rounded down, at least one,
 /// where n_max is the size of the largest class.
-void cut_long_tail(std::uint64_t seed, double imbalance, Members& members) {
+void cut_long_tail(std::int64_t seed, double imbalance, Members& members) {
   std::int64_t largest = 0;
   for (const auto& list : members) largest = std::max(largest, length(list));
   for (std::size_t c = 0; c < members.size(); ++c) {
@@ -234,7 +234,7 @@ void cut_long_tail(std::uint64_t seed, double imbalance, Members& members) {
 }
 
 /// The shards of each client. `sorted`: by label.
-Members divide_by_shards(std::uint64_t seed, std::int64_t clients, std::int64_t each,
+Members divide_by_shards(std::int64_t seed, std::int64_t clients, std::int64_t each,
                          const std::vector<std::int64_t>& sorted) {
   const std::int64_t samples = length(sorted);
   const std::int64_t count = clients * each;
@@ -288,7 +288,7 @@ Members by_client(const Dataset& data, std::int64_t clients) {
 }
 
 /// Clients below the minimum get samples of the largest.
-void top_up(std::uint64_t seed, std::int64_t minimum, Members& lists) {
+void top_up(std::int64_t seed, std::int64_t minimum, Members& lists) {
   // Largest list first, ties to the lowest client; entries that are out of date are skipped.
   std::priority_queue<std::pair<std::int64_t, std::int64_t>> largest;
   for (std::int64_t client = 0; client < length(lists); ++client) {
@@ -337,7 +337,7 @@ std::span<const std::uint32_t> Partition::Lists::operator[](std::int64_t list) c
 }
 
 Partition::Partition(const Config& config, const Dataset& data)
-    : seed_(static_cast<std::uint64_t>(config.integer("run.seed"))),
+    : seed_(config.integer("run.seed")),
       clients_(config.integer("clients.count")),
       drawn_(config.integer("data.samples_per_client")) {
   const std::string name = config.text("data.partition");
@@ -436,7 +436,7 @@ void Partition::keep(const Members& lists, double local_test) {
 std::vector<std::int64_t> Partition::draw(std::int64_t client, Part part) const {
   const Lists& lists = part == Part::train ? train_ : test_;
   const std::int64_t count = part == Part::train ? drawn_ - drawn_for_test_ : drawn_for_test_;
-  Stream random = stream(seed_, kOwn, client, static_cast<std::uint64_t>(part));
+  Stream random = stream(seed_, kOwn, client, static_cast<std::int64_t>(part));
   std::vector<std::int64_t> taken;
   const auto pick_from = [&](std::int64_t list, std::int64_t wanted) {
     const auto pool = lists[list];
@@ -524,12 +524,10 @@ std::vector<std::int64_t> Partition::classes(std::int64_t client, const Split& t
   return {classes.begin(), classes.end()};
 }
 
-std::vector<std::int64_t> epoch_order(std::uint64_t seed, std::int64_t client,
-                                      std::int64_t nth_task, std::int64_t epoch,
-                                      std::span<const std::int64_t> samples) {
+std::vector<std::int64_t> epoch_order(std::int64_t seed, std::int64_t client, std::int64_t nth_task,
+                                      std::int64_t epoch, std::span<const std::int64_t> samples) {
   std::vector<std::int64_t> order(samples.begin(), samples.end());
-  Stream random(seed, purpose("data.order"), static_cast<std::uint64_t>(client),
-                static_cast<std::uint64_t>(nth_task), static_cast<std::uint64_t>(epoch));
+  Stream random(seed, purpose("data.order"), client, nth_task, epoch);
   random.shuffle(order);
   return order;
 }

@@ -15,14 +15,14 @@ namespace espalier {
 namespace {
 
 // The first key of the streams.
-enum Part : std::uint64_t { kTrain = 0, kTest = 1, kMeans = 2, kSuccessors = 3 };
+enum Part : std::int64_t { kTrain = 0, kTest = 1, kMeans = 2, kSuccessors = 3 };
 
 struct Task {
-  std::uint64_t seed;
+  std::int64_t seed;
   DataShape shape;
   double noise;
   Stream stream(Part part, std::int64_t item) const {
-    return {seed, purpose("data.synthetic"), part, static_cast<std::uint64_t>(item)};
+    return {seed, purpose("data.synthetic"), part, item};
   }
   std::int32_t label(std::int64_t sample) const {
     return static_cast<std::int32_t>(sample % shape.classes);
@@ -147,12 +147,10 @@ void declare(OptionTable& table) {
              .help = "Above 0: synthetic samples are data.length tokens below it.",
              .minimum = 0,
              .maximum = 1e6});
-  table.add({.key = "data.synthetic_labels",
-             .type = OptionType::choice,
-             .default_value = "classes",
-             .help = "What synthetic tokens are to be labelled with: a class for each sample, or "
-                     "the token that follows each, in chains whose best perplexity is 3.364.",
-             .choices = {"classes", "next_token"}});
+  table.add_choice("data.synthetic_labels", "classes",
+                   "What synthetic tokens are to be labelled with: a class for each sample, or "
+                   "the token that follows each, in chains whose best perplexity is 3.364.",
+                   {"classes", "next_token"});
 }
 
 DataShape token_shape(const Config& config, std::int64_t vocabulary) {
@@ -190,7 +188,7 @@ DataShape synthetic_shape(const Config& config) {
 }
 
 Dataset load(const Config& config, const std::filesystem::path&) {
-  Task task{static_cast<std::uint64_t>(config.integer("run.seed")), synthetic_shape(config), 0};
+  Task task{config.integer("run.seed"), synthetic_shape(config), 0};
   if (!task.shape.next_token) task.noise = config.real("data.synthetic_noise");
   const auto make = task.shape.next_token       ? make_chains
                     : task.shape.vocabulary > 0 ? make_tokens

@@ -103,11 +103,8 @@ Dataset load(const Config& config, const fs::path& folder) {
 
 DataSource text_source() {
   const auto declare = [](OptionTable& table) {
-    table.add({.key = "data.tokens",
-               .type = OptionType::choice,
-               .default_value = "bytes",
-               .help = "text: what a token is; the vocabulary of bytes is 256.",
-               .choices = {"bytes", "words"}});
+    table.add_choice("data.tokens", "bytes",
+                     "text: what a token is; the vocabulary of bytes is 256.", {"bytes", "words"});
   };
   return {declare, shape, load};
 }

@@ -104,7 +104,7 @@ Nanoseconds AvailabilityTrace::next_change(Nanoseconds now) const {
 
 Availability::Availability(const Config& config, const Fleet& fleet)
     : fleet_(&fleet),
-      seed_(static_cast<std::uint64_t>(config.integer("run.seed"))),
+      seed_(config.integer("run.seed")),
       period_(std::llround(config.real("clients.availability_period_s") * 1e9)),
       always_(std::ranges::all_of(fleet.classes(),
                                   [](const DeviceClass& d) { return d.availability >= 1; })) {
@@ -116,8 +116,7 @@ bool Availability::available(std::int64_t client, Nanoseconds now) const {
   if (trace_ && !trace_->available(client, now)) return false;
   const double share = fleet_->device(client).availability;
   if (share >= 1) return true;
-  Stream stream(seed_, purpose("clients.availability"), static_cast<std::uint64_t>(client),
-                static_cast<std::uint64_t>(now / period_));
+  Stream stream(seed_, purpose("clients.availability"), client, now / period_);
   return stream.uniform() < share;
 }
 

@@ -275,8 +275,7 @@ void declare_device_options(OptionTable& table) {
 DeviceClass Fleet::device_at(std::int64_t client, std::int64_t version) const {
   DeviceClass device = this->device(client);
   if (device.modes.empty() && device.link_modes.empty()) return device;
-  Stream stream(seed_, purpose("clients.modes"), static_cast<std::uint64_t>(client),
-                static_cast<std::uint64_t>(version / modes_every_));
+  Stream stream(seed_, purpose("clients.modes"), client, version / modes_every_);
   const auto drawn = [&](const std::vector<double>& modes) {
     // Both are drawn in any case, so that one list does not change what the other gives.
     const double draw = stream.uniform();
@@ -299,7 +298,7 @@ DeviceClass Fleet::device_at(std::int64_t client, std::int64_t version) const {
 
 Fleet::Fleet(const Config& config)
     : classes_(device_classes(config)),
-      seed_(static_cast<std::uint64_t>(config.integer("run.seed"))),
+      seed_(config.integer("run.seed")),
       modes_every_(config.integer("clients.modes_every")) {
   const std::int64_t clients = config.integer("clients.count");
   const std::int64_t per_round = config.integer("clients.per_round");

@@ -191,19 +191,15 @@ Flight Clock::take_first() {
 }
 
 void declare_clock_options(OptionTable& table) {
-  table.add({"clock.kind",
-             OptionType::choice,
-             "virtual",
-             "what time is: virtual, computed from work and rates while ranks work as fast as they "
-             "can; paced, real time, with work and messages held back to the devices' rates; "
-             "measured, as virtual but with the host's seconds of work",
-             "",
-             {},
-             {},
-             {"virtual", "paced", "measured"}});
+  table.add_choice(
+      "clock.kind", "virtual",
+      "what time is: virtual, computed from work and rates while ranks work as fast as they "
+      "can; paced, real time, with work and messages held back to the devices' rates; "
+      "measured, as virtual but with the host's seconds of work",
+      {"virtual", "paced", "measured"});
   table.add({"clock.scale", OptionType::real, "1",
              "paced: real seconds per emulated second; 0.1 runs ten times as fast as the devices",
-             "", 1e-6, 1e6});
+             "", 1e-6, 1e6, OnResume::may_change});
   table.add({"clock.host_gflops", OptionType::real, "0",
              "measured: effective rate of this machine; a device takes this over its own gflops "
              "times as long as the machine does; 0 = that of the fleet's fastest device",

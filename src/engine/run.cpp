@@ -44,13 +44,14 @@ double wall_seconds() {
 
 void declare_stop_options(OptionTable& table) {
   table.add({"run.target_accuracy", OptionType::real, "0",
-             "stop once the global model's top-1 reaches it; 0 = no such stop", "", 0, 1});
+             "stop once the global model's top-1 reaches it; 0 = no such stop", "", 0, 1,
+             OnResume::may_change});
   table.add({"run.virtual_limit", OptionType::real, "0",
              "stop at the first merge at or after this virtual time; 0 = no such stop", "s", 0,
-             1e12});
+             1e12, OnResume::may_change});
   table.add({"checkpoint.every", OptionType::integer, "10",
              "a checkpoint after so many rounds, beside that at the end; 0 = only at the end",
-             "rounds", 0, 1e9});
+             "rounds", 0, 1e9, OnResume::may_change});
 }
 
 RunSettings run_settings(const Config& config, const Experiment& experiment) {

@@ -317,17 +317,12 @@ void add_objective(Catalogue& c) {
   c.options.add({"method.deep_supervision", OptionType::boolean, "true",
                  "objective self_distillation: every kept classifier has a cross-entropy of its "
                  "own, not only the deepest"});
-  c.options.add(
-      {"method.distillation",
-       OptionType::choice,
-       "mean",
-       "objective self_distillation: divergence as the mean over samples with the teacher "
-       "held still; literal, as in the authors' code, over samples and classes with a "
-       "moving teacher; or off",
-       "",
-       {},
-       {},
-       {"mean", "literal", "off"}});
+  c.options.add_choice(
+      "method.distillation", "mean",
+      "objective self_distillation: divergence as the mean over samples with the teacher "
+      "held still; literal, as in the authors' code, over samples and classes with a "
+      "moving teacher; or off",
+      {"mean", "literal", "off"});
   c.options.add({"method.kd_weight", OptionType::real, "0.5",
                  "objective self_distillation: weight of the divergences (alpha)", "", 0, 1e6});
   c.options.add({"method.kd_temperature", OptionType::real, "3",
@@ -345,17 +340,13 @@ void add_merge(Catalogue& c) {
                  "merge importance_drift: larger differences weigh more"});
   c.options.add({"method.capability", OptionType::boolean, "true",
                  "merge importance_drift: weights are divided by the client's width share"});
-  c.options.add({"method.drift",
-                 OptionType::choice,
-                 "relative",
-                 "merge importance_drift: how far the model moved since the update's base version: "
-                 "literal, the sum of absolute changes (as in the authors' code); relative, its "
-                 "share of the sum of absolute values times method.drift_scale; polynomial, "
-                 "sqrt(1 + staleness) - 1; none",
-                 "",
-                 {},
-                 {},
-                 {"relative", "literal", "polynomial", "none"}});
+  c.options.add_choice(
+      "method.drift", "relative",
+      "merge importance_drift: how far the model moved since the update's base version: "
+      "literal, the sum of absolute changes (as in the authors' code); relative, its "
+      "share of the sum of absolute values times method.drift_scale; polynomial, "
+      "sqrt(1 + staleness) - 1; none",
+      {"relative", "literal", "polynomial", "none"});
   c.options.add({"method.drift_scale", OptionType::real, "100",
                  "drift relative: factor of the share", "", 0, 1e9});
   c.options.add(
@@ -363,16 +354,11 @@ void add_merge(Catalogue& c) {
        "merge importance_drift: sizes of differences are brought to within this factor of "
        "their median; 0 = as they are",
        "", 0, 1e9});
-  c.options.add(
-      {"method.normalise",
-       OptionType::choice,
-       "holders",
-       "merge importance_drift: weights add up to one over the holders of each parameter, "
-       "or over all updates (as in the authors' code)",
-       "",
-       {},
-       {},
-       {"holders", "updates"}});
+  c.options.add_choice(
+      "method.normalise", "holders",
+      "merge importance_drift: weights add up to one over the holders of each parameter, "
+      "or over all updates (as in the authors' code)",
+      {"holders", "updates"});
   c.merges.add("importance_drift", "differences, by their size over the model's drift since",
                make_rule<ImportanceOverDrift>);
 }

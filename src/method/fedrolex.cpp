@@ -26,16 +26,11 @@ class RollingUnits : public SubmodelRule {
 
 void register_fedrolex(Catalogue& c) {
   declare_width_options(c.options);
-  c.options.add(
-      {"method.roll",
-       OptionType::choice,
-       "forward",
-       "submodel rolling: the window begins at unit v of base version v, as in the paper; "
-       "or backward, at unit -v, as in the authors' code",
-       "",
-       {},
-       {},
-       {"forward", "backward"}});
+  c.options.add_choice(
+      "method.roll", "forward",
+      "submodel rolling: the window begins at unit v of base version v, as in the paper; "
+      "or backward, at unit -v, as in the authors' code",
+      {"forward", "backward"});
   c.submodels.add("rolling", "a window of units that moves by one each round",
                   {make_rule<RollingUnits>});
   Method method;

@@ -346,25 +346,16 @@ class Masks final : public SubmodelSearch {
 }  // namespace
 
 void register_masks(Catalogue& c) {
-  c.options.add({"method.masks",
-                 OptionType::choice,
-                 "learned",
-                 "search masks: learned on the client's data, drawn at random, or by the magnitude "
-                 "of the units' weights; all of the same size",
-                 "",
-                 {},
-                 {},
-                 {"learned", "random", "magnitude"}});
-  c.options.add(
-      {"method.mask_choice",
-       OptionType::choice,
-       "top",
-       "learned masks: top keeps each layer's likeliest units, as many as the share says; "
-       "sampled draws each unit by its own likelihood",
-       "",
-       {},
-       {},
-       {"top", "sampled"}});
+  c.options.add_choice(
+      "method.masks", "learned",
+      "search masks: learned on the client's data, drawn at random, or by the magnitude "
+      "of the units' weights; all of the same size",
+      {"learned", "random", "magnitude"});
+  c.options.add_choice(
+      "method.mask_choice", "top",
+      "learned masks: top keeps each layer's likeliest units, as many as the share says; "
+      "sampled draws each unit by its own likelihood",
+      {"top", "sampled"});
   c.options.add({"method.mask_epochs", OptionType::integer, "20",
                  "passes over a client's samples in one search", "", 0, 1e6});
   c.options.add({"method.mask_steps", OptionType::integer, "0",

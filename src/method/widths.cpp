@@ -19,23 +19,14 @@ void declare_width_options(OptionTable& table) {
              "width shares of the levels, each above 0 and at most 1"});
   table.add({"method.proportions", OptionType::real_list, "",
              "how many clients each level has, relative to the others; empty = equally many"});
-  table.add({"method.levels",
-             OptionType::choice,
-             "fixed",
-             "a client keeps its level, or draws a new one for every task",
-             "",
-             {},
-             {},
-             {"fixed", "dynamic"}});
-  table.add({"clients.memory_fit",
-             OptionType::choice,
-             "off",
-             "width: each client trains the largest share of the widths that its memory allows, in "
-             "place of method.widths",
-             "",
-             {},
-             {},
-             {"off", "width"}});
+  table.add_choice("method.levels", "fixed",
+                   "a client keeps its level, or draws a new one for every task",
+                   {"fixed", "dynamic"});
+  table.add_choice(
+      "clients.memory_fit", "off",
+      "width: each client trains the largest share of the widths that its memory allows, in "
+      "place of method.widths",
+      {"off", "width"});
 }
 
 WidthLevels::WidthLevels(const RuleContext& context)

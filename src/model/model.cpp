@@ -140,16 +140,12 @@ const Registry<ModelFamily>& model_families() {
 void declare_model_options(OptionTable& table) {
   std::vector<std::string> names;
   for (const auto& item : model_families().items()) names.push_back(item.name);
-  table.add({"model.name", OptionType::choice, "lenet", "model family", "", {}, {}, names});
-  table.add({"model.norm",
-             OptionType::choice,
-             "none",
-             "norm after each hidden layer; batch norm uses batch statistics in training and is "
-             "calibrated before evaluation",
-             "",
-             {},
-             {},
-             {"none", "batch", "group", "layer"}});
+  table.add_choice("model.name", "lenet", "model family", names);
+  table.add_choice(
+      "model.norm", "none",
+      "norm after each hidden layer; batch norm uses batch statistics in training and is "
+      "calibrated before evaluation",
+      {"none", "batch", "group", "layer"});
   table.add({"model.groups", OptionType::integer, "4",
              "group norm: most groups (the largest number that divides the kept width is used)", "",
              1, 1e6});

@@ -87,7 +87,7 @@ const at::Tensor& Parameters::gradients() const {
   return gradients_;
 }
 
-void initialise(Parameters& full, std::uint64_t seed) {
+void initialise(Parameters& full, std::int64_t seed) {
   const BufferLayout& buffer_layout = full.buffer_layout();
   ESPALIER_CHECK(buffer_layout.submodel().is_full(),
                  "only a full model is initialised; cut it afterwards");

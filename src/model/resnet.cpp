@@ -22,15 +22,11 @@ constexpr std::int64_t kExpansion = 4;
 
 void declare(OptionTable& table) {
   declare_depth_and_width(table);
-  table.add({"model.stem",
-             OptionType::choice,
-             "cifar",
-             "resnet: first layers: cifar = a 3x3 convolution; imagenet = a 7x7 one with stride 2, "
-             "then 3x3 max-pooling with stride 2",
-             "",
-             {},
-             {},
-             {"cifar", "imagenet"}});
+  table.add_choice(
+      "model.stem", "cifar",
+      "resnet: first layers: cifar = a 3x3 convolution; imagenet = a 7x7 one with stride 2, "
+      "then 3x3 max-pooling with stride 2",
+      {"cifar", "imagenet"});
 }
 
 Shape shape_of(std::int64_t depth) {

@@ -387,14 +387,9 @@ void declare_transformer_options(OptionTable& table) {
   table.add({"model.mlp", OptionType::integer, "0",
              "transformers: hidden neurons of a block's MLP; 0 = 4 x model.embed", "neurons", 0,
              1e7});
-  table.add({"model.activation",
-             OptionType::choice,
-             "gelu",
-             "transformers: of the MLP; gpt takes GELU's tanh form, as GPT-2 does",
-             "",
-             {},
-             {},
-             {"gelu", "swiglu"}});
+  table.add_choice("model.activation", "gelu",
+                   "transformers: of the MLP; gpt takes GELU's tanh form, as GPT-2 does",
+                   {"gelu", "swiglu"});
   table.add({"model.rms_norm", OptionType::boolean, "false",
              "transformers: RMS norms instead of layer norms"});
   table.add({"model.qkv_bias", OptionType::boolean, "true",
@@ -402,34 +397,19 @@ void declare_transformer_options(OptionTable& table) {
   table.add({"model.fused_qkv", OptionType::boolean, "true",
              "transformers: queries, keys and values as one layer; apart, columns of values can be "
              "cut apart from those of queries and keys"});
-  table.add({"model.positions",
-             OptionType::choice,
-             "learned",
-             "gpt, encoder: an embedding of each position, or rotated queries and keys",
-             "",
-             {},
-             {},
-             {"learned", "rotary"}});
+  table.add_choice("model.positions", "learned",
+                   "gpt, encoder: an embedding of each position, or rotated queries and keys",
+                   {"learned", "rotary"});
   table.add({"model.rotary_base", OptionType::real, "10000",
              "rotary positions: ratio of the longest to the shortest wave length", "", 1, 1e9});
-  table.add({"model.attention_scale",
-             OptionType::choice,
-             "kept",
-             "transformers: attention scores are divided by the square root of a head's kept "
-             "columns, of its columns in the full model, or of model.embed",
-             "",
-             {},
-             {},
-             {"kept", "full", "embed"}});
-  table.add(
-      {"model.pooling",
-       OptionType::choice,
-       "token",
-       "vit, encoder: classify the first token (vit: an extra class token) or the mean of all",
-       "",
-       {},
-       {},
-       {"token", "mean"}});
+  table.add_choice("model.attention_scale", "kept",
+                   "transformers: attention scores are divided by the square root of a head's kept "
+                   "columns, of its columns in the full model, or of model.embed",
+                   {"kept", "full", "embed"});
+  table.add_choice(
+      "model.pooling", "token",
+      "vit, encoder: classify the first token (vit: an extra class token) or the mean of all",
+      {"token", "mean"});
 }
 
 TransformerChoice transformer_choice(const Config& config) {

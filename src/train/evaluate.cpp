@@ -40,11 +40,15 @@ std::vector<NormPlaces> norms_of(const BufferLayout& buffer_layout) {
 void declare_evaluation_options(OptionTable& table) {
   table.add({"record.evaluate_every", OptionType::integer, "1",
              "evaluate the global model every so many rounds; the last version always", "rounds", 1,
-             1e12});
-  table.add({"record.evaluate_first", OptionType::boolean, "false",
-             "evaluate version 0 too, before anything is trained"});
+             1e12, OnResume::may_change});
+  table.add({.key = "record.evaluate_first",
+             .type = OptionType::boolean,
+             .default_value = "false",
+             .help = "evaluate version 0 too, before anything is trained",
+             .on_resume = OnResume::may_change});
   table.add({"record.evaluate_batch", OptionType::integer, "500",
-             "samples in an evaluation batch; part of the result's last bits", "", 1, 1e6});
+             "samples in an evaluation batch; part of the result's last bits", "", 1, 1e6,
+             OnResume::may_change});
 }
 
 EvaluationPlan evaluation_plan(const Config& config, const Experiment& experiment) {

@@ -22,7 +22,8 @@ Dataset declared_data(const Config& config, const MissingDataError& missing) {
 
 void declare_experiment_options(OptionTable& table) {
   table.add({"run.seed", OptionType::integer, "1", "seed of every random stream", "", 0, 9e15});
-  table.add({"run.rounds", OptionType::integer, "10", "merges to do", "", 1, 1e12});
+  table.add(
+      {"run.rounds", OptionType::integer, "10", "merges to do", "", 1, 1e12, OnResume::may_change});
   table.add({"run.horizon", OptionType::integer, "0",
              "length that schedules refer to; 0 = the first run.rounds", "versions", 0, 1e12});
 }

@@ -66,10 +66,6 @@ void read_schedule(const Config& config, TrainSettings& s) {
 }  // namespace
 
 void declare_train_options(OptionTable& table) {
-  const auto choice = [&](const char* key, const char* own, const char* help,
-                          std::vector<std::string> names) {
-    table.add({key, OptionType::choice, own, help, "", {}, {}, std::move(names)});
-  };
   // A share that is kept from step to step; 1 would keep the first value for ever.
   const auto kept = [&](const char* key, const char* own, const char* help, double least) {
     table.add({key, OptionType::real, own, help, "", least, 0.9999999});
@@ -85,11 +81,11 @@ void declare_train_options(OptionTable& table) {
              "", 1, 1e6});
   table.add({"train.label_smoothing", OptionType::real, "0",
              "share of a label that is spread evenly over all classes", "", 0, 1});
-  choice("train.optimizer", "sgd", "local optimiser",
-         {std::begin(kOptimizers), std::end(kOptimizers)});
-  choice("train.optimizer_state", "reset",
-         "momentum and moments start at zero in every task, or stay with the client",
-         {"reset", "keep"});
+  table.add_choice("train.optimizer", "sgd", "local optimiser",
+                   {std::begin(kOptimizers), std::end(kOptimizers)});
+  table.add_choice("train.optimizer_state", "reset",
+                   "momentum and moments start at zero in every task, or stay with the client",
+                   {"reset", "keep"});
   table.add({"train.lr", OptionType::real, "0.05", "learning rate", "", 0, 1e3});
   table.add({"train.momentum", OptionType::real, "0", "sgd, rmsprop: momentum", "", 0, 1});
   table.add({"train.nesterov", OptionType::boolean, "false", "sgd: Nesterov's form of momentum"});
@@ -105,8 +101,8 @@ void declare_train_options(OptionTable& table) {
              "adam, adamw, adan, rmsprop: added to the root of the mean of squares", "", 1e-30, 1});
   table.add({"train.clip", OptionType::real, "0", "largest norm of a batch's gradient; 0 = any", "",
              0, 1e9});
-  choice("train.schedule", "constant", "learning rate against the task's base version",
-         {std::begin(kSchedules), std::end(kSchedules)});
+  table.add_choice("train.schedule", "constant", "learning rate against the task's base version",
+                   {std::begin(kSchedules), std::end(kSchedules)});
   table.add({"train.warmup", OptionType::integer, "0",
              "versions over which the learning rate rises evenly to its full value", "versions", 0,
              1e12});

@@ -154,7 +154,7 @@ TEST(ByteArchiveTest, RefusesAListLengthBeyondItsBytesAndAWrongCountOfFloats) {
   EXPECT_THROW(again.value("one", std::span<float>(one)), Error);
 }
 
-// What the four kinds of message write to the terminal at one verbosity on one rank.
+// The text that a note, a warning and an error write to the terminal at one verbosity on one rank.
 std::pair<std::string, std::string> terminal(Verbosity verbosity, int rank) {
   set_verbosity(verbosity);
   set_message_rank(rank);
@@ -163,7 +163,6 @@ std::pair<std::string, std::string> terminal(Verbosity verbosity, int rank) {
   log_note("done: {} rounds=1");
   log_warning("w");
   log_error("e");
-  log_detail("d");
   set_verbosity(Verbosity::normal);
   set_message_rank(0);
   return {GetCapturedStdout(), GetCapturedStderr()};
@@ -174,7 +173,7 @@ TEST(Log, SendsEachKindWhereItBelongs) {
   const std::string troubles = "warning: w\nerror: e\n";
   EXPECT_EQ(terminal(Verbosity::normal, 0), Pair("done: {} rounds=1\n", troubles));
   EXPECT_EQ(terminal(Verbosity::quiet, 0), Pair("", troubles));
-  EXPECT_EQ(terminal(Verbosity::verbose, 0), Pair("done: {} rounds=1\nd\n", troubles));
+  EXPECT_EQ(terminal(Verbosity::verbose, 0), Pair("done: {} rounds=1\n", troubles));
   EXPECT_EQ(terminal(Verbosity::verbose, 1), Pair("", ""));
 }
 
@@ -193,7 +192,7 @@ TEST(Log, FileGetsEverythingWithATimeAndIsAppendedTo) {
     EXPECT_EQ(line[10], 'T') << line;
     messages.push_back(line.substr(blank + 1));
   }
-  const std::vector<std::string> once{"done: {} rounds=1", "warning: w", "error: e", "d"};
+  const std::vector<std::string> once{"done: {} rounds=1", "warning: w", "error: e"};
   std::vector<std::string> twice = once;
   twice.insert(twice.end(), once.begin(), once.end());
   EXPECT_EQ(messages, twice);

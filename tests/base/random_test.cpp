@@ -20,7 +20,7 @@ using Words = std::array<std::uint32_t, 4>;
 // says that the number is no accident of the seed.
 constexpr double kDeviations = 6.0;
 
-Stream test_stream(std::uint64_t a = 0, std::uint64_t b = 0, std::uint64_t c = 0) {
+Stream test_stream(std::int64_t a = 0, std::int64_t b = 0, std::int64_t c = 0) {
   return Stream(7, purpose("test"), a, b, c);
 }
 
@@ -107,7 +107,7 @@ TEST(Stream, NormalHasMomentsZeroOneZeroThree) {
 
 TEST(Stream, GammaHasMeanAndVarianceOfItsShape) {
   for (double shape : {0.1, 0.5, 1.0, 3.5, 100.0}) {
-    Stream stream = test_stream(static_cast<std::uint64_t>(shape * 10));
+    Stream stream = test_stream(static_cast<std::int64_t>(shape * 10));
     const int n = 50000;
     double mean = 0, square = 0;
     for (int i = 0; i < n; ++i) {

@@ -1,5 +1,6 @@
 """Going on with a run: what may differ, what is refused, stops on request, and damaged checkpoints."""
 
+import configparser
 import os
 import pathlib
 import random
@@ -69,6 +70,19 @@ class GoingOn(Resume):
         self.stop_after("a")
         self.assert_refused(2, "train.lr is '0.05' there and '0.5' here, train.momentum", "run", self.input,
                             "--run.name=a", "--train.lr=0.5", "--train.momentum=0.9", ranks=2)
+
+    def test_options_that_may_change_take_the_new_value(self):
+        run = self.stop_after("a", "--run.rounds=5")
+        changed = {"run.rounds": "3", "run.target_accuracy": "0.999", "run.virtual_limit": "1000000",
+                   "clock.scale": "0.5", "checkpoint.every": "2", "checkpoint.keep": "4", "checkpoint.keep_every": "7",
+                   "record.evaluate_every": "1", "record.evaluate_first": "true", "record.evaluate_batch": "250",
+                   "data.dir": self.path("elsewhere")}
+        done = self.run_into("a", *(f"--{key}={value}" for key, value in changed.items()))
+        self.assertEqual(done.returncode, 0, done.stderr)
+        config = configparser.ConfigParser()
+        config.read(os.path.join(run, "config.ini"))
+        self.assertEqual({key: config.get(*key.split(".")) for key in changed}, changed)
+        self.assertIn("done: rounds=3 ", done.stdout)
 
     def test_options_that_are_newer_than_the_run_have_their_defaults(self):
         straight = self.run_ok("straight", EVERY)

@@ -19,14 +19,7 @@ OptionTable sample_table() {
   table.add({"train.lr", OptionType::real, "0.05", "learning rate", "", 0, 10});
   table.add({"train.epochs", OptionType::integer, "1", "passes", "", 1, 100});
   table.add({"train.nesterov", OptionType::boolean, "false", "form of momentum"});
-  table.add({"train.schedule",
-             OptionType::choice,
-             "constant",
-             "shape",
-             "",
-             {},
-             {},
-             {"constant", "step"}});
+  table.add_choice("train.schedule", "constant", "shape", {"constant", "step"});
   table.add({"run.wait", OptionType::real, "60", "longest wait", "s", 0});
   table.add({"levels.values", OptionType::real_list, "1, 0.5", "sizes", "", 0, 1});
   table.add({"model.width", OptionType::integer, "", "width of the model"});
@@ -340,6 +333,35 @@ TEST(ConfigDescribe, ExplainsAnOptionAsDeclaredOrAsUsed) {
             "  accepts: one of: constant, step\n");
   EXPECT_EQ(refusal([&] { explain_option(table, "train.lrr"); }),
             "unknown option 'train.lrr' in explain; did you mean 'train.lr'?");
+}
+
+TEST(ConfigDescribe, ExplainsWhichOptionsAResumeMayChange) {
+  OptionTable table;
+  table.add({"run.rounds", OptionType::integer, "3", "rounds", "", 1, 9, OnResume::may_change});
+  table.add({"data.dir", OptionType::text, "", "folder", "", {}, {}, OnResume::place});
+  table.add({"train.lr", OptionType::real, "1", "rate"});
+  EXPECT_EQ(explain_option(table, "run.rounds"),
+            "run.rounds\n  rounds\n  type:    integer\n  default: 3\n"
+            "  accepts: an integer from 1 to 9\n"
+            "  resume:  may be changed when a run is resumed\n");
+  EXPECT_EQ(explain_option(table, "data.dir"),
+            "data.dir\n  folder\n  type:    text\n  default: (none)\n  accepts: text\n"
+            "  resume:  may be changed when a run is resumed, and has no effect on its values\n");
+  EXPECT_EQ(explain_option(table, "train.lr"),
+            "train.lr\n  rate\n  type:    real\n  default: 1\n  accepts: a number\n");
+}
+
+TEST(OptionTableTest, FixesEveryOptionOnResumeUnlessItsDeclarationSaysMore) {
+  OptionTable table = sample_table();
+  table.add({"run.rounds", OptionType::integer, "3", "rounds", "", 1, 9, OnResume::may_change});
+  table.add({"device.*.trace", OptionType::text, "", "a file", "", {}, {}, OnResume::place});
+  EXPECT_EQ(table.find("train.lr")->on_resume, OnResume::fixed);
+  EXPECT_EQ(table.find("train.schedule")->on_resume, OnResume::fixed);
+  EXPECT_EQ(table.find("run.rounds")->on_resume, OnResume::may_change);
+  EXPECT_EQ(table.find("device.tx2.trace")->on_resume, OnResume::place);
+  Option other = *table.find("run.rounds");
+  other.on_resume = OnResume::fixed;
+  EXPECT_THROW(table.add(other), Error);
 }
 
 TEST(OptionTableTest, AcceptsAnEqualDeclarationTwice) {

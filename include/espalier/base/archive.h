@@ -1,8 +1,8 @@
 #pragma once
-// The one interface through which every object saves and restores itself: an object has one
-// function `void archive(Archive&)` that names its members, and the direction is the archive's.
-// Implementations: ByteArchive (state that rides with a task), and the HDF5 archives of
-// record/checkpoint.h.
+// The interface through which every object saves and restores itself. An object has one function
+// `void archive(Archive&)` that names its members; the archive decides whether they are saved or
+// restored. Implementations: ByteArchive (client state that is sent with a task), and the HDF5
+// archives of record/checkpoint.h.
 
 #include <cstddef>
 #include <cstdint>
@@ -30,14 +30,14 @@ class Archive {
   virtual void value(const char* name, Bytes& bytes) = 0;
   /// A fixed number of floats, in place (model parameters).
   virtual void value(const char* name, std::span<float> values) = 0;
-  /// Names between open and close stand below `name`.
+  /// Names between open and close belong to the group `name`.
   virtual void open(const char* name) = 0;
   virtual void close() = 0;
 };
 
 /// Several truth values as one integer, the first in its lowest bit.
 void archive_flags(Archive& archive, const char* name, std::initializer_list<bool*> flags);
-/// Floats whose number is not known when they are restored; it stands beside them as `name`_size.
+/// Floats whose number is not known when they are restored; it is stored as `name`_size.
 void archive_floats(Archive& archive, const std::string& name, std::vector<float>& values);
 
 /// Appends to, or reads from, a byte string; names are not stored, the order is the format.

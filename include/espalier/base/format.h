@@ -1,7 +1,7 @@
 #pragma once
 // fmt's texts, with fmt's own code compiled once (in base/format.cpp): header-only, it would be
 // compiled again in every file that builds a sentence, which is half of what such a file costs.
-// Whoever formats a list includes <fmt/ranges.h> for fmt::join.
+// A file that formats a list includes <fmt/ranges.h> for fmt::join.
 
 // LibTorch carries fmt headers of its own, which the compiler finds before the system's and which
 // the system's fmt library does not match; header-only works with either.

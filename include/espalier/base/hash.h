@@ -1,5 +1,5 @@
 #pragma once
-// One 64-bit hash (XXH3) for checksums, cache keys and stream keys, so that there is one to trust.
+// The 64-bit hash (XXH3) of checksums, cache keys and stream keys.
 
 #include <cstddef>
 #include <cstdint>

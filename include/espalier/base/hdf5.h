@@ -1,6 +1,6 @@
 #pragma once
 // HDF5 identifiers that close themselves, and checks that turn a failed call into an OutputError
-// with the library's own reason, so that no HDF5 result goes unread.
+// with the library's own reason, so that every HDF5 result is checked.
 
 #include <hdf5.h>
 

@@ -1,8 +1,8 @@
 #pragma once
 // Messages for the user. Only rank 0 prints; other ranks raise Errors, which the job's end reports
-// once. error: the run ends; warning: the run goes on but the user should know; result: what a run
-// came to, with -q as well; note: one line of a normal run; detail: with -v only. Everything also
-// goes to the run directory's log.txt once it is open.
+// once. error: the run ends; warning: the run continues, but the user should know; result: the
+// closing line of a run, printed with -q too; note: any other line of a run. Every message is also
+// appended to the run directory's log.txt once that is open.
 
 #include <filesystem>
 #include <string>
@@ -14,7 +14,7 @@ namespace espalier {
 enum class Verbosity { quiet, normal, verbose };
 
 void set_verbosity(Verbosity verbosity);
-/// From here on messages are also appended to `path`.
+/// Also appends later messages to `path`.
 void open_log(const std::filesystem::path& path);
 void close_log();
 
@@ -22,6 +22,5 @@ void log_result(const std::string& text);
 void log_note(const std::string& text);
 void log_warning(const std::string& text);
 void log_error(const std::string& text);
-void log_detail(const std::string& text);
 
 }  // namespace espalier

@@ -1,6 +1,6 @@
 #pragma once
-// A file that is there whole or not at all, whatever happens while it is written: a kill, a full
-// disk, a machine that fails. It grows under another name and takes its own once it is on the disk.
+// A file that exists whole or not at all, even after a kill, a full disk or a power failure. It is
+// written under a temporary name and renamed once its content is on the disk.
 
 #include <cstddef>
 #include <filesystem>
@@ -11,16 +11,17 @@ namespace espalier {
 /// All errors are OutputErrors that name the file and the operating system's reason.
 class NewFile {
  public:
-  /// Grows as `path` + ".tmp"; what an earlier, killed writer left there is overwritten.
+  /// Writes to `path` + ".tmp", over the remains of an earlier, killed writer.
   explicit NewFile(std::filesystem::path path);
-  /// Without put_in_place() nothing is left, and an older file of the name stays; never throws.
+  /// Without put_in_place() it removes the temporary file, and an older file of the name stays;
+  /// never throws.
   ~NewFile();
   NewFile(const NewFile&) = delete;
   NewFile& operator=(const NewFile&) = delete;
 
   void write(const void* data, std::size_t bytes);
-  /// Waits until all that was written is on the disk, then gives the file its name, on the disk as
-  /// well, in place of an older one. The last call.
+  /// Waits until the content is on the disk, renames the file, which replaces an older one, and
+  /// waits until the new name is on the disk. The last call.
   void put_in_place();
 
  private:
@@ -31,7 +32,7 @@ class NewFile {
   int file_ = -1;
 };
 
-/// One of this content.
+/// Writes `content` as a whole file.
 void write_file(const std::filesystem::path& path, std::string_view content);
 
 }  // namespace espalier

@@ -1,7 +1,7 @@
 #pragma once
 // Counter-based random streams (Philox4x32-10, Random123). A stream is named by (run seed, purpose,
-// a, b, c), usually (client, that client's n-th task, step): no generator state exists, so nothing
-// need be saved and no draw depends on rank or order.
+// a, b, c), usually (client, that client's n-th task, step). No generator has state, so none is
+// saved, and no draw depends on rank or order.
 
 #include <array>
 #include <cstdint>
@@ -11,14 +11,12 @@
 
 namespace espalier {
 
-/// What a stream is for. Its value is the 64-bit hash of the name. All purposes stand in this one
-/// list (random.cpp), and check_purposes() refuses collisions at start.
+/// The use of a stream: the 64-bit hash of its name. random.cpp has the list of all names;
+/// check_purposes() refuses collisions at start.
 enum class Purpose : std::uint64_t;
 /// The purpose registered under `name`; an unregistered name is a broken invariant.
 Purpose purpose(std::string_view name);
-/// Registered names: "model.init", "data.synthetic", "data.split", "data.partition", "data.order",
-/// "data.augment", "clients.sample", "clients.fleet", "method.levels", "method.submodel",
-/// "train.dropout", "test".
+/// The registered names, such as "model.init".
 std::span<const std::string_view> purpose_names();
 void check_purposes();
 
@@ -29,8 +27,8 @@ std::array<std::uint32_t, 4> philox4x32_10(std::array<std::uint32_t, 4> counter,
 /// The draws of one name; the n-th draw depends on the name and n alone.
 class Stream {
  public:
-  Stream(std::uint64_t seed, Purpose purpose, std::uint64_t a = 0, std::uint64_t b = 0,
-         std::uint64_t c = 0);
+  Stream(std::int64_t seed, Purpose purpose, std::int64_t a = 0, std::int64_t b = 0,
+         std::int64_t c = 0);
 
   std::uint32_t next_u32();
   std::uint64_t next_u64();

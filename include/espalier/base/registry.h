@@ -31,7 +31,7 @@ class Registry {
                            [&](const Item& item) { return item.name == name; });
     return it == items_.end() ? nullptr : &*it;
   }
-  /// The item, or an InputError that lists what there is.
+  /// The item, or an InputError that lists the names.
   const Item& get(const std::string& name) const {
     if (const Item* item = find(name)) return *item;
     std::string known;

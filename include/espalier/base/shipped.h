@@ -1,6 +1,6 @@
 #pragma once
-// Files that come with the program (a small data set, the catalogue of devices) stand in the folder
-// inputs/ of its source. It runs from its build folder, the tests from a folder below that.
+// Files that come with the program (a small data set, the catalogue of devices) are in the folder
+// inputs/ of its source. The program is in the build folder, the tests are in a folder below that.
 
 #include <filesystem>
 #include <vector>

@@ -1,6 +1,6 @@
 #pragma once
 // Requests to stop early: SIGUSR1 (Slurm, before the limit), SIGTERM, SIGINT, and a limit of wall
-// time. The first request is kept until somebody looks; a second signal ends the process at once.
+// time. The first request is kept for stop_request(); a second signal ends the process at once.
 
 #include <chrono>
 #include <optional>
@@ -8,14 +8,14 @@
 
 namespace espalier {
 
-/// From here on the signals are kept. On a rank that `speaks`, a second one says what is lost;
-/// others leave it to that rank to end the job.
+/// Keeps the signals for stop_request(). On a rank that `speaks`, a second signal prints what is
+/// lost and ends the process, and with it the job; on other ranks it changes nothing.
 void keep_stop_signals(bool speaks);
-/// What a second signal would lose, for its message.
+/// Sets what the message of a second signal says about the work that is lost.
 void set_loss(const std::string& text);
-/// The run is to stop at `moment`.
+/// Makes the wall limit a request from `moment` on.
 void set_stop_time(std::chrono::steady_clock::time_point moment);
-/// "SIGTERM", "the wall limit", or none.
+/// "SIGTERM", "the wall limit", or none: the first request.
 std::optional<std::string> stop_request();
 
 }  // namespace espalier

@@ -1,8 +1,8 @@
 #pragma once
-// ESPALIER_WIDE before a function: compiled twice, and the processor's wider registers are used
-// where it has them. AVX2 alone brings no fused multiply-add, so the values are the same either
-// way; ESPALIER_WIDE_FMA is for functions that ask for std::fma by name, ESPALIER_WIDEST for loops
-// that compute far more than they move (products and sums are never contracted: see CMakeLists).
+// ESPALIER_WIDE before a function: it is compiled twice, and uses the processor's wider registers
+// if there are any. AVX2 alone has no fused multiply-add, so the values are the same either way.
+// ESPALIER_WIDE_FMA is for functions that call std::fma, ESPALIER_WIDEST for loops that compute far
+// more than they move (products and sums are never contracted: see CMakeLists).
 // Sanitizers do not support the dispatch.
 
 #if defined(__x86_64__) && defined(__gnu_linux__) && !defined(__SANITIZE_ADDRESS__)

@@ -26,8 +26,8 @@ void check_launcher_after_init(int world_size);
 
 class MpiEnvironment {
  public:
-  /// Refuses (InputError) launchers whose processes do not see each other: see interface.md,
-  /// Commands. MPI is finalised again before it throws. Sets the rank that messages name.
+  /// Sets the rank that messages name. InputError if the launcher's processes do not see each other
+  /// (the two checks above); MPI is finalised again before it throws.
   MpiEnvironment(int* argc, char*** argv);
   /// Finalises; never throws. Collective: waits for the other ranks, so a rank that fails alone
   /// calls abort_job() instead of coming here.

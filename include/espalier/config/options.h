@@ -13,6 +13,14 @@ namespace espalier {
 
 enum class OptionType { boolean, integer, real, text, choice, real_list };
 
+/// What a resume may do with the value of an option.
+enum class OnResume {
+  fixed,       ///< another value than the stored one is refused
+  may_change,  ///< takes the new value
+  place,       ///< where the run or its data are: takes the new value, and is never compared,
+               ///< because nothing that a run computes depends on it
+};
+
 struct Option {
   std::string key;  ///< section.name, e.g. "train.lr"; a '*' section part matches any name
                     ///< of letters, digits, '_' and '-' ("device.*.memory_mb").
@@ -21,8 +29,9 @@ struct Option {
                               ///< default is empty has none and must be given before it is read
   std::string help;           ///< one sentence
   std::string unit = "";      ///< "s", "MB", ... or empty
-  std::optional<double> minimum{};     ///< inclusive; of every item of a real_list
-  std::optional<double> maximum{};     ///< inclusive
+  std::optional<double> minimum{};  ///< inclusive; of every item of a real_list
+  std::optional<double> maximum{};  ///< inclusive
+  OnResume on_resume = OnResume::fixed;
   std::vector<std::string> choices{};  ///< for OptionType::choice
 
   bool operator==(const Option&) const = default;
@@ -33,6 +42,9 @@ class OptionTable {
   /// A key declared twice is a broken invariant, unless the declarations are equal; so is a default
   /// that the option itself would refuse.
   void add(Option option);
+  /// Adds an option whose value is one of `choices`.
+  void add_choice(std::string key, std::string default_value, std::string help,
+                  std::vector<std::string> choices);
   /// The declaration that `key` matches ('*' matches one dot-free word), or null.
   const Option* find(const std::string& key) const;
   /// The declared key closest in spelling, for messages, with the words of `key` in place of '*';
@@ -54,8 +66,8 @@ void check_value(const Option& option, const std::string& key, const std::string
 [[noreturn]] void unknown_option(const OptionTable& table, const std::string& key,
                                  const std::string& origin);
 
-// What the types accept; nothing if `text` is not entirely such a value. Reals are finite; booleans
-// are true/false, yes/no, on/off, 1/0; lists are comma separated and may be empty.
+// The value of `text`, or none if the whole of `text` is not such a value. Reals are finite;
+// booleans are true/false, yes/no, on/off, 1/0; lists are comma separated and may be empty.
 std::optional<bool> parse_boolean(std::string_view text);
 std::optional<std::int64_t> parse_integer(std::string_view text);
 std::optional<double> parse_real(std::string_view text);

@@ -47,7 +47,7 @@ class Partition {
 
  private:
   enum class Rule { iid, dirichlet, shards, dominant, given };
-  enum class Part : std::uint64_t { train = 0, test = 1 };
+  enum class Part : std::int64_t { train = 0, test = 1 };
 
   /// Lists one after the other: list i is indices[begin[i]] to indices[begin[i + 1]].
   struct Lists {
@@ -61,7 +61,7 @@ class Partition {
   std::vector<std::int64_t> take(std::int64_t client, Part part) const;
   std::vector<std::int64_t> draw(std::int64_t client, Part part) const;
 
-  std::uint64_t seed_;
+  std::int64_t seed_;
   std::int64_t clients_;
   std::int64_t drawn_;  // samples that each client draws; 0: all are divided
   Rule rule_ = Rule::iid;
@@ -77,8 +77,7 @@ class Partition {
 
 /// The order in which a client sees its samples in one epoch of its n-th task (purpose
 /// "data.order").
-std::vector<std::int64_t> epoch_order(std::uint64_t seed, std::int64_t client,
-                                      std::int64_t nth_task, std::int64_t epoch,
-                                      std::span<const std::int64_t> samples);
+std::vector<std::int64_t> epoch_order(std::int64_t seed, std::int64_t client, std::int64_t nth_task,
+                                      std::int64_t epoch, std::span<const std::int64_t> samples);
 
 }  // namespace espalier

@@ -49,7 +49,7 @@ class Availability {
 
  private:
   const Fleet* fleet_;
-  std::uint64_t seed_;
+  std::int64_t seed_;
   Nanoseconds period_;
   bool always_ = true;  // by share
   std::optional<AvailabilityTrace> trace_;

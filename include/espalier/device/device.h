@@ -93,7 +93,7 @@ class Fleet {
  private:
   std::vector<DeviceClass> classes_;
   std::vector<std::int32_t> class_of_;
-  std::uint64_t seed_ = 0;
+  std::int64_t seed_ = 0;
   std::int64_t modes_every_ = 1;
 };
 

@@ -64,6 +64,6 @@ class Parameters {
 
 /// First values of a full model, from streams keyed by entry name (purpose "model.init"): they
 /// depend on the seed, the entry's name, rule and size alone, not on the order of entries.
-void initialise(Parameters& full, std::uint64_t seed);
+void initialise(Parameters& full, std::int64_t seed);
 
 }  // namespace espalier

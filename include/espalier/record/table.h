@@ -28,7 +28,7 @@ struct TableSchema {
   std::vector<Column> columns;
 };
 
-/// rounds, tasks, evaluations, clients: the names of interface.md.
+/// The tables rounds, tasks, evaluations and clients of a run file.
 const TableSchema& rounds_schema();
 const TableSchema& tasks_schema();
 const TableSchema& evaluations_schema();

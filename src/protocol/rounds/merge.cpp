@@ -49,14 +49,8 @@ void weighted_mean(Parameters& model, std::span<const Holding> holdings) {
 }
 
 void declare_staleness_options(OptionTable& table) {
-  table.add({"method.staleness",
-             OptionType::choice,
-             "polynomial",
-             "how the weight of an update falls with its staleness",
-             "",
-             {},
-             {},
-             {"polynomial", "hinge"}});
+  table.add_choice("method.staleness", "polynomial",
+                   "how the weight of an update falls with its staleness", {"polynomial", "hinge"});
   table.add({"method.staleness_power", OptionType::real, "0",
              "staleness polynomial: weights fall as (1 + staleness)^-power; 0 = constant", "", 0,
              100});
@@ -119,14 +113,10 @@ Coverage coverage(const Experiment& experiment, const BufferLayout& model,
 }
 
 void declare_average_options(OptionTable& table) {
-  table.add({"method.weighting",
-             OptionType::choice,
-             "samples",
-             "merge average: weight of an update by its client's samples, or the same for all",
-             "",
-             {},
-             {},
-             {"samples", "uniform"}});
+  table.add_choice(
+      "method.weighting", "samples",
+      "merge average: weight of an update by its client's samples, or the same for all",
+      {"samples", "uniform"});
   declare_staleness_options(table);
 }
 

@@ -6,15 +6,11 @@
 namespace espalier::rounds {
 
 void declare_sampling_options(OptionTable& table) {
-  table.add({"clients.sampling",
-             OptionType::choice,
-             "uniform",
-             "who works next where clients.per_round is above 0: each client equally likely, by "
-             "its number of samples, or one after the other",
-             "",
-             {},
-             {},
-             {"uniform", "weighted", "round_robin"}});
+  table.add_choice(
+      "clients.sampling", "uniform",
+      "who works next where clients.per_round is above 0: each client equally likely, by "
+      "its number of samples, or one after the other",
+      {"uniform", "weighted", "round_robin"});
   table.add({"clients.over_select", OptionType::real, "1",
              "so many times clients.per_round work at once; with window.min_updates = "
              "clients.per_round the slowest of them are not waited for",

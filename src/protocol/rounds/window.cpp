@@ -15,26 +15,16 @@ void declare_window_options(OptionTable& table) {
   table.add({"window.deadline_s", OptionType::real, "0",
              "merge so long after the window opened, if anything is there; 0 = no deadline", "s", 0,
              1e9});
-  table.add({"window.release",
-             OptionType::choice,
-             "merged",
-             "who gets new work: clients whose update was merged, or each one as it answers",
-             "",
-             {},
-             {},
-             {"merged", "arrival"}});
+  table.add_choice("window.release", "merged",
+                   "who gets new work: clients whose update was merged, or each one as it answers",
+                   {"merged", "arrival"});
   table.add({"window.max_staleness", OptionType::integer, "-1",
              "versions that an update may be behind; -1 = any", "versions", -1, 1e9});
-  table.add(
-      {"window.stale",
-       OptionType::choice,
-       "merge",
-       "an update beyond window.max_staleness is merged, dropped, or merged while its client is "
-       "sent the newest version at once",
-       "",
-       {},
-       {},
-       {"merge", "drop", "resend"}});
+  table.add_choice(
+      "window.stale", "merge",
+      "an update beyond window.max_staleness is merged, dropped, or merged while its client is "
+      "sent the newest version at once",
+      {"merge", "drop", "resend"});
   table.add({"window.max_spread", OptionType::integer, "-1",
              "tasks that a client may be ahead of the slowest one; -1 = any", "tasks", -1, 1e9});
 }
