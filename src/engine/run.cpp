@@ -50,8 +50,8 @@ void declare_stop_options(OptionTable& table) {
              "stop at the first merge at or after this virtual time; 0 = no such stop", "s", 0,
              1e12, OnResume::may_change});
   table.add({"checkpoint.every", OptionType::integer, "10",
-             "a checkpoint after so many rounds, beside that at the end; 0 = only at the end",
-             "rounds", 0, 1e9, OnResume::may_change});
+             "versions between two checkpoints; the end has one in any case; 0 = only there",
+             "versions", 0, 1e9, OnResume::may_change});
 }
 
 RunSettings run_settings(const Config& config, const Experiment& experiment) {

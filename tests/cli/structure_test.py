@@ -1,4 +1,5 @@
-"""The parts are a ladder: an include points down it, and no protocol includes another."""
+"""The parts are a ladder: an include points down it, no protocol includes another, and what is to be read at once
+is short."""
 
 import os
 import re
@@ -37,14 +38,40 @@ class Structure(unittest.TestCase):
             if file.startswith("protocol/") and target.startswith("protocol/"):
                 self.assertEqual(file.split("/")[1], target.split("/")[1], f"{file} includes {target}")
 
-    def test_the_engine_names_no_protocol_and_no_method(self):
+    def text(self, *path):
+        with open(os.path.join(ROOT, *path), encoding="utf-8") as file:
+            return file.read()
+
+    def test_engine_and_app_name_no_protocol_and_no_method(self):
         protocols = os.listdir(os.path.join(ROOT, "src", "protocol"))
         methods = [name[:-4] for name in os.listdir(os.path.join(ROOT, "src", "method")) if name != "register.cpp"]
-        words = re.compile(r"\b(" + "|".join([*(p + "::" for p in protocols), *methods]) + r")\b")
+        # Option keys may hold such a word ("run.rounds").
+        words = re.compile(r"(?<![.\w\"])(" + "|".join(protocols + methods) + r")(?![\w\"])")
         for folder in ("include/espalier/engine", "src/engine"):
             for file in sources(folder):
-                with open(os.path.join(ROOT, folder, file), encoding="utf-8") as text:
-                    self.assertIsNone(words.search(text.read()), file)
+                self.assertIsNone(words.search(self.text(folder, file)), file)
+        used = [(file, target) for file, target in self.includes if file.startswith("app/")]
+        self.assertGreater(len(used), 50)
+        for file, target in used:
+            self.assertFalse(target.startswith(("protocol/", "method/")) and target != "method/register.h",
+                             f"{file} includes {target}")
+
+    def test_the_story_of_a_run_is_short(self):
+        lines = {file: self.text("src", file).count("\n")
+                 for file in ("app/main.cpp", "app/run.cpp", "engine/driver.cpp")}
+        self.assertLessEqual(lines["app/run.cpp"], 200)
+        self.assertLessEqual(sum(lines.values()), 500)
+        self.assertLess(self.text("tests", "engine", "toy_espalier.cpp").count("\n"), 150)
+
+    def test_no_class_of_rounds_has_more_than_15_members(self):
+        folder = "include/espalier/protocol/rounds"
+        largest = 0
+        for file in sources(folder):
+            for body in re.findall(r"^class \w+[^;]*?\{\n(.*?)^\};", self.text(folder, file), re.M | re.S):
+                members = re.findall(r"^  [^(]*?\b\w+_(?: = [^;]*)?;", body, re.M)
+                largest = max(largest, len(members))
+                self.assertLessEqual(len(members), 15, file)
+        self.assertGreater(largest, 10)
 
 
 if __name__ == "__main__":

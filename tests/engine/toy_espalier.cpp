@@ -122,25 +122,18 @@ struct Prepared final : Preparation {
 };
 
 Protocol counting() {
-  return {.name = "counting",
-          .help = "counts",
-          .declare = [](OptionTable&) {},
-          .tables = {&counts_schema()},
-          .list =
-              [] {
-                return std::vector<Listing>{{"method", "methods", {{"count", "adds"}}}};
-              },
-          .choose = [](Config&) {},
-          .prepare = [](const Config& c,
-                        const Experiment& e) { return std::make_unique<Prepared>(c, e); },
-          .add_jobs =
-              [](JobKinds& kinds, Residents& residents, const Config&, const Experiment&) {
-                residents.add(kSum, [](Endpoint) { return std::make_unique<Sum>(); });
-                kinds.add(kCount, [&residents](const Job& job) {
-                  return std::make_unique<Counter>(residents.at<Sum>(kSum, job.endpoint),
-                                                   job.version);
-                });
-              }};
+  Protocol p{.name = "counting", .help = "counts", .tables = {&counts_schema()}};
+  p.declare = [](OptionTable&) {};
+  p.list = [] { return std::vector<Listing>{{"method", "", {{"count", ""}}}}; };
+  p.choose = [](Config&) {};
+  p.prepare = [](const Config& c, const Experiment& e) { return std::make_unique<Prepared>(c, e); };
+  p.add_jobs = [](JobKinds& kinds, Residents& residents, const Config&, const Experiment&) {
+    residents.add(kSum, [](Endpoint) { return std::make_unique<Sum>(); });
+    kinds.add(kCount, [&residents](const Job& job) {
+      return std::make_unique<Counter>(residents.at<Sum>(kSum, job.endpoint), job.version);
+    });
+  };
+  return p;
 }
 
 }  // namespace

@@ -18,7 +18,7 @@
 
 namespace espalier {
 
-/// What a job is, on the wire: the hash of its name ("rounds.task").
+/// What a job is, on the wire: the hash of its name ("evaluation.evaluate").
 enum class JobKind : std::int32_t {};
 consteval JobKind job_kind(std::string_view name) {
   std::uint32_t hash = 2166136261u;  // FNV-1a

@@ -1,5 +1,5 @@
 #pragma once
-// A protocol is how server and clients converse: in rounds, by split training, as regions that
+// A protocol is how server and clients converse: round by round, by split training, as regions that
 // never wait. The engine runs any of them: a protocol declares its options, checks them, says which
 // jobs its clients can do, and holds the conversation on rank 0. method/register.cpp lists them
 // all, and nothing else in the program names one.
@@ -75,18 +75,18 @@ struct Listing {
 
 struct Protocol {
   std::string name, help;
-  std::function<void(OptionTable&)> declare;
-  std::vector<const TableSchema*> tables;  ///< of its run files
+  std::function<void(OptionTable&)> declare{};
+  std::vector<const TableSchema*> tables{};  ///< of its run files
   /// Its methods first, then the rules of which they are composed.
-  std::function<std::vector<Listing>()> list;
+  std::function<std::vector<Listing>()> list{};
   /// Brings the defaults of the method. InputError if the rules that are asked for do not exist or
   /// do not go together. May be called again on the same configuration.
-  std::function<void(Config&)> choose;
+  std::function<void(Config&)> choose{};
   /// On rank 0. InputError and DataError if something is wrong with the input. Configuration and
   /// experiment must outlive the result.
-  std::function<std::unique_ptr<Preparation>(const Config&, const Experiment&)> prepare;
+  std::function<std::unique_ptr<Preparation>(const Config&, const Experiment&)> prepare{};
   /// On every rank that works. All arguments must outlive the kinds of jobs.
-  std::function<void(JobKinds&, Residents&, const Config&, const Experiment&)> add_jobs;
+  std::function<void(JobKinds&, Residents&, const Config&, const Experiment&)> add_jobs{};
 };
 
 }  // namespace espalier
