@@ -115,7 +115,7 @@ class Tools(ProgramTest):
             with self.subTest(parts):
                 refused = self.pack(*parts)
                 self.assertEqual(refused.returncode, 1)
-                self.assertRegex(refused.stderr, r"^error: images/\w+ holds no images but folders of images \(a, b\)")
+                self.assertRegex(refused.stderr, r"^error: images/\w+ has no images, only folders of images \(a, b\)")
                 self.assertFalse(os.path.exists(self.path("mine.h5")))
         # One folder more around the images of a class is usual.
         os.rename(self.path("images", "2023", "a"), self.path("a"))
@@ -127,7 +127,7 @@ class Tools(ProgramTest):
         self.write("input.txt", "another text")
         refused = self.tool("get_data.py", "tinyshakespeare", "--from", ".", "--to", "data")
         self.assertNotEqual(refused.returncode, 0)
-        self.assertIn("is not the file expected", refused.stderr)
+        self.assertIn("is not the expected file", refused.stderr)
         self.assertEqual(os.listdir(self.path("data", "tinyshakespeare")), [])
 
     def test_a_right_file_is_kept(self):
