@@ -1,4 +1,4 @@
-"""The parts are a ladder: an include points down it, and no protocol includes another."""
+"""The parts are a ladder: a part includes only parts below it, and no protocol includes another."""
 
 import os
 import re
