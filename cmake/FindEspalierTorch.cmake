@@ -1,8 +1,8 @@
-# LibTorch's own CMake package insists on a CUDA toolkit whenever the wheel was built with one, and picks up
-# Debian's libtorch-dev where both are installed. Espalier needs two libraries and one include folder, so it
-# looks for them itself, in this order: Torch_DIR or CMAKE_PREFIX_PATH; the `torch` of the active Python; .venv.
+# LibTorch's own CMake package requires a CUDA toolkit if the wheel was built with one, and finds Debian's
+# libtorch-dev if both are installed. Espalier needs only two libraries and one include folder. This module looks for
+# them in this order: Torch_DIR or CMAKE_PREFIX_PATH; the `torch` of the active Python; .venv.
 # A LibTorch that is too old, or was built with the C++ ABI from before 2015 (the wheels up to 2.5), cannot be
-# linked with the distribution's libraries; it is passed over with a line that says so.
+# linked with the distribution's libraries. The module rejects it and prints the reason.
 set(_roots "")
 if(Torch_DIR)
   get_filename_component(_root "${Torch_DIR}/../../.." ABSOLUTE)  # .../share/cmake/Torch
@@ -15,7 +15,7 @@ foreach(_prefix IN LISTS _prefixes)
   list(APPEND _roots "${_prefix}" "${_root}")
 endforeach()
 set(_active python3 -c)
-set(_own "${PROJECT_SOURCE_DIR}/.venv/bin/python3" -I -c)  # -I: whatever PYTHONPATH is set for the active one
+set(_own "${PROJECT_SOURCE_DIR}/.venv/bin/python3" -I -c)  # -I ignores PYTHONPATH, which belongs to the active Python
 foreach(_python IN ITEMS _active _own)
   execute_process(
     COMMAND ${${_python}}
@@ -42,7 +42,7 @@ foreach(_root IN LISTS _roots)
     endif()
   endforeach()
   if(NOT _version OR _version VERSION_LESS "${EspalierTorch_FIND_VERSION}")
-    message(STATUS "LibTorch ${_version} in ${_root} passed over: older than ${EspalierTorch_FIND_VERSION}")
+    message(STATUS "LibTorch ${_version} in ${_root} rejected: older than ${EspalierTorch_FIND_VERSION}")
     continue()
   endif()
   set(_config "${_root}/share/cmake/Torch/TorchConfig.cmake")
@@ -51,7 +51,7 @@ foreach(_root IN LISTS _roots)
     file(STRINGS "${_config}" _old_abi REGEX "_GLIBCXX_USE_CXX11_ABI=0")
   endif()
   if(_old_abi)
-    message(STATUS "LibTorch ${_version} in ${_root} passed over: built with the old C++ ABI")
+    message(STATUS "LibTorch ${_version} in ${_root} rejected: built with the old C++ ABI")
     continue()
   endif()
   set(EspalierTorch_ROOT_DIR "${_root}")

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Runs the benchmarks and prints one table: name, measured, bar, pass or miss.  tools/bench.sh [WORD...]
-# With words, only the benchmarks whose file name contains one of them. A benchmark is a program *_bench that CMake's
-# target `benches` builds below build/tests/bench, or a script tests/bench/*.sh; it prints lines of four fields separated
-# by tabs (name, measured, bar, pass|miss); other lines it prints are notes and go to the log.
-# Leave the machine alone while it runs. Status: 0 all pass, 1 something missed, 2 a benchmark failed.
+# With words, it runs only the benchmarks whose file name contains one of them. A benchmark is a program *_bench, built
+# below build/tests/bench by CMake's target `benches`, or a script tests/bench/*.sh. It prints lines of four fields separated
+# by tabs (name, measured, bar, pass|miss). Its other lines go to the log.
+# Use an otherwise idle machine. Status: 0 all pass, 1 at least one miss, 2 a benchmark failed.
 set -euo pipefail
 # shellcheck source=tools/setup.sh
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
@@ -46,7 +46,7 @@ for program in "${programs[@]}"; do
   cat "$output" >>"$SETUP_LOG"
   rm -f "$output"
 done
-((ran > 0)) || die "no benchmark fits '$*'" 2
+((ran > 0)) || die "no benchmark matches '$*'" 2
 
 printf '\n'
 awk -F '\t' '

@@ -1,4 +1,4 @@
-"""Reads Espalier's run files into NumPy arrays, also while the run is still going on.
+"""Reads Espalier's run files into NumPy arrays, also during the run.
 
     run = open_run("runs/quickstart")
     run.rounds["train_loss"]          # an array; every column of a table has the same length
@@ -11,13 +11,13 @@ import time
 import h5py
 import numpy as np
 
-# A live reader's read can fall into a flush; the next moment it succeeds.
+# A read during a run can coincide with a flush and fail; it succeeds a moment later.
 TRIES = 20
 PAUSE_S = 0.1
 
 
 class RunError(Exception):
-    """A file that cannot be read as a run, in one sentence."""
+    """One sentence that says why a file cannot be read as a run."""
 
 
 class Run:
@@ -51,7 +51,7 @@ class Run:
 
     def _table(self, file, name):
         columns = {c: d for c, d in file[name].items() if isinstance(d, h5py.Dataset)}
-        # Columns grow one after the other: what all of them have is valid.
+        # Columns grow one after the other, so only the rows that all columns have are valid.
         length = min((len(d) for d in columns.values()), default=0)
         table = {}
         for column, dataset in columns.items():
@@ -64,12 +64,12 @@ class Run:
 
 
 def run_file(path):
-    """The run file that `path`, a run folder or a file, stands for."""
+    """The run file of `path`, which is a run folder or a run file."""
     return os.path.join(path, "run.h5") if os.path.isdir(path) else path
 
 
 def open_run(path):
-    """Reads a run folder or file; a Run, or RunError with one sentence."""
+    """Reads a run folder or file and returns a Run. Raises RunError with one sentence."""
     path = run_file(path)
     if not os.path.exists(path):
         raise RunError(f"there is no {path}; give a run's folder or its run.h5")
@@ -89,7 +89,7 @@ def open_run(path):
 
 
 def parse_config(text):
-    """ "section.key" to value."""
+    """Returns a dict from "section.key" to value."""
     values, section = {}, ""
     for line in text.splitlines():
         line = line.strip()
@@ -106,7 +106,7 @@ def parse_config(text):
 def _open(path):
     try:
         return h5py.File(path, "r", locking=False)
-    except (TypeError, ValueError):  # too old to be told; the writer takes no lock anyway
+    except (TypeError, ValueError):  # h5py is too old for `locking`; the writer takes no lock anyway
         return h5py.File(path, "r")
 
 

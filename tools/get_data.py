@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Fetches public data sets from where they are published, and checks them.
+"""Downloads public data sets from their publishers and checks them.
 
     tools/get_data.py NAME... [--to FOLDER] [--from PLACE]
         NAME    mnist, fashion-mnist, cifar10, cifar100, tinyshakespeare, agnews, or all
-        FOLDER  where the sets' folders go; default: $ESPALIER_DATA, else ./data
-        PLACE   a folder or URL that has the same files, instead of the originals' places
+        FOLDER  parent folder of the data sets; default: $ESPALIER_DATA, else ./data
+        PLACE   a folder or URL with the same files, instead of the publishers'
 
-Files that are there and right are not fetched again. Needs Python alone.
+Complete files are not downloaded again. The script needs only Python.
 """
 
 import argparse
@@ -25,7 +25,7 @@ CIFAR = "https://www.cs.toronto.edu/~kriz/"
 SHAKESPEARE = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/"
 AG_NEWS = "https://raw.githubusercontent.com/mhjabreel/CharCnn_Keras/master/data/ag_news_csv/"
 
-# name: (folder, URL, {file: MD5 that its publisher or the usual loaders state}, files of an archive)
+# name: (folder, URL, {file: MD5 from its publisher or the usual loaders}, files of an archive)
 SETS = {
     "mnist": ("mnist", MNIST, {
         "train-images-idx3-ubyte.gz": "f68b3c2dcbeaaa9fbdd348bbdeb94873",
@@ -64,7 +64,7 @@ def md5(path):
 
 
 def fetch(source, path, expected):
-    """The file under its final name only once it is whole and right."""
+    """Downloads a file; it gets its final name only after its MD5 was checked."""
     part = path.with_name(path.name + ".part")
     try:
         if "://" in source:
@@ -74,7 +74,7 @@ def fetch(source, path, expected):
             shutil.copyfile(source, part)
         found = md5(part)
         if found != expected:
-            sys.exit(f"error: {source} is not the file expected (MD5 {found} instead of {expected}); nothing kept")
+            sys.exit(f"error: {source} is not the expected file (MD5 {found} instead of {expected}); nothing was kept")
         part.replace(path)
     except (OSError, urllib.error.URLError) as error:
         sys.exit(f"error: {source} cannot be fetched: {error}")
@@ -88,7 +88,7 @@ def get(name, target, place):
     destination = target / folder
     destination.mkdir(parents=True, exist_ok=True)
     if members and all((destination / member).exists() for member in members):
-        print(f"{name}: there already, in {destination}")
+        print(f"{name}: already in {destination}")
         return
     for file, expected in files.items():
         path = destination / file
@@ -101,12 +101,12 @@ def get(name, target, place):
 
 
 def unpack(archive, destination, members):
-    """Takes the files wanted, and nothing else, from the archive."""
+    """Extracts only `members` from the archive."""
     with tarfile.open(archive) as tar:
         found = {pathlib.PurePosixPath(item.name).name: item for item in tar if item.isfile()}
         for member in members:
             if member not in found:
-                sys.exit(f"error: {archive} holds no {member}")
+                sys.exit(f"error: {archive} has no {member}")
             part = destination / (member + ".part")
             with tar.extractfile(found[member]) as source, open(part, "wb") as file:
                 shutil.copyfileobj(source, file)

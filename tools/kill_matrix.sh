@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Kills runs at every named point and at many random instants, goes on with them on other numbers of ranks and
-# compares them with straight runs, value for value:  tools/kill_matrix.sh [KILLS [SEED]]
+# Kills runs at every named point and at many random instants, resumes them on other numbers of ranks and
+# compares them with uninterrupted runs, value by value:  tools/kill_matrix.sh [KILLS [SEED]]
 #   KILLS   random instants for each of four windows and three victims (server, a client's rank, all); 30
 #   SEED    of these instants; 1
 set -euo pipefail

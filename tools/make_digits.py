@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Makes inputs/digits: the small, balanced part of MNIST that the quickstart trains on without a download.
+"""Makes inputs/digits, the small, balanced part of MNIST for the quickstart.
 
     tools/make_digits.py FOLDER [OUT]
 
-FOLDER holds the four original gzipped IDX files. The images are taken evenly over the originals, class by class, so
-the part is as hard as the whole, and stand in the order 0, 1, ..., 9, 0, ..., so any first part of it is balanced.
+FOLDER holds the four original gzipped IDX files. The images are spread evenly over the originals, class by class, so
+the part is as hard as the whole. Their order is 0, 1, ..., 9, 0, ..., so any first part of it is balanced.
 The same input gives the same bytes.
 """
 import gzip
@@ -15,7 +15,7 @@ import sys
 
 TRAIN_PER_CLASS = 500
 TEST_PER_CLASS = 100
-SIZE_LIMIT = 1_000_000  # bytes, everything in the folder
+SIZE_LIMIT = 1_000_000  # bytes of the folder
 
 
 def read_idx(path, magic, dimensions):

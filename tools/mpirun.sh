@@ -1,11 +1,11 @@
 #!/bin/sh
-# Starts a program on several ranks of this machine, whatever its core count:
+# Starts a program on several ranks of this machine, for any number of cores:
 #
 #     tools/mpirun.sh -n 3 build/espalier run inputs/quickstart.ini
 #
-# Open MPI alone refuses more ranks than cores, and refuses root; it also pins ranks to cores, which several
-# jobs on one machine would then share. The exit status is the program's. MPIRUN names another mpirun;
-# Open MPI's own OMPI_MCA_* variables win over what is set here.
+# By default Open MPI refuses root and more ranks than cores. It also pins ranks to cores, so several jobs on
+# one machine would share the same cores. The exit status is the program's. MPIRUN names another mpirun.
+# OMPI_MCA_* variables of the caller override the values below.
 set -eu
 
 if [ "$#" -lt 3 ] || [ "$1" != "-n" ]; then
@@ -14,7 +14,7 @@ if [ "$#" -lt 3 ] || [ "$1" != "-n" ]; then
 fi
 
 mpirun=${MPIRUN:-}
-# Where several MPIs are installed, plain mpirun may be another one's.
+# If several MPIs are installed, plain mpirun may belong to another one.
 for name in mpirun.openmpi mpirun; do
   [ -n "$mpirun" ] || mpirun=$(command -v "$name" || true)
 done
@@ -23,20 +23,20 @@ if [ -z "$mpirun" ]; then
   exit 2
 fi
 
-# Ranks that wait inside MPI give way to those that work.
+# Ranks that wait inside MPI yield the core to ranks that work.
 export OMPI_MCA_mpi_yield_when_idle="${OMPI_MCA_mpi_yield_when_idle:-1}"
-# A machine without fast network hardware is nothing to warn about.
+# Open MPI would warn if the machine has no fast network hardware.
 export OMPI_MCA_btl_base_warn_component_unused="${OMPI_MCA_btl_base_warn_component_unused:-0}"
 
-# mpirun gives every program a terminal of its own; only here is it known whether a person looks on.
+# mpirun gives every program a pseudo terminal, so the program cannot tell if its output goes to a real one.
 [ ! -t 1 ] || export ESPALIER_TERMINAL=1
 
-# The ranks are of this machine. Left alone, Open MPI would look for the launcher of a batch system whose variables
-# are there, as within salloc or in a container of a job, and end where that is missing.
+# All ranks run on this machine. If variables of a batch system are set, as within salloc or in a container of a job,
+# Open MPI would look for its launcher, and fail if there is none.
 export OMPI_MCA_plm="${OMPI_MCA_plm:-isolated}"
 export OMPI_MCA_ras="${OMPI_MCA_ras:-^slurm,gridengine,tm,lsf,alps}"
 
-# mpirun ends by a signal where one of its three streams is closed.
+# mpirun is killed by a signal if one of its three streams is closed.
 ( : 3<&0 ) 2>/dev/null || exec </dev/null
 ( : 3>&1 ) 2>/dev/null || exec >/dev/null
 ( : 3>&2 ) || exec 2>/dev/null

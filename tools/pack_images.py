@@ -3,15 +3,15 @@
 
     tools/pack_images.py FOLDER OUT.h5 [--size N] [--grey]
         FOLDER    has a subfolder for each class; or `train` and `test`, each with such subfolders; without `test`,
-                  `val`, `valid` or `validation` is taken for it; in capitals or not
-        --size N  every image is scaled to N x N; without it all must have one size
+                  `val`, `valid` or `validation` replaces it; upper or lower case
+        --size N  scale every image to N x N; without it all images must have the same size
         --grey    one channel instead of three
 
-Classes are numbered in the order of their names, which the file keeps as attribute `classes` of `y`. The pixels are
-bytes [sample, channel, row, column] in one piece, so that Espalier maps them instead of reading them. Where an image
-has more than 8 bits a pixel, all are float32: of 8 and 16 bits from 0 to 1, of floats and 32-bit integers as they are.
-Palettes are looked up, transparency is dropped. Files and folders that a system or an editor left (hidden ones,
-__MACOSX, @eaDir) are no samples.
+Classes are numbered in the order of their names; the attribute `classes` of `y` has the names. The pixels are
+contiguous bytes [sample, channel, row, column], so Espalier can map the file into memory. If any image
+has more than 8 bits per pixel, all pixels are float32: values of 8 and 16 bits scaled to 0 to 1, floats and 32-bit
+integers unchanged. Palettes are looked up, transparency is dropped. Files and folders of a system or an editor (hidden
+ones, __MACOSX, @eaDir) are skipped.
 """
 
 import argparse
@@ -42,22 +42,22 @@ def images_below(place):
 
 
 def images_of(folder, split):
-    """(path, class name, split) of every image."""
+    """Returns (path, class name, split) of every image."""
     found = []
     for place in subfolders(folder):
         files = images_below(place)
         if not files:
-            sys.exit(f"error: {place} holds no images")
+            sys.exit(f"error: {place} has no images")
         inner = sorted({file.relative_to(place).parts[0] for file in files})
         if len(inner) > 1 and all(file.parent != place for file in files):
-            sys.exit(f"error: {place} holds no images but folders of images ({', '.join(inner[:5])}): call it train, test "
-                     f"or {VALIDATION[0]} if they are classes, else put its images into one folder")
+            sys.exit(f"error: {place} has no images, only folders of images ({', '.join(inner[:5])}): rename it to train, test "
+                     f"or {VALIDATION[0]} if they are classes, otherwise put its images into one folder")
         found += [(file, place.name, split) for file in files]
     return found
 
 
 def collect(folder):
-    """The images, whether some are for the test, and what is not packed."""
+    """Returns the images, whether there is a test split, and the folders that are not packed."""
     parts = {}
     for place in subfolders(folder):
         other = parts.setdefault(place.name.lower(), place)
@@ -81,19 +81,19 @@ def opened(path):
         with Image.open(path) as image:
             yield image
     except (OSError, ValueError, UnidentifiedImageError) as error:
-        sys.exit(f"error: {path} is no image that can be read: {error}")
+        sys.exit(f"error: {path} cannot be read as an image: {error}")
 
 
 def is_deep(image):
-    """Whether its pixels have more than 8 bits; known from the file's header."""
+    """Returns whether the pixels have more than 8 bits, from the header of the file."""
     return image.mode in ("F", "I") or image.mode.startswith("I;16")
 
 
 def read(path, size, mode):
-    """Pixels [channel, row, column], and what white is: 255, 65535, or 1 where numbers stay as they are."""
+    """Returns pixels [channel, row, column] and the value of white: 255, 65535, or 1 for unchanged numbers."""
     with opened(path) as image:
         if is_deep(image):
-            # Some versions of Pillow give 16-bit images of these formats as integers of 32 bits.
+            # Some versions of Pillow return 16-bit images of these formats as 32-bit integers.
             is_16_bit = image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
             grey = np.asarray(scaled(Image.fromarray(np.asarray(image).astype(np.float32)), size))
             return np.repeat(grey[None], 1 if mode == "L" else 3, axis=0), 65535 if is_16_bit else 1
@@ -114,7 +114,7 @@ def main():
     parser.add_argument("--grey", action="store_true")
     arguments = parser.parse_args()
     if not arguments.folder.is_dir():
-        sys.exit(f"error: {arguments.folder} is no folder")
+        sys.exit(f"error: {arguments.folder} is not a folder")
     items, has_test, left_out = collect(arguments.folder)
     classes = sorted({name for _, name, _ in items})
     if len(classes) < 2:
@@ -129,7 +129,7 @@ def main():
             for i, (path, _, _) in enumerate(items):
                 pixels, scale = read(path, arguments.size, mode)
                 if (scale == 1) != (white == 1):
-                    sys.exit(f"error: {path} and {items[0][0]} differ in kind: numbers as they are (floats, 32-bit "
+                    sys.exit(f"error: {path} and {items[0][0]} differ in kind: unchanged numbers (floats, 32-bit "
                              "integers) and pixels from black to white cannot be in one file")
                 if pixels.shape != first.shape:
                     sys.exit(f"error: {path} has {pixels.shape[2]} x {pixels.shape[1]} pixels, {items[0][0]} "
@@ -142,7 +142,7 @@ def main():
         part.replace(arguments.out)
     finally:
         part.unlink(missing_ok=True)
-    held = "bytes" if all_bytes else "float32, as they are" if white == 1 else "float32, 0 to 1"
+    held = "bytes" if all_bytes else "float32, unchanged" if white == 1 else "float32, 0 to 1"
     print(f"{arguments.out}: {len(items)} images of {' x '.join(map(str, first.shape))} ({held}) in {len(classes)} classes")
     if has_test:
         test = next(path for path, _, split in items if split == 1).relative_to(arguments.folder).parts[0]

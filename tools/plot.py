@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Draws runs: accuracy and loss against virtual time and rounds, all runs overlaid, and below,
-for the first run, what each client did when.
+"""Draws runs: accuracy and loss against virtual time and rounds, for all runs in one picture;
+below, for the first run, download, compute and upload of each client over time.
 
     tools/plot.py RUN... [-o out.png]        RUN is a run's folder or its run.h5
 """
@@ -9,7 +9,7 @@ import argparse
 import os
 import sys
 
-# A notebook's own backend, which its programs inherit, is none that draws into files.
+# A notebook passes its backend on to programs that it starts; that backend cannot draw into files.
 os.environ["MPLBACKEND"] = "Agg"
 import matplotlib.pyplot as plt
 import numpy as np
@@ -46,7 +46,7 @@ STYLE = {
 
 
 def time_unit(seconds):
-    """The unit in which a span of `seconds` reads well: its name and its length."""
+    """Name and length of a readable unit for a span of `seconds`."""
     for name, length in (("days", 86400.0), ("h", 3600.0), ("min", 60.0)):
         if seconds >= 3 * length:
             return name, length
@@ -54,7 +54,7 @@ def time_unit(seconds):
 
 
 def evaluations(run):
-    """Columns of the test set's evaluations with a quality to draw, by version."""
+    """Columns of the evaluations on the test set."""
     table = run.evaluations
     chosen = table["set"] == "test"
     return {name: values[chosen] for name, values in table.items()}
@@ -103,7 +103,7 @@ def draw_curves(axes, runs, labels):
 
 
 def shown_until(run):
-    """How many rounds the lower picture shows, and the virtual second at which it ends."""
+    """Number of rounds in the lower picture, and the virtual second at its end."""
     times = run.rounds["virtual_time_s"]
     if len(times) == 0:
         return 0, run.tasks["finished_s"].max(initial=1.0)
@@ -167,7 +167,7 @@ def draw_clients(axis, run, label):
 
 
 def draw(runs, out):
-    """The whole figure, written to `out`."""
+    """Draws the figure and writes it to `out`."""
     labels = [run.name for run in runs]
     if len(set(labels)) < len(labels):
         labels = [run.path for run in runs]

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# From a bare Debian or Ubuntu machine to a trained model: installs what is missing, builds the program, runs
-# inputs/quickstart.ini on 3 ranks and draws what happened.  Run again, it starts at once.
+# From a bare Debian or Ubuntu machine to a trained model: installs missing packages, builds the program, runs
+# inputs/quickstart.ini on 3 ranks and draws the run. A second call skips the finished steps.
 set -euo pipefail
 # shellcheck source=tools/setup.sh
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 
 set_up
 options=()
-# The tests' libraries are not installed for a first look; a build folder that has them keeps them.
+# The quickstart does not install the libraries of the tests. An existing build folder keeps its options.
 [[ -f $ESPALIER_ROOT/build/CMakeCache.txt ]] || options=(-DESPALIER_TESTS=OFF -DESPALIER_BENCH=OFF)
 build_target "build the program" espalier "${options[@]}"
 

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Installs what a build needs and lacks: system packages, and LibTorch with the tools' Python packages in .venv.
-# Sourced by the other scripts, or run alone:  tools/setup.sh [--python | --tests]
-#   --python   also what makes `import torch` and safetensors work in .venv, for weights in and out (docs/weights.md)
-#   --tests    that, and what the tests need
-# On a machine that is set up it only looks, in a fraction of a second and without a network.
-#   ESPALIER_SKIP_PACKAGES=1   leave system packages alone (they come from modules, Spack, ...)
+# Installs the missing packages of a build: system packages, and in .venv LibTorch and the tools' Python packages.
+# Other scripts source it, or run it alone:  tools/setup.sh [--python | --tests]
+#   --python   also packages for `import torch` and safetensors in .venv, for weights in and out (docs/weights.md)
+#   --tests    those of --python, and the packages of the tests
+# If nothing is missing, it ends in a fraction of a second and needs no network.
+#   ESPALIER_SKIP_PACKAGES=1   installs no system packages (they come from modules, Spack, ...)
 set -euo pipefail
 
 ESPALIER_ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -16,17 +16,17 @@ BUILD_PACKAGES=(build-essential cmake ninja-build ccache pkg-config git openmpi-
   zlib1g-dev python3-venv)
 TEST_PACKAGES=(libgtest-dev libbenchmark-dev clang-tidy strace)
 
-# The CUDA pair is what libtorch_cpu.so of this wheel needs to load, GPU or not; its other requirements (several
-# gigabytes) are for the Python side and for GPUs.
+# libtorch_cpu.so of this wheel needs the two CUDA packages to load, even without a GPU. The other requirements of the
+# wheel (several gigabytes) serve Python and GPUs.
 TORCH_PACKAGES=(torch==2.11.0 'nvidia-cuda-runtime>=13,<14' 'nvidia-cuda-cupti>=13,<14')
 TOOL_PACKAGES=(numpy h5py matplotlib pillow)
-# What `import torch` loads beyond LibTorch, and torch.optim imports: the libraries by which libtorch_python.so of this
-# wheel is linked, in the versions that it asks for, but without what only a GPU would use.
+# The packages that `import torch` and torch.optim need beyond LibTorch: the libraries that libtorch_python.so of this
+# wheel links, in its versions, without those that only a GPU uses.
 PYTHON_TORCH_PACKAGES=(safetensors typing_extensions filelock fsspec jinja2 networkx sympy
   nvidia-cublas==13.1.0.3 nvidia-cufft==12.0.0.61 nvidia-cufile==1.15.1.6 nvidia-curand==10.4.0.35
   nvidia-cusparse==12.6.3.3 'nvidia-nvjitlink>=13,<14' nvidia-cudnn-cu13==9.19.0.56 nvidia-cusparselt-cu13==0.8.0
   nvidia-nccl-cu13==2.28.9 nvidia-nvshmem-cu13==3.4.5)
-# One version, because each version of clang-format lays code out a little differently.
+# A fixed version, because each version of clang-format formats a little differently.
 TEST_TOOL_PACKAGES=(clang-format==14.0.6)
 
 die() {
@@ -34,7 +34,7 @@ die() {
   exit "${2:-1}"
 }
 
-# step TITLE COMMAND...: runs it with its output in the log; one line on the terminal, the log's end at failure.
+# step TITLE COMMAND...: runs COMMAND with its output in the log. Prints one line, and after a failure the end of the log.
 step() {
   local title=$1 begin=$SECONDS status=0
   shift
@@ -60,7 +60,7 @@ missing_packages() {
 install_packages() {
   [[ -z ${ESPALIER_SKIP_PACKAGES:-} ]] || return 0
   if ! command -v dpkg-query >/dev/null; then
-    printf 'note: no Debian or Ubuntu here; please see to the counterparts of: %s\n' "$*"
+    printf 'note: this is neither Debian nor Ubuntu; please install the counterparts of: %s\n' "$*"
     return 0
   fi
   local missing as_root=()
@@ -72,7 +72,7 @@ install_packages() {
     else
       die "system packages are missing and neither root nor sudo is available; ask an administrator for
   apt-get install ${missing[*]}
-or set ESPALIER_SKIP_PACKAGES=1 if their contents are installed in another way" 2
+or set ESPALIER_SKIP_PACKAGES=1 if they are installed in another way" 2
     fi
   fi
   local apt=("${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -o Acquire::Retries=3)
@@ -80,8 +80,8 @@ or set ESPALIER_SKIP_PACKAGES=1 if their contents are installed in another way" 
   step "system packages: ${missing[*]}" "${apt[@]}" install -y --no-install-recommends "${missing[@]}"
 }
 
-# A Python that has LibTorch wheels and can make an environment; the system's first, because it stays the same
-# whichever Python a version manager has put in front.
+# Prints a Python that has LibTorch wheels and can make an environment. The system's comes first, because it does not
+# change with version managers.
 usable_python() {
   local python
   for python in /usr/bin/python3 python3 python3.14 python3.13 python3.12 python3.11 python3.10; do
@@ -132,7 +132,7 @@ ctypes.CDLL(root + "/lib/libtorch_cpu.so")'
 
 install_python() {
   local venv=$ESPALIER_ROOT/.venv python missing
-  # An environment whose Python has gone or was upgraded away is made anew.
+  # If the Python of the environment was removed or upgraded, the environment is made again.
   if ! "$venv/bin/python" -I -m pip --version >/dev/null 2>&1; then
     python=$(usable_python) || die "no Python from 3.10 to 3.14 with the venv module found; install python3-venv" 2
     step "Python environment .venv ($python)" "$python" -m venv --clear "$venv"

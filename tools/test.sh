@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# The set-up of quickstart.sh and then every test:  tools/test.sh [--quick]
-#   --quick   leaves out the tests labelled `slow`
-# Real data is looked for in $ESPALIER_DATA; tests that find none are skipped and say so.
+# Sets the machine up as quickstart.sh does and runs every test:  tools/test.sh [--quick]
+#   --quick   without the tests labelled `slow`
+# Tests look for real data in $ESPALIER_DATA. A test without its data reports that it was skipped.
 set -euo pipefail
 # shellcheck source=tools/setup.sh
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
@@ -25,7 +25,7 @@ check_format() {
 }
 
 cd "$ESPALIER_ROOT"
-step "format of the sources (mend with: .venv/bin/clang-format -i FILE)" check_format
+step "format of the sources (to fix: .venv/bin/clang-format -i FILE)" check_format
 build_target "build the program, tests and benchmarks" all -DESPALIER_TESTS=ON -DESPALIER_BENCH=ON
 
 printf '[%3d s] tests\n' "$SECONDS"

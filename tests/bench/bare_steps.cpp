@@ -1,7 +1,6 @@
-// The engine's own training steps with nothing around them: no server, no messages, no merge.
-// Started by rounds.py, which compares whole runs with it:  bare_steps INPUT.ini PART PARTS
-// [--section.key=value ...] trains every PARTS-th client of every round, once a line on stdin says
-// go, and prints the seconds that each round took.
+// The program's training steps alone: no server, no messages, no merge. rounds.py compares whole
+// runs with it:  bare_steps INPUT.ini PART PARTS [--section.key=value ...] waits for a line on
+// stdin, trains every PARTS-th client of every round, and prints the seconds of each round.
 
 #include <ATen/Parallel.h>
 

@@ -1,4 +1,4 @@
-"""What checkpoints of every round cost: a model of 50 MB on the fleet of the quickstart, with and without them.
+"""The cost of a checkpoint in every round: a model of 50 MB on the fleet of the quickstart, with and without.
 
 usage: checkpoint.py BUILD_FOLDER [PAIRS]
 """
@@ -17,7 +17,7 @@ MODEL = ["--model.name=mlp", "--model.hidden=4000,2300", "--run.rounds=6", "--re
 
 
 def seconds(every):
-    with tempfile.TemporaryDirectory(dir=ROOT) as folder:  # on a disk, not in memory
+    with tempfile.TemporaryDirectory(dir=ROOT) as folder:  # on a disk; /tmp may be in memory
         done = subprocess.run(
             [os.path.join(ROOT, "tools", "mpirun.sh"), "-n", "3", ESPALIER, "run",
              os.path.join(ROOT, "inputs", "quickstart.ini"), "-q", f"--run.dir={folder}", *MODEL,
@@ -26,7 +26,7 @@ def seconds(every):
             return float(re.search(r"wall_s=([\d.]+)", line.read()).group(1))
 
 
-seconds(1)  # warms the machine
+seconds(1)  # warms up the machine
 ratios = sorted(seconds(1) / seconds(0) for _ in range(PAIRS))
 ratio = statistics.median(ratios)
 print(f"checkpoints of every round, 50 MB model\t{ratio:.3f}\t<= 1.05\t{'pass' if ratio <= 1.05 else 'miss'}")

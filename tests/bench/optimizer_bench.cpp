@@ -1,7 +1,7 @@
 // One step of each optimiser on flat buffers, one thread: nanoseconds per value, the bytes that it
-// must move for them, its time as a multiple of memcpy's for as many bytes, and the time of the
-// same optimiser of PyTorch (torch::optim, or ATen's fused kernel where there is one). Shortest of
-// many runs. Prints `name<TAB>measured<TAB>bar<TAB>pass|miss` a line, measured = the multiple.
+// must move, its time divided by the time of a memcpy of the same bytes, and the time of the same
+// optimiser of PyTorch (torch::optim, or ATen's fused kernel if there is one). The shortest of many
+// runs counts. Prints lines `name<TAB>measured<TAB>bar<TAB>pass|miss`; measured is the ratio.
 
 #include <torch/torch.h>
 

@@ -1,6 +1,6 @@
 #pragma once
-// Two pieces of work, each timed again and again in turn: what slows the machine for a while slows
-// both, and spoils single pairs but not their median. Processor time, so one thread.
+// Times two pieces of work in alternation. A temporary slow-down of the machine affects both, and
+// changes single pairs but not their median. Measures processor time, so one thread.
 
 #include <algorithm>
 #include <cstdio>
@@ -11,7 +11,7 @@
 
 namespace espalier {
 
-/// Seconds of processor time that each of `times` runs of `work` takes.
+/// Seconds of processor time of each of `times` runs of `work`.
 inline double seconds(const std::function<void()>& work, int times) {
   const auto now = [] {
     timespec t{};
@@ -28,8 +28,8 @@ inline double median(std::vector<double> values) {
   return values[values.size() / 2];
 }
 
-/// The median of first's over second's time, of 15 pairs of `times` runs each; a line on stderr
-/// says what they took.
+/// The median of 15 ratios of first's to second's time, each over `times` runs. Prints both times
+/// on stderr.
 inline double time_ratio(const std::string& name, const std::function<void()>& first,
                          const std::function<void()>& second, int times) {
   constexpr int kPairs = 15;

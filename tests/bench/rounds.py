@@ -1,4 +1,4 @@
-"""Whole runs against the bare training steps that they contain, in alternating pairs.
+"""Compares whole runs with the bare training steps that they contain, in alternating pairs.
 
 usage: rounds.py BUILD_FOLDER [PAIRS]
 Prints `name<TAB>measured<TAB>bar<TAB>pass|miss`; a measured value is the median ratio of its pairs.
@@ -15,12 +15,12 @@ import h5py
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
 BUILD = os.path.abspath(sys.argv[1])
-PAIRS = int(sys.argv[2]) if len(sys.argv) > 2 else 9  # single pairs differ by a tenth and more
+PAIRS = int(sys.argv[2]) if len(sys.argv) > 2 else 9  # single pairs differ by 10 % and more
 
 
 def bare_seconds(ini, settings, processes):
-    """Of `processes` bare processes that share the clients and run at the same time: the slowest, and
-    how long they would take if each round lasted until the slower of them had done its part."""
+    """Runs `processes` bare processes at the same time, which divide the clients among them. Returns the time of the
+    slowest, and the time if each round lasted until all of them had finished their part."""
     command = [os.path.join(BUILD, "tests", "bench", "bare_steps"), ini]
     jobs = [subprocess.Popen(command + [str(part), str(processes), *settings], text=True,
                              stdin=subprocess.PIPE, stdout=subprocess.PIPE)
@@ -35,7 +35,7 @@ def bare_seconds(ini, settings, processes):
 
 
 def run_seconds(ini, settings, ranks):
-    """Seconds from the first task to the last merge of a run."""
+    """Returns the seconds from the first task to the last merge of a run."""
     with tempfile.TemporaryDirectory() as folder:
         command = [os.path.join(BUILD, "espalier"), "run", ini, "-q", f"--run.dir={folder}",
                    "--run.name=bench", *settings]
@@ -52,7 +52,7 @@ def row(name, ratio, bar):
 
 def compare(name, ini, settings, ranks, processes, bar):
     ini = os.path.join(HERE, ini)
-    run_seconds(ini, settings, ranks)  # warms the file cache
+    run_seconds(ini, settings, ranks)  # fills the file cache
     free, in_step = [], []
     for _ in range(PAIRS):
         run = run_seconds(ini, settings, ranks)
@@ -60,7 +60,7 @@ def compare(name, ini, settings, ranks, processes, bar):
         free.append(run / slowest)
         in_step.append(run / waiting)
     row(name, statistics.median(free), bar)
-    # Where the host slows now one process and now the other, a synchronous round pays each time.
+    # If the host slows down different processes in turn, a synchronous round waits for each of them.
     if processes > 1:
         row("  where these wait for each other after each round", statistics.median(in_step), 1.05)
 

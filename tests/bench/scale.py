@@ -1,4 +1,4 @@
-"""What many registered clients cost the server, and how much of a core it takes while clients train.
+"""The cost of many registered clients for the server, and its load on a core while clients train.
 
 usage: scale.py BUILD_FOLDER
 Prints `name<TAB>measured<TAB>bar<TAB>pass|miss`, and notes.
@@ -17,7 +17,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
 ESPALIER = os.path.join(os.path.abspath(sys.argv[1] if len(sys.argv) > 1 else "build"), "espalier")
 
-# Runs a rank and says on stderr what it took; GNU time would be one more package.
+# Runs a rank and prints its time and memory on stderr; GNU time would be one more package.
 METER = """
 import os, resource, subprocess, sys
 status = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL).returncode
@@ -28,13 +28,13 @@ sys.exit(status)
 """
 
 def metered(errors):
-    """What rank 0 said, wherever it stands: the lines of several ranks may stand in one."""
+    """Returns the figures of rank 0 from any position, because lines of several ranks may be joined."""
     cpu_s, resident = re.search(r"<meter 0 ([0-9.e+-]+) (\d+)>", errors).groups()
     return float(cpu_s), int(resident)
 
 
 def measure(arguments, ranks=1):
-    """Elapsed seconds, and of rank 0 the processor seconds and the largest resident bytes."""
+    """Returns elapsed seconds, and the processor seconds and largest resident bytes of rank 0."""
     command = [sys.executable, "-c", METER, ESPALIER, *arguments]
     if ranks > 1:
         command = [os.path.join(ROOT, "tools", "mpirun.sh"), "-n", str(ranks), *command]
@@ -45,7 +45,7 @@ def measure(arguments, ranks=1):
 
 
 def run(ini, *settings, ranks=1):
-    """measure() of a run, its seconds from the first task to the last merge, and the server's busy seconds a task."""
+    """Returns measure() of a run, its seconds from the first task to the last merge, and the server's busy seconds per task."""
     with tempfile.TemporaryDirectory() as folder:
         used = measure(["run", os.path.join(HERE, ini), "-q", f"--run.dir={folder}", "--run.name=bench", *settings],
                        ranks)
@@ -61,7 +61,7 @@ def row(name, value, unit, bar, digits):
 def main():
     few = run("w-scale.ini", "--clients.count=100")
     many = run("w-scale.ini")
-    library = min(measure(["list", "methods"])[0] for _ in range(3))  # loads LibTorch and ends
+    library = min(measure(["list", "methods"])[0] for _ in range(3))  # only loads LibTorch
     row("100,000 clients: start and 10 rounds beyond loading", many[0] - library, "s", 5, 2)
     row("100,000 clients: server memory a client", (many[2] - few[2]) / 99900 / 1000, "KB", 2, 3)
     row("100,000 clients: server's work a task, synchronous", many[4] * 1e6, "us", 100, 1)

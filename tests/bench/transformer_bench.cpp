@@ -146,7 +146,7 @@ Step torch_step(Net net, const at::Tensor& x, const at::Tensor& y) {
   };
 }
 
-/// Half of each block's heads, neurons and written positions, spread out.
+/// Half of each block's heads, neurons and output positions, spread evenly.
 Submodel half_blocks(const Model& model) {
   Submodel submodel = Submodel::full(*model.layout);
   for (const espalier::TransformerAxes& axes : model.transformer)
@@ -171,7 +171,7 @@ int main() {
     const at::Tensor y = at::randint(10, {kBatch}, at::kLong);
     const Step step = [&] { full.step(x, y); };
     compare("step, ViT, against torch::nn", step, torch_step(Vit(), x, y), 5, 1.00);
-    // 4 of 6 heads' worth of work less: of the products of a block 0.40 remain, of three heads two.
+    // In each block 0.40 of the FLOPs of the matrix products remain, and two of three heads.
     Engine half(options, shape, half_blocks);
     compare(
         "step, ViT, half of each block's units, against the whole", [&] { half.step(x, y); }, step,

@@ -1,5 +1,5 @@
-"""Windows that do not wait for everybody: the same values on any number of ranks, the neutral settings, and who
-is sent what."""
+"""Windows that do not wait for all clients: the same values on any number of ranks, the neutral settings, and the
+version that each client receives."""
 
 import os
 import sys
@@ -22,7 +22,7 @@ class Asynchronous(ProgramTest):
 
 
 class SameValues(Asynchronous):
-    """200 clients of two speeds on equal data, so that many events fall on the same instant."""
+    """200 clients of two speeds on equal data, so that many events have the same time."""
 
     def on_all_rank_counts(self, *settings):
         crowd = ["--clients.count=200", "--clients.fleet=1*fast,1*slow", "--data.partition=iid",
@@ -70,7 +70,7 @@ class Neutral(Asynchronous):
                          "--values")
 
     def test_fedasync_with_one_client_is_fedavg(self):
-        # The model and the schedule; the proximal term holds a copy of the weights even at mu = 0.
+        # Compare only model and schedule: even at mu = 0 the proximal term needs memory for a copy of the weights.
         one = ["--clients.count=1", "--clients.fleet="]
         fedavg = self.run_ok("fedavg", *one)
         other = self.run_ok("fedasync", *one, "--method.name=fedasync", "--method.alpha=1",
@@ -108,7 +108,7 @@ class Neutral(Asynchronous):
         other = self.run_ok("dc_asgd", *one, "--method.name=dc_asgd", "--method.lambda=0")
         np.testing.assert_array_equal(self.column(fedavg, "finished_s"),
                                       self.column(other, "finished_s"))
-        # w + (w' - w) in double is w' but for one rounding of the double sum.
+        # w + (w' - w) in double equals w' up to one rounding of the sum.
         np.testing.assert_allclose(self.model(fedavg), self.model(other), rtol=2.0**-23, atol=1e-30)
 
 

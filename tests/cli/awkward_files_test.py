@@ -1,5 +1,6 @@
-"""What the program trains on, value for value, beside NumPy's reading of the same files: arrays of every type, layout,
-order and storage, tables and texts in many encodings, images of every mode. What cannot be read is refused by name."""
+"""The data that the program reads equals NumPy's reading of the same files, value by value: arrays of every type,
+layout, order and storage, tables and texts in many encodings, images of every mode. Files that it cannot read are
+refused by name."""
 
 import contextlib
 import gzip
@@ -28,7 +29,7 @@ TESTS = 2  # the last rows are the test split
 
 
 def numbers(dtype, shape, seed):
-    """Numbers of a type, its ends among them."""
+    """Numbers of a type, with its smallest and largest."""
     draw = np.random.default_rng(seed)
     dtype = np.dtype(dtype)
     if dtype.kind == "b":
@@ -44,7 +45,7 @@ def numbers(dtype, shape, seed):
 
 
 def as_trained_on(x):
-    """Bytes of images are divided by 255; all else is a number as it is."""
+    """Bytes of images are divided by 255; all other values are unchanged numbers."""
     unit = 255 if x.dtype == np.uint8 and x.ndim > 2 else 1
     return (x.astype(np.float64) / unit).astype(np.float32)
 
@@ -64,7 +65,7 @@ def inside(folder):
 
 
 class Loaded:
-    """Answers of load_data to all that was asked, in one process."""
+    """Returns the output of load_data for all requests, in one process."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -77,7 +78,7 @@ class Loaded:
         return path
 
     def ask(self, case, source, data="", model="mlp"):
-        """Settings of [data] in `data`; files lie in the case's folder."""
+        """Settings of [data] in `data`; files are in the folder of the case."""
         ini = self.path(case, "input.ini")
         with open(ini, "w") as file:
             file.write(f"[data]\nname = {source}\ndir = {self.path(case)}\n{data}\n[model]\nname = {model}\n")
@@ -105,7 +106,7 @@ class Loaded:
 
 
 class Generator(unittest.TestCase):
-    """A class of cases: `generate` writes files and notes what they hold."""
+    """A class of cases: `generate` writes files and records their content."""
 
     @classmethod
     def setUpClass(cls):
@@ -186,7 +187,7 @@ class NpyFiles(Generator):
 
     @classmethod
     def generate_tokens(cls):
-        """Integers are tokens where the model reads tokens, or an option says so."""
+        """Integers are tokens if the model reads tokens, or by an option."""
         for dtype in TYPES[1:9]:
             x = np.random.default_rng(5).integers(0, 100, (9, 6)).astype(dtype)
             for model, settings, tokens in (("mlp", "", False), ("encoder", "", True), ("gpt", "", True),
@@ -208,7 +209,7 @@ class NpyFiles(Generator):
         self.check_all(150)
 
 
-# How a dataset x of a file may be stored. Each writes it and may write other files beside.
+# Ways to store a dataset x of a file. Each function writes the dataset and possibly other files.
 def contiguous(path, x):
     with h5py.File(path, "w") as file:
         file["x"] = x
@@ -245,7 +246,7 @@ def filtered(path, x):
 
 
 def grown(path, x):
-    """Chunks over the end, and rows that were never written, which are the fill value."""
+    """Chunks that reach past the end, and unwritten rows, which have the fill value."""
     with h5py.File(path, "w") as file:
         file.create_dataset("x", (4, *x.shape[1:]), x.dtype, maxshape=(None,) * x.ndim, chunks=(5,) * x.ndim, fillvalue=1)
         file["x"][:3] = x[:3]
@@ -273,7 +274,7 @@ def soft_link(path, x):
 
 
 def external_link(path, x):
-    """At an offset of the other file at which this one has other bytes."""
+    """The offset is in the other file; this file has other bytes there."""
     with h5py.File(path + ".other", "w") as file:
         file["before"] = np.arange(50)
         file["group/deep"] = x
@@ -291,7 +292,7 @@ def raw_files(path, x):
 
 
 def write_raw(path, x, parts):
-    """In raw files that are named as seen from the folder of the HDF5 file."""
+    """In raw files, with names relative to the folder of the HDF5 file."""
     at, names = 0, []
     content = x.tobytes()
     for ending, offset, size in parts:
@@ -347,7 +348,7 @@ class Hdf5Files(Generator):
             for s, storage in enumerate(STORAGES):
                 case = f"{dtype}-{storage.__name__}"
                 path = cls.write(case, storage, numbers(dtype, SHAPES[1 + (s + t) % 3], t), TYPES[t % 9])
-                # Raw files are found by HDF5 as seen from the working directory.
+                # HDF5 looks for raw files relative to the working directory.
                 with inside(os.path.dirname(path)), h5py.File(path) as file:
                     cls.expect(case, as_trained_on(file["x"][()]), labels(9))
         colours = h5py.enum_dtype({"red": 3, "green": 500}, "i2")
@@ -381,7 +382,7 @@ class Hdf5Files(Generator):
         for name, kind in (("complex", "c8"), ("text", "S4"), ("records", [("a", "f4")])):
             cls.write(name, contiguous, np.zeros((9, 2), kind))
             cls.refusals[name] = "arrays.h5: x holds no plain numbers"
-        # A writer that ends without closing leaves its mark in files of newer formats.
+        # A writer that ends without closing leaves a flag in files of newer formats.
         path = cls.write("crashed", new_format, x)
         crash = "import h5py, os, sys; f = h5py.File(sys.argv[1], 'r+', libver='v110'); f.flush(); os._exit(0)"
         subprocess.run([sys.executable, "-c", crash, path], check=True)
@@ -446,7 +447,7 @@ class Tables(Generator):
 
 
 def words_of(text):
-    """By Python's own tables: letters, marks, digits and apostrophes make words, all else that is visible is one."""
+    """By Python's own tables: letters, marks, digits and apostrophes make words; any other visible character is one word."""
     words, word = [], ""
     for c in text:
         category = unicodedata.category(c)
@@ -462,7 +463,7 @@ def words_of(text):
 
 
 def numbered(words):
-    """Tokens from 2, the most frequent words of the first nine tenths first; 1 is a word that is not among them."""
+    """Tokens from 2 are words by falling frequency in the first nine tenths; 1 is any other word."""
     training = words[:len(words) - len(words) // 10]
     count = {}
     for word in training:
@@ -482,7 +483,7 @@ def windows(tokens, length):
 
 
 def every_character():
-    """Those of Unicode 3.2, whose categories Python's tables and ours have alike."""
+    """Characters of Unicode 3.2, for which Python's tables and ours have the same categories."""
     old = unicodedata.ucd_3_2_0
     return [chr(c) for c in range(0x20, 0x110000)
             if old.category(chr(c)) not in ("Cn", "Cs", "Co", "Cf") and unicodedata.category(chr(c)) == old.category(chr(c))]
@@ -521,7 +522,7 @@ class Texts(Generator):
         self.check_all(40)
 
     def test_every_character(self):
-        """Each between two letters, so that what separates shows; all in one text."""
+        """Puts each character between two letters, to show if it separates them; all in one text."""
         text = "".join(f"a{c}b " for c in every_character())
         loaded = Loaded(self.loaded.folder)
         with open(loaded.path("each", "a.txt"), "w", encoding="utf-8", newline="") as file:
@@ -545,7 +546,7 @@ def pack(folder, out, *options):
 
 
 class Images(Generator):
-    """Of every mode that Pillow writes, packed by tools/pack_images.py."""
+    """Images of every mode that Pillow writes, packed by tools/pack_images.py."""
 
     @classmethod
     def add(cls, case, files, options=()):
@@ -606,7 +607,7 @@ class Images(Generator):
 
 
 class LeftOverFiles(Generator):
-    """What systems and editors leave about is no sample."""
+    """Files that systems and editors create are not samples."""
 
     @classmethod
     def generate(cls):

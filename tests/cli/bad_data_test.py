@@ -1,4 +1,4 @@
-"""Damaged or unfit data ends the run with status 3 and one sentence that names file and place, on any rank count."""
+"""Damaged or unsuitable data ends the run with status 3 and one sentence that names file and position, on any rank count."""
 
 import os
 import struct
@@ -60,7 +60,7 @@ class BadData(ProgramTest):
         arguments = ("run", self.input, "--data.partition=iid", "--data.name=text", "--data.dir=d",
                      "--data.file=mine.txt", "--model.name=gpt")
         self.assert_refused(3, "d/mine.txt is missing, and so is mine.txt: set data.file", *arguments)
-        done = self.espalier(*arguments, "--check")  # the options tell the shape
+        done = self.espalier(*arguments, "--check")  # the options give the shape
         self.assertEqual(done.returncode, 0, done.stderr)
         self.assertIn("warning: d/mine.txt is missing", done.stderr)
 

@@ -1,4 +1,4 @@
-"""Bad input ends with its status and one sentence, and nothing half-written."""
+"""Bad input ends with its status and one sentence, and leaves no files."""
 
 import os
 import signal
@@ -78,7 +78,7 @@ class BadInput(ProgramTest):
         self.refused(3, "mnist", "--data.name=mnist", f"--data.dir={self.path('absent')}")
 
     def write_mnist(self, name, images=10, label=3, cut=0):
-        """A folder of MNIST files with `images` samples; the images' file lacks its last `cut` bytes."""
+        """A folder of MNIST files with `images` samples; the file of images lacks its last `cut` bytes."""
         folder = self.path(name)
         os.makedirs(folder)
         for part in ("train", "t10k"):
@@ -147,7 +147,7 @@ class BadInput(ProgramTest):
 
 
 class RunFolder(ProgramTest):
-    def test_a_finished_run_is_told_again(self):
+    def test_a_finished_run_prints_its_result_again(self):
         run = self.run_ok("a")
         said = self.assert_refused(4, "run.h5 is an", "export", os.path.join(run, "run.h5"), "a.safetensors")
         self.assertTrue(said.endswith("no checkpoint; give a file of its folder checkpoints/"), said)

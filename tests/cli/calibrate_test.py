@@ -1,4 +1,4 @@
-"""espalier calibrate: its section is one that a run takes, and the times of the run are the roofline's."""
+"""espalier calibrate: a run accepts its section, and the times of the run follow the roofline."""
 
 import os
 import re
@@ -20,7 +20,7 @@ class Calibrate(ProgramTest):
         self.assertEqual(lines[0], "[device.my-box]")
         found = re.search(r"# (\d+) tasks not used for fitting: median error ([\d.]+) %, rank correlation ([\d.]+)", done.stdout)
         self.assertGreaterEqual(int(found[1]), 12)
-        # Also beside other work a long task is told from a short one.
+        # Even if the machine has other work, long tasks are distinguished from short ones.
         self.assertGreater(float(found[3]), 0.7)
         fields = {line.split(" = ")[0]: float(line.split(" = ")[1].split("#")[0])
                   for line in lines if " = " in line}

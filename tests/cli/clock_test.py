@@ -1,4 +1,4 @@
-"""Clocks and the server's own links and processor: what time is, and what it is spent on."""
+"""Clocks, and the links and processor of the server: the time of each task and its parts."""
 
 import heapq
 import os
@@ -20,7 +20,7 @@ class ClockTest(ProgramTest):
         return [self.column(run, name)[order] for name in names]
 
     def assert_times_add_up(self, run):
-        """Each task's time is that of its parts, and events come in order."""
+        """The time of each task is the sum of its parts, and events are in order."""
         parts = sum(self.nanoseconds(run, name) for name in
                     ("sent_s", "download_s", "compute_s", "upload_s", "server_s"))
         answered = self.column(run, "outcome") != b"unfinished"
@@ -45,7 +45,7 @@ class ServerResources(ClockTest):
             self.assert_same(reference, self.run_ok(f"on{ranks}", *crowd, ranks=ranks))
 
     def test_queues_are_first_in_first_out(self):
-        """Against a simulation of its own, from the sizes alone: each update is merged as it comes."""
+        """Compares with a simulation from the sizes alone, in which each update is merged when it arrives."""
         run = self.run_ok("a", "--method.name=fedasync", "--run.rounds=40", *self.RATES)
         task, client = self.column(run, "task"), self.column(run, "client")
         size = {name: {c: set(self.column(run, name)[client == c]) for c in range(7)}
@@ -107,7 +107,7 @@ class ServerResources(ClockTest):
                 self.assertLessEqual(counts.max() - counts.min(), 1)
 
     def test_unset_and_unlimited_are_alike(self):
-        # At so high a rate each use rounds to no time at all.
+        # At such a high rate each use rounds to 0 ns.
         self.assert_same(self.run_ok("unset", "--method.name=semi_async"),
                          self.run_ok("unlimited", "--method.name=semi_async", "--server.gflops=1e12",
                                      "--server.down_mbps=1e12", "--server.up_mbps=1e12"), "--values")
@@ -128,7 +128,7 @@ class ServerResources(ClockTest):
 
 class Paced(ClockTest):
     def test_takes_as_long_as_it_says(self):
-        """Thirty emulated seconds of seven clients on one rank, which trains them in turns."""
+        """Thirty emulated seconds of seven clients on one rank, which trains them in turn."""
         slow = ["--method.name=semi_async", "--run.rounds=20", "--device.fast.gflops=0.002",
                 "--device.slow.gflops=0.0008", "--record.evaluate_every=20"]
         emulated = self.column(self.run_ok("virtual", *slow), "virtual_time_s", "rounds")[-1]
@@ -139,10 +139,10 @@ class Paced(ClockTest):
                               ranks=ranks)
             taken = self.column(run, "wall_time_s", "rounds")
             self.assertLess(abs(taken[-1] / (0.2 * emulated) - 1), 0.03)
-            # Nothing is told before its time.
+            # No line is printed before its time.
             self.assertTrue((taken >= 0.2 * self.column(run, "virtual_time_s", "rounds")).all())
             self.assert_times_add_up(run)
-            # Emulated seconds of work in what are milliseconds to the host.
+            # Emulated seconds of work take the host milliseconds.
             self.assertLess(np.nanmedian(self.column(run, "wall_compute_s")), 0.1)
 
     def test_arrivals_come_in_the_order_of_the_virtual_run(self):
@@ -168,7 +168,7 @@ class Paced(ClockTest):
             run = self.path("runs", f"on{ranks}")
             behind = self.column(run, "behind_s")
             self.assertTrue((behind > 0).all())
-            # All of the delay is in the time of computing and of the way up.
+            # compute_s and upload_s contain the whole lag.
             virtual = self.run_ok(f"virtual{ranks}", "--run.rounds=4")
             sums = {}
             for where in (run, virtual):

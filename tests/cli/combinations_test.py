@@ -1,4 +1,4 @@
-"""Rules of one method in place of another's, by the real program: what a rule needs comes with it."""
+"""The real program with rules of one method in another: a rule brings the parts that it needs."""
 
 import unittest
 

@@ -1,4 +1,4 @@
-"""Co-S2P in whole runs: what its parts promise, and the same values on any number of ranks and after a kill."""
+"""Co-S2P in whole runs: the promises of its parts, and the same values on any number of ranks and after a kill."""
 
 import os
 import unittest
@@ -8,7 +8,7 @@ import numpy as np
 
 from support import ProgramTest
 
-# Four classifiers, four kinds of clients, labels skewed.
+# Four classifiers, four classes of clients, skewed labels.
 SETTINGS = (
     "--method.name=cos2p", "--data.synthetic_shape=3,8,8", "--data.synthetic_samples=320", "--data.partition=dirichlet",
     "--data.alpha=0.5", "--clients.count=8", "--clients.fleet=4*fast,4*slow", "--model.name=vit", "--model.embed=24", "--model.heads=2",
@@ -46,7 +46,7 @@ class CoS2P(ProgramTest):
                           "--method.mask_epochs=3", "--train.batch=7")
         tasks, owned = self.table(run), self.column(run, "samples", "clients")
         searches = tasks["search_peak_bytes"] > 0
-        # A search goes through the client's samples three times, and has no loss.
+        # A search makes three passes over the client's samples and records no loss.
         trained = tasks["samples"] - 3 * owned[tasks["client"]] * searches
         rounds = self.table(run, "rounds")
         differs = False
@@ -80,7 +80,7 @@ class CoS2P(ProgramTest):
         for name, values in first.items():
             np.testing.assert_array_equal(values, last[name], err_msg=name)
 
-    def test_what_nobody_holds_stays_and_every_kept_classifier_moves(self):
+    def test_parameters_without_a_holder_stay_and_every_kept_classifier_moves(self):
         common = ("--method.widths=0.5", "--method.rotate_depth=false")
         before = self.model(self.run_it("a", *common, "--train.lr=0", "--run.rounds=1"))
         after = self.model(self.run_it("b", *common))
@@ -88,7 +88,7 @@ class CoS2P(ProgramTest):
             held = not name.startswith(("blocks.2", "blocks.3", "exits.2", "norm.", "head."))
             self.assertEqual(bool(np.any(values != after[name])), held, name)
 
-    def test_where_nobody_has_the_whole_depth_all_blocks_take_their_turn(self):
+    def test_without_a_client_of_full_depth_all_blocks_are_trained_in_turn(self):
         run = self.run_it("turns", "--method.widths=0.5", "--method.window=synchronous")
         before = self.model(self.run_it("a", "--train.lr=0", "--method.widths=0.5", "--run.rounds=1"))
         after = self.model(run)
@@ -103,12 +103,12 @@ class CoS2P(ProgramTest):
         for version in np.unique(tasks["merged_version"][merged]):
             weights = tasks["weight"][merged & (tasks["merged_version"] == version)]
             self.assertAlmostEqual(weights.sum(), 1, places=9)
-        # Who was not merged trained on: its update came later, with the version that it had started from.
+        # Clients that were not merged continued to train: their update arrived later, with its old base version.
         stale = merged & (tasks["staleness"] > 0)
         self.assertTrue(stale.any())
         np.testing.assert_array_equal(tasks["staleness"][merged],
                                       tasks["merged_version"][merged] - 1 - tasks["base_version"][merged])
-        # Every update once; two searches of every client below full capability, none of the others.
+        # Every update once; two searches of each client below full capability, none of the others.
         self.assertEqual(len(np.unique(tasks["task"])), len(tasks["task"]))
         answered = merged | (tasks["outcome"].astype(str) == "dropped_stale")
         for client in np.unique(tasks["client"]):
@@ -151,7 +151,7 @@ class CoS2P(ProgramTest):
         answered = tasks["outcome"].astype(str) == "merged"
         np.testing.assert_array_equal(tested[answered], tasks["search_peak_bytes"][answered] == 0)
         self.assertTrue(np.all((tasks["local_top1"][tested] >= 0) & (tasks["local_top1"][tested] <= 1)))
-        # The model does not change, so neither does what a client that holds all of it finds.
+        # The model does not change, so the search of a client with the full model gives the same result each time.
         for client in np.unique(tasks["client"][tested & (tasks["share"] == 1)]):
             own = tested & (tasks["client"] == client)
             self.assertEqual(len(np.unique(tasks["local_loss"][own])), 1)
@@ -178,7 +178,7 @@ class CoS2P(ProgramTest):
                 np.testing.assert_array_equal(values, fedavg[name], err_msg=f"{method} {name}")
         fjord = ("--method.name=fjord", "--model.exits=1")
         self.assert_same(self.run_it("fjord-1", *fjord), self.run_it("fjord-3", *fjord, ranks=3))
-        # Rules that remember: the same values after a kill.
+        # Rules with state: the same values after a kill.
         known = ("--method.name=ramfed", "--method.merge=last_known", "--method.stagger_roll=true", "--model.exits=1",
                  "--method.widths=1,0.5")
         remembering = {"known": known, "feddyn": ("--method.name=feddyn",), "depthfl": ("--method.name=depthfl",)}

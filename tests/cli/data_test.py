@@ -72,7 +72,7 @@ class Tools(ProgramTest):
                     "--run.rounds=30")
         done = self.espalier("run", self.input, *settings)
         self.assertEqual(done.returncode, 0, done.stderr)
-        # Grey levels far apart: every one of the nine test images is told apart.
+        # Grey levels far apart, so that all nine test images are classified correctly.
         self.assertIn("top1=1.0000", done.stdout.splitlines()[-1])
         checked = self.espalier("run", self.input, *settings, "--check")
         self.assertRegex(checked.stdout, re.compile("42 training and 9 test samples"))
@@ -82,7 +82,7 @@ class Tools(ProgramTest):
         png(self.path("images", "b", "1.png"), 13, 1)
         self.assertIn("--size", self.tool("pack_images.py", "images", "mine.h5").stderr)
         self.write(os.path.join("images", "b", "1.png"), "no picture")
-        self.assertIn("no image that can be read", self.tool("pack_images.py", "images", "mine.h5").stderr)
+        self.assertIn("cannot be read as an image", self.tool("pack_images.py", "images", "mine.h5").stderr)
         self.assertFalse(os.path.exists(self.path("mine.h5")))
 
     def pack(self, *parts):
@@ -102,8 +102,8 @@ class Tools(ProgramTest):
                 done = self.pack(*parts)
                 self.assertEqual(done.returncode, 0, done.stderr)
                 self.assertIn(f"images/{parts[test]} are the test split", done.stdout)
-                told = re.findall(r"images/(\w+): (\d+) images are left out", done.stdout)
-                self.assertEqual({name: int(count) for name, count in told}, left_out)
+                printed = re.findall(r"images/(\w+): (\d+) images are left out", done.stdout)
+                self.assertEqual({name: int(count) for name, count in printed}, left_out)
                 sizes = {part: 2 * count for count, part in enumerate(parts, 1)}
                 with h5py.File(self.path("mine.h5")) as file:
                     self.assertEqual(list(file["y"].attrs["classes"]), ["a", "b"])
@@ -115,9 +115,9 @@ class Tools(ProgramTest):
             with self.subTest(parts):
                 refused = self.pack(*parts)
                 self.assertEqual(refused.returncode, 1)
-                self.assertRegex(refused.stderr, r"^error: images/\w+ holds no images but folders of images \(a, b\)")
+                self.assertRegex(refused.stderr, r"^error: images/\w+ has no images, only folders of images \(a, b\)")
                 self.assertFalse(os.path.exists(self.path("mine.h5")))
-        # One folder more around the images of a class is usual.
+        # One more folder around the images of a class is common.
         os.rename(self.path("images", "2023", "a"), self.path("a"))
         os.rename(self.path("images", "2024", "b"), self.path("b"))
         done = self.tool("pack_images.py", "images", "mine.h5")
@@ -127,7 +127,7 @@ class Tools(ProgramTest):
         self.write("input.txt", "another text")
         refused = self.tool("get_data.py", "tinyshakespeare", "--from", ".", "--to", "data")
         self.assertNotEqual(refused.returncode, 0)
-        self.assertIn("is not the file expected", refused.stderr)
+        self.assertIn("is not the expected file", refused.stderr)
         self.assertEqual(os.listdir(self.path("data", "tinyshakespeare")), [])
 
     def test_a_right_file_is_kept(self):

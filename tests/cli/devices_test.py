@@ -1,4 +1,4 @@
-"""Devices: the catalogue, shares fitted to the memory, clients that come and go, faults on purpose."""
+"""Devices: the catalogue, widths fitted to the memory, availability, injected faults."""
 
 import os
 import sys
@@ -41,7 +41,7 @@ class Catalogue(DevicesTest):
 class MemoryFit(DevicesTest):
     SETTINGS = ["--method.name=heterofl", "--clients.memory_fit=width", "--model.hidden=300,200"]
 
-    def test_nobody_runs_out_and_a_larger_share_would(self):
+    def test_no_client_runs_out_of_memory_and_a_larger_width_would(self):
         for method in ("heterofl", "fedrolex"):
             run = self.run_ok(method, *self.SETTINGS, f"--method.name={method}",
                               "--device.slow.memory_mb=0.2", "--device.fast.memory_mb=0.6",
@@ -51,7 +51,7 @@ class MemoryFit(DevicesTest):
             peak = self.column(run, "peak_bytes")
             self.assertTrue((peak <= cap).all())
             self.assertLess(share[cap == 200000].max(), share[cap == 600000].min())
-            # The cost model is at most a quarter above what is measured.
+            # The prediction of the cost model is at most a quarter above the measured peak.
             self.assertGreater((peak / cap).min(), 0.7)
 
     def test_a_device_too_small_is_refused_by_name(self):
@@ -62,7 +62,7 @@ class MemoryFit(DevicesTest):
     def test_a_rule_without_widths_is_refused(self):
         self.assert_refused(2, "method.submodel", "run", self.input, "--clients.memory_fit=width")
 
-    def test_without_fitting_the_client_runs_out_and_the_run_goes_on(self):
+    def test_without_fitting_the_client_runs_out_of_memory_and_the_run_continues(self):
         run = self.run_ok("a", "--device.slow.memory_mb=0.02")
         outcome, client = self.column(run, "outcome"), self.column(run, "client")
         self.assertEqual(set(client[outcome == b"out_of_memory"]), {3, 4, 5, 6})
@@ -70,7 +70,7 @@ class MemoryFit(DevicesTest):
 
 
 class MemoryCap(DevicesTest):
-    """Two clients of one batch each and equal peaks, on classes of their own."""
+    """Two clients of one batch each and equal peaks, each with a device class of its own."""
 
     SETTINGS = ("--clients.count=2", "--clients.fleet=fast,slow", "--data.partition=iid")
 
@@ -103,7 +103,7 @@ class MemoryCap(DevicesTest):
 
 class Utilisation(DevicesTest):
     def test_one_straggler_leaves_the_others_waiting(self):
-        # N equal clients, one of which takes four times as long for its whole task.
+        # N equal clients; the whole task of one takes four times as long.
         equal = ("--data.partition=iid", "--device.node.gflops=1", "--device.node.down_mbps=0",
                  "--device.node.up_mbps=0", "--device.node.latency_ms=0", "--faults.late=1",
                  "--faults.late_factor=4", "--faults.clients=0")
@@ -112,8 +112,8 @@ class Utilisation(DevicesTest):
                               f"--clients.fleet={count}*node", f"--data.synthetic_samples={60 * count}")
             np.testing.assert_allclose(self.column(run, "utilisation", "rounds"),
                                        (count - 1 + 4) / (4 * count), rtol=1e-9)
-        # Merging once half have answered, and sending on at once, nobody waits. (Two windows that
-        # close at the same instant leave one without length, and so without a utilisation.)
+        # A merge after half of the updates with new work at once: no client waits. (If two windows close at
+        # the same time, one has no length and so no utilisation.)
         run = self.run_ok("semi", *equal, "--clients.count=12", "--clients.fleet=12*node",
                           "--data.synthetic_samples=720", "--window.min_updates=6",
                           "--window.release=arrival", "--run.rounds=20")
@@ -175,7 +175,7 @@ class Faults(DevicesTest):
             returned += len(later) > 0
         self.assertGreater(returned, 0)
 
-    def test_a_run_in_which_nobody_can_answer_ends(self):
+    def test_a_run_without_a_client_that_can_answer_ends(self):
         self.assert_refused(6, "no client can answer", "run", self.input, "--faults.crash=1")
 
     def test_the_same_on_any_ranks(self):
@@ -190,7 +190,7 @@ class Faults(DevicesTest):
 
 
 class Modes(DevicesTest):
-    def test_speed_and_link_change_every_so_many_rounds(self):
+    def test_speed_and_link_change_at_intervals_of_rounds(self):
         options = ["--device.slow.modes=1,0.5", "--device.slow.link_modes=1,0.25", "--clients.modes_every=4",
                    "--run.rounds=12", "--record.evaluate_every=12"]
         run = self.run_ok("a", *options)
@@ -222,7 +222,7 @@ class Availability(DevicesTest):
         slow = np.bincount(client, minlength=7)[3:]
         np.testing.assert_array_equal(fast, [rounds] * 3)
         self.assertTrue((slow < rounds).all() and (slow > 0).all())
-        for period in np.unique(periods):  # within a period the same clients are there
+        for period in np.unique(periods):  # within a period the same clients are available
             there = [set(client[(sent == moment)]) for moment in np.unique(sent[periods == period])]
             self.assertTrue(all(group == there[0] for group in there))
 
@@ -235,7 +235,7 @@ class Availability(DevicesTest):
         stays = {0: [(0, 0.5)], 1: [(0.5, 1)], 2: [(0, 0.25), (0.75, 1)]}
         for who, moment in zip(client, sent):
             self.assertTrue(any(begin <= moment < end for begin, end in stays[who % 3]), (who, moment))
-        self.assertGreater(self.column(run, "sent_s").max(), 1)  # into the second lap
+        self.assertGreater(self.column(run, "sent_s").max(), 1)  # into the second pass over the trace
         self.assertEqual(set(client), set(range(7)))
         for ranks in (2, 3):
             self.assert_same(run, self.run_ok(f"on{ranks}", *options, ranks=ranks))
@@ -243,7 +243,7 @@ class Availability(DevicesTest):
                             f"--clients.availability_trace={self.write('bad.txt', '0 5 1')}")
         self.assertFalse(os.path.exists(self.path("runs", "b")))
 
-    def test_the_clock_moves_on_where_nobody_is_there(self):
+    def test_the_clock_moves_to_the_next_available_client(self):
         run = self.run_ok("a", "--device.slow.availability=0.2", "--device.fast.availability=0.2",
                           "--clients.availability_period_s=50", "--run.rounds=20")
         self.assertGreater(self.column(run, "virtual_time_s", "rounds")[-1], 50)

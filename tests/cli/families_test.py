@@ -1,5 +1,5 @@
-"""Every model family in whole runs: equal on any number of ranks, FedAvg at the methods' neutral settings, and learnt by
-FedAvg, HeteroFL and FedRolex."""
+"""Every model family in whole runs: equal on any number of ranks, equal to FedAvg at the methods' neutral settings, and trained
+by FedAvg, HeteroFL and FedRolex."""
 
 import unittest
 
@@ -11,7 +11,7 @@ IMAGES = ("--data.synthetic_shape=3,8,8", "--data.synthetic_samples=240")
 TOKENS = ("--data.synthetic_vocabulary=32", "--data.length=12", "--data.synthetic_samples=240")
 SLIM = ("--model.embed=24", "--model.heads=2", "--model.depth=2", "--train.optimizer=adam", "--train.lr=0.003")
 
-# Each with the norm that it usually has; the learning rates let all three methods learn in a few rounds.
+# Each with its usual norm; the learning rates suit all three methods in a few rounds.
 FAMILIES = {
     "mlp": IMAGES,
     "lenet": ("--data.synthetic_shape=1,20,20", "--data.synthetic_samples=240", "--model.norm=batch"),
@@ -62,7 +62,7 @@ class FamiliesTest(ProgramTest):
                         more += ["--method.widths=1,0.5", "--method.masked_loss=false"]
                     run = self.run_ok(f"{family}-{method}", *self.settings(family, *more))
                     losses = self.column(run, "loss", "evaluations")
-                    guess = np.log(32 if family == "gpt" else 10)  # the loss of knowing nothing
+                    guess = np.log(32 if family == "gpt" else 10)  # the loss of a uniform prediction
                     self.assertLess(losses[-1], 0.9 * guess, losses)
 
     def test_a_language_model_has_a_perplexity(self):
@@ -70,8 +70,8 @@ class FamiliesTest(ProgramTest):
         found = self.table(run, "evaluations")
         self.assertTrue(np.allclose(found["perplexity"], np.exp(found["loss"]), rtol=1e-12))
         self.assertTrue(np.isnan(found["top1"]).all())
-        told = self.run_ok("gpt", *self.settings("gpt"))  # finished: the closing line again
-        self.assertEqual(told, run)
+        again = self.run_ok("gpt", *self.settings("gpt"))  # finished: the last line again
+        self.assertEqual(again, run)
         self.assert_refused(2, "run.target_accuracy", "run", self.input, "--run.name=other",
                             *self.settings("gpt"), "--run.target_accuracy=0.5")
 

@@ -1,4 +1,4 @@
-"""What tests compare the program with, written without it: its models as PyTorch modules, its data read with NumPy.
+"""References for the tests, independent of the program: its models as PyTorch modules, its data read with NumPy.
 Needs torch."""
 
 import csv
@@ -117,7 +117,7 @@ class Attention(nn.Module):
 
 
 class Transformer(nn.Module):
-    """GPT-2's where `gpt` is set, else the encoder that classifies by its first token."""
+    """GPT-2 if `gpt` is set, otherwise the encoder that classifies by its first token."""
 
     def __init__(self, vocabulary, length, width, heads, depth, gpt, classes=0):
         super().__init__()
@@ -151,7 +151,7 @@ class Transformer(nn.Module):
 
 
 def loaded(net, state):
-    """In double precision, with every tensor of `state`, and evaluating."""
+    """Returns the module in double precision, with every tensor of `state`, in evaluation mode."""
     missing, unexpected = net.load_state_dict(state, strict=False)
     assert not unexpected, unexpected
     assert all(name.endswith("num_batches_tracked") for name in missing), missing
@@ -166,7 +166,7 @@ def mean_loss(net, inputs, labels):
 
 
 def normalised(numbers, form):
-    """As a checkpoint's group "data" says; channels stand in dimension 1."""
+    """Normalises as the group "data" of a checkpoint describes; dimension 1 is the channels."""
     values = numbers.astype(numpy.float64) * form["unit"]
     if len(form["mean"]) == 0:
         return values
@@ -187,14 +187,14 @@ def cifar10(path):
 
 
 def windows(tokens, length):
-    """Inputs and labels of texts side by side, each token but the first predicted once."""
+    """Returns inputs and labels of adjacent texts; each token except the first is a label once."""
     count = (len(tokens) - 1) // length
     cut = lambda first: numpy.array(tokens[first:first + count * length], numpy.int64).reshape(count, length)
     return cut(0), cut(1)
 
 
 def words_of(text):
-    """Of texts in lower-case letters, full stops and commas."""
+    """Words of texts that have only lower-case letters, full stops and commas."""
     return re.findall(r"[a-z]+|[.,]", text)
 
 
@@ -213,7 +213,7 @@ def ag_news(path, length, vocabulary):
     return numpy.array(rows, numpy.int64), numpy.array(labels, numpy.int64)
 
 
-# The synthetic task, made again: Philox4x32-10 (Salmon et al. 2011), keyed by XXH3 of seed, purpose and counters.
+# The synthetic task, computed independently: Philox4x32-10 (Salmon et al. 2011), keyed by XXH3 of seed, purpose and counters.
 
 LOW64 = (1 << 64) - 1
 # The first 64 bytes of XXH3's default secret.
@@ -231,7 +231,7 @@ def little(data, at):
 
 
 def xxh3(data):
-    """Of 9 to 16, or of 33 to 64 bytes."""
+    """XXH3 of 9 to 16, or of 33 to 64 bytes."""
     n = len(data)
     if n <= 16:
         low = little(data, 0) ^ little(SECRET, 24) ^ little(SECRET, 32)
@@ -269,7 +269,7 @@ def normals(seed, purpose, a, b, count):
 
 
 def synthetic_test(seed, values, classes, samples, noise):
-    """Samples of the class means plus noise, of the test split."""
+    """Samples of the test split: class means plus noise."""
     means = [normals(seed, "data.synthetic", 2, c, values).astype(numpy.float32) for c in range(classes)]
     labels = numpy.arange(samples) % classes
     rows = [means[c] + noise * normals(seed, "data.synthetic", 1, i, values) for i, c in enumerate(labels)]

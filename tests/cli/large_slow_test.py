@@ -1,5 +1,5 @@
-"""Models of a hundred million parameters: ViT-B/16 and GPT-2 small, from safetensors files with their customary names,
-through one round of two steps."""
+"""Models of a hundred million parameters: ViT-B/16 and GPT-2 small, from safetensors files with their customary names, in
+one round of two steps."""
 
 import os
 import resource
@@ -110,7 +110,7 @@ class LargeTest(ProgramTest):
         self.assertLess(peak, MOST_BYTES)
         print(f"largest process: {peak / 1e9:.2f} GB", flush=True)
 
-        # With a learning rate of 0 the two steps leave every weight as it was in the file.
+        # With a learning rate of 0 every weight stays equal to the file.
         out = self.path("out.safetensors")
         done = self.espalier("export", self.checkpoint(run), out)
         self.assertEqual(done.returncode, 0, done.stderr)

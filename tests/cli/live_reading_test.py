@@ -1,4 +1,4 @@
-"""run.h5 is read by other programs while the run goes on."""
+"""Other programs can read run.h5 during the run."""
 
 import os
 import sys
@@ -29,7 +29,7 @@ class LiveReading(ProgramTest):
         whole = open_run(run)
         lengths = [len(now.rounds["round"]) for now in read]
         self.assertEqual(lengths, sorted(lengths))
-        self.assertGreater(len(set(lengths)), 3)  # it grew while it was read
+        self.assertGreater(len(set(lengths)), 3)  # the file grew between the reads
         for now in read:
             for table in ("rounds", "tasks", "evaluations", "clients"):
                 for column, values in getattr(now, table).items():

@@ -1,6 +1,6 @@
-"""Invariant 2: a run that is killed anywhere goes on as if nothing had happened, value for value. Every window is
-killed at every named point and at random instants (ESPALIER_KILLS of them per window and victim, seed
-ESPALIER_SEED), then gone on with on another number of ranks and compared with a straight run."""
+"""A run that is killed at any point resumes to the values of an uninterrupted run. The test kills runs of every window
+at every named point and at random instants (ESPALIER_KILLS of them per window and victim, seed ESPALIER_SEED), resumes
+them on another number of ranks and compares them with an uninterrupted run."""
 
 import os
 import random
@@ -28,7 +28,7 @@ WINDOWS = {
     "asynchronous": ["--method.name=dc_asgd", "--method.adaptive=true", "--run.rounds=40",
                      "--checkpoint.every=7", "--record.evaluate_every=10"],
 }
-# Where the server dies, and where a client's rank does.
+# The points at which the server is killed, and those at which a client's rank is.
 POINTS = ["checkpoint.begin:3", "checkpoint.half:2", "checkpoint.written:2", "checkpoint.renamed:3",
           "round.merged:1", "round.merged:7", "round.recorded:5", "client.step:40@1", "client.step:3@2",
           "evaluation.batch:1@1", "evaluation.batch:3@2"]
@@ -46,7 +46,7 @@ def ranks_of(marker):
             with open(f"/proc/{pid}/environ") as file:
                 environment = dict(item.split("=", 1) for item in file.read().split("\0") if "=" in item)
             found[int(environment["OMPI_COMM_WORLD_RANK"])] = int(pid)
-        except (OSError, KeyError):  # gone meanwhile
+        except (OSError, KeyError):  # the process has ended
             continue
     return found
 
@@ -62,7 +62,7 @@ class NothingLost(ProgramTest):
             self.assert_same(straight, self.path("runs", name))
 
     def started(self, name, settings):
-        """A job and its process numbers by rank, once all of them are there."""
+        """Starts a job; returns it and its process numbers by rank after all have started."""
         job = self.begin(self.into(name, settings))
         limit = time.monotonic() + 60
         while len(pids := ranks_of(f"--run.name={name}")) < RANKS and time.monotonic() < limit:
@@ -71,7 +71,7 @@ class NothingLost(ProgramTest):
         return job, pids
 
     def kill(self, name, settings, victim, delay):
-        """Whether the run was killed before it ended."""
+        """Returns whether the run was killed before its end."""
         job, pids = self.started(name, settings)
         time.sleep(delay)
         for rank in {"server": [0], "client": [1], "all": range(RANKS)}[victim]:
@@ -104,7 +104,7 @@ class NothingLost(ProgramTest):
             for number in range(KILLS):
                 name = f"{victim}{number}"
                 delay = draw.uniform(0, length)
-                while not self.kill(name, settings, victim, delay):  # over before
+                while not self.kill(name, settings, victim, delay):  # the run ended first
                     shutil.rmtree(self.path("runs", name))
                     delay = draw.uniform(0, delay)
                 self.go_on_and_compare(straight, name, settings, others[number % 3],

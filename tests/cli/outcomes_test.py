@@ -1,5 +1,5 @@
-"""Clients that fail are told of: once for each class of devices on the terminal and in log.txt, counted by `info` and
-in the last line; and before the run, by --check. What is to be told is read from /tasks."""
+"""Failures of clients are reported: once for each device class on the terminal and in log.txt, counted by `info` and
+in the last line; before the run, by --check. The expected values come from /tasks."""
 
 import os
 import re
@@ -55,20 +55,20 @@ class FailingClients(ProgramTest):
         self.input = self.write("failing.ini", INPUT)
 
     def rows(self, run):
-        """(finished_s, client, outcome, base_version) of each task, in the order of events."""
+        """Returns (finished_s, client, outcome, base_version) of each task, in the order of events."""
         names = "finished_s", "client", "outcome", "base_version"
         return sorted(zip(*(self.column(run, name) for name in names)))
 
     def expected(self, rows):
-        """{(device, outcome): client}: whose failure is told."""
+        """Returns {(device, outcome): client} of the first failures."""
         first = {}
         for _, client, outcome, _ in rows:
             if outcome.decode() in WORDS:
                 first.setdefault((DEVICES[client], outcome.decode()), int(client))
         return first
 
-    def told(self, text):
-        """Likewise, as the program's warnings say it; each of them once."""
+    def warned(self, text):
+        """Returns the same from the warnings of the program; each must occur once."""
         found = {}
         for client, device, rest in re.findall(r"warning: client (\d+) \((\w+)\) (.*)", text):
             kind = [outcome for outcome, words in WORDS.items() if words in rest]
@@ -89,13 +89,13 @@ class FailingClients(ProgramTest):
         rows = self.rows(run)
         counts = Counter(outcome.decode() for _, _, outcome, _ in rows)
         expected = self.expected(rows)
-        # The faults fired, and on more than one class.
+        # The faults occurred, on more than one class.
         self.assertEqual({outcome for _, outcome in expected}, set(WORDS))
         self.assertEqual(counts["out_of_memory"], 3 * 5)
         self.assertGreater(len(expected), 3)
-        self.assertEqual(self.told(done.stderr), expected)
+        self.assertEqual(self.warned(done.stderr), expected)
         with open(os.path.join(run, "log.txt")) as log:
-            self.assertEqual(self.told(log.read()), expected)
+            self.assertEqual(self.warned(log.read()), expected)
         line = done.stdout.strip().splitlines()[-1]
         fields = self.fields(line)
         for outcome in WORDS:
@@ -104,26 +104,26 @@ class FailingClients(ProgramTest):
         info = self.espalier("info", os.path.join(run, "run.h5")).stdout
         said = re.search(r"task outcomes +(.*)", info).group(1)
         self.assertEqual({word.split()[0]: int(word.split()[1]) for word in said.split(", ")}, counts)
-        # On three ranks, and from a run that was killed, the same.
+        # The same on three ranks, and after a kill.
         other = self.start("three", 3)
-        self.assertEqual(self.told(other.stderr), expected)
+        self.assertEqual(self.warned(other.stderr), expected)
         killed = self.start("killed", 1, {"ESPALIER_KILL_AT": "round.merged:4"})
         self.assertNotEqual(killed.returncode, 0)
         again = self.start("killed")
         self.assertIn("going on from version", again.stdout)
-        # What happened before the checkpoint is not told again.
+        # Failures before the checkpoint are not reported again.
         version = int(re.search(r"going on from version (\d+)", again.stdout).group(1))
         self.assertGreater(version, 0)
         early = self.expected([row for row in rows if row[3] < version])
         late = {key: client for key, client in expected.items() if key not in early}
-        self.assertEqual(self.told(again.stderr), late)
-        self.assertLessEqual(early.items(), self.told(killed.stderr).items())
+        self.assertEqual(self.warned(again.stderr), late)
+        self.assertLessEqual(early.items(), self.warned(killed.stderr).items())
         for job in other, again:
             same = self.fields(job.stdout.strip().splitlines()[-1])
             for name in "wall_s", "run":
                 same.pop(name)
             self.assertEqual(same, {key: fields[key] for key in fields if key not in ("wall_s", "run")})
-        # A finished run tells its last line again.
+        # A finished run prints its last line again.
         self.assertEqual(self.start("one").stdout.strip(), line)
 
     def test_what_is_said_to_be_needed_is_enough_and_then_nothing_is_said(self):
@@ -131,10 +131,10 @@ class FailingClients(ProgramTest):
         client, needed, cap = re.search(
             r"client (\d) \(tiny\) ran out of memory: ([\d.]+) MB needed, cap ([\d.]+) MB", capped.stderr).groups()
         self.assertEqual(float(cap), 0.015)
-        # The figure is rounded to a thousandth.
+        # The printed number is rounded to a thousandth.
         quiet = self.start("quiet", 1, None, f"--device.tiny.memory_mb={float(needed) + 0.0005}", "--faults.crash=0",
                            "--faults.not_finite=0")
-        self.assertEqual(self.told(quiet.stderr), {})
+        self.assertEqual(self.warned(quiet.stderr), {})
         run = self.path("runs", "quiet")
         peak = self.column(run, "peak_bytes")[self.column(run, "client") == int(client)].max() * 1e-6
         self.assertLessEqual(float(needed) - 0.0005, 1.25 * peak)  # the cost model's promise

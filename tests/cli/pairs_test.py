@@ -1,4 +1,4 @@
-"""Every model family on every source of data: --check and the run accept both, or refuse both with one sentence."""
+"""Every model family on every source of data: --check and the run both accept the pair, or both refuse it with one sentence."""
 
 import concurrent.futures
 import os
@@ -28,7 +28,7 @@ IMAGES, NUMBERS, TEXTS, NEXT = ({"mlp", "lenet", "cnn", "vgg", "resnet", "vit"},
 
 class Pairs(ProgramTest):
     def sources(self):
-        """Settings of each source, and the families that take it."""
+        """Settings of each source, and the families that accept it."""
         draw = np.random.default_rng(3)
         labels = np.arange(40) % 4
 

@@ -1,5 +1,5 @@
-"""Whatever the window, the fleet, the faults and the number of ranks: every task that was sent is in /tasks exactly once,
-with one outcome, and the other tables agree with it. 200 configurations drawn at random."""
+"""For any window, fleet, faults and number of ranks, every sent task is in /tasks exactly once, with one outcome, and the
+other tables agree with it. 200 random configurations."""
 
 import random
 import unittest
@@ -14,7 +14,7 @@ NO_CLIENT_CAN_ANSWER = 6
 
 
 def draw(number):
-    """Settings of one configuration, and its number of ranks."""
+    """Returns the settings of one configuration, and its number of ranks."""
     r = random.Random(number)
     count = r.randint(2, 12)
     fast = r.randint(1, count - 1)
@@ -24,14 +24,14 @@ def draw(number):
         "run.seed": number + 1,
         "run.rounds": r.randint(1, 8),
         "data.synthetic_samples": 20 * count,
-        "train.lr": 0.005,  # rules that add every update up must not diverge
+        "train.lr": 0.005,  # so that rules that add all updates do not diverge
         "clients.count": count,
         "clients.fleet": f"{fast}*fast, {count - fast}*slow",
         "clients.per_round": per_round,
         "clients.sampling": r.choice(["uniform", "weighted", "round_robin"]),
         "device.fast.availability": r.choice([1, 1, 0.6]),
         "device.slow.latency_ms": r.choice([0, 10, 5000]),
-        # Too little for one that has the whole model.
+        # Too little memory for a client with the whole model.
         "device.slow.memory_mb": r.choice([0, 0, 0, 0.03]),
         "clients.availability_period_s": r.choice([0.05, 1]),
         "method.name": r.choice(["fedavg", "heterofl", "fedrolex", "fedbuff", "fedasync", "ssp", "dc_asgd",
@@ -45,7 +45,7 @@ def draw(number):
         settings["window.release"] = r.choice(["merged", "arrival"])
         settings["window.grace_s"] = r.choice([0, 0, 0.01, 2])
     if settings["method.name"] == "ssp":
-        settings["clients.per_round"] = 0  # its bound compares all clients
+        settings["clients.per_round"] = 0  # its bound needs all clients
         settings["window.max_spread"] = r.randint(0, 2)
     for fault, most in (("crash", 0.4), ("late", 0.5), ("twice", 0.6), ("not_finite", 0.2), ("vanish", 0.3)):
         if r.random() < 0.4:
@@ -69,7 +69,7 @@ class RandomTest(ProgramTest):
         np.testing.assert_array_equal(rounds["version"], versions)
         counts = np.bincount(tasks["merged_version"][merged], minlength=len(versions) + 1)[1:]
         np.testing.assert_array_equal(rounds["updates_merged"], counts)
-        # Nobody works on two tasks at once.
+        # No client works on two tasks at the same time.
         for client in np.unique(tasks["client"]):
             own = tasks["client"] == client
             order = np.argsort(tasks["task"][own])
@@ -87,7 +87,7 @@ class RandomTest(ProgramTest):
                 ended += done.returncode == 0
                 if done.returncode == 0:
                     seen |= self.check(self.path("runs", name))
-        self.assertEqual(seen, OUTCOMES)  # else the draws do not reach what they are to test
+        self.assertEqual(seen, OUTCOMES)  # otherwise the draws do not cover all outcomes
         self.assertGreater(ended, 0.9 * CONFIGURATIONS)
 
 

@@ -1,4 +1,4 @@
-"""Going on with a run: what may differ, what is refused, stops on request, and damaged checkpoints."""
+"""Resume: settings that may change, refusals, stops on request, and damaged checkpoints."""
 
 import configparser
 import os
@@ -48,7 +48,7 @@ class GoingOn(Resume):
                 longer = self.run_ok(method, *settings, "--run.rounds=7", ranks=2)
                 self.assert_same(straight, longer)
 
-    def test_a_finished_run_is_told_again(self):
+    def test_a_finished_run_prints_its_result_again(self):
         self.run_ok("a")
         again = self.run_into("a", ranks=2)
         self.assertEqual(again.returncode, 0)
@@ -105,7 +105,7 @@ class GoingOn(Resume):
         self.assertEqual(done.returncode, 0, done.stderr)
         self.assert_refused(2, "--resume is auto", "run", self.input, "--resume=maybe")
 
-    def test_a_run_without_checkpoints_begins_anew(self):
+    def test_a_run_without_checkpoints_begins_again(self):
         straight = self.run_ok("straight")
         self.run_into("a", env={"ESPALIER_KILL_AT": "round.recorded:2"})
         self.assertEqual(self.checkpoints(self.path("runs", "a")), [])
@@ -117,10 +117,10 @@ class GoingOn(Resume):
 
 
 class OtherData(Resume):
-    """The user's files changed between two starts, or are others on another rank."""
+    """The user's files change between two starts, or differ between ranks."""
 
     def write_arrays(self, name, samples=120, flip=(), add=0.0):
-        """x.npy and y.npy of `samples` rows from one seed; labels `flip` are others, one value is `add` more."""
+        """x.npy and y.npy of `samples` rows from one seed; labels `flip` are changed, and one value is larger by `add`."""
         draw = np.random.default_rng(7)
         x = draw.normal(size=(200, 9)).astype(np.float32)[:samples]
         y = draw.integers(0, 5, size=200)[:samples]
@@ -132,7 +132,7 @@ class OtherData(Resume):
         return ["--data.name=arrays", "--data.partition=iid", f"--data.dir={self.path(name)}"]
 
     def state(self, run):
-        """When the run's files were written, but for the LOCK of the owner that died."""
+        """Returns the modification times of the run's files, without the LOCK of the dead owner."""
         return sorted((path, path.stat().st_mtime_ns) for path in pathlib.Path(run).rglob("*")
                       if path.is_file() and path.name != "LOCK")
 
@@ -151,7 +151,7 @@ class OtherData(Resume):
                 self.assertIn(words, done.stderr)
                 self.assertIn("x.npy", done.stderr)
                 self.assertEqual(self.state(run), before)
-        # The same data in another place is no other data.
+        # The same data in another folder is accepted.
         shutil.rmtree(self.path("data"))
         moved = self.run_into("a", EVERY, *self.write_arrays("elsewhere"), ranks=2)
         self.assertEqual(moved.returncode, 0, moved.stderr)
@@ -203,7 +203,7 @@ class Stopping(Resume):
         return job
 
     def finish(self, name, stopped_at):
-        """Goes on for two rounds, and compares with a straight run of as many."""
+        """Resumes for two rounds, and compares with an uninterrupted run of the same length."""
         rounds = [f"--run.rounds={stopped_at + 2}"]
         self.assert_same(self.run_ok(f"straight_{name}", *LONG, *rounds), self.run_ok(name, *LONG, *rounds, ranks=2))
 
@@ -240,9 +240,9 @@ class Stopping(Resume):
         done = finish(job, 10)
         self.assertIn(done.returncode, (128 + signal.SIGUSR1, 128 + signal.SIGTERM), done.stderr)
         self.assertRegex(done.stderr, r"stopped at once; what came after version \d+ is lost")
-        stands = int(re.search(r"version (\d+)", done.stderr).group(1))
-        self.assertIn(f"ckpt_{stands:08}.h5", self.checkpoints(self.path("runs", "twice")))
-        self.finish("twice", stands)
+        version = int(re.search(r"version (\d+)", done.stderr).group(1))
+        self.assertIn(f"ckpt_{version:08}.h5", self.checkpoints(self.path("runs", "twice")))
+        self.finish("twice", version)
 
     def test_a_run_cut_short_afterwards_is_evaluated(self):
         job = self.start("cut", ranks=1)
@@ -298,7 +298,7 @@ class Damage(Resume):
     def test_one_flipped_byte_in_any_dataset_is_seen(self):
         killed = self.stop_after("killed", rounds=2)
         newest = os.path.join(killed, "checkpoints", self.checkpoints(killed)[-1])
-        # Of each dataset's bytes in the file; those of small ones lie among HDF5's own.
+        # Flips bytes of each dataset in the file; small datasets are stored among HDF5's own bytes.
         draw = random.Random(7)
         places = {f"byte {number}": draw.randrange(os.path.getsize(newest)) for number in range(40)}
 
@@ -360,7 +360,7 @@ class Damage(Resume):
         self.assertEqual(len(errors), 1, done.stderr)
         self.assertIn("No space left on device", errors[0])
         self.assertIn("make room", errors[0])
-        # With room, the run goes on from what was whole.
+        # With free space, the run resumes from the last complete checkpoint.
         subprocess.run(["mount", "-o", "remount,size=60m", disk], check=True)
         again = self.run_into("full", EVERY, "--run.rounds=40", f"--run.dir={disk}")
         self.assertEqual(again.returncode, 0, again.stderr)

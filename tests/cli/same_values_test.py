@@ -1,4 +1,4 @@
-"""Invariant 1: a run's results are equal, bit for bit, on any number of ranks, and run twice."""
+"""The results of a run are equal, bit for bit, on any number of ranks, and when run twice."""
 
 import sys
 import unittest
@@ -21,7 +21,7 @@ class SameValues(ProgramTest):
         self.on_all_rank_counts("--method.name=heterofl", "--clients.per_round=3")
 
     def test_fedrolex_asynchronous_window(self):
-        # More widths than a rank keeps payloads of.
+        # More widths than payloads that a rank keeps.
         self.on_all_rank_counts("--method.name=fedrolex", "--window.min_updates=2",
                                 "--method.widths=1,0.9,0.8,0.6,0.5,0.3,0.2",
                                 "--window.release=arrival", "--run.rounds=8")

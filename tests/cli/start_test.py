@@ -1,5 +1,5 @@
-"""The start of a run: what is wrong is refused before anything is written, by --check as well; whatever ends a
-start, the same command starts it again."""
+"""The start of a run: bad input is refused before anything is written, and by --check; after a start that was killed
+or failed, the same command starts the run again."""
 
 import os
 import re
@@ -16,7 +16,7 @@ LANGUAGE = ["--data.synthetic_shape=8", "--data.synthetic_vocabulary=11", "--dat
             "--data.partition=iid", "--model.name=gpt", "--model.depth=1", "--model.embed=12", "--model.heads=2"]
 MEASURED = "--clock.kind=measured"
 
-# Settings, each fine by itself, and words of the sentence that refuses them.
+# Settings that are valid alone but not together, and words of the sentence that refuses them.
 REFUSED = [
     (["--faults.clients=7", "--faults.crash=0.5"], "faults.clients names client 7"),
     (["--faults.clients=0.5", "--faults.late=0.5"], "faults.clients names client 0.5"),
@@ -55,7 +55,7 @@ class Refused(ProgramTest):
                                 *flags, ranks=3)
         self.assertFalse(os.path.exists(self.path("runs")), "something was written")
 
-    def test_going_on_leaves_the_folder_as_it_was(self):
+    def test_a_resume_leaves_the_folder_unchanged(self):
         run = self.run_ok("a", "--clock.kind=measured", "--run.rounds=2")
         self.assert_untouched(run, 2, "--train.lr=0.01", "train.lr is '0.05' there")
 
@@ -75,7 +75,7 @@ class Names(ProgramTest):
         self.run_ok("n" * 255)
 
     def test_one_process_needs_no_folder_of_mpi(self):
-        # Processes of one user would share it, and one removes it while another starts.
+        # Processes of one user would share this folder, and one would remove it while another starts.
         self.run_ok("alone", env={"TMPDIR": "/proc/none"})
 
     def test_a_file_in_the_folders_place(self):
@@ -107,7 +107,7 @@ class InputFiles(ProgramTest):
 
 class Progress(ProgramTest):
     def test_names_the_version_that_was_evaluated(self):
-        # Where a run may end at an accuracy, round 3 waits for the evaluation of version 2.
+        # If a run may end at an accuracy, round 3 waits for the evaluation of version 2.
         done = self.espalier("run", self.input, "--record.evaluate_every=2", "--run.target_accuracy=1",
                              "--train.lr=1e-6")
         self.assertEqual(done.returncode, 0, done.stderr)
@@ -153,7 +153,7 @@ class Unread(ProgramTest):
             done = self.espalier("run", self.input, *settings, "--check")
             self.assertEqual(done.stderr, "", settings)
 
-    def test_going_on_names_what_this_request_gives(self):
+    def test_a_resume_warns_of_given_settings_without_effect(self):
         self.run_ok("a", "--run.rounds=2", "--train.beta1=0.5")
         done = self.espalier("run", self.input, "--run.name=a", "--train.beta1=0.5", "--run.rounds=4")
         self.assertEqual(done.returncode, 0, done.stderr)
@@ -166,17 +166,17 @@ CHANGING = "mkdir,mkdirat,open,openat,creat,rename,renameat,renameat2,unlink,unl
 @unittest.skipUnless(shutil.which("strace") and subprocess.run(["strace", "-o", "/dev/null", "true"]).returncode == 0,
                      "strace cannot trace here")
 class EndedStart(ProgramTest):
-    """Each of a start's first calls that change the run's folder, with strace's fault injection."""
+    """Kills or fails each of the first system calls of a start that change the run's folder, by strace's fault injection."""
 
     TINY = ["--run.rounds=1", "--clients.count=2", "--clients.fleet=", "--data.synthetic_samples=60",
             "--data.partition=iid"]
 
     def setUp(self):
         super().setUp()
-        self.TINY = [*EndedStart.TINY, f"--run.dir={self.path('runs')}"]  # -P takes whole paths
+        self.TINY = [*EndedStart.TINY, f"--run.dir={self.path('runs')}"]  # strace's -P needs absolute paths
 
     def start(self, name, *flags, inject=None):
-        """An ended start under strace, and its trace, of the calls that touch the run's files."""
+        """Runs a start under strace to its end; returns it and the trace of the calls on the run's files."""
         run = self.path("runs", name)
         files = ["", "checkpoints", "LOCK", "config.ini.tmp", "config.ini", "log.txt", "run.h5", "DONE", "DONE.tmp"]
         command = ["strace", "-f", "-qq", "-y", "-o", self.path("trace"), "-e", f"trace={CHANGING}"]
@@ -190,7 +190,7 @@ class EndedStart(ProgramTest):
             return done, file.read().splitlines()
 
     def changes(self, name, *flags):
-        """The calls of a whole start: name, how many of that name came with it, and the line."""
+        """Returns the calls of a whole start: name, count of that name so far, and the line."""
         done, trace = self.start(name, *flags)
         self.assertEqual(done.returncode, 0, done.stderr)
         counts, calls = {}, []

@@ -1,5 +1,5 @@
-"""The parts are a ladder: an include points down it, no protocol includes another, and what is to be read at once
-is short."""
+"""The parts are a ladder: a part includes only parts below it, and no protocol includes another. The files of a
+run's story and the classes of `rounds` stay small."""
 
 import os
 import re

@@ -36,8 +36,8 @@ lr = 0.05
 
 
 def finish(job, limit):
-    """What a started job came to. One that is not done in `limit` seconds is a failure, with what it printed:
-    it is asked to end, so that mpirun takes its ranks, which hold the pipes, with it."""
+    """Waits for a started job and returns its result. A job that takes longer than `limit` seconds is a failure, with its
+    output. It gets SIGTERM, so that mpirun also ends its ranks, which hold the pipes."""
     try:
         output, errors = job.communicate(timeout=limit)
     except subprocess.TimeoutExpired:
@@ -80,7 +80,7 @@ class ProgramTest(unittest.TestCase):
         return self.path("runs", name)
 
     def table(self, run, name="tasks"):
-        """The columns of a table of a run, by name."""
+        """Returns the columns of a table of a run, by name."""
         with h5py.File(os.path.join(run, "run.h5")) as file:
             return {column: values[()] for column, values in file[name].items()}
 
@@ -99,7 +99,7 @@ class ProgramTest(unittest.TestCase):
             self.assertEqual(compared.returncode, 0, compared.stdout + compared.stderr)
 
     def assert_refused(self, status, words, *arguments, ranks=1, env=None):
-        """Ends with `status` and one sentence on stderr that holds `words`; returns it."""
+        """Checks that the program ends with `status` and one sentence on stderr that contains `words`; returns it."""
         done = self.espalier(*arguments, ranks=ranks, env=env)
         self.assertEqual(done.returncode, status, done.stdout + done.stderr)
         errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]

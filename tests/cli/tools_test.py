@@ -1,4 +1,4 @@
-"""The scripts of tools/, in the surroundings that they meet on people's machines."""
+"""The scripts of tools/, in environments as on users' machines."""
 
 import os
 import re
@@ -12,7 +12,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 
 
 class ProjectPythonTest(ProgramTest):
-    """tools/setup.sh --tests, and --python, make the project's own Python one that docs/weights.md works in."""
+    """After tools/setup.sh --tests or --python the examples of docs/weights.md work in the project's own Python."""
 
     def test_torch_loads_trains_and_takes_weights_in_and_out(self):
         program = """
@@ -26,7 +26,7 @@ state = safetensors.torch.load_file(sys.argv[1])
 assert all(torch.equal(value, state[name]) for name, value in net.state_dict().items())
 net.load_state_dict(state)
 """
-        # -I: what the user's own Python has installed must not stand in for what is missing here.
+        # -I: packages of the user's own Python must not hide packages that are missing here.
         done = finish(self.begin([sys.executable, "-I", "-c", program, self.path("net.safetensors")]), 120)
         self.assertEqual(done.returncode, 0, done.stderr)
 
@@ -40,7 +40,7 @@ class Mpirun(ProgramTest):
         return finish(self.begin(command, env), 60)
 
     def test_within_an_allocation_without_its_launcher(self):
-        path = self.path("bin")  # all programs but Slurm's launcher
+        path = self.path("bin")  # all programs except Slurm's launcher
         os.mkdir(path)
         for folder in os.environ["PATH"].split(os.pathsep):
             for name in os.listdir(folder) if os.path.isdir(folder) else ():
@@ -73,7 +73,7 @@ class Mpirun(ProgramTest):
             self.assert_same(self.path("runs", "straight"), self.path("runs", name))
 
     def test_files_do_not_take_the_place_of_closed_streams(self):
-        # What is printed must not reach a file: the closed streams are open, on nothing, while the program runs.
+        # The output must not reach a file: mpirun.sh opens the closed streams on /dev/null before the program runs.
         words = ["strace", "-f", "-qq", "-y", "-o", self.path("trace"), "-e", "trace=write", ESPALIER, "list", "methods"]
         if not shutil.which("strace"):
             self.skipTest("no strace")

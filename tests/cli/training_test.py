@@ -1,5 +1,5 @@
 """Optimiser state, batches in parts and batches by device, in whole runs: the same on any number of
-ranks, and told truly by the records."""
+ranks, with correct records."""
 
 import unittest
 
@@ -8,7 +8,7 @@ import numpy as np
 from support import ProgramTest
 
 ADAM = ("--train.optimizer=adamw", "--train.lr=0.002", "--train.schedule=cosine", "--train.warmup=1")
-WIDTHS = ("--method.name=fedrolex",)  # a client's units change with every version
+WIDTHS = ("--method.name=fedrolex",)  # the units of a client change with every version
 
 
 class TrainingTest(ProgramTest):
@@ -18,7 +18,7 @@ class TrainingTest(ProgramTest):
         for other in runs[1:]:
             self.assert_same(runs[0], other)
         tasks = self.table(runs[0])
-        # Two moments of every value, dense, and which units they are of.
+        # Two moments of every value, dense, and the submodel that they belong to.
         state = tasks["state_bytes"] - 2 * 4 * tasks["parameters"]
         self.assertTrue(((state > 0) & (state < 512)).all(), state)
         reset = self.table(self.run_ok("reset", *ADAM, *WIDTHS))
@@ -27,7 +27,7 @@ class TrainingTest(ProgramTest):
         self.assertTrue((tasks["bytes_up"][first] == reset["bytes_up"][first]).all())
 
     def test_losses_are_those_of_all_samples_however_they_are_cut(self):
-        """Into batches, parts and test batches of unequal sizes; the weights stay."""
+        """Batches, parts and test batches of unequal sizes; the weights do not change."""
         still = ("--train.lr=0", "--run.rounds=1", "--clients.count=3", "--clients.fleet=")
         cuts = {"one": ("--train.batch=1000",), "batches": ("--train.batch=97",),
                 "parts": ("--train.batch=97", "--train.accumulate=5"), "tests": ("--record.evaluate_batch=119",)}
@@ -54,7 +54,7 @@ class TrainingTest(ProgramTest):
         for client, steps, flops in zip(tasks["client"], tasks["steps"], tasks["flops"]):
             batch = 25 if device[client].startswith(b"fast") else 10
             self.assertEqual(steps, -(-samples[client] // batch))
-            # Work goes by samples, whatever the batch.
+            # Work depends on the samples, not on the batch.
             self.assertEqual(flops * samples[tasks["client"][0]], tasks["flops"][0] * samples[client])
 
     def test_bad_combinations_are_refused(self):

@@ -1,4 +1,4 @@
-"""Weights out of a checkpoint and into a new run, and the safetensors package on the other side."""
+"""Export of weights from a checkpoint and import into a new run, compared with the safetensors package."""
 
 import os
 import struct
@@ -78,7 +78,7 @@ class WeightsTest(ProgramTest):
         checkpoint = self.trained()
         model = self.model(checkpoint)
         out = self.exported(checkpoint)
-        # Statistics are measured anew for the same weights, over the same samples.
+        # Statistics are computed again for the same weights and the same samples.
         self.assert_models_equal(self.untouched("from-file", out), model)
         self.assert_models_equal(self.untouched("from-checkpoint", checkpoint), model)
         self.assertEqual(read(self.exported(checkpoint, "again.safetensors")), read(out))
@@ -93,7 +93,7 @@ class WeightsTest(ProgramTest):
         for kind in ("float16", "float64", "bfloat16"):
             stored, expected = {}, {}
             for name, values in tensors.items():
-                if kind == "bfloat16":  # the upper half of a float: NumPy has no such type
+                if kind == "bfloat16":  # NumPy has no such type; it is the upper half of a float
                     converted = (values.view(numpy.uint32) >> 16).astype(numpy.uint16)
                     expected[name] = (converted.astype(numpy.uint32) << 16).view(numpy.float32)
                 else:
@@ -156,7 +156,7 @@ class WeightsTest(ProgramTest):
 
 REAL_DATA = os.environ.get("ESPALIER_DATA", "")
 
-# Of every run below. The fourth merge is where it is killed.
+# Settings of every run below, which is killed at the fourth merge.
 EXPORTED = """
 [run]
 rounds = 4
@@ -173,7 +173,7 @@ evaluate_batch = 32
 
 
 class StatisticsTest(ProgramTest):
-    """Norm statistics in checkpoints, and in what models start from."""
+    """Norm statistics in checkpoints, and in files for model.init."""
 
     COMMON = (*MODEL, "--data.name=digits", "--data.train_limit=101", "--data.test_limit=60", "--clients.count=3",
               "--clients.fleet=")
@@ -221,7 +221,7 @@ class StatisticsTest(ProgramTest):
         images = foreign.idx(os.path.join(folder, "train-images-idx3-ubyte" + ending))[:101, None]
         images = torch.from_numpy(foreign.normalised(images, form))
         net = net.double().train()
-        for part in (images[:50], images[50:]):  # two batches, as equal as can be
+        for part in (images[:50], images[50:]):  # two batches of equal size
             net(part)
         for name, inputs in seen.items():
             values = torch.cat(inputs).transpose(0, 1).flatten(1)
@@ -241,7 +241,7 @@ class StatisticsTest(ProgramTest):
             straight = self.run_ok("straight", f"--run.rounds={version}", *self.COMMON)
             self.assertEqual(model, self.model(straight, version))
 
-        # 5,000 samples through this network take longer than a stop waits.
+        # 5,000 samples through this network take longer than the server waits at a stop.
         done = self.espalier(*common, "--run.name=large", "--data.name=digits", "--data.calibration=5000",
                              "--model.name=cnn", "--model.norm=batch", "--model.channels=64,256", "--clients.fleet=",
                              "--clients.count=100", "--clients.per_round=1", "--record.evaluate_every=1000",
@@ -261,7 +261,7 @@ class StatisticsTest(ProgramTest):
         right = self.column(first, "loss", "evaluations")[-1]
         for ranks, weights, own in ((1, out, True), (3, self.checkpoint(first), True), (1, bare, False)):
             name = f"{ranks}-{own}"
-            # Other samples, which the statistics are measured anew on for version 1; the weights stay.
+            # Other samples for the statistics of version 1; the weights do not change.
             run = self.run_ok(name, f"--model.init={weights}", "--record.evaluate_first=true", "--run.rounds=1",
                               "--train.lr=0", *self.COMMON, "--data.train_limit=400", ranks=ranks)
             self.assertEqual(list(self.column(run, "version", "evaluations")), [0, 1])
@@ -280,8 +280,8 @@ class StatisticsTest(ProgramTest):
 
 @unittest.skipIf(NO_TORCH, NO_TORCH)
 class ExportTest(ProgramTest):
-    """For each source of data: what `export` writes, in a module of PyTorch's, has the recorded loss on test data that
-    were read without the program."""
+    """For each source of data: the exported weights in a PyTorch module give the recorded loss on test data that
+    NumPy read."""
 
     def setUp(self):
         super().setUp()
@@ -298,7 +298,7 @@ class ExportTest(ProgramTest):
         return self.run_ok("run", *settings)
 
     def check(self, net, test_data, *settings):
-        """`test_data(form)`: inputs and labels, from what a checkpoint's group "data" holds."""
+        """`test_data(form)`: inputs and labels, from the group "data" of a checkpoint."""
         run = self.killed_and_resumed(*settings)
         os.rename(self.path("data"), self.path("gone"))  # export needs the checkpoint alone
         evaluations = self.table(run, "evaluations")

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# A real Slurm on this one machine, for tests: two nodes that share its processors, daemons of Debian's packages,
-# everything below one folder. Needs root.
+# A real Slurm on this machine, for tests: two nodes that share its processors, daemons of Debian's packages,
+# all files below one folder. Needs root.
 #
 #     tests/slurm/cluster.sh start FOLDER    prints the SLURM_CONF to use
 #     tests/slurm/cluster.sh stop FOLDER
@@ -8,7 +8,7 @@ set -euo pipefail
 
 verb=$1
 folder=$(realpath -m "$2")
-# Ports beside Slurm's usual ones: a cluster of the machine's own is left alone.
+# Not Slurm's usual ports, so that a cluster of the machine is not disturbed.
 control_port=16817
 node_port=16820
 

@@ -1,6 +1,6 @@
-"""The shipped job files under a real Slurm: two nodes on this machine, submitted as users do. A job whose time is
-shorter than its run is queued again until it is done, an array, a heterogeneous job on two nodes, and scancel with
-another submission; every result equals that of a straight run."""
+"""The shipped job files under a real Slurm: two nodes on this machine, submitted as users do: a job with a time
+limit shorter than its run, which is requeued until the run is finished; an array; a heterogeneous job on two nodes; and
+scancel with another submission. Every result equals an uninterrupted run."""
 
 import os
 import pathlib
@@ -50,14 +50,14 @@ class Slurm(ProgramTest):
         os.symlink(ESPALIER, self.path("build", "espalier"))
 
     def tool(self, *words):
-        # Both nodes are this machine: ranks of different nodes would mix up their shared memory.
+        # Both nodes are this machine, so ranks of different nodes would use the same shared memory files.
         done = subprocess.run(words, cwd=self.folder.name, capture_output=True, text=True, timeout=60,
                               env={**os.environ, "OMPI_MCA_btl": "self,tcp"})
         self.assertEqual(done.returncode, 0, f"{words}: {done.stderr}")
         return done.stdout.strip()
 
     def submit(self, job, options, *settings):
-        """A user's sbatch, with what the command line gives in place of the file's own sizes."""
+        """A user's sbatch; the command line overrides the sizes in the file."""
         return self.tool("sbatch", "--parsable", *options, os.path.join(JOBS, job), self.input, *settings)
 
     def logs(self):
@@ -70,7 +70,7 @@ class Slurm(ProgramTest):
         while not done():
             if time.monotonic() > end:
                 self.fail(f"waited for {what}\n{self.tool('squeue', '-a')}\n{self.logs()}")
-            # Slurm holds a requeued job for two minutes; ten seconds are enough for it to tidy up.
+            # Slurm holds a requeued job for two minutes; ten seconds are enough to clean up.
             waiting = self.tool("squeue", "-h", "-r", "-t", "PD", "-o", "%i").split()
             pending = {number: pending.get(number, time.monotonic()) for number in waiting}
             for number, since in pending.items():
@@ -82,7 +82,7 @@ class Slurm(ProgramTest):
         return os.path.exists(self.path("runs", name, "DONE"))
 
     def straight(self, seconds):
-        """A run of about so many seconds, and its rounds."""
+        """Runs for about `seconds`, without interruption; returns the run and its rounds."""
         begun = self.espalier("run", self.input, "--run.name=straight", "--run.rounds=1000000", *LONG,
                               f"--wall=00:{seconds // 60:02}:{seconds % 60:02}")
         self.assertEqual(begun.returncode, 85, begun.stderr)
@@ -90,7 +90,7 @@ class Slurm(ProgramTest):
         return self.run_ok("straight", *LONG, rounds), rounds
 
     def test_a_job_is_queued_again_until_it_is_done(self):
-        straight, rounds = self.straight(70)  # more than the job's minute
+        straight, rounds = self.straight(70)  # longer than the time limit of the job
         self.submit("single-node.sbatch", ["--ntasks=3", "--time=1", "--signal=USR1@15"], *LONG, rounds,
                     "--run.name=again")
         self.wait_for("the run", lambda: self.is_done("again"))

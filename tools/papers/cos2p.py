@@ -3,13 +3,13 @@
 
     .venv/bin/python tools/papers/cos2p.py                 runs every cell that has no row yet, then writes the tables
     .venv/bin/python tools/papers/cos2p.py WORD...         only cells whose name contains one of the words
-    .venv/bin/python tools/papers/cos2p.py --list          the cells, and which of them stand
+    .venv/bin/python tools/papers/cos2p.py --list          lists the cells and marks the finished ones
     .venv/bin/python tools/papers/cos2p.py --table         only writes the tables
-    .venv/bin/python tools/papers/cos2p.py --minutes=30    begins no further cell after that
+    .venv/bin/python tools/papers/cos2p.py --minutes=30    begins no cell after 30 minutes
 
-A finished cell is a row of docs/methods/cos2p.csv, with a hash of its configuration and the commit that it ran on; a cell
-whose configuration has changed since is run again. The hash is over the options that are not at their defaults, so a new
-option leaves the rows standing. The tables stand in docs/methods/cos2p.md.
+A finished cell is a row of docs/methods/cos2p.csv, with a hash of its configuration and the commit that ran it. If the
+configuration of a cell has changed, the cell is run again. The hash covers only options that differ from their defaults, so
+a new option does not invalidate rows. The tables are in docs/methods/cos2p.md.
 """
 
 import csv
@@ -32,17 +32,17 @@ ROWS = os.path.join(ROOT, "docs", "methods", "cos2p.csv")
 PAGE = os.path.join(ROOT, "docs", "methods", "cos2p.md")
 ESPALIER = os.environ.get("ESPALIER", os.path.join(ROOT, "build", "espalier"))
 RUNS = os.environ.get("ESPALIER_RUNS", os.path.join(ROOT, "runs", "papers"))
-# Where a run is and what it is called, not what it does.
+# Options that name files and do not affect results.
 UNHASHED = ("run.name", "run.dir", "data.dir")
 
-# What each task is given of emulated time, and the accuracy whose time is told.
+# Emulated time of each task, and the accuracy for the column `time to`.
 TASKS = {
     "cifar10": {"input": "laptop-cifar10.ini", "virtual_s": 50, "target": 0.28, "pretrained_target": 0.44},
     "agnews": {"input": "laptop-agnews.ini", "virtual_s": 60, "target": 0.70},
 }
 SEEDS = {"cifar10": (1, 2, 3), "agnews": (1,)}
 
-# The baselines wait for all, have one classifier where they use one, and the plain average.
+# The baselines are synchronous, with the plain average and, unless they use more, one classifier.
 PLAIN = {"model.exits": "1", "window.grace_s": "0"}
 METHODS = {
     "cos2p": {},
@@ -81,10 +81,10 @@ ABLATIONS = {
     "alpha = 1.5": {"data.alpha": "1.5"},
     "iid": {"data.partition": "iid"},
 }
-# Whether learned masks beat random ones is asked with all seeds.
+# The comparison of learned with random masks uses all seeds.
 REPEATED = ("random masks",)
 
-# The authors start from a trained model. Here: five epochs of plain training of the same model by one client that has all
+# The authors start from a trained model. Ours: five epochs of plain training of the same model by one client with all
 # the data.
 PRETRAINING = {"method.name": "fedavg", "clients.count": "1", "clients.fleet": "1*a", "data.partition": "iid",
                "data.dirichlet_parts": "1", "data.local_test": "0", "window.grace_s": "0", "run.virtual_limit": "0",
@@ -96,15 +96,15 @@ PRETRAINED = {
     **{method: METHODS[method] for method in ("fedavg, full model", "fedavg, smallest model", "heterofl", "fedrolex",
                                               "ramfed", "depthfl")},
 }
-# What the masks alone are worth: from the trained model, with weights that stand still, the local accuracy of what each
-# client was sent once all have their masks.
-STILL = {"train.lr": "0", "run.rounds": "4", "run.virtual_limit": "0", "record.evaluate_every": "4", **SYNCHRONOUS}
+# The effect of the masks alone: from the trained model, with frozen weights, the local accuracy of the submodels that the
+# clients receive after all have their masks.
+FROZEN = {"train.lr": "0", "run.rounds": "4", "run.virtual_limit": "0", "record.evaluate_every": "4", **SYNCHRONOUS}
 MASKS = {
-    "learned": STILL,
-    "learned, five epochs": {**STILL, "method.mask_epochs": "5"},
-    "random": {**STILL, "method.masks": "random"},
-    "magnitude": {**STILL, "method.masks": "magnitude"},
-    "no width mask": {**STILL, "method.submodel": "leading_blocks"},
+    "learned": FROZEN,
+    "learned, five epochs": {**FROZEN, "method.mask_epochs": "5"},
+    "random": {**FROZEN, "method.masks": "random"},
+    "magnitude": {**FROZEN, "method.masks": "magnitude"},
+    "no width mask": {**FROZEN, "method.submodel": "leading_blocks"},
 }
 FROM_TRAINED = ("pretrained", "masks")  # tables
 
@@ -113,7 +113,7 @@ COLUMNS = ("table", "task", "method", "seed", "server_top1", "local_top1", "targ
 
 
 def cells():
-    """(table, task, method, seed, settings) of every cell, those of the comparison first."""
+    """Returns (table, task, method, seed, settings) of every cell, the comparison first."""
     found = []
     for task, seeds in SEEDS.items():
         for seed in seeds:
@@ -151,7 +151,7 @@ def pretraining(settings):
 
 
 def pretrained(task, settings):
-    """The checkpoint to start from; trains it where it is not there yet."""
+    """Returns the checkpoint to start from; trains it if it does not exist."""
     settings = pretraining(settings)
     name = f"{task}-pretrained-{configuration('', task, 1, settings)}"
     file = os.path.join(RUNS, name, "checkpoints", f"ckpt_{int(settings['run.rounds']):08}.h5")
@@ -161,7 +161,7 @@ def pretrained(task, settings):
 
 
 def options(words):
-    """The lines that --print-config prints, each with its section."""
+    """Returns the lines of --print-config, each with its section."""
     section, found = "", []
     for line in printed([*words, "--print-config"]).splitlines():
         if line.startswith("["):
@@ -211,7 +211,7 @@ def measured(run, table, task, method):
         if tested.any():
             local.append(tasks["local_top1"][tested][-1])
         peaks.append(tasks["peak_bytes"][own].max())
-        # The fleet's first quarter has the full capability, whatever a baseline makes of it.
+        # The first quarter of the fleet has full capability, also for baselines without capabilities.
         if client >= 2:
             weak.append(tasks["peak_bytes"][own].max())
     length = np.diff(np.concatenate([[0], rounds["virtual_time_s"]]))
@@ -289,7 +289,7 @@ def table(found, name, task):
         return "\n".join(lines)
     lines = ["| | seeds | server top-1 | local top-1 | time to {:.0%} | peak memory | of weak clients | utilisation | down, up | rounds |"
              .format(target_of(name, task)), "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|"]
-    # What is left out of Co-S2P stands below the whole of it.
+    # The table of ablations begins with the complete Co-S2P.
     first = [("methods", "cos2p")] if name == "ablations" else []
     names = [(name, cell[2]) for cell in cells() if cell[0] == name and cell[1] == task]
     for place, method in first + list(dict.fromkeys(names)):
@@ -311,7 +311,7 @@ def table(found, name, task):
 
 
 def claims(found, task):
-    """Co-S2P against each baseline, in the terms of the paper's claims; means over the seeds that both have."""
+    """Compares Co-S2P with each baseline by the paper's claims; means over the seeds that both have."""
     lines = [f"| against | seeds | server top-1, points | memory of weak clients | time to {TASKS[task]['target']:.0%} | utilisation |",
              "|---|--:|--:|--:|--:|--:|",
              "| *the paper, against its baselines* | | up to +8.8 | −22 % | −24 % | up to 1.2 × |"]
@@ -365,16 +365,16 @@ def main():
             sys.exit(__doc__)
     began = time.monotonic()
     if "--table" not in flags:
-        standing = {key(row): row["config"] for row in rows()}
+        finished = {key(row): row["config"] for row in rows()}
         for cell in cells():
             name = " ".join(map(str, cell[:4]))
             if words and not any(word in name for word in words):
                 continue
             config = configuration(cell[0], cell[1], cell[3], cell[4])
-            stands = standing.get(cell[:4]) == config
+            is_finished = finished.get(cell[:4]) == config
             if "--list" in flags:
-                print(f"{name:<50} {'stands' if stands else '-'}")
-            elif not stands and time.monotonic() - began < 60 * minutes:
+                print(f"{name:<50} {'finished' if is_finished else '-'}")
+            elif not is_finished and time.monotonic() - began < 60 * minutes:
                 run_cell(cell, config)
     if "--list" not in flags:
         write_tables()
