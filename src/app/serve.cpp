@@ -8,6 +8,7 @@
 #include "espalier/base/stop.h"
 #include "espalier/comm/mailbox.h"
 #include "espalier/engine/driver.h"
+#include "espalier/engine/tables.h"
 #include "espalier/record/outcome.h"
 #include "espalier/record/run_file.h"
 
@@ -16,7 +17,8 @@ namespace {
 
 /// The records as they were at a checkpoint: later rows are cut away, whatever state they are in.
 RunFile restored_records(CheckpointReader& checkpoint, const RunDirectory& directory,
-                         const std::string& resolved) {
+                         const std::string& resolved,
+                         const std::vector<const TableSchema*>& tables) {
   Bytes image;
   checkpoint.read([&](Archive& archive) {
     archive.open("wall");
@@ -24,23 +26,7 @@ RunFile restored_records(CheckpointReader& checkpoint, const RunDirectory& direc
     archive.close();
   });
   directory.restore_run_file(image);
-  return RunFile::reopen(directory.run_file(), resolved);
-}
-
-void record_clients(RunFile& records, const Experiment& e) {
-  for (std::int64_t client = 0; client < e.fleet->size(); ++client) {
-    const DeviceClass& device = e.fleet->device(client);
-    Row row(clients_schema());
-    row.set("client", client)
-        .set("device", device.name)
-        .set("memory_bytes", memory_bytes(device))
-        .set("gflops", device.gflops)
-        .set("down_mbps", device.down_mbps)
-        .set("up_mbps", device.up_mbps)
-        .set("latency_ms", device.latency_ms)
-        .set("samples", e.samples_of(client));
-    records.append(row);
-  }
+  return RunFile::reopen(directory.run_file(), resolved, tables);
 }
 
 /// " out_of_memory=12 rejected=3" of a run in which tasks failed. Those that the run's end cut off
@@ -90,8 +76,10 @@ int serve(const Surroundings& s, Service service, const Request& request, RunDir
   std::unique_ptr<Worker> local;
   if (mpi.size() == 1) local = std::make_unique<Worker>(s.kinds, mailbox, s.real_time);
   Pool pool(mailbox, mpi.size(), local.get(), s.real_time != nullptr);
-  RunFile records = is_restored ? restored_records(*checkpoint, directory, resolved)
-                                : RunFile(directory.run_file(), resolved);
+  std::vector<const TableSchema*> tables = s.protocol.tables;
+  for (const TableSchema* table : engine_tables()) tables.push_back(table);
+  RunFile records = is_restored ? restored_records(*checkpoint, directory, resolved, tables)
+                                : RunFile(directory.run_file(), resolved, tables);
   if (!is_restored) record_clients(records, s.experiment);
 
   // 2. The conversation, at its beginning or at a checkpoint.

@@ -6,6 +6,7 @@
 
 #include "espalier/base/stop.h"
 #include "espalier/engine/protocol.h"
+#include "espalier/engine/tables.h"
 
 namespace espalier {
 namespace {
@@ -164,17 +165,7 @@ void Run::take_evaluations() {
       throw NotFiniteError(formatted(
           "the loss of version {} is not finite; lower train.lr or set train.clip", head.version));
     }
-    for (const Evaluation& evaluation : found) {
-      Row row(evaluations_schema());
-      row.set("version", evaluation.version)
-          .set("virtual_time_s", seconds(evaluation.time))
-          .set("set", evaluation.set)
-          .set("loss", evaluation.loss)
-          .set("top1", evaluation.top1)
-          .set("top5", evaluation.top5)
-          .set("perplexity", evaluation.perplexity);
-      records_.append(row);
-    }
+    for (const Evaluation& evaluation : found) record(records_, evaluation);
     last_evaluation_ = head;
     if (listeners_.on_evaluation) listeners_.on_evaluation(head);
   }

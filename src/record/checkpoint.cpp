@@ -259,11 +259,6 @@ void CheckpointWriter::finish() {
   if (writing_.valid()) writing_.get();
 }
 
-void write_checkpoint(const std::filesystem::path& path, const std::string& config_text,
-                      const std::function<void(Archive&)>& content) {
-  store(path, make_checkpoint(config_text, content));
-}
-
 struct CheckpointReader::State {
   std::filesystem::path path;
   H5Handle file;

@@ -56,16 +56,9 @@ bool is_checksum(const std::string& name) {
   return name == "checksum" || name == "config_checksum";
 }
 
-/// Columns of the standard tables by their schema, those of methods by their own attribute;
-/// elsewhere (in checkpoints) the names that stand for host time. `rank` alone may well be a
-/// model's, and is compared there.
-bool is_wall_dataset(const std::string& parent, const std::string& name, hid_t dataset) {
+/// A column says so by its attribute.
+bool is_wall_dataset(const std::string& parent, hid_t dataset) {
   if (parent == "/wall") return true;  // of a checkpoint
-  for (const TableSchema* schema :
-       {&rounds_schema(), &tasks_schema(), &evaluations_schema(), &clients_schema()})
-    for (const Column& column : schema->columns)
-      if (column.wall && column.name == name && (schema->path == parent || column.unit == "s"))
-        return true;
   if (!h5::has_attribute(dataset, "wall")) return false;
   const std::vector<std::int64_t> wall = h5::integer_attribute(dataset, "wall");
   return !wall.empty() && wall[0] != 0;
@@ -94,8 +87,8 @@ class Comparison {
       if (group != h5::is_group(object_b))
         return formatted("{} is a group in {} and values in {}", full, group ? name_a_ : name_b_,
                          group ? name_b_ : name_a_);
-      if (!group && scope_ != DiffScope::all && is_wall_dataset(path, name, object_a) &&
-          is_wall_dataset(path, name, object_b))
+      if (!group && scope_ != DiffScope::all && is_wall_dataset(path, object_a) &&
+          is_wall_dataset(path, object_b))
         continue;
       if (Found found = group ? groups(object_a, object_b, full)
                               : datasets(object_a, object_b, full, rows_a, rows_b))
@@ -260,18 +253,30 @@ std::string describe_tables(hid_t group, const std::string& path) {
   return text;
 }
 
-/// "name value" for each of `columns` in the last row of `table`, or nothing where it has no row.
-std::string last_row(hid_t file, const TableSchema& schema,
-                     const std::vector<std::string>& columns) {
-  const H5Handle group = h5::open_object(file, schema.path);
-  const std::int64_t rows = h5::table_rows(group);
-  if (rows == 0) return {};
+/// "name value" for each column of the table's last row that tells how far the run is.
+std::string last_row(const H5Handle& table) {
+  const std::int64_t rows = h5::table_rows(table);
   std::string text;
-  for (const std::string& name : columns) {
-    const h5::Values values = h5::read_dataset(h5::open_object(group, name), rows);
+  for (const char* name :
+       {"round", "version", "virtual_time_s", "set", "train_loss", "loss", "top1", "perplexity"}) {
+    if (rows == 0 || H5Lexists(table, name, H5P_DEFAULT) <= 0) continue;
+    const h5::Values values = h5::read_dataset(h5::open_object(table, name), rows);
     const std::string value = values.show(rows - 1);
-    if (value == "nan") continue;  // what this kind of model does not have
+    if (value == "nan") continue;  // this kind of model has none
     text += formatted("{}{} {}", text.empty() ? "" : ", ", name, value);
+  }
+  return text;
+}
+
+/// A line for each table whose rows have an emulated time: "last round", "last evaluation".
+std::string describe_progress(hid_t file) {
+  std::string text;
+  for (const std::string& name : h5::children(file)) {
+    const H5Handle table = h5::open_object(file, name);
+    if (!h5::is_group(table) || H5Lexists(table, "virtual_time_s", H5P_DEFAULT) <= 0) continue;
+    const std::string row = last_row(table);
+    const std::string singular = name.ends_with('s') ? name.substr(0, name.size() - 1) : name;
+    if (!row.empty()) text += line("last " + singular, row);
   }
   return text;
 }
@@ -368,14 +373,9 @@ std::string describe_file(const std::filesystem::path& path) {
       text += line(key, found->second);
   if (kind == h5::kCheckpointType) return text + describe_checkpoint(file);
   text += describe_tables(h5::open_object(file, "/"), "");
-  const std::string round =
-      last_row(file, rounds_schema(), {"round", "version", "virtual_time_s", "train_loss"});
-  if (!round.empty()) text += line("last round", round);
+  text += describe_progress(file);
   const std::string outcomes = describe_outcomes(path);
   if (!outcomes.empty()) text += line("task outcomes", outcomes);
-  const std::string evaluation =
-      last_row(file, evaluations_schema(), {"version", "set", "loss", "top1", "perplexity"});
-  if (!evaluation.empty()) text += line("last evaluation", evaluation);
   return text;
 }
 

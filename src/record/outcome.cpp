@@ -4,7 +4,6 @@
 #include <array>
 
 #include "espalier/base/error.h"
-#include "espalier/record/table.h"
 #include "h5_io.h"
 
 namespace espalier {
@@ -35,11 +34,14 @@ void archive_outcome(Archive& archive, Outcome& outcome) {
 
 std::map<std::string, std::int64_t> count_outcomes(const std::filesystem::path& run_file) {
   const H5Handle file = h5::open_file(run_file);
-  const H5Handle tasks = h5::open_object(file, tasks_schema().path);
-  const h5::Values outcomes =
-      h5::read_dataset(h5::open_object(tasks, "outcome"), h5::table_rows(tasks));
   std::map<std::string, std::int64_t> counts;
-  for (const std::string& name : outcomes.texts) ++counts[name];
+  for (const std::string& name : h5::children(file)) {
+    const H5Handle table = h5::open_object(file, name);
+    if (!h5::is_group(table) || H5Lexists(table, "outcome", H5P_DEFAULT) <= 0) continue;
+    const h5::Values outcomes =
+        h5::read_dataset(h5::open_object(table, "outcome"), h5::table_rows(table));
+    for (const std::string& outcome : outcomes.texts) ++counts[outcome];
+  }
   return counts;
 }
 

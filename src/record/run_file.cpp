@@ -163,10 +163,6 @@ class Table {
   std::int64_t written_ = 0;
 };
 
-std::vector<const TableSchema*> standard_schemas() {
-  return {&rounds_schema(), &tasks_schema(), &evaluations_schema(), &clients_schema()};
-}
-
 }  // namespace
 
 struct RunFile::State {
@@ -201,7 +197,8 @@ struct RunFile::State {
   }
 };
 
-RunFile::RunFile(const std::filesystem::path& path, const std::string& config_text)
+RunFile::RunFile(const std::filesystem::path& path, const std::string& config_text,
+                 const std::vector<const TableSchema*>& tables)
     : state_(std::make_unique<State>()) {
   state_->path = path;
   state_->keeping_first_error([&] {
@@ -209,8 +206,7 @@ RunFile::RunFile(const std::filesystem::path& path, const std::string& config_te
     h5::write_identity(state_->file, h5::kRunType, config_text);
     h5::write_attribute(state_->file, "date",
                         formatted("{:%Y-%m-%dT%H:%M:%SZ}", fmt::gmtime(std::time(nullptr))));
-    for (const TableSchema* schema : standard_schemas())
-      state_->tables.emplace_back(state_->file, *schema);
+    for (const TableSchema* schema : tables) state_->tables.emplace_back(state_->file, *schema);
     state_->write_and_flush();
   });
 }
@@ -219,7 +215,8 @@ RunFile::RunFile(std::unique_ptr<State> state) : state_(std::move(state)) {}
 RunFile::RunFile(RunFile&&) noexcept = default;
 RunFile& RunFile::operator=(RunFile&&) noexcept = default;
 
-RunFile RunFile::reopen(const std::filesystem::path& path, const std::string& config_text) {
+RunFile RunFile::reopen(const std::filesystem::path& path, const std::string& config_text,
+                        const std::vector<const TableSchema*>& tables) {
   auto state = std::make_unique<State>();
   state->path = path;
   state->file = h5::open_file(path, true);
@@ -227,7 +224,7 @@ RunFile RunFile::reopen(const std::filesystem::path& path, const std::string& co
     throw OutputError(formatted("{} is a checkpoint; give a run file", path.string()));
   h5_check(H5Adelete(state->file, "config"), "replace the configuration");
   h5::write_attribute(state->file, "config", config_text);
-  for (const TableSchema* schema : standard_schemas())
+  for (const TableSchema* schema : tables)
     state->tables.push_back(Table::open(state->file, *schema));
   return RunFile(std::move(state));
 }

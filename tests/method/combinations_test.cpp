@@ -15,12 +15,20 @@
 #include "espalier/comm/environment.h"
 #include "espalier/device/memory.h"
 #include "espalier/engine/driver.h"
+#include "espalier/engine/tables.h"
 #include "espalier/method/register.h"
 #include "espalier/protocol/rounds/server.h"
+#include "espalier/protocol/rounds/tables.h"
 #include "fixture.h"
 
 namespace espalier::rounds {
 namespace {
+
+std::vector<const TableSchema*> all_tables() {
+  std::vector<const TableSchema*> tables = engine_tables();
+  tables.insert(tables.end(), {&rounds_schema(), &tasks_schema()});
+  return tables;
+}
 
 /// Four clients with a few samples each, two rounds.
 constexpr const char* kTiny = R"(
@@ -107,7 +115,7 @@ class Ground {
       : mpi_(mpi),
         text_(text),
         experiment_(build_experiment(config())),
-        records_(folder / "run.h5", "") {}
+        records_(folder / "run.h5", "", all_tables()) {}
 
   /// Runs it. What it was refused with, if it was.
   std::optional<std::string> refusal(const Combination& rules) {

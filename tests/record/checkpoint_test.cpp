@@ -11,6 +11,7 @@
 #include "espalier/record/compare.h"
 #include "espalier/record/run_file.h"
 #include "folder.h"
+#include "written_checkpoint.h"
 
 namespace espalier {
 namespace {
@@ -146,7 +147,7 @@ TEST(Checkpoint, RefusesOtherFiles) {
   const Folder folder;
   EXPECT_NE(output_error([&] { CheckpointReader(folder / "none.h5"); }).find("there is no"),
             std::string::npos);
-  RunFile(folder / "run.h5", "").close();
+  RunFile(folder / "run.h5", "", {}).close();
   EXPECT_NE(output_error([&] { CheckpointReader(folder / "run.h5"); }).find("espalier run"),
             std::string::npos);
 }

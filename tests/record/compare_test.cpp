@@ -8,6 +8,8 @@
 #include "espalier/record/checkpoint.h"
 #include "espalier/record/run_file.h"
 #include "folder.h"
+#include "tables.h"
+#include "written_checkpoint.h"
 
 namespace espalier {
 namespace {
@@ -24,7 +26,7 @@ struct SmallRun {
   int tasks = 4;
 
   void write(const std::filesystem::path& path) const {
-    RunFile file(path, config);
+    RunFile file(path, config, all_tables());
     file.add_table(kMasks);
     Row last_round(rounds_schema());
     last_round.set("round", 1).set("train_loss", 0.5).set("wall_time_s", 1.0);
@@ -217,8 +219,8 @@ void save(const std::filesystem::path& path, std::vector<float> weights, double 
     archive.open("model");
     archive.value("weights", std::span<float>(weights));
     archive.close();
-    archive.open("server");
-    archive.value("wall_time_s", wall);
+    archive.open("wall");
+    archive.value("time_s", wall);
     archive.close();
     archive.open("method");
     archive.value("state", state);
@@ -234,7 +236,7 @@ TEST(CheckpointDiff, FollowsTheScopes) {
   save(folder / "a.h5", {1, 2, 3}, 1, 1);
   save(folder / "b.h5", {1, 2, 3}, 2, 1);
   EXPECT_EQ(diff(DiffScope::normal), "none");
-  EXPECT_EQ(diff(DiffScope::all), "/server/wall_time_s: 1 against 2");
+  EXPECT_EQ(diff(DiffScope::all), "/wall/time_s: 1 against 2");
   save(folder / "b.h5", {1, 2, 3}, 1, 4);
   EXPECT_EQ(diff(DiffScope::normal), "/method/state: 1 against 4");
   EXPECT_EQ(diff(DiffScope::values), "none");
@@ -270,7 +272,7 @@ TEST(Describe, NamesKindTablesAndRows) {
   const Folder folder;
   SmallRun().write(folder / "run.h5");
   const std::string run = describe_file(folder / "run.h5");
-  for (const char* part : {"espalier run, format 1.0", "/tasks          4 rows, 32 columns",
+  for (const char* part : {"espalier run, format 1.0", "/tasks          4 rows, 6 columns",
                            "/method/masks   1 row, 2 columns", "last round      round 1"})
     EXPECT_NE(run.find(part), std::string::npos) << part << "\n" << run;
   save(folder / "checkpoint.h5", {1, 2}, 1, 1);

@@ -11,6 +11,7 @@
 #include "espalier/base/hdf5.h"
 #include "espalier/record/compare.h"
 #include "folder.h"
+#include "tables.h"
 
 namespace espalier {
 namespace {
@@ -55,7 +56,7 @@ std::string text_attribute(hid_t object, const char* name) {
 TEST(RunFile, WritesColumnsThatPlainHdf5Reads) {
   const Folder folder;
   {
-    RunFile run(folder / "run.h5", "[run]\nname = a\n");
+    RunFile run(folder / "run.h5", "[run]\nname = a\n", all_tables());
     for (int i = 1; i <= 3; ++i) run.append(round_row(i));
     run.append(evaluation_row(2));
     run.close();
@@ -81,10 +82,9 @@ TEST(RunFile, WritesColumnsThatPlainHdf5Reads) {
 
 TEST(RunFile, EveryColumnCarriesUnitsDescriptionAndWall) {
   const Folder folder;
-  RunFile(folder / "run.h5", "").close();
+  RunFile(folder / "run.h5", "", all_tables()).close();
   const H5Handle file = open_plain(folder / "run.h5");
-  for (const TableSchema* schema :
-       {&rounds_schema(), &tasks_schema(), &evaluations_schema(), &clients_schema()})
+  for (const TableSchema* schema : all_tables())
     for (const Column& c : schema->columns) {
       const H5Handle dataset(H5Dopen2(file, (schema->path + "/" + c.name).c_str(), H5P_DEFAULT),
                              H5Dclose);
@@ -101,7 +101,7 @@ TEST(RunFile, RowsCrossChunks) {
   const Folder folder;
   std::vector<std::int64_t> expected;
   {
-    RunFile run(folder / "run.h5", "");
+    RunFile run(folder / "run.h5", "", all_tables());
     for (int i = 0; i < 2500; ++i) {
       run.append(round_row(i));
       expected.push_back(i);
@@ -115,7 +115,7 @@ TEST(RunFile, RowsCrossChunks) {
 // A copy is what another process would see at that moment.
 TEST(RunFile, CanBeReadWhileItIsWritten) {
   const Folder folder;
-  RunFile run(folder / "run.h5", "");
+  RunFile run(folder / "run.h5", "", all_tables());
   for (int i = 1; i <= 4; ++i) {
     run.append(round_row(i));
     run.flush();
@@ -130,7 +130,7 @@ TEST(RunFile, CanBeReadWhileItIsWritten) {
 
 TEST(RunFile, FlushesNoMoreOftenThanAsked) {
   const Folder folder;
-  RunFile run(folder / "run.h5", "");
+  RunFile run(folder / "run.h5", "", all_tables());
   const auto rows_on_disk = [&] {
     std::filesystem::copy_file(folder / "run.h5", folder / "copy",
                                std::filesystem::copy_options::overwrite_existing);
@@ -148,7 +148,7 @@ TEST(RunFile, FlushesNoMoreOftenThanAsked) {
 TEST(RunFile, ReopensAtTheShortestColumnAndGoesOn) {
   const Folder folder;
   {
-    RunFile run(folder / "run.h5", "");
+    RunFile run(folder / "run.h5", "", all_tables());
     for (int i = 1; i <= 3; ++i) run.append(round_row(i));
   }
   {
@@ -158,7 +158,7 @@ TEST(RunFile, ReopensAtTheShortestColumnAndGoesOn) {
     h5_check(H5Dset_extent(dataset, &two), "shorten");
   }
   {
-    RunFile run = RunFile::reopen(folder / "run.h5", "");
+    RunFile run = RunFile::reopen(folder / "run.h5", "", all_tables());
     EXPECT_EQ(run.rows("/rounds"), 2);
     run.append(round_row(9));
     run.close();
@@ -172,12 +172,12 @@ TEST(RunFile, MethodTablesAreCreatedOnceAndReopened) {
   const Folder folder;
   const TableSchema masks{"/method/masks", {{"kept", ColumnType::integer, "1", "units kept"}}};
   {
-    RunFile run(folder / "run.h5", "");
+    RunFile run(folder / "run.h5", "", all_tables());
     run.add_table(masks);
     run.append(Row(masks).set("kept", 3));
   }
   {
-    RunFile run = RunFile::reopen(folder / "run.h5", "");
+    RunFile run = RunFile::reopen(folder / "run.h5", "", all_tables());
     run.add_table(masks);
     run.append(Row(masks).set("kept", 4));
   }
@@ -188,7 +188,7 @@ TEST(RunFile, MethodTablesAreCreatedOnceAndReopened) {
 
 TEST(RunFile, RefusesRowsOfUnknownTables) {
   const Folder folder;
-  RunFile run(folder / "run.h5", "");
+  RunFile run(folder / "run.h5", "", all_tables());
   const TableSchema other{"/method/other", {{"x", ColumnType::real, "1", "x"}}};
   EXPECT_THROW(run.append(Row(other)), Error);
 }
@@ -197,7 +197,8 @@ TEST(RunFile, RefusesRowsOfUnknownTables) {
 TEST(RunFile, NamesThePathItCannotWrite) {
   const Folder folder;
   write_bytes(folder / "file", "x");
-  const std::string message = output_error([&] { RunFile(folder / "file" / "run.h5", ""); });
+  const std::string message =
+      output_error([&] { RunFile(folder / "file" / "run.h5", "", all_tables()); });
   EXPECT_NE(message.find((folder / "file" / "run.h5").string()), std::string::npos) << message;
   EXPECT_NE(message.find("run.dir"), std::string::npos) << message;
 }
@@ -208,7 +209,7 @@ TEST(RunFile, KeepsTheFirstErrorOfAFullDisk) {
   ASSERT_EQ(getrlimit(RLIMIT_FSIZE, &before), 0);
   const auto old_handler = std::signal(SIGXFSZ, SIG_IGN);
   {
-    RunFile run(folder / "run.h5", "");
+    RunFile run(folder / "run.h5", "", all_tables());
     rlimit full = before;
     full.rlim_cur = std::filesystem::file_size(folder / "run.h5");
     ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &full), 0);
@@ -226,7 +227,7 @@ TEST(RunFile, KeepsTheFirstErrorOfAFullDisk) {
 [[noreturn]] void exit_on_a_full_disk(const std::filesystem::path& path) {
   std::signal(SIGXFSZ, SIG_IGN);
   try {
-    RunFile run(path, "");
+    RunFile run(path, "", all_tables());
     const rlimit full{20000, 20000};
     setrlimit(RLIMIT_FSIZE, &full);
     for (int i = 0; i < 5000; ++i) run.append(round_row(i));

@@ -10,6 +10,7 @@
 
 #include "espalier/record/checkpoint.h"
 #include "espalier/train/evaluate.h"
+#include "record/written_checkpoint.h"
 
 namespace espalier {
 namespace {

@@ -42,10 +42,6 @@ class CheckpointWriter {
   std::future<void> writing_;
 };
 
-/// make_checkpoint and a writer's work at once.
-void write_checkpoint(const std::filesystem::path& path, const std::string& config_text,
-                      const std::function<void(Archive&)>& content);
-
 /// Opens a complete checkpoint, checking kind, version and checksums (OutputError naming what is
 /// damaged).
 class CheckpointReader {

@@ -30,8 +30,8 @@ Outcome outcome_called(const std::string& name);
 /// As its name.
 void archive_outcome(Archive& archive, Outcome& outcome);
 
-/// How many tasks of a run file ended in each, by name; only those that there are. OutputError
-/// where it cannot be read.
+/// Rows of a run file with each outcome, by name, over all tables with a column "outcome".
+/// OutputError where it cannot be read.
 std::map<std::string, std::int64_t> count_outcomes(const std::filesystem::path& run_file);
 
 }  // namespace espalier

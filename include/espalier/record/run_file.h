@@ -17,21 +17,22 @@ namespace espalier {
 /// disk, HDF5's later calls may well succeed although rows are lost.
 class RunFile {
  public:
-  /// Creates the file with the four standard tables and the root attributes (filetype "espalier
-  /// run", version [1, 0], software, software_version, git_sha, date, config). OutputError where it
-  /// cannot.
-  RunFile(const std::filesystem::path& path, const std::string& config_text);
+  /// Creates the file with these tables and the root attributes (filetype "espalier run", version
+  /// [1, 0], software, software_version, git_sha, date, config). OutputError if it cannot.
+  RunFile(const std::filesystem::path& path, const std::string& config_text,
+          const std::vector<const TableSchema*>& tables);
   /// Opens an existing run file to append to it; columns are first cut to the shortest of their
   /// table, which drops a row that a kill left half-written; `config_text` replaces the stored one.
   /// OutputError where it cannot.
-  static RunFile reopen(const std::filesystem::path& path, const std::string& config_text);
+  static RunFile reopen(const std::filesystem::path& path, const std::string& config_text,
+                        const std::vector<const TableSchema*>& tables);
   RunFile(RunFile&&) noexcept;
   RunFile& operator=(RunFile&&) noexcept;
   ~RunFile();  // closes; never throws
   /// Further tables of a method, below /method ("/method/masks"); opened if the file already has
   /// them.
   void add_table(const TableSchema& schema);
-  /// `row`'s table must be a standard one or have been added.
+  /// `row`'s table must be one of the file's.
   void append(const Row& row);
   /// Rows of a table, buffered ones included.
   std::int64_t rows(const std::string& table) const;

@@ -28,12 +28,6 @@ struct TableSchema {
   std::vector<Column> columns;
 };
 
-/// The tables rounds, tasks, evaluations and clients of a run file.
-const TableSchema& rounds_schema();
-const TableSchema& tasks_schema();
-const TableSchema& evaluations_schema();
-const TableSchema& clients_schema();
-
 /// One row: every column starts as 0, NaN or "".
 class Row {
  public:

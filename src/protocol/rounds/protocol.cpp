@@ -2,6 +2,7 @@
 
 #include "espalier/protocol/rounds/check.h"
 #include "espalier/protocol/rounds/server.h"
+#include "espalier/protocol/rounds/tables.h"
 #include "espalier/train/weights.h"
 
 namespace espalier::rounds {

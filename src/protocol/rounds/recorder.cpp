@@ -7,6 +7,7 @@
 
 #include "espalier/protocol/rounds/catalogue.h"
 #include "espalier/protocol/rounds/merge.h"
+#include "espalier/protocol/rounds/tables.h"
 
 namespace espalier::rounds {
 namespace {
