@@ -131,7 +131,7 @@ class WeightsTest(ProgramTest):
         self.assert_refused(3, "the model has no norm1.weight", *common, f"--model.init={out}")
         self.assert_refused(3, "the model has no norm1.weight", *common,
                             f"--model.init={checkpoint}", ranks=2)
-        self.assert_refused(3, "where [32, 1, 5, 5] is needed", *common, "--model.norm=batch",
+        self.assert_refused(3, "instead of [32, 1, 5, 5]", *common, "--model.norm=batch",
                             f"--model.init={out}", "--model.name=cnn")
         self.assert_refused(3, "No such file", *common, "--model.init=absent.safetensors")
         self.assert_refused(3, "there is no checkpoint", *common, "--model.init=absent.h5")

@@ -211,7 +211,7 @@ TEST(Weights, ALongerTableOfPositionsGivesItsFirstRows) {
   Parameters model = zeros(layout);
   place_weights({counted("wpe.weight", {4, 3}, 0)}, "the file", false, model);
   EXPECT_EQ(entry(model, "wpe.weight"), (std::vector<float>{0, 1, 2, 3, 4, 5}));
-  EXPECT_NE(refused({counted("wpe.weight", {1, 3}, 0)}, model).find("where [2, 3] is needed"),
+  EXPECT_NE(refused({counted("wpe.weight", {1, 3}, 0)}, model).find("instead of [2, 3]"),
             std::string::npos);
 }
 
@@ -223,8 +223,8 @@ TEST(Weights, WhatDoesNotFitIsNamed) {
   tensors.push_back(counted("h.1.attn.c_attn.weight", {6, 2}, 0));
   EXPECT_EQ(refused(tensors, model),
             "the file does not fit the model: it lacks h.0.attn.c_attn.bias; it has wte.weight "
-            "[2, 5] where [5, 2] is needed; the model has no h.1.attn.c_attn.weight; "
-            "model.init_partial = true would load the rest");
+            "[2, 5] instead of [5, 2]; the model has no h.1.attn.c_attn.weight; "
+            "model.init_partial = true loads the rest");
   EXPECT_EQ(entry(model, "h.0.attn.c_proj.weight"), (std::vector<float>{0, 0, 0, 0}));
 
   place_weights(tensors, "the file", true, model);
@@ -235,7 +235,7 @@ TEST(Weights, WhatDoesNotFitIsNamed) {
 
 TEST(Weights, AFileOfAnotherModelIsRefusedEvenInPart) {
   Parameters model = zeros(vit_layout());
-  EXPECT_NE(refused(gpt_tensors(""), model, true).find("nothing in it fits"), std::string::npos);
+  EXPECT_NE(refused(gpt_tensors(""), model, true).find("no tensor in it fits"), std::string::npos);
 }
 
 TEST(Weights, TheSameWeightsTwiceAreRefused) {
@@ -243,7 +243,7 @@ TEST(Weights, TheSameWeightsTwiceAreRefused) {
   std::vector<NamedTensor> tensors = gpt_tensors("");
   tensors.push_back(counted("module.wte.weight", {5, 2}, 0));
   EXPECT_EQ(refused(tensors, model, true),
-            "the file holds both wte.weight and module.wte.weight, which are the same weights");
+            "the file has both wte.weight and module.wte.weight, which are the same weights");
 }
 
 TEST(Weights, ValuesThatAreNotFiniteAreRefused) {
@@ -253,7 +253,7 @@ TEST(Weights, ValuesThatAreNotFiniteAreRefused) {
     std::fill(to, to + 10, 1.0f);
     to[9] = std::numeric_limits<float>::quiet_NaN();
   };
-  EXPECT_EQ(refused(tensors, model), "wte.weight of the file holds a value that is not finite");
+  EXPECT_EQ(refused(tensors, model), "wte.weight of the file has a value that is not finite");
 }
 
 TEST(Weights, EveryEntryGoesOutUnderItsName) {
