@@ -1,4 +1,4 @@
-// Names of other programs, on layouts made for it.
+// Names of other programs, on small layouts.
 
 #include "espalier/train/weights.h"
 
@@ -98,7 +98,7 @@ std::vector<NamedTensor> gpt_tensors(const std::string& prefix) {
           counted(prefix + "h.0.attn.c_proj.weight", {2, 2}, 400)};
 }
 
-TEST(Weights, PrefixesOfWrappersAreTakenOff) {
+TEST(Weights, PrefixesOfWrappersAreRemoved) {
   for (const char* prefix : {"", "module.", "transformer.", "module._orig_mod.transformer."}) {
     Parameters model = zeros(gpt_layout());
     place_weights(gpt_tensors(prefix), "the file", false, model);
@@ -109,7 +109,7 @@ TEST(Weights, PrefixesOfWrappersAreTakenOff) {
   }
 }
 
-TEST(Weights, TransposedLinearLayersOfAFileAreTurned) {
+TEST(Weights, TransposedLinearLayersOfAFileAreTransposedBack) {
   std::vector<NamedTensor> tensors = gpt_tensors("transformer.");
   tensors[1].shape = {2, 6};  // [in, out]; c_proj is square, and turned with it
   tensors.push_back(counted("transformer.h.0.attn.bias", {1, 1, 4, 4}, 0));
@@ -179,14 +179,14 @@ TEST_P(HuggingFacesViT, IsTimms) {
   place_weights(tensors, "the file", false, apart);
   EXPECT_EQ(entry(apart, "blocks.0.attn.k_proj.weight"), (std::vector<float>{54, 55, 56, 57}));
 
-  // A third of a fused entry is no whole one.
+  // One third of a fused entry is not the whole entry.
   std::vector<NamedTensor> without_key = tensors;
   without_key.erase(without_key.begin() + 6);
   EXPECT_NE(refused(without_key, model).find("it lacks blocks.0.attn.qkv.weight"),
             std::string::npos);
 }
 
-TEST(Weights, FusedProjectionsAreTakenApartAndTransposedOnesTurnedFirst) {
+TEST(Weights, FusedProjectionsAreSplitAfterTransposition) {
   Layout l;
   const int block = l.add_block("block");
   for (const char* third : {"q", "k", "v"}) {
@@ -215,7 +215,7 @@ TEST(Weights, ALongerTableOfPositionsGivesItsFirstRows) {
             std::string::npos);
 }
 
-TEST(Weights, WhatDoesNotFitIsNamed) {
+TEST(Weights, TensorsThatDoNotFitAreNamed) {
   Parameters model = zeros(gpt_layout());
   std::vector<NamedTensor> tensors = gpt_tensors("");
   tensors.erase(tensors.begin() + 2);
@@ -256,7 +256,7 @@ TEST(Weights, ValuesThatAreNotFiniteAreRefused) {
   EXPECT_EQ(refused(tensors, model), "wte.weight of the file has a value that is not finite");
 }
 
-TEST(Weights, EveryEntryGoesOutUnderItsName) {
+TEST(Weights, EveryEntryIsExportedByItsName) {
   Parameters model = zeros(vit_layout());
   std::iota(model.data(), model.data() + model.buffer_layout().size(), 1.0f);
   Parameters copy = zeros(vit_layout());
@@ -266,7 +266,7 @@ TEST(Weights, EveryEntryGoesOutUnderItsName) {
   }
 }
 
-TEST(Weights, StatisticsAreTakenWholeOrNotAtAll) {
+TEST(Weights, StatisticsAreTakenOnlyIfComplete) {
   Layout l;
   const int block = l.add_block("block");
   for (const char* norm : {"norm1", "norm2"}) {
@@ -289,7 +289,7 @@ TEST(Weights, StatisticsAreTakenWholeOrNotAtAll) {
   EXPECT_EQ(entry(model, "norm2.weight"), (std::vector<float>{7, 8}));
 }
 
-// A checkpoint of a run with `data` as its data, or of a release that kept no format.
+// A checkpoint of a run with the data `data`, or of a release that stored no data format.
 class StoredModels : public ::testing::Test {
  protected:
   StoredModels() {
@@ -323,7 +323,7 @@ class StoredModels : public ::testing::Test {
   std::filesystem::path path_ = formatted("{}/stored_models.h5", ::testing::TempDir());
 };
 
-TEST_F(StoredModels, HaveTheShapeThatTheCheckpointHolds) {
+TEST_F(StoredModels, HaveTheShapeOfTheCheckpoint) {
   write("[data]\nname = csv\n[model]\nname = mlp\nhidden = 2\n", 5, 3, true);
   const StoredModel stored = read_stored_model(path_, table_);
   EXPECT_EQ(stored.data.shape.sample, (std::vector<std::int64_t>{5}));
