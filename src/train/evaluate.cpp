@@ -8,20 +8,21 @@
 namespace espalier {
 namespace {
 
-/// begin, begin + stride, ...: `count` of them.
-std::vector<std::int64_t> spread(std::int64_t begin, std::int64_t count, std::int64_t stride) {
+/// The `count` indices begin, begin + stride, ...
+std::vector<std::int64_t> strided_indices(std::int64_t begin, std::int64_t count,
+                                          std::int64_t stride) {
   std::vector<std::int64_t> indices(static_cast<std::size_t>(count));
   for (std::int64_t& index : indices) index = std::exchange(begin, begin + stride);
   return indices;
 }
 
-/// Where a norm's statistics lie.
+/// The places of a norm's statistics.
 struct NormPlaces {
   BufferLayout::Place mean;
   BufferLayout::Place variance;
 };
 
-/// In the layout's order, in which a norm has its mean and then its variance.
+/// All norms in the order of the layout, where a norm has its mean first and then its variance.
 std::vector<NormPlaces> norms_of(const BufferLayout& buffer_layout) {
   std::vector<NormPlaces> norms;
   bool is_mean = true;
@@ -38,16 +39,17 @@ std::vector<NormPlaces> norms_of(const BufferLayout& buffer_layout) {
 }  // namespace
 
 void declare_evaluation_options(OptionTable& table) {
-  table.add({"record.evaluate_every", OptionType::integer, "1",
-             "evaluate the global model every so many rounds; the last version always", "rounds", 1,
-             1e12, OnResume::may_change});
+  table.add(
+      {"record.evaluate_every", OptionType::integer, "1",
+       "rounds between two evaluations of the global model; the last version is always evaluated",
+       "rounds", 1, 1e12});
   table.add({.key = "record.evaluate_first",
              .type = OptionType::boolean,
              .default_value = "false",
-             .help = "evaluate version 0 too, before anything is trained",
+             .help = "evaluate version 0 too, before any training",
              .on_resume = OnResume::may_change});
   table.add({"record.evaluate_batch", OptionType::integer, "500",
-             "samples in an evaluation batch; part of the result's last bits", "", 1, 1e6,
+             "samples in an evaluation batch; changes the last bits of results", "", 1, 1e6,
              OnResume::may_change});
 }
 
@@ -69,8 +71,8 @@ EvaluationSums score(const at::Tensor& all_logits, const at::Tensor& all_labels)
   EvaluationSums sums;
   sums.samples = labels.numel();
   sums.loss = at::cross_entropy_loss(logits, labels, {}, at::Reduction::Sum).item<double>();
-  // A sample counts within the top k if fewer than k classes have a larger logit, or an equal one
-  // at a lower index; a logit that is not a number never counts.
+  // A sample is in the top k if fewer than k classes have a larger logit, or an equal logit and a
+  // lower index. A sample whose logit is not finite is never in the top k.
   const at::Tensor own = logits.gather(1, labels.unsqueeze(1));
   const at::Tensor earlier =
       at::arange(logits.size(1), labels.options()).unsqueeze(0) < labels.unsqueeze(1);
@@ -95,7 +97,7 @@ std::vector<EvaluationSums> evaluate_batch(const Experiment& experiment, const E
                                            const Parameters& model_values, std::int64_t batch) {
   c10::NoGradGuard no_grad;
   const std::int64_t begin = batch * plan.batch;
-  const auto indices = spread(begin, std::min(plan.batch, plan.test_samples - begin), 1);
+  const auto indices = strided_indices(begin, std::min(plan.batch, plan.test_samples - begin), 1);
   const at::Tensor labels = experiment.data.test->labels(indices);
   std::vector<at::Tensor> exits;
   Context context;
@@ -117,13 +119,15 @@ std::vector<EvaluationSums> evaluate_batch(const Experiment& experiment, const E
 std::vector<double> calibrate_batch(const Experiment& experiment, const EvaluationPlan& plan,
                                     const Parameters& model_values, std::int64_t batch) {
   c10::NoGradGuard no_grad;
-  // Spread over all that is trained on, so that clients or classes in order give no skewed batch.
+  // The samples are spread over the whole training set, because it may be sorted by client or
+  // class.
   const auto samples = experiment.partition->in_training();
   const std::int64_t stride = static_cast<std::int64_t>(samples.size()) / plan.calibration_samples;
   const auto first_of = [&](std::int64_t b) {
     return plan.calibration_samples * b / plan.calibration_batches();
   };
-  auto indices = spread(first_of(batch) * stride, first_of(batch + 1) - first_of(batch), stride);
+  auto indices =
+      strided_indices(first_of(batch) * stride, first_of(batch + 1) - first_of(batch), stride);
   for (std::int64_t& index : indices) index = samples[static_cast<std::size_t>(index)];
   const Layout& layout = *experiment.model.layout;
   std::vector<at::Tensor> statistics(layout.entries.size());
@@ -140,7 +144,7 @@ std::vector<double> calibrate_batch(const Experiment& experiment, const Evaluati
     ESPALIER_CHECK(statistics[entry].defined(), "{} got no value", layout.entries[entry].name);
     const auto count = static_cast<double>(counts[entry]);
     if (is_mean) moments.push_back(count);
-    // The layer's variance is unbiased, but for a single value.
+    // The layer computes the unbiased variance, except for a single value.
     const double factor = is_mean ? 1 : count - 1;
     const at::Tensor flat = statistics[entry].contiguous();
     const float* const data = flat.const_data_ptr<float>();
@@ -152,7 +156,7 @@ std::vector<double> calibrate_batch(const Experiment& experiment, const Evaluati
 
 void set_statistics(Parameters& model_values, const std::vector<std::vector<double>>& batches) {
   if (batches.empty()) return;
-  std::size_t position = 0;  // of the norm's moments in each batch
+  std::size_t position = 0;  // where the moments of the norm begin in each batch
   for (const NormPlaces& norm : norms_of(model_values.buffer_layout())) {
     const auto channels = static_cast<std::size_t>(norm.mean.count);
     float* const means = model_values.data() + norm.mean.offset;

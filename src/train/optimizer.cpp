@@ -11,11 +11,11 @@
 namespace espalier {
 namespace {
 
-// Values that are worth a thread of their own.
+// Fewest values per thread.
 constexpr std::int64_t kGrain = 32768;
 
-/// 1 - beta^t: what a mean that started at zero has seen of the weights of its sum.
-double seen(double beta, std::int64_t steps) {
+/// 1 - beta^t: the sum of the weights in a running mean that started at zero.
+double bias_correction(double beta, std::int64_t steps) {
   return 1 - std::pow(beta, static_cast<double>(steps));
 }
 
@@ -31,11 +31,11 @@ kernels::Adam adam_factors(const TrainSettings& s, double lr, std::int64_t steps
   f.one_minus_beta1 = static_cast<float>(1 - s.beta1);
   f.beta2 = static_cast<float>(s.beta2);
   f.one_minus_beta2 = static_cast<float>(1 - s.beta2);
-  f.root_correction = static_cast<float>(1 / std::sqrt(seen(s.beta2, steps)));
+  f.root_correction = static_cast<float>(1 / std::sqrt(bias_correction(s.beta2, steps)));
   f.epsilon = static_cast<float>(s.epsilon);
-  f.step_size = static_cast<float>(lr / seen(s.beta1, steps));
+  f.step_size = static_cast<float>(lr / bias_correction(s.beta1, steps));
   f.penalty = decoupled ? 0 : static_cast<float>(s.weight_decay);
-  f.weight_share = decoupled ? static_cast<float>(1 - lr * s.weight_decay) : 1;
+  f.weight_factor = decoupled ? static_cast<float>(1 - lr * s.weight_decay) : 1;
   return f;
 }
 
@@ -47,11 +47,11 @@ kernels::Adan adan_factors(const TrainSettings& s, double lr, std::int64_t steps
   f.one_minus_beta2 = static_cast<float>(1 - s.beta2);
   f.beta3 = static_cast<float>(s.beta3);
   f.one_minus_beta3 = static_cast<float>(1 - s.beta3);
-  f.root_correction = static_cast<float>(1 / std::sqrt(seen(s.beta3, steps)));
+  f.root_correction = static_cast<float>(1 / std::sqrt(bias_correction(s.beta3, steps)));
   f.epsilon = static_cast<float>(s.epsilon);
-  f.mean_step = static_cast<float>(lr / seen(s.beta1, steps));
-  f.difference_step = static_cast<float>(lr * s.beta2 / seen(s.beta2, steps));
-  f.weight_share = static_cast<float>(1 / (1 + lr * s.weight_decay));
+  f.mean_step = static_cast<float>(lr / bias_correction(s.beta1, steps));
+  f.difference_step = static_cast<float>(lr * s.beta2 / bias_correction(s.beta2, steps));
+  f.weight_factor = static_cast<float>(1 / (1 + lr * s.weight_decay));
   f.has_previous = steps > 1 ? 1 : 0;
   return f;
 }

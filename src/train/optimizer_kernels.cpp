@@ -54,7 +54,7 @@ ESPALIER_WIDE void adam(const Adam& f, std::int64_t count, float* __restrict wei
     mean[i] = f.beta1 * mean[i] + f.one_minus_beta1 * g;
     square[i] = f.beta2 * square[i] + f.one_minus_beta2 * g * g;
     const float root = std::sqrt(square[i]) * f.root_correction + f.epsilon;
-    weight[i] = f.weight_share * weight[i] - f.step_size * mean[i] / root;
+    weight[i] = f.weight_factor * weight[i] - f.step_size * mean[i] / root;
   }
 }
 
@@ -72,7 +72,7 @@ ESPALIER_WIDE void adan(const Adan& f, std::int64_t count, float* __restrict wei
     square[i] = f.beta3 * square[i] + f.one_minus_beta3 * ahead * ahead;
     const float root = std::sqrt(square[i]) * f.root_correction + f.epsilon;
     const float step = (f.mean_step * mean[i] + f.difference_step * difference[i]) / root;
-    weight[i] = (weight[i] - step) * f.weight_share;
+    weight[i] = (weight[i] - step) * f.weight_factor;
   }
 }
 

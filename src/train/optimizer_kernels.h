@@ -1,13 +1,13 @@
 #pragma once
 // One step of each optimiser on the values [0, count) of flat buffers: every value is read and
-// written once. Sums are fused with a product where it says fma and rounded apart elsewhere, roots
-// and quotients are rounded correctly, so the values do not depend on the instruction set.
+// written once. Only explicit calls of std::fma are fused; all other operations, with roots and
+// quotients, are rounded one by one. So the values do not depend on the instruction set.
 
 #include <cstdint>
 
 namespace espalier::kernels {
 
-// Each struct: what is the same for all values in one step.
+// Each struct holds the factors of one step, which are the same for all values.
 
 struct Sgd {
   float lr;
@@ -15,7 +15,7 @@ struct Sgd {
   float momentum;
   bool nesterov;
 };
-/// Rounds where ATen's passes do. `velocity`: null without momentum.
+/// Rounds at the same operations as ATen's passes. `velocity`: null without momentum.
 void sgd(const Sgd& f, std::int64_t count, float* weight, const float* gradient, float* velocity);
 
 struct Adam {
@@ -23,9 +23,9 @@ struct Adam {
   float beta2, one_minus_beta2;
   float root_correction;  ///< 1 / sqrt(1 - beta2^t)
   float epsilon;
-  float step_size;     ///< lr / (1 - beta1^t)
-  float penalty;       ///< L2
-  float weight_share;  ///< decoupled: weight *= weight_share first
+  float step_size;      ///< lr / (1 - beta1^t)
+  float penalty;        ///< L2
+  float weight_factor;  ///< decoupled: weight *= weight_factor first
 };
 void adam(const Adam& f, std::int64_t count, float* weight, const float* gradient, float* mean,
           float* square);
@@ -38,8 +38,8 @@ struct Adan {
   float epsilon;
   float mean_step;        ///< lr / (1 - beta1^t)
   float difference_step;  ///< lr beta2 / (1 - beta2^t)
-  float weight_share;     ///< 1 / (1 + lr lambda)
-  float has_previous;     ///< 0 in the first step, whose difference is 0; else 1
+  float weight_factor;    ///< 1 / (1 + lr lambda)
+  float has_previous;     ///< 0 in the first step, which has no difference; then 1
 };
 void adan(const Adan& f, std::int64_t count, float* weight, const float* gradient, float* mean,
           float* difference, float* square, float* previous);

@@ -66,8 +66,8 @@ void read_schedule(const Config& config, TrainSettings& s) {
 }  // namespace
 
 void declare_train_options(OptionTable& table) {
-  // A share that is kept from step to step; 1 would keep the first value for ever.
-  const auto kept = [&](const char* key, const char* own, const char* help, double least) {
+  // The fraction of a running mean that each step keeps; 1 would never change it.
+  const auto fraction = [&](const char* key, const char* own, const char* help, double least) {
     table.add({key, OptionType::real, own, help, "", least, 0.9999999});
   };
   table.add({"train.epochs", OptionType::integer, "1", "passes over a client's samples in one task",
@@ -76,43 +76,50 @@ void declare_train_options(OptionTable& table) {
              "batches in one task; above 0 it replaces train.epochs", "", 0, 1e9});
   table.add({"train.batch", OptionType::integer, "20", "samples in a batch", "", 1, 1e6});
   table.add({"train.accumulate", OptionType::integer, "1",
-             "parts in which a batch passes through the model, one after the other; the gradient "
-             "is the mean over the batch, the memory that of one part",
+             "parts of a batch, which pass through the model one after the other; the gradient is "
+             "the mean over the batch, the memory is for one part",
              "", 1, 1e6});
   table.add({"train.label_smoothing", OptionType::real, "0",
-             "share of a label that is spread evenly over all classes", "", 0, 1});
+             "fraction of each label that is spread evenly over all classes", "", 0, 1});
   table.add_choice("train.optimizer", "sgd", "local optimiser",
                    {std::begin(kOptimizers), std::end(kOptimizers)});
-  table.add_choice("train.optimizer_state", "reset",
-                   "momentum and moments start at zero in every task, or stay with the client",
-                   {"reset", "keep"});
+  table.add_choice(
+      "train.optimizer_state", "reset",
+      "momentum and moments: start at zero in every task (reset), or stay with the client (keep)",
+      {"reset", "keep"});
   table.add({"train.lr", OptionType::real, "0.05", "learning rate", "", 0, 1e3});
   table.add({"train.momentum", OptionType::real, "0", "sgd, rmsprop: momentum", "", 0, 1});
   table.add({"train.nesterov", OptionType::boolean, "false", "sgd: Nesterov's form of momentum"});
-  table.add({"train.weight_decay", OptionType::real, "0",
-             "sgd, adam, rmsprop: L2 penalty added to the gradient; adamw, adan: decoupled", "", 0,
-             1e3});
-  kept("train.beta1", "-1", "mean of gradients; below 0: adam and adamw 0.9, adan 0.98", -1);
-  kept("train.beta2", "-1",
-       "adam, adamw: mean of squares, adan: of differences; below 0: 0.999, adan 0.92", -1);
-  kept("train.beta3", "-1", "adan: mean of squares; below 0: 0.99", -1);
-  kept("train.alpha", "0.99", "rmsprop: mean of squares", 0);
+  table.add(
+      {"train.weight_decay", OptionType::real, "0",
+       "sgd, adam, rmsprop: factor of an L2 penalty in the gradient; adamw, adan: decoupled decay",
+       "", 0, 1e3});
+  fraction("train.beta1", "-1",
+           "decay of the mean of gradients; below 0: adam and adamw 0.9, adan 0.98", -1);
+  fraction(
+      "train.beta2", "-1",
+      "decay of the mean of squares (adam, adamw) or differences (adan); below 0: 0.999, adan 0.92",
+      -1);
+  fraction("train.beta3", "-1", "adan: decay of the mean of squares; below 0: 0.99", -1);
+  fraction("train.alpha", "0.99", "rmsprop: decay of the mean of squares", 0);
   table.add({"train.epsilon", OptionType::real, "1e-8",
-             "adam, adamw, adan, rmsprop: added to the root of the mean of squares", "", 1e-30, 1});
-  table.add({"train.clip", OptionType::real, "0", "largest norm of a batch's gradient; 0 = any", "",
-             0, 1e9});
-  table.add_choice("train.schedule", "constant", "learning rate against the task's base version",
+             "adam, adamw, adan, rmsprop: term added to the root of the mean of squares", "", 1e-30,
+             1});
+  table.add({"train.clip", OptionType::real, "0",
+             "largest norm of a batch's gradient; 0 = no limit", "", 0, 1e9});
+  table.add_choice("train.schedule", "constant",
+                   "learning rate as a function of the task's base version",
                    {std::begin(kSchedules), std::end(kSchedules)});
   table.add({"train.warmup", OptionType::integer, "0",
-             "versions over which the learning rate rises evenly to its full value", "versions", 0,
-             1e12});
+             "number of versions over which the learning rate rises evenly to its full value",
+             "versions", 0, 1e12});
   table.add({"train.step_every", OptionType::integer, "0",
              "schedules step and exponential: versions between two decays; 0 = half of run.horizon",
              "versions", 0, 1e12});
   table.add({"train.decay", OptionType::real, "0.1",
              "schedules step and exponential: factor of each decay", "", 0, 1});
   table.add({"train.final_share", OptionType::real, "0",
-             "schedule cosine: what is left of the learning rate at run.horizon, as a share", "", 0,
+             "schedule cosine: fraction of the learning rate that remains at run.horizon", "", 0,
              1});
 }
 

@@ -14,15 +14,15 @@
 namespace espalier {
 namespace {
 
-// How other programs name what is ours. To add a program: a prefix that wraps its whole model, a
-// spelling of a piece of the name, or a suffix of what is no weight. A name that the model has as
-// it stands is never changed.
+// The names of other programs for our entries. To add a program, add a prefix of its whole model, a
+// spelling of a part of a name, or the suffix of a tensor that is not a weight. A name that the
+// model has is never changed.
 
-/// Wrappers around a whole model, taken off as often as they come.
+/// Prefixes of a whole model, each removed as often as it occurs.
 constexpr const char* kPrefixes[] = {"module.",      "model.", "_orig_mod.",
                                      "transformer.", "vit.",   "net."};
 
-/// Replaced once each, in this order.
+/// Each is replaced once, in this order.
 struct Spelling {
   const char* theirs;
   const char* ours;
@@ -51,28 +51,28 @@ constexpr Spelling kSpellings[] = {
     {"classifier.", "head."},
 };
 
-/// One tensor here, three there, which are stacked along its first dimension.
+/// One tensor in some programs; three in others, stacked along the first dimension.
 constexpr const char* kFused[] = {".attn.qkv.", ".attn.c_attn."};
 constexpr const char* kThirds[] = {".attn.q_proj.", ".attn.k_proj.", ".attn.v_proj."};
 
-/// Stored as [in, out] by some programs (Hugging Face's GPT-2) and as [out, in] by others. Some are
-/// square, so the shapes of the others decide for a file.
+/// Stored as [in, out] by some programs (Hugging Face's GPT-2) and as [out, in] by others. The
+/// shape of a square tensor does not tell which, so the other tensors of the file decide.
 constexpr const char* kTransposable[] = {"c_attn.weight", "c_proj.weight", "c_fc.weight"};
 
-/// Tables of positions, of which a model for shorter texts takes the first rows.
+/// Tables of positions; a model for shorter texts uses their first rows.
 constexpr const char* kLongerTables[] = {"wpe.weight"};
 
-/// No weights of their own: batch norm's counter, causal masks, output weights tied to the
-/// embedding.
-constexpr const char* kPassedOver[] = {"num_batches_tracked", ".attn.bias", ".attn.masked_bias",
-                                       "position_ids", "lm_head.weight"};
+/// Tensors that are not weights of their own: batch norm's counter, causal masks, output weights
+/// tied to the embedding.
+constexpr const char* kIgnored[] = {"num_batches_tracked", ".attn.bias", ".attn.masked_bias",
+                                    "position_ids", "lm_head.weight"};
 
 bool ends_with_any(const std::string& name, std::span<const char* const> suffixes) {
   return std::ranges::any_of(suffixes, [&](const char* s) { return name.ends_with(s); });
 }
 
-/// What a tensor is to an entry: slice `slice` of the tensor's `slices` is part `part` of the
-/// entry's `parts`.
+/// The part of an entry that a tensor holds: slice `slice` of the tensor's `slices` is part `part`
+/// of the entry's `parts`.
 struct Match {
   int entry = -1;
   int part = 0, parts = 1;
@@ -91,7 +91,7 @@ class Names {
       entries_.emplace(layout.entries[i].name, static_cast<int>(i));
     }
   }
-  /// Nothing where the model has nothing of the kind.
+  /// The entries, or parts of entries, of a tensor; empty if the model has none.
   std::vector<Match> find(std::string name) const {
     if (entry(name) >= 0) return {{entry(name)}};
     for (bool again = true; again;) {
@@ -136,7 +136,8 @@ Shape without_ones(Shape shape) {
   return shape;
 }
 
-/// The shape that a tensor must have for the match; {0} where the entry has no such parts.
+/// The shape that a tensor must have for the match; {0} if the entry cannot be cut into these
+/// parts.
 Shape needed_shape(const Match& match, Shape entry) {
   if (match.parts == 1 && match.slices == 1) return entry;
   if (entry.empty() || entry[0] % match.parts != 0) return {0};
@@ -144,8 +145,8 @@ Shape needed_shape(const Match& match, Shape entry) {
   return entry;
 }
 
-/// `stored` has more rows of what `needed` is.
-bool longer_table(const std::string& name, const Shape& stored, const Shape& needed) {
+/// Whether `stored` is a table of positions with more rows than `needed`.
+bool is_longer_table(const std::string& name, const Shape& stored, const Shape& needed) {
   return ends_with_any(name, kLongerTables) && stored.size() == 2 && needed.size() == 2 &&
          stored[0] > needed[0] && stored[1] == needed[1];
 }
@@ -159,8 +160,8 @@ std::string list_of(const std::vector<std::string>& names) {
   return text;
 }
 
-std::vector<float> transposed(const std::vector<float>& values, std::int64_t rows,
-                              std::int64_t columns) {
+std::vector<float> transpose(const std::vector<float>& values, std::int64_t rows,
+                             std::int64_t columns) {
   std::vector<float> result(values.size());
   for (std::int64_t r = 0; r < rows; ++r) {
     for (std::int64_t c = 0; c < columns; ++c) {
@@ -171,22 +172,23 @@ std::vector<float> transposed(const std::vector<float>& values, std::int64_t row
   return result;
 }
 
-/// A tensor with its place. `turned`: stored with its two dimensions the other way round;
-/// `direct`: all of its values, in their order, are those of the place.
+/// A tensor and its place. `transposed`: the file has its two dimensions in the other order.
+/// `direct`: the place gets all of its values in their order.
 struct Placement {
   const NamedTensor* tensor = nullptr;
   Match match;
-  bool turned = false;
+  bool transposed = false;
   bool direct = true;
 };
 
-bool transposable(const NamedTensor& tensor) {
+bool is_transposable(const NamedTensor& tensor) {
   return tensor.shape.size() == 2 && ends_with_any(tensor.name, kTransposable);
 }
 
-bool turned_file(const std::vector<Placement>& placements, const BufferLayout& buffer_layout) {
+bool is_transposed_file(const std::vector<Placement>& placements,
+                        const BufferLayout& buffer_layout) {
   return std::ranges::any_of(placements, [&](const Placement& p) {
-    if (!transposable(*p.tensor)) return false;
+    if (!is_transposable(*p.tensor)) return false;
     const Shape& stored = p.tensor->shape;
     const Shape needed = needed_shape(p.match, buffer_layout.place(p.match.entry).shape);
     return needed.size() == 2 && needed[0] != needed[1] && stored[0] == needed[1] &&
@@ -203,20 +205,20 @@ void copy(const Placement& p, const BufferLayout::Place& place, float* model) {
   }
   std::vector<float> values(static_cast<std::size_t>(p.tensor->count()));
   p.tensor->read(values.data());
-  if (p.turned) values = transposed(values, p.tensor->shape[0], p.tensor->shape[1]);
+  if (p.transposed) values = transpose(values, p.tensor->shape[0], p.tensor->shape[1]);
   std::copy_n(values.data() + p.match.slice * count, count, to);
 }
 
 std::string shape_text(const Shape& shape) { return formatted("[{}]", fmt::join(shape, ", ")); }
 
-/// What goes where, and what does not.
+/// The source of each entry, and the tensors and entries without a match.
 struct Matching {
-  std::vector<std::vector<Placement>> sources;  ///< of each entry; empty where it stays as it is
+  std::vector<std::vector<Placement>> sources;  ///< of each entry; empty: the entry is not changed
   std::size_t complete = 0;                     ///< entries with sources
   std::vector<std::string> missing, other_shape, unknown;
 
-  /// "it lacks a; it has b [2] where [3] is needed; the model has no c"; empty if all fits.
-  std::string faults() const {
+  /// "it lacks a; it has b [2] instead of [3]; the model has no c"; empty if all fit.
+  std::string problems() const {
     std::vector<std::string> texts;
     if (!missing.empty()) texts.push_back("it lacks " + list_of(missing));
     if (!other_shape.empty()) texts.push_back("it has " + list_of(other_shape));
@@ -233,31 +235,31 @@ Matching match_all(const std::vector<NamedTensor>& tensors, const std::string& o
   for (const NamedTensor& tensor : tensors) {
     const std::vector<Match> matches = names.find(tensor.name);
     for (const Match& match : matches) placements.push_back({&tensor, match});
-    if (matches.empty() && !ends_with_any(tensor.name, kPassedOver)) {
+    if (matches.empty() && !ends_with_any(tensor.name, kIgnored)) {
       result.unknown.push_back(tensor.name);
     }
   }
   const std::size_t entries = buffer_layout.layout().entries.size();
   result.sources.resize(entries);
   std::vector<bool> misfit(entries, false);
-  const bool turned = turned_file(placements, buffer_layout);
+  const bool transposed = is_transposed_file(placements, buffer_layout);
   for (Placement& p : placements) {
     const auto entry = static_cast<std::size_t>(p.match.entry);
     Shape stored = p.tensor->shape;
-    p.turned = turned && transposable(*p.tensor);
-    if (p.turned) std::swap(stored[0], stored[1]);
+    p.transposed = transposed && is_transposable(*p.tensor);
+    if (p.transposed) std::swap(stored[0], stored[1]);
     const Shape needed = needed_shape(p.match, buffer_layout.place(p.match.entry).shape);
-    const bool longer = longer_table(p.tensor->name, stored, needed);
-    p.direct = !p.turned && !longer && p.match.slices == 1;
+    const bool longer = is_longer_table(p.tensor->name, stored, needed);
+    p.direct = !p.transposed && !longer && p.match.slices == 1;
     if (!longer && without_ones(stored) != without_ones(needed)) {
-      result.other_shape.push_back(formatted("{} {} where {} is needed", p.tensor->name,
+      result.other_shape.push_back(formatted("{} {} instead of {}", p.tensor->name,
                                              shape_text(p.tensor->shape), shape_text(needed)));
       misfit[entry] = true;
       continue;
     }
     for (const Placement& other : result.sources[entry]) {
       if (other.match.part == p.match.part || other.match.parts != p.match.parts) {
-        throw DataError(formatted("{} holds both {} and {}, which are the same weights", origin,
+        throw DataError(formatted("{} has both {} and {}, which are the same weights", origin,
                                   other.tensor->name, p.tensor->name));
       }
     }
@@ -271,7 +273,7 @@ Matching match_all(const std::vector<NamedTensor>& tensors, const std::string& o
     }
     own.clear();
     const Entry& wanted = buffer_layout.layout().entries[entry];
-    // Statistics are computed where they are lacking.
+    // Missing statistics are no error: they are computed before they are needed.
     if (!misfit[entry] && wanted.kind != Kind::statistic) result.missing.push_back(wanted.name);
   }
   return result;
@@ -284,10 +286,10 @@ void place_weights(const std::vector<NamedTensor>& tensors, const std::string& o
   const BufferLayout& buffer_layout = model.buffer_layout();
   const Layout& layout = buffer_layout.layout();
   const Matching matching = match_all(tensors, origin, buffer_layout);
-  if (const std::string faults = matching.faults(); !faults.empty()) {
-    const std::string what = formatted("{} does not fit the model: {}", origin, faults);
-    if (matching.complete == 0) throw DataError(what + "; nothing in it fits");
-    if (!partial) throw DataError(what + "; model.init_partial = true would load the rest");
+  if (const std::string problems = matching.problems(); !problems.empty()) {
+    const std::string what = formatted("{} does not fit the model: {}", origin, problems);
+    if (matching.complete == 0) throw DataError(what + "; no tensor in it fits");
+    if (!partial) throw DataError(what + "; model.init_partial = true loads the rest");
     log_warning(what + "; the rest is loaded");
   }
   bool has_statistics = true;
@@ -300,12 +302,12 @@ void place_weights(const std::vector<NamedTensor>& tensors, const std::string& o
       for (const Placement& source : sources) copy(source, place, model.data());
       const float* const values = model.data() + place.offset;
       if (!std::all_of(values, values + place.count, [](float v) { return std::isfinite(v); })) {
-        throw DataError(formatted("{} of {} holds a value that is not finite",
+        throw DataError(formatted("{} of {} has a value that is not finite",
                                   sources.front().tensor->name, origin));
       }
     }
   }
-  if (!has_statistics) forget_statistics(model);  // of some norms alone they are of no use
+  if (!has_statistics) forget_statistics(model);  // statistics of only some norms have no use
 }
 
 std::vector<NamedTensor> named_tensors(const Parameters& model) {
@@ -356,12 +358,13 @@ StoredModel read_stored_model(const std::filesystem::path& checkpoint, const Opt
 }
 
 void declare_weight_options(OptionTable& table) {
-  table.add({"model.init", OptionType::text, "",
-             "weights to start from: a .safetensors file or a checkpoint (.h5); empty = drawn by "
-             "run.seed"});
-  table.add({"model.init_partial", OptionType::boolean, "false",
-             "model.init may lack weights, such as those of a new head, or hold others; what fits "
-             "is loaded"});
+  table.add(
+      {"model.init", OptionType::text, "",
+       "initial weights: a .safetensors file or a checkpoint (.h5); empty = drawn by run.seed"});
+  table.add(
+      {"model.init_partial", OptionType::boolean, "false",
+       "load the weights of model.init that fit, if others are missing (such as a new head) or "
+       "left over"});
 }
 
 Parameters first_model(const Config& config, const Experiment& experiment) {
@@ -378,7 +381,7 @@ Parameters first_model(const Config& config, const Experiment& experiment) {
       const StoredModel stored = read_stored_model(path, config.table());
       place_weights(named_tensors(stored.values), path.string(), partial, model);
     } catch (const OutputError& error) {
-      throw DataError(error.what());  // it is input here
+      throw DataError(error.what());  // here the checkpoint is an input
     }
   } else {
     throw InputError(

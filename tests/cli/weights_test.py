@@ -124,14 +124,14 @@ class WeightsTest(ProgramTest):
         for name in head:
             self.assertEqual(got[name].tobytes(), drawn[name].tobytes())
 
-    def test_what_does_not_fit_is_refused_before_anything_is_written(self):
+    def test_weights_that_do_not_fit_are_refused_before_anything_is_written(self):
         checkpoint = self.trained()
         out = self.exported(checkpoint)
         common = ("run", self.input, "--run.name=bad", "--model.name=lenet")
         self.assert_refused(3, "the model has no norm1.weight", *common, f"--model.init={out}")
         self.assert_refused(3, "the model has no norm1.weight", *common,
                             f"--model.init={checkpoint}", ranks=2)
-        self.assert_refused(3, "where [32, 1, 5, 5] is needed", *common, "--model.norm=batch",
+        self.assert_refused(3, "instead of [32, 1, 5, 5]", *common, "--model.norm=batch",
                             f"--model.init={out}", "--model.name=cnn")
         self.assert_refused(3, "No such file", *common, "--model.init=absent.safetensors")
         self.assert_refused(3, "there is no checkpoint", *common, "--model.init=absent.h5")
@@ -201,7 +201,7 @@ class StatisticsTest(ProgramTest):
         self.assertEqual(list(self.column(few, "version", "evaluations")), [4, 5])
 
     @unittest.skipIf(NO_TORCH, NO_TORCH)
-    def test_they_are_of_all_samples_where_batches_differ_in_size(self):
+    def test_they_cover_all_samples_if_batches_differ_in_size(self):
         # A single client has the samples in their order.
         run = self.run_ok("uneven", "--run.rounds=2", "--record.evaluate_batch=100", *self.COMMON, "--clients.count=1")
         with h5py.File(self.checkpoint(run)) as file:

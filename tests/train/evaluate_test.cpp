@@ -1,4 +1,4 @@
-// Norm statistics out of the moments of batches.
+// Norm statistics from the moments of batches.
 
 #include "espalier/train/evaluate.h"
 
@@ -9,7 +9,7 @@
 namespace espalier {
 namespace {
 
-/// Two batch norms, of 3 and 2 channels, with something to train before, between and behind.
+/// Two batch norms, of 3 and 2 channels, with trainable entries before, between and after them.
 Parameters two_norms() {
   Layout layout;
   const int block = layout.add_block("block");
@@ -53,7 +53,7 @@ void append_moments(std::vector<double>& moments, std::size_t first, std::size_t
   moments.insert(moments.end(), squares.begin(), squares.end());
 }
 
-TEST(NormStatistics, AreThoseOfAllValuesHoweverTheBatchesAreCut) {
+TEST(NormStatistics, CoverAllValuesForAnySizesOfBatches) {
   constexpr int kValues = 90;
   for (const std::vector<int>& cuts :
        {std::vector<int>{0, 90}, {0, 89, 90}, {0, 1, 2, 50, 51, 90}, {0, 30, 60, 90}}) {
@@ -86,7 +86,7 @@ TEST(NormStatistics, OneValueHasNoVariance) {
   EXPECT_EQ(entry(model, 5), (std::vector<float>{0, 0}));
 }
 
-TEST(NormStatistics, AreLackingAtTheirFirstValuesOnly) {
+TEST(NormStatistics, AreLackingOnlyAtTheirInitialValues) {
   Parameters model = two_norms();
   EXPECT_FALSE(lacks_statistics(model));
   forget_statistics(model);

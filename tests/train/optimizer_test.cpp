@@ -1,5 +1,5 @@
-// Each optimiser against its rule in double precision, written down here with a running bound of
-// what float arithmetic may add, and that rule against PyTorch's own code in double precision.
+// Compares each optimiser with its rule in double precision, which has a running bound of the float
+// rounding errors, and this rule with PyTorch's own code in double precision.
 
 #include "espalier/train/optimizer.h"
 
@@ -67,7 +67,7 @@ at::Tensor train(const TrainSettings& s, std::int64_t size, int from = 0, int to
 /// A mean sum_i share^(t-i) (1 - share) x_i in double, and a bound on the error of the same mean in
 /// float. A term passes through at most 4 roundings when it enters (1 - share, its square, the
 /// product) and 3 in each later step (share, product, sum): so (3 t + 4) u times the mean of
-/// absolute values, beside what the x_i bring along themselves.
+/// absolute values, plus the errors of the x_i.
 struct Mean {
   double value = 0, absolute = 0, carried = 0;
   int steps = 0;
@@ -200,7 +200,7 @@ void expect_rule(const TrainSettings& s) {
     largest_bound = std::max(largest_bound, r.error);
     largest_share = std::max(largest_share, difference / r.error);
   }
-  // The bound is worth something: weights move by up to kLr a step.
+  // The bound is small: weights move by up to kLr per step.
   EXPECT_LT(largest_bound, 1e-3 * kLr * kSteps);
   if (std::getenv("ESPALIER_SHOW")) {
     fmt::print("largest bound {:.2e}, largest error as a share of its bound {:.3f}\n",
@@ -280,7 +280,7 @@ const std::vector<TrainSettings>& all_kinds() {
 }
 
 TEST(Optimizer, ValuesDoNotDependOnHowABufferIsCut) {
-  // Registers of any width and number of threads: one value at a time is the extreme of it.
+  // One value at a time is the extreme case of registers of any width and of several threads.
   constexpr std::int64_t kSize = 100003;
   for (const TrainSettings& s : all_kinds()) {
     at::set_num_threads(1);
@@ -334,7 +334,7 @@ class OptimizerArchive : public ::testing::Test {
   }
 };
 
-TEST_F(OptimizerArchive, AnInterruptedTrainingGoesOnUnchanged) {
+TEST_F(OptimizerArchive, AnInterruptedTrainingContinuesUnchanged) {
   const auto g = plans_.buffer_layout(cut({0, 2, 7}, {1, 5}), Packing::aligned);
   const std::int64_t size = trained(*g);
   const at::Tensor mask = (numbered(*g) > 0).to(at::kFloat);  // padding is zero
@@ -359,7 +359,7 @@ TEST_F(OptimizerArchive, AnInterruptedTrainingGoesOnUnchanged) {
   }
 }
 
-TEST_F(OptimizerArchive, KeptUnitsCarryTheirStateAndNewOnesStartAtZero) {
+TEST_F(OptimizerArchive, KeptUnitsKeepTheirStateAndNewOnesStartAtZero) {
   const TrainSettings s = settings(OptimizerKind::sgd, 0, 0.5);  // the velocity is the gradient
   const auto before = plans_.buffer_layout(cut({0, 2, 3, 7}, {0, 1, 5}), Packing::aligned);
   const auto after = plans_.buffer_layout(cut({2, 3, 4, 5, 8}, {1, 2, 5}), Packing::aligned);
@@ -373,14 +373,14 @@ TEST_F(OptimizerArchive, KeptUnitsCarryTheirStateAndNewOnesStartAtZero) {
   at::Tensor w = at::zeros({trained(*after)});
   second.step(w, at::zeros({trained(*after)}), 1);  // w = -velocity = -gradient / 2
   const at::Tensor own = numbered(*after);
-  // By value: the number tells the place in the full model, so whether the first submodel had it.
+  // A value is its position in the full model, so it tells if the first submodel had it.
   const at::Tensor there = at::isin(own, numbered(*before)).logical_and(own > 0);
   EXPECT_TRUE(at::equal(w, at::where(there, own * -0.5, at::zeros({}))));
   EXPECT_GT(there.sum().item<std::int64_t>(), 0);
   EXPECT_LT(there.sum().item<std::int64_t>(), (own > 0).sum().item<std::int64_t>());
 }
 
-TEST_F(OptimizerArchive, HoldsEveryCopyDenseAndLittleElse) {
+TEST_F(OptimizerArchive, HasEveryBufferDenseAndLittleElse) {
   const auto g = plans_.buffer_layout(cut({0, 2, 7}, {1, 5}), Packing::aligned);
   for (const TrainSettings& s : all_kinds()) {
     Optimizer optimizer(s, trained(*g));

@@ -1,4 +1,4 @@
-// Schedules against their formulas, and workloads against counting by hand.
+// Compares schedules with their formulas, and workloads with counts by hand.
 
 #include "espalier/train/settings.h"
 
@@ -20,7 +20,7 @@ TrainSettings read(const std::string& lines, std::int64_t horizon = 100) {
   return train_settings(config, horizon);
 }
 
-TEST(Schedule, ConstantIsTheRateItself) {
+TEST(Schedule, ConstantIsTheRate) {
   const TrainSettings s = read("lr = 0.3\n");
   for (const std::int64_t v : {0, 1, 99, 1000}) EXPECT_EQ(learning_rate(s, v), 0.3);
 }
@@ -68,7 +68,7 @@ TEST(Schedule, WarmUpRisesEvenlyAndTheScheduleCountsFromItsEnd) {
   }
 }
 
-TEST(Settings, BetasBelowZeroAreTheOptimisersOwn) {
+TEST(Settings, BetasBelowZeroAreTheOptimisersDefaults) {
   const TrainSettings adam = read("optimizer = adam\n");
   EXPECT_EQ(adam.beta1, 0.9);
   EXPECT_EQ(adam.beta2, 0.999);
@@ -99,7 +99,7 @@ TEST(Workload, CountsBatchesAcrossEpochs) {
   EXPECT_EQ(w.passes, (Passes{{20, 3}, {10, 1}}));
 }
 
-TEST(Workload, HasNothingToDoWithoutSamples) {
+TEST(Workload, IsEmptyWithoutSamples) {
   TrainSettings s;
   s.steps = 4;
   const Workload w = workload(s, 20, 0);

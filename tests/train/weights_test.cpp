@@ -1,4 +1,4 @@
-// Names of other programs, on layouts made for it.
+// Names of other programs, on small layouts.
 
 #include "espalier/train/weights.h"
 
@@ -99,7 +99,7 @@ std::vector<NamedTensor> gpt_tensors(const std::string& prefix) {
           counted(prefix + "h.0.attn.c_proj.weight", {2, 2}, 400)};
 }
 
-TEST(Weights, PrefixesOfWrappersAreTakenOff) {
+TEST(Weights, PrefixesOfWrappersAreRemoved) {
   for (const char* prefix : {"", "module.", "transformer.", "module._orig_mod.transformer."}) {
     Parameters model = zeros(gpt_layout());
     place_weights(gpt_tensors(prefix), "the file", false, model);
@@ -110,7 +110,7 @@ TEST(Weights, PrefixesOfWrappersAreTakenOff) {
   }
 }
 
-TEST(Weights, TransposedLinearLayersOfAFileAreTurned) {
+TEST(Weights, TransposedLinearLayersOfAFileAreTransposedBack) {
   std::vector<NamedTensor> tensors = gpt_tensors("transformer.");
   tensors[1].shape = {2, 6};  // [in, out]; c_proj is square, and turned with it
   tensors.push_back(counted("transformer.h.0.attn.bias", {1, 1, 4, 4}, 0));
@@ -180,14 +180,14 @@ TEST_P(HuggingFacesViT, IsTimms) {
   place_weights(tensors, "the file", false, apart);
   EXPECT_EQ(entry(apart, "blocks.0.attn.k_proj.weight"), (std::vector<float>{54, 55, 56, 57}));
 
-  // A third of a fused entry is no whole one.
+  // One third of a fused entry is not the whole entry.
   std::vector<NamedTensor> without_key = tensors;
   without_key.erase(without_key.begin() + 6);
   EXPECT_NE(refused(without_key, model).find("it lacks blocks.0.attn.qkv.weight"),
             std::string::npos);
 }
 
-TEST(Weights, FusedProjectionsAreTakenApartAndTransposedOnesTurnedFirst) {
+TEST(Weights, FusedProjectionsAreSplitAfterTransposition) {
   Layout l;
   const int block = l.add_block("block");
   for (const char* third : {"q", "k", "v"}) {
@@ -212,11 +212,11 @@ TEST(Weights, ALongerTableOfPositionsGivesItsFirstRows) {
   Parameters model = zeros(layout);
   place_weights({counted("wpe.weight", {4, 3}, 0)}, "the file", false, model);
   EXPECT_EQ(entry(model, "wpe.weight"), (std::vector<float>{0, 1, 2, 3, 4, 5}));
-  EXPECT_NE(refused({counted("wpe.weight", {1, 3}, 0)}, model).find("where [2, 3] is needed"),
+  EXPECT_NE(refused({counted("wpe.weight", {1, 3}, 0)}, model).find("instead of [2, 3]"),
             std::string::npos);
 }
 
-TEST(Weights, WhatDoesNotFitIsNamed) {
+TEST(Weights, TensorsThatDoNotFitAreNamed) {
   Parameters model = zeros(gpt_layout());
   std::vector<NamedTensor> tensors = gpt_tensors("");
   tensors.erase(tensors.begin() + 2);
@@ -224,8 +224,8 @@ TEST(Weights, WhatDoesNotFitIsNamed) {
   tensors.push_back(counted("h.1.attn.c_attn.weight", {6, 2}, 0));
   EXPECT_EQ(refused(tensors, model),
             "the file does not fit the model: it lacks h.0.attn.c_attn.bias; it has wte.weight "
-            "[2, 5] where [5, 2] is needed; the model has no h.1.attn.c_attn.weight; "
-            "model.init_partial = true would load the rest");
+            "[2, 5] instead of [5, 2]; the model has no h.1.attn.c_attn.weight; "
+            "model.init_partial = true loads the rest");
   EXPECT_EQ(entry(model, "h.0.attn.c_proj.weight"), (std::vector<float>{0, 0, 0, 0}));
 
   place_weights(tensors, "the file", true, model);
@@ -236,7 +236,7 @@ TEST(Weights, WhatDoesNotFitIsNamed) {
 
 TEST(Weights, AFileOfAnotherModelIsRefusedEvenInPart) {
   Parameters model = zeros(vit_layout());
-  EXPECT_NE(refused(gpt_tensors(""), model, true).find("nothing in it fits"), std::string::npos);
+  EXPECT_NE(refused(gpt_tensors(""), model, true).find("no tensor in it fits"), std::string::npos);
 }
 
 TEST(Weights, TheSameWeightsTwiceAreRefused) {
@@ -244,7 +244,7 @@ TEST(Weights, TheSameWeightsTwiceAreRefused) {
   std::vector<NamedTensor> tensors = gpt_tensors("");
   tensors.push_back(counted("module.wte.weight", {5, 2}, 0));
   EXPECT_EQ(refused(tensors, model, true),
-            "the file holds both wte.weight and module.wte.weight, which are the same weights");
+            "the file has both wte.weight and module.wte.weight, which are the same weights");
 }
 
 TEST(Weights, ValuesThatAreNotFiniteAreRefused) {
@@ -254,10 +254,10 @@ TEST(Weights, ValuesThatAreNotFiniteAreRefused) {
     std::fill(to, to + 10, 1.0f);
     to[9] = std::numeric_limits<float>::quiet_NaN();
   };
-  EXPECT_EQ(refused(tensors, model), "wte.weight of the file holds a value that is not finite");
+  EXPECT_EQ(refused(tensors, model), "wte.weight of the file has a value that is not finite");
 }
 
-TEST(Weights, EveryEntryGoesOutUnderItsName) {
+TEST(Weights, EveryEntryIsExportedByItsName) {
   Parameters model = zeros(vit_layout());
   std::iota(model.data(), model.data() + model.buffer_layout().size(), 1.0f);
   Parameters copy = zeros(vit_layout());
@@ -267,7 +267,7 @@ TEST(Weights, EveryEntryGoesOutUnderItsName) {
   }
 }
 
-TEST(Weights, StatisticsAreTakenWholeOrNotAtAll) {
+TEST(Weights, StatisticsAreTakenOnlyIfComplete) {
   Layout l;
   const int block = l.add_block("block");
   for (const char* norm : {"norm1", "norm2"}) {
@@ -290,7 +290,7 @@ TEST(Weights, StatisticsAreTakenWholeOrNotAtAll) {
   EXPECT_EQ(entry(model, "norm2.weight"), (std::vector<float>{7, 8}));
 }
 
-// A checkpoint of a run with `data` as its data, or of a release that kept no format.
+// A checkpoint of a run with the data `data`, or of a release that stored no data format.
 class StoredModels : public ::testing::Test {
  protected:
   StoredModels() {
@@ -324,7 +324,7 @@ class StoredModels : public ::testing::Test {
   std::filesystem::path path_ = formatted("{}/stored_models.h5", ::testing::TempDir());
 };
 
-TEST_F(StoredModels, HaveTheShapeThatTheCheckpointHolds) {
+TEST_F(StoredModels, HaveTheShapeOfTheCheckpoint) {
   write("[data]\nname = csv\n[model]\nname = mlp\nhidden = 2\n", 5, 3, true);
   const StoredModel stored = read_stored_model(path_, table_);
   EXPECT_EQ(stored.data.shape.sample, (std::vector<std::int64_t>{5}));

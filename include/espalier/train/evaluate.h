@@ -1,6 +1,6 @@
 #pragma once
-// Evaluation and norm calibration, one fixed batch at a time: what a batch gives depends on the
-// model and the batch alone, so shards can run on any rank and are combined in batch order.
+// Evaluation and norm calibration, one fixed batch at a time. The result of a batch depends only on
+// the model and the batch, so shards can run on any rank. They are combined in batch order.
 
 #include <cstdint>
 #include <string>
@@ -10,7 +10,8 @@
 
 namespace espalier {
 
-/// Sums over the labels of one evaluation batch: a sample has one, or a text one at each position.
+/// Sums over the labels of one evaluation batch. A sample has one label; a text has one label at
+/// each position.
 struct EvaluationSums {
   std::int64_t samples = 0;
   double loss = 0;
@@ -25,37 +26,36 @@ struct EvaluationPlan {
   std::int64_t calibration_samples = 0;  ///< 0: the model has no statistics
 
   std::int64_t test_batches() const { return (test_samples + batch - 1) / batch; }
-  /// As equal in size as they can be, for each is normalised by its own statistics.
+  /// Of equal size up to one sample, because each is normalised by its own statistics.
   std::int64_t calibration_batches() const { return (calibration_samples + batch - 1) / batch; }
 };
 void declare_evaluation_options(OptionTable& table);
 EvaluationPlan evaluation_plan(const Config& config, const Experiment& experiment);
 
-/// Of logits [..., classes] and labels [...].
+/// The sums for logits [..., classes] and labels [...].
 EvaluationSums score(const at::Tensor& logits, const at::Tensor& labels);
 
-/// What an evaluation tells about, by name: the head ("test") and, of a model with further
-/// classifiers, each of them ("exit 1", ...) and the mean of all their logits ("mean of exits").
+/// The names of the evaluated predictions: the head ("test"); for a model with several classifiers
+/// also each of the others ("exit 1", ...) and the mean of all their logits ("mean of exits").
 std::vector<std::string> evaluated_sets(const Model& model);
-/// `model_values`: a full model in evaluation (statistics in place). One item for each of these
-/// sets.
+/// The sums of each of these sets. `model_values`: a full model with its norm statistics.
 std::vector<EvaluationSums> evaluate_batch(const Experiment& experiment, const EvaluationPlan& plan,
                                            const Parameters& model_values, std::int64_t batch);
 
-/// Of each norm of the layout, in its order, one calibration batch's moments: the number of values
-/// of a channel, the channels' means, and their sums of squared differences from these.
+/// The moments of one calibration batch, for each norm in the order of the layout: the number of
+/// values of a channel, the mean of each channel, and its sum of squared differences from the mean.
 std::vector<double> calibrate_batch(const Experiment& experiment, const EvaluationPlan& plan,
                                     const Parameters& model_values, std::int64_t batch);
-/// Mean and unbiased variance (PyTorch's running_var) of all values of all batches into the
-/// statistic entries of `model_values`. The batches may differ in size; they are combined in their
-/// order in double precision (Chan, Golub and LeVeque 1979).
+/// Sets the statistic entries of `model_values` to mean and unbiased variance (PyTorch's
+/// running_var) of all values of all batches. The batches may differ in size. They are combined in
+/// their order in double precision (Chan, Golub and LeVeque 1979).
 void set_statistics(Parameters& model_values, const std::vector<std::vector<double>>& batches);
 
-/// Norm statistics at their first values, mean 0 and variance 1, are those of no version.
+/// Sets norm statistics to mean 0 and variance 1, which stand for statistics that are not computed.
 void forget_statistics(Parameters& model_values);
-/// Whether the model has statistics, and they are those of no version.
+/// Whether the model has norm statistics and all are mean 0 and variance 1.
 bool lacks_statistics(const Parameters& model_values);
-/// From a model of the same buffer_layout.
+/// Copies the norm statistics. Both models have the same buffer layout.
 void copy_statistics(const Parameters& from, Parameters& to);
 
 }  // namespace espalier

@@ -1,7 +1,7 @@
 #pragma once
-// How clients train: the [train] section as values, and what follows from it alone (learning rate
-// of a task, number of steps, size of each batch), so that server and client agree without a
-// message.
+// How clients train: the [train] section as values, and the values computed from it (learning rate
+// of a task, number of steps, size of each batch). Server and client compute the same values
+// without a message.
 
 #include <cstdint>
 #include <string>
@@ -19,7 +19,7 @@ struct TrainSettings {
   std::int64_t epochs = 1;
   std::int64_t steps = 0;  ///< > 0 replaces epochs
   std::int64_t batch = 20;
-  std::int64_t accumulate = 1;  ///< parts in which a batch passes through the model
+  std::int64_t accumulate = 1;  ///< parts of a batch that pass one after the other
   double label_smoothing = 0;
 
   OptimizerKind optimizer = OptimizerKind::sgd;
@@ -28,7 +28,7 @@ struct TrainSettings {
   double momentum = 0;
   bool nesterov = false;
   double weight_decay = 0;
-  double beta1 = 0;  ///< adam, adamw, adan; each beta is the share that is kept
+  double beta1 = 0;  ///< adam, adamw, adan; a beta is the fraction that is kept
   double beta2 = 0;
   double beta3 = 0;    ///< adan
   double alpha = 0;    ///< rmsprop
@@ -40,37 +40,37 @@ struct TrainSettings {
   std::int64_t warmup = 0;      ///< versions
   std::int64_t step_every = 0;  ///< step, exponential: versions between two decays
   double decay = 0.1;           ///< step, exponential
-  double final_share = 0;       ///< cosine: of lr, at the horizon
+  double final_share = 0;       ///< cosine: fraction of lr at the horizon
 };
 
 /// Declares the [train] options.
 void declare_train_options(OptionTable& table);
-/// `horizon`: the number of versions that schedules refer to. InputError where options contradict
-/// each other.
+/// `horizon`: number of versions of a schedule. Throws InputError if options contradict each other.
 TrainSettings train_settings(const Config& config, std::int64_t horizon);
 
 /// The learning rate of a task that starts from version v: lr x warm-up x schedule, where the
-/// warm-up of W versions is min(1, (v + 1) / (W + 1)) and p = max(0, v - W) counts on from there:
+/// warm-up of W versions is min(1, (v + 1) / (W + 1)) and p = max(0, v - W) counts the versions
+/// after it:
 ///   step         decay ^ floor(p / step_every)
 ///   exponential  decay ^ (p / step_every)
 ///   cosine       f + (1 - f) (1 + cos(pi min(1, p / (horizon - W)))) / 2, f = final_share
 ///                (Loshchilov and Hutter 2017, without restarts)
 double learning_rate(const TrainSettings& settings, std::int64_t base_version);
 
-/// Samples that pass through the model at once when a batch of `batch` is taken in
-/// settings.accumulate parts; the last part of a batch may be smaller.
+/// Samples of a part, if a batch of `batch` samples has settings.accumulate parts; the last part of
+/// a batch may be smaller.
 std::int64_t part_size(const TrainSettings& settings, std::int64_t batch);
 
-/// What one task of a client with `samples` samples does. Batches run through whole epochs; the
-/// last batch of an epoch may be smaller.
+/// The steps and passes of a task of a client with `samples` samples. The last batch of an epoch
+/// may be smaller than the others.
 struct Workload {
   struct Passes {
     std::int64_t size = 0;  ///< samples
     std::int64_t count = 0;
     friend bool operator==(const Passes&, const Passes&) = default;
   };
-  std::int64_t steps = 0;    ///< of the optimiser
-  std::int64_t samples = 0;  ///< seen, counting repeats
+  std::int64_t steps = 0;    ///< steps of the optimiser
+  std::int64_t samples = 0;  ///< samples of all steps, with repeats
   /// Forward and backward passes, by descending size.
   std::vector<Passes> passes;
 };

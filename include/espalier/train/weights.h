@@ -1,7 +1,7 @@
 #pragma once
-// Weights in and out: the first values of the global model (keyed, or from model.init), and a
-// checkpoint's model rebuilt for other programs. Names are the layout's, which are PyTorch's; files
-// of other programs are matched through one table of customary variants (weights.cpp).
+// Weights in and out: the initial values of the global model (drawn, or from model.init), and the
+// model of a checkpoint for other programs. Tensors have the names of the layout, which are
+// PyTorch's. One table (weights.cpp) translates the customary names of other programs.
 
 #include <filesystem>
 #include <string>
@@ -12,36 +12,36 @@
 
 namespace espalier {
 
-/// model.init, model.init_partial.
+/// Declares model.init and model.init_partial.
 void declare_weight_options(OptionTable& table);
 
-/// The global model before round 0, aligned: initialise(), then what model.init holds, norm
-/// statistics included if it has any. Needed where the global model lives only. DataError where the
-/// file cannot be used.
+/// The global model before round 0, aligned: drawn by initialise(), then overwritten by the weights
+/// of model.init, with its norm statistics if it has any. Only the rank of the global model calls
+/// it. Throws DataError if the file cannot be used.
 Parameters first_model(const Config& config, const Experiment& experiment);
 
-/// A model as its checkpoint holds it, aligned. Its statistics may be lacking (lacks_statistics),
-/// where the run was stopped before they were computed.
+/// The model of a checkpoint, aligned. If the run was stopped before its norm statistics were
+/// computed, lacks_statistics() is true for it.
 struct StoredModel {
   Model model;
   Parameters values;
-  Dataset data;  ///< its format alone
+  Dataset data;  ///< only its format, without samples
 };
-/// Builds the model that the checkpoint's own configuration and data format describe. OutputError
-/// for a file that is no sound checkpoint. Those of old releases have no data format: shapes are
-/// then as declared, DataError where only the files tell them.
+/// Builds the model that the checkpoint's own configuration and data format describe. Throws
+/// OutputError if the file is not an intact checkpoint. Checkpoints of old releases have no data
+/// format; their shapes come from the options. Throws DataError if only the data files have them.
 StoredModel read_stored_model(const std::filesystem::path& checkpoint, const OptionTable& options);
 
-/// Every entry, by name, in the layout's order; reading copies from `model`, which must outlive
-/// them.
+/// Every entry as a tensor with its name, in the order of the layout. Reading a tensor copies from
+/// `model`, which must outlive the tensors.
 std::vector<NamedTensor> named_tensors(const Parameters& model);
 
-/// Copies each tensor to the entry that its name stands for, block by block. Shapes must agree,
-/// dimensions of 1 aside. Tensors that other programs store beside the weights (counters, causal
-/// masks, tied output weights) are passed over. DataError, in one sentence that names them, where
-/// entries have no tensor, tensors no entry or another shape, or values are not finite; with
-/// `partial` the former are left as they are, with a warning, as long as anything fits. `origin`:
-/// for messages.
+/// Copies each tensor to the entry of its name, block by block. Shapes must agree, except for
+/// dimensions of 1. Tensors that other programs store beside the weights (counters, causal masks,
+/// tied output weights) are ignored. Throws DataError, in one sentence that names them, if entries
+/// have no tensor, tensors have no entry or another shape, or values are not finite. With `partial`
+/// only the tensors that fit are copied and a warning names the others; DataError if none fits.
+/// `origin`: name of the file in messages.
 void place_weights(const std::vector<NamedTensor>& tensors, const std::string& origin, bool partial,
                    Parameters& model);
 
