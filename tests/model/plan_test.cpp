@@ -65,7 +65,7 @@ void expect_moves(const Plan& plan, const BufferLayout& source, const BufferLayo
   ASSERT_EQ(plan.runs(), runs);
   std::vector<std::pair<std::int64_t, std::int64_t>> moved;
   plan.for_each_value([&](std::int64_t s, std::int64_t d) { moved.emplace_back(d, s); });
-  ASSERT_TRUE(std::equal(moved.begin(), moved.end(), moves.begin(), moves.end()));
+  ASSERT_EQ(moved, decltype(moved)(moves.begin(), moves.end()));
 
   const std::vector<float> from = random_values(source.size(), 1);
   const std::vector<float> before = random_values(destination.size(), 2);
