@@ -22,8 +22,8 @@ herr_t take_reason(unsigned depth, const H5E_error2_t* entry, void* reason) {
 }  // namespace
 
 void h5_quiet() {
-  // HDF5's own clean-up at exit crashes over a file that a full disk left unclosed; ours are closed
-  // by then.
+  // HDF5's own clean-up at exit crashes if a full disk left a file unclosed. H5Handle has closed
+  // all files by then.
   H5dont_atexit();
   H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr);
 }

@@ -11,12 +11,12 @@
 namespace espalier {
 namespace {
 
-struct Wish {
+struct KillRequest {
   std::string name;
   long passes = 1;
   int rank = -1;  // any
 
-  Wish() {
+  KillRequest() {
     const char* text = std::getenv("ESPALIER_KILL_AT");
     if (text == nullptr) return;
     name = text;
@@ -34,11 +34,11 @@ struct Wish {
 }  // namespace
 
 void kill_point(const char* name) {
-  static const Wish wish;
+  static const KillRequest request;
   static std::atomic<long> passed{0};
-  if (wish.name.empty() || wish.name != name) return;
-  if (wish.rank >= 0 && wish.rank != message_rank()) return;
-  if (++passed == wish.passes) raise(SIGKILL);
+  if (request.name.empty() || request.name != name) return;
+  if (request.rank >= 0 && request.rank != message_rank()) return;
+  if (++passed == request.passes) raise(SIGKILL);
 }
 
 }  // namespace espalier

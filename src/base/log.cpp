@@ -37,8 +37,8 @@ std::string time_stamp() {
   return {text, std::strftime(text, sizeof(text), "%Y-%m-%dT%H:%M:%S%z", &local)};
 }
 
-// Flushed line by line: the terminal and the log are read while the run goes on, and must hold the
-// last message of a run that is killed. A message that cannot be written is no reason to end a run.
+// Flushed line by line: users read the terminal and the log during the run, and both must hold the
+// last message of a run that is killed. A message that cannot be written does not end a run.
 void write_line(std::FILE* file, const std::string& line) {
   std::fwrite(line.data(), 1, line.size(), file);
   std::fflush(file);
@@ -74,7 +74,7 @@ void close_log() {
   output().file.reset();
 }
 
-// Notes are read by users' scripts ("done: ..."), so they stand exactly as given.
+// Users' scripts read results and notes ("done: ..."), so neither has a prefix.
 void log_result(const std::string& text) { write(stdout, Verbosity::quiet, "", text); }
 void log_note(const std::string& text) { write(stdout, Verbosity::normal, "", text); }
 void log_warning(const std::string& text) { write(stderr, Verbosity::quiet, "warning: ", text); }

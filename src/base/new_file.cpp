@@ -45,7 +45,7 @@ void NewFile::put_in_place() {
   check(::rename(temporary_.c_str(), path_.c_str()) == 0);
   const int written = std::exchange(file_, -1);
   check(::close(written) == 0);
-  // The name is in the folder's own data.
+  // The file's name is part of the folder's data, so the folder needs its own fsync.
   const auto parent = path_.has_parent_path() ? path_.parent_path() : std::filesystem::path(".");
   const int folder = ::open(parent.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   const bool synced = folder >= 0 && ::fsync(folder) == 0;

@@ -9,7 +9,7 @@
 namespace espalier {
 namespace {
 
-// Written by a signal's handler, so of the plainest types.
+// A signal handler writes these, so their types are those that it may write.
 volatile sig_atomic_t the_signal = 0;
 volatile sig_atomic_t speaks_here = 0;
 char the_loss[256] = "stopped at once\n";

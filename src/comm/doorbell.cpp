@@ -22,7 +22,7 @@ Doorbell::Doorbell(MPI_Comm communicator) {
 
   ESPALIER_MPI(MPI_Win_allocate_shared(sizeof(sem_t), 1, MPI_INFO_NULL, node_, &own_, &window_));
   ESPALIER_CHECK(sem_init(own_, 1, 0) == 0, "sem_init failed ({})", errno);
-  // Nobody rings a bell that is not there yet.
+  // No rank may ring a bell before it exists.
   ESPALIER_MPI(MPI_Barrier(node_));
 
   MPI_Group all = MPI_GROUP_NULL;
@@ -51,7 +51,7 @@ Doorbell::~Doorbell() {
 }
 
 void Doorbell::ring(int rank) const {
-  // Fails only where it has been rung two thousand million times without being heard.
+  // Fails only after 2^31 rings that the other rank has not cleared.
   if (sem_t* bell = bells_[static_cast<std::size_t>(rank)]; bell != nullptr) sem_post(bell);
 }
 
@@ -67,7 +67,7 @@ void Doorbell::sleep(std::chrono::microseconds at_most) const {
   const auto end = std::chrono::nanoseconds(until.tv_nsec) + at_most;
   until.tv_sec += end / std::chrono::seconds(1);
   until.tv_nsec = (end % std::chrono::seconds(1)).count();
-  // Taking the ring would hide it from clear().
+  // Decreasing the semaphore would hide the ring from clear(), so it is put back.
   if (sem_clockwait(own_, CLOCK_MONOTONIC, &until) == 0) sem_post(own_);
 }
 

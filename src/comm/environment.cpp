@@ -10,7 +10,7 @@
 namespace espalier {
 namespace {
 
-/// The value of an environment variable as a number; 0 where it is unset or no number.
+/// The value of an environment variable as a number; 0 if it is unset or not a number.
 long number_from_environment(const char* name) {
   const char* text = std::getenv(name);
   return text == nullptr ? 0 : std::strtol(text, nullptr, 10);
@@ -37,13 +37,13 @@ void check_launcher_before_init() {
           "srun started {} tasks that cannot see each other; start them with srun --mpi=pmix",
           tasks));
     }
-    // Open MPI would take the step for a parallel launch without PMIx, and abort.
+    // Without this, Open MPI would regard the step as a parallel launch without PMIx, and abort.
     unsetenv("SLURM_STEP_ID");
   }
   if (has_pmix) return;
-  // Alone, Open MPI starts a helper daemon, which needs ssh; isolated it does not. All isolated
-  // processes of a user share one session folder, which one may remove while another starts; none
-  // of them needs it. A user's settings stay.
+  // In a process without mpirun, Open MPI starts a helper daemon, which needs ssh; an isolated
+  // process starts none. All isolated processes of a user use the same session folder, which one
+  // may remove while another starts; none of them needs it. Settings of the user are kept.
   setenv("OMPI_MCA_ess_singleton_isolated", "1", 0);
   setenv("OMPI_MCA_orte_create_session_dirs", "0", 0);
 }
@@ -98,11 +98,11 @@ MpiEnvironment::Verdict MpiEnvironment::agree(int status, const std::string& mes
   ESPALIER_MPI(MPI_Allreduce(&mine, &lowest, 1, MPI_INT, MPI_MIN, communicator_));
   if (lowest == size_) return {};
   verdict.rank = lowest;
-  std::array<int, 2> told{status, static_cast<int>(message.size())};
-  ESPALIER_MPI(MPI_Bcast(told.data(), 2, MPI_INT, lowest, communicator_));
-  verdict.status = told[0];
-  verdict.message.resize(static_cast<std::size_t>(told[1]));
-  ESPALIER_MPI(MPI_Bcast(verdict.message.data(), told[1], MPI_CHAR, lowest, communicator_));
+  std::array<int, 2> header{status, static_cast<int>(message.size())};
+  ESPALIER_MPI(MPI_Bcast(header.data(), 2, MPI_INT, lowest, communicator_));
+  verdict.status = header[0];
+  verdict.message.resize(static_cast<std::size_t>(header[1]));
+  ESPALIER_MPI(MPI_Bcast(verdict.message.data(), header[1], MPI_CHAR, lowest, communicator_));
   return verdict;
 }
 
@@ -135,8 +135,7 @@ MpiEnvironment::ClockOffset MpiEnvironment::clock_offset() const {
 }
 
 void MpiEnvironment::abort_job(int status) const {
-  // MPI_Abort ends the process without flushing, and the message that says why may still be in a
-  // buffer.
+  // MPI_Abort ends the process without flushing, and the error message may still be in a buffer.
   std::fflush(nullptr);
   MPI_Abort(MPI_COMM_WORLD, status);
   std::_Exit(status);

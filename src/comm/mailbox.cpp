@@ -11,11 +11,11 @@
 #include "espalier/base/error.h"
 #include "espalier/comm/wire_header.h"
 
-// How a message travels. One MPI message with tag kHeader: the header, and the head if it is short.
-// Then, with tag kBody, a longer head and the payload in chunks, straight from the sender's bytes.
-// MPI keeps the order of messages of one sender and tag, and body receives are posted in the order
-// of the headers, so the n-th chunk sent meets the n-th receive posted, without a probe and in its
-// final place.
+// The form of a message. First one MPI message with tag kHeader: the header, and the head if it is
+// short. Then, with tag kBody, a longer head and the payload in chunks, straight from the sender's
+// bytes. MPI keeps the order of messages of one sender and tag, and body receives are posted in the
+// order of the headers. So the n-th chunk sent matches the n-th receive posted, without a probe and
+// in its final place.
 
 namespace espalier {
 namespace {
@@ -28,17 +28,17 @@ constexpr std::int64_t kInlineHeadBytes = 3840;
 constexpr std::int64_t kFirstBytes =
     static_cast<std::int64_t>(sizeof(WireHeader)) + kInlineHeadBytes;
 
-// Sleeps between looks while something may move that nobody rings for: the first one, because the
-// rest of a message follows its first part, and the longest.
+// Sleeps between polls while a message may move without a ring: the shortest, used first because
+// the rest of a message follows its first part, and the longest.
 constexpr std::chrono::microseconds kShortestSleep{100};
 constexpr std::chrono::microseconds kLongestSleep{500};
-// Where all ring, a look without a ring is only for what no one has thought of.
-constexpr std::chrono::microseconds kUnrung{20000};
+// The time between polls without a ring if all ranks can ring; a safeguard only.
+constexpr std::chrono::microseconds kPollWithoutRing{20000};
 constexpr std::chrono::milliseconds kLastWait{1000};
 
 std::int64_t size_of(const Bytes& bytes) { return static_cast<std::int64_t>(bytes.size()); }
 
-/// Keeps what MPI reads from alive.
+/// Owns the memory that MPI reads from.
 struct Outgoing {
   Bytes first;
   SharedBytes head;
@@ -56,7 +56,7 @@ struct Incoming {
   int rank = 0;
 };
 
-/// Whom a request belongs to: exactly one of the two is set.
+/// The message that a request belongs to: exactly one of the two is set.
 struct Transfer {
   std::shared_ptr<Outgoing> outgoing;
   std::shared_ptr<Incoming> incoming;
@@ -91,8 +91,8 @@ struct Mailbox::State {
   bool test();
   /// Whether a message is partly sent or partly received.
   bool moving() const { return sends_pending > 0 || bodies_pending > 0; }
-  /// Whether all messages that were rung for are here.
-  bool caught_up() const { return begun >= rung && bodies_pending == 0; }
+  /// Whether all messages that rings announced have arrived.
+  bool caught_up() const { return begun >= announced && bodies_pending == 0; }
   void progress();
   void abandon() noexcept;
 
@@ -105,10 +105,10 @@ struct Mailbox::State {
   std::vector<Transfer> transfers;  ///< one for each request
   std::int64_t sends_pending = 0;   ///< requests that are sends
   std::int64_t bodies_pending = 0;  ///< requests that receive a part of a body
-  std::int64_t rung = 0;            ///< messages that were rung for
-  std::int64_t begun = 0;           ///< messages whose first part has come
-  /// For each rank, its messages in the order sent, from those awaited to those waiting for their
-  /// turn.
+  std::int64_t announced = 0;       ///< messages that rings announced
+  std::int64_t begun = 0;           ///< messages whose first part has arrived
+  /// For each rank, its messages in the order sent: those that have arrived or are expected, and
+  /// are not yet in `ready`.
   std::vector<std::deque<std::shared_ptr<Incoming>>> incoming;
   std::vector<std::int64_t> next_sequence;
   std::vector<std::int64_t> due_sequence;
@@ -116,8 +116,8 @@ struct Mailbox::State {
 
   std::vector<int> done;
   std::vector<MPI_Status> statuses;
-  std::chrono::microseconds waited{0};  ///< since anything last moved
-  std::chrono::steady_clock::time_point looked;
+  std::chrono::microseconds waited{0};  ///< slept since a message last moved
+  std::chrono::steady_clock::time_point last_poll;
   std::int64_t bytes_sent = 0;
   std::int64_t bytes_received = 0;
 };
@@ -170,7 +170,7 @@ void Mailbox::State::describe(const std::shared_ptr<Incoming>& message) {
   const WireHeader header = open_header(message->first);
   message->header = header;
   std::int64_t& due = due_sequence[static_cast<std::size_t>(message->rank)];
-  ESPALIER_CHECK(header.sequence == due, "message {} of rank {} came where {} was due",
+  ESPALIER_CHECK(header.sequence == due, "message {} of rank {} arrived instead of message {}",
                  header.sequence, message->rank, due);
   ++due;
   message->payload->resize(static_cast<std::size_t>(header.payload_bytes));
@@ -185,8 +185,8 @@ void Mailbox::State::describe(const std::shared_ptr<Incoming>& message) {
   message->described = true;
 }
 
-/// Reads the headers that have arrived from `rank` and hands on its complete messages, both in
-/// order.
+/// Reads the headers that have arrived from `rank` and moves its complete messages to `ready`, both
+/// in order.
 void Mailbox::State::advance(int rank) {
   auto& queue = incoming[static_cast<std::size_t>(rank)];
   for (const auto& message : queue) {
@@ -213,7 +213,7 @@ void Mailbox::State::advance(int rank) {
 }
 
 /// Starts receiving a header that no posted receive matched; true if there was one. A message is
-/// unmatched only when all receives posted for its rank are taken by earlier ones, so it goes to
+/// unmatched only if earlier messages have taken all receives posted for its rank, so it goes to
 /// the end of the queue.
 bool Mailbox::State::take_unexpected() {
   int found = 0;
@@ -235,7 +235,7 @@ bool Mailbox::State::take_unexpected() {
   return true;
 }
 
-/// Completes what MPI has finished; true if there was anything.
+/// Completes the requests that MPI has finished; true if there was one.
 bool Mailbox::State::test() {
   if (requests.empty()) return false;
   done.resize(requests.size());
@@ -266,8 +266,9 @@ bool Mailbox::State::test() {
       message.first_arrived = true;
       ++begun;
     } else {
-      ESPALIER_CHECK(received == transfer.chunk_bytes, "a chunk of {} bytes came where {} were due",
-                     received, transfer.chunk_bytes);
+      ESPALIER_CHECK(received == transfer.chunk_bytes,
+                     "a chunk of {} bytes arrived instead of one of {} bytes", received,
+                     transfer.chunk_bytes);
       --message.chunks_pending;
       --bodies_pending;
     }
@@ -291,29 +292,30 @@ bool Mailbox::State::test() {
 void Mailbox::State::progress() {
   if (incoming.size() == 1) return;
   const auto now = std::chrono::steady_clock::now();
-  // Cleared before the look, so that a ring during it is not lost.
+  // Cleared before the poll, so that a ring during it is not lost.
   const std::int64_t rings = doorbell.clear();
-  const bool unrung = now - looked >= (doorbell.reaches_all() ? kUnrung : kShortestSleep);
-  if (rings == 0 && !moving() && !unrung) return;
-  rung += rings;
-  looked = now;
-  // A look for nothing gives the core away in MPI and comes back a time slice later, in which two
-  // ranks share it; so no more looks than the rings ask for, where everybody rings. Otherwise again
-  // while anything moved (a header just read has posted receives that may be complete already), and
-  // once more, because MPI looks first and takes in what has arrived afterwards.
-  const bool as_rung = doorbell.reaches_all() && !unrung;
+  const bool poll_is_due =
+      now - last_poll >= (doorbell.reaches_all() ? kPollWithoutRing : kShortestSleep);
+  if (rings == 0 && !moving() && !poll_is_due) return;
+  announced += rings;
+  last_poll = now;
+  // An empty poll yields the core and costs a time slice if two ranks share it. So if all ranks can
+  // ring, it polls only until the announced messages have arrived. Otherwise it polls again while
+  // anything moved (a header just read has posted receives that may be complete already), and once
+  // more, because MPI tests requests before it takes in arrived messages.
+  const bool announced_only = doorbell.reaches_all() && !poll_is_due;
   for (int quiet = 0; quiet < 2; ++quiet) {
     bool moved = test();
-    if (as_rung && caught_up()) return;
+    if (announced_only && caught_up()) return;
     moved = test() || moved;
-    if (as_rung && caught_up()) return;
+    if (announced_only && caught_up()) return;
     if (take_unexpected() || moved) quiet = -1;
   }
-  rung = begun;
+  announced = begun;
 }
 
-/// Gives up all requests. MPI may go on to use the memory of those it can neither finish nor
-/// cancel, so that memory is never freed: this happens at the end of a job, or where peers have
+/// Gives up all requests. MPI may still use the memory of requests that it can neither finish nor
+/// cancel, so that memory is never freed: this happens at the end of a job, or after peers have
 /// died.
 void Mailbox::State::abandon() noexcept {
   int finalized = 0;
@@ -337,12 +339,12 @@ Mailbox::Mailbox(const MpiEnvironment& mpi, std::int64_t chunk_bytes)
 Mailbox::~Mailbox() {
   try {
     const auto end = std::chrono::steady_clock::now() + kLastWait;
-    // No probing: what comes from now on is for a later mailbox.
+    // No probing: messages that arrive from now on are for a later mailbox.
     while (state_->sends_pending > 0 && std::chrono::steady_clock::now() < end) {
       if (!state_->test()) std::this_thread::sleep_for(kShortestSleep);
     }
   } catch (...) {
-    // The messages are lost either way, and a destructor has nobody to tell.
+    // The messages are lost either way, and a destructor cannot report it.
   }
   state_->abandon();
 }
@@ -408,7 +410,7 @@ void Mailbox::wait(std::chrono::nanoseconds at_most) {
   State& state = *state_;
   if (!state.ready.empty() || at_most.count() <= 0) return;
   auto length = std::clamp(state.waited, kShortestSleep, kLongestSleep);
-  if (state.doorbell.reaches_all() && !state.moving()) length = kUnrung;
+  if (state.doorbell.reaches_all() && !state.moving()) length = kPollWithoutRing;
   if (at_most < length) length = std::chrono::ceil<std::chrono::microseconds>(at_most);
   state.doorbell.sleep(length);
   state.waited += length;

@@ -30,7 +30,7 @@ WireHeader open_header(std::span<const std::byte> bytes) {
   ESPALIER_CHECK(bytes.size() >= sizeof(header), "a message of {} bytes has no header",
                  bytes.size());
   std::memcpy(&header, bytes.data(), sizeof(header));
-  ESPALIER_CHECK(header.magic == kMagic, "a message does not start with our mark");
+  ESPALIER_CHECK(header.magic == kMagic, "a message does not start with the mark of Espalier");
   ESPALIER_CHECK(header.version == kVersion,
                  "a message has version {}; every rank must run the same program", header.version);
   ESPALIER_CHECK(header.header_hash == hash_fields(header), "a message header is damaged");

@@ -41,7 +41,7 @@ void Config::read_file(const std::filesystem::path& path) {
   if (read.starts_with("\xFF\xFE") || read.starts_with("\xFE\xFF") ||
       read.find('\0') != std::string::npos)
     throw InputError(formatted(
-        "the input file {} is no plain text, perhaps UTF-16; save it as UTF-8", path.string()));
+        "the input file {} is not plain text, perhaps UTF-16; save it as UTF-8", path.string()));
   read_text(read, path.string());
 }
 
@@ -138,8 +138,8 @@ bool Config::has(const std::string& key) const { return given(key) || defaults_.
 
 std::vector<std::string> Config::names_below(const std::string& prefix) const {
   std::set<std::string> names;
-  for (const auto* known : {&values_, &defaults_}) {
-    for (const auto& [key, value] : *known) {
+  for (const auto* given_or_computed : {&values_, &defaults_}) {
+    for (const auto& [key, value] : *given_or_computed) {
       if (!key.starts_with(prefix + ".")) continue;
       const std::string rest = key.substr(prefix.size() + 1);
       const std::size_t dot = rest.find('.');
@@ -194,9 +194,9 @@ std::string Config::resolved() const {
         : other != defaults_.end() ? other->second
                                    : option.default_value);
   }
-  std::map<std::string, std::string> known = values_;
-  known.insert(defaults_.begin(), defaults_.end());
-  for (const auto& [key, value] : known) {
+  std::map<std::string, std::string> all = values_;
+  all.insert(defaults_.begin(), defaults_.end());
+  for (const auto& [key, value] : all) {
     const Option& option = *table_.find(key);
     if (option.key.find('*') != std::string::npos) put(option, key, value);
   }

@@ -41,7 +41,7 @@ bool matches(const std::string& pattern, const std::string& key) {
                     });
 }
 
-// `pattern` with each '*' replaced by the word of `key` at its place, where there is one.
+// `pattern` with each '*' replaced by the word of `key` at its place, if it has one.
 std::string filled(const std::string& pattern, const std::string& key) {
   const auto words = split(key, '.');
   auto wanted = split(pattern, '.');
@@ -79,7 +79,7 @@ bool in_range(const Option& option, double value) {
          (!option.maximum || value <= *option.maximum);
 }
 
-// What an input file could not hold: it would be read back as something else.
+// False if an input file with this text would be read back as another text.
 bool survives_a_file(std::string_view text) {
   if (text != trimmed(text) || text.starts_with('#')) return false;
   for (std::size_t i = 0; i < text.size(); ++i) {
@@ -151,8 +151,8 @@ std::string OptionTable::nearest(const std::string& key) const {
   for (const Option& option : options_) {
     const std::string candidate = filled(option.key, key);
     std::size_t distance = edit_distance(key, candidate);
-    // The right name in the wrong section, or without one, is a likely slip however long the
-    // section is.
+    // The right name in the wrong section, or without a section, is a likely mistake, whatever the
+    // length of the section's name.
     if (candidate.substr(candidate.rfind('.') + 1) == name)
       distance = std::min<std::size_t>(distance, 2);
     if (distance < best_distance) {
@@ -168,8 +168,8 @@ void check_value(const Option& option, const std::string& key, const std::string
   if (valid(option, value)) return;
   if (option.type == OptionType::text)
     throw InputError(
-        formatted("{} = '{}' in {} cannot stand in an input file; write it on one line, without "
-                  "blanks at its ends and without a '#' at its start or after a blank",
+        formatted("{} = '{}' in {} cannot be written into an input file; write it on one line, "
+                  "without blanks at its ends and without a '#' at its start or after a blank",
                   key, value, origin));
   throw InputError(formatted("{} = '{}' in {} cannot be used; write {}{}", key, value, origin,
                              expected_value(option),

@@ -1,5 +1,5 @@
 // AG News: rows of "class","title","description" with classes 1 to 4 (Zhang, Zhao and LeCun 2015).
-// Words are lower-cased; the vocabulary is that of the training rows; rows are cut or padded with
+// Words are lower-cased; the vocabulary comes from the training rows; rows are cut or padded with
 // token 0 to data.length words.
 
 #include <algorithm>
@@ -20,7 +20,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr std::int64_t kClasses = 4;
-constexpr std::int64_t kTrainingRows = 6000;  // of test.csv, where train.csv is absent
+constexpr std::int64_t kTrainingRows = 6000;  // of test.csv, if train.csv is absent
 
 DataShape shape(const Config& config) {
   return {{config.integer("data.length")}, kClasses, config.integer("data.vocabulary"), false};
@@ -56,14 +56,12 @@ Rows read_rows(const fs::path& path, std::int64_t length, std::int64_t training,
   while (file.next(cells)) {
     if (cells.size() != 3) {
       throw DataError(
-          formatted("{} has {} cells where class, title and description are "
-                    "expected; fetch the file again",
+          formatted("{} has {} cells instead of class, title and description; fetch the file again",
                     file.place(), cells.size()));
     }
     if (cells[0].size() != 1 || cells[0][0] < '1' || cells[0][0] > '4') {
       throw DataError(
-          formatted("{} has the class '{}', which is none of 1 to {}; fetch the file "
-                    "again",
+          formatted("{} has the class '{}', which is not one of 1 to {}; fetch the file again",
                     file.place(), cells[0], kClasses));
     }
     const bool trains = static_cast<std::int64_t>(rows.labels.size()) < training;
@@ -71,7 +69,7 @@ Rows read_rows(const fs::path& path, std::int64_t length, std::int64_t training,
     const std::size_t end = begin + static_cast<std::size_t>(length);
     const std::string text = mended(cells[1] + '\n' + cells[2]);
     if (first_invalid(text)) {
-      throw DataError(formatted("{} is no text in UTF-8; fetch the file again", file.place()));
+      throw DataError(formatted("{} is not text in UTF-8; fetch the file again", file.place()));
     }
     for_each_word(text, [&](const std::string& word) {
       const std::int32_t number = words.number(word);
@@ -84,7 +82,7 @@ Rows read_rows(const fs::path& path, std::int64_t length, std::int64_t training,
     rows.words.resize(end, kPadding);
     rows.labels.push_back(cells[0][0] - '1');
   }
-  if (rows.labels.empty()) throw DataError(formatted("{} holds no rows", path.string()));
+  if (rows.labels.empty()) throw DataError(formatted("{} has no rows", path.string()));
   return rows;
 }
 

@@ -13,7 +13,8 @@ namespace {
 
 namespace fs = std::filesystem;
 
-static_assert(std::endian::native == std::endian::little, "numbers are used as files have them");
+static_assert(std::endian::native == std::endian::little,
+              "numbers are used in the byte order of files");
 
 struct Kind {
   Element element;
@@ -35,10 +36,9 @@ const Kind& kind_of(Element element) {
 }
 
 DataError bad_header(const fs::path& path) {
-  return DataError(
-      formatted("{} is no npy file that can be read: its header is damaged; write it again with "
-                "numpy.save",
-                path.string()));
+  return DataError(formatted(
+      "{} is not a readable npy file: its header is damaged; write it again with numpy.save",
+      path.string()));
 }
 
 /// The text after 'key': in an npy header, which is a Python dict.
@@ -149,7 +149,7 @@ Array open_npy(const fs::path& path) {
   constexpr std::string_view kMagic = "\x93NUMPY";
   const std::string_view content(reinterpret_cast<const char*>(bytes.data()), bytes.size());
   if (!content.starts_with(kMagic)) {
-    throw DataError(formatted("{} is no npy file; write it with numpy.save", path.string()));
+    throw DataError(formatted("{} is not an npy file; write it with numpy.save", path.string()));
   }
   const std::size_t length_bytes = bytes.size() > 6 && bytes[6] == 1 ? 2 : 4;
   std::size_t begin = 8 + length_bytes;
@@ -164,12 +164,12 @@ Array open_npy(const fs::path& path) {
   Array array{path.string(), element, npy_shape(entry(header, "shape", path), path), nullptr,
               nullptr};
   const auto expected = bytes_of(array.shape, array.element);
-  const auto there = static_cast<std::int64_t>(bytes.size() - begin);
-  if (!expected || *expected != there) {
-    throw DataError(formatted(
-        "{} {}: its header announces {} bytes, {} are there; write it again", path.string(),
-        !expected || there < *expected ? "is cut short" : "has bytes after its end",
-        expected ? formatted("{}", *expected) : "more", there));
+  const auto available = static_cast<std::int64_t>(bytes.size() - begin);
+  if (!expected || *expected != available) {
+    throw DataError(
+        formatted("{} {}: its header announces {} bytes, it has {}; write it again", path.string(),
+                  !expected || available < *expected ? "is cut short" : "has bytes after its end",
+                  expected ? formatted("{}", *expected) : "more", available));
   }
   array.data = bytes.data() + begin;
   array.owner = std::move(file);

@@ -1,7 +1,7 @@
 #pragma once
-// Arrays in files of the user's own: npy, or HDF5. They are mapped into memory where the file holds
-// plain numbers of this machine's byte order one after the other, row by row, and copied otherwise
-// (npy: big-endian or column by column; HDF5: chunked, compressed, or stored in other files).
+// Arrays in the user's files, npy or HDF5. They are mapped into memory if the file holds plain
+// numbers of this machine's byte order contiguously, row by row, and copied otherwise (npy:
+// big-endian or column by column; HDF5: chunked, compressed, or stored in other files).
 
 #include <c10/util/Half.h>
 
@@ -24,10 +24,10 @@ std::int64_t element_bytes(Element element);
 /// For messages.
 inline constexpr const char* kPlainNumbers = "bool, integers or floats of 16, 32 or 64 bits";
 
-/// Bytes of an array, or nothing where the extents are out of all bounds.
+/// Bytes of an array, or none if the extents are out of all bounds.
 std::optional<std::int64_t> bytes_of(const std::vector<std::int64_t>& shape, Element element);
 
-/// Numbers in C order; the first extent counts rows. Copies share the numbers.
+/// Numbers in C order; the first extent counts rows. Copies refer to the same numbers.
 struct Array {
   std::string name;  ///< "x.npy" or "data.h5: x", with its path, for messages
   Element element = Element::f32;
@@ -85,7 +85,7 @@ auto visit(const Array& array, const Work& work) {
   ESPALIER_CHECK(false, "element type {}", static_cast<int>(array.element));
 }
 
-/// An array over numbers in memory, which it keeps.
+/// An array that owns numbers in memory.
 template <class T>
 Array array_of(std::string name, Element element, std::vector<std::int64_t> shape,
                std::vector<T> values) {
@@ -94,13 +94,12 @@ Array array_of(std::string name, Element element, std::vector<std::int64_t> shap
   return {std::move(name), element, std::move(shape), data, std::move(owner)};
 }
 
-/// One npy file. DataError (file and what is wrong) if it is damaged, cut short, or holds no plain
+/// One npy file. DataError (file and mistake) if it is damaged, cut short, or does not hold plain
 /// numbers.
 Array open_npy(const std::filesystem::path& path);
 
-/// Those of the named datasets that the HDF5 file has, at its root, also by links, in raw files or
-/// put together from other datasets. DataError if it is damaged or cut short, holds no plain
-/// numbers, or if any of these is missing.
+/// The named datasets that the HDF5 file has at its root, also by links, in raw files or as virtual
+/// datasets. DataError if one is damaged, cut short or incomplete, or does not hold plain numbers.
 std::map<std::string, Array> open_hdf5(const std::filesystem::path& path,
                                        const std::vector<std::string>& names);
 

@@ -28,9 +28,9 @@ struct Affine {
   std::vector<double> shift;
 };
 
-/// What a train and a test split share.
+/// The common part of the training and the test split.
 struct Samples {
-  std::vector<std::int64_t> shape;  ///< of one; the first extent counts channels
+  std::vector<std::int64_t> shape;  ///< of one sample; the first extent counts channels
   Array x;
   std::vector<std::int32_t> labels;  ///< empty for next-token data
   Array y;                           ///< for next-token data
@@ -98,7 +98,7 @@ class ArraySplit final : public Split {
   std::vector<std::uint32_t> rows_;
 };
 
-/// What the end of a refusal says of a number below 0, and of one that is too large.
+/// The end of a refusal of a number below 0, and of one that is too large.
 struct RangeAdvice {
   std::string below;
   std::string above;
@@ -108,15 +108,15 @@ struct RangeAdvice {
 void check_range(const Array& array, std::int64_t bound, const std::string& what,
                  const RangeAdvice& advice) {
   if (!array.is_integer()) {
-    throw DataError(formatted("{} holds {} where {} must be integers", array.name,
+    throw DataError(formatted("{} holds {}; {} must be integers", array.name,
                               element_name(array.element), what));
   }
   visit(array, [&](const auto& value) {
     for (std::int64_t i = 0; i < array.rows() * array.per_row(); ++i) {
-      const auto number = static_cast<double>(value(i));  // exact wherever it is near the bound
+      const auto number = static_cast<double>(value(i));  // exact if it is near the bound
       if (number >= 0 && number < static_cast<double>(bound)) continue;
-      throw DataError(formatted("{}: row {} (from 0) has {}, where {} lie from 0 to {}{}",
-                                array.name, i / array.per_row(), number, what, bound - 1,
+      throw DataError(formatted("{}: row {} (from 0) has {}; {} must be from 0 to {}{}", array.name,
+                                i / array.per_row(), number, what, bound - 1,
                                 number < 0 ? advice.below : advice.above));
     }
   });
@@ -126,7 +126,7 @@ std::vector<std::int32_t> small_numbers(const Array& array, const std::string& w
                                         std::int64_t bound, const std::string& advice = "") {
   if (array.per_row() != 1) {
     throw DataError(
-        formatted("{} has {} numbers a row where one is expected", array.name, array.per_row()));
+        formatted("{} has {} numbers a row instead of one", array.name, array.per_row()));
   }
   check_range(array, bound, what, {advice, advice});
   std::vector<std::int32_t> numbers;
@@ -139,12 +139,12 @@ std::vector<std::int32_t> small_numbers(const Array& array, const std::string& w
   return numbers;
 }
 
-/// Labels, and their number of classes: data.classes, or as many as the labels need.
-std::int64_t take_labels(const Array& y, std::int64_t asked, std::vector<std::int32_t>& labels) {
+/// Labels, and their number of classes: data.classes, or the largest label + 1.
+std::int64_t take_labels(const Array& y, std::int64_t declared, std::vector<std::int32_t>& labels) {
   constexpr std::int64_t kMost = 1'000'000;
-  labels =
-      small_numbers(y, "classes", asked > 0 ? asked : kMost, asked > 0 ? " (data.classes)" : "");
-  if (asked > 0) return asked;
+  labels = small_numbers(y, "classes", declared > 0 ? declared : kMost,
+                         declared > 0 ? " (data.classes)" : "");
+  if (declared > 0) return declared;
   std::vector<bool> used(static_cast<std::size_t>(*std::max_element(labels.begin(), labels.end())) +
                          1);
   for (const std::int32_t label : labels) used[static_cast<std::size_t>(label)] = true;
@@ -167,16 +167,16 @@ void check_finite(const Array& x) {
     for (std::int64_t i = 0; i < x.rows() * x.per_row(); ++i) {
       // As a float: a double may be too large for one.
       if (std::isfinite(static_cast<float>(value(i)))) continue;
-      throw DataError(formatted("{}: row {} (from 0) has {}, which is no finite float", x.name,
+      throw DataError(formatted("{}: row {} (from 0) has {}, which is not a finite float", x.name,
                                 i / x.per_row(), static_cast<double>(value(i))));
     }
   });
 }
 
-/// Bytes are pixels, and divided by 255, where a sample has rows and columns.
+/// Bytes are pixels, and divided by 255, if a sample has rows and columns.
 bool are_pixels(const Array& x) { return x.element == Element::u8 && x.shape.size() > 2; }
 
-/// Says so where a table of bytes may hold images, row behind row.
+/// Warns if the rows of a table of bytes may be images.
 void note_of_bytes(const Array& x, const Config& config) {
   if (x.element != Element::u8 || are_pixels(x) || config.text("data.normalise") != "none") return;
   const std::uint8_t* end = x.data + x.rows() * x.per_row();
@@ -200,10 +200,10 @@ Rows split_rows(const ArraySet& arrays, const Config& config) {
   if (arrays.split) {
     test = small_numbers(*arrays.split, "splits (0 training, 1 test)", 2);
   } else {
-    const auto share =
+    const auto test_count =
         static_cast<std::int64_t>(config.real("data.test_share") * static_cast<double>(count));
     Stream random(config.integer("run.seed"), purpose("data.split"));
-    for (const std::int64_t row : random.choose(share, count)) {
+    for (const std::int64_t row : random.choose(test_count, count)) {
       test[static_cast<std::size_t>(row)] = 1;
     }
   }
@@ -212,9 +212,10 @@ Rows split_rows(const ArraySet& arrays, const Config& config) {
         .push_back(static_cast<std::uint32_t>(row));
   }
   if (rows.train.empty() || rows.test.empty()) {
-    throw DataError(formatted(
-        "{} leaves no {} samples: mend {}", arrays.x.name, rows.train.empty() ? "training" : "test",
-        arrays.split ? arrays.split->name : "data.test_share, or bring more samples"));
+    throw DataError(
+        formatted("{} leaves no {} samples: correct {}", arrays.x.name,
+                  rows.train.empty() ? "training" : "test",
+                  arrays.split ? arrays.split->name : "data.test_share, or bring more samples"));
   }
   const auto cut = [](std::vector<std::uint32_t>& list, std::int64_t limit) {
     list.resize(static_cast<std::size_t>(limited(static_cast<std::int64_t>(list.size()), limit)));
@@ -224,8 +225,8 @@ Rows split_rows(const ArraySet& arrays, const Config& config) {
   return rows;
 }
 
-/// The largest deviation, relative to the mean, that rounding alone may leave in a constant: that
-/// of numbers one rounding apart; doubles and integers have room for that of a thousand.
+/// The largest deviation, relative to the mean, that rounding alone may give a constant: one
+/// rounding of the number's type, for doubles and integers a thousand.
 double rounding(Element element) {
   switch (element) {
     case Element::f16:
@@ -262,7 +263,8 @@ Normalisation computed(const Array& x, double unit, std::int64_t channels,
       return number - result.mean[channel];
     };
     result.mean = mean_of([](double number, std::int64_t) { return number; });
-    // A long sum is off by many roundings; the mean of what is left takes them out.
+    // A long sum has many rounding errors; subtracting the mean of the differences from the first
+    // mean removes them.
     const std::vector<double> left = mean_of(off_mean);
     for (std::size_t c = 0; c < left.size(); ++c) result.mean[c] += left[c];
     result.deviation = mean_of([&](double number, std::int64_t channel) {
@@ -272,7 +274,7 @@ Normalisation computed(const Array& x, double unit, std::int64_t channels,
   for (std::size_t c = 0; c < result.deviation.size(); ++c) {
     double& deviation = result.deviation[c];
     deviation = std::sqrt(deviation);
-    // A constant is only moved to 0.
+    // A constant is only shifted to 0.
     if (deviation <= rounding(x.element) * std::abs(result.mean[c])) deviation = 1;
   }
   return result;
@@ -321,7 +323,7 @@ void check_lengths(const ArraySet& arrays) {
   const Array& x = arrays.x;
   if (x.rows() == 0 || x.per_row() == 0) throw DataError(formatted("{} is empty", x.name));
   if (x.rows() > std::numeric_limits<std::uint32_t>::max()) {
-    throw DataError(formatted("{} has {} rows, more than can be numbered", x.name, x.rows()));
+    throw DataError(formatted("{} has {} rows, too many to number", x.name, x.rows()));
   }
   for (const Array* other : {&arrays.y, arrays.client ? &*arrays.client : nullptr,
                              arrays.split ? &*arrays.split : nullptr}) {
@@ -331,12 +333,12 @@ void check_lengths(const ArraySet& arrays) {
   }
 }
 
-/// A class for each number of a row: what a language model learns from.
+/// A class for each number of a row, for a language model.
 bool labels_of_positions(const Array& x, const Array& y) {
   return y.is_integer() && x.shape.size() == 2 && y.shape == x.shape && x.per_row() > 1;
 }
 
-/// The files: those that data.file names, else arrays.h5 or x.npy, y.npy, ... in the folder.
+/// The files that data.file names, else arrays.h5 or x.npy, y.npy, ... in the folder.
 ArraySet open_arrays(const Config& config, const fs::path& folder) {
   const std::vector<std::string> names{"x", "y", "client", "split"};
   ArraySet set;
@@ -345,7 +347,7 @@ ArraySet open_arrays(const Config& config, const fs::path& folder) {
   const auto npy = [](const fs::path& prefix, const std::string& name) {
     return fs::path(prefix.string() + name + ".npy");
   };
-  // A folder of npy files, or what their names begin with.
+  // A folder of npy files, or the beginning of their names.
   std::vector<fs::path> prefixes{folder / given};
   if (!given.empty()) prefixes.emplace_back(given);
   for (fs::path& prefix : prefixes) {
@@ -356,7 +358,7 @@ ArraySet open_arrays(const Config& config, const fs::path& folder) {
   });
   if (given.empty() && prefix != prefixes.end() && is_available(folder / "arrays.h5")) {
     throw InputError(
-        formatted("{} and {} are both there: set data.file to arrays.h5, or to . for the npy files",
+        formatted("both {} and {} exist: set data.file to arrays.h5, or to . for the npy files",
                   (folder / "arrays.h5").string(), npy(*prefix, "x").string()));
   }
   if (prefix != prefixes.end()) {
@@ -377,7 +379,7 @@ ArraySet open_arrays(const Config& config, const fs::path& folder) {
   for (const char* needed : {"x", "y"}) {
     if (!arrays.contains(needed)) {
       throw DataError(
-          formatted("{} comes without `{}`: samples are in x, labels in y", set.files[0], needed));
+          formatted("{} has no `{}`: write samples into x, labels into y", set.files[0], needed));
     }
   }
   set.x = arrays.at("x");
@@ -393,12 +395,12 @@ ArraySet open_arrays(const Config& config, const fs::path& folder) {
   return set;
 }
 
-std::vector<std::int64_t> told_shape(const Config& config) {
+std::vector<std::int64_t> stated_shape(const Config& config) {
   return whole_numbers(config, "data.shape", "size");
 }
 
 DataShape declared_shape(const Config& config) {
-  DataShape shape{told_shape(config), config.integer("data.classes")};
+  DataShape shape{stated_shape(config), config.integer("data.classes")};
   if (shape.sample.empty() || shape.classes == 0) {
     throw DataError(
         "the shape of arrays is known from their files; for --check without them, set data.shape "
@@ -410,12 +412,12 @@ DataShape declared_shape(const Config& config) {
   return shape;
 }
 
-Dataset with_told_shape(Dataset dataset, const Config& config) {
-  const std::vector<std::int64_t> told = told_shape(config);
-  if (!told.empty() && told != dataset.shape.sample) {
-    throw DataError(formatted("{} holds samples of shape {}, and data.shape is {}; mend one",
-                              dataset.files[0], fmt::join(dataset.shape.sample, ", "),
-                              fmt::join(told, ", ")));
+Dataset with_stated_shape(Dataset dataset, const Config& config) {
+  const std::vector<std::int64_t> stated = stated_shape(config);
+  if (!stated.empty() && stated != dataset.shape.sample) {
+    throw DataError(formatted(
+        "{} holds samples of shape {}, and data.shape is {}; correct one of them", dataset.files[0],
+        fmt::join(dataset.shape.sample, ", "), fmt::join(stated, ", ")));
   }
   return dataset;
 }
@@ -423,8 +425,8 @@ Dataset with_told_shape(Dataset dataset, const Config& config) {
 }  // namespace
 
 bool are_tokens(const Config& config, const std::string& key) {
-  const std::string asked = config.text(key);
-  if (asked != "auto") return asked == "tokens";
+  const std::string choice = config.text(key);
+  if (choice != "auto") return choice == "tokens";
   return model_families().get(config.text("model.name")).value.customary.vocabulary > 0;
 }
 
@@ -439,7 +441,7 @@ Dataset make_dataset(const std::string& name, const ArraySet& arrays, const Conf
   if (arrays.tokens) {
     if (!x.is_integer() || x.shape.size() != 2) {
       throw DataError(
-          formatted("{} holds {} in {} dimensions, where tokens are integers [samples, length]",
+          formatted("{} holds {} in {} dimensions, but tokens are integers [samples, length]",
                     x.name, element_name(x.element), x.shape.size()));
     }
     shape.vocabulary = config.integer("data.vocabulary");
@@ -481,45 +483,46 @@ Dataset make_dataset(const std::string& name, const ArraySet& arrays, const Conf
 DataSource arrays_source() {
   const auto declare = [](OptionTable& table) {
     table.add_choice("data.array_values", "auto",
-                     "arrays: what x holds, numbers or the tokens of a text; auto: integers "
-                     "[samples, length] are tokens where the model reads tokens (gpt, encoder) "
-                     "or y has the shape of x, all else are numbers.",
+                     "arrays: content of x, numbers or the tokens of a text; auto = tokens if x "
+                     "holds integers [samples, length] and the model reads tokens (gpt, encoder) "
+                     "or y has the shape of x, else numbers",
                      {"auto", "numbers", "tokens"});
-    table.add_choice("data.normalise", "none",
-                     "arrays, csv: numbers as they are (bytes of images divided by 255), or less "
-                     "a mean and divided by a deviation for each channel or feature: computed "
-                     "from the training samples, or given.",
-                     {"none", "computed", "given"});
-    table.add({.key = "data.mean",
-               .type = OptionType::real_list,
-               .default_value = "",
-               .help = "arrays, csv: means for data.normalise = given, one or one a channel."});
+    table.add_choice(
+        "data.normalise", "none",
+        "arrays, csv: normalisation by a mean and a deviation for each channel or feature: none "
+        "(bytes of images are divided by 255), computed from the training samples, or given",
+        {"none", "computed", "given"});
+    table.add(
+        {.key = "data.mean",
+         .type = OptionType::real_list,
+         .default_value = "",
+         .help =
+             "arrays, csv: means for data.normalise = given, one for all or one for each channel"});
     table.add({.key = "data.deviation",
                .type = OptionType::real_list,
                .default_value = "",
-               .help = "arrays, csv: deviations for data.normalise = given."});
+               .help = "arrays, csv: deviations for data.normalise = given"});
     table.add({.key = "data.classes",
                .type = OptionType::integer,
                .default_value = "0",
-               .help = "arrays, csv: classes that labels may name; 0 means those that occur.",
+               .help = "arrays, csv: number of classes; 0 = the largest label + 1",
                .minimum = 0,
                .maximum = 1e6});
     table.add({.key = "data.shape",
                .type = OptionType::real_list,
                .default_value = "",
-               .help =
-                   "arrays: shape of one sample, e.g. 3, 32, 32; needed only for --check without "
-                   "the file, which otherwise tells."});
+               .help = "arrays: shape of one sample, e.g. 3, 32, 32; needed only for --check "
+                       "without the file"});
     table.add({.key = "data.test_share",
                .type = OptionType::real,
                .default_value = "0.1",
-               .help = "arrays, csv: share of the samples drawn for the test split, where the data "
-                       "does not say which those are.",
+               .help = "arrays, csv: fraction of the samples that is drawn for the test split, if "
+                       "the data has no test split",
                .minimum = 0,
                .maximum = 1});
   };
   const auto load = [](const Config& config, const fs::path& folder) {
-    return with_told_shape(make_dataset("arrays", open_arrays(config, folder), config), config);
+    return with_stated_shape(make_dataset("arrays", open_arrays(config, folder), config), config);
   };
   return {declare, declared_shape, load};
 }

@@ -1,6 +1,6 @@
 #pragma once
-// From arrays to a dataset: checks, the test split, normalisation. Used by the formats that bring
-// the user's own numbers.
+// Turns arrays into a dataset: checks, the test split, normalisation. For the formats of the user's
+// own numbers.
 
 #include <optional>
 #include <string>
@@ -14,14 +14,14 @@ namespace espalier {
 struct ArraySet {
   std::vector<std::string> files;
   Array x;                      ///< samples
-  Array y;                      ///< class of each; of each token for next-token data
-  std::optional<Array> client;  ///< whose each is, from 0
+  Array y;                      ///< class of each sample; of each token for next-token data
+  std::optional<Array> client;  ///< client of each sample, from 0
   std::optional<Array> split;   ///< 0 training, 1 test; else data.test_share are drawn
   bool tokens = false;          ///< x are tokens: integers [samples, length]
 };
 
-/// What an option with the choices auto, numbers and tokens says of the data; auto: tokens where
-/// the model reads tokens (its customary data are tokens).
+/// Whether the data are tokens by an option with the choices auto, numbers and tokens; auto: if the
+/// model reads tokens (its customary data are tokens).
 bool are_tokens(const Config& config, const std::string& key);
 
 /// Uses data.classes, data.vocabulary, data.normalise (data.mean, data.deviation), data.test_share,

@@ -66,8 +66,8 @@ std::unique_ptr<Split> make_augmented(std::unique_ptr<Split> images, const DataS
   if (shape.sample.size() != 3 || shape.vocabulary > 0 || shape.sample[1] <= kPadding ||
       shape.sample[2] <= kPadding) {
     throw InputError(
-        "data.augment = crop_flip moves images by up to 4 pixels, but these samples are no images "
-        "of more than that: set data.augment = none");
+        "data.augment = crop_flip moves images by up to 4 pixels, but these samples are not images "
+        "larger than that: set data.augment = none");
   }
   return std::make_unique<AugmentedSplit>(std::move(images));
 }

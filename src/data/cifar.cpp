@@ -55,19 +55,19 @@ struct Samples {
   std::vector<std::uint8_t> labels;
 };
 
-/// Appends the file's samples, up to `limit` in all (0: no limit). What is left out is checked as
-/// well.
+/// Appends the file's samples, up to `limit` in all (0: no limit). Samples beyond the limit are
+/// checked too.
 void append_file(const Kind& kind, const fs::path& path, std::int64_t records, std::int64_t limit,
                  Samples& samples) {
   const MappedFile file(path);
   const std::span<const std::uint8_t> bytes = file.bytes();
   const std::int64_t size = kind.label_bytes + kPixels;
-  const auto there = static_cast<std::int64_t>(bytes.size());
-  if (there != records * size) {
+  const auto available = static_cast<std::int64_t>(bytes.size());
+  if (available != records * size) {
     throw DataError(formatted(
-        "{} {}: it has {} bytes, where {} records of {} make {}; fetch it again", path.string(),
-        there < records * size ? "is cut short" : "has bytes after its end", there, records, size,
-        records * size));
+        "{} {}: it has {} bytes, but {} records of {} bytes are {}; fetch it again", path.string(),
+        available < records * size ? "is cut short" : "has bytes after its end", available, records,
+        size, records * size));
   }
   const auto before = static_cast<std::int64_t>(samples.labels.size());
   const std::int64_t kept = limited(before + records, limit) - before;

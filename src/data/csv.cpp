@@ -1,5 +1,5 @@
-// The user's own table: one sample a line, a column with its class, the others its features, or its
-// tokens in order.
+// The user's own table: one sample a line, with its class in one column and its features, or its
+// tokens in order, in the others.
 
 #include <fmt/ranges.h>
 
@@ -35,7 +35,7 @@ std::size_t column(const std::string& key, const std::string& wanted,
   if (number && *number >= 0 && *number < static_cast<std::int64_t>(names.size())) {
     return static_cast<std::size_t>(*number);
   }
-  throw InputError(formatted("{} = {} is no column of {}: there are {} ({})", key, wanted,
+  throw InputError(formatted("{} = {} is not a column of {}; it has {} columns ({})", key, wanted,
                              path.string(), names.size(), fmt::join(names, ", ")));
 }
 
@@ -52,17 +52,17 @@ char separator(const Config& config) {
       ->character;
 }
 
-/// Advice for a table whose only column has another separator in it.
+/// Advice for a table whose only column contains another separator.
 std::string other_separator(const std::string& column) {
   for (const Separator& separator : kSeparators) {
     if (column.find(separator.character) == std::string::npos) continue;
-    return formatted("; set data.csv_separator = {} if that is what stands between its cells",
+    return formatted("; set data.csv_separator = {} if that is the separator of its cells",
                      separator.name);
   }
   return "";
 }
 
-/// Advice on a cell that is a number if its comma is a point.
+/// Advice for a cell that would be a number with a point instead of its comma.
 std::string advice_on_decimals(std::string cell) {
   const auto comma = cell.find(',');
   if (comma == std::string::npos) return "";
@@ -82,7 +82,7 @@ Columns choose_columns(const Config& config, std::vector<std::string> names, con
     if (i != columns.label && i != columns.client) columns.values.push_back(i);
   }
   if (columns.values.empty()) {
-    throw DataError(formatted("{} has no columns beside the label's: nothing to learn from{}",
+    throw DataError(formatted("{} has no columns beside the label's, so no features{}",
                               path.string(), other_separator(columns.names[0])));
   }
   return columns;
@@ -107,7 +107,7 @@ class RowCounter {
 
 struct Table {
   bool has_tokens = false;
-  std::vector<double> numbers;  ///< as written: normalisation may take a large offset away
+  std::vector<double> numbers;  ///< doubles, because normalisation may subtract a large offset
   std::vector<std::int32_t> tokens;
   std::vector<std::int32_t> labels;
   std::vector<std::int32_t> clients;
@@ -123,7 +123,7 @@ class Reader {
         vocabulary_(config.integer("data.vocabulary")),
         classes_(config.integer("data.classes")) {}
 
-  /// Appends the file's rows as those of `split`. `columns`: as the first file has them.
+  /// Appends the file's rows to `split`. `columns`: the columns of the first file.
   void read(std::uint8_t split, std::optional<Columns>& columns) {
     CsvFile file(path_, separator(config_));
     std::vector<std::string> cells;
@@ -140,25 +140,26 @@ class Reader {
       if (!std::exchange(header, false)) row(cells, *columns, file, split);
     }
     if (table_.labels.size() == before) {
-      throw DataError(formatted("{} holds no samples", path_.string()));
+      throw DataError(formatted("{} has no samples", path_.string()));
     }
     if (split == 0 && !table_.has_tokens && columns->values[0] == 0)
       warn_of_an_index(columns->names[0]);
   }
 
  private:
-  /// What pandas and R write in front of a table says nothing about new samples.
+  /// Warns of a first column of row numbers, which pandas and R write: new samples do not have it.
   void warn_of_an_index(const std::string& column) const {
     const bool nameless = column.empty() || column.starts_with("Unnamed:");
     if (!nameless && !first_column_.counts_rows()) return;
     log_warning(formatted(
-        "{}: the first column{} looks like a row number and is trained on as a feature; if it is "
-        "one, leave it out (pandas: to_csv(..., index=False))",
+        "{}: the first column{} looks like a row number and is used as a feature; if it is a row "
+        "number, leave it out (pandas: to_csv(..., index=False))",
         path_.string(), column.empty() ? ", which has no name," : formatted(" ({})", column)));
   }
 
-  /// A line of numbers is a sample, and would be lost without a word; unless these count the
-  /// columns from 0, behind a nameless one if need be, as pandas numbers columns without names.
+  /// Refuses a header of numbers alone, because it is probably a sample; numbers that count the
+  /// columns from 0 are accepted, as pandas numbers columns without names (a nameless first column
+  /// may precede them).
   void check_that_names_are_no_sample(const std::vector<std::string>& cells,
                                       const CsvFile& file) const {
     const std::size_t first = trimmed(cells[0]).empty() ? 1 : 0;
@@ -173,12 +174,12 @@ class Reader {
     if (!count_columns) {
       throw InputError(
           formatted("{} holds numbers alone; if it is a sample, set data.csv_header = false; if it "
-                    "names the columns, write names that are no numbers",
+                    "names the columns, write names that are not numbers",
                     file.place()));
     }
     log_note(
-        formatted("{} counts the columns from 0 and is taken as their names; if it is a sample, "
-                  "set data.csv_header = false",
+        formatted("{} counts the columns from 0 and is used as their names; if it is a sample, set "
+                  "data.csv_header = false",
                   file.place()));
   }
 
@@ -190,8 +191,8 @@ class Reader {
       names.emplace_back(trimmed(cell));
       if (std::find(names.begin(), names.end() - 1, names.back()) == names.end() - 1) continue;
       throw DataError(
-          formatted("{}: two columns are called '{}'; rename one, or set "
-                    "data.csv_header = false if this is no header",
+          formatted("{}: two columns are called '{}'; rename one, or set data.csv_header = false "
+                    "if this is not a header",
                     file.place(), names.back()));
     }
     if (columns && names != columns->names) {
@@ -202,7 +203,7 @@ class Reader {
     if (!columns) columns = choose_columns(config_, std::move(names), path_);
   }
 
-  /// The first row decides where the input does not: one with decimals is no text.
+  /// If the options do not decide, the first row does: tokens are integers.
   bool holds_tokens(const std::vector<std::string>& cells, const Columns& columns) const {
     if (!are_tokens(config_, "data.csv_values")) return false;
     return config_.text("data.csv_values") == "tokens" ||
@@ -214,13 +215,13 @@ class Reader {
   void row(const std::vector<std::string>& cells, const Columns& columns, const CsvFile& file,
            std::uint8_t split) {
     if (cells.size() != columns.names.size()) {
-      throw DataError(formatted("{} has {} cells where {} are expected", file.place(), cells.size(),
+      throw DataError(formatted("{} has {} cells instead of {}", file.place(), cells.size(),
                                 columns.names.size()));
     }
     if (table_.labels.empty()) table_.has_tokens = holds_tokens(cells, columns);
     const auto refused = [&](std::size_t column, const std::string& expected,
                              const std::string& advice) {
-      return DataError(formatted("{}: '{}' in {} is no {}{}", file.place(), cells[column],
+      return DataError(formatted("{}: '{}' in {} is not a {}{}", file.place(), cells[column],
                                  columns.names[column], expected, advice));
     };
     const auto integer = [&](std::size_t column, std::int64_t bound, const std::string& what,
@@ -298,31 +299,29 @@ DataSource csv_source() {
     table.add({.key = "data.test_file",
                .type = OptionType::text,
                .default_value = "",
-               .help = "csv: the test samples, if they have a file of their own."});
+               .help = "csv: file of the test samples; empty = drawn from data.file"});
     table.add({.key = "data.csv_header",
                .type = OptionType::boolean,
                .default_value = "true",
-               .help = "csv: whether the first line names the columns."});
-    table.add_choice("data.csv_separator", "comma", "csv: what stands between the cells of a line.",
+               .help = "csv: the first line names the columns"});
+    table.add_choice("data.csv_separator", "comma", "csv: separator of the cells of a line",
                      {"comma", "semicolon", "tab"});
     table.add({.key = "data.csv_label",
                .type = OptionType::text,
                .default_value = "",
-               .help = "csv: the column of the class, by name or number from 0; empty means the "
-                       "last."});
+               .help = "csv: column of the class, by name or number from 0; empty = the last"});
     table.add({.key = "data.csv_client",
                .type = OptionType::text,
                .default_value = "",
-               .help = "csv: the column of the client, for data.partition = given; empty means "
-                       "none."});
-    table.add_choice("data.csv_values", "auto",
-                     "csv: what the other columns hold, features or the tokens of a text; auto: "
-                     "tokens where the model reads tokens (gpt, encoder) and the first row holds "
-                     "integers alone.",
-                     {"auto", "numbers", "tokens"});
+               .help = "csv: column of the client, for data.partition = given; empty = none"});
+    table.add_choice(
+        "data.csv_values", "auto",
+        "csv: content of the other columns, features (numbers) or the tokens of a text; auto = "
+        "tokens if the model reads tokens (gpt, encoder) and the first row has integers only",
+        {"auto", "numbers", "tokens"});
   };
   const auto shape = [](const Config&) -> DataShape {
-    throw DataError("the shape of csv is known from its file alone");
+    throw DataError("the shape of csv data is known only from its file");
   };
   return {declare, shape, load};
 }

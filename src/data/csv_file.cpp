@@ -15,11 +15,11 @@ std::string CsvFile::place() const { return formatted("{} line {}", path_.string
 
 char CsvFile::take() {
   const char c = static_cast<char>(content_[position_++]);
-  // Shown in a later message, it would cut the message off.
+  // In a later message, a NUL byte would end the message.
   if (c == '\0') {
-    throw DataError(formatted("{}: a NUL byte, which text does not hold; mend the file", place()));
+    throw DataError(formatted("{}: a NUL byte, which is not text; correct the file", place()));
   }
-  // The CR of CR LF ends no line of its own.
+  // In CR LF, the LF ends the line.
   if (c == '\n' || (c == '\r' && (at_end() || content_[position_] != '\n'))) ++line_;
   return c;
 }
@@ -29,7 +29,7 @@ void CsvFile::quoted_cell(std::string& cell) {
   while (true) {
     if (at_end()) {
       throw DataError(
-          formatted("{}: a cell's opening quote is never closed; mend the file", place()));
+          formatted("{}: a cell's opening quote is never closed; correct the file", place()));
     }
     const char c = take();
     if (c != '"') {
@@ -55,12 +55,12 @@ bool CsvFile::next(std::vector<std::string>& cells) {
       quoted_cell(cell);
       if (here() != separator_ && !at_line_end()) {
         throw DataError(
-            formatted("{}: a quoted cell is followed by '{}' instead of a '{}'; mend the file",
+            formatted("{}: a quoted cell is followed by '{}' instead of a '{}'; correct the file",
                       place(), here(), separator_));
       }
     }
     while (here() != separator_ && !at_line_end()) cell += take();
-    if (here() != separator_) return true;  // the line's end is passed over by the next call
+    if (here() != separator_) return true;  // the next call skips the line's end
     take();
   }
 }

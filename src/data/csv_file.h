@@ -1,7 +1,7 @@
 #pragma once
-// Reads comma-separated values (RFC 4180), or values separated otherwise: cells in quotes may hold
-// separators, line ends, and "" for a quote. Blank lines are passed over. Lines end in LF, CR LF or
-// CR.
+// Reads comma-separated values (RFC 4180), or values with another separator: cells in quotes may
+// hold separators, line ends, and "" for a quote. Blank lines are skipped. Lines end in LF, CR LF
+// or CR.
 
 #include <cstdint>
 #include <filesystem>
@@ -15,14 +15,14 @@ class CsvFile {
   /// Gzipped or not. DataError if it cannot be read, or is text in UTF-16.
   explicit CsvFile(const std::filesystem::path& path, char separator = ',');
   /// The cells of the next record; false at the end. DataError (file, line) for quotes that are not
-  /// closed or are followed by more, and for NUL bytes.
+  /// closed or are followed by other characters, and for NUL bytes.
   bool next(std::vector<std::string>& cells);
   /// "FILE line N" of the last record, for messages.
   std::string place() const;
 
  private:
   bool at_end() const { return position_ == content_.size(); }
-  /// Passes over one character, and counts lines.
+  /// Skips one character, and counts lines.
   char take();
   void quoted_cell(std::string& cell);
 

@@ -16,7 +16,7 @@ Registry<DataSource> make_sources() {
   sources.add("mnist",
               "handwritten digits, 60,000 + 10,000 images of 28 x 28 (IDX files, gzipped or not)",
               mnist_source());
-  sources.add("fashion-mnist", "pictures of clothes in MNIST's form, 60,000 + 10,000 (IDX files)",
+  sources.add("fashion-mnist", "images of clothes in MNIST's format, 60,000 + 10,000 (IDX files)",
               fashion_mnist_source());
   sources.add("cifar10", "CIFAR-10, colour images of 32 x 32 in 10 classes (binary files)",
               cifar10_source());
@@ -44,107 +44,105 @@ const Registry<DataSource>& data_sources() {
 void declare_data_options(OptionTable& table) {
   std::vector<std::string> names;
   for (const auto& item : data_sources().items()) names.push_back(item.name);
-  table.add_choice("data.name", "digits", "Which dataset to train on.", names);
+  table.add_choice("data.name", "digits", "data set to train on", names);
   table.add(
       {.key = "data.dir",
        .type = OptionType::text,
        .default_value = "",
-       .help =
-           "Folder of the data; empty means the environment variable ESPALIER_DATA, else 'data'.",
+       .help = "folder of the data; empty = the environment variable ESPALIER_DATA, else 'data'",
        .on_resume = OnResume::place});
-  table.add({.key = "data.file",
-             .type = OptionType::text,
-             .default_value = "",
-             .help = "text, arrays, csv: the file, in the data folder or as seen from the working "
-                     "directory; empty means tinyshakespeare/input.txt, arrays.h5 (or x.npy and "
-                     "the others), data.csv."});
+  table.add(
+      {.key = "data.file",
+       .type = OptionType::text,
+       .default_value = "",
+       .help = "text, arrays, csv: the file, relative to the data folder or the working directory; "
+               "empty = tinyshakespeare/input.txt, arrays.h5 (or x.npy, y.npy, ...), data.csv"});
   table.add({.key = "data.length",
              .type = OptionType::integer,
              .default_value = "64",
-             .help = "text, agnews: tokens of a sample.",
+             .help = "text, agnews: tokens of a sample",
              .unit = "tokens",
              .minimum = 1,
              .maximum = 1e6});
   table.add({.key = "data.vocabulary",
              .type = OptionType::integer,
              .default_value = "10000",
-             .help = "text (words), agnews, arrays and csv of tokens: how many tokens exist; of "
-                     "words, 0 is padding and 1 every word outside the vocabulary.",
+             .help = "text (words), agnews, arrays and csv of tokens: number of different tokens; "
+                     "of words, 0 is padding and 1 any word outside the vocabulary",
              .unit = "tokens",
              .minimum = 3,
              .maximum = 1e7});
-  table.add_choice("data.partition", "iid",
-                   "How the training samples are divided among the clients.",
+  table.add_choice("data.partition", "iid", "division of the training samples among the clients",
                    {"iid", "dirichlet", "shards", "dominant", "long_tail", "given"});
   table.add(
       {.key = "data.alpha",
        .type = OptionType::real,
        .default_value = "0.5",
-       .help = "Concentration of the Dirichlet partition; small values make clients differ more.",
+       .help = "concentration of the Dirichlet partition; with small values clients differ more",
        .minimum = 1e-3});
   table.add({.key = "data.dirichlet_parts",
              .type = OptionType::real_list,
              .default_value = "",
-             .help = "Dirichlet partition: of how many drawn parts each client's data is put "
-                     "together, one number for all or one for each client in order; more make it "
-                     "larger and more even. Empty: one."});
+             .help = "Dirichlet partition: number of drawn parts that make up each client's data, "
+                     "one number for all or one for each client in order; more parts make it "
+                     "larger and more even; empty = 1"});
   table.add({.key = "data.samples_per_client",
              .type = OptionType::integer,
              .default_value = "0",
-             .help =
-                 "Samples that each client draws, independently of the others; 0 divides all of "
-                 "them among the clients.",
+             .help = "samples that each client draws, independently of the others; 0 = all samples "
+                     "are divided among the clients",
              .minimum = 0});
   table.add({.key = "data.min_per_client",
              .type = OptionType::integer,
              .default_value = "1",
-             .help = "Fewest samples of a client where data.samples_per_client is 0.",
+             .help = "fewest samples of a client if data.samples_per_client is 0",
              .minimum = 1});
   table.add({.key = "data.shards_per_client",
              .type = OptionType::integer,
              .default_value = "2",
-             .help = "Shards of each client in the shards partition.",
+             .help = "shards of each client in the shards partition",
              .minimum = 1});
-  table.add({.key = "data.dominant_share",
-             .type = OptionType::real,
-             .default_value = "0.8",
-             .help = "Share of a client's samples that have its class in the dominant partition.",
-             .minimum = 0,
-             .maximum = 1});
+  table.add(
+      {.key = "data.dominant_share",
+       .type = OptionType::real,
+       .default_value = "0.8",
+       .help = "dominant partition: fraction of a client's samples that have its dominant class",
+       .minimum = 0,
+       .maximum = 1});
   table.add({.key = "data.imbalance",
              .type = OptionType::real,
              .default_value = "100",
-             .help = "Samples of the first class for one of the last in the long_tail partition; "
-                     "sizes fall exponentially between.",
+             .help = "long_tail partition: samples of the first class for each sample of the last; "
+                     "sizes fall exponentially between them",
              .minimum = 1,
              .maximum = 1e9});
-  table.add_choice("data.long_tail_split", "iid",
-                   "How the long tail is then divided among the clients.", {"iid", "dirichlet"});
+  table.add_choice("data.long_tail_split", "iid", "division of the long tail among the clients",
+                   {"iid", "dirichlet"});
   table.add({.key = "data.local_test",
              .type = OptionType::real,
              .default_value = "0",
-             .help = "Share of each client's samples that is kept for local tests.",
+             .help = "fraction of each client's samples that is kept for local tests",
              .minimum = 0,
              .maximum = 0.9});
-  table.add_choice("data.augment", "none",
-                   "Changes of training images: crop_flip moves them by up to 4 pixels and "
-                   "mirrors half of them.",
-                   {"none", "crop_flip"});
+  table.add_choice(
+      "data.augment", "none",
+      "changes of training images: crop_flip moves them by up to 4 pixels and mirrors half of them",
+      {"none", "crop_flip"});
   table.add({.key = "data.train_limit",
              .type = OptionType::integer,
              .default_value = "0",
-             .help = "Use only the first so many training samples; 0 means all.",
+             .help = "number of training samples that are used, from the first; 0 = all",
              .minimum = 0});
   table.add({.key = "data.test_limit",
              .type = OptionType::integer,
              .default_value = "0",
-             .help = "Use only the first so many test samples; 0 means all.",
+             .help = "number of test samples that are used, from the first; 0 = all",
              .minimum = 0});
   table.add({.key = "data.calibration",
              .type = OptionType::integer,
              .default_value = "1000",
-             .help = "Training samples on which the statistics of batch norms are computed before "
-                     "an evaluation.",
+             .help = "training samples on which the statistics of batch norms are computed before "
+                     "an evaluation",
              .minimum = 1});
   for (const auto& item : data_sources().items()) item.value.declare(table);
 }

@@ -34,8 +34,7 @@ class Inflater {
   z_stream stream_{};
 };
 
-// gzread would be shorter, but it takes bytes after the packed part for nothing, and so hides
-// damage.
+// gzread would be shorter, but it ignores bytes after the packed part, and so hides damage.
 std::vector<std::uint8_t> unpacked(const std::vector<std::uint8_t>& packed,
                                    const std::filesystem::path& path) {
   ESPALIER_CHECK(packed.size() <= std::numeric_limits<uInt>::max());
@@ -78,8 +77,8 @@ std::vector<std::uint8_t> read_packed(const std::filesystem::path& path) {
   if (!file && size > 0) throw DataError(formatted("{} cannot be read to its end", path.string()));
   const bool gzipped = size >= 2 && content[0] == 0x1f && content[1] == 0x8b;
   if (!gzipped && path.extension() == ".gz") {
-    throw DataError(
-        formatted("{} is no gzip file, though its name says so: fetch it again", path.string()));
+    throw DataError(formatted("{} is not a gzip file, though its name ends in .gz: fetch it again",
+                              path.string()));
   }
   return gzipped ? unpacked(content, path) : content;
 }
@@ -91,10 +90,10 @@ std::size_t mark_of_utf8(std::span<const std::uint8_t> bytes, const std::filesys
   const auto start = bytes.first(std::min<std::size_t>(bytes.size(), 64));
   if (begins_with({0xff, 0xfe}) || begins_with({0xfe, 0xff}) ||
       std::find(start.begin(), start.end(), 0) != start.end()) {
-    throw DataError(formatted(
-        "{} is text in UTF-16 or UTF-32, or no text: turn it into UTF-8, e.g. by `iconv -f UTF-16 "
-        "-t UTF-8 {} > NEW`",
-        path.string(), path.string()));
+    throw DataError(
+        formatted("{} is text in UTF-16 or UTF-32, or not text: convert it to UTF-8, e.g. by "
+                  "`iconv -f UTF-16 -t UTF-8 {} > NEW`",
+                  path.string(), path.string()));
   }
   const std::string_view text(reinterpret_cast<const char*>(bytes.data()), bytes.size());
   return text.size() - without_byte_order_mark(text).size();

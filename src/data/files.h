@@ -1,6 +1,6 @@
 #pragma once
-// How the loaders get at files: whole and unpacked, or mapped into the address space, where ranks
-// on one machine share the pages and nothing is read before it is used.
+// Files for the loaders: whole and unpacked, or mapped into the address space, so that ranks on one
+// machine use the same pages and a page is read only when it is used.
 
 #include <cstdint>
 #include <filesystem>
@@ -16,8 +16,8 @@ namespace espalier {
 /// or cut short.
 std::vector<std::uint8_t> read_packed(const std::filesystem::path& path);
 
-/// How many bytes a byte order mark of UTF-8 takes at the beginning; 0 without one. DataError where
-/// the bytes are text in UTF-16 or UTF-32: by their mark, or by zeros among the first letters.
+/// Number of bytes of a UTF-8 byte order mark at the beginning; 0 without one. DataError if the
+/// bytes are text in UTF-16 or UTF-32, which their mark or zeros among the first letters show.
 std::size_t mark_of_utf8(std::span<const std::uint8_t> bytes, const std::filesystem::path& path);
 
 /// A file's bytes, mapped read-only for the life of the object. DataError if it cannot be read.
@@ -35,11 +35,11 @@ class MappedFile {
   std::size_t size_ = 0;
 };
 
-/// Whether there is something under that name; what cannot be looked at is not there.
+/// Whether the path exists; false if it cannot be examined.
 bool is_available(const std::filesystem::path& path);
 
-/// The file that `key` (data.file, data.test_file) names: in `folder`, else as seen from the
-/// working directory; `usual` below `folder` where the key is empty. DataError if there is none.
+/// The file that `key` (data.file, data.test_file) names: in `folder`, else relative to the working
+/// directory; `usual` below `folder` if the key is empty. DataError if there is none.
 std::filesystem::path named_file(const Config& config, const std::string& key,
                                  const std::filesystem::path& folder, const std::string& usual);
 

@@ -15,7 +15,7 @@ constexpr std::int64_t kHashedWhole = 64'000'000;  // bytes of a split
 constexpr std::int64_t kSampled = 256;             // samples of a larger one
 constexpr std::int64_t kAtOnce = 256;
 
-/// `count` of 0 ... size - 1, evenly spread, both ends among them.
+/// `count` of the numbers 0 ... size - 1, evenly spread, including both ends.
 std::vector<std::int64_t> spread(std::int64_t count, std::int64_t size) {
   std::vector<std::int64_t> indices(static_cast<std::size_t>(std::min(count, size)));
   std::iota(indices.begin(), indices.end(), std::int64_t{0});
@@ -37,7 +37,7 @@ std::uint64_t hash_labels(const Split& split) {
   return hash_bytes(labels.data(), labels.size() * sizeof(labels[0]));
 }
 
-/// Of samples, and of the labels of positions, which are values as well.
+/// Hash of the samples, and of labels of positions (next-token data).
 std::uint64_t hash_values(const Split& split, bool next_token) {
   if (split.size() == 0) return 0;
   const std::int64_t first[] = {0};

@@ -1,6 +1,6 @@
-// Datasets of an HDF5 file. One may be elsewhere than it seems: behind a link in another file, in
-// raw files, or in parts. It is mapped only where it lies in the file itself as it is used; else
-// HDF5 reads it.
+// Datasets of an HDF5 file. The numbers of a dataset may be in another file (by a link), in raw
+// files, or in other datasets. A dataset is mapped only if its numbers are in the file itself, in
+// the form that is used; else HDF5 reads it.
 
 #include <bit>
 #include <string_view>
@@ -23,27 +23,27 @@ std::string h5_text(const Call& call) {
   return text;
 }
 
-/// The file in which an HDF5 object lies: another than was opened where a link leads there.
+/// The file of an HDF5 object, which a link may make another file than the one opened.
 fs::path file_of(hid_t object) {
   return h5_text([&](char* text, std::size_t size) { return H5Fget_name(object, text, size); });
 }
 
-/// DataError if it is none that can be opened.
+/// DataError if the file cannot be opened.
 H5Handle open_file(const fs::path& path) {
   const H5Handle access(H5Pcreate(H5P_FILE_ACCESS), H5Pclose);
   h5_check(H5Pset_file_locking(access, false, true), "turn HDF5 file locking off");
   try {
     return {H5Fopen(path.c_str(), H5F_ACC_RDONLY, access), H5Fclose};
   } catch (const OutputError& error) {
-    // HDF5's own reason is a dozen of its function names.
+    // HDF5's own reason is a list of its function names.
     if (std::string_view(error.what()).find("already open for") != std::string_view::npos) {
-      throw DataError(formatted(
-          "{} is still marked open for writing: wait for its writer to end; if that crashed, look "
-          "whether the file is whole and run `h5clear -s {}`",
-          path.string(), path.string()));
+      throw DataError(
+          formatted("{} is still marked open for writing: wait for its writer to end; if the "
+                    "writer crashed, check that the file is whole and run `h5clear -s {}`",
+                    path.string(), path.string()));
     }
-    throw DataError(formatted("{} cannot be read: it is no HDF5 file, or is damaged or cut short",
-                              path.string()));
+    throw DataError(formatted(
+        "{} cannot be read: it is not an HDF5 file, or is damaged or cut short", path.string()));
   }
 }
 
@@ -62,7 +62,7 @@ Element hdf5_element(hid_t type, const std::string& name) {
   const H5Handle base(is_enum ? H5Tget_super(type) : H5Tcopy(type), H5Tclose);
   const H5T_class_t kind = H5Tget_class(base);
   const std::size_t bytes = H5Tget_size(base);
-  // HDF5 1.10 has no type for halves in memory, but turns them into floats, exactly.
+  // HDF5 1.10 has no type for half floats in memory, but converts them to floats, exactly.
   if (kind == H5T_FLOAT && (bytes == 2 || bytes == 4)) return Element::f32;
   if (kind == H5T_FLOAT && bytes == 8) return Element::f64;
   if (kind == H5T_INTEGER && bytes <= 8 && std::has_single_bit(bytes)) {
@@ -102,7 +102,7 @@ hid_t native_type(Element element) {
   ESPALIER_CHECK(false, "element type {}", static_cast<int>(element));
 }
 
-/// Where a link leads, for messages; empty where it leads nowhere else.
+/// The target of a link, for messages; empty if it is not a link.
 std::string target_of(hid_t file, const std::string& dataset) {
   H5L_info_t link;
   h5_check(H5Lget_info(file, dataset.c_str(), &link, H5P_DEFAULT), "look at it");
@@ -117,8 +117,8 @@ std::string target_of(hid_t file, const std::string& dataset) {
   return formatted("{} of the file {}", object, other);
 }
 
-/// The numbers of a dataset may lie in raw files. HDF5 takes zeros for what they lack, so that is
-/// looked for first. Returns whether they lie beside the HDF5 file rather than in the working
+/// Checks the raw files that may hold the numbers of a dataset, because HDF5 reads zeros for
+/// missing bytes. Returns whether they are beside the HDF5 file rather than in the working
 /// directory.
 bool find_raw_files(hid_t object, hid_t created, const std::string& name) {
   const fs::path folder = file_of(object).parent_path();
@@ -140,16 +140,15 @@ bool find_raw_files(hid_t object, hid_t created, const std::string& name) {
       beside = false;
     }
     std::error_code error;
-    const auto there = static_cast<std::int64_t>(fs::file_size(path, error)) - offset;
+    const auto available = static_cast<std::int64_t>(fs::file_size(path, error)) - offset;
     if (error) {
-      throw DataError(
-          formatted("{} lies in the raw file {}, which is missing", name, given.data()));
+      throw DataError(formatted("{} is in the raw file {}, which is missing", name, given.data()));
     }
     const std::int64_t part =
         size > static_cast<hsize_t>(bytes) ? bytes : static_cast<std::int64_t>(size);
-    if (there < part) {
-      throw DataError(formatted("{} lies in the raw file {}, which is cut short: copy it again",
-                                name, path.string()));
+    if (available < part) {
+      throw DataError(formatted("{} is in the raw file {}, which is cut short: copy it again", name,
+                                path.string()));
     }
     bytes -= part;
   }
@@ -158,8 +157,7 @@ bool find_raw_files(hid_t object, hid_t created, const std::string& name) {
 
 bool check_parts(hid_t object, const std::string& name);
 
-/// A virtual dataset is put together from others. HDF5 takes zeros for those that are not there, so
-/// they are looked for first.
+/// Checks the sources of a virtual dataset, because HDF5 reads zeros for missing ones.
 void check_sources(hid_t object, hid_t created, const std::string& name) {
   const fs::path folder = file_of(object).parent_path();
   std::size_t sources = 0;
@@ -171,7 +169,7 @@ void check_sources(hid_t object, hid_t created, const std::string& name) {
     const std::string dataset = h5_text([&](char* text, std::size_t size) {
       return H5Pget_virtual_dsetname(created, i, text, size);
     });
-    // With % in its name a source is as many datasets as are found.
+    // A source with % in its name is any number of datasets.
     if ((file + dataset).find('%') != std::string::npos) continue;
     const bool own = file == ".";
     const fs::path path = own || is_available(folder / file) ? folder / file : fs::path(file);
@@ -189,7 +187,7 @@ void check_sources(hid_t object, hid_t created, const std::string& name) {
   }
 }
 
-/// The filter that this HDF5 lacks, if that is why a dataset cannot be read.
+/// The filter of a dataset that this HDF5 lacks; empty if there is none.
 std::string missing_filter(hid_t created) {
   const int filters = H5Pget_nfilters(created);
   for (int i = 0; i < filters; ++i) {
@@ -204,7 +202,7 @@ std::string missing_filter(hid_t created) {
   return "";
 }
 
-/// DataError where a raw file or a source is missing. Returns whether the numbers lie in raw files
+/// DataError if a raw file or a source is missing. Returns whether the numbers are in raw files
 /// beside the HDF5 file.
 bool check_parts(hid_t object, const std::string& name) {
   const H5Handle created(H5Dget_create_plist(object), H5Pclose);
@@ -257,11 +255,11 @@ Array open_dataset(hid_t file, const std::string& dataset, const std::string& na
   h5_check(H5Sget_simple_extent_dims(space, extents.data(), nullptr), "read its extents");
   array.shape.assign(extents.begin(), extents.end());
   const auto bytes = bytes_of(array.shape, array.element);
-  if (!bytes) throw DataError(formatted("{} is too large to be true", name));
+  if (!bytes) throw DataError(formatted("{} has an impossible size", name));
   const haddr_t offset = H5Dget_offset(object);
   const bool plain =
       array.element == Element::boolean || H5Tequal(type, native_type(array.element)) > 0;
-  // The offset counts from the beginning of the file that the numbers are in.
+  // The offset counts from the beginning of the file that has the numbers.
   const bool in_this_file = H5Pget_layout(created) == H5D_CONTIGUOUS &&
                             H5Pget_external_count(created) == 0 && file_of(object) == file_of(file);
   if (offset == HADDR_UNDEF || !plain || !in_this_file) {
@@ -293,7 +291,7 @@ std::map<std::string, Array> open_hdf5(const fs::path& path,
     }
   } catch (const OutputError&) {
     throw DataError(
-        formatted("{} cannot be read: it is no dataset, or is damaged or cut short", name));
+        formatted("{} cannot be read: it is not a dataset, or is damaged or cut short", name));
   }
   return arrays;
 }

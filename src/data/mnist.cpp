@@ -1,4 +1,4 @@
-// MNIST's IDX files, which Fashion-MNIST shares: a big-endian magic number (0x0000'08'nn: unsigned
+// The IDX files of MNIST and Fashion-MNIST: a big-endian magic number (0x0000'08'nn: unsigned
 // bytes, nn dimensions), the extents, the bytes. Format: http://yann.lecun.com/exdb/mnist/.
 
 #include <algorithm>
@@ -37,9 +37,9 @@ Idx read_idx(const fs::path& path, std::size_t dimensions) {
   std::vector<std::uint8_t> raw = read_packed(path);
   const std::size_t header = 4 + 4 * dimensions;
   if (raw.size() < header) {
-    throw DataError(
-        formatted("{} is cut short: {} bytes where an IDX header has {}; fetch it again",
-                  path.string(), raw.size(), header));
+    throw DataError(formatted(
+        "{} is cut short: it has {} bytes, and an IDX header alone has {}; fetch it again",
+        path.string(), raw.size(), header));
   }
   const std::int64_t magic = 0x0800 + static_cast<std::int64_t>(dimensions);
   if (big_endian(raw, 0) != magic) {
@@ -59,17 +59,17 @@ Idx read_idx(const fs::path& path, std::size_t dimensions) {
     too_large = too_large || expected > (std::int64_t{1} << 31);
   }
   if (too_large || expected != present) {
-    throw DataError(formatted(
-        "{} {}: its header announces {} bytes, {} are there; fetch it again", path.string(),
-        too_large || present < expected ? "is cut short" : "has bytes after its end", expected,
-        present));
+    throw DataError(
+        formatted("{} {}: its header announces {} bytes, it has {}; fetch it again", path.string(),
+                  too_large || present < expected ? "is cut short" : "has bytes after its end",
+                  expected, present));
   }
   raw.erase(raw.begin(), raw.begin() + static_cast<std::ptrdiff_t>(header));
   idx.bytes = std::move(raw);
   return idx;
 }
 
-/// `name` or `name`.gz in the first of the folders that has one; empty if none has.
+/// `name` or `name`.gz in the first folder that has one of them; empty if no folder has.
 fs::path find_file(const std::vector<fs::path>& folders, const std::string& name) {
   for (const fs::path& folder : folders) {
     for (const char* ending : {"", ".gz"}) {
@@ -88,11 +88,11 @@ std::unique_ptr<Split> load_split(const std::vector<fs::path>& folders, const st
   for (int i = 0; i < 2; ++i) {
     paths[i] = find_file(folders, names[i]);
     if (paths[i].empty()) {
-      std::string looked;
+      std::string searched;
       for (const fs::path& folder : folders)
-        looked += (looked.empty() ? "" : ", ") + folder.string();
+        searched += (searched.empty() ? "" : ", ") + folder.string();
       throw MissingDataError(
-          formatted("{} (or .gz) is missing; looked in {}: {}", names[i], looked, advice));
+          formatted("{} (or .gz) is missing; looked in {}: {}", names[i], searched, advice));
     }
     files.push_back(paths[i].string());
   }
@@ -110,7 +110,7 @@ std::unique_ptr<Split> load_split(const std::vector<fs::path>& folders, const st
                               count));
   }
   if (count == 0)
-    throw DataError(formatted("{} holds no samples: fetch it again", labels.path.string()));
+    throw DataError(formatted("{} has no samples: fetch it again", labels.path.string()));
   for (std::int64_t i = 0; i < count; ++i) {
     if (labels.bytes[i] >= kClasses) {
       throw DataError(
@@ -146,7 +146,7 @@ Dataset load_mnist(const Config& config, const fs::path& folder) {
 }
 
 Dataset load_fashion_mnist(const Config& config, const fs::path& folder) {
-  // Its files have MNIST's names, so its own folder, where there is one, is the only place.
+  // Its files have MNIST's names, so only its own folder is searched if it exists.
   const fs::path inner = folder / "fashion-mnist";
   return load_idx_folder(
       "fashion-mnist", {is_available(inner) ? inner : folder}, kFashion, limits(config),

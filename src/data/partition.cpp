@@ -17,8 +17,8 @@ namespace {
 
 using Members = std::vector<std::vector<std::int64_t>>;
 
-// The first key of the partition's streams; the second is the class, client, list or block, the
-// third the part of a draw.
+// The first key of the partition's streams. The second is the class, client, list or block, the
+// third the split.
 enum Draw : std::int64_t {
   kShuffle = 0,
   kProportions = 1,
@@ -58,19 +58,19 @@ std::vector<std::int64_t> all_in_order(const Members& members) {
 
 /// Dirichlet(alpha) over `count` items.
 std::vector<double> proportions(Stream& random, double alpha, std::int64_t count) {
-  std::vector<double> shares(static_cast<std::size_t>(count));
+  std::vector<double> fractions(static_cast<std::size_t>(count));
   double sum = 0;
-  for (double& share : shares) sum += share = random.gamma(alpha);
+  for (double& fraction : fractions) sum += fraction = random.gamma(alpha);
   if (!(sum > 0)) {
     // All draws of a tiny alpha fell below the smallest double; the limit is one item that has
     // everything.
-    shares[static_cast<std::size_t>(random.below(count))] = sum = 1;
+    fractions[static_cast<std::size_t>(random.below(count))] = sum = 1;
   }
-  for (double& share : shares) share /= sum;
-  return shares;
+  for (double& fraction : fractions) fraction /= sum;
+  return fractions;
 }
 
-/// How many of `samples` client k of an even split has.
+/// Number of `samples` that a client gets in an even split.
 std::int64_t even_part(std::int64_t samples, std::int64_t client, std::int64_t clients) {
   return (client + 1) * samples / clients - client * samples / clients;
 }
@@ -87,7 +87,7 @@ Members divide_evenly(std::int64_t seed, std::int64_t clients, std::vector<std::
   return lists;
 }
 
-/// data.dirichlet_parts, of each client.
+/// data.dirichlet_parts for each client.
 std::vector<std::int64_t> parts_of(const Config& config, std::int64_t clients) {
   std::vector<std::int64_t> parts =
       whole_numbers(config, "data.dirichlet_parts", "number of parts");
@@ -102,7 +102,7 @@ std::vector<std::int64_t> parts_of(const Config& config, std::int64_t clients) {
   return parts;
 }
 
-/// Of lists one after the other the first parts[0] become one, then the next parts[1], ...
+/// Joins the first parts[0] lists to one list, then the next parts[1], and so on.
 Members merged(Members lists, const std::vector<std::int64_t>& parts) {
   Members result;
   auto next = lists.begin();
@@ -122,12 +122,12 @@ Members divide_by_dirichlet(std::int64_t seed, std::int64_t clients, double alph
     const auto label = static_cast<std::int64_t>(c);
     stream(seed, kShuffle, label).shuffle(members[c]);
     Stream random = stream(seed, kProportions, label);
-    const std::vector<double> shares = proportions(random, alpha, clients);
+    const std::vector<double> fractions = proportions(random, alpha, clients);
     const auto count = static_cast<double>(members[c].size());
     double until = 0;
     std::int64_t begin = 0;
     for (std::int64_t client = 0; client < clients; ++client) {
-      until += shares[client];
+      until += fractions[client];
       const bool last = client + 1 == clients;
       const std::int64_t end =
           last ? length(members[c])
@@ -140,8 +140,8 @@ Members divide_by_dirichlet(std::int64_t seed, std::int64_t clients, double alph
   return lists;
 }
 
-/// The class (of `classes`) that client has most of: each has it once in as many clients, in an
-/// order drawn anew.
+/// The dominant class of a client: each block of `classes` clients has every class once, in an
+/// order drawn for the block.
 std::int64_t dominant_class(std::int64_t seed, std::int64_t client, std::int64_t classes) {
   std::vector<std::int64_t> order(static_cast<std::size_t>(classes));
   std::iota(order.begin(), order.end(), 0);
@@ -150,38 +150,39 @@ std::int64_t dominant_class(std::int64_t seed, std::int64_t client, std::int64_t
 }
 
 /// No member list may be empty.
-Members divide_by_dominance(std::int64_t seed, std::int64_t clients, double share,
+Members divide_by_dominance(std::int64_t seed, std::int64_t clients, double dominant_fraction,
                             Members members) {
   const std::int64_t classes = length(members);
   const std::int64_t samples = total(members);
   std::vector<std::int64_t> own(static_cast<std::size_t>(clients));
-  std::vector<std::int64_t> asked(static_cast<std::size_t>(classes));  // of each class
+  std::vector<std::int64_t> requested(static_cast<std::size_t>(classes));  // of each class
   const auto quota = [&](std::int64_t client) {
-    return std::llround(share * static_cast<double>(even_part(samples, client, clients)));
+    return std::llround(dominant_fraction *
+                        static_cast<double>(even_part(samples, client, clients)));
   };
   for (std::int64_t client = 0; client < clients; ++client) {
     own[client] = dominant_class(seed, client, classes);
-    asked[own[client]] += quota(client);
+    requested[own[client]] += quota(client);
   }
-  std::vector<std::int64_t> there(static_cast<std::size_t>(classes));
+  std::vector<std::int64_t> available(static_cast<std::size_t>(classes));
   for (std::int64_t c = 0; c < classes; ++c) {
     stream(seed, kShuffle, c).shuffle(members[c]);
-    there[c] = length(members[c]);
+    available[c] = length(members[c]);
   }
   Members lists(static_cast<std::size_t>(clients));
   for (std::int64_t client = 0; client < clients; ++client) {
     const std::int64_t c = own[client];
-    // A class that too many samples are asked of serves all its clients in proportion.
-    const std::int64_t count = asked[c] <= there[c]
+    // If clients request more samples than a class has, each gets a part in proportion.
+    const std::int64_t count = requested[c] <= available[c]
                                    ? quota(client)
                                    : static_cast<std::int64_t>(static_cast<double>(quota(client)) *
-                                                               static_cast<double>(there[c]) /
-                                                               static_cast<double>(asked[c]));
+                                                               static_cast<double>(available[c]) /
+                                                               static_cast<double>(requested[c]));
     lists[client].assign(members[c].end() - count, members[c].end());
     members[c].resize(members[c].size() - static_cast<std::size_t>(count));
   }
-  // What is left is dealt at random; where a client would get more of its own class, it changes
-  // with another, if one of a hundred random others can.
+  // The remaining samples are dealt at random. A client that would get one of its own class swaps
+  // it with another client, if one of a hundred random samples allows it.
   struct Sample {
     std::int64_t index, label;
   };
@@ -223,7 +224,7 @@ void cut_long_tail(std::int64_t seed, double imbalance, Members& members) {
   for (std::size_t c = 0; c < members.size(); ++c) {
     const double exponent =
         members.size() > 1 ? static_cast<double>(c) / static_cast<double>(members.size() - 1) : 0;
-    // A whole number stays one, whatever pow() makes of its last digit.
+    // The factor keeps whole numbers whole, whatever the last digit of pow() is.
     const double size = static_cast<double>(largest) * std::pow(imbalance, -exponent) * (1 + 1e-12);
     const std::int64_t kept = std::max<std::int64_t>(1, static_cast<std::int64_t>(size));
     if (kept >= length(members[c])) continue;
@@ -262,8 +263,8 @@ Members make_shards(std::int64_t size, const std::vector<std::int64_t>& sorted) 
 Members by_client(const Dataset& data, std::int64_t clients) {
   if (data.client_of.empty()) {
     throw InputError(
-        formatted("data.partition = given needs data that says whose each sample is, which {} "
-                  "does not; take another partition",
+        formatted("data.partition = given needs data that names the client of each sample; {} does "
+                  "not; choose another partition",
                   data.name));
   }
   const std::int64_t named =
@@ -287,9 +288,9 @@ Members by_client(const Dataset& data, std::int64_t clients) {
   return lists;
 }
 
-/// Clients below the minimum get samples of the largest.
+/// Clients below the minimum get samples of the clients with most.
 void top_up(std::int64_t seed, std::int64_t minimum, Members& lists) {
-  // Largest list first, ties to the lowest client; entries that are out of date are skipped.
+  // Largest list first, ties to the lowest client; outdated entries are skipped.
   std::priority_queue<std::pair<std::int64_t, std::int64_t>> largest;
   for (std::int64_t client = 0; client < length(lists); ++client) {
     largest.emplace(length(lists[client]), -client);
@@ -318,8 +319,8 @@ void check_enough(std::int64_t clients, std::int64_t each, std::int64_t samples,
       clients, each, what, samples, what == "shards" ? "shards_per_client" : "min_per_client"));
 }
 
-/// Appends `count` of the `size` places of a pool: all of them as often as that goes, and different
-/// ones for the rest. `at`: the sample at a place.
+/// Appends `count` samples of a pool of `size`: the whole pool as often as it fits into `count`,
+/// and distinct random samples for the rest. `at`: the sample at a place.
 void pick(Stream& random, std::int64_t size, std::int64_t count, const auto& at,
           std::vector<std::int64_t>& taken) {
   if (size == 0) return;
@@ -345,7 +346,7 @@ Partition::Partition(const Config& config, const Dataset& data)
   ESPALIER_CHECK(train.size() <= std::numeric_limits<std::uint32_t>::max());
   if (data.shape.next_token && name != "iid" && name != "given") {
     throw InputError(formatted(
-        "data.partition = {} divides by class, and the samples of {} have none: set it to iid",
+        "data.partition = {} divides by class, and the samples of {} have no class: set it to iid",
         name, data.name));
   }
   std::string rule = name;
@@ -358,7 +359,7 @@ Partition::Partition(const Config& config, const Dataset& data)
       cut_long_tail(seed_, config.real("data.imbalance"), members);
       rule = config.text("data.long_tail_split");
     }
-    // Classes without samples take no part.
+    // Classes without samples are left out.
     std::erase_if(members, [](const auto& list) { return list.empty(); });
   }
   const std::int64_t samples = total(members);
@@ -382,9 +383,9 @@ Partition::Partition(const Config& config, const Dataset& data)
     }
   } else if (rule == "dominant") {
     rule_ = Rule::dominant;
-    dominant_share_ = config.real("data.dominant_share");
+    dominant_fraction_ = config.real("data.dominant_share");
     if (divided) {
-      members = divide_by_dominance(seed_, clients_, dominant_share_, std::move(members));
+      members = divide_by_dominance(seed_, clients_, dominant_fraction_, std::move(members));
     }
   } else if (rule == "shards") {
     rule_ = Rule::shards;
@@ -394,10 +395,10 @@ Partition::Partition(const Config& config, const Dataset& data)
       members = divide_by_shards(seed_, clients_, shards_per_client_, all_in_order(members));
     } else {
       if (drawn_ % shards_per_client_ != 0 || drawn_ > samples) {
-        throw InputError(formatted(
-            "data.samples_per_client = {} is no multiple of data.shards_per_client = {} up to the "
-            "{} training samples: change one of them",
-            drawn_, shards_per_client_, samples));
+        throw InputError(
+            formatted("data.samples_per_client = {} is not a multiple of data.shards_per_client = "
+                      "{} up to the {} training samples: change one of them",
+                      drawn_, shards_per_client_, samples));
       }
       members = make_shards(drawn_ / shards_per_client_, all_in_order(members));
     }
@@ -460,17 +461,17 @@ std::vector<std::int64_t> Partition::draw(std::int64_t client, Part part) const 
     }
     case Rule::dirichlet: {
       Stream own = stream(seed_, kProportions, client);
-      std::vector<double> shares = proportions(own, alpha_, lists.count());
-      std::vector<std::int64_t> wanted(shares.size());
+      std::vector<double> fractions = proportions(own, alpha_, lists.count());
+      std::vector<std::int64_t> wanted(fractions.size());
       double sum = 0;
-      for (std::int64_t c = 0; c < lists.count(); ++c) sum += lists[c].empty() ? 0 : shares[c];
+      for (std::int64_t c = 0; c < lists.count(); ++c) sum += lists[c].empty() ? 0 : fractions[c];
       for (std::int64_t i = 0; i < count; ++i) {
         double left = random.uniform() * sum;
         std::int64_t chosen = -1;
         for (std::int64_t c = 0; c < lists.count(); ++c) {
           if (lists[c].empty()) continue;
-          chosen = c;  // the last one serves where rounding leaves a rest
-          if ((left -= shares[c]) < 0) break;
+          chosen = c;  // the last class, if rounding leaves a rest
+          if ((left -= fractions[c]) < 0) break;
         }
         if (chosen >= 0) ++wanted[chosen];
       }
@@ -482,7 +483,7 @@ std::vector<std::int64_t> Partition::draw(std::int64_t client, Part part) const 
       const std::int64_t size = length(lists[own]);
       const std::int64_t others = length(lists.indices) - size;
       const std::int64_t of_own =
-          others == 0 ? count : std::llround(dominant_share_ * static_cast<double>(count));
+          others == 0 ? count : std::llround(dominant_fraction_ * static_cast<double>(count));
       pick_from(own, of_own);
       pick(
           random, others, count - of_own,

@@ -1,5 +1,5 @@
 #pragma once
-// The splits that the formats are kept in: as compact as the source, turned into tensors batch by
+// The splits in which formats are kept: as compact as the source, turned into tensors batch by
 // batch.
 
 #include <algorithm>
@@ -29,20 +29,20 @@ std::unique_ptr<Split> make_byte_split(std::vector<std::int64_t> shape,
                                        std::vector<std::uint8_t> labels,
                                        const Normalisation& normalisation);
 
-/// Floats, or tokens where T is int32: one sample after the other, a label each.
+/// Floats, or tokens if T is int32: one sample after the other, with a label each.
 template <class T>
 std::unique_ptr<Split> make_value_split(std::vector<std::int64_t> shape, std::vector<T> values,
                                         std::vector<std::int32_t> labels);
 
-/// Next-token data: sample i is tokens [i stride, i stride + length), its labels are those one
-/// place on. T: uint8 or int32. `owner` keeps the tokens alive.
+/// Next-token data: sample i is tokens [i stride, i stride + length), its labels are the tokens one
+/// place later. T: uint8 or int32. `owner` keeps the tokens alive.
 template <class T>
 std::unique_ptr<Split> make_window_split(std::shared_ptr<const void> owner,
                                          std::span<const T> tokens, std::int64_t length,
                                          std::int64_t stride, std::int64_t samples);
 
-/// The split `images`, changed at random where a batch is asked for with a stream. InputError if
-/// the samples are no images.
+/// The split `images`, whose batches are changed at random if they are read with a stream.
+/// InputError if the samples are not images.
 std::unique_ptr<Split> make_augmented(std::unique_ptr<Split> images, const DataShape& shape);
 
 }  // namespace espalier

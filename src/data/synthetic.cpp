@@ -1,6 +1,6 @@
-// Tasks without files. Every value comes from a keyed stream, so any rank makes the same data.
-// Values: mean of the class + noise, both standard normal. Tokens of a class: drawn from a
-// distribution of its own. Next token: a Markov chain of known entropy.
+// Data without files. Every value comes from a keyed stream, so every rank makes the same data.
+// Values: mean of the class + noise, both standard normal. Tokens of a class: drawn from its own
+// distribution. Next token: a Markov chain of known entropy.
 
 #include <algorithm>
 #include <array>
@@ -64,7 +64,7 @@ std::unique_ptr<Split> make_values(const Task& task, Part part, std::int64_t cou
 
 /// Token t of class c has a probability in proportion to exp(z / noise), z standard normal.
 std::unique_ptr<Split> make_tokens(const Task& task, Part part, std::int64_t count) {
-  std::vector<std::vector<double>> until;  // cumulated, of each class
+  std::vector<std::vector<double>> until;  // cumulative, of each class
   for (const auto& logits : class_numbers(task, task.shape.vocabulary)) {
     const float largest = *std::max_element(logits.begin(), logits.end());
     double sum = 0;
@@ -92,8 +92,8 @@ std::unique_ptr<Split> make_tokens(const Task& task, Part part, std::int64_t cou
 
 constexpr std::int64_t kChoices = 4;
 
-/// Each token is followed by one of four others, with probabilities 1/2, 1/4, 1/8, 1/8: an entropy
-/// of 1.75 bits a token, and so a perplexity of 2^1.75 = 3.364, is the best that can be reached.
+/// One of four others follows each token, with probabilities 1/2, 1/4, 1/8, 1/8. The entropy is
+/// 1.75 bits a token, so the lowest possible perplexity is 2^1.75 = 3.364.
 std::unique_ptr<Split> make_chains(const Task& task, Part part, std::int64_t count) {
   std::vector<std::array<std::int64_t, kChoices>> successors;
   for (std::int64_t token = 0; token < task.shape.vocabulary; ++token) {
@@ -102,7 +102,7 @@ std::unique_ptr<Split> make_chains(const Task& task, Part part, std::int64_t cou
     stream.shuffle(chosen);
     std::copy_n(chosen.begin(), kChoices, successors.emplace_back().begin());
   }
-  const std::int64_t stride = task.shape.sample[0] + 1;  // the last token is a label only
+  const std::int64_t stride = task.shape.sample[0] + 1;  // the last token is only a label
   std::vector<std::int32_t> tokens;
   tokens.reserve(static_cast<std::size_t>(count * stride));
   for (std::int64_t i = 0; i < count; ++i) {
@@ -120,36 +120,38 @@ std::unique_ptr<Split> make_chains(const Task& task, Part part, std::int64_t cou
 }
 
 void declare(OptionTable& table) {
-  table.add({.key = "data.synthetic_samples",
-             .type = OptionType::integer,
-             .default_value = "2000",
-             .help = "Training samples of the synthetic data; the test set has a fifth as many.",
-             .minimum = 1});
+  table.add(
+      {.key = "data.synthetic_samples",
+       .type = OptionType::integer,
+       .default_value = "2000",
+       .help = "training samples of the synthetic data; the test set has a fifth of this number",
+       .minimum = 1});
   table.add({.key = "data.synthetic_classes",
              .type = OptionType::integer,
              .default_value = "10",
-             .help = "Classes of the synthetic data.",
+             .help = "classes of the synthetic data",
              .minimum = 2});
   table.add(
       {.key = "data.synthetic_shape",
        .type = OptionType::real_list,
        .default_value = "1, 28, 28",
-       .help = "Shape of one synthetic sample: channels, height, width, or one number of values."});
+       .help = "shape of one synthetic sample: channels, height, width, or one number of values"});
   table.add({.key = "data.synthetic_noise",
              .type = OptionType::real,
              .default_value = "1",
-             .help = "Standard deviation of the noise around the class means, which themselves "
-                     "have 1; of tokens, how far their distributions are from one certain token.",
+             .help = "standard deviation of the noise around the class means, whose own deviation "
+                     "is 1; with tokens, the spread of the distributions (0 = one certain token)",
              .minimum = 0});
-  table.add({.key = "data.synthetic_vocabulary",
-             .type = OptionType::integer,
-             .default_value = "0",
-             .help = "Above 0: synthetic samples are data.length tokens below it.",
-             .minimum = 0,
-             .maximum = 1e6});
+  table.add(
+      {.key = "data.synthetic_vocabulary",
+       .type = OptionType::integer,
+       .default_value = "0",
+       .help = "number of different tokens; above 0, synthetic samples are data.length tokens",
+       .minimum = 0,
+       .maximum = 1e6});
   table.add_choice("data.synthetic_labels", "classes",
-                   "What synthetic tokens are to be labelled with: a class for each sample, or "
-                   "the token that follows each, in chains whose best perplexity is 3.364.",
+                   "labels of synthetic tokens: a class for each sample, or the next token, in "
+                   "chains whose lowest possible perplexity is 3.364",
                    {"classes", "next_token"});
 }
 
@@ -161,7 +163,7 @@ DataShape token_shape(const Config& config, std::int64_t vocabulary) {
   shape.classes = shape.next_token ? vocabulary : config.integer("data.synthetic_classes");
   if (shape.next_token && vocabulary < kChoices) {
     throw InputError(
-        formatted("data.synthetic_vocabulary = {} is too small for next_token: take {} or more",
+        formatted("data.synthetic_vocabulary = {} is too small for next_token: set {} or more",
                   vocabulary, kChoices));
   }
   return shape;

@@ -1,5 +1,5 @@
-// A text for language models, as bytes (token = byte, so a model of one text goes on with another)
-// or words. The last 10 % is the test split. Samples are windows that lie side by side, so each
+// A text for language models, as bytes (token = byte, so a model of one text can be trained on
+// another) or words. The last 10 % is the test split. Samples are windows side by side, so each
 // token but the first is predicted exactly once.
 
 #include <algorithm>
@@ -24,7 +24,7 @@ DataShape shape(const Config& config) {
   return {{config.integer("data.length")}, vocabulary, vocabulary, true};
 }
 
-/// Training tokens of `tokens`; the rest is for tests.
+/// Number of training tokens of `tokens`; the rest is for tests.
 std::int64_t training_part(std::int64_t tokens) { return tokens - tokens / 10; }
 
 template <class T>
@@ -35,10 +35,10 @@ void cut(Dataset& dataset, std::shared_ptr<const void> owner, std::span<const T>
   const std::int64_t first = training_part(count);
   const auto windows = [&](std::int64_t part) { return (part - 1) / length; };
   if (windows(count - first) < 1) {
-    throw DataError(formatted(
-        "{} has {} tokens, too few for one window of data.length = {} in the tenth that is for "
-        "tests: take a longer text, or shorter windows",
-        dataset.files[0], count, length));
+    throw DataError(
+        formatted("{} has {} tokens, too few for one window of data.length = {} in the tenth that "
+                  "is for tests: use a longer text, or shorter windows",
+                  dataset.files[0], count, length));
   }
   const auto split = [&](std::int64_t begin, std::int64_t size, std::int64_t limit) {
     return make_window_split<T>(
@@ -49,7 +49,7 @@ void cut(Dataset& dataset, std::shared_ptr<const void> owner, std::span<const T>
   dataset.test = split(first, count - first, limits(config).test);
 }
 
-/// The characters of a text in UTF-8. DataError where it is in another encoding.
+/// The characters of a text in UTF-8. DataError if it is in another encoding.
 std::string_view characters(std::span<const std::uint8_t> bytes, const fs::path& path) {
   const std::span<const std::uint8_t> rest = bytes.subspan(mark_of_utf8(bytes, path));
   const std::string_view text(reinterpret_cast<const char*>(rest.data()), rest.size());
@@ -58,15 +58,15 @@ std::string_view characters(std::span<const std::uint8_t> bytes, const fs::path&
     const bool windows =
         std::ranges::any_of(rest, [](std::uint8_t byte) { return byte >= 0x80 && byte <= 0x9f; });
     throw DataError(formatted(
-        "{} is no text in UTF-8 (line {}), which data.tokens = words needs: turn it into UTF-8, "
-        "e.g. by `iconv -f {} -t UTF-8 {} > NEW`, or from the encoding that the file was saved in",
+        "{} is not text in UTF-8 (line {}), which data.tokens = words needs: convert it to UTF-8, "
+        "e.g. by `iconv -f {} -t UTF-8 {} > NEW`, or from the file's own encoding",
         path.string(), 1 + std::count(text.begin(), text.begin() + *place, '\n'),
         windows ? "WINDOWS-1252" : "ISO-8859-1", path.string()));
   }
   return text;
 }
 
-/// The vocabulary is that of the training part.
+/// The vocabulary comes from the training part.
 std::vector<std::int32_t> word_tokens(std::string_view text, std::int64_t vocabulary,
                                       std::string& list) {
   std::vector<std::int32_t> tokens;
@@ -103,8 +103,8 @@ Dataset load(const Config& config, const fs::path& folder) {
 
 DataSource text_source() {
   const auto declare = [](OptionTable& table) {
-    table.add_choice("data.tokens", "bytes",
-                     "text: what a token is; the vocabulary of bytes is 256.", {"bytes", "words"});
+    table.add_choice("data.tokens", "bytes", "text: kind of tokens; the vocabulary of bytes is 256",
+                     {"bytes", "words"});
   };
   return {declare, shape, load};
 }

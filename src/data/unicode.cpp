@@ -17,14 +17,14 @@ bool contains(const Range* begin, const Range* end, char32_t c) {
   return after != begin && c <= std::prev(after)->last;
 }
 
-// Categories Z, Cc and Cf above ASCII, without the joiners and what is visible.
+// Categories Z, Cc and Cf above ASCII, without the joiners and the visible characters.
 constexpr Range kBlanks[] = {{0x80, 0xa0},     {0x61c, 0x61c},   {0x1680, 0x1680},
                              {0x180e, 0x180e}, {0x2000, 0x200b}, {0x200e, 0x200f},
                              {0x2028, 0x202f}, {0x205f, 0x206f}, {0x3000, 0x3000},
                              {0xfeff, 0xfeff}, {0xfff9, 0xfffb}, {0xe0001, 0xe007f}};
 
-// All above ASCII that is none of the categories L, M and N, and no joiner within words (U+00AD,
-// U+200C, U+200D). Ranges go on over unassigned characters.
+// All characters above ASCII outside the categories L, M and N, without the joiners within words
+// (U+00AD, U+200C, U+200D). Ranges include unassigned characters.
 constexpr Range kNotInWords[] = {
     {0x80, 0xa9},        {0xab, 0xac},       {0xae, 0xb1},       {0xb4, 0xb4},
     {0xb6, 0xb8},        {0xbb, 0xbb},       {0xbf, 0xbf},       {0xd7, 0xd7},
@@ -116,7 +116,7 @@ std::optional<char32_t> next_character(std::string_view text, std::size_t& at) {
     if ((byte(at + i) & 0xc0U) != 0x80U) return std::nullopt;
     c = c << 6U | (byte(at + i) & 0x3fU);
   }
-  // Spelt longer than needed, half of a pair of UTF-16, or beyond the last character.
+  // Longer than needed, half of a UTF-16 pair, or beyond the last character.
   constexpr char32_t kLeast[] = {0, 0x80, 0x800, 0x10000};
   if (c < kLeast[more] || (c >= 0xd800 && c <= 0xdfff) || c > 0x10ffff) return std::nullopt;
   at += more + 1;

@@ -38,7 +38,7 @@ std::int32_t WordCounts::number(const std::string& word) {
   return place->second;
 }
 
-/// Those that are counted, the most frequent first.
+/// The counted words, the most frequent first.
 std::vector<const WordCounts::Item*> WordCounts::ranked() const {
   std::vector<const Item*> ranked;
   for (const auto& item : numbers_) {

@@ -1,7 +1,7 @@
 #pragma once
-// Text as words. A word is a run of letters and digits of any script and of apostrophes (the one of
-// ASCII), lower-cased in ASCII; every other visible character is a word of its own. Token 0 is
-// padding, 1 any word outside the vocabulary.
+// Text as words. A word is a run of letters and digits of any script and of ASCII apostrophes,
+// lower-cased in ASCII; every other visible character is a word of its own. Token 0 is padding, 1
+// any word outside the vocabulary.
 
 #include <cstdint>
 #include <functional>
@@ -19,12 +19,12 @@ constexpr std::int32_t kFirstWordToken = 2;
 /// Calls `take` with each word of the text, which is UTF-8, in order.
 void for_each_word(std::string_view text, const std::function<void(const std::string&)>& take);
 
-/// Numbers words in order of their first use, so that a text need not be kept as strings until its
+/// Numbers words in order of their first use, so that a text is kept as numbers until its
 /// vocabulary is known.
 class WordCounts {
  public:
   std::int32_t number(const std::string& word);
-  /// The word with this number occurs once more in the training data.
+  /// Counts one more occurrence of the word with this number in the training data.
   void count(std::int32_t number) { ++counts_[static_cast<std::size_t>(number)]; }
   /// The token of each number: the words counted most often, ties in alphabetical order, get the
   /// tokens from 2 below `vocabulary`.

@@ -13,12 +13,11 @@ namespace espalier {
 
 void declare_availability_options(OptionTable& table) {
   table.add({"clients.availability_period_s", OptionType::real, "3600",
-             "time after which it is drawn anew who is there (device.NAME.availability)", "s", 1e-6,
-             1e9});
-  table.add(
-      {"clients.availability_trace", OptionType::text, "",
-       "file of lines 'client begin_s end_s' that say when clients are there; a header line is "
-       "passed over; empty = none"});
+             "time between two draws of which clients are available (device.NAME.availability)",
+             "s", 1e-6, 1e9});
+  table.add({"clients.availability_trace", OptionType::text, "",
+             "file of lines 'client begin_s end_s', the times in which clients are available; a "
+             "header line is skipped; empty = none"});
 }
 
 AvailabilityTrace AvailabilityTrace::read(const std::filesystem::path& file) {
@@ -32,7 +31,7 @@ AvailabilityTrace AvailabilityTrace::read(const std::filesystem::path& file) {
 }
 
 AvailabilityTrace AvailabilityTrace::parse(const std::string& text, const std::string& origin) {
-  // Of clients, and of the seconds of a century: beyond, it is a slip.
+  // Numbers of clients and seconds (a century) above these are mistakes.
   constexpr std::int64_t kMostClients = 10'000'000;
   constexpr double kMostSeconds = 3e9;
   AvailabilityTrace trace;
@@ -66,19 +65,19 @@ AvailabilityTrace AvailabilityTrace::parse(const std::string& text, const std::s
         {std::llround(*begin * 1e9), std::llround(*end * 1e9)});
   }
   if (trace.stays_.empty()) {
-    throw DataError(origin + " has no line that says when a client is there");
+    throw DataError(origin + " has no line 'client begin_s end_s'");
   }
   for (std::vector<Stay>& stays : trace.stays_) {
     std::ranges::sort(stays, {}, &Stay::begin);
-    std::vector<Stay> apart;
+    std::vector<Stay> merged;
     for (const Stay& stay : stays) {
-      if (!apart.empty() && stay.begin <= apart.back().end) {
-        apart.back().end = std::max(apart.back().end, stay.end);
+      if (!merged.empty() && stay.begin <= merged.back().end) {
+        merged.back().end = std::max(merged.back().end, stay.end);
       } else {
-        apart.push_back(stay);
+        merged.push_back(stay);
       }
     }
-    stays = std::move(apart);
+    stays = std::move(merged);
     for (const Stay& stay : stays) {
       trace.changes_.push_back(stay.begin);
       trace.changes_.push_back(stay.end);
@@ -114,10 +113,10 @@ Availability::Availability(const Config& config, const Fleet& fleet)
 
 bool Availability::available(std::int64_t client, Nanoseconds now) const {
   if (trace_ && !trace_->available(client, now)) return false;
-  const double share = fleet_->device(client).availability;
-  if (share >= 1) return true;
+  const double fraction = fleet_->device(client).availability;
+  if (fraction >= 1) return true;
   Stream stream(seed_, purpose("clients.availability"), client, now / period_);
-  return stream.uniform() < share;
+  return stream.uniform() < fraction;
 }
 
 std::optional<Nanoseconds> Availability::next_change(Nanoseconds now) const {

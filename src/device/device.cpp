@@ -28,27 +28,24 @@ struct Field {
   const char* help;
 };
 
-// The smallest rates only keep a zero or a negative rate out.
+// The smallest rates only exclude zero and negative rates.
 constexpr Field kFields[] = {
-    {"memory_mb", &DeviceClass::memory_mb, "MB", 0,
-     "Memory of one such client; 0 means not capped."},
-    {"gflops", &DeviceClass::gflops, "GFLOP/s", 1e-6, "Effective arithmetic rate."},
-    {"down_mbps", &DeviceClass::down_mbps, "Mbit/s", 0,
-     "Download rate; 0 means that bytes cost no time."},
-    {"up_mbps", &DeviceClass::up_mbps, "Mbit/s", 0,
-     "Upload rate; 0 means that bytes cost no time."},
+    {"memory_mb", &DeviceClass::memory_mb, "MB", 0, "memory of a client; 0 = not capped"},
+    {"gflops", &DeviceClass::gflops, "GFLOP/s", 1e-6, "effective arithmetic rate"},
+    {"down_mbps", &DeviceClass::down_mbps, "Mbit/s", 0, "download rate; 0 = bytes cost no time"},
+    {"up_mbps", &DeviceClass::up_mbps, "Mbit/s", 0, "upload rate; 0 = bytes cost no time"},
     {"availability", &DeviceClass::availability, "", 0,
-     "Share of the time in which such a client can be given work, at most 1."},
+     "fraction of the time in which a client can be given work, at most 1"},
     {"gflops_conv", &DeviceClass::gflops_conv, "GFLOP/s", 0,
-     "Effective rate of convolutions; 0 means that of gflops."},
+     "effective rate of convolutions; 0 = gflops"},
     {"gflops_matmul", &DeviceClass::gflops_matmul, "GFLOP/s", 0,
-     "Effective rate of matrix products; 0 means that of gflops."},
+     "effective rate of matrix products; 0 = gflops"},
     {"gflops_attention", &DeviceClass::gflops_attention, "GFLOP/s", 0,
-     "Effective rate of attention scores and what is weighted by them; 0 means that of gflops."},
+     "effective rate of attention: scores and weighted values; 0 = gflops"},
     {"memory_gbps", &DeviceClass::memory_gbps, "GB/s", 0,
-     "Effective memory bandwidth, which a block may be bound by; 0 means not limited."},
-    {"overhead_us", &DeviceClass::overhead_us, "us", 0, "Fixed cost of each block in each step."},
-    {"latency_ms", &DeviceClass::latency_ms, "ms", 0, "Delay of each message, either way."},
+     "effective memory bandwidth, which may bound a block; 0 = not limited"},
+    {"overhead_us", &DeviceClass::overhead_us, "us", 0, "fixed cost of each block in each step"},
+    {"latency_ms", &DeviceClass::latency_ms, "ms", 0, "delay of each message, in both directions"},
 };
 
 constexpr std::pair<const char*, std::vector<double> DeviceClass::*> kLists[] = {
@@ -76,12 +73,12 @@ std::int32_t class_index(const std::vector<DeviceClass>& classes, const std::str
   for (std::size_t i = 0; i < classes.size(); ++i) {
     if (classes[i].name == name) return static_cast<std::int32_t>(i);
   }
-  std::string known;
-  for (const DeviceClass& device : classes) known += (known.empty() ? "" : ", ") + device.name;
+  std::string names;
+  for (const DeviceClass& device : classes) names += (names.empty() ? "" : ", ") + device.name;
   throw InputError(
       formatted("clients.fleet names the device '{}', which is not defined; there are: {}; add a "
                 "section [device.{}]",
-                name, known, name));
+                name, names, name));
 }
 
 /// The classes of the clients of one pattern such as `2*fast, 4*slow`.
@@ -165,7 +162,7 @@ Nanoseconds compute_time(const DeviceClass& device, std::span<const Steps> steps
 
 namespace {
 
-/// The catalogue as an input file; empty where it is not found.
+/// The catalogue as an input file; empty if it is not found.
 Config read_catalogue(const OptionTable& table) {
   Config shipped(table);
   for (const auto& place : shipped_places("devices.ini")) {
@@ -181,11 +178,11 @@ Config read_catalogue(const OptionTable& table) {
 
 void bring_catalogue(Config& config) {
   const Config shipped = read_catalogue(config.table());
-  const std::vector<std::string> known = shipped.names_below("device");
+  const std::vector<std::string> catalogue = shipped.names_below("device");
   std::stringstream parts(config.text("clients.fleet"));
   for (std::string part; std::getline(parts, part, ',');) {
     const std::string name = trimmed(part.substr(part.find('*') + 1));
-    if (std::ranges::find(known, name) == known.end()) continue;
+    if (std::ranges::find(catalogue, name) == catalogue.end()) continue;
     for (const Field& field : kFields) {
       const std::string key = "device." + name + "." + field.name;
       if (shipped.given(key)) config.set_default(key, shipped.text(key));
@@ -201,7 +198,7 @@ std::vector<DeviceClass> device_classes(const Config& config) {
   std::vector<DeviceClass> classes{kLaptop};
   for (const std::string& name : config.names_below("device")) {
     auto device = std::find_if(classes.begin(), classes.end(),
-                               [&](const DeviceClass& known) { return known.name == name; });
+                               [&](const DeviceClass& other) { return other.name == name; });
     if (device == classes.end()) {
       classes.push_back(kLaptop);
       device = classes.end() - 1;
@@ -225,20 +222,18 @@ void declare_device_options(OptionTable& table) {
   table.add({.key = "clients.count",
              .type = OptionType::integer,
              .default_value = "10",
-             .help = "How many clients exist.",
+             .help = "number of clients",
              .minimum = 1});
   table.add({.key = "clients.per_round",
              .type = OptionType::integer,
              .default_value = "0",
-             .help = "How many clients work at once; 0 means all.",
+             .help = "number of clients that work at once; 0 = all",
              .minimum = 0});
-  table.add(
-      {.key = "clients.fleet",
-       .type = OptionType::text,
-       .default_value = "",
-       .help =
-           "Devices of the clients in order, e.g. '2*fast, 4*slow', repeated over clients.count; "
-           "empty means that all are 'laptop'."});
+  table.add({.key = "clients.fleet",
+             .type = OptionType::text,
+             .default_value = "",
+             .help = "devices of the clients in order, e.g. '2*fast, 4*slow', repeated over "
+                     "clients.count; empty = all 'laptop'"});
   for (const Field& field : kFields) {
     table.add({.key = std::string("device.*.") + field.name,
                .type = OptionType::real,
@@ -250,24 +245,26 @@ void declare_device_options(OptionTable& table) {
   table.add({.key = "device.*.modes",
              .type = OptionType::real_list,
              .default_value = "",
-             .help = "Factors of its speed, of which such a client draws one for every "
-                     "clients.modes_every rounds; empty means 1.",
+             .help = "factors of a client's speed, one of them drawn every clients.modes_every "
+                     "rounds; empty = 1",
              .minimum = 1e-6});
-  table.add({.key = "device.*.link_modes",
-             .type = OptionType::real_list,
-             .default_value = "",
-             .help = "Factors of its download and upload rates, drawn likewise; empty means 1.",
-             .minimum = 1e-6});
+  table.add(
+      {.key = "device.*.link_modes",
+       .type = OptionType::real_list,
+       .default_value = "",
+       .help =
+           "factors of a client's download and upload rates, drawn as device.NAME.modes; empty = 1",
+       .minimum = 1e-6});
   table.add({.key = "clients.modes_every",
              .type = OptionType::integer,
              .default_value = "20",
-             .help = "Rounds for which clients keep their modes (device.NAME.modes, link_modes).",
+             .help = "rounds for which clients keep their modes (device.NAME.modes, link_modes)",
              .unit = "rounds",
              .minimum = 1});
   table.add({.key = "device.*.batch",
              .type = OptionType::integer,
              .default_value = "0",
-             .help = "Samples in a batch on such a client; 0 means train.batch.",
+             .help = "samples in a batch on a client; 0 = train.batch",
              .minimum = 0,
              .maximum = 1e6});
 }
@@ -277,7 +274,7 @@ DeviceClass Fleet::device_at(std::int64_t client, std::int64_t version) const {
   if (device.modes.empty() && device.link_modes.empty()) return device;
   Stream stream(seed_, purpose("clients.modes"), client, version / modes_every_);
   const auto drawn = [&](const std::vector<double>& modes) {
-    // Both are drawn in any case, so that one list does not change what the other gives.
+    // Both are always drawn, so that one list does not change the draw from the other.
     const double draw = stream.uniform();
     if (modes.empty()) return 1.0;
     const auto count = static_cast<double>(modes.size());

@@ -11,8 +11,8 @@
 namespace espalier {
 namespace {
 
-// Unknowns: nanoseconds per FLOP of each kind of work, per moved byte, and per block. Attention is
-// made of matrix products, so its unknown is what a FLOP takes beyond theirs.
+// Unknowns: nanoseconds per FLOP of each kind of work, per moved byte, and per block. Attention
+// consists of matrix products, so its unknown is the time that a FLOP takes beyond theirs.
 constexpr auto kConvolution = static_cast<std::size_t>(Work::convolution);
 constexpr auto kProduct = static_cast<std::size_t>(Work::product);
 constexpr auto kAttention = static_cast<std::size_t>(Work::attention);
@@ -26,8 +26,8 @@ double dot(const Times& a, const Times& b) {
   return std::inner_product(a.begin(), a.end(), b.begin(), 0.0);
 }
 
-/// What the time of a step is made of, where each block is bound by what binds it at `times`: its
-/// product with `times` is the predicted time.
+/// The coefficients of a step's time, if arithmetic or memory bounds each block as at `times`:
+/// their product with `times` is the predicted time.
 Times parts(const TrainingCost& step, const Times& times) {
   Times sum{};
   for (const BlockCost& block : step.blocks) {
@@ -43,8 +43,8 @@ Times parts(const TrainingCost& step, const Times& times) {
   return sum;
 }
 
-/// The unknowns x >= 0 that make the sum of weight (row x - 1)^2 least, coordinate by coordinate
-/// from `x`; one that no row has stays as it is.
+/// The unknowns x >= 0 that minimise the sum of weight (row x - 1)^2, by coordinate descent from
+/// `x`; an unknown that no row has keeps its value.
 Times least_squares(const std::vector<Times>& rows, const std::vector<double>& weights, Times x) {
   constexpr int kSweeps = 300;
   std::array<Times, kUnknowns> normal{};
@@ -74,9 +74,9 @@ struct Fit {
 /// The best iterate from `start`.
 Fit fit_from(Times start, std::span<const MeasuredStep> steps) {
   constexpr int kIterations = 60;
-  // Errors below it weigh alike, as in least squares.
+  // Errors below it have equal weight, as in least squares.
   constexpr double kSmallError = 0.02;
-  // From here on only half a way at a time, so that blocks do not change sides for ever.
+  // Later iterates go half the way, so that no block changes between the two bounds for ever.
   constexpr int kFreely = 6;
   Fit best;
   Times x = start;
@@ -106,7 +106,7 @@ double median(std::vector<double> values) {
   return n % 2 == 1 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2;
 }
 
-/// The place of each value in ascending order; equal ones share the mean of theirs.
+/// The rank of each value in ascending order; equal values get the mean of their ranks.
 std::vector<double> ranks(std::span<const double> values) {
   std::vector<double> places;
   for (const double value : values) {
@@ -134,9 +134,8 @@ double correlation(const std::vector<double>& a, const std::vector<double>& b) {
 
 DeviceClass fit_rates(std::span<const MeasuredStep> steps) {
   ESPALIER_CHECK(!steps.empty(), "nothing to fit");
-  // Which blocks the memory binds depends on where the search starts, so it starts at three
-  // balances of arithmetic (GFLOP/s), other work, and memory (GB/s), scaled to the mean of the
-  // steps.
+  // The blocks that memory bounds depend on the start of the search, so it starts at three balances
+  // of arithmetic (GFLOP/s), other work and memory (GB/s), scaled to the mean of the steps.
   constexpr std::array<std::array<double, 3>, 3> kStarts{{{50, 2, 50}, {50, 10, 10}, {50, 50, 2}}};
   Fit best;
   for (const auto& [rate, other, bandwidth] : kStarts) {
@@ -164,7 +163,7 @@ DeviceClass fit_rates(std::span<const MeasuredStep> steps) {
       for (std::size_t k = 0; k < measured.size(); ++k) measured[k] |= block.step_flops[k] > 0;
     }
   }
-  // Work that takes no time of its own counts as done at the fastest of the other rates.
+  // Work without a measured time of its own gets the fastest of the other rates.
   constexpr double kAtOnce = 1e6;
   double fastest = 0;
   for (std::size_t k = 0; k < measured.size(); ++k) {

@@ -18,7 +18,7 @@ namespace {
 // LibTorch and oneDNN expect data at multiples of 64 bytes; a header of the same size keeps that.
 constexpr std::size_t kAlignment = 64;
 
-// Counted in atomics because a block may be freed by another thread than the one that made it.
+// Counts are atomic because the thread that frees a block may not be the one that allocated it.
 class Counter {
  public:
   explicit Counter(std::int64_t cap_bytes) : cap_(cap_bytes) {}
@@ -46,14 +46,14 @@ class Counter {
   std::int64_t refused() const { return refused_.load(std::memory_order_relaxed); }
 
  private:
-  // Only release() may end it: blocks point here.
+  // Only release() may destroy it: blocks point here.
   ~Counter() = default;
 
   [[noreturn]] void refuse(std::int64_t bytes, std::int64_t held) {
     std::int64_t none = 0;
     refused_.compare_exchange_strong(none, bytes, std::memory_order_relaxed);
     throw c10::OutOfMemoryError(
-        formatted("out of emulated memory: {} bytes asked for, {} of {} in use", bytes, held, cap_),
+        formatted("out of emulated memory: {} bytes requested, {} of {} in use", bytes, held, cap_),
         /*backtrace=*/nullptr, /*caller=*/nullptr);
   }
 
@@ -114,14 +114,15 @@ void free_block(void* data) {
 void* make_block(std::size_t bytes) {
   constexpr std::size_t kLargest = std::numeric_limits<std::int64_t>::max() - kAlignment;
   if (bytes > kLargest) {
-    throw Error(Status::internal, formatted("a tensor of {} bytes was asked for", bytes));
+    throw Error(Status::internal, formatted("a tensor of {} bytes was requested", bytes));
   }
   Counter* counter = current_counter();
   if (counter) counter->add(static_cast<std::int64_t>(bytes));
   void* block = nullptr;
   if (posix_memalign(&block, kAlignment, bytes + kAlignment) != 0) {
     if (counter) counter->remove(static_cast<std::int64_t>(bytes));
-    // Not c10::OutOfMemoryError: that means the emulated device, and is an outcome the run records.
+    // Not c10::OutOfMemoryError, which means that the emulated device is out of memory, an outcome
+    // that the run records.
     throw InputError(formatted(
         "this machine has no {} bytes left: use fewer ranks per machine or a smaller model",
         bytes));
@@ -146,12 +147,12 @@ class CountingAllocator final : public c10::Allocator {
 }  // namespace
 
 void install_counting_allocator() {
-  // Tensors of megabytes come and go with every step. By default each would be mapped and unmapped
-  // by the system, which then clears its pages: up to 4 % of a training step.
+  // Every step allocates and frees tensors of megabytes. By default the system would map, clear and
+  // unmap each of them: up to 4 % of a training step.
   constexpr int kKeptBytes = 1 << 29;
   mallopt(M_MMAP_THRESHOLD, kKeptBytes);
   mallopt(M_TRIM_THRESHOLD, kKeptBytes);
-  // Never destroyed: tensors may be freed while the process ends.
+  // Never destroyed: tensors may be freed while the process exits.
   static CountingAllocator* allocator = new CountingAllocator;
   constexpr std::uint8_t kAbovePlainAllocators = 1;
   c10::SetCPUAllocator(allocator, kAbovePlainAllocators);

@@ -116,7 +116,7 @@ TEST(ByteArchiveTest, RestoresWhatItSaved) {
     const Bytes bytes = writer.take();
     ByteArchive reader(bytes);
     EXPECT_TRUE(reader.loading());
-    // Loading replaces whatever was there.
+    // Loading replaces the old values.
     Sample loaded = full;
     loaded.archive(reader);
     EXPECT_EQ(loaded, saved);

@@ -17,7 +17,7 @@ namespace {
 using Words = std::array<std::uint32_t, 4>;
 
 // The seeds are fixed, so every statistic below is one number; a bound of six standard deviations
-// says that the number is no accident of the seed.
+// excludes an accident of the seed.
 constexpr double kDeviations = 6.0;
 
 Stream test_stream(std::int64_t a = 0, std::int64_t b = 0, std::int64_t c = 0) {

@@ -83,7 +83,7 @@ class BadData(ProgramTest):
 
     def test_a_ragged_table(self):
         self.write_table("1,2")
-        self.refused("data.csv line 42 has 2 cells where 3", "--data.name=csv", ranks=(1, 3))
+        self.refused("data.csv line 42 has 2 cells instead of 3", "--data.name=csv", ranks=(1, 3))
 
     def test_a_table_with_words_for_numbers(self):
         self.write_table("1,many,0")
@@ -113,7 +113,7 @@ class BadData(ProgramTest):
         self.write_arrays()
         self.write_npy("client.npy", "|u1", "(40,)", bytes([0, 1, 2, 3] * 10))
         self.refused("set clients.count = 4", "--data.name=arrays", "--data.partition=given", status=2)
-        self.refused("whose each sample is", "--data.name=synthetic", "--data.partition=given", status=2)
+        self.refused("names the client of each sample", "--data.name=synthetic", "--data.partition=given", status=2)
 
     def test_crops_of_what_is_no_image(self):
         self.write_arrays()
@@ -121,7 +121,7 @@ class BadData(ProgramTest):
 
     def test_a_shape_that_only_the_files_tell(self):
         for name, file, words in (("arrays", "arrays.h5", "known from their files"),
-                                  ("csv", "data.csv", "known from its file")):
+                                  ("csv", "data.csv", "known only from its file")):
             arguments = ("run", self.input, f"--data.name={name}", "--data.partition=iid", "--data.dir=d", "--check")
             said = self.assert_refused(3, words, *arguments)
             self.assertIn(f"d/{file} is missing", said)

@@ -101,7 +101,7 @@ class InputFiles(ProgramTest):
             done = self.given(self.TEXT.encode(encoding))
             self.assertEqual(done.returncode, 2)
             self.assertEqual(len(done.stderr.splitlines()), 1, done.stderr)
-            self.assertIn("given.ini is no plain text, perhaps UTF-16; save it as UTF-8", done.stderr)
+            self.assertIn("given.ini is not plain text, perhaps UTF-16; save it as UTF-8", done.stderr)
         self.assertFalse(os.path.exists(self.path("runs")))
 
 

@@ -30,7 +30,7 @@ OptionTable sample_table() {
 
 Config sample() { return Config(sample_table()); }
 
-// The sentence with which `act` is refused; empty, and a failure, if it is not.
+// The message with which `act` is refused; empty, and a failure, if it is accepted.
 template <class Act>
 std::string refusal(Act act) {
   try {
@@ -201,7 +201,7 @@ TEST(ConfigRefuses, ValuesOutOfRangeWithTheUnit) {
 
 TEST(ConfigRefuses, TextThatAnInputFileCouldNotHold) {
   for (const char* value : {"#a", "a #b", "a\nb", "a\t#b"})
-    EXPECT_NE(refused_value("run.name", value).find("cannot stand in an input file"),
+    EXPECT_NE(refused_value("run.name", value).find("cannot be written into an input file"),
               std::string::npos);
 }
 

@@ -1,5 +1,5 @@
-// The user's own arrays: the same numbers from npy and from HDF5 however stored, what is mapped,
-// the splits, normalisation, and everything that is refused.
+// The user's own arrays: the same numbers from npy and HDF5 in every storage, mapping, splits,
+// normalisation, and refusals.
 
 #include <cmath>
 #include <cstring>
@@ -88,12 +88,12 @@ TEST_F(Arrays, FilesAreFoundByFolderAndByPrefix) {
     ADD_FAILURE() << "took one of two";
   } catch (const InputError& error) {
     EXPECT_MENTIONS(std::string(error.what()), "arrays.h5 and ");
-    EXPECT_MENTIONS(std::string(error.what()), "x.npy are both there: set data.file to arrays.h5");
+    EXPECT_MENTIONS(std::string(error.what()), "x.npy exist: set data.file to arrays.h5");
   }
   EXPECT_EQ(std::filesystem::path(load("arrays", "file = .\n").files[0]).filename(), "x.npy");
 }
 
-/// Writes a dataset of doubles, in the type given, and in chunks and compressed if asked.
+/// Writes a dataset of doubles in the given type, chunked and compressed on request.
 void put(hid_t file, const char* name, const std::vector<hsize_t>& shape, hid_t type,
          const std::vector<double>& numbers, bool chunks = false) {
   const H5Handle space(H5Screate_simple(static_cast<int>(shape.size()), shape.data(), nullptr),
@@ -187,7 +187,8 @@ TEST_F(Arrays, NormalisationIsThatOfTheTrainingSamples) {
 }
 
 TEST_F(Arrays, AConstantUpToRoundingIsOnlyMoved) {
-  // Each with a value far from the others in the one test row, which no deviation may blow up.
+  // Each has a value far from the others in the one test row, which a tiny deviation must not
+  // magnify.
   constexpr std::int64_t kRows = 1001;
   const double next = std::nextafter(0.3, 1);
   const std::vector<std::function<double(std::int64_t)>> constants{
@@ -198,7 +199,7 @@ TEST_F(Arrays, AConstantUpToRoundingIsOnlyMoved) {
     std::vector<double> x;
     for (std::int64_t i = 0; i < kRows; ++i) {
       x.push_back(constant(i));
-      x.push_back(1e3 + i % 2);  // no constant: deviation 1/2
+      x.push_back(1e3 + i % 2);  // not a constant: deviation 1/2
     }
     x[2 * kRows - 2] += 1;
     std::vector<std::uint8_t> y(kRows, 0), split(kRows, 0);
@@ -308,9 +309,9 @@ TEST_F(Arrays, WhatCannotBeUsedIsRefusedByFileAndRow) {
       {"x.npy", npy("<f8", x_shape, too_large), "row 1 (from 0) has 1e+300"},
       {"x.npy", cut, "is cut short"},
       {"x.npy", longer, "after its end"},
-      {"x.npy", magic, "no npy file"},
+      {"x.npy", magic, "not an npy file"},
       {"x.npy", header, "header is damaged"},
-      {"x.npy", {}, "no npy file"},
+      {"x.npy", {}, "not an npy file"},
       {"x.npy", npy(x_type, "(6, -2)", good), "header is damaged"},
       {"x.npy", npy(x_type, "(6, 99999999999999, 99999999999999)", good), "is cut short"},
       {"x.npy", npy("<c8", "(6, 1)", good), "'<c8'"},
@@ -342,24 +343,24 @@ TEST_F(Arrays, WhatCannotBeUsedIsRefusedByFileAndRow) {
   EXPECT_MENTIONS(refusal("array_values = tokens\n"), "holds float32 in 2 dimensions");
   EXPECT_MENTIONS(refusal("classes = 2\n"), "row 2 (from 0) has 2");
   EXPECT_EQ(load("arrays", "classes = 9\n").shape.classes, 9);
-  EXPECT_MENTIONS(refusal("test_share = 0\n"), "accepted");  // the column says
+  EXPECT_MENTIONS(refusal("test_share = 0\n"), "accepted");  // the column decides
   std::filesystem::remove(folder_ / "split.npy");
   EXPECT_MENTIONS(refusal("test_share = 0\n"), "no test samples");
   EXPECT_MENTIONS(refusal("test_share = 1\n"), "no training samples");
   std::filesystem::remove(folder_ / "y.npy");
-  EXPECT_MENTIONS(refusal(), "without `y`");
+  EXPECT_MENTIONS(refusal(), "has no `y`");
 }
 
 TEST_F(Arrays, DamagedHdf5FilesAreNamed) {
   h5_quiet();
   write("arrays.h5", std::string("no such thing"));
-  EXPECT_MENTIONS(refusal(), "no HDF5 file");
+  EXPECT_MENTIONS(refusal(), "not an HDF5 file");
   const std::string path = (folder_ / "arrays.h5").string();
   {
     const H5Handle file(H5Fcreate(path.c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, H5P_DEFAULT), H5Fclose);
     put(file, "x", {600, 2}, H5T_IEEE_F32LE, std::vector<double>(1200));
   }
-  EXPECT_MENTIONS(refusal(), "without `y`");
+  EXPECT_MENTIONS(refusal(), "has no `y`");
   const Bytes whole = read("arrays.h5");
   write("arrays.h5", Bytes(whole.begin(), whole.begin() + 3000));
   EXPECT_MENTIONS(refusal(), "cut short");

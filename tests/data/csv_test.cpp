@@ -1,4 +1,4 @@
-// The user's own tables: which column means what, and rows that are refused by file and line.
+// The user's own tables: the meaning of columns, and rows that are refused by file and line.
 
 #include <cmath>
 #include <map>
@@ -39,7 +39,7 @@ TEST_F(Csv, NormalisationTakesALargeOffsetAway) {
   write("a.csv", rows);
   const Dataset data = load("csv", "file = a.csv\ntest_file = a.csv\nnormalise = computed\n");
   EXPECT_DOUBLE_EQ(data.normalisation.mean[0], 1700000049.5);
-  // Of n numbers that follow each other: sqrt((n^2 - 1) / 12).
+  // Of n consecutive numbers: sqrt((n^2 - 1) / 12).
   const double deviation = std::sqrt(9999.0 / 12);
   EXPECT_NEAR(data.normalisation.deviation[0], deviation, 1e-9);
   const at::Tensor expected = ((at::arange(100, at::kDouble) - 49.5) / deviation).view({100, 1});
@@ -63,7 +63,7 @@ TEST_F(Csv, ASampleIsNotTakenForNames) {
        {"3,5,0\n", "2,2,0\n", "-1.5, 1e3 ,0\n", "\"4\",,1\n", "1,2,3\n", ",2,1\n"}) {
     EXPECT_MENTIONS(refused(line + std::string("1,2,0\n2,4,1\n")), advice);
   }
-  // As pandas names columns that have no names, with its index and without.
+  // As pandas names columns without names, with its index and without.
   for (const char* line : {"0,1,2\n", ",0,1\n", "0,1,class\n"}) {
     ::testing::internal::CaptureStderr();
     EXPECT_EQ(refused(line + std::string("1,2,0\n2,4,1\n")), "accepted");
@@ -159,16 +159,16 @@ TEST_F(Csv, RowsThatCannotBeUsedAreNamedByFileAndLine) {
   write("a.csv", good);
   EXPECT_EQ(refusal(), "accepted");
   const std::map<std::string, std::string> rows{
-      {"1,2\n", "2 cells where 3 are expected"},
-      {"1,2,0,4\n", "4 cells where 3 are expected"},
-      {"1,two,0\n", "'two' in b is no finite number"},
-      {"1,,0\n", "'' in b is no finite number"},
-      {"nan,2,0\n", "'nan' in a is no finite number"},
-      {"1e99,2,0\n", "'1e99' in a is no finite number"},
-      {"1,\"-18,5\",0\n", "'-18,5' in b is no finite number; write a point before the decimals"},
-      {"1,2,-1\n", "'-1' in class is no class"},
-      {"1,2,0.5\n", "'0.5' in class is no class"},
-      {"1,2,dog\n", "'dog' in class is no class"},
+      {"1,2\n", "2 cells instead of 3"},
+      {"1,2,0,4\n", "4 cells instead of 3"},
+      {"1,two,0\n", "'two' in b is not a finite number"},
+      {"1,,0\n", "'' in b is not a finite number"},
+      {"nan,2,0\n", "'nan' in a is not a finite number"},
+      {"1e99,2,0\n", "'1e99' in a is not a finite number"},
+      {"1,\"-18,5\",0\n", "'-18,5' in b is not a finite number; write a point before the decimals"},
+      {"1,2,-1\n", "'-1' in class is not a class"},
+      {"1,2,0.5\n", "'0.5' in class is not a class"},
+      {"1,2,dog\n", "'dog' in class is not a class"},
       {"1,2,\"0\n", "never closed"},
       {"1,\"2\"x,0\n", "followed by 'x'"},
   };
@@ -180,12 +180,11 @@ TEST_F(Csv, RowsThatCannotBeUsedAreNamedByFileAndLine) {
   const std::string with_nul = std::string("1,2") + '\0' + "3,0\n";
   for (const std::string& row : {with_nul, "1,\"2" + with_nul.substr(3, 2) + "\",0\n"}) {
     write("a.csv", good + row);
-    EXPECT_MENTIONS(refusal(),
-                    "a.csv line 22: a NUL byte, which text does not hold; mend the file");
+    EXPECT_MENTIONS(refusal(), "a.csv line 22: a NUL byte, which is not text; correct the file");
   }
   write("a.csv", good + "1,2,3\n");
   EXPECT_MENTIONS(refusal(), "class 2 has no sample");
-  EXPECT_MENTIONS(refusal("classes = 3\n"), "line 22: '3' in class is no class from 0 to 2");
+  EXPECT_MENTIONS(refusal("classes = 3\n"), "line 22: '3' in class is not a class from 0 to 2");
   write("a.csv", std::string("a,b,a\n1,2,0\n"));
   EXPECT_MENTIONS(refusal(), "a.csv line 1: two columns are called 'a'");
   write("a.csv", std::string("a,b,class\n"));
@@ -193,7 +192,7 @@ TEST_F(Csv, RowsThatCannotBeUsedAreNamedByFileAndLine) {
   write("a.csv", std::string());
   EXPECT_MENTIONS(refusal(), "no samples");
   write("a.csv", std::string("class\n0\n1\n"));
-  EXPECT_MENTIONS(refusal(), "nothing to learn from");
+  EXPECT_MENTIONS(refusal(), "no columns beside the label's, so no features");
   write("a.csv", good);
   write("b.csv", std::string("a,c,class\n1,2,0\n"));
   EXPECT_MENTIONS(refusal("test_file = b.csv\n"), "b.csv line 1 has other columns");

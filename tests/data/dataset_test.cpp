@@ -152,7 +152,7 @@ TEST_F(Mnist, DamagedPackedFilesAreNamed) {
   EXPECT_MENTIONS(refusal(), "after its end");
 
   write(name, idx_images(20));
-  EXPECT_MENTIONS(refusal(), "no gzip file");
+  EXPECT_MENTIONS(refusal(), "not a gzip file");
   EXPECT_MENTIONS(refusal(), name);
 }
 
@@ -366,7 +366,7 @@ TEST(Synthetic, IsClassMeanPlusNoise) {
     // 50,000 values about their means: the deviation has a standard error of 2 / sqrt(100,000) =
     // 0.006.
     EXPECT_NEAR((own - own.mean(0)).std().item<double>(), 2, 0.04);
-    // Both splits share the means: the mean of 200 test samples differs by at most 6 standard
+    // Both splits have the same means: the mean of 200 test samples differs by at most 6 standard
     // errors of 2 sqrt(1/1000 + 1/200) = 0.155.
     const at::Tensor gap = (test.index({test_label.eq(c)}).mean(0) - own.mean(0)).abs().max();
     EXPECT_LT(gap.item<double>(), 0.93);
@@ -394,21 +394,23 @@ TEST(Synthetic, TokensOfAClassFollowItsDistribution) {
   EXPECT_EQ(data.shape.classes, 2);
   EXPECT_EQ(data.shape.sample, (std::vector<std::int64_t>{50}));
   EXPECT_FALSE(data.shape.next_token);
-  const auto shares = [](const Split& split, std::int64_t label) {
+  const auto fractions = [](const Split& split, std::int64_t label) {
     const std::vector<std::int64_t> all = all_of(split.size());
     const at::Tensor own = split.inputs(all).index({split.labels(all).eq(label)});
     return own.flatten().bincount({}, 5).to(at::kDouble) / static_cast<double>(own.numel());
   };
   for (std::int64_t label = 0; label < 2; ++label) {
-    // 50,000 and 10,000 tokens of one distribution: shares differ with a deviation of at most
+    // 50,000 and 10,000 tokens of one distribution: fractions differ with a deviation of at most
     // sqrt(0.25 / 50,000 + 0.25 / 10,000) = 0.0055; 5 deviations.
-    const at::Tensor gap = (shares(*data.train, label) - shares(*data.test, label)).abs().max();
+    const at::Tensor gap =
+        (fractions(*data.train, label) - fractions(*data.test, label)).abs().max();
     EXPECT_LT(gap.item<double>(), 0.028);
   }
-  EXPECT_GT((shares(*data.train, 0) - shares(*data.train, 1)).abs().max().item<double>(), 0.028);
-  // Without noise a class has one token alone.
+  EXPECT_GT((fractions(*data.train, 0) - fractions(*data.train, 1)).abs().max().item<double>(),
+            0.028);
+  // Without noise a class has only one token.
   const Dataset certain = load_dataset(data_config(settings + "synthetic_noise = 0\n"));
-  EXPECT_EQ(shares(*certain.train, 0).max().item<double>(), 1);
+  EXPECT_EQ(fractions(*certain.train, 0).max().item<double>(), 1);
 }
 
 TEST(Synthetic, ChainsHaveTheEntropyThatIsStated) {
@@ -422,8 +424,8 @@ TEST(Synthetic, ChainsHaveTheEntropyThatIsStated) {
   const at::Tensor y = data.train->labels(all_of(4000));
   ASSERT_EQ(y.sizes(), (std::vector<std::int64_t>{4000, 31}));
   EXPECT_TRUE(at::equal(x.slice(1, 1), y.slice(1, 0, 30)));
-  // Pairs: each token is followed by four, in the shares 1/2, 1/4, 1/8, 1/8. 124,000 pairs over 11
-  // tokens, at least 2,000 each: a share strays by 0.011; 5 deviations.
+  // Pairs: four tokens follow each token, in the fractions 1/2, 1/4, 1/8, 1/8. 124,000 pairs over
+  // 11 tokens, at least 2,000 each: a fraction has a deviation of 0.011; 5 deviations.
   const at::Tensor pairs = (x * 11 + y).flatten().bincount({}, 121).view({11, 11}).to(at::kDouble);
   const at::Tensor sorted = std::get<0>(pairs.sort(1, true)) / pairs.sum(1, true);
   ASSERT_GT(pairs.sum(1).min().item<double>(), 2000);

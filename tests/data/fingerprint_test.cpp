@@ -7,7 +7,8 @@ namespace {
 
 using Differences = std::vector<std::string>;
 
-/// Value j of sample i is i + j / 8, its class i % 3, but for one sample, of which both are more.
+/// Value j of sample i is i + j / 8, its class i % 3; one sample has other values and another
+/// class.
 class Made final : public Split {
  public:
   Made(std::int64_t samples, std::int64_t width) : samples_(samples), width_(width) {}
@@ -95,7 +96,7 @@ TEST(Fingerprint, WhoHasASampleTells) {
   EXPECT_EQ(differing(there, numbers.print()), Differences{"clients of the samples"});
 }
 
-/// Of a split beyond 64 MB the ends count, and no more values than a fixed sample; all labels do.
+/// In a split beyond 64 MB both ends and a fixed number of samples are hashed, and all labels.
 TEST(Fingerprint, OfALargeSplitIsOfASample) {
   const auto print = [](std::int64_t odd, float more, std::int64_t label_more) {
     Numbers numbers(1'000'003, 100);

@@ -1,6 +1,6 @@
 #pragma once
-// What the data tests share: a folder of their own, small files in MNIST's and CIFAR's formats, and
-// a config.
+// Common parts of the data tests: a folder of their own, small files in MNIST's and CIFAR's
+// formats, and a config.
 
 #include <gtest/gtest.h>
 #include <unistd.h>
@@ -22,7 +22,7 @@ namespace espalier {
 
 using Bytes = std::vector<std::uint8_t>;
 
-/// The message of the DataError that `work` ends with.
+/// The message of the DataError that `work` throws.
 inline std::string data_error(const std::function<void()>& work) {
   try {
     work();
@@ -43,7 +43,7 @@ inline const char* real_data() {
 inline Config data_config(const std::string& ini) {
   OptionTable table;
   declare_data_options(table);
-  declare_model_options(table);  // what samples are may depend on the model
+  declare_model_options(table);  // the kind of samples may depend on the model
   // Declared by parts above this one.
   table.add(
       {.key = "clients.count", .type = OptionType::integer, .default_value = "10", .help = "h"});
@@ -59,7 +59,7 @@ inline std::vector<std::int64_t> all_of(std::int64_t count) {
   return indices;
 }
 
-/// Labels alone, for partitions.
+/// A split with only labels, for partitions.
 class LabelSplit final : public Split {
  public:
   explicit LabelSplit(std::vector<std::int64_t> labels) : labels_(std::move(labels)) {}

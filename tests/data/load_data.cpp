@@ -1,7 +1,7 @@
-// Shows what the program trains on. For each line "INPUT<tab>OUT" of stdin it loads the data of
-// that input file and writes to OUT the inputs of all training samples, those of all test samples,
-// and the labels of both, as raw numbers. A line of stdout tells the sizes, or why the data is
-// refused. Driven by tests/cli/awkward_files_test.py.
+// Writes the data that the program trains on. For each line "INPUT<tab>OUT" of stdin it loads the
+// data of that input file and writes to OUT the inputs of all training samples, of all test
+// samples, and the labels of both, as raw numbers. A line of stdout has the sizes, or the message
+// with which the data is refused. Driven by tests/cli/awkward_files_test.py.
 
 #include <fmt/ranges.h>
 

@@ -17,7 +17,7 @@ LabelSplit balanced(std::int64_t samples, std::int64_t classes) {
   return LabelSplit(std::move(labels));
 }
 
-/// Of labels below 10, unless `data` has another number of classes.
+/// A partition of labels below 10, unless `data` has another number of classes.
 Partition divide(Dataset& data, const std::string& settings, std::int64_t clients, int seed = 1) {
   return {data_config("[data]\n" + settings + "\n[clients]\ncount = " + std::to_string(clients) +
                       "\n[run]\nseed = " + std::to_string(seed) + "\n"),
@@ -46,7 +46,7 @@ std::vector<std::int64_t> joined(const Partition& partition) {
   return all;
 }
 
-/// Mean over the clients of the share that their most frequent class has.
+/// Mean over the clients of the fraction of their most frequent class.
 double dominance(const Partition& partition, const Split& train) {
   double sum = 0;
   for (const auto& list : lists(partition)) {
@@ -125,7 +125,7 @@ TEST(Partition, DirichletPartsMakeAClientsDataLargerAndMoreEven) {
   const std::string rule = "partition = dirichlet\nalpha = 0.3\n";
   const Partition parts = divide(train, rule + "dirichlet_parts = 12, 12, 1, 1", 4);
   EXPECT_EQ(joined(parts), all_of(6000));
-  // The parts are those of as many clients of one part each.
+  // The parts equal the parts of as many clients with one part each.
   const Partition single = divide(train, rule, 26);
   std::vector<std::int64_t> first;
   for (std::int64_t client = 0; client < 12; ++client) {
@@ -140,7 +140,7 @@ TEST(Partition, DirichletPartsMakeAClientsDataLargerAndMoreEven) {
   EXPECT_EQ(lists(divide(train, rule + "dirichlet_parts = 1", 4)), lists(divide(train, rule, 4)));
   EXPECT_NE(refusal(train, rule + "dirichlet_parts = 2, 2", 4).find("2 values for 4 clients"),
             std::string::npos);
-  EXPECT_NE(refusal(train, rule + "dirichlet_parts = 0.5", 4).find("no number of parts"),
+  EXPECT_NE(refusal(train, rule + "dirichlet_parts = 0.5", 4).find("not a number of parts"),
             std::string::npos);
 }
 
@@ -159,7 +159,7 @@ TEST(Partition, TopUpMeetsTheMinimumEvenWhereAllAreEqual) {
 }
 
 TEST(Partition, ShardsLimitTheClassesOfAClient) {
-  // 10 classes of 100, 20 shards of 50: a shard lies within one class.
+  // 10 classes of 100, 20 shards of 50: a shard has one class.
   const LabelSplit train = balanced(1000, 10);
   const Partition partition = divide(train, "partition = shards", 10);
   for (std::int64_t client = 0; client < 10; ++client) {
@@ -230,7 +230,7 @@ TEST(Partition, IndependentDrawsOfManyClientsUseEverySampleEquallyOften) {
   for (const auto& list : lists(partition)) {
     for (const std::int64_t index : list) ++uses[index];
   }
-  // Binomial(2000, 0.1): 200 with deviation 13.4; of 1000 such counts none strays by 6 deviations.
+  // Binomial(2000, 0.1): 200 with deviation 13.4; none of 1000 such counts is 6 deviations off.
   for (const int use : uses) EXPECT_NEAR(use, 200, 81);
 }
 
@@ -255,8 +255,8 @@ TEST(Partition, DominantClassHasItsShareAndTheOthersTheRest) {
       }
     }
     EXPECT_EQ(classes.size(), 10U);
-    // A class gets on average 40 of the 400 other samples, with a deviation of at most
-    // sqrt(400 0.1 0.9) = 6 (0 where everything is divided).
+    // A class gets on average 40 of the 400 other samples, with a deviation of at most sqrt(400 0.1
+    // 0.9) = 6 (0 if all samples are divided).
     for (const double count : others) EXPECT_NEAR(count, 40, size.empty() ? 0 : 36);
   }
 }
@@ -313,7 +313,7 @@ TEST(Partition, GivenFollowsTheColumn) {
   data.client_of = {2, 0, 1, 2, 2, 0};
   EXPECT_EQ(lists(divide(data, "partition = given", 3)),
             (std::vector<std::vector<std::int64_t>>{{1, 5}, {2}, {0, 3, 4}}));
-  // Drawn from its own: client 1 has one sample only, which then comes four times.
+  // Drawn from its own: client 1 has only one sample, which is drawn four times.
   const Partition drawn = divide(data, "partition = given\nsamples_per_client = 4", 3);
   EXPECT_EQ(drawn.samples(1), (std::vector<std::int64_t>{2, 2, 2, 2}));
   const auto refused = [&](std::int64_t clients) {
@@ -329,21 +329,21 @@ TEST(Partition, GivenFollowsTheColumn) {
   data.client_of = {2, 0, 0, 2, 2, 0};
   EXPECT_MENTIONS(refused(3), "no training sample of client 1");
   data.client_of.clear();
-  EXPECT_MENTIONS(refused(3), "whose each sample is");
+  EXPECT_MENTIONS(refused(3), "names the client of each sample");
 }
 
 TEST(Partition, LocalTestsAreNeverTrainedOn) {
   const LabelSplit train = balanced(1003, 10);
   std::vector<std::string> all = kDrawn;
   for (const std::string& kind : kDrawn) all.push_back(kind + "\nsamples_per_client = 50");
-  all.push_back("samples_per_client = 3000");  // the pool is too small: samples come repeatedly
+  all.push_back("samples_per_client = 3000");  // the pool is too small: samples are repeated
   for (const std::string& kind : all) {
     const Partition partition = divide(train, kind + "\nlocal_test = 0.2", 20);
     std::set<std::int64_t> trained, tested;
     for (std::int64_t client = 0; client < 20; ++client) {
       const auto own = partition.samples(client);
       const auto tests = partition.test_samples(client);
-      // A fifth of what the client has, rounded down (in shards: of each shard).
+      // A fifth of the client's samples, rounded down (in shards: of each shard).
       const std::size_t whole = own.size() + tests.size();
       EXPECT_LE(tests.size(), whole / 5) << kind;
       EXPECT_GE(tests.size() + 2, whole / 5) << kind;
@@ -388,7 +388,7 @@ TEST(Partition, MoreThanTheSamplesAllowIsRefusedWithNumbers) {
               std::string::npos);
   }
   EXPECT_NE(refusal(train, "partition = shards", 51).find("shards_per_client"), std::string::npos);
-  EXPECT_NE(refusal(train, "partition = shards\nsamples_per_client = 5", 10).find("no multiple"),
+  EXPECT_NE(refusal(train, "partition = shards\nsamples_per_client = 5", 10).find("not a multiple"),
             std::string::npos);
   EXPECT_NE(refusal(train, "partition = shards\nsamples_per_client = 102", 10).find("100"),
             std::string::npos);

@@ -1,4 +1,4 @@
-// Text and AG News: which token stands where, the vocabulary, and what is refused.
+// Text and AG News: the place of each token, the vocabulary, and refusals.
 
 #include <algorithm>
 #include <map>
@@ -59,8 +59,8 @@ TEST_F(Text, BytesAboveAsciiAreTokensToo) {
 }
 
 TEST_F(Text, WordsAreLowerCasedAndRankedByTheirTrainingFrequency) {
-  // 40 words, of which 36 train: "the" 16 times, "," 9, "a" and "it's" 5, "dog" once. "zebra" comes
-  // in the tests alone, where it is the most frequent.
+  // 40 words, of which 36 train: "the" 16 times, "," 9, "a" and "it's" 5, "dog" once. "zebra" is
+  // only in the test part, where it is the most frequent.
   std::string text = "dog The, A it's\n";
   for (int i = 0; i < 4; ++i) text += "the,\tTHE, A  It's ";
   for (int i = 0; i < 7; ++i) text += "the\n";
@@ -101,7 +101,8 @@ TEST_F(Text, FilesThatMakeNoTextAreRefused) {
 }
 
 TEST_F(Text, PunctuationOfAnyScriptSeparatesWords) {
-  // Each of these is one word or several, told apart by spaces here; U+2019 is a quote too.
+  // Each of these is one word or several, which are separated by spaces here; U+2019 is a quote
+  // too.
   const std::vector<std::pair<std::string, std::string>> texts{
       {"“Ja”—she’d said…", "“ ja ” — she ’ d said …"},
       {"naïve\u00a0Élan\u2003don't", "naïve Élan don't"},
@@ -138,12 +139,12 @@ TEST_F(Text, WhatIsNotUtf8IsRefusedAndAMarkIsSkipped) {
     write("a.txt", mark + wide);
     EXPECT_MENTIONS(refusal(words), "a.txt is text in UTF-16");
   }
-  // Latin-1; a character cut off; one spelt too long; half of a pair of UTF-16; beyond the last.
+  // Latin-1; a character cut off; an overlong one; half of a UTF-16 pair; beyond the last.
   for (const char* bad : {"\xfc"
                           "ber",
                           "\xe2\x80", "\xc0\xaf", "\xed\xa0\x80", "\xf4\x90\x80\x80"}) {
     write("a.txt", text + bad);
-    EXPECT_MENTIONS(refusal(words), "a.txt is no text in UTF-8 (line 41)");
+    EXPECT_MENTIONS(refusal(words), "a.txt is not text in UTF-8 (line 41)");
     EXPECT_EQ(refusal("length = 2\n"), "accepted");  // bytes are bytes
   }
 }
@@ -184,8 +185,8 @@ TEST_F(AgNews, RowsBecomeWordsOfOneLength) {
   EXPECT_EQ(row(x, 0), (Tokens{4, 5, 2, 9, 2, 7, 8, 6}));
   EXPECT_EQ(row(x, 1), (Tokens{4, 3, 3, 0, 0, 0, 0, 0}));
   EXPECT_EQ(row(data.test->inputs(Tokens{0}), 0), (Tokens{3, 1, 4, 0, 0, 0, 0, 0}));
-  // A smaller vocabulary keeps the most frequent words, here " and claw; a smaller length cuts what
-  // a model sees, not what is counted.
+  // A smaller vocabulary keeps the most frequent words, here " and claw; a smaller length cuts the
+  // samples, not the counted words.
   const Dataset small = load("agnews", "length = 3\nvocabulary = 4\n");
   EXPECT_EQ(row(small.train->inputs(Tokens{0}), 0), (Tokens{1, 1, 2}));
 }
@@ -197,7 +198,7 @@ TEST_F(AgNews, WithoutTheTrainingFileTheFirstRowsOfTheTestFileTrain) {
   ASSERT_EQ(data.test->size(), 7);
   EXPECT_EQ(data.train->label(5999), 5999 % 4);
   EXPECT_EQ(data.test->label(0), 6000 % 4);
-  // "common" is the most frequent word; those of the test rows are unknown.
+  // "common" is the most frequent word; the words of the test rows are unknown.
   EXPECT_EQ(row(data.test->inputs(Tokens{6}), 0), (Tokens{1, 2}));
   const Dataset part = load("agnews", "length = 2\ntrain_limit = 9\ntest_limit = 5\n");
   EXPECT_EQ(part.train->size(), 9);
@@ -250,7 +251,7 @@ TEST(RealData, AgNewsHasItsPublishedRows) {
   if (!real_data()) GTEST_SKIP() << "skipped: ESPALIER_DATA names no folder with AG News";
   const Dataset data =
       load_dataset(data_config("[data]\nname = agnews\ndir = " + std::string(real_data()) + "\n"));
-  // 120,000 + 7,600 rows, as many of each class; or the 7,600 alone, 6,000 of which train.
+  // 120,000 + 7,600 rows, as many of each class; or only the 7,600, 6,000 of which train.
   const bool both = data.files.size() == 2;
   EXPECT_EQ(data.train->size(), both ? 120000 : 6000);
   EXPECT_EQ(data.test->size(), both ? 7600 : 1600);

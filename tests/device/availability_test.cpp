@@ -44,7 +44,7 @@ TEST(Trace, NamesTheNextChange) {
   EXPECT_EQ(next(0), 3);
   EXPECT_EQ(next(3), 5);
   EXPECT_EQ(next(11), 12);
-  EXPECT_EQ(next(12), 15);  // the second lap's first
+  EXPECT_EQ(next(12), 15);  // the first of the second period
   EXPECT_EQ(next(24 + 9), 24 + 10);
 }
 
@@ -74,10 +74,10 @@ TEST(Availability, TraceAndShareMustBothAllowIt) {
   config.read_text(
       "[clients]\ncount = 2\nfleet = never, laptop\n[device.never]\navailability = 0\n", "test");
   const Fleet fleet(config);
-  const Availability share(config, fleet);
-  EXPECT_FALSE(share.available(0, 0));
-  EXPECT_TRUE(share.available(1, 0));
-  EXPECT_EQ(share.next_change(0), 3600 * kSecond);
+  const Availability by_class(config, fleet);
+  EXPECT_FALSE(by_class.available(0, 0));
+  EXPECT_TRUE(by_class.available(1, 0));
+  EXPECT_EQ(by_class.next_change(0), 3600 * kSecond);
 
   const auto file =
       std::filesystem::temp_directory_path() / formatted("espalier_availability_test_{}", getpid());

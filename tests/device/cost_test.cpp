@@ -1,6 +1,5 @@
-// The promise that lets clients be placed by the cost model: what a client's memory account
-// measures over a whole task is at most the predicted peak, and the prediction is at most a quarter
-// too high.
+// The promise of the cost model: the peak that a client's memory account measures over a whole task
+// is at most the predicted peak, and the prediction is at most a quarter too high.
 
 #include "espalier/model/cost.h"
 
@@ -25,7 +24,7 @@ struct Setting {
   std::string name;
   std::string norm;
   DataShape shape;
-  double share;
+  double fraction;
   std::int64_t batch;
   bool momentum;
   std::map<std::string, std::string> sizes = {};  ///< other options of the model
@@ -42,7 +41,7 @@ Model make(const Setting& setting) {
   return build_model(config, setting.shape);
 }
 
-/// Peak bytes of three training steps as a client task makes them.
+/// Peak bytes of three training steps as in a client task.
 std::int64_t measured_peak(const Model& model, const Submodel& submodel, const Setting& setting,
                            std::int64_t message_bytes) {
   auto account = MemoryAccount::create(0);
@@ -71,10 +70,10 @@ std::int64_t measured_peak(const Model& model, const Submodel& submodel, const S
   return account->peak_bytes();
 }
 
-/// Checks one setting; shows the figures where ESPALIER_SHOW is set.
+/// Checks one setting; prints the figures if ESPALIER_SHOW is set.
 void expect_bound(const Setting& setting) {
   const Model model = make(setting);
-  Submodel submodel = leading(*model.layout, setting.share);
+  Submodel submodel = leading(*model.layout, setting.fraction);
   for (const std::string& name : setting.dropped) {
     const auto& blocks = model.layout->blocks;
     const auto block = std::find(blocks.begin(), blocks.end(), name);
@@ -84,9 +83,9 @@ void expect_bound(const Setting& setting) {
   const TrainingCost cost = training_cost(model, submodel, setting.batch, setting.momentum ? 1 : 0);
   const std::int64_t measured = measured_peak(model, submodel, setting, cost.message_bytes);
   const double ratio = static_cast<double>(cost.peak_bytes) / static_cast<double>(measured);
-  std::string what = formatted("{} {} {}x{} share {} batch {} threads {}", setting.name,
+  std::string what = formatted("{} {} {}x{} fraction {} batch {} threads {}", setting.name,
                                setting.norm, setting.shape.sample[0], setting.shape.sample[1],
-                               setting.share, setting.batch, at::get_num_threads());
+                               setting.fraction, setting.batch, at::get_num_threads());
   for (const auto& [key, value] : setting.sizes) what += formatted(" {} {}", key, value);
   EXPECT_LE(measured, cost.peak_bytes) << what;
   EXPECT_LE(ratio, 1.25) << what;
@@ -110,9 +109,9 @@ TEST_F(CostBound, HoldsForEveryFamilyNormWidthAndBatch) {
   for (const char* name : {"mlp", "lenet", "cnn"}) {
     for (const char* norm : {"none", "batch", "group", "layer"}) {
       for (const DataShape& shape : {kMnist, kCifar}) {
-        for (const double share : {1.0, 0.5, 0.25}) {
+        for (const double fraction : {1.0, 0.5, 0.25}) {
           for (const std::int64_t batch : {8, 20, 64}) {
-            expect_bound({name, norm, shape, share, batch, batch == 20});
+            expect_bound({name, norm, shape, fraction, batch, batch == 20});
           }
         }
       }
@@ -126,9 +125,9 @@ TEST_F(CostBound, HoldsForVggAndResnetAtThreeWidthsAndTwoDepths) {
   for (const auto& [name, depth] : std::vector<std::pair<std::string, std::string>>{
            {"vgg", "11"}, {"vgg", "16"}, {"resnet", "18"}, {"resnet", "50"}}) {
     for (const char* norm : {"none", "batch", "group", "layer"}) {
-      for (const double share : {1.0, 0.5, 0.25}) {
+      for (const double fraction : {1.0, 0.5, 0.25}) {
         const Sizes slim{{"depth", depth}, {"width", "16"}};
-        expect_bound({name, norm, kCifar, share, 20, true, slim});
+        expect_bound({name, norm, kCifar, fraction, 20, true, slim});
       }
     }
   }
@@ -136,25 +135,25 @@ TEST_F(CostBound, HoldsForVggAndResnetAtThreeWidthsAndTwoDepths) {
 
 TEST_F(CostBound, HoldsForOtherFormsOfVggAndResnet) {
   const Sizes imagenet{{"stem", "imagenet"}, {"width", "16"}};
-  for (const double share : {1.0, 0.5, 0.25}) {
-    expect_bound({"resnet", "batch", {{3, 64, 64}, 100}, share, 8, true, imagenet});
+  for (const double fraction : {1.0, 0.5, 0.25}) {
+    expect_bound({"resnet", "batch", {{3, 64, 64}, 100}, fraction, 8, true, imagenet});
     expect_bound({"resnet",
                   "batch",
                   kCifar,
-                  share,
+                  fraction,
                   20,
                   true,
                   {{"depth", "34"}, {"width", "16"}},
                   {"layer1.1", "layer1.2", "layer3.3", "layer3.5", "layer4.1"}});
     for (const char* name : {"vgg", "resnet"}) {
       for (const std::int64_t batch : {1, 5, 12}) {
-        expect_bound({name, "batch", kCifar, share, batch, false, {{"width", "40"}}});
+        expect_bound({name, "batch", kCifar, fraction, batch, false, {{"width", "40"}}});
       }
     }
     expect_bound({"vgg",
                   "batch",
                   {{3, 64, 64}, 100},
-                  share,
+                  fraction,
                   8,
                   true,
                   {{"width", "16"}, {"classifier", "128,128"}}});
@@ -163,9 +162,9 @@ TEST_F(CostBound, HoldsForOtherFormsOfVggAndResnet) {
 
 TEST_F(CostBound, HoldsForABatchOfOneAndTheNarrowestModel) {
   for (const char* name : {"mlp", "lenet", "cnn"}) {
-    for (const double share : {1.0, 0.01}) {
+    for (const double fraction : {1.0, 0.01}) {
       for (const std::int64_t batch : {1, 3})
-        expect_bound({name, "none", kMnist, share, batch, false});
+        expect_bound({name, "none", kMnist, fraction, batch, false});
     }
   }
 }
@@ -174,12 +173,13 @@ TEST_F(CostBound, HoldsWithTwoThreads) {
   at::set_num_threads(2);
   for (const char* name : {"lenet", "cnn"}) {
     for (const DataShape& shape : {kMnist, kCifar}) {
-      for (const double share : {1.0, 0.25}) expect_bound({name, "batch", shape, share, 20, true});
+      for (const double fraction : {1.0, 0.25})
+        expect_bound({name, "batch", shape, fraction, 20, true});
     }
   }
   for (const char* name : {"vgg", "resnet"}) {
-    for (const double share : {1.0, 0.25}) {
-      expect_bound({name, "batch", kCifar, share, 4, true, {{"width", "16"}}});
+    for (const double fraction : {1.0, 0.25}) {
+      expect_bound({name, "batch", kCifar, fraction, 4, true, {{"width", "16"}}});
     }
   }
 }

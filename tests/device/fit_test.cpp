@@ -1,5 +1,5 @@
-// Rates that are fitted to measured steps: times made from a known class must lead back to what it
-// predicts, also where some measurements went wrong.
+// Rates that are fitted to measured steps: from times of a known class the fit must find that
+// class's predictions, even if some measurements are wrong.
 
 #include "espalier/device/fit.h"
 
@@ -85,7 +85,7 @@ TEST(Fit, LeadsBackToTheClassThatMadeTheTimes) {
 }
 
 TEST(Fit, DoesNotDependOnTheMachinesSpeed) {
-  // A microcontroller and an accelerator: all times by one factor.
+  // A microcontroller and an accelerator: all times multiplied by one factor.
   for (const double factor : {1e-4, 1e3}) {
     std::vector<MeasuredStep> steps = measured(kTrue, many_costs({2, 8, 32}));
     for (MeasuredStep& step : steps) step.seconds /= factor;

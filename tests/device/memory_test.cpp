@@ -24,7 +24,8 @@ class Memory : public ::testing::Test {
 
 at::Tensor bytes(std::int64_t count) { return at::empty({count}, at::kByte); }
 
-// One training step of a network with a convolution and a linear layer; all it makes dies with it.
+// One training step of a network with a convolution and a linear layer; it frees all tensors at its
+// end.
 void training_step(std::int64_t channels) {
   const at::Tensor x = at::ones({4, 1, 12, 12});
   at::Tensor kernel = at::full({channels, 1, 3, 3}, 0.1F).set_requires_grad(true);
@@ -156,7 +157,7 @@ TEST_F(Memory, ABlockOutlivesItsAccount) {
   }
   account.reset();
   EXPECT_EQ(a.sum().item<float>(), 300.0F);
-  a.reset();  // the sanitizer build checks that the count was still there
+  a.reset();  // the sanitizer build checks that the counter still existed
 }
 
 TEST_F(Memory, OtherThreadsFreeButDoNotCount) {

@@ -1,5 +1,5 @@
 // The memory bound of cost.h for parts of a split model: bottoms, which get the gradient of their
-// output, and tops, which make that of their input.
+// output, and tops, which compute the gradient of their input.
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
@@ -96,12 +96,12 @@ TEST(PartCost, BoundsTheMemoryOfBottomsAndTops) {
   for (const Family& family : families) {
     const Model model = make(family);
     const auto blocks = static_cast<int>(model.blocks.size());
-    for (const double share : {1.0, 0.5, 0.25}) {
-      const Submodel submodel = leading(*model.layout, share);
+    for (const double fraction : {1.0, 0.5, 0.25}) {
+      const Submodel submodel = leading(*model.layout, fraction);
       const TrainingCost whole = training_cost(model, submodel, kBatch, 1);
       for (int cut = 1; cut < blocks; ++cut) {
         const std::string what =
-            formatted("{} at {}, cut before block {}", family.options.at("name"), share, cut);
+            formatted("{} at {}, cut before block {}", family.options.at("name"), fraction, cut);
         const Submodel bottom = part_of(model, submodel, 0, cut);
         const Submodel top = part_of(model, submodel, cut, blocks);
         c10::NoGradGuard no_grad;

@@ -1,5 +1,5 @@
-// Predicted compute times: closed forms of the roofline, and the limits in which it is nothing but
-// FLOPs by a rate.
+// Predicted compute times: closed forms of the roofline, and the limits in which it equals FLOPs /
+// rate.
 
 #include <gtest/gtest.h>
 
@@ -100,7 +100,7 @@ TEST(Roofline, WithoutItsFieldsTimesAreThoseOfTheFlopsAlone) {
             std::llround(static_cast<double>(flops) / gflops * slowdown);  // as before the roofline
         EXPECT_EQ(compute_time(device, steps, slowdown), expected);
         EXPECT_EQ(compute_time(device, flops, slowdown), expected);
-        // Rates that say the same differ by the rounding of sums of at most 20 blocks: a relative
+        // Times from equal rates differ by the rounding of sums of at most 20 blocks: a relative
         // 100 x 2^-53, of less than 10^14 ns.
         const DeviceClass same{.name = "d", .gflops = gflops, .gflops_conv = gflops};
         EXPECT_NEAR(compute_time(same, steps, slowdown), expected, 2);

@@ -1,4 +1,4 @@
-// The memory bound of cost.h for the transformer families, at widths cut by shares and block by
+// The memory bound of cost.h for the transformer families, at widths cut by fractions and block by
 // block, and at two depths.
 
 #include <ATen/ATen.h>
@@ -36,16 +36,16 @@ Model make(const Setting& setting) {
   return build_model(config, setting.shape);
 }
 
-Submodel by_block(const Model& model, double share) {
+Submodel by_block(const Model& model, double fraction) {
   Submodel submodel = Submodel::full(*model.layout);
   for (const TransformerAxes& axes : model.transformer) {
     for (const int axis : {axes.heads, axes.attention_rows, axes.hidden, axes.mlp_rows})
-      submodel.keep(axis, leading_units(share, submodel.full_width(axis)));
+      submodel.keep(axis, leading_units(fraction, submodel.full_width(axis)));
   }
   return submodel;
 }
 
-/// Peak bytes of three training steps with momentum, as a client task makes them.
+/// Peak bytes of three training steps with momentum, as in a client task.
 std::int64_t measured_peak(const Model& model, const Submodel& submodel, std::int64_t batch,
                            bool scaler, std::int64_t message_bytes) {
   auto account = MemoryAccount::create(0);
@@ -100,13 +100,13 @@ double expect_bound(const Setting& setting, const Model& model, const Submodel& 
 void expect_bounds(const Setting& setting) {
   const Model model = make(setting);
   for (const bool shallow : {false, true}) {
-    for (const double share : {1.0, 0.5, 0.25}) {
+    for (const double fraction : {1.0, 0.5, 0.25}) {
       for (const bool blocks : {false, true}) {
-        if (blocks && share == 1) continue;
-        Submodel submodel = blocks ? by_block(model, share) : leading(*model.layout, share);
+        if (blocks && fraction == 1) continue;
+        Submodel submodel = blocks ? by_block(model, fraction) : leading(*model.layout, fraction);
         if (shallow) submodel.keep_block(model.transformer.back().block, false);
         expect_bound(setting, model, submodel,
-                     formatted("{} {}{}", blocks ? "blocks" : "shares", share,
+                     formatted("{} {}{}", blocks ? "blocks" : "fractions", fraction,
                                shallow ? " one block less" : ""));
       }
     }

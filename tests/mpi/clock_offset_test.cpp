@@ -1,5 +1,5 @@
-// The ranks' clocks against rank 0's. On one machine all read the same steady clock, so what is
-// found must be nothing, within the error that is claimed. Run on 1, 2 and 3 ranks.
+// The ranks' clocks against rank 0's. On one machine all ranks read the same steady clock, so the
+// offset must be zero within the reported error. Run on 1, 2 and 3 ranks.
 
 #include <fmt/format.h>
 

@@ -1,4 +1,4 @@
-// What the mailbox promises, on any number of ranks: every message arrives once, whole and in the
+// The promises of the mailbox, on any number of ranks: every message arrives once, whole and in the
 // order sent, whatever its size, expected or not; on the own rank without a copy. Run on 1, 2 and 3
 // ranks.
 
@@ -47,7 +47,7 @@ SharedBytes pattern(std::int64_t count, std::int64_t a, std::int64_t b) {
   return bytes;
 }
 
-/// The next message; ends the job instead of hanging if none comes.
+/// The next message; ends the job instead of hanging if none arrives.
 Message next(const MpiEnvironment& mpi, Mailbox& box) {
   const auto end = std::chrono::steady_clock::now() + kPatience;
   while (true) {
@@ -67,12 +67,12 @@ void settle(const MpiEnvironment& mpi, Mailbox& box) {
 }
 
 // Sizes around every boundary: empty, one byte, one chunk less and more, head inline and in chunks,
-// and beyond what MPI sends eagerly.
+// and above MPI's limit for eager messages.
 const std::vector<std::int64_t> kPayloads{0, 1, 999, 1000, 1001, 2000, 12345, 300000};
 const std::vector<std::int64_t> kHeads{0, 1, 3839, 3840, 3841, 10000};
 
-/// All to all, themselves included: every pair of sizes, checked in order, some expected and some
-/// not.
+/// From every rank to every rank, including itself: every pair of sizes, checked in order, some
+/// expected and some not.
 void test_sizes_and_order(const MpiEnvironment& mpi, int expected_of_each) {
   Mailbox box(mpi, kChunk);
   for (int rank = 0; rank < mpi.size(); ++rank) {
@@ -119,7 +119,7 @@ void test_sizes_and_order(const MpiEnvironment& mpi, int expected_of_each) {
   settle(mpi, box);
 }
 
-/// Expecting more while messages are already waiting unexpected must not change their order.
+/// expect() must not change the order of messages that have already arrived unexpected.
 void test_expecting_late(const MpiEnvironment& mpi) {
   Mailbox box(mpi, kChunk);
   constexpr std::int64_t kCount = 60;
@@ -250,15 +250,14 @@ void test_agree(const MpiEnvironment& mpi) {
     EXPECT(verdict.message == formatted("rank {} has no data", failing));
   }
 
-  // All fail, and the lowest speaks for them; also where its message is empty and shorter than the
-  // others'.
+  // All fail, and the lowest rank's message is used, even if it is empty and the others are longer.
   verdict = mpi.agree(10 + mpi.rank(), mpi.rank() == 0 ? "" : "not the lowest");
   EXPECT(verdict.status == 10);
   EXPECT(verdict.rank == 0);
   EXPECT(verdict.message.empty());
 }
 
-/// A message from another version or program is an internal error and not a wrong model.
+/// A message of another version or program is an internal error and not a wrong model.
 void test_stray_message_is_an_error(const MpiEnvironment& mpi) {
   if (mpi.size() == 1) return;
   constexpr int kHeaderTag = 1;
@@ -283,8 +282,8 @@ void test_stray_message_is_an_error(const MpiEnvironment& mpi) {
   ESPALIER_MPI(MPI_Barrier(mpi.communicator()));
 }
 
-/// A mailbox whose last message nobody receives is destroyed all the same. Last, as the message
-/// stays behind.
+/// A mailbox can be destroyed although its last message is never received. This test is last,
+/// because the message stays in MPI.
 void test_closing_with_unreceived_message(const MpiEnvironment& mpi) {
   if (mpi.size() == 1) return;
   {

@@ -1,6 +1,6 @@
 #pragma once
 // MPI for the life of the process: initialises (funneled), duplicates one communicator, returns
-// errors instead of aborting, and ends the whole job with one status where a rank fails. The only
+// errors instead of aborting, and ends the whole job with one status if a rank fails. The only
 // global state beside the allocator.
 
 #include <mpi.h>
@@ -18,10 +18,10 @@ void check_mpi(int code, const char* call);
 #define ESPALIER_MPI(call) ::espalier::check_mpi((call), #call)
 
 /// Before MPI_Init: refuses (InputError) a Slurm step of several tasks started without PMIx, and
-/// sets the environment up so that a process started alone runs alone (no helper daemon, no Slurm
-/// contact).
+/// sets the environment so that a process without mpirun starts no helper daemon and does not
+/// contact Slurm.
 void check_launcher_before_init();
-/// After MPI_Init: refuses (InputError) where the launcher started more processes than MPI sees.
+/// After MPI_Init: InputError if the launcher started more processes than MPI sees.
 void check_launcher_after_init(int world_size);
 
 class MpiEnvironment {
@@ -30,7 +30,7 @@ class MpiEnvironment {
   /// (the two checks above); MPI is finalised again before it throws.
   MpiEnvironment(int* argc, char*** argv);
   /// Finalises; never throws. Collective: waits for the other ranks, so a rank that fails alone
-  /// calls abort_job() instead of coming here.
+  /// calls abort_job() instead.
   ~MpiEnvironment();
   MpiEnvironment(const MpiEnvironment&) = delete;
   MpiEnvironment& operator=(const MpiEnvironment&) = delete;
@@ -41,15 +41,15 @@ class MpiEnvironment {
   const Doorbell& doorbell() const { return *doorbell_; }
   /// All ranks: status 0 on all if it is 0 on all; otherwise the lowest failing rank's status and
   /// message reach every rank (so that bad input found on any rank ends the job cleanly, before
-  /// messages are under way). Collective.
+  /// messages are sent). Collective.
   struct Verdict {
     int status = 0;
-    int rank = -1;  ///< the failing rank; -1 where none failed
+    int rank = -1;  ///< the failing rank; -1 if none failed
     std::string message;
   };
   Verdict agree(int status, const std::string& message) const;
-  /// What this rank's steady clock lacks to rank 0's, and how far that may be wrong. Collective.
-  /// The middle of the shortest of some round trips: Cristian, Distributed Computing 3 (1989)
+  /// Rank 0's steady clock minus this rank's, and the bound of its error. Collective. Taken at the
+  /// middle of the shortest of several round trips: Cristian, Distributed Computing 3 (1989)
   /// 146-158.
   struct ClockOffset {
     std::chrono::nanoseconds offset{0};
@@ -59,7 +59,8 @@ class MpiEnvironment {
   /// Ends the job with this status, from any rank, at once; nothing is destroyed or finalised.
   [[noreturn]] void abort_job(int status) const;
 
-  /// Name and version, such as "Open MPI v4.1.4". May be called before and after MPI's life.
+  /// Name and version, such as "Open MPI v4.1.4". May be called before MPI is initialised and after
+  /// it is finalised.
   static std::string library_version();
 
  private:

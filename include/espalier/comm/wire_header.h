@@ -1,7 +1,7 @@
 #pragma once
-// The fixed part of a message between ranks, as it travels: what it is, from whom to whom, how many
-// bytes follow, and checksums, so that a stray, stale or damaged message is an error and not a
-// wrong model.
+// The fixed part of a message between ranks, as it is sent: kind, sender, receiver, number of bytes
+// that follow, and checksums, so that a stray, stale or damaged message is an error and not a wrong
+// model.
 
 #include <array>
 #include <cstddef>
@@ -25,7 +25,7 @@ struct WireHeader {
   std::array<std::int64_t, kMessageNumbers> numbers{};
   std::int64_t head_bytes = 0;
   std::int64_t payload_bytes = 0;
-  std::int64_t chunk_bytes = 0;  ///< the sender's, which the receiver follows
+  std::int64_t chunk_bytes = 0;  ///< the sender's, which the receiver uses too
   std::int64_t sequence = 0;     ///< messages sent before this one from the same to the same rank
   std::uint64_t head_hash = 0;
   std::uint64_t header_hash = 0;  ///< of all fields above
@@ -35,10 +35,10 @@ static_assert(sizeof(WireHeader) == 144, "the header has no padding");
 /// Fills magic, version, head_hash (of `head`) and header_hash; head_bytes becomes the size of
 /// `head`.
 void seal_header(WireHeader& header, std::span<const std::byte> head);
-/// The header at the start of `bytes`; an internal Error if it is too short, not one of ours, of
-/// another version, damaged, or of impossible sizes.
+/// The header at the start of `bytes`; an internal Error if it is too short, lacks the mark, has
+/// another version or impossible sizes, or is damaged.
 WireHeader open_header(std::span<const std::byte> bytes);
-/// An internal Error unless `head` is the one the header was sealed with.
+/// An internal Error unless `head` is the one that seal_header() had.
 void check_head(const WireHeader& header, std::span<const std::byte> head);
 
 }  // namespace espalier

@@ -10,7 +10,7 @@
 namespace espalier {
 
 /// The entries of a list option. InputError if one is not a whole number above 0; the message says
-/// that it is no `what`.
+/// that it is not a `what`.
 std::vector<std::int64_t> whole_numbers(const Config& config, const std::string& key,
                                         const std::string& what);
 

@@ -1,7 +1,6 @@
 #pragma once
-// A dataset is loaded once per process, kept compact (bytes where the source has bytes) and turned
-// into normalised float batches on demand. Every rank loads the same files and checks what it
-// reads.
+// A dataset is loaded once per process, kept compact (bytes if the source has bytes) and turned
+// into normalised float batches on demand. Every rank loads and checks the same files.
 
 #include <ATen/ATen.h>
 
@@ -27,22 +26,23 @@ class Split {
  public:
   virtual ~Split() = default;
   virtual std::int64_t size() const = 0;
-  /// The class of a sample; 0 where labels are those of positions (DataShape::next_token).
+  /// The class of a sample; 0 if each position has a label (DataShape::next_token).
   virtual std::int64_t label(std::int64_t index) const = 0;
   /// [indices.size(), shape...], newly allocated in the current memory scope: normalised floats, or
-  /// int64 tokens. `augment`: where given, samples are changed at random if the split is set to.
+  /// int64 tokens. `augment`: changes samples at random if it is given and the split has an
+  /// augmentation.
   virtual at::Tensor inputs(std::span<const std::int64_t> indices,
                             Stream* augment = nullptr) const = 0;
   /// int64 [indices.size()], or [indices.size(), length] for next-token data.
   virtual at::Tensor labels(std::span<const std::int64_t> indices) const;
 };
 
-/// What a model gets for a number of channel c of a file: (number * unit - mean[c]) / deviation[c].
-/// Of features each is a channel. Both lists are empty where they would be 0 and 1.
+/// A model gets (number * unit - mean[c]) / deviation[c] for a number of channel c of a file. Each
+/// feature of a table is a channel. Both lists are empty if they would be 0 and 1.
 struct Normalisation {
   std::vector<double> mean{};
   std::vector<double> deviation{};
-  double unit = 1.0 / 255;  ///< that of bytes
+  double unit = 1.0 / 255;  ///< the unit of bytes
 };
 
 struct Dataset {
@@ -50,20 +50,20 @@ struct Dataset {
   DataShape shape;
   std::unique_ptr<Split> train;
   std::unique_ptr<Split> test;
-  std::vector<std::string> files;  ///< which files were read, for the record and the user
-  /// The client of each training sample, from 0, where the data says so; else empty.
+  std::vector<std::string> files;  ///< the files that were read, for the record and the user
+  /// The client of each training sample, from 0; empty if the data does not name clients.
   std::vector<std::int32_t> client_of{};
-  /// As used. None where samples are tokens, or numbers that are used as they are.
+  /// None if samples are tokens or numbers that stay as they are.
   Normalisation normalisation{{}, {}, 1};
-  /// Where tokens are words: that of each token from 0, one a line.
+  /// If tokens are words: the word of each token from 0, one a line.
   std::string words{};
 };
 
-/// What a model of the data needs to be used without it: shape, normalisation and words, as values
-/// of their own.
+/// The part of a dataset that a model needs when it is used without the data: shape, normalisation
+/// and words.
 void archive_format(Archive& archive, Dataset& data);
 
-/// A file of the data is not where it was looked for; what it holds is not wrong.
+/// A file of the data is missing (a DataError of another kind means that its content is wrong).
 struct MissingDataError : DataError {
   using DataError::DataError;
 };
@@ -72,13 +72,12 @@ struct MissingDataError : DataError {
 struct DataSource {
   std::function<void(OptionTable&)> declare;
   std::function<DataShape(const Config&)> shape;
-  /// MissingDataError where data is not there, DataError (file and what is wrong) where it is
-  /// damaged or unfit.
+  /// MissingDataError if data is missing, DataError (file and mistake) if it is damaged or unfit.
   std::function<Dataset(const Config&, const std::filesystem::path& folder)> load;
 };
-/// What data.name can be.
+/// The values of data.name.
 const Registry<DataSource>& data_sources();
-/// One function for each; sets of one format share a file of src/data.
+/// One function for each; data sets of one format are in one file of src/data.
 DataSource digits_source();
 DataSource mnist_source();
 DataSource fashion_mnist_source();
@@ -91,8 +90,8 @@ DataSource arrays_source();
 DataSource csv_source();
 /// data.name, data.dir, data.partition, data.alpha, ... and the sources' own options.
 void declare_data_options(OptionTable& table);
-/// data.dir, else $ESPALIER_DATA, else "data"; `digits` comes from the program's own inputs/ folder
-/// (beside or above the executable, or in the working directory) unless data.dir is given.
+/// data.dir, else $ESPALIER_DATA, else "data"; `digits` is read from the program's own inputs/
+/// folder (beside or above the executable, or in the working directory) unless data.dir is given.
 std::filesystem::path data_folder(const Config& config);
 /// Loads "data.name", cut to the first data.train_limit and data.test_limit samples. Errors: as
 /// DataSource::load.

@@ -1,7 +1,7 @@
 #pragma once
-// When a client can be given work: by its class's share of the time (time is cut into periods, and
-// in each a client is there or not, drawn with the key (client, period)), and by a recorded trace,
-// where one is given. Both must allow it. A task that was begun is finished.
+// When a client can be given work: by its class's availability (time is cut into periods, and a
+// draw with the key (client, period) decides whether the client is available in one), and by a
+// recorded trace, if one is given. Both must allow it. A client finishes a task that it has begun.
 
 #include <cstdint>
 #include <filesystem>
@@ -16,18 +16,18 @@ namespace espalier {
 /// clients.availability_period_s, clients.availability_trace.
 void declare_availability_options(OptionTable& table);
 
-/// Who is there when, as recorded: lines `client begin_s end_s` (numbers from 0, separated by
-/// blanks or commas; what follows a # is a comment). Client i does as recorded client i modulo
-/// their number; after the last end it all begins anew.
+/// Recorded availability: lines `client begin_s end_s` (numbers from 0, separated by blanks or
+/// commas; a comment begins with #). Client i follows the recorded client i modulo their number;
+/// the trace repeats after its last end.
 class AvailabilityTrace {
  public:
-  /// DataError (file, line and what is wrong) where it cannot be read.
+  /// DataError (file, line and the mistake) if it cannot be read.
   static AvailabilityTrace read(const std::filesystem::path& file);
   /// `origin` names the text in errors.
   static AvailabilityTrace parse(const std::string& text, const std::string& origin);
 
   bool available(std::int64_t client, Nanoseconds now) const;
-  /// The first time after `now` at which anybody comes or goes.
+  /// The first time after `now` at which any client becomes available or unavailable.
   Nanoseconds next_change(Nanoseconds now) const;
 
  private:
@@ -35,8 +35,8 @@ class AvailabilityTrace {
     Nanoseconds begin = 0;
     Nanoseconds end = 0;
   };
-  std::vector<std::vector<Stay>> stays_;  // of each recorded client, apart and in order
-  std::vector<Nanoseconds> changes_;      // in order, the last one is the length
+  std::vector<std::vector<Stay>> stays_;  // of each recorded client, disjoint and in order
+  std::vector<Nanoseconds> changes_;      // in order; the last one is the length of the trace
 };
 
 class Availability {
@@ -44,14 +44,15 @@ class Availability {
   /// Reads the trace. Errors: as AvailabilityTrace::read.
   Availability(const Config& config, const Fleet& fleet);
   bool available(std::int64_t client, Nanoseconds now) const;
-  /// The next time at which anybody may come or go; none where everybody is always there.
+  /// The next time at which any client may become available or unavailable; none if all clients are
+  /// always available.
   std::optional<Nanoseconds> next_change(Nanoseconds now) const;
 
  private:
   const Fleet* fleet_;
   std::int64_t seed_;
   Nanoseconds period_;
-  bool always_ = true;  // by share
+  bool always_ = true;  // no class has an availability below 1
   std::optional<AvailabilityTrace> trace_;
 };
 

@@ -1,6 +1,6 @@
 #pragma once
-// Device classes, the fleet that assigns one to each client, and what work costs on them in virtual
-// time (64-bit nanoseconds; download, compute and upload are each rounded once).
+// Device classes, the fleet that assigns one to each client, and the virtual time that work takes
+// on them (64-bit nanoseconds; download, compute and upload are each rounded once).
 
 #include <cmath>
 #include <cstdint>
@@ -14,27 +14,28 @@
 namespace espalier {
 
 using Nanoseconds = std::int64_t;
-/// In nanoseconds: what takes longer does so by a slip of units.
+/// In nanoseconds; a longer time is a mistake of units.
 inline constexpr double kHundredYears = 100 * 365.25 * 86400 * 1e9;
 inline double seconds(Nanoseconds t) { return static_cast<double>(t) * 1e-9; }
 
 struct DeviceClass {
   std::string name;
   double memory_mb = 0;  ///< 0: not capped
-  double gflops = 1;     ///< effective rate of all work that has no rate of its own
+  double gflops = 1;     ///< effective rate of all work without a rate of its own
   double down_mbps = 0;  ///< megabit per second; 0: no cost
   double up_mbps = 0;
   double latency_ms = 0;    ///< per message
-  double availability = 1;  ///< share of the time in which it can be given work
-  // The roofline; where all of it is 0, work takes flops / gflops.
+  double availability = 1;  ///< fraction of the time in which it can be given work
+  // The roofline; if all of it is 0, work takes flops / gflops.
   double gflops_conv = 0;       ///< of convolutions; 0: gflops
   double gflops_matmul = 0;     ///< of matrix products; 0: gflops
   double gflops_attention = 0;  ///< 0: gflops
   double memory_gbps = 0;       ///< memory bandwidth, gigabyte per second; 0: not limited
   double overhead_us = 0;       ///< fixed cost of each block in each step
   std::int64_t batch = 0;       ///< samples in a batch; 0: train.batch
-  // Factors of which a client draws one for every few rounds; empty: 1.
-  std::vector<double> modes{};       ///< of its speed: all rates, and one by the fixed cost
+  // Factors, one of which a client draws every clients.modes_every rounds; empty: 1.
+  std::vector<double> modes{};       ///< of its speed: rates are multiplied by it, the fixed cost
+                                     ///< is divided by it
   std::vector<double> link_modes{};  ///< of down_mbps and up_mbps
 };
 
@@ -48,15 +49,15 @@ struct Steps {
 bool has_roofline(const DeviceClass& device);
 /// Latency plus 8 x bytes / mbps (mbps 0: latency alone), rounded once.
 Nanoseconds transfer_time(double mbps, double latency_ms, std::int64_t bytes);
-/// flops / gflops x slowdown, rounded once. Like transfer_time: InputError past 100 years, which
-/// only a slip of units gives.
+/// flops / gflops x slowdown, rounded once. Like transfer_time: InputError beyond 100 years, which
+/// is a mistake of units.
 Nanoseconds compute_time(const DeviceClass& device, std::int64_t flops, double slowdown = 1);
 /// Nanoseconds of one training step by the roofline (Williams, Waterman and Patterson 2009), block
-/// by block: the longer of arithmetic (its FLOPs of each kind of work by that kind's rate) and
-/// memory (its moved bytes by the bandwidth), and the fixed cost; not rounded.
+/// by block: the longer of arithmetic (FLOPs of each kind of work / rate of that kind) and memory
+/// (moved bytes / bandwidth), plus the fixed cost; not rounded.
 double step_nanoseconds(const DeviceClass& device, const TrainingCost& step);
-/// Time of all `steps` x slowdown, rounded once: that of their FLOPs alone where the class has no
-/// roofline, else the sum of step_nanoseconds.
+/// Time of all `steps` x slowdown, rounded once: the sum of step_nanoseconds, or the time of their
+/// FLOPs if the class has no roofline.
 Nanoseconds compute_time(const DeviceClass& device, std::span<const Steps> steps,
                          double slowdown = 1);
 /// The cap in bytes (1 MB = 10^6); 0: not capped.
@@ -64,15 +65,15 @@ inline std::int64_t memory_bytes(const DeviceClass& device) {
   return std::llround(device.memory_mb * 1e6);
 }
 
-/// Brings the classes that clients.fleet names from the catalogue that comes with the program
-/// (inputs/devices.ini) into `config`, as defaults.
+/// Copies the classes that clients.fleet names from the shipped catalogue (inputs/devices.ini) into
+/// `config`, as defaults.
 void bring_catalogue(Config& config);
 /// All of the catalogue's classes.
 std::vector<DeviceClass> catalogue_classes(const OptionTable& table);
 
-/// "laptop", and the classes that [device.NAME] sections define or change; what a new class leaves
-/// out is as in "laptop". That one is no measured machine: it is an illustrative default for
-/// runs that name no fleet.
+/// "laptop", and the classes that [device.NAME] sections define or change; a new class has the
+/// values of "laptop" for fields that it does not set. "laptop" is not a measured machine but an
+/// illustrative default for runs that name no fleet.
 std::vector<DeviceClass> device_classes(const Config& config);
 /// clients.count, clients.per_round, clients.fleet, device.*.…
 void declare_device_options(OptionTable& table);
@@ -85,8 +86,8 @@ class Fleet {
   explicit Fleet(const Config& config);
   std::int64_t size() const { return static_cast<std::int64_t>(class_of_.size()); }
   const DeviceClass& device(std::int64_t client) const { return classes_[class_of_.at(client)]; }
-  /// The client's class in the mode that it has when a task starts from `version`: a factor of its
-  /// speed and one of its link, drawn with the key (client, version / clients.modes_every).
+  /// The client's class in its mode for a task that starts from `version`: a factor of its speed
+  /// and one of its link, drawn with the key (client, version / clients.modes_every).
   DeviceClass device_at(std::int64_t client, std::int64_t version) const;
   const std::vector<DeviceClass>& classes() const { return classes_; }
 
