@@ -49,7 +49,7 @@ class ShardStepper final : public Stepper {
     const auto dense = experiment.plans->buffer_layout(full, Packing::dense);
     model_ = Parameters(experiment.plans->buffer_layout(full, Packing::aligned));
     experiment.plans->plan(*dense, model_.buffer_layout())
-        ->copy(reinterpret_cast<const float*>(job.payload->data()), model_.data());
+        ->copy(floats_of(*job.payload).data(), model_.data());
     next_ = batches_.first;
   }
   bool step() override {
@@ -187,7 +187,7 @@ void Evaluator::send(std::int64_t version, const Running& running, JobKind kind)
   const auto dense = experiment_.plans->buffer_layout(running.model.submodel(), Packing::dense);
   auto values = std::make_shared<Bytes>(static_cast<std::size_t>(dense->size()) * sizeof(float));
   experiment_.plans->plan(running.model.buffer_layout(), *dense)
-      ->copy(running.model.data(), reinterpret_cast<float*>(values->data()));
+      ->copy(running.model.data(), floats_of(*values).data());
   Job job;
   job.kind = kind;
   job.number = job.version = version;

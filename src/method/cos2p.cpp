@@ -216,8 +216,8 @@ class ImportanceOverDrift : public MergeRule {
   }
 
   static double moved(const Update& update) {
-    const auto* trained = reinterpret_cast<const float*>(update.values->data());
-    const auto* sent = reinterpret_cast<const float*>(update.sent->data());
+    const std::span<const float> trained = floats_of(*update.values);
+    const std::span<const float> sent = floats_of(*update.sent);
     double sum = 0;
     for (std::int64_t i = 0; i < update.buffer_layout->count(Kind::trainable); ++i) {
       sum += std::abs(static_cast<double>(trained[i]) - static_cast<double>(sent[i]));
@@ -233,7 +233,7 @@ class ImportanceOverDrift : public MergeRule {
     }
     const auto plan =
         experiment.plans->plan(*update.buffer_layout, model.buffer_layout(), nullptr, kTrained);
-    const auto* sent = reinterpret_cast<const float*>(update.sent->data());
+    const std::span<const float> sent = floats_of(*update.sent);
     double distance = 0;
     double norm = 0;
     for (const Plan::Run& run : plan->runs()) {

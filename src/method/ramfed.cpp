@@ -50,8 +50,8 @@ class LastKnownDifferences : public MergeRule {
       known.resize(size, 0.0F);
       const auto plan =
           experiment.plans->plan(*update.buffer_layout, model.buffer_layout(), nullptr, kTrained);
-      const auto* trained = reinterpret_cast<const float*>(update.values->data());
-      const auto* sent = reinterpret_cast<const float*>(update.sent->data());
+      const std::span<const float> trained = floats_of(*update.values);
+      const std::span<const float> sent = floats_of(*update.sent);
       for (const Plan::Run& run : plan->runs()) {
         for (std::int64_t i = 0; i < run.length; ++i) {
           known[static_cast<std::size_t>(run.destination + i)] =

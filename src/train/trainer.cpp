@@ -14,7 +14,7 @@ std::shared_ptr<Bytes> pack_payload(PlanCache& plans, const Parameters& model,
                                     const BufferLayout& dense) {
   auto bytes = std::make_shared<Bytes>(static_cast<std::size_t>(payload_bytes(dense)));
   plans.plan(model.buffer_layout(), dense, nullptr, kTrained)
-      ->copy(model.data(), reinterpret_cast<float*>(bytes->data()));
+      ->copy(model.data(), floats_of(*bytes).data());
   return bytes;
 }
 
@@ -32,7 +32,7 @@ void Trainer::place(const std::shared_ptr<const Layout>& layout, const Submodel&
   ESPALIER_CHECK(std::ssize(payload) == payload_bytes(*dense),
                  "client {}: payload of {} bytes, expected {}", client_, payload.size(),
                  payload_bytes(*dense));
-  const auto* values = reinterpret_cast<const float*>(payload.data());
+  const float* values = floats_of(payload).data();
   optimizer_.reset();
   if (layout == experiment_.model.layout) {
     const auto aligned = experiment_.plans->buffer_layout(submodel, Packing::aligned);

@@ -9,6 +9,7 @@
 
 #include "espalier/base/error.h"
 #include "espalier/engine/clock.h"
+#include "mpi_for_all.h"
 
 namespace espalier {
 namespace {
@@ -48,19 +49,6 @@ Bytes bytes_of(std::initializer_list<int> values) {
   for (const int value : values) bytes.push_back(static_cast<std::byte>(value));
   return bytes;
 }
-
-/// MPI, which a process can start only once.
-class MpiForAll : public testing::Environment {
- public:
-  void SetUp() override { mpi_.emplace(nullptr, nullptr); }
-  void TearDown() override { mpi_.reset(); }
-  const MpiEnvironment& get() const { return *mpi_; }
-
- private:
-  std::optional<MpiEnvironment> mpi_;
-};
-MpiForAll* const mpi_for_all =
-    dynamic_cast<MpiForAll*>(testing::AddGlobalTestEnvironment(new MpiForAll));
 
 class Engine : public testing::Test {
  protected:

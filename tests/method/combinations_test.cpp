@@ -12,23 +12,12 @@
 #include <vector>
 
 #include "../record/folder.h"
-#include "espalier/comm/environment.h"
 #include "espalier/device/memory.h"
-#include "espalier/engine/driver.h"
-#include "espalier/engine/tables.h"
 #include "espalier/method/register.h"
-#include "espalier/protocol/rounds/server.h"
-#include "espalier/protocol/rounds/tables.h"
-#include "fixture.h"
+#include "small_run.h"
 
 namespace espalier::rounds {
 namespace {
-
-std::vector<const TableSchema*> all_tables() {
-  std::vector<const TableSchema*> tables = engine_tables();
-  tables.insert(tables.end(), {&rounds_schema(), &tasks_schema()});
-  return tables;
-}
 
 /// Four clients with a few samples each, two rounds.
 constexpr const char* kTiny = R"(
@@ -111,9 +100,8 @@ std::vector<std::string> names_of(const Registry<Value>& registry) {
 /// One model and data set, on which combinations of rules are tried.
 class Ground {
  public:
-  Ground(const MpiEnvironment& mpi, const std::filesystem::path& folder, const std::string& text)
-      : mpi_(mpi),
-        text_(text),
+  Ground(const std::filesystem::path& folder, const std::string& text)
+      : text_(text),
         experiment_(build_experiment(config())),
         records_(folder / "run.h5", "", all_tables()) {}
 
@@ -145,24 +133,9 @@ class Ground {
       const Assignment assigned = built.submodel->choose(experiment_, {client, 0, 0});
       EXPECT_GT(assignment_peaks(experiment_, built, assigned, client).largest(), 0);
     }
-    Parameters model(experiment_.plans->buffer_layout(Submodel::full(*experiment_.model.layout),
-                                                      Packing::aligned));
-    initialise(model, experiment_.seed);
-    Mailbox mailbox(mpi_);
-    JobKinds kinds;
-    add_evaluation_jobs(kinds, experiment_, evaluation_plan(own, experiment_));
-    add_client_jobs(kinds, {own, experiment_}, client_rules(rounds_catalogue(), names));
-    Worker worker(kinds, mailbox, nullptr);
-    Pool pool(mailbox, 1, &worker, false);
-    Run run(experiment_, run_settings(own, experiment_), pool, records_, nullptr, {});
-    RoundsServer server(experiment_, server_settings(own, experiment_), std::move(built),
-                        std::move(model), run);
-    EXPECT_FALSE(drive(run, server, false).has_value());
-    EXPECT_EQ(server.progress().version, experiment_.rounds);
-    pool.stop();
+    run_all_rounds(own, experiment_, std::move(built), records_);
   }
 
-  const MpiEnvironment& mpi_;
   std::string text_;
   Experiment experiment_;
   RunFile records_;
@@ -213,10 +186,9 @@ class Combinations : public testing::Test {
 };
 
 TEST_F(Combinations, RunOrAreRefusedWithWhatToSet) {
-  const MpiEnvironment mpi(nullptr, nullptr);  // one for the process
   Trial trial;
   {
-    Ground ground(mpi, folder_.path(), kCnn);
+    Ground ground(folder_.path(), kCnn);
     for (const auto& submodel : submodels_) {
       const bool can_search = !rounds_catalogue().submodels.get(submodel).value.search.empty();
       for (const auto& search : can_search ? searches_ : std::vector<std::string>{""}) {
@@ -235,7 +207,7 @@ TEST_F(Combinations, RunOrAreRefusedWithWhatToSet) {
   // Other models and settings: every pair of submodel rule and objective, with merges and windows
   // in turn.
   for (const auto& [name, text] : others()) {
-    Ground ground(mpi, folder_.path(), text);
+    Ground ground(folder_.path(), text);
     for (std::size_t i = 0; i < submodels_.size(); ++i) {
       for (std::size_t j = 0; j < objectives_.size(); ++j) {
         trial(name, ground,

@@ -272,7 +272,7 @@ TEST(Describe, NamesKindTablesAndRows) {
   const Folder folder;
   SmallRun().write(folder / "run.h5");
   const std::string run = describe_file(folder / "run.h5");
-  for (const char* part : {"espalier run, format 1.0", "/tasks          4 rows, 6 columns",
+  for (const char* part : {"espalier run, format 1.0", "/tasks          4 rows, 7 columns",
                            "/method/masks   1 row, 2 columns", "last round      round 1"})
     EXPECT_NE(run.find(part), std::string::npos) << part << "\n" << run;
   save(folder / "checkpoint.h5", {1, 2}, 1, 1);

@@ -14,6 +14,9 @@ inline const TableSchema& rounds_schema() {
        {"version", ColumnType::integer, "1", "version that the merge made"},
        {"virtual_time_s", ColumnType::real, "s", "emulated time"},
        {"wall_time_s", ColumnType::real, "s", "host time", true},
+       {"server_busy_s", ColumnType::real, "s", "host time of the server", true},
+       {"utilisation", ColumnType::real, "1", "busy fraction"},
+       {"bytes_up", ColumnType::integer, "B", "bytes received"},
        {"train_loss", ColumnType::real, "1", "mean training loss"}}};
   return schema;
 }
@@ -25,6 +28,7 @@ inline const TableSchema& tasks_schema() {
        {"peak_bytes", ColumnType::integer, "B", "peak memory"},
        {"wall_compute_s", ColumnType::real, "s", "host time of training", true},
        {"behind_s", ColumnType::real, "s", "time by which the host fell behind", true},
+       {"weight", ColumnType::real, "1", "weight in the merge"},
        {"rank", ColumnType::integer, "1", "MPI rank that did the work", true}}};
   return schema;
 }

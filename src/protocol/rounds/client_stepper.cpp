@@ -75,7 +75,7 @@ void ClientStepper::end_search() {
   auto values = std::make_shared<Bytes>(static_cast<std::size_t>(payload_bytes(*dense)));
   const Parameters& searched = trainer_.parameters();
   Plan(searched.buffer_layout(), *dense, nullptr, kTrained | kFrozen)
-      .copy(searched.data(), reinterpret_cast<float*>(values->data()));
+      .copy(searched.data(), floats_of(*values).data());
   // They replace the message, which is as large or larger.
   account_->charge(std::ssize(*values) - std::ssize(*payload_));
   payload_ = values;

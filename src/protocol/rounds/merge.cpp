@@ -13,8 +13,8 @@ std::pair<Holding, Holding> holdings_of(const Experiment& experiment, const Para
                                         const Update& update) {
   const auto plan =
       experiment.plans->plan(*update.buffer_layout, model.buffer_layout(), nullptr, kTrained);
-  return {{plan, reinterpret_cast<const float*>(update.values->data()), update.weight},
-          {plan, reinterpret_cast<const float*>(update.sent->data()), update.weight}};
+  return {{plan, floats_of(*update.values).data(), update.weight},
+          {plan, floats_of(*update.sent).data(), update.weight}};
 }
 
 void BlockSums::sum(Range range, std::span<const Holding> holdings) {
@@ -133,8 +133,7 @@ void AverageMerge::merge(const Experiment& experiment, Parameters& model,
     // Divided by the first weight, so that equal weights are exactly 1.
     holdings.push_back({experiment.plans->plan(*update.buffer_layout, model.buffer_layout(),
                                                restriction(experiment, update), kTrained),
-                        reinterpret_cast<const float*>(update.values->data()),
-                        update.weight / updates.front().weight});
+                        floats_of(*update.values).data(), update.weight / updates.front().weight});
   }
   weighted_mean(model, holdings);
 }

@@ -221,8 +221,7 @@ void RoundsServer::adopt_submodel(Delivered& delivered) {
   const auto dense = experiment_.plans->buffer_layout(found, Packing::dense);
   auto start = std::make_shared<Bytes>(static_cast<std::size_t>(payload_bytes(*dense)));
   experiment_.plans->plan(*sent.buffer_layout, *dense, nullptr, kTrained)
-      ->copy(reinterpret_cast<const float*>(sent.payload->data()),
-             reinterpret_cast<float*>(start->data()));
+      ->copy(floats_of(*sent.payload).data(), floats_of(*start).data());
   sent.payload = std::move(start);
   sent.buffer_layout = dense;
   sent.task.submodel = std::move(found);
