@@ -29,7 +29,7 @@ Model build(const Config& config, const DataShape& shape) {
   }
   Model model;
   auto layout = std::make_shared<Layout>();
-  // With further classifiers the depth can be cut: behind the second convolution, the third, ...,
+  // With further classifiers the depth can be cut: after the second convolution, the third, ...,
   // and the hidden layer.
   const std::vector<std::int64_t> stages = whole_numbers(config, "model.channels", "width");
   const std::int64_t exits = config.integer("model.exits");

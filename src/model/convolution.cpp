@@ -12,16 +12,14 @@ namespace espalier {
 namespace {
 
 constexpr std::int64_t kFloatBytes = sizeof(float);
-// Covers the vectors (biases, statistics, scalars) that kernels allocate beside what is counted.
-constexpr std::int64_t kSmallTensors = 4096;
 
 std::int64_t round_up(std::int64_t value, std::int64_t unit) {
   return (value + unit - 1) / unit * unit;
 }
 
 // With a single input channel LibTorch's own im2col kernel is up to five times as fast forward as
-// oneDNN, which pads the channels to a vector; oneDNN stays ahead backward and with more channels.
-// Few samples at a time keep the columns in cache, and their memory small.
+// oneDNN, which pads the channels to a vector; oneDNN is faster backward and with more channels.
+// With few samples at a time the columns fit the cache, and their memory is small.
 constexpr std::int64_t kSamplesAtOnce = 4;
 
 bool single_channel(std::int64_t channels, bool first) { return first && channels == 1; }
@@ -48,14 +46,15 @@ at::Tensor run_forward(const at::Tensor& x, const at::Tensor& weight,
   return at::conv2d(x, weight, bias, {s.stride, s.stride}, {s.padding, s.padding});
 }
 
-// Few positions under many channels (the last stages of a deep network): the weights are the
-// largest thing around, and oneDNN writes their gradient three times (in blocks, in order, added).
-// One matrix product of columns adds it in place; it is ahead where the columns are the smaller.
+// With few positions and many channels (the last stages of a deep network) the weights are the
+// largest tensor, and oneDNN writes their gradient three times (in blocks, in order, added). One
+// matrix product of columns adds it in place; it is faster if the columns are smaller than the
+// weights.
 bool by_columns(std::int64_t positions, std::int64_t out) { return 2 * positions <= out; }
 
-// Of a layer with few weights both gradients are asked for at once: two calls take longer. Of a
-// large one the weights come first, so that what that needs is given back before the input's
-// gradient is made; so they do with a stride, where the input's needs copies.
+// A layer with few weights computes both gradients in one call, because two calls take longer. A
+// large layer, or one with a stride (whose input gradient needs copies), computes the weights'
+// gradient first, so that its scratch is freed before the input's gradient is allocated.
 bool at_once(std::int64_t weights, const ConvolutionShape& s) {
   return weights <= 1 << 14 && s.stride == 1;
 }
@@ -75,7 +74,7 @@ at::Tensor columns(const at::Tensor& x, const ConvolutionShape& s, std::int64_t 
   for (std::int64_t channel = 0; channel < channels; ++channel) {
     for (std::int64_t ky = 0; ky < s.kernel; ++ky) {
       for (std::int64_t kx = 0; kx < s.kernel; ++kx) {
-        // Outputs whose input lies within the row.
+        // Outputs whose input is within the row.
         const std::int64_t left = s.padding - kx;
         const std::int64_t begin =
             std::min(out_width, left > 0 ? (left + s.stride - 1) / s.stride : 0);
@@ -159,8 +158,8 @@ struct Convolution : torch::autograd::Function<Convolution> {
 };
 
 /// Memory that oneDNN takes beside input and output: copies in blocks of 16 (AVX-512) or 8
-/// channels. Measured with oneDNN 3 on 1 to 512 channels and maps of 4 to 32: an upper bound
-/// throughout, tight where maps are large.
+/// channels. Measured with oneDNN 3 on 1 to 512 channels and maps of 4 to 32: always an upper
+/// bound, tight for large maps.
 void add_scratch(NodeCost& cost, std::int64_t in, std::int64_t out, std::int64_t in_map,
                  std::int64_t out_map, std::int64_t batch, const ConvolutionShape& s) {
   const bool wide = at::get_cpu_capability() == "AVX512";
@@ -172,7 +171,7 @@ void add_scratch(NodeCost& cost, std::int64_t in, std::int64_t out, std::int64_t
       round_up(in, lanes) * round_up(out, lanes) * taps * kFloatBytes;
   const std::int64_t weight = in * out * taps * kFloatBytes;
   const std::int64_t threads = at::get_num_threads();
-  // One sample without the inputs that a stride skips, where the kernel is a single tap.
+  // One sample without the inputs that a stride skips, if the kernel is a single tap.
   const bool skips = s.stride > 1 && s.kernel == 1;
   const std::int64_t picked = skips ? threads * round_up(in, lanes) * (out_map / batch) : 0;
 
@@ -188,16 +187,16 @@ void add_scratch(NodeCost& cost, std::int64_t in, std::int64_t out, std::int64_t
   std::int64_t peak = backward_input + out_blocks + weight_blocks + std::max(weight, picked);
   if (by_columns(out_map / kFloatBytes, out)) peak = (in * taps + out) * out_map;
   if (cost.input_gradient) {
-    // Asked for apart, the weights' gradient comes first, when there is none of the input yet. With
-    // a stride, that of the input is made in another order of dimensions and copied.
+    // With separate calls the weights' gradient is computed before the input's gradient exists.
+    // With a stride, the input's gradient is computed in another order of dimensions and copied.
     const std::int64_t input = in * in_map;
     const std::int64_t copies = s.stride > 1 ? 2 * input : in_blocks;
-    const bool apart = !at_once(in * out * taps, s) || by_columns(out_map / kFloatBytes, out);
+    const bool separate = !at_once(in * out * taps, s) || by_columns(out_map / kFloatBytes, out);
     if (!cost.trains) peak = 0;
     peak = std::max(std::max(in_blocks + out_blocks + weight_blocks, copies + input) - input,
-                    apart ? peak - input : peak);
+                    separate ? peak - input : peak);
   }
-  // Several threads sum the weights' gradient in copies of their own.
+  // Several threads sum the weights' gradient, each in its own copy.
   constexpr std::int64_t kBarriers = 20480;
   if (threads > 1) peak += threads * weight_blocks + kBarriers;
   cost.backward_scratch_bytes = peak + kSmallTensors;

@@ -10,16 +10,17 @@ namespace espalier {
 namespace {
 
 constexpr std::int64_t kFloatBytes = sizeof(float);
-// Scalars (loss, its seed gradient, the norm of a gradient) and the like.
-constexpr std::int64_t kSmallTensors = 1024;
+// Scalars such as the loss, its first gradient and the norm of a gradient.
+constexpr std::int64_t kScalarBytes = 1024;
 
-/// A pass back costs two passes forward, one for the inputs' gradients and one for the weights'.
+/// The backward pass costs two forward passes, one for the inputs' gradients and one for the
+/// weights'.
 std::int64_t passes(const NodeCost& node) {
   const bool is_frozen = node.weight_bytes > 0 && !node.trains;
   return node.runs_backward ? is_frozen ? 2 : 3 : 1;
 }
 
-/// Counts who holds which piece of memory, as the reference counts of tensors do.
+/// Counts the holders of each piece of memory, as the reference counts of tensors do.
 class Walk {
  public:
   /// A new piece with one holder.
@@ -40,7 +41,7 @@ class Walk {
     peak_ = std::max(peak_, live_);
   }
   void shrink(std::int64_t bytes) { live_ -= bytes; }
-  /// Held for a moment.
+  /// Allocated and freed at once.
   void touch(std::int64_t bytes) { peak_ = std::max(peak_, live_ + bytes); }
   std::int64_t peak() const { return peak_; }
 
@@ -83,9 +84,9 @@ void add_loss(CostTape& tape, const std::vector<int>& heads, std::int64_t rows,
   tape.add(sum);
 }
 
-/// Peak bytes of one pass forward and back. An output lives until its last reader has run, and as
-/// long as a node has it saved for its own backward pass; a gradient until its node has passed it
-/// on. The batch itself is held throughout, and so is a first gradient that came in a message.
+/// Peak bytes of one pass forward and back. An output is held until its last reader has run, and
+/// while a node has it saved for its backward pass; a gradient until its node has run backward. The
+/// batch is held throughout, and so is a first gradient that was received in a message.
 std::int64_t activation_peak(std::int64_t batch_bytes, const std::vector<NodeCost>& nodes,
                              bool has_loss) {
   Walk walk;
@@ -181,7 +182,8 @@ BlockCost block_weights(const BufferLayout& buffer_layout, int block) {
   return cost;
 }
 
-/// Bytes that each node keeps for the backward pass; what several keep counts for the first.
+/// Bytes that each node saves for the backward pass; a tensor that several nodes save counts for
+/// the first.
 std::vector<std::int64_t> saved_bytes(std::int64_t batch_bytes,
                                       const std::vector<NodeCost>& nodes) {
   std::vector<int> owner(nodes.size());  // of the memory of a node's output; -1 the batch
@@ -206,8 +208,8 @@ std::vector<std::int64_t> saved_bytes(std::int64_t batch_bytes,
 }
 
 /// Bytes that each node reads and writes in one pass forward and back. Every tensor counts once for
-/// each kernel that reads or writes it; what kernels keep in scratch does not count, because that
-/// depends on the instruction set.
+/// each kernel that reads or writes it; scratch of kernels does not count, because it depends on
+/// the instruction set.
 std::vector<std::int64_t> moved_bytes(std::int64_t batch_bytes,
                                       const std::vector<NodeCost>& nodes) {
   std::vector<std::int64_t> moved;
@@ -218,8 +220,8 @@ std::vector<std::int64_t> moved_bytes(std::int64_t batch_bytes,
     }
     const bool view = node.in_place && node.forward_flops == 0;
     const std::int64_t forward = view ? 0 : inputs + node.weight_bytes + node.output_bytes;
-    // Of the input and of the weights, each from the gradient of the output. That of the weights is
-    // charged as added to what is there, as in every part of a batch but the first.
+    // The gradients of the input and of the weights, each from the output's gradient. The weights'
+    // gradient is charged as an addition, as in every part of a batch but the first.
     std::int64_t backward = 0;
     if (node.runs_backward && node.input_gradient && !node.passes_gradient) {
       backward += node.output_bytes + node.weight_bytes + inputs;
@@ -235,8 +237,8 @@ std::vector<std::int64_t> moved_bytes(std::int64_t batch_bytes,
   return moved;
 }
 
-/// A tape at the first block that the submodel keeps. It is empty, unless that is not the model's
-/// first: then it has a node that stands for the input, because this gets a gradient.
+/// A tape at the first block that the submodel keeps. It is empty if that is the model's first
+/// block; else it has a node for the input, which gets a gradient.
 CostTape begin_tape(const Model& model, const Submodel& submodel, std::int64_t batch,
                     const Stage* stage) {
   CostTape tape{submodel, batch, model.shape.sample, {}, -1, stage};
@@ -312,12 +314,12 @@ TrainingCost training_cost(const Model& model, const Submodel& submodel, std::in
 
   const std::int64_t trained = buffer_layout.kind_range(Kind::trainable).size();
   cost.parameters = buffer_layout.count(Kind::trainable);
-  // A frozen weight is sent and held like any other.
+  // Frozen weights are sent and held too.
   cost.message_bytes =
       (cost.parameters + (stage == nullptr ? 0 : buffer_layout.count(Kind::frozen))) * kFloatBytes;
   cost.model_bytes = (buffer_layout.size() + (1 + optimizer_copies) * trained) * kFloatBytes;
   cost.activation_bytes =
-      activation_peak(cost.input_bytes + labels, tape.nodes, !heads.empty()) + kSmallTensors;
+      activation_peak(cost.input_bytes + labels, tape.nodes, !heads.empty()) + kScalarBytes;
   cost.peak_bytes = cost.message_bytes + cost.model_bytes + cost.activation_bytes + extra_bytes;
   return cost;
 }

@@ -1,5 +1,5 @@
 // Text classifier: token and position embeddings, pre-norm blocks whose attention sees the whole
-// text, mean or first token, class head. Names of the blocks as in vit.
+// text, mean or first token, class head. The blocks have the names of vit.
 
 #include <utility>
 

@@ -84,7 +84,7 @@ at::Tensor values(const at::Tensor& x, bool tanh, const at::Tensor& derivative) 
   float* to = out.mutable_data_ptr<float>();
   float* slope = derivative.defined() ? derivative.mutable_data_ptr<float>() : nullptr;
   constexpr std::int64_t kPart = 1024;
-  constexpr std::int64_t kParts = 32;  // at least so many a thread
+  constexpr std::int64_t kParts = 32;  // least elements of a thread
   const std::int64_t count = x.numel();
   at::parallel_for(
       0, (count + kPart - 1) / kPart, kParts, [&](std::int64_t begin, std::int64_t end) {

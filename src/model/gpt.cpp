@@ -1,7 +1,7 @@
 // Language model that predicts each next token (Radford et al. 2019): token and position
 // embeddings, pre-norm blocks with causal attention, final norm, tied head. GPT-2 small has
-// 124,439,808 parameters. Names as in its published files; their layers c_attn, c_proj and c_fc
-// store [in, out], ours [out, in], so whoever reads such a file transposes these.
+// 124,439,808 parameters. Names as in its published files; their layers c_attn, c_proj and c_fc are
+// stored as [in, out], here as [out, in], so a reader of such a file transposes these.
 
 #include <algorithm>
 #include <cmath>
@@ -16,7 +16,7 @@ namespace {
 
 void declare(OptionTable& table) {
   table.add({"model.tied", OptionType::boolean, "true",
-             "gpt: the head's weights are those of the token embedding"});
+             "gpt: use the weights of the token embedding in the head"});
 }
 
 /// The head with the embedding's weights.

@@ -16,17 +16,14 @@ namespace {
 
 constexpr double kNormEpsilon = 1e-5;
 constexpr std::int64_t kFloatBytes = sizeof(float);
-// Covers the vectors (biases, statistics, scalars) that a layer's kernels allocate beside what is
-// counted.
-constexpr std::int64_t kSmallTensors = 4096;
 
 /// PyTorch's default for weights and biases of convolutions and linear layers.
 Init default_init(std::int64_t fan_in) {
   return {Init::Rule::uniform, 1 / std::sqrt(static_cast<double>(fan_in))};
 }
 
-/// HeteroFL's scaler, spec 1.7. A whole axis is left alone, so width 1 equals no scaler bit for
-/// bit.
+/// HeteroFL's scaler (Diao et al. 2021; docs/methods/heterofl.md). A whole axis is not scaled, so
+/// width 1 equals no scaler bit for bit.
 at::Tensor scaled(at::Tensor y, const Submodel& submodel, int axis, bool cuttable,
                   const Context& context) {
   if (!context.scaler || context.mode != Mode::train || !cuttable) return y;
@@ -146,11 +143,11 @@ Layer norm(NormChoice choice, Layout& layout, int block, const std::string& name
     }
     const bool evaluate = context.mode == Mode::evaluate;
     if (context.mode == Mode::calibrate) {
-      ESPALIER_CHECK(context.statistics, "calibration needs a place for the statistics");
+      ESPALIER_CHECK(context.statistics, "calibration needs Context::statistics");
       const std::int64_t values = x.numel() / x.size(1);
       std::vector<std::int64_t> others{0};
       for (std::int64_t i = 2; i < x.dim(); ++i) others.push_back(i);
-      // One value has no unbiased variance.
+      // The unbiased variance of one value is not defined.
       auto [batch_variance, batch_mean] = at::var_mean(x, others, /*unbiased=*/values > 1);
       (*context.statistics)[mean] = batch_mean;
       (*context.statistics)[variance] = batch_variance;
@@ -176,7 +173,7 @@ Layer norm(NormChoice choice, Layout& layout, int block, const std::string& name
     cost.saved_bytes = 2 * groups * kFloatBytes;
     const std::int64_t sums = batch_norm ? 6 * channels : 2 * batch * channels + 2 * channels;
     cost.forward_scratch_bytes = sums * kFloatBytes + kSmallTensors;
-    // Batch norm's backward kernel also makes one tensor of the input's size.
+    // Batch norm's backward kernel also allocates one tensor of the input's size.
     cost.backward_scratch_bytes =
         sums * kFloatBytes + (batch_norm ? cost.output_bytes : 0) + kSmallTensors;
     tape.add(cost);
@@ -333,7 +330,7 @@ void add_gate_cost(CostTape& tape, const Dimension& out) {
   node.forward_flops = tape.elements();
   node.output_bytes = tape.elements() * kFloatBytes;
   node.saves_input = true;
-  // The gates' gradient, before it is summed over everything but the units.
+  // The gates' gradient before its sum over all dimensions but the units.
   node.backward_scratch_bytes = node.output_bytes + tape.submodel.width(factor->axis) * kFloatBytes;
   tape.add(node);
 }

@@ -14,7 +14,7 @@ int Layout::add_axis(std::string name, std::int64_t size, bool cuttable) {
 
 int Layout::add_subset_axis(std::string name, int parent) {
   ESPALIER_CHECK(0 <= parent && parent < static_cast<int>(axes.size()) && axes[parent].within < 0,
-                 "axis '{}' lies within axis {}", name, parent);
+                 "axis '{}' has axis {} as its parent", name, parent);
   const std::int64_t size = axes[parent].size;
   axes.push_back({std::move(name), size, false, parent});
   return static_cast<int>(axes.size()) - 1;

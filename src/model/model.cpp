@@ -67,19 +67,20 @@ at::Tensor forward(const Model& model, const Parameters& parameters, at::Tensor 
     }
     x = block.forward(parameters, x, context);
     if (context.taps) context.taps->push_back(x);
-    if (i == answer) break;  // what a submodel keeps behind it is idle
+    if (i == answer) break;  // blocks kept after it are not used
   }
   return x;
 }
 
 namespace {
 
-/// Classifiers that stand behind at most `kept` blocks.
+/// Number of classifiers with at most `kept` blocks before them.
 std::int64_t exits_within(const Model& model, std::int64_t kept) {
   return std::ranges::count_if(model.exits, [&](const Exit& exit) { return exit.depth <= kept; });
 }
 
-/// `count` exits from the `first` on, and the blocks between them and before.
+/// Keeps `count` exits from the `first` on, the blocks between them, and the blocks between the
+/// first and the exit before it.
 Submodel keep_exits(const Model& model, std::int64_t first, std::int64_t count) {
   const auto depth_of = [&](std::int64_t exit) {
     return exit < 0 ? 0 : model.exits[static_cast<std::size_t>(exit)].depth;
@@ -147,8 +148,9 @@ void declare_model_options(OptionTable& table) {
       "calibrated before evaluation",
       {"none", "batch", "group", "layer"});
   table.add({"model.groups", OptionType::integer, "4",
-             "group norm: most groups (the largest number that divides the kept width is used)", "",
-             1, 1e6});
+             "group norm: upper limit of the groups; the largest number up to it that divides the "
+             "kept width is used",
+             "", 1, 1e6});
   table.add({"model.classes", OptionType::integer, "0",
              "outputs of the classifier; 0 = the classes of the data", "", 0, 1e9});
   table.add(
@@ -203,7 +205,7 @@ std::string description(const DataShape& data) {
                    data.next_token ? "whose next token is predicted" : "with one class each");
 }
 
-/// Whether images look like rows of pixels with 1, 3 or 4 channels each.
+/// Whether images seem to be rows of pixels with 1, 3 or 4 channels each.
 bool has_channels_last(const std::vector<std::int64_t>& sample) {
   const std::int64_t last = sample[2];
   if (last != 1 && last != 3 && last != 4) return false;

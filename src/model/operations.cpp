@@ -30,8 +30,8 @@ at::Tensor product(const at::Tensor& x, const at::Tensor& weight, const at::Tens
   return out;
 }
 
-/// Where to add a weight's gradient: its `.grad`, or memory of its own where it has no place.
-/// `first`: whether it is to be overwritten instead, because nothing was added in this step.
+/// The tensor to which a weight's gradient is added: its `.grad`, or new memory if it has no place
+/// in a buffer. `first`: it is overwritten instead, because nothing was added in this step.
 struct Target {
   Target(const at::Tensor& weight, const at::Tensor& place) {
     first = !weight.grad().defined();
@@ -44,9 +44,8 @@ struct Target {
   at::Tensor tensor;
 };
 
-// Brings the weight's gradient straight to its place in the flat buffer, by the matrix product
-// itself: autograd would make a second copy of the largest tensor of the model first, and add it in
-// another pass.
+// The matrix product adds the weight's gradient straight to its place in the flat buffer. Autograd
+// would first make a second copy of the largest tensor of the model, and add it in another pass.
 struct Linear : torch::autograd::Function<Linear> {
   static at::Tensor forward(AutogradContext* context, const at::Tensor& x, const at::Tensor& weight,
                             const at::Tensor& place, const std::optional<at::Tensor>& bias,
@@ -84,7 +83,8 @@ at::Tensor looked_up(const at::Tensor& tokens, const at::Tensor& weight, double 
   return factor == 1 ? y : y.mul_(factor);
 }
 
-// As Linear: autograd would fill a tensor of the whole vocabulary for the few rows that were read.
+// As in Linear: autograd would fill a tensor of the whole vocabulary for the few rows that were
+// read.
 struct Embedding : torch::autograd::Function<Embedding> {
   static at::Tensor forward(AutogradContext* context, const at::Tensor& tokens,
                             const at::Tensor& weight, const at::Tensor& place, double factor) {
@@ -131,9 +131,9 @@ struct RmsNorm : torch::autograd::Function<RmsNorm> {
     const at::Tensor& g = gradients[0];
     at::Tensor input = at::mul(g, weight);
     at::Tensor part = at::mul(input, x);
-    const at::Tensor shared =
+    const at::Tensor common =
         part.sum(-1, /*keepdim=*/true).mul_(inverse.pow(3)).div_(static_cast<double>(x.size(-1)));
-    input.mul_(inverse).addcmul_(x, shared, -1);
+    input.mul_(inverse).addcmul_(x, common, -1);
     at::mul_out(part, x, inverse);
     return {input, rows_of(part.mul_(g)).sum(0), at::Tensor()};
   }
@@ -144,12 +144,12 @@ at::Tensor by_pairs(const at::Tensor& x, std::int64_t pairs) {
   return x.view({x.size(0), x.size(1), -1, 2, pairs});
 }
 
-/// First (0) or second (1) values of the heads that turn, [batch, positions, rotated, pairs].
+/// First (0) or second (1) values of the rotated heads, [batch, positions, rotated, pairs].
 at::Tensor values(const at::Tensor& x, std::int64_t rotated, std::int64_t which) {
   return x.narrow(2, 0, rotated).select(3, which);
 }
 
-/// Cosines and sines, shaped to stand beside values().
+/// Cosines and sines in a shape that broadcasts to values().
 std::pair<at::Tensor, at::Tensor> angles(const at::Tensor& table) {
   return {table.select(0, 0).unsqueeze(1), table.select(0, 1).unsqueeze(1)};
 }
@@ -173,7 +173,7 @@ struct Rotation : torch::autograd::Function<Rotation> {
     turn(x, table, rotated);
     return x;
   }
-  // A rotation's transpose turns the other way.
+  // The transpose of a rotation is the opposite rotation.
   static variable_list backward(AutogradContext* context, variable_list gradients) {
     const at::Tensor table = context->get_saved_variables()[0];
     const std::int64_t rotated = context->saved_data["rotated"].toInt();
@@ -192,7 +192,7 @@ struct Rotation : torch::autograd::Function<Rotation> {
   }
 };
 
-// As at::index_add, whose backward pass would keep y for its shape.
+// As at::index_add, whose backward pass would save y only for its shape.
 struct AddAt : torch::autograd::Function<AddAt> {
   static at::Tensor forward(AutogradContext* context, const at::Tensor& x, const at::Tensor& y,
                             const at::Tensor& positions) {

@@ -9,8 +9,8 @@
 namespace espalier {
 namespace {
 
-// Shares storage but no version counter: writing one entry (a statistic, say) must not look to
-// autograd like a change of the others that it saved.
+// A view with its own version counter: for autograd, writing one entry (such as a statistic) must
+// not change the others that it saved.
 at::Tensor view_of(const at::Tensor& flat, std::int64_t offset, const BufferLayout::Place& place) {
   return flat.narrow(0, offset, place.count).view(place.shape).variable_data();
 }
@@ -76,7 +76,8 @@ const at::Tensor& Parameters::gradients() const {
     if (!place.defined()) continue;
     at::Tensor& gradient = views_[entry].mutable_grad();
     if (gradient.is_same(place)) continue;
-    // No product ran backward, or somebody else read the entry and autograd made its gradient.
+    // No product ran backward, or another operation read the entry and autograd allocated its
+    // gradient.
     if (gradient.defined()) {
       place.copy_(gradient);
     } else {

@@ -15,10 +15,11 @@ namespace {
 
 using Run = Plan::Run;
 
-// Patterns swallow outer factors up to this many runs, so that short rows do not cost a loop each.
+// A pattern includes outer factors up to this number of runs, so that not every short row costs a
+// loop.
 constexpr std::size_t kPatternRuns = 256;
-// Below this mean length a pattern is kept value by value: no branch on the length that could be
-// mispredicted.
+// Below this mean length a pattern is stored value by value, without branches on the length, which
+// would be mispredicted.
 constexpr std::int64_t kShortRun = 4;
 
 void append(std::vector<Run>& runs, const Run& run) {
@@ -33,11 +34,11 @@ void append(std::vector<Run>& runs, const Run& run) {
   runs.push_back(run);
 }
 
-// Steps through the kept units of an axis in lock step with 0, 1, 2, ...
+// Goes through the kept units of an axis together with a counter 0, 1, 2, ...
 struct Cursor {
   explicit Cursor(const Submodel& submodel, int axis)
       : full(submodel.is_full(axis)), units(submodel.units(axis)) {}
-  // Position of `unit` among the kept ones, or -1. Units must be asked for in ascending order.
+  // Position of `unit` among the kept units, or -1. Calls must have ascending units.
   std::int64_t find(std::int64_t unit) {
     if (full) return unit;
     while (next < units.size() && units[next] < unit) ++next;
@@ -48,8 +49,8 @@ struct Cursor {
   std::size_t next = 0;
 };
 
-// Where the units that both sides keep stand on either side.
-std::vector<Run> shared_units(const Submodel& source, const Submodel& destination,
+// Positions, in both submodels, of the units that both keep.
+std::vector<Run> common_units(const Submodel& source, const Submodel& destination,
                               const Submodel* only, int axis) {
   const std::int64_t size = source.full_width(axis);
   if (source.is_full(axis) && destination.is_full(axis) && (only == nullptr || only->is_full(axis)))
@@ -57,20 +58,20 @@ std::vector<Run> shared_units(const Submodel& source, const Submodel& destinatio
   Cursor from(source, axis);
   Cursor to(destination, axis);
   Cursor allowed(only != nullptr ? *only : destination, axis);
-  std::vector<Run> shared;
+  std::vector<Run> common;
   for (std::int64_t unit = 0; unit < size; ++unit) {
     const std::int64_t s = from.find(unit);
     const std::int64_t d = to.find(unit);
-    if (s >= 0 && d >= 0 && allowed.find(unit) >= 0) append(shared, {s, d, 1});
+    if (s >= 0 && d >= 0 && allowed.find(unit) >= 0) append(common, {s, d, 1});
   }
-  return shared;
+  return common;
 }
 
-// One factor of an entry's flattened shape: sizes on both sides and the positions that both have.
-struct SharedFactor {
+// One factor of an entry's flattened shape: sizes on both sides and the common positions.
+struct CommonFactor {
   std::int64_t source = 1;
   std::int64_t destination = 1;
-  std::vector<Run> shared;
+  std::vector<Run> common;
 };
 
 bool whole(const std::vector<Run>& pattern, std::int64_t source, std::int64_t destination) {
@@ -143,10 +144,10 @@ Plan::Plan(const BufferLayout& source, const BufferLayout& destination, const Su
       source.layout().entries.size() == layout.entries.size() && from.axes() == to.axes(),
       "a plan between two layouts");
 
-  std::vector<std::vector<Run>> shared(layout.axes.size());
+  std::vector<std::vector<Run>> common(layout.axes.size());
   for (int axis = 0; axis < to.axes(); ++axis) {
     ESPALIER_CHECK(from.full_width(axis) == to.full_width(axis), "a plan between two layouts");
-    shared[axis] = shared_units(from, to, only, axis);
+    common[axis] = common_units(from, to, only, axis);
   }
 
   std::vector<int> order;
@@ -160,28 +161,28 @@ Plan::Plan(const BufferLayout& source, const BufferLayout& destination, const Su
   std::ranges::sort(order, {}, [&](int index) { return destination.place(index).offset; });
 
   for (int index : order) {
-    // The flattened entry is one product of factors; constants that follow an axis stay whole runs.
-    std::vector<SharedFactor> factors;
+    // The flattened entry is one product of factors; constants inside an axis stay whole runs.
+    std::vector<CommonFactor> factors;
     for (const Dimension& dimension : layout.entries[index].dimensions)
       for (const Factor& factor : dimension) {
         if (factor.axis < 0)
           factors.push_back({factor.size, factor.size, {{0, 0, factor.size}}});
         else
-          factors.push_back({from.width(factor.axis), to.width(factor.axis), shared[factor.axis]});
+          factors.push_back({from.width(factor.axis), to.width(factor.axis), common[factor.axis]});
       }
 
     std::vector<Run> pattern{{0, 0, 1}};
     std::int64_t source_size = 1;
     std::int64_t destination_size = 1;
     for (; !factors.empty(); factors.pop_back()) {
-      const SharedFactor& outer = factors.back();
+      const CommonFactor& outer = factors.back();
       std::vector<Run> wider;
       if (whole(pattern, source_size, destination_size)) {
-        for (const Run& run : outer.shared)
+        for (const Run& run : outer.common)
           append(wider, {run.source * source_size, run.destination * destination_size,
                          run.length * source_size});
-      } else if (pattern.size() * static_cast<std::size_t>(total(outer.shared)) <= kPatternRuns) {
-        for (const Run& run : outer.shared)
+      } else if (pattern.size() * static_cast<std::size_t>(total(outer.common)) <= kPatternRuns) {
+        for (const Run& run : outer.common)
           for (std::int64_t i = 0; i < run.length; ++i)
             for (const Run& inner : pattern)
               append(wider,
@@ -196,11 +197,11 @@ Plan::Plan(const BufferLayout& source, const BufferLayout& destination, const Su
     }
 
     std::vector<Row> rows{{0, 0}};
-    for (const SharedFactor& factor : factors) {
+    for (const CommonFactor& factor : factors) {
       std::vector<Row> finer;
-      finer.reserve(rows.size() * static_cast<std::size_t>(total(factor.shared)));
+      finer.reserve(rows.size() * static_cast<std::size_t>(total(factor.common)));
       for (const Row& row : rows)
-        for (const Run& run : factor.shared)
+        for (const Run& run : factor.common)
           for (std::int64_t i = 0; i < run.length; ++i)
             finer.push_back({row.source * factor.source + run.source + i,
                              row.destination * factor.destination + run.destination + i});
@@ -311,8 +312,8 @@ std::vector<Plan::Run> Plan::runs() const {
 
 namespace {
 
-// Least recently used at the back. A linear look-up, since the hash is compared first and the list
-// is short.
+// The least recently used item is at the back. The look-up is linear, because the list is short and
+// the hash is compared first.
 template <typename Key, typename Value>
 class Recent {
  public:

@@ -16,7 +16,7 @@
 namespace espalier {
 namespace {
 
-// Position of the chosen value in its window, row by row; kNone where the output is zero.
+// Position of the chosen value in its window, row by row; kNone if the output is zero.
 constexpr std::uint8_t kNone = 4;
 
 /// One row of outputs from input rows `top` and `bottom`; `chosen` may be null.
@@ -32,13 +32,13 @@ void forward_row(const float* top, const float* bottom, std::int64_t begin, std:
       at = take ? k : at;
     }
     const bool none = best <= 0;
-    // ReLU keeps -0, and the first of four zeros is the maximum.
+    // ReLU keeps -0, and the maximum of four zeros is the first one.
     out[j] = !none ? best : window[0] == 0 ? window[0] : 0.0F;
     if (chosen) chosen[j] = none ? kNone : at;
   }
 }
 
-/// The gradients of two input rows from those of one output row.
+/// Computes the gradients of two input rows from the gradients of one output row.
 void backward_row(const float* gradient, const std::uint8_t* chosen, std::int64_t begin,
                   std::int64_t end, float* top, float* bottom) {
   for (std::int64_t j = begin; j < end; ++j) {
@@ -54,7 +54,7 @@ void backward_row(const float* gradient, const std::uint8_t* chosen, std::int64_
 #if defined(__x86_64__)
 constexpr std::int64_t kLanes = 8;
 
-// Moves the pairs that a shuffle of two registers left in lane order into memory order.
+// Moves pairs from the lane order, which a shuffle of two registers gives, into memory order.
 __attribute__((target("avx2"))) inline __m256 in_order(__m256 v) {
   return _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(v), 0xD8));
 }
@@ -117,7 +117,7 @@ __attribute__((target("avx2"))) inline void backward_lanes(const float* gradient
   join(where(g, at, 2), where(g, at, 3), bottom);
 }
 
-// The last lanes of a row may overlap the ones before: they write the same values again.
+// The last lanes of a row may overlap the lanes before them: they write the same values again.
 __attribute__((target("avx2"))) void fast_forward_row(const float* top, const float* bottom,
                                                       std::int64_t width, float* out,
                                                       std::uint8_t* chosen) {

@@ -1,7 +1,7 @@
 // ResNet 18, 34 and 50 (He et al. 2016) with torchvision's names and first values: blocks of two
-// 3x3 convolutions, or of 1x1, 3x3 (which has the stride) and 1x1. What is added lies on one axis
-// per stage; widths inside a block are axes of their own. A block after the first of its stage may
-// be dropped: its input then passes unchanged.
+// 3x3 convolutions, or of 1x1, 3x3 (which has the stride) and 1x1. The outputs of a stage's blocks
+// have one axis; widths inside a block have their own axes. A block after the first of its stage
+// may be dropped: its input then passes unchanged.
 
 #include <map>
 #include <utility>
@@ -17,7 +17,7 @@ struct Shape {
   bool bottleneck = false;
 };
 
-// A bottleneck puts out this many times its inner width.
+// The output width of a bottleneck in units of its inner width.
 constexpr std::int64_t kExpansion = 4;
 
 void declare(OptionTable& table) {
@@ -39,7 +39,7 @@ Shape shape_of(std::int64_t depth) {
   return found->second;
 }
 
-/// Which norm follows, and in which block of which layout.
+/// The norm to append, and its block and layout.
 struct Place {
   Layout& layout;
   NormChoice norms;
@@ -64,7 +64,7 @@ Model build(const Config& config, const DataShape& shape) {
   Model model;
   auto layout = std::make_shared<Layout>();
   const int input = layout->add_axis("input", shape.sample[0], false);
-  // The first stage of plain blocks adds to the stem's output, so they share an axis.
+  // The first stage of plain blocks adds to the stem's output, so both have one axis.
   int stream = layout->add_axis(sizes.bottleneck ? "conv1" : "layer1", width);
   {
     const int block = layout->add_block("stem");

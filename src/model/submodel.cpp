@@ -28,13 +28,14 @@ void Submodel::keep(int axis, std::vector<std::int64_t> units) {
       std::adjacent_find(units.begin(), units.end(), std::greater_equal<>()) == units.end(),
       "the units of axis {} are not strictly ascending", axis);
   ESPALIER_CHECK(cut.within < 0 || has(cut.within, units),
-                 "axis {} would keep units that axis {} has not", axis, cut.within);
+                 "axis {} would keep units that axis {} does not keep", axis, cut.within);
   for (const Cut& subset : axes_) {
     ESPALIER_CHECK(
         subset.within != axis || !subset.cut || std::ranges::includes(units, subset.units),
         "axis {} would lose units that a subset axis keeps", axis);
   }
-  // One form for the whole axis and for a follower, so that equal submodels compare and hash equal.
+  // A whole axis and a subset axis that follows its parent have no unit list, so that equal
+  // submodels compare and hash equal.
   const auto count = static_cast<std::int64_t>(units.size());
   cut.cut = count < (cut.within < 0 ? cut.size : width(cut.within));
   for (Cut& subset : axes_) {
@@ -53,7 +54,7 @@ bool Submodel::has(int axis, const std::vector<std::int64_t>& units) const {
 
 std::vector<std::int64_t> Submodel::positions(int axis) const {
   const Cut& cut = axes_[axis];
-  ESPALIER_CHECK(cut.within >= 0, "axis {} is no subset axis", axis);
+  ESPALIER_CHECK(cut.within >= 0, "axis {} is not a subset axis", axis);
   if (is_full(cut.within)) return cut.units;
   const auto around = units(cut.within);
   std::vector<std::int64_t> places;

@@ -14,12 +14,12 @@
 namespace espalier {
 namespace {
 
-// Blocks where model.depth is 0.
+// Blocks if model.depth is 0.
 constexpr std::int64_t kDepth = 6;
 
 constexpr std::int64_t kFloatBytes = sizeof(float);
-// Vectors and scalars that a layer's kernels allocate beside what is counted.
-constexpr std::int64_t kSmallTensors = 1024;
+// Bytes of the vectors and scalars of a layer's kernels, which the cost does not list one by one.
+constexpr std::int64_t kVectorBytes = 1024;
 constexpr double kDeviation = 0.02;
 
 std::int64_t full_width(const Dimension& dimension, const Submodel& submodel) {
@@ -29,8 +29,8 @@ std::int64_t full_width(const Dimension& dimension, const Submodel& submodel) {
   return positions;
 }
 
-/// HeteroFL's scaler: what a layer's output is multiplied by, the inverse of the kept share. Inside
-/// the layer's product it costs neither time nor memory.
+/// HeteroFL's scaler: the factor of a layer's output, 1 / kept fraction. As a factor of the layer's
+/// product it costs neither time nor memory.
 double scaler(const Submodel& submodel, const Dimension& out, const Context& context) {
   if (!context.scaler || context.mode != Mode::train) return 1;
   return static_cast<double>(full_width(out, submodel)) / static_cast<double>(width(out, submodel));
@@ -38,7 +38,8 @@ double scaler(const Submodel& submodel, const Dimension& out, const Context& con
 
 std::int64_t stream_rows(const CostTape& tape) { return tape.batch * tape.shape[0]; }
 
-/// A layer that reads one tensor of the stream's positions and makes one of `width` values each.
+/// A layer that reads a tensor [batch, positions, ...] and returns one with `width` values for each
+/// position.
 NodeCost row_node(CostTape& tape, std::int64_t width) {
   tape.shape.back() = width;
   NodeCost node;
@@ -51,8 +52,8 @@ Dimension joined(Dimension first, const Dimension& second) {
   return first;
 }
 
-/// y, which is the result of a layer that does not keep it, added into the stream x at the kept
-/// positions of `rows`.
+/// Adds y, the result of a layer that does not save it, into the stream x at the kept positions of
+/// `rows`.
 Layer residual(std::vector<Layer> branch, int rows) {
   Layer layer;
   layer.forward = [=](const Parameters& p, const at::Tensor& x, Context& context) {
@@ -68,7 +69,7 @@ Layer residual(std::vector<Layer> branch, int rows) {
     for (const Layer& part : branch) part.cost(tape);
     const auto chosen = static_cast<std::int64_t>(tape.submodel.positions(rows).size());
     if (chosen > 0) {
-      // Its gradient is picked out of the stream's.
+      // Its gradient is selected from the stream's.
       NodeCost pick = row_node(tape, chosen);
       pick.in_place = true;
       pick.saved_bytes = chosen * static_cast<std::int64_t>(sizeof(std::int64_t));
@@ -125,8 +126,8 @@ Layer swiglu(Layer gate, Layer up) {
   return layer;
 }
 
-/// Cosines and sines [2, positions, pairs] of position x base^(-pair / pairs), made once for the
-/// full model and shared by all its submodels.
+/// Cosines and sines [2, positions, pairs] of position x base^(-pair / pairs), computed once for
+/// the full model and used by all its submodels.
 at::Tensor rotary_table(std::int64_t positions, std::int64_t pairs, double base) {
   at::Tensor table = at::empty({2, positions, pairs});
   auto values = table.accessor<float, 3>();
@@ -164,8 +165,8 @@ struct AttentionScratch {
                                                                                       : 32);
     const std::int64_t tile = queries * std::min<std::int64_t>(positions, 512);
     const std::int64_t threads = at::get_num_threads();
-    forward_bytes = threads * (tile + queries * (2 + columns)) * kFloatBytes + kSmallTensors;
-    backward_bytes = threads * (2 * tile + queries) * kFloatBytes + kSmallTensors;
+    forward_bytes = threads * (tile + queries * (2 + columns)) * kFloatBytes + kVectorBytes;
+    backward_bytes = threads * (2 * tile + queries) * kFloatBytes + kVectorBytes;
   }
   std::int64_t forward_bytes;
   std::int64_t backward_bytes;
@@ -189,8 +190,9 @@ struct Attention {
     return rotate_(std::move(x), kept, heads);
   }
 
-  /// Keys or values [batch, heads, positions, columns] once for each query head that they serve.
-  at::Tensor shared(const at::Tensor& x) const {
+  /// Keys or values [batch, heads, positions, columns], repeated for each query head that uses
+  /// them.
+  at::Tensor repeat_kv(const at::Tensor& x) const {
     if (groups() == 1) return x;
     return x.unsqueeze(2)
         .expand({x.size(0), x.size(1), groups(), x.size(2), x.size(3)})
@@ -209,7 +211,8 @@ struct Attention {
     const std::int64_t units = submodel.width(axes.heads);
     const std::int64_t columns = width(head_columns, submodel);
     const std::int64_t values = width(value_columns, submodel);
-    // LibTorch's fused kernel needs equal widths, and would give way to one that keeps all scores.
+    // LibTorch's fused kernel needs equal widths; else LibTorch uses a kernel that stores all
+    // scores.
     const std::int64_t common = std::max(columns, values);
     const auto by_head = [&](const at::Tensor& y, std::int64_t heads) {
       return padded(y.view({x.size(0), x.size(1), heads, -1}), common).transpose(1, 2);
@@ -224,8 +227,9 @@ struct Attention {
     } else {
       const std::int64_t heads = units * groups();
       q = by_head(rotated(projections[0].forward(p, x, context), submodel, heads), heads);
-      k = shared(by_head(rotated(projections[1].forward(p, x, context), submodel, units), units));
-      v = shared(by_head(projections[2].forward(p, x, context), units));
+      k = repeat_kv(
+          by_head(rotated(projections[1].forward(p, x, context), submodel, units), units));
+      v = repeat_kv(by_head(projections[2].forward(p, x, context), units));
     }
     at::Tensor y =
         at::scaled_dot_product_attention(q, k, v, {}, 0.0, choice.causal, scale(submodel));
@@ -265,7 +269,7 @@ struct Attention {
     if (choice.fused_qkv) {
       projections[0].cost(tape);
       rotation_cost(tape, 2 * units * columns);
-      // Views forward; backward the three gradients are put side by side.
+      // Forward these are views; backward copies the three gradients side by side.
       NodeCost split = row_node(tape, tape.shape.back());
       split.in_place = true;
       tape.add(split);
@@ -347,7 +351,7 @@ Attention make_attention(const TransformerChoice& choice, Layout& layout, int bl
 
 Layer first_token() {
   Layer layer;
-  // Copied, so that the stream's memory is free for what follows.
+  // Copied, so that the stream's memory is free for later operations.
   layer.forward = [](const Parameters&, const at::Tensor& x, Context&) {
     return x.select(1, 0).contiguous();
   };
@@ -381,35 +385,35 @@ void declare_transformer_options(OptionTable& table) {
              "transformers: width of the residual stream, a multiple of model.heads", "", 1, 1e6});
   table.add({"model.heads", OptionType::integer, "3", "transformers: attention heads", "", 1, 1e4});
   table.add({"model.kv_heads", OptionType::integer, "0",
-             "transformers: heads of keys and values, each shared by equally many query heads; "
-             "0 = as many as model.heads",
+             "transformers: heads of keys and values, each used by the same number of query heads; "
+             "0 = model.heads",
              "", 0, 1e4});
   table.add({"model.mlp", OptionType::integer, "0",
              "transformers: hidden neurons of a block's MLP; 0 = 4 x model.embed", "neurons", 0,
              1e7});
   table.add_choice("model.activation", "gelu",
-                   "transformers: of the MLP; gpt takes GELU's tanh form, as GPT-2 does",
+                   "transformers: activation of the MLP; gpt uses GELU's tanh form, as GPT-2 does",
                    {"gelu", "swiglu"});
   table.add({"model.rms_norm", OptionType::boolean, "false",
              "transformers: RMS norms instead of layer norms"});
   table.add({"model.qkv_bias", OptionType::boolean, "true",
-             "transformers: biases of queries, keys and values"});
+             "transformers: queries, keys and values have biases"});
   table.add({"model.fused_qkv", OptionType::boolean, "true",
-             "transformers: queries, keys and values as one layer; apart, columns of values can be "
-             "cut apart from those of queries and keys"});
+             "transformers: queries, keys and values are one layer; with false, columns of values "
+             "can be cut independently of columns of queries and keys"});
   table.add_choice("model.positions", "learned",
-                   "gpt, encoder: an embedding of each position, or rotated queries and keys",
+                   "gpt, encoder: learned embedding of each position, or rotary queries and keys",
                    {"learned", "rotary"});
   table.add({"model.rotary_base", OptionType::real, "10000",
              "rotary positions: ratio of the longest to the shortest wave length", "", 1, 1e9});
   table.add_choice("model.attention_scale", "kept",
-                   "transformers: attention scores are divided by the square root of a head's kept "
-                   "columns, of its columns in the full model, or of model.embed",
+                   "transformers: width whose square root divides attention scores: a head's kept "
+                   "columns, its columns in the full model, or model.embed",
                    {"kept", "full", "embed"});
-  table.add_choice(
-      "model.pooling", "token",
-      "vit, encoder: classify the first token (vit: an extra class token) or the mean of all",
-      {"token", "mean"});
+  table.add_choice("model.pooling", "token",
+                   "vit, encoder: input of the classifier: the first token (vit: an extra class "
+                   "token) or the mean of all",
+                   {"token", "mean"});
 }
 
 TransformerChoice transformer_choice(const Config& config) {
@@ -437,16 +441,16 @@ TransformerChoice transformer_choice(const Config& config) {
   if (c.hidden == 0) c.hidden = 4 * c.embed;
   if (c.embed % c.heads != 0) {
     throw InputError(
-        formatted("model.embed = {} is no multiple of model.heads = {}", c.embed, c.heads));
+        formatted("model.embed = {} is not a multiple of model.heads = {}", c.embed, c.heads));
   }
   if (c.heads % c.kv_heads != 0) {
-    throw InputError(
-        formatted("model.heads = {} is no multiple of model.kv_heads = {}", c.heads, c.kv_heads));
+    throw InputError(formatted("model.heads = {} is not a multiple of model.kv_heads = {}", c.heads,
+                               c.kv_heads));
   }
   if (c.kv_heads < c.heads && c.fused_qkv) {
     throw InputError(
-        formatted("model.kv_heads = {} is less than model.heads = {}: set model.fused_qkv = "
-                  "false, because keys and values then have other widths than queries",
+        formatted("model.kv_heads = {} is less than model.heads = {}: set model.fused_qkv = false, "
+                  "because keys and values have other widths than queries",
                   c.kv_heads, c.heads));
   }
   return c;
@@ -457,8 +461,8 @@ void read_positions(TransformerChoice& choice, const Config& config) {
   choice.rotary_base = config.real("model.rotary_base");
   if (choice.rotary && choice.embed / choice.heads % 2 != 0) {
     throw InputError(
-        formatted("model.positions = rotary turns pairs of columns, but a head has "
-                  "{}: change model.embed or model.heads",
+        formatted("model.positions = rotary rotates pairs of columns, but a head has {}: change "
+                  "model.embed or model.heads",
                   choice.embed / choice.heads));
   }
 }
@@ -523,14 +527,14 @@ Layer stream_norm(const TransformerChoice& choice, Layout& layout, int block,
     node.saves_input = true;
     if (rms) {
       node.saved_bytes = rows * kFloatBytes;
-      node.forward_scratch_bytes = kSmallTensors;
+      node.forward_scratch_bytes = kVectorBytes;
       node.backward_scratch_bytes =
-          node.output_bytes + (2 * rows + units) * kFloatBytes + kSmallTensors;
+          node.output_bytes + (2 * rows + units) * kFloatBytes + kVectorBytes;
     } else {
       node.saved_bytes = 2 * rows * kFloatBytes;
-      // Gradients of weight and bias, summed by each thread on its own.
+      // Gradients of weight and bias, summed by each thread separately.
       node.backward_scratch_bytes =
-          (2 + 2 * at::get_num_threads()) * units * kFloatBytes + kSmallTensors;
+          (2 + 2 * at::get_num_threads()) * units * kFloatBytes + kVectorBytes;
     }
     tape.add(node);
   };
@@ -636,7 +640,7 @@ Layer token_stem(const TransformerChoice& choice, Layout& layout, int block,
     node.weight_bytes = node.output_bytes;  // the rows that are looked up
     node.saves_input = true;
     node.input_gradient = false;
-    node.backward_scratch_bytes = (place >= 0 ? most * units * kFloatBytes : 0) + kSmallTensors;
+    node.backward_scratch_bytes = (place >= 0 ? most * units * kFloatBytes : 0) + kVectorBytes;
     tape.add(node);
   };
   return layer;

@@ -1,8 +1,8 @@
 // VGG 11, 13 and 16 (Simonyan and Zisserman 2015, configurations A, B, D): 3x3 convolutions, each
-// with norm and ReLU, in five stages that end in 2x2 pooling. A stage's pooling is left out where
-// the map is down to one pixel (28x28 images), and the classifier is one linear layer unless
-// model.classifier gives the original's hidden ones. Those have no dropout here. Names and first
-// values of the convolutions are torchvision's.
+// with norm and ReLU, in five stages that end in 2x2 pooling. A stage has no pooling if its map is
+// one pixel (28x28 images). The classifier is one linear layer, unless model.classifier gives the
+// hidden layers of the original; these have no dropout here. Names and first values of the
+// convolutions are torchvision's.
 
 #include <algorithm>
 #include <map>
@@ -55,7 +55,7 @@ Model build(const Config& config, const DataShape& shape) {
   int channels = layout->add_axis("input", shape.sample[0], false);
   std::int64_t height = shape.sample[1];
   std::int64_t columns = shape.sample[2];
-  int place = 0;  // in torchvision's list of layers, where ReLU and pooling have numbers too
+  int place = 0;  // in torchvision's list of layers, in which ReLU and pooling have numbers too
   for (std::size_t stage = 0; stage < stages.size(); ++stage) {
     for (int i = 0; i < stages[stage]; ++i) {
       const bool first = place == 0;

@@ -30,7 +30,7 @@ std::vector<Sizes> every_size() {
     }
   }
   // Columns at every edge: no padding, more padding than the kernel reaches, a stride that skips
-  // inputs, maps of which all but the middle of the kernel lies outside.
+  // inputs, maps of one pixel, so that only the middle of the kernel is inside.
   all.push_back({2, 5, 5, 6, 128, {3, 1, 0, true}});
   all.push_back({2, 5, 5, 6, 256, {3, 2, 3, true}});
   all.push_back({2, 5, 5, 6, 128, {1, 3, 1, true}});
@@ -54,7 +54,7 @@ TEST(Convolution, ValuesAndGradientsEqualDoublePrecision) {
       at::Tensor weight = leaf(s.out, {s.in, s.shape.kernel, s.shape.kernel});
       at::Tensor bias = leaf(s.out, {});
       const auto given = s.shape.bias ? std::optional(bias) : std::nullopt;
-      // Gradients add to what is there, as the flat buffer's views must.
+      // Gradients are added to the values in the buffer, as the flat buffer's views require.
       for (at::Tensor* t : {&weight, &bias}) t->mutable_grad() = at::ones_like(*t).detach();
       const at::Tensor y = convolve(x, weight, given, s.shape, first);
       ASSERT_EQ(y.size(2), s.shape.outputs(s.height));

@@ -23,8 +23,8 @@ TEST(Cost, CountsEveryTrainedValueAtAnyWidth) {
   for (const char* name : {"mlp", "lenet", "cnn", "vgg", "resnet"}) {
     for (const char* norm : {"none", "batch", "group", "layer"}) {
       const Model model = make(name, norm);
-      for (const double share : {1.0, 0.5, 0.25}) {
-        const Submodel submodel = leading(*model.layout, share);
+      for (const double fraction : {1.0, 0.5, 0.25}) {
+        const Submodel submodel = leading(*model.layout, fraction);
         const BufferLayout dense(model.layout, submodel, Packing::dense);
         const TrainingCost cost = training_cost(model, submodel, 20, 0);
         EXPECT_EQ(cost.parameters, dense.count(Kind::trainable));
@@ -60,7 +60,7 @@ TEST(Cost, BlocksAddUpAndKeepWhatTheirLayersNeed) {
   EXPECT_EQ(flops, cost.forward_flops);
   EXPECT_EQ(weights, cost.model_bytes / 2);  // the other half is the gradients
   EXPECT_EQ(cost.blocks[0].parameters, 6 * 26);
-  // Two samples. A convolution keeps its input, pooling a byte for each output; a linear layer its
+  // Two samples. A convolution saves its input, pooling a byte for each output; a linear layer its
   // input, ReLU its output, which is the next layer's input and counts once.
   EXPECT_EQ(cost.blocks[0].saved_bytes, 2 * (4 * 784 + 6 * 196));
   EXPECT_EQ(cost.blocks[1].saved_bytes, 2 * (4 * 6 * 196 + 16 * 25));
@@ -94,8 +94,8 @@ TEST(Cost, KindsOfWorkAddUpToAllFlopsInEveryFamily) {
     config.set("model.name", family.name, "test");
     set_model_defaults(config);
     const Model model = build_model(config, family.value.customary);
-    for (const double share : {1.0, 0.5, 0.25}) {
-      const TrainingCost cost = training_cost(model, leading(*model.layout, share), 3, 1);
+    for (const double fraction : {1.0, 0.5, 0.25}) {
+      const TrainingCost cost = training_cost(model, leading(*model.layout, fraction), 3, 1);
       std::array<std::int64_t, kWorks> kinds{};
       std::int64_t sum = 0;
       for (const BlockCost& block : cost.blocks) {
@@ -148,7 +148,7 @@ TEST(Cost, MovedBytesOfAnMlpMatchTheSumByHand) {
   // Forward h in and out; backward both gradients and the output.
   const std::int64_t relu = 2 * h + 3 * h;
   const std::int64_t second = (h + w2 + y) + (y + w2 + h) + (y + h + 2 * w2);
-  // Log-softmax keeps its output; the likelihood, one number, its input.
+  // Log-softmax saves its output; the likelihood, one number, its input.
   const std::int64_t loss = 2 * y + 3 * y + (y + 4) + (4 + y + y);
   // Gradients zeroed; then read, weights read and written.
   const TrainingCost plain = training_cost(model, full, batch, 0);

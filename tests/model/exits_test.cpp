@@ -78,7 +78,7 @@ TEST(Exits, AModelCutInDepthAnswersByTheLastThatItKeeps) {
         EXPECT_FALSE(same_bits(exits[k], exits[k - 1]));
       }
     }
-    EXPECT_EQ(cut_depth(model, 4), cut_depth(model, 3));  // nothing behind the last exit
+    EXPECT_EQ(cut_depth(model, 4), cut_depth(model, 3));  // nothing after the last exit
   }
 }
 

@@ -52,7 +52,7 @@ TEST(Families, TellImagesWhoseChannelsComeLast) {
     EXPECT_NE(refusal(cnn, {sample, 4}).find("store them as " + first), std::string::npos) << first;
     EXPECT_EQ(refusal({{"name", "mlp"}}, {sample, 4}), "");
   }
-  // Signals in channels, and small or narrow images, are what they say.
+  // Signals in channels and small or narrow images are accepted in their shape.
   for (const auto& sample : std::vector<std::vector<std::int64_t>>{
            {3, 8, 8}, {9, 128, 3}, {4, 4, 4}, {6, 40, 4}, {1, 20, 4}, {28, 28, 2}}) {
     EXPECT_EQ(refusal(cnn, {sample, 4}), "") << sample[0];
@@ -70,7 +70,7 @@ TEST(Families, NameThoseThatTakeTheData) {
   EXPECT_NE(refusal({{"name", "gpt"}}, {{1, 28, 28}, 4})
                 .find("take mlp, lenet, cnn, vgg, resnet, vit for it"),
             std::string::npos);
-  // Tokens that are no rows: nothing reads them.
+  // Tokens that are not rows: no family reads them.
   EXPECT_NE(refusal({{"name", "encoder"}}, {{6, 2}, 4, 9}).find("rows of tokens"),
             std::string::npos);
 }
@@ -154,7 +154,7 @@ TEST(Families, GradientsOfTwoPassesAddUp) {
     pass();
     expect_close(p.gradients(), once * 2, 1e-3);
     EXPECT_GT(once.abs().max().item<double>(), 0.1);
-    p.zero_gradients();  // of products: only forgotten
+    p.zero_gradients();  // of products: only marked undefined
     pass();
     expect_close(p.gradients(), once, 1e-6);
     p.zero_gradients();
@@ -209,7 +209,7 @@ TEST(Families, SingleChannelConvolutionDoesNotDependOnTheBatchAround) {
 
 TEST(Families, ASliceEqualsTheFullModelWithTheDroppedUnitsZeroed) {
   for (const Settings& settings : with_norms()) {
-    // Group and layer norm mix kept with dropped channels, so the statement does not hold for them.
+    // Group and layer norm mix kept with dropped channels, so they are left out here.
     if (settings.at("norm") == "group" || settings.at("norm") == "layer") continue;
     const Model model = make(settings);
     for (const Choice choice :
@@ -217,7 +217,7 @@ TEST(Families, ASliceEqualsTheFullModelWithTheDroppedUnitsZeroed) {
       const Submodel submodel = select(*model.layout, 0.5, choice);
       Parameters full = full_values(model);
       const Parameters small = sliced(model, full, submodel);
-      // A unit whose own weights, bias and norm are zero gives zero whatever comes in.
+      // A unit whose own weights, bias and norm are zero gives zero for any input.
       for (std::size_t e = 0; e < model.layout->entries.size(); ++e) {
         const Entry& entry = model.layout->entries[e];
         const int axis = entry.dimensions[0][0].axis;

@@ -1,6 +1,6 @@
 #pragma once
-// What tests of model families share: models from settings, parameters by name, inputs, selections
-// of units.
+// Common parts of the tests of model families: models from settings, parameters by name, inputs,
+// selections of units.
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
@@ -19,7 +19,7 @@
 
 namespace espalier {
 
-/// One thread, as runs have by default: on a busy machine several spend their time waiting.
+/// One thread, the default of runs: on a busy machine several threads spend their time waiting.
 class OneThread : public ::testing::Environment {
   void SetUp() override { at::set_num_threads(1); }
 };
@@ -92,8 +92,8 @@ inline at::Tensor run(const Model& model, const Parameters& p, const at::Tensor&
 
 enum class Choice { leading, rolling, random, smallest };
 
-/// Keeps ceil(share x width) units of every axis that can be cut.
-inline Submodel select(const Layout& layout, double share, Choice choice) {
+/// Keeps ceil(fraction x width) units of every axis that can be cut.
+inline Submodel select(const Layout& layout, double fraction, Choice choice) {
   Submodel submodel = Submodel::full(layout);
   for (std::size_t axis = 0; axis < layout.axes.size(); ++axis) {
     if (!layout.axes[axis].cuttable) continue;
@@ -101,7 +101,7 @@ inline Submodel select(const Layout& layout, double share, Choice choice) {
     const std::int64_t kept =
         choice == Choice::smallest
             ? 1
-            : static_cast<std::int64_t>(std::ceil(share * static_cast<double>(size)));
+            : static_cast<std::int64_t>(std::ceil(fraction * static_cast<double>(size)));
     std::vector<std::int64_t> units(static_cast<std::size_t>(kept));
     if (choice == Choice::random) {
       units = Stream(3, purpose("test"), axis).choose(kept, size);

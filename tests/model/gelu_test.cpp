@@ -38,8 +38,8 @@ TEST(Gelu, IsNearTheExactValueAndDerivative) {
   }
 }
 
-// The vector's lanes, what is left of them at the end, and the parts that threads take: an
-// element's value depends on none of these.
+// The value of an element depends neither on its lane in a vector, nor on the remainder at the end,
+// nor on the threads' parts.
 TEST(Gelu, ValuesDependOnTheElementAlone) {
   const at::Tensor x = at::linspace(-8, 8, 40000);
   const at::Tensor gradient = at::linspace(-1, 2, 40000);

@@ -1,4 +1,4 @@
-// A model that is cut at a block boundary: its parts, one after the other, are the whole.
+// A model that is cut at a block boundary: its parts, one after the other, equal the whole model.
 #include <vector>
 
 #include "espalier/base/error.h"
@@ -55,8 +55,8 @@ at::Tensor loss_of(const Model& model, const at::Tensor& logits) {
   return at::cross_entropy_loss(flat, labels);
 }
 
-std::string what(const Family& family, double share, int cut) {
-  return formatted("{} at {}, cut before block {}", family.settings.at("name"), share, cut);
+std::string what(const Family& family, double fraction, int cut) {
+  return formatted("{} at {}, cut before block {}", family.settings.at("name"), fraction, cut);
 }
 
 TEST(Parts, OneAfterTheOtherTheyComputeWhatTheWholeDoes) {
@@ -64,14 +64,14 @@ TEST(Parts, OneAfterTheOtherTheyComputeWhatTheWholeDoes) {
     const Model model = make(family.settings, family.shape);
     const auto blocks = static_cast<int>(model.blocks.size());
     const at::Tensor x = samples(model);
-    for (const double share : {1.0, 0.5}) {
+    for (const double fraction : {1.0, 0.5}) {
       const Parameters whole =
-          sliced(model, full_values(model), select(*model.layout, share, Choice::rolling));
+          sliced(model, full_values(model), select(*model.layout, fraction, Choice::rolling));
       const at::Tensor expected = run(model, whole, x);
       for (int cut = 1; cut < blocks; ++cut) {
         const at::Tensor middle = run(model, part_values(model, whole, 0, cut), x);
         EXPECT_TRUE(same_bits(run(model, part_values(model, whole, cut, blocks), middle), expected))
-            << what(family, share, cut);
+            << what(family, fraction, cut);
       }
     }
   }
@@ -87,7 +87,7 @@ TEST(Parts, HoldEachParameterOnce) {
           .buffer_layout()
           .count(Kind::trainable);
     };
-    // A bottom has no use for the classifiers within it.
+    // A bottom does not keep the classifiers within it.
     std::int64_t idle = 0;
     for (int cut = 1; cut < blocks; ++cut) {
       if (model.is_exit(cut - 1)) {
@@ -107,9 +107,9 @@ TEST(Parts, PassBackTheGradientsOfTheWhole) {
     const Model model = make(family.settings, family.shape);
     const auto blocks = static_cast<int>(model.blocks.size());
     const at::Tensor x = samples(model);
-    for (const double share : {1.0, 0.5}) {
+    for (const double fraction : {1.0, 0.5}) {
       Parameters whole =
-          sliced(model, full_values(model), select(*model.layout, share, Choice::random));
+          sliced(model, full_values(model), select(*model.layout, fraction, Choice::random));
       whole.attach_gradients();
       whole.zero_gradients();
       loss_of(model, train(model, whole, x)).backward();
@@ -130,12 +130,11 @@ TEST(Parts, PassBackTheGradientsOfTheWhole) {
           const auto begin = whole.buffer_layout().kind_range(Kind::trainable).begin;
           const Plan plan(whole.buffer_layout(), part->buffer_layout(), nullptr,
                           1u << static_cast<unsigned>(Kind::trainable));
-          for (const Plan::Run& run : plan.runs()) {
-            std::copy_n(all.const_data_ptr<float>() + run.source - begin, run.length,
-                        expected.data() + run.destination);
-          }
+          plan.for_each_value([&](std::int64_t source, std::int64_t destination) {
+            expected.data()[destination] = all.const_data_ptr<float>()[source - begin];
+          });
           EXPECT_TRUE(same_bits(part->gradients(), expected.trainable()))
-              << what(family, share, cut);
+              << what(family, fraction, cut);
         }
       }
     }

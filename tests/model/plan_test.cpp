@@ -50,7 +50,7 @@ std::map<std::int64_t, std::int64_t> expected_moves(const BufferLayout& source,
   return moves;
 }
 
-// Every statement about a plan: its runs, copy and accumulate over ranges of odd sizes.
+// Checks a plan: its runs, copy() and accumulate() over ranges of odd sizes.
 void expect_moves(const Plan& plan, const BufferLayout& source, const BufferLayout& destination,
                   const std::map<std::int64_t, std::int64_t>& moves) {
   ASSERT_EQ(plan.count(), static_cast<std::int64_t>(moves.size()));
@@ -63,6 +63,9 @@ void expect_moves(const Plan& plan, const BufferLayout& source, const BufferLayo
       runs.push_back({s, d, 1});
   }
   ASSERT_EQ(plan.runs(), runs);
+  std::vector<std::pair<std::int64_t, std::int64_t>> moved;
+  plan.for_each_value([&](std::int64_t s, std::int64_t d) { moved.emplace_back(d, s); });
+  ASSERT_EQ(moved, decltype(moved)(moves.begin(), moves.end()));
 
   const std::vector<float> from = random_values(source.size(), 1);
   const std::vector<float> before = random_values(destination.size(), 2);

@@ -1,5 +1,5 @@
 #pragma once
-// Equality to the last bit: at::equal takes -0 for 0 and no NaN for another.
+// Equality to the last bit: for at::equal, -0 equals 0 and no NaN equals another.
 
 #include <ATen/ATen.h>
 

@@ -155,7 +155,7 @@ TEST(SubsetAxis, HasOneFormWhicheverWayItWasReached) {
   equal.keep(testing::kRows, {1, 4, 5});
   EXPECT_EQ(equal, follows);
   EXPECT_EQ(equal.hash(), follows.hash());
-  // The axis around it shrinks to the same units: from then on it is followed.
+  // The parent is cut to the same units: from then on the subset axis follows it.
   Submodel shrunk = Submodel::full(*layout);
   shrunk.keep(testing::kRows, {1, 4, 5});
   shrunk.keep(testing::kEmbed, {1, 4, 5});

@@ -33,7 +33,7 @@ inline std::shared_ptr<const Layout> make_layout() {
   const Dimension pairs{{kHidden, 1}, {-1, 2}, {kHidden, 1}};
   const Init normal{Init::Rule::normal, 0.5};
   const auto c = &Layout::constant;
-  // Statistics and adapters stand between trainable entries on purpose: packing orders by kind.
+  // Statistics and adapters are between trainable entries on purpose: packing orders by kind.
   l.add_entry({"conv.weight",
                Kind::trainable,
                stem,
@@ -66,14 +66,14 @@ inline std::vector<std::int64_t> window(std::int64_t start, std::int64_t count, 
   return units;
 }
 
-/// Cuts every cuttable axis to a window of `share` that starts at `start` and wraps around.
-inline Submodel rolling(const Layout& layout, double share, std::int64_t start) {
+/// Cuts every cuttable axis to a window of a `fraction` that starts at `start` and wraps around.
+inline Submodel rolling(const Layout& layout, double fraction, std::int64_t start) {
   Submodel submodel = Submodel::full(layout);
   for (int axis = 0; axis < submodel.axes(); ++axis) {
     const std::int64_t size = layout.axes[axis].size;
     if (!layout.axes[axis].cuttable) continue;
     const auto count =
-        std::max<std::int64_t>(1, static_cast<std::int64_t>(share * static_cast<double>(size)));
+        std::max<std::int64_t>(1, static_cast<std::int64_t>(fraction * static_cast<double>(size)));
     submodel.keep(axis, window(start, count, size));
   }
   return submodel;
@@ -89,7 +89,7 @@ inline Submodel random_submodel(const Layout& layout, std::uint64_t seed, bool d
       submodel.keep(axis, stream.choose(1 + stream.below(size), size));
     const int around = layout.axes[axis].within;
     if (around < 0 || stream.below(3) == 0) continue;
-    // Some of the kept positions of the axis around it.
+    // Some of the kept positions of the parent.
     const std::int64_t width = submodel.width(around);
     std::vector<std::int64_t> units = stream.choose(1 + stream.below(width), width);
     if (!submodel.is_full(around))
@@ -109,8 +109,8 @@ inline std::vector<Submodel> selections(const Layout& layout) {
   return all;
 }
 
-/// Positions along the full dimension that the submodel keeps: each position is taken apart into
-/// its factors' digits and kept if every digit is.
+/// Positions along the full dimension that the submodel keeps: each position is split into its
+/// factors' digits and kept if every digit is kept.
 inline at::Tensor kept_positions(const Layout& layout, const Dimension& dimension,
                                  const Submodel& submodel) {
   std::int64_t size = 1;
@@ -144,8 +144,7 @@ inline at::Tensor cut(const Layout& layout, int entry, const at::Tensor& full,
   return part.contiguous();
 }
 
-/// For each float of the buffer layout's buffer the offset in the full model's buffer that it
-/// stands for; -1: padding.
+/// For each float of the buffer layout's buffer its offset in the full model's buffer; -1: padding.
 inline std::vector<std::int64_t> full_offsets(const BufferLayout& full, const BufferLayout& part) {
   std::vector<std::int64_t> offsets(part.size(), -1);
   for (std::size_t index = 0; index < part.layout().entries.size(); ++index) {

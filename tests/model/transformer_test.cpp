@@ -42,7 +42,7 @@ Model make(const Settings& settings, const DataShape& shape) {
 
 Model make(const Settings& settings) { return make(settings, shape_of(settings)); }
 
-/// Small sizes, 16 columns a head where there are two heads.
+/// Small sizes, 16 columns a head if there are two heads.
 Settings small(const std::string& name, const Settings& more = {}) {
   Settings settings{{"name", name}, {"depth", "2"}, {"embed", "32"}, {"heads", "2"}, {"mlp", "48"}};
   for (const auto& [key, value] : more) settings[key] = value;
@@ -82,7 +82,8 @@ Parameters values_of(const Model& model, const Submodel& submodel) {
   return Parameters(std::make_shared<const BufferLayout>(model.layout, submodel, Packing::aligned));
 }
 
-/// A full model whose every value matters: norms near one, biases and positions of some size.
+/// A full model in which every value has an effect: norms near one, biases and positions not near
+/// zero.
 Parameters full_values(const Model& model) {
   Parameters p = values_of(model, Submodel::full(*model.layout));
   for (std::size_t e = 0; e < model.layout->entries.size(); ++e) {
@@ -142,7 +143,7 @@ void expect_close(const at::Tensor& a, const at::Tensor& b, const std::string& w
   EXPECT_TRUE(a.isfinite().all().item<bool>()) << what;
 }
 
-/// The families written once more, from their papers.
+/// The families, implemented independently from their papers.
 class Reference {
  public:
   Reference(const Model& model, const Settings& settings, const Parameters& parameters,
@@ -189,8 +190,8 @@ class Reference {
     EXPECT_TRUE(has(name)) << name;
     return parameters_[entry(name)].to(at::kDouble);
   }
-  /// What the scaler divides the outputs of a layer by: the kept share of its rows.
-  double share(const std::string& name) const {
+  /// The scaler's divisor of a layer's outputs: the kept fraction of its rows.
+  double fraction(const std::string& name) const {
     if (!scaler_) return 1;
     const BufferLayout full(model_.layout, Submodel::full(*model_.layout), Packing::dense);
     return static_cast<double>(parameters_[entry(name)].size(0)) /
@@ -205,7 +206,7 @@ class Reference {
   at::Tensor linear(const at::Tensor& x, const std::string& name) const {
     at::Tensor y = x.matmul(value(name + ".weight").t());
     if (has(name + ".bias")) y = y + value(name + ".bias");
-    return y / share(name + ".weight");
+    return y / fraction(name + ".weight");
   }
   at::Tensor norm(const at::Tensor& x, const std::string& name) const {
     if (setting("rms_norm", "false") == "true")
@@ -231,7 +232,8 @@ class Reference {
     if (has(positions)) y = y + value(positions);
     return y / stream_share();
   }
-  /// x [batch, positions, columns] as complex numbers, turned; the kept pairs keep their speeds.
+  /// x [batch, positions, columns] as complex numbers, rotated; the kept pairs keep their
+  /// frequencies.
   at::Tensor turned(const at::Tensor& x, const TransformerAxes& axes) const {
     if (setting("positions", "learned") != "rotary") return x;
     const Submodel& s = parameters_.submodel();
@@ -343,9 +345,10 @@ void expect_equal_to_reference(const Settings& settings, const Model& model, Par
 
 enum class Choice { leading, rolling, random, smallest };
 
-std::vector<std::int64_t> units(Choice choice, double share, std::int64_t size, std::uint64_t key) {
+std::vector<std::int64_t> units(Choice choice, double fraction, std::int64_t size,
+                                std::uint64_t key) {
   const std::int64_t kept =
-      choice == Choice::smallest ? 1 : std::int64_t(std::ceil(share * double(size)));
+      choice == Choice::smallest ? 1 : std::int64_t(std::ceil(fraction * double(size)));
   if (choice == Choice::random) return Stream(3, purpose("test"), key).choose(kept, size);
   const std::int64_t start = choice == Choice::rolling ? size - (kept + 1) / 2 : 0;
   std::vector<std::int64_t> units;
@@ -355,22 +358,22 @@ std::vector<std::int64_t> units(Choice choice, double share, std::int64_t size, 
 }
 
 /// As rules that cut every width: subset axes follow, heads stay.
-Submodel by_share(const Layout& layout, double share, Choice choice) {
+Submodel by_fraction(const Layout& layout, double fraction, Choice choice) {
   Submodel submodel = Submodel::full(layout);
   for (std::size_t axis = 0; axis < layout.axes.size(); ++axis) {
     if (!layout.axes[axis].cuttable) continue;
-    submodel.keep(static_cast<int>(axis), units(choice, share, layout.axes[axis].size, axis));
+    submodel.keep(static_cast<int>(axis), units(choice, fraction, layout.axes[axis].size, axis));
   }
   return submodel;
 }
 
 /// As Co-S2P: heads, hidden neurons and written positions of each block, the stream whole.
-Submodel by_block(const Model& model, double share, Choice choice) {
+Submodel by_block(const Model& model, double fraction, Choice choice) {
   Submodel submodel = Submodel::full(*model.layout);
   for (const TransformerAxes& axes : model.transformer) {
     for (const int axis : {axes.heads, axes.attention_rows, axes.hidden, axes.mlp_rows}) {
-      submodel.keep(
-          axis, units(choice, share, submodel.full_width(axis), static_cast<std::uint64_t>(axis)));
+      submodel.keep(axis, units(choice, fraction, submodel.full_width(axis),
+                                static_cast<std::uint64_t>(axis)));
     }
   }
   return submodel;
@@ -401,7 +404,7 @@ TEST(Transformer, CountsByHand) {
   EXPECT_EQ(trainable_count(make(small("vit"))), ends + 2 * block);
   EXPECT_EQ(trainable_count(make(small("vit", {{"fused_qkv", "false"}}))), ends + 2 * block);
   EXPECT_EQ(trainable_count(make(small("vit", {{"qkv_bias", "false"}}))), ends + 2 * (block - 96));
-  // No class token and no place for it.
+  // No class token and no position for it.
   EXPECT_EQ(trainable_count(make(small("vit", {{"pooling", "mean"}}))), ends - 64 + 2 * block);
   // RMS norms have no bias.
   EXPECT_EQ(trainable_count(make(small("vit", {{"rms_norm", "true"}}))),
@@ -433,8 +436,8 @@ TEST(Transformer, EqualsTheReferenceAtCutWidths) {
     const Model model = make(settings);
     const Parameters full = full_values(model);
     for (const Choice choice : kChoices) {
-      Parameters shares = sliced(model, full, by_share(*model.layout, 0.4, choice));
-      expect_equal_to_reference(settings, model, shares, "shares " + show(settings));
+      Parameters fractions = sliced(model, full, by_fraction(*model.layout, 0.4, choice));
+      expect_equal_to_reference(settings, model, fractions, "fractions " + show(settings));
       Parameters blocks = sliced(model, full, by_block(model, 0.4, choice));
       expect_equal_to_reference(settings, model, blocks, "blocks " + show(settings));
     }
@@ -444,7 +447,7 @@ TEST(Transformer, EqualsTheReferenceAtCutWidths) {
 TEST(Transformer, EqualsTheReferenceWithEveryAxisCutItsOwnWay) {
   for (const Settings& settings : every_option()) {
     const Model model = make(settings);
-    Submodel submodel = by_share(*model.layout, 0.6, Choice::random);
+    Submodel submodel = by_fraction(*model.layout, 0.6, Choice::random);
     const Layout& layout = *model.layout;
     for (std::size_t axis = 0; axis < layout.axes.size(); ++axis) {
       if (layout.axes[axis].within < 0) continue;
@@ -470,7 +473,8 @@ TEST(Transformer, EqualsTheReferenceWithEveryAxisCutItsOwnWay) {
 TEST(Transformer, ScalerDividesEachCutLayerByItsKeptShare) {
   for (const Settings& settings : every_option()) {
     const Model model = make(settings);
-    Parameters p = sliced(model, full_values(model), by_share(*model.layout, 0.5, Choice::rolling));
+    Parameters p =
+        sliced(model, full_values(model), by_fraction(*model.layout, 0.5, Choice::rolling));
     expect_equal_to_reference(settings, model, p, show(settings), /*scaler=*/true);
     // Nothing is divided at full width.
     Parameters full = full_values(model);
@@ -485,7 +489,7 @@ TEST(Transformer, ScalerDividesEachCutLayerByItsKeptShare) {
 
 TEST(Transformer, HeadsNeuronsAndWrittenPositionsDropAsIfTheirWeightsWereZero) {
   for (Settings settings : every_option()) {
-    // Dropped columns add nothing to a score; divided by the full width, it stays as it is.
+    // Dropped columns add nothing to a score; divided by the full width, it does not change.
     for (const bool columns : {false, true}) {
       if (columns) settings["attention_scale"] = "full";
       const Model model = make(settings);
@@ -511,7 +515,7 @@ TEST(Transformer, GatherThenScatterIsTheIdentityOnKeptAndTouchesNothingElse) {
     const Model model = make(settings);
     for (const Choice choice : kChoices) {
       for (const Submodel& submodel :
-           {by_share(*model.layout, 0.3, choice), by_block(model, 0.3, choice)}) {
+           {by_fraction(*model.layout, 0.3, choice), by_block(model, 0.3, choice)}) {
         Parameters full = values_of(model, Submodel::full(*model.layout));
         full.flat().copy_(at::arange(1, full.flat().numel() + 1, at::kFloat));
         const at::Tensor before = full.flat().clone();
@@ -530,7 +534,7 @@ TEST(Transformer, GatherThenScatterIsTheIdentityOnKeptAndTouchesNothingElse) {
 
 TEST(Transformer, RulesThatCutEveryWidthLeaveTheHeads) {
   const Model model = make(small("vit"));
-  const Submodel half = by_share(*model.layout, 0.5, Choice::leading);
+  const Submodel half = by_fraction(*model.layout, 0.5, Choice::leading);
   for (const TransformerAxes& axes : model.transformer) {
     EXPECT_EQ(half.width(axes.heads), 2);
     EXPECT_EQ(half.width(axes.columns), 8);
@@ -620,7 +624,7 @@ at::Tensor angles(std::int64_t positions, const std::vector<double>& speeds) {
 }
 
 TEST(Rotary, TurnsAQuarterWhereAQuarterIsAsked) {
-  // One head that turns and one that does not, two pairs: (1, 3) by 90 degrees, (2, 4) by none.
+  // One rotated head and one that is not, two pairs: (1, 3) by 90 degrees, (2, 4) by none.
   const at::Tensor x = at::tensor({1., 2., 3., 4., 1., 2., 3., 4.}, at::kFloat).repeat({1, 2, 1});
   const at::Tensor y = rotate_(x.clone(), angles(2, {M_PI / 2, 0}), 1);
   EXPECT_TRUE(y[0][0].equal(x[0][0]));

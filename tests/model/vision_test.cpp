@@ -96,7 +96,7 @@ class Plain {
     return linear("fc", x.mean(at::IntArrayRef{2, 3}));
   }
 
-  /// `plan`: C a convolution with what follows it, M pooling.
+  /// `plan`: C = a convolution with norm and ReLU, M = pooling.
   at::Tensor vgg(const at::Tensor& images, const std::string& plan, bool norms, int hidden) {
     at::Tensor x = images.to(at::kDouble);
     int place = 0;
@@ -171,7 +171,7 @@ std::vector<Case> cases() {
   };
 }
 
-/// First values, but no norm that is the identity.
+/// First values, but norms that are not the identity.
 Parameters random_values(const Model& model) {
   Parameters p = full_values(model);
   for (std::size_t e = 0; e < model.layout->entries.size(); ++e) {
@@ -205,7 +205,8 @@ void expect_near(const at::Tensor& ours, const at::Tensor& theirs, const std::st
   EXPECT_LE(distance(ours, theirs), kAgainstDouble) << what;
 }
 
-/// Checks a step's outputs; returns how far its gradients are from those of the formulas.
+/// Checks a step's outputs; returns the distance of its gradients from the gradients of the
+/// formulas.
 double training_distance(const Case& c, std::uint64_t key) {
   const Model model = make(c.settings, c.shape);
   Parameters p = random_values(model);

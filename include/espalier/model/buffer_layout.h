@@ -1,8 +1,8 @@
 #pragma once
-// Where the entries of one submodel lie in one flat buffer. Two packings: `aligned` for training
-// (every entry starts on 64 bytes, so that tensors are views with fast kernels) and `dense` for
-// messages and files. Segments are ordered by kind, then block, so everything that is trained is
-// one contiguous range.
+// The places of a submodel's entries in one flat buffer. Two packings: `aligned` for training
+// (every entry starts at a multiple of 64 bytes, so that tensors are views with fast kernels) and
+// `dense` for messages and files. Segments are ordered by kind, then block, so the trained entries
+// are one contiguous range.
 
 #include <array>
 #include <cstdint>
@@ -14,7 +14,7 @@
 
 namespace espalier {
 
-/// Every entry of an aligned buffer layout starts on this many floats (64 bytes).
+/// Every entry of an aligned buffer layout starts at a multiple of these floats (64 bytes).
 inline constexpr std::int64_t kAlignmentFloats = 16;
 
 enum class Packing { aligned, dense };
@@ -46,9 +46,9 @@ class BufferLayout {
   const Submodel& submodel() const { return submodel_; }
   Packing packing() const { return packing_; }
   const Place& place(int entry) const { return places_[entry]; }
-  /// All entries of a kind, padding included. Padding floats are zero in every buffer and stay so.
+  /// All entries of a kind, padding included. Padding floats are always zero in every buffer.
   Range kind_range(Kind kind) const { return kinds_[static_cast<int>(kind)]; }
-  /// The entries of one block and kind, padding included; empty where there are none.
+  /// The entries of one block and kind, padding included; empty if there are none.
   Range segment(int block, Kind kind) const;
   /// Floats in the buffer, padding included.
   std::int64_t size() const { return size_; }

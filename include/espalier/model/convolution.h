@@ -1,7 +1,7 @@
 #pragma once
-// Two-dimensional convolution as the layers use it: which of LibTorch's kernels runs, what of it
-// autograd keeps, and how much memory that takes. Weight gradients are added straight to their
-// place in the flat buffer.
+// Two-dimensional convolution for the layers: chooses LibTorch's kernel, saves the tensors for the
+// backward pass, and predicts their memory. Weight gradients are added straight to their place in
+// the flat buffer.
 
 #include <ATen/ATen.h>
 
@@ -21,7 +21,7 @@ struct ConvolutionShape {
   /// instead of PyTorch's default.
   bool he_normal = false;
 
-  /// Height or width of the output of an input of that size.
+  /// Height or width of the output for an input of that height or width.
   std::int64_t outputs(std::int64_t inputs) const {
     return (inputs + 2 * padding - kernel) / stride + 1;
   }
@@ -33,7 +33,7 @@ at::Tensor convolve(const at::Tensor& x, const at::Tensor& weight,
                     const std::optional<at::Tensor>& bias, const ConvolutionShape& shape,
                     bool first);
 
-/// Adds the node of such a convolution to the tape and moves its shape on.
+/// Adds the node of such a convolution to the tape and updates the tape's shape.
 void add_convolution_cost(CostTape& tape, std::int64_t in, std::int64_t out,
                           const ConvolutionShape& shape, bool first, bool trains_weight = true);
 

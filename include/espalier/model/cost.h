@@ -1,7 +1,8 @@
 #pragma once
 // The cost model: parameters, FLOPs and bytes of training one submodel, from the kept widths and
 // the batch alone. Its memory figure is an upper bound on what a client's memory scope measures
-// (measured <= predicted <= 1.25 x measured), so a client that was placed by it never runs out.
+// (measured <= predicted <= 1.25 x measured), so a client whose submodel was chosen by it never
+// runs out of memory.
 
 #include <array>
 #include <cstdint>
@@ -11,7 +12,7 @@
 
 namespace espalier {
 
-/// One kept block's part in a step.
+/// The part of one kept block in a step.
 struct BlockCost {
   int block = 0;
   std::int64_t parameters = 0;  ///< trainable values
@@ -19,30 +20,31 @@ struct BlockCost {
   std::array<std::int64_t, kWorks> step_flops{};  ///< of one batch, by kind of Work
   std::int64_t moved_bytes = 0;                   ///< of one batch
   std::int64_t weight_bytes = 0;                  ///< of its entries of every kind, aligned
-  std::int64_t saved_bytes = 0;  ///< kept from its forward to its backward pass, its input included
+  std::int64_t saved_bytes = 0;  ///< saved from its forward to its backward pass, its input
+                                 ///< included
 };
 
 struct TrainingCost {
   std::int64_t parameters = 0;  ///< trainable values
-  /// Forward and backward (2 x forward, 1 x where no weight is trained) of one batch.
+  /// Forward and backward (2 x forward, 1 x if no weight is trained) of one batch.
   std::int64_t step_flops = 0;
   std::int64_t forward_flops = 0;
   std::int64_t message_bytes = 0;  ///< dense payload of the trained values, one direction
   std::int64_t model_bytes = 0;    ///< weights, gradients, optimiser state
   std::int64_t activation_bytes =
       0;  ///< peak of batch, activations, their gradients and kernels' buffers
-  std::int64_t peak_bytes = 0;    ///< everything a client holds: the bound
-  std::int64_t input_bytes = 0;   ///< of one batch, as the first kept block takes it
-  std::int64_t output_bytes = 0;  ///< of one batch, as the last kept block puts it out
+  std::int64_t peak_bytes = 0;    ///< all memory of a client: the bound
+  std::int64_t input_bytes = 0;   ///< of one batch at the input of the first kept block
+  std::int64_t output_bytes = 0;  ///< of one batch at the output of the last kept block
   std::vector<BlockCost> blocks;  ///< in order
 };
 
-/// `optimizer_copies`: flat buffers the optimiser keeps beside weights and gradients (SGD 0,
-/// momentum 1); `extra_bytes`: what a local objective holds beside that. The peak depends on the
-/// instruction set in use (run.isa), because oneDNN pads channels to its vectors. `stage`: what is
-/// trained, if not everything; only the classifier that answers is computed then. A submodel that
-/// lacks the first blocks (part_of) is charged for a batch of their outputs and its gradient; one
-/// without a classifier has no loss, and is charged for the gradient of its output.
+/// `optimizer_copies`: flat buffers of the optimiser beside weights and gradients (SGD 0, momentum
+/// 1); `extra_bytes`: further memory of a local objective. The peak depends on the instruction set
+/// in use (run.isa), because oneDNN pads channels to its vectors. `stage`: the trained entries, if
+/// not all; then only the answering classifier is computed. A submodel without the first blocks
+/// (part_of) is charged for a batch of their outputs and its gradient; a submodel without a
+/// classifier has no loss, and is charged for the gradient of its output.
 TrainingCost training_cost(const Model& model, const Submodel& submodel, std::int64_t batch,
                            int optimizer_copies, std::int64_t extra_bytes = 0,
                            const Stage* stage = nullptr);

@@ -1,7 +1,6 @@
 #pragma once
-// The layers that families are lists of. Each declares its entries in a layout under the customary
-// PyTorch names and gives two closures: the forward pass with plain ATen calls, at any width, and
-// what it costs.
+// The layers of the families. Each declares its entries in a layout under the customary PyTorch
+// names and gives two closures: the forward pass with plain ATen calls, at any width, and its cost.
 
 #include <cstdint>
 #include <functional>
@@ -19,10 +18,9 @@ struct Layer {
   std::function<void(CostTape&)> cost;
 };
 
-/// Declares `name`.weight [out, in, kernel, kernel] and, unless the shape has
-/// none, `name`.bias [out]. In training with
-/// Context::scaler the output is divided by the kept share of a cuttable `out` axis (HeteroFL).
-/// `first`: the input is the data, so no gradient flows on.
+/// Declares `name`.weight [out, in, kernel, kernel] and, unless the shape has none, `name`.bias
+/// [out]. In training with Context::scaler the output is divided by the kept fraction of a cuttable
+/// `out` axis (HeteroFL). `first`: the input is the data, so it needs no gradient.
 Layer conv2d(Layout& layout, int block, const std::string& name, int in_axis, int out_axis,
              ConvolutionShape shape, bool first = false);
 
@@ -33,7 +31,7 @@ Layer linear(Layout& layout, int block, const std::string& name, int in_axis,
 
 enum class NormKind { none, batch, group, layer };
 
-/// Which norm follows each hidden layer of a family.
+/// The norm after each hidden layer of a family.
 struct NormChoice {
   NormKind kind = NormKind::none;
   std::int64_t groups = 4;  ///< group norm
@@ -53,7 +51,7 @@ Layer norm(NormChoice choice, Layout& layout, int block, const std::string& name
 void add_norm(std::vector<Layer>& layers, NormChoice choice, Layout& layout, int block,
               const std::string& name, int axis);
 
-/// In place: the input must come from a layer that does not keep its output.
+/// In place: the input must come from a layer that does not save its output.
 Layer relu();
 
 /// ReLU, then 2x2 max-pooling with stride 2 (pool.h).
@@ -66,28 +64,28 @@ Layer max_pool(std::int64_t kernel, std::int64_t stride);
 Layer global_pool();
 
 /// body(x) + shortcut(x); an empty shortcut is x itself. In place: the body's last layer must not
-/// keep its output (a convolution or a norm).
+/// save its output (a convolution or a norm).
 Layer residual(std::vector<Layer> body, std::vector<Layer> shortcut);
 
-/// The positions along `out` of y's dimension `along`, each multiplied by the gate of the unit of
-/// `out` that it belongs to; y itself where no axis of `out` has gates (Context::gates).
+/// y with each position of its dimension `along`, which is `out`, multiplied by the gate of its
+/// unit; y itself if no axis of `out` has gates (Context::gates).
 at::Tensor gated(const at::Tensor& y, const Dimension& out, std::int64_t along,
                  const Context& context);
-/// What gated() costs; y is the tape's current node.
+/// Adds the cost of gated(); y is the tape's current node.
 void add_gate_cost(CostTape& tape, const Dimension& out);
-/// gated() as a layer, for units that lie along dimension 1.
+/// gated() as a layer, for units along dimension 1.
 Layer gate(int axis);
 
 /// A block that runs `layers` one after the other. Its index must be `block` of the layout.
 Block make_block(const Layout& layout, int block, std::vector<Layer> layers);
 
-/// The name of the classifier that is to stand behind the last block of Model::depth, if any: of
-/// `exits` in all the k-th stands behind block floor(k depth / exits), and the last is the head.
+/// The name of the classifier after the last block of Model::depth, if there is one: the k-th of
+/// `exits` classifiers follows block floor(k depth / exits), and the last is the head.
 std::optional<std::string> exit_due(const Model& model, std::int64_t depth, std::int64_t exits);
 
-/// Declares "model.depth", which vgg, resnet and the transformers share.
+/// Declares "model.depth" for vgg, resnet and the transformers.
 void declare_depth(OptionTable& table);
-/// Declares "model.depth" and "model.width", which vgg and resnet share.
+/// Declares "model.depth" and "model.width" for vgg and resnet.
 void declare_depth_and_width(OptionTable& table);
 
 }  // namespace espalier

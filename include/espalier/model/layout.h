@@ -1,7 +1,7 @@
 #pragma once
-// What a full model is made of: axes (widths that can be cut), entries (parameters whose dimensions
-// are ordered products of axes and constants) and blocks. Slicing needs nothing else, so it is
-// written once.
+// The description of a full model: axes (widths that can be cut), entries (parameters whose
+// dimensions are ordered products of axes and constants) and blocks. Slicing needs only this, so it
+// is written once.
 
 #include <cstdint>
 #include <string>
@@ -9,7 +9,7 @@
 
 namespace espalier {
 
-/// What happens to an entry: trained and sent; frozen; a statistic (norm calibration); an adapter.
+/// Kind of an entry: trained and sent; frozen; a statistic (norm calibration); an adapter.
 enum class Kind : std::uint8_t { trainable, frozen, statistic, adapter };
 inline constexpr int kKinds = 4;
 
@@ -17,11 +17,12 @@ inline constexpr int kKinds = 4;
 struct Axis {
   std::string name;
   std::int64_t size = 0;
-  /// Whether rules that keep a share of every width cut it. False: input channels, classes, which
-  /// no rule cuts; heads and subset axes, which a rule cuts that names them (Model::transformer).
+  /// Whether rules that keep a fraction of every width cut it. False: input channels and classes,
+  /// which no rule cuts; heads and subset axes, which only rules cut that name them
+  /// (Model::transformer).
   bool cuttable = true;
-  /// A subset axis: its units are positions of this axis, and a submodel keeps a subset of those
-  /// that it keeps of this one (all of them, unless a rule says otherwise). -1: an axis of its own.
+  /// The parent of a subset axis, whose units are positions of the parent: a submodel keeps a
+  /// subset of the parent's kept units (all of them, unless a rule cuts it). -1: not a subset axis.
   int within = -1;
 };
 
@@ -33,7 +34,7 @@ struct Factor {
 /// Outermost factor first: {channels, 16 positions} for a flattened 4x4 feature map.
 using Dimension = std::vector<Factor>;
 
-/// How an entry gets its first values (streams keyed by entry name, over the full model).
+/// Rule for the first values of an entry (streams keyed by entry name, over the full model).
 struct Init {
   enum class Rule { zeros, ones, uniform, normal };
   Rule rule = Rule::zeros;
@@ -46,7 +47,7 @@ struct Entry {
   int block = 0;
   std::vector<Dimension> dimensions;
   Init init;
-  /// Read by products and look-ups only, which write its gradient themselves (operations.h).
+  /// Only products and look-ups read it; they write its gradient themselves (operations.h).
   bool product = false;
 };
 
@@ -56,8 +57,8 @@ struct Layout {
   std::vector<std::string> blocks;  ///< names, in order of execution
 
   int add_axis(std::string name, std::int64_t size, bool cuttable = true);
-  /// An axis whose units are positions of `parent`, which must be no subset axis itself: the rows
-  /// of a layer whose output is added into a residual stream at chosen positions.
+  /// An axis whose units are positions of `parent`, which must not be a subset axis: the rows of a
+  /// layer whose output is added into a residual stream at chosen positions.
   int add_subset_axis(std::string name, int parent);
   int add_entry(Entry entry);
   int add_block(std::string name);

@@ -1,8 +1,8 @@
 #pragma once
 // A model is a list of blocks (stem, block 1..n, head). A block computes forward(parameters, x,
 // context) with plain ATen calls and the same code at every width; its parameters' buffer layout
-// knows what was kept. A model may have further classifiers, its exits, between its blocks: one
-// that is cut in depth answers by the last that it keeps.
+// knows what was kept. A model may have further classifiers, its exits, between its blocks: a
+// submodel that is cut in depth answers by its last kept classifier.
 
 #include <ATen/ATen.h>
 
@@ -22,62 +22,66 @@ namespace espalier {
 
 enum class Mode { train, evaluate, calibrate };
 
-/// Everything a forward pass needs beside parameters and input.
+/// The inputs of a forward pass beside parameters and samples.
 struct Context {
   Mode mode = Mode::evaluate;
-  /// HeteroFL's scaler: in training, the output of each cut layer is divided by its kept share.
+  /// HeteroFL's scaler: in training, the output of each cut layer is divided by its kept fraction.
   bool scaler = false;
-  /// For dropout and gates; null where nothing is drawn.
+  /// For dropout and gates; null if nothing is drawn.
   Stream* random = nullptr;
   /// Mode::calibrate: value of each statistic entry for this batch, at the entry's index (undefined
-  /// for entries that are no statistics).
+  /// for other entries).
   std::vector<at::Tensor>* statistics = nullptr;
-  /// Mode::calibrate, if set: of how many values of the batch each of them is.
+  /// Mode::calibrate, if set: number of the batch's values in each statistic.
   std::vector<std::int64_t>* statistic_values = nullptr;
   /// If set, receives each block's output, in order.
   std::vector<at::Tensor>* taps = nullptr;
-  /// If set, receives the logits of the kept exits before the one that answers, in order; else they
+  /// If set, receives the logits of the kept exits before the answering one, in order; else they
   /// are not computed.
   std::vector<at::Tensor>* exits = nullptr;
-  /// If set, what the outputs of each unit are multiplied by while masks are searched for: per axis
-  /// a tensor over its kept units, undefined where there is none.
+  /// If set, factors of the outputs of each unit in a search for masks: per axis a tensor over its
+  /// kept units, undefined if the axis has none.
   const std::vector<at::Tensor>* gates = nullptr;
 };
 
-/// What is trained where that is not simply every trainable entry: a search for masks.
+/// A stage of training that trains only some entries: a search for masks.
 struct Stage {
   std::shared_ptr<const Layout> layout;  ///< the model's, with some entries frozen
   std::vector<bool> gated;               ///< per axis: Context::gates has a tensor
-  std::int64_t extra_bytes = 0;          ///< held beside weights and activations
+  std::int64_t extra_bytes = 0;          ///< memory beside weights and activations
 };
 
 /// Kinds of work that a device may do at different rates.
 enum class Work { convolution, product, attention, other };
 inline constexpr int kWorks = 4;
 
-/// What one node of the backward graph costs at given kept widths and batch. Bytes are of tensors.
+/// The cost of one node of the backward graph at given kept widths and batch. Bytes are of tensors.
 struct NodeCost {
   Work work = Work::other;
   std::int64_t forward_flops = 0;  ///< multiply and add count as 2
   std::int64_t weight_bytes = 0;   ///< of the weights that a product or look-up reads
   std::int64_t output_bytes = 0;
-  std::vector<int> inputs;  ///< nodes that it reads, -1 the batch; empty: the tape's current one
+  std::vector<int> inputs;  ///< nodes that it reads, -1 = the batch; empty: the tape's current node
   bool in_place = false;    ///< the output overwrites, or is a view of, the first input
   bool passes_gradient = false;  ///< an addition or a view: its inputs' gradients are the output's
-  bool saves_input = false;      ///< kept from forward to backward
+  bool saves_input = false;      ///< saved from forward to backward
   bool saves_output = false;
-  /// Whether it has weights to train. False: a product with a frozen weight, or an activation,
-  /// which runs backward only if an input does.
+  /// Whether it has weights to train. A product with a frozen weight or an activation (false) runs
+  /// backward only if an input does.
   bool trains = true;
   bool runs_backward = true;                ///< set by the tape
-  std::int64_t saved_bytes = 0;             ///< kept beside input and output
+  std::int64_t saved_bytes = 0;             ///< saved beside input and output
   std::int64_t forward_scratch_bytes = 0;   ///< beside input and output, while it runs
   std::int64_t backward_scratch_bytes = 0;  ///< beside both activations' gradients, while it runs
   bool input_gradient = true;               ///< false for a model's first layer
 };
 
-/// The nodes of one pass, in order of execution, as the layers of a model write them down; cost.h
-/// walks them forward and back to find the peak.
+/// Scratch bytes of a convolution, linear or norm layer for small tensors that its cost does not
+/// list (biases, statistics, scalars).
+inline constexpr std::int64_t kSmallTensors = 4096;
+
+/// The nodes of one pass, in order of execution, as the layers of a model add them; cost.h walks
+/// them forward and back to find the peak.
 struct CostTape {
   const Submodel& submodel;
   std::int64_t batch = 0;
@@ -87,7 +91,7 @@ struct CostTape {
   const Stage* stage = nullptr;  ///< null: everything is trained
 
   void add(NodeCost node);
-  /// Whether a gradient is made of the entry.
+  /// Whether the entry gets a gradient.
   bool trains(int entry) const;
   /// Elements of the current node's output, for the whole batch.
   std::int64_t elements() const;
@@ -96,16 +100,16 @@ struct CostTape {
 struct Block {
   std::string name;
   std::function<at::Tensor(const Parameters&, const at::Tensor&, Context&)> forward;
-  /// Writes down the nodes of training on the tape's batch.
+  /// Adds the nodes of training on the tape's batch.
   std::function<void(CostTape&)> cost;
 };
 
-/// What the data looks like to a model.
+/// The shape of data for a model.
 struct DataShape {
   std::vector<std::int64_t> sample;  ///< {1, 28, 28} of an image, {length} of a text
-  std::int64_t classes = 0;          ///< values of a label
-  std::int64_t vocabulary = 0;       ///< above 0: samples are tokens (int64) below it
-  bool next_token = false;           ///< a label at each position, of the token that follows
+  std::int64_t classes = 0;          ///< number of different labels
+  std::int64_t vocabulary = 0;       ///< above 0: samples are tokens (int64) below this number
+  bool next_token = false;           ///< each position has a label, the next token
   /// Labels of one sample.
   std::int64_t targets() const { return next_token ? sample[0] : 1; }
 };
@@ -114,20 +118,21 @@ struct DataShape {
 struct TransformerAxes {
   int block = -1;
   int heads = -1;    ///< a unit is a head of keys and values with the query heads that it serves
-  int columns = -1;  ///< of queries and keys within a head; pairs of columns where they are rotated
-  int value_columns = -1;   ///< within a head; the same axis as `columns` where qkv is fused
+  int columns = -1;  ///< of queries and keys within a head; pairs of columns if they are rotated
+  int value_columns = -1;   ///< within a head; the same axis as `columns` if qkv is fused
   int attention_rows = -1;  ///< positions of the stream that the attention writes: a subset axis
   int hidden = -1;          ///< neurons of the MLP
   int mlp_rows = -1;        ///< positions of the stream that the MLP writes: a subset axis
 };
 
-/// An axis whose units a mask may choose, and the block that makes them.
+/// An axis whose units a mask may choose, and the block that computes them.
 struct MaskedAxis {
   int axis = -1;
   int block = -1;
 };
 
-/// A classifier, and how many of Model::depth it stands behind. The last one is the head.
+/// A classifier head and the number of blocks of Model::depth before it. The last one is the
+/// model's head.
 struct Exit {
   int block = -1;
   int depth = 0;
@@ -141,48 +146,48 @@ struct Model {
   int class_axis = -1;  ///< the axis of the head's outputs
   bool has_statistics = false;
   std::vector<int> depth;  ///< the blocks that a cut in depth drops from the end, in order
-  /// Whether they put out what they take in the same shape, so that any of them can be left out.
+  /// Whether their outputs have the shape of their inputs, so that any of them can be left out.
   bool depth_keeps_shape = false;
   std::vector<Exit> exits;
   std::vector<MaskedAxis> masked;
   std::vector<TransformerAxes> transformer;  ///< its transformer blocks, if any
 
   bool is_exit(int block) const;
-  /// The classifier by which a submodel answers; -1 if it keeps none, as the bottom of a split
+  /// The block of a submodel's answering classifier; -1 if it keeps none, as the bottom of a split
   /// model.
   int answer(const Submodel& submodel) const;
 };
 
 /// The blocks [first, last) of a submodel at the same widths: a bottom, a middle or a top. It keeps
-/// classifiers only if the one by which the submodel answers is among them.
+/// classifiers only if the submodel's answering one is among these blocks.
 Submodel part_of(const Model& model, const Submodel& submodel, int first, int last);
 
-/// Runs the blocks that the submodel keeps. x: [batch, sample...] float, or what the block before
-/// the first kept one puts out. Returns the logits [batch, classes] of its last classifier; of a
-/// part without one, the output of its last block.
+/// Runs the blocks that the submodel keeps. x: [batch, sample...] float, or the output of the block
+/// before the first kept one. Returns the logits [batch, classes] of its last classifier, or the
+/// output of its last block if it has none.
 at::Tensor forward(const Model& model, const Parameters& parameters, at::Tensor x,
                    Context& context);
 
-/// The first `kept` of Model::depth and the exits among them, without those blocks behind the last
-/// of these; where there is none, the first `kept` and the head.
+/// The first `kept` blocks of Model::depth up to the last exit among them, with these exits; if
+/// there is no exit among them, the first `kept` blocks and the head.
 Submodel cut_depth(const Model& model, std::int64_t kept);
 
-/// The same number of blocks and exits, beginning `version` classifiers further on, modulo the
-/// possible beginnings, so that consecutive versions keep every block. Without exits, cut_depth().
-/// Only for a model whose depth_keeps_shape.
+/// As cut_depth(), with the same number of exits, but begins `version` exits later, modulo the
+/// number of possible beginnings, so that consecutive versions together keep every block. Equal to
+/// cut_depth() if there is no exit within `kept`. Only for a model with depth_keeps_shape.
 Submodel rolling_depth(const Model& model, std::int64_t kept, std::int64_t version);
 
-/// What samples a family is for.
+/// The kind of samples of a family.
 enum class Takes { numbers, images, texts, next_token };
 
 /// A family: its options, and how to build a model of it for given data.
 struct ModelFamily {
   std::function<void(OptionTable&)> declare;
-  /// For data of the form that it takes; InputError where sizes do not fit.
+  /// For data of the form that it takes; InputError if sizes do not fit.
   std::function<Model(const Config&, const DataShape&)> build;
   Takes takes = Takes::images;
-  DataShape customary{{3, 32, 32}, 10};  ///< of the data that it is mostly shown with
-  /// Its own defaults of options that families share ("model.norm").
+  DataShape customary{{3, 32, 32}, 10};  ///< of the family's usual data
+  /// Its defaults of options that several families have ("model.norm").
   std::vector<std::pair<std::string, std::string>> defaults{};
 };
 /// mlp, lenet, cnn, vgg, resnet, vit, gpt, encoder (one file each in src/model).
@@ -199,11 +204,11 @@ const Registry<ModelFamily>& model_families();
 /// ("model.hidden",
 /// ...).
 void declare_model_options(OptionTable& table);
-/// Sets the defaults of the family that "model.name" asks for.
+/// Sets the defaults of the family "model.name".
 void set_model_defaults(Config& config);
-/// Builds what "model.name" asks for, with model.classes outputs (0: as many as the data has).
-/// InputError where the data is not what the family takes, with the families that take it, or where
-/// sizes do not fit.
+/// Builds the model "model.name" with model.classes outputs (0: the classes of the data).
+/// InputError if the family does not take the data, with the names of those that do, or if sizes do
+/// not fit.
 Model build_model(const Config& config, const DataShape& data);
 
 }  // namespace espalier

@@ -1,8 +1,8 @@
 #pragma once
-// Operations with a backward pass of their own, where autograd's would copy what is large: products
-// and look-ups add a weight's gradient straight to its place in the flat buffer, and queries and
-// keys are rotated where they lie. Plain ATen inside, so they run wherever tensors do. The first
-// product of a step overwrites the gradient, which is therefore neither cleared nor read before.
+// Operations with their own backward pass, because autograd would copy large tensors: products and
+// look-ups add a weight's gradient straight to its place in the flat buffer, and queries and keys
+// are rotated in place. They use plain ATen, so they run on any device. The first product of a step
+// overwrites the gradient, which is therefore neither cleared nor read before.
 
 #include <ATen/ATen.h>
 
@@ -11,13 +11,13 @@
 namespace espalier {
 
 /// x [..., in] times the transpose of `weight` [out, in...] (its dimensions after the first are
-/// flattened), plus `bias` [out] where defined, all times `factor`. Returns [..., out] in memory of
-/// its own, so that what follows may change it in place.
+/// flattened), plus `bias` [out] if defined, all times `factor`. Returns [..., out] in new memory,
+/// so that the next operation may change it in place.
 at::Tensor linear_product(const at::Tensor& x, const Weight& weight, const at::Tensor& bias,
                           double factor = 1);
 
-/// Rows of `weight` [vocabulary, width] at int64 `tokens` [...], times `factor`; returns
-/// [..., width] in memory of its own.
+/// Rows of `weight` [vocabulary, width] at int64 `tokens` [...], times `factor`; returns [...,
+/// width] in new memory.
 at::Tensor embed_tokens(const at::Tensor& tokens, const Weight& weight, double factor = 1);
 
 /// x [..., width] divided by its root mean square along the last dimension, times `weight` [width]
@@ -30,8 +30,9 @@ at::Tensor add_at(const at::Tensor& x, const at::Tensor& y, const at::Tensor& po
 
 /// Rotary positions (Su et al. 2021), in place. x [batch, positions, heads x 2 x pairs]: heads one
 /// after the other, each with the first values of all its pairs and then the second ones. The pairs
-/// of the first `rotated` heads turn by the angles whose cosines and sines stand in `table`
-/// [2, positions, pairs]. Returns x, which must be no view and not kept by what made it.
+/// of the first `rotated` heads are rotated by the angles whose cosines and sines are in `table`
+/// [2, positions, pairs]. Returns x, which must not be a view, nor saved by the operation that
+/// computed it.
 at::Tensor rotate_(at::Tensor x, const at::Tensor& table, std::int64_t rotated);
 
 }  // namespace espalier

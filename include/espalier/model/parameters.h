@@ -14,14 +14,14 @@
 
 namespace espalier {
 
-/// A trained entry, and where its gradient is to lie.
+/// A trained entry and the place of its gradient.
 struct Weight {
   at::Tensor value;
   at::Tensor gradient;  // undefined without attach_gradients()
 };
 
-/// A handle like a tensor: copies share the buffers. To duplicate values, make another of the same
-/// buffer layout and copy flat().
+/// A handle like a tensor: copies refer to the same buffers. To duplicate values, make another
+/// object of the same buffer layout and copy flat().
 class Parameters {
  public:
   Parameters() = default;
@@ -35,8 +35,8 @@ class Parameters {
 
   /// View of an entry; a broken invariant if the submodel lacks it.
   const at::Tensor& operator[](int entry) const;
-  /// The same of a product entry, for what writes its gradient by itself: to `gradient`, which it
-  /// then makes the value's `.grad`; where that is defined already, it adds to it.
+  /// A product entry, for an operation that writes its gradient itself: into `gradient`, which it
+  /// then makes the value's `.grad`; if `.grad` is defined already, the operation adds to it.
   Weight weight(int entry) const;
   /// The whole buffer; padding is zero and stays zero.
   float* data() { return flat_.data_ptr<float>(); }
@@ -48,10 +48,11 @@ class Parameters {
   /// Allocates the flat gradient buffer, marks trainable entries as requiring gradients and points
   /// their `.grad` into it. Calling it again on the same buffers changes nothing.
   void attach_gradients();
-  /// Flat, over the trainable range, padding included, complete for what ran backward so far;
-  /// undefined before attach_gradients().
+  /// Flat, over the trainable range, padding included, complete for the operations that have run
+  /// backward; undefined before attach_gradients().
   const at::Tensor& gradients() const;
-  /// Before a step. What product entries hold is only forgotten, to be overwritten.
+  /// Call it before a step. Gradients of product entries are not zeroed but marked undefined, and
+  /// overwritten later.
   void zero_gradients();
 
  private:
@@ -63,7 +64,7 @@ class Parameters {
 };
 
 /// First values of a full model, from streams keyed by entry name (purpose "model.init"): they
-/// depend on the seed, the entry's name, rule and size alone, not on the order of entries.
+/// depend only on the seed and the entry's name, rule and size, not on the order of entries.
 void initialise(Parameters& full, std::int64_t seed);
 
 }  // namespace espalier

@@ -1,8 +1,8 @@
 #pragma once
-// Moves values between any two geometries of one layout (the full model is one of them). The rows
-// of an entry share one pattern of runs, so a plan is built and kept in far less than the values it
-// moves, also for random units. Gather, scatter and accumulate are single passes over it, ascending
-// in the destination.
+// Moves values between any two buffer layouts of one model layout (the full model has one of them).
+// The rows of an entry have one common pattern of runs, so a plan is much smaller than the values
+// that it moves, also for random units. Gather, scatter and accumulate are single passes over it,
+// ascending in the destination.
 
 #include <cstddef>
 #include <cstdint>
@@ -22,22 +22,30 @@ class Plan {
     friend bool operator==(const Run&, const Run&) = default;
   };
 
-  /// Covers the values present in both. `only`, if given, restricts it further (e.g. to the classes
-  /// that a client has seen). `kinds` is a bit set of (1 << Kind), of the source's entries.
+  /// Covers the values that both layouts have. `only`, if given, restricts it further (e.g. to the
+  /// classes that a client has seen). `kinds` is a bit set of (1 << Kind), of the source's entries.
   Plan(const BufferLayout& source, const BufferLayout& destination, const Submodel* only = nullptr,
        unsigned kinds = ~0u);
 
-  /// destination[...] = source[...]: gather (full to small) and scatter (small to full) alike;
-  /// values of the destination outside the plan are untouched. The buffers must not overlap.
+  /// destination[...] = source[...]: gather (full to small) and scatter (small to full); values of
+  /// the destination outside the plan do not change. The buffers must not overlap.
   void copy(const float* source, float* destination) const;
   /// For destination positions inside `range`: numerator[d - range.begin] += weight * source[s] (in
   /// double), denominator[d - range.begin] += weight. Ranges may be processed in any order. The
-  /// buffers must not overlap. Product and sum are rounded apart, on every instruction set.
+  /// buffers must not overlap. Product and sum are rounded separately, on every instruction set.
   void accumulate(Range range, const float* source, double weight, double* numerator,
                   double* denominator) const;
 
-  /// All runs, written out: ascending in the destination, merged where contiguous on both sides.
+  /// All runs, ascending in the destination, merged if contiguous on both sides.
   std::vector<Run> runs() const;
+  /// Calls work(source, destination) for each value that the plan moves, ascending in the
+  /// destination.
+  template <class Work>
+  void for_each_value(const Work& work) const {
+    for (const Run& run : runs()) {
+      for (std::int64_t i = 0; i < run.length; ++i) work(run.source + i, run.destination + i);
+    }
+  }
   /// Values that the plan moves.
   std::int64_t count() const { return count_; }
 
@@ -64,15 +72,16 @@ class Plan {
   std::int64_t count_ = 0;
 };
 
-/// Geometries and plans of one layout, kept by submodel hash (least recently used go first) so that
-/// a round over many clients with few distinct submodels builds each once. For one thread.
+/// Buffer layouts and plans of one model layout, cached by submodel hash (the least recently used
+/// is dropped first), so that a round over many clients with few distinct submodels builds each
+/// once. For one thread.
 class PlanCache {
  public:
-  /// Keeps up to `capacity` geometries and as many plans.
+  /// Keeps up to `capacity` buffer layouts and up to `capacity` plans.
   explicit PlanCache(std::shared_ptr<const Layout> layout, std::size_t capacity = 64);
   ~PlanCache();
   std::shared_ptr<const BufferLayout> buffer_layout(const Submodel& submodel, Packing packing);
-  /// As Plan's constructor; both geometries must be of the cache's layout.
+  /// As Plan's constructor; both buffer layouts must be of the cache's layout.
   std::shared_ptr<const Plan> plan(const BufferLayout& source, const BufferLayout& destination,
                                    const Submodel* only = nullptr, unsigned kinds = ~0u);
 

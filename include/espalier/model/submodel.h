@@ -1,7 +1,7 @@
 #pragma once
-// Which part of the full model a client trains: per axis the kept units (ascending; the whole axis
-// is the identity), per block kept or dropped. A value type: copied, compared, hashed, sent in a
-// message header.
+// The part of the full model that a client trains: per axis the kept units (ascending, or the whole
+// axis), per block kept or dropped. A value type: copied, compared, hashed, sent in a message
+// header.
 
 #include <cstddef>
 #include <cstdint>
@@ -16,9 +16,9 @@ class Submodel {
  public:
   static Submodel full(const Layout& layout);
 
-  /// Keeps `units` (strictly ascending, within the axis, at least one) of the axis. Of a subset
-  /// axis they must be among those kept of the axis around it; it follows that axis as long as both
-  /// keep the same, and afterwards must keep a subset of what that axis keeps.
+  /// Keeps `units` (strictly ascending, within the axis, at least one) of the axis. The units of a
+  /// subset axis must be among the kept units of its parent; it follows the parent while both keep
+  /// the same units, and must always keep a subset of the parent's.
   void keep(int axis, std::vector<std::int64_t> units);
   void keep_block(int block, bool kept);
 
@@ -28,14 +28,14 @@ class Submodel {
   std::int64_t full_width(int axis) const { return axes_[axis].size; }
   /// The kept units of a cut axis; empty for a whole axis.
   std::span<const std::int64_t> units(int axis) const { return kept(axis).units; }
-  /// Where the units of a subset axis stand among those kept of the axis around it; empty where it
-  /// follows that axis.
+  /// The places of a subset axis's kept units among its parent's kept units; empty if it follows
+  /// the parent.
   std::vector<std::int64_t> positions(int axis) const;
   bool has_block(int block) const { return blocks_[block] != 0; }
   int axes() const { return static_cast<int>(axes_.size()); }
   int blocks() const { return static_cast<int>(blocks_.size()); }
 
-  /// True if every unit and block of this one is in `other` as well.
+  /// True if `other` has every unit and block of this submodel.
   bool inside(const Submodel& other) const;
 
   std::uint64_t hash() const;
@@ -50,7 +50,7 @@ class Submodel {
   struct Cut {
     std::int64_t size = 0;
     int within = -1;
-    bool cut = false;  // of a subset axis: kept units other than those of the axis around it
+    bool cut = false;  // of a subset axis: its kept units differ from its parent's
     std::vector<std::int64_t> units;
     friend bool operator==(const Cut&, const Cut&) = default;
   };

@@ -1,8 +1,8 @@
 #pragma once
-// What the transformer families share: pre-norm blocks of attention and MLP around a residual
-// stream [batch, positions, embed]. Axes that a submodel can cut: the stream, heads, columns within
-// a head (apart for queries and keys and for values), hidden neurons, and the positions of the
-// stream that a block's attention and MLP write.
+// The common parts of the transformer families: pre-norm blocks of attention and MLP around a
+// residual stream [batch, positions, embed]. Axes that a submodel can cut: the stream, heads,
+// columns within a head (separately for queries with keys and for values), hidden neurons, and the
+// positions of the stream that a block's attention and MLP write.
 
 #include <cstdint>
 #include <string>
@@ -12,7 +12,7 @@
 
 namespace espalier {
 
-/// By which width attention scores are divided (its square root): the kept columns of a head, its
+/// Attention scores are divided by the square root of a width: the kept columns of a head, its
 /// columns in the full model, or the full model's residual stream.
 enum class ScoreScale { kept, full, embed };
 
@@ -20,7 +20,7 @@ struct TransformerChoice {
   std::int64_t depth = 0;
   std::int64_t embed = 0;
   std::int64_t heads = 0;
-  std::int64_t kv_heads = 0;  ///< divides heads; each serves heads / kv_heads query heads
+  std::int64_t kv_heads = 0;  ///< divides heads; each is used by heads / kv_heads query heads
   std::int64_t hidden = 0;    ///< of the MLP
   bool qkv_bias = true;
   bool fused_qkv = true;
@@ -30,7 +30,7 @@ struct TransformerChoice {
   double rotary_base = 10000;
   ScoreScale scale = ScoreScale::kept;
   std::int64_t exits = 1;  ///< classifiers, the head included
-  // What a family fixes.
+  // Set by the family, not by options.
   std::int64_t positions = 0;  ///< tokens of a sample, at most
   bool causal = false;
   bool tanh_gelu = false;
@@ -38,11 +38,11 @@ struct TransformerChoice {
   double output_deviation = 0.02;  ///< first values of the layers that write into the stream
 };
 
-/// Reads the options; InputError where sizes do not fit each other.
+/// Reads the options; InputError if sizes do not fit each other.
 TransformerChoice transformer_choice(const Config& config);
 /// Reads "model.positions" and "model.rotary_base".
 void read_positions(TransformerChoice& choice, const Config& config);
-/// Declares what the families share: "model.depth", "model.embed", ...
+/// Declares the options of all transformer families: "model.depth", "model.embed", ...
 void declare_transformer_options(OptionTable& table);
 
 /// Customary names of a block's entries in one family.
@@ -52,20 +52,20 @@ struct BlockNames {
   std::string qkv;  ///< the fused projection; else q_proj, k_proj, v_proj beside it
   std::string projection;
   std::string norm2;
-  std::string up;  ///< the MLP's first layer; with SwiGLU gate_proj stands beside it
+  std::string up;  ///< the MLP's first layer; with SwiGLU gate_proj is beside it
   std::string down;
 };
 
-/// Makes a classifier's layers: of which block, with which prefix of its names ("exits.0.").
+/// Makes a classifier's layers in `block`, with the prefix of its names ("exits.0.").
 using HeadLayers = std::function<std::vector<Layer>(int block, const std::string& prefix)>;
 
-/// Adds the blocks to layout and model (Model::transformer gets their axes) and, where `head` is
-/// given, the exits between them and the head behind them.
+/// Adds the blocks to layout and model (Model::transformer gets their axes) and, if `head` is
+/// given, the exits between them and the head after them.
 void add_transformer_blocks(Model& model, Layout& layout, const TransformerChoice& choice,
                             const BlockNames& names, int embed_axis, const HeadLayers& head = {});
 
 /// A linear layer over the last dimension: `name`.weight [out, in] and `name`.bias [out], normal
-/// with `deviation` and zero at first. Scaler as in conv2d, by the kept share of `out`.
+/// with `deviation` and zero at first. Scaler as in conv2d, by the kept fraction of `out`.
 Layer dense(Layout& layout, int block, const std::string& name, Dimension out, Dimension in,
             bool bias, double deviation = 0.02, bool first = false);
 
@@ -73,9 +73,9 @@ Layer dense(Layout& layout, int block, const std::string& name, Dimension out, D
 Layer stream_norm(const TransformerChoice& choice, Layout& layout, int block,
                   const std::string& name, int axis);
 
-/// Token embedding `tokens`.weight [vocabulary, embed] plus, where positions are learned, their own
-/// `positions` [choice.positions, embed]. Input: int64 [batch, length]. `weight`, if given,
-/// receives the entry of the embedding.
+/// Token embedding `tokens`.weight [vocabulary, embed] plus, if positions are learned, their
+/// embedding `positions` [choice.positions, embed]. Input: int64 [batch, length]. `weight`, if
+/// given, receives the entry of the embedding.
 Layer token_stem(const TransformerChoice& choice, Layout& layout, int block,
                  const std::string& tokens, const std::string& positions, int vocabulary_axis,
                  int embed_axis, int* weight = nullptr);
@@ -89,8 +89,8 @@ std::vector<Layer> pooled_head(const TransformerChoice& choice, Pooling pooling,
 /// Reads "model.pooling".
 Pooling pooling_choice(const Config& config);
 
-/// HeteroFL's scaler of a stem that writes the stream: what its output is multiplied by, 1 where it
-/// is off or nothing is cut.
+/// HeteroFL's scaler of a stem that writes the stream: the factor of its output, 1 if it is off or
+/// nothing is cut.
 double stream_scaler(const Submodel& submodel, int axis, const Context& context);
 
 }  // namespace espalier
