@@ -126,9 +126,7 @@ class OrderedDropout : public LocalObjective {
   /// Which of `nested` networks a batch trains beside the whole; `nested`: none, as likely as each.
   static std::size_t draw(const Experiment& experiment, const LocalTask& task, std::int64_t step,
                           std::size_t nested) {
-    Stream stream(experiment.seed, purpose("method.submodel"),
-                  static_cast<std::uint64_t>(task.client),
-                  static_cast<std::uint64_t>(task.nth_task), static_cast<std::uint64_t>(step));
+    Stream stream(experiment.seed, purpose("method.submodel"), task.client, task.nth_task, step);
     return static_cast<std::size_t>(stream.below(static_cast<std::int64_t>(nested) + 1));
   }
 

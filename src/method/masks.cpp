@@ -111,7 +111,6 @@ class Masks final : public SubmodelSearch {
     // Per unit: logit, its gradient and at most four buffers of the optimiser, gate and its
     // gradient.
     constexpr std::int64_t kPerUnit = 8 * sizeof(float);
-    constexpr std::int64_t kSmallTensors = 4096;
     stage.extra_bytes = kPerUnit * unit_count(axes, sent) + kSmallTensors;
     return stage;
   }
@@ -161,8 +160,8 @@ class Masks final : public SubmodelSearch {
 
   /// Draws the gates of a batch.
   void prepare(const LocalView& view, Context& context) override {
-    Stream stream(view.experiment.seed, purpose("masks.gates"), key(view.task.client),
-                  key(view.task.nth_task), key(batch_++));
+    Stream stream(view.experiment.seed, purpose("masks.gates"), view.task.client,
+                  view.task.nth_task, batch_++);
     const float* logit = logits_.const_data_ptr<float>();
     std::int64_t open = 0;  // of the penalty's gates, which are drawn apart
     for (const MaskedAxis& masked : axes_) {
@@ -233,8 +232,6 @@ class Masks final : public SubmodelSearch {
   }
 
  private:
-  static std::uint64_t key(std::int64_t number) { return static_cast<std::uint64_t>(number); }
-
   static std::int64_t unit_of(const Submodel& submodel, int axis, std::int64_t position) {
     return submodel.is_full(axis) ? position
                                   : submodel.units(axis)[static_cast<std::size_t>(position)];
@@ -247,7 +244,7 @@ class Masks final : public SubmodelSearch {
     std::vector<float>& known = known_[axis];
     if (known.empty()) {
       const std::int64_t full = sent.full_width(axis);
-      Stream stream(view.experiment.seed, purpose("masks.first"), key(view.task.client), key(axis));
+      Stream stream(view.experiment.seed, purpose("masks.first"), view.task.client, axis);
       for (std::int64_t i = 0; i < full; ++i) {
         known.push_back(
             static_cast<float>(std::sqrt(2 / static_cast<double>(full)) * stream.normal()));
@@ -270,8 +267,8 @@ class Masks final : public SubmodelSearch {
                                    std::span<const float> logits) const {
     const std::int64_t width = view.parameters.submodel().width(axis);
     const std::int64_t count = kept_units(view.task.search, width);
-    Stream stream(view.experiment.seed, purpose("masks.choice"), key(view.task.client),
-                  key(view.task.nth_task), key(axis));
+    Stream stream(view.experiment.seed, purpose("masks.choice"), view.task.client,
+                  view.task.nth_task, axis);
     switch (settings_.kind) {
       case MaskKind::random:
         return stream.choose(count, width);

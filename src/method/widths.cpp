@@ -99,9 +99,7 @@ double WidthLevels::width(const SendMoment& moment) const {
   if (fleet_ != nullptr) return fitted_.at(fleet_->device(moment.client).name);
   double position = (static_cast<double>(moment.client) + 0.5) / static_cast<double>(clients_);
   if (dynamic_) {
-    position = Stream(seed_, purpose("method.levels"), static_cast<std::uint64_t>(moment.client),
-                      static_cast<std::uint64_t>(moment.nth_task))
-                   .uniform();
+    position = Stream(seed_, purpose("method.levels"), moment.client, moment.nth_task).uniform();
   }
   const auto level = std::upper_bound(upper_.begin(), upper_.end() - 1, position) - upper_.begin();
   return widths_[static_cast<std::size_t>(level)];

@@ -30,7 +30,7 @@ void declare_experiment_options(OptionTable& table) {
 
 Experiment build_experiment(const Config& config, bool data_may_be_absent) {
   Experiment e;
-  e.seed = static_cast<std::uint64_t>(config.integer("run.seed"));
+  e.seed = config.integer("run.seed");
   e.rounds = config.integer("run.rounds");
   const std::int64_t horizon = config.integer("run.horizon");
   e.train = train_settings(config, horizon > 0 ? horizon : e.rounds);

@@ -69,8 +69,7 @@ void Trainer::train_batch(LocalObjective& objective, const LocalTask& task) {
   const auto batch = next_batch();
   const std::int64_t size = std::ssize(batch);
   const auto stream = [&](const char* name) {
-    return Stream(experiment_.seed, purpose(name), static_cast<std::uint64_t>(client_),
-                  static_cast<std::uint64_t>(nth_task_), static_cast<std::uint64_t>(steps_));
+    return Stream(experiment_.seed, purpose(name), client_, nth_task_, steps_);
   };
   // One stream for all parts of a batch, so that a sample is augmented alike in any division.
   Stream augment = stream("data.augment");

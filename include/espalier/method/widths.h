@@ -36,7 +36,7 @@ class WidthLevels {
  private:
   void fit(const RuleContext& context, const AssignmentOf& assignment);
 
-  std::uint64_t seed_;
+  std::int64_t seed_;
   std::int64_t clients_;
   bool dynamic_;
   std::vector<double> widths_;

@@ -17,7 +17,7 @@
 namespace espalier {
 
 struct Experiment {
-  std::uint64_t seed = 1;
+  std::int64_t seed = 1;
   std::int64_t rounds = 0;
   TrainSettings train;
   Model model;

@@ -25,7 +25,7 @@ void declare_fault_options(OptionTable& table) {
 }
 
 Faults::Faults(const Config& config)
-    : seed_(static_cast<std::uint64_t>(config.integer("run.seed"))),
+    : seed_(config.integer("run.seed")),
       crash_(config.real("faults.crash")),
       late_(config.real("faults.late")),
       late_factor_(config.real("faults.late_factor")),
@@ -47,8 +47,7 @@ Faults::Faults(const Config& config)
 InjectedFault Faults::fault(std::int64_t client, std::int64_t nth_task) const {
   InjectedFault fault;
   if (!any_ || (!clients_.empty() && !clients_.contains(client))) return fault;
-  Stream stream(seed_, purpose("faults"), static_cast<std::uint64_t>(client),
-                static_cast<std::uint64_t>(nth_task));
+  Stream stream(seed_, purpose("faults"), client, nth_task);
   fault.crashes = stream.uniform() < crash_;
   fault.vanishes = stream.uniform() < vanish_ && !fault.crashes;
   fault.twice = stream.uniform() < twice_;

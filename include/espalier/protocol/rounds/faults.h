@@ -31,7 +31,7 @@ class Faults {
   double vanish_tasks() const { return vanish_tasks_; }
 
  private:
-  std::uint64_t seed_;
+  std::int64_t seed_;
   std::set<std::int64_t> clients_;  // empty: all
   double crash_, late_, late_factor_, twice_, not_finite_, vanish_, vanish_tasks_;
   bool any_ = false;
