@@ -1,8 +1,8 @@
 #pragma once
-// Moves values between any two geometries of one layout (the full model is one of them). The rows
-// of an entry share one pattern of runs, so a plan is built and kept in far less than the values it
-// moves, also for random units. Gather, scatter and accumulate are single passes over it, ascending
-// in the destination.
+// Moves values between any two buffer layouts of one layout (the full model is one of them). The
+// rows of an entry have one pattern of runs, so a plan takes far less memory and time to build than
+// the values that it moves, also for random units. Gather, scatter and accumulate are single passes
+// over it, ascending in the destination.
 
 #include <cstddef>
 #include <cstdint>
@@ -38,6 +38,14 @@ class Plan {
 
   /// All runs, written out: ascending in the destination, merged where contiguous on both sides.
   std::vector<Run> runs() const;
+  /// Calls visit(source, destination) with the two positions of each value, ascending in the
+  /// destination.
+  template <class Visit>
+  void for_each_value(const Visit& visit) const {
+    for (const Run& run : runs()) {
+      for (std::int64_t i = 0; i < run.length; ++i) visit(run.source + i, run.destination + i);
+    }
+  }
   /// Values that the plan moves.
   std::int64_t count() const { return count_; }
 
