@@ -16,7 +16,7 @@ namespace {
 constexpr JobKind kCount = job_kind("test.count");
 constexpr JobKind kTwice = job_kind("test.twice");
 
-/// Which jobs made a step, in order.
+/// Numbers of the jobs that made a step, in order.
 using Steps = std::vector<std::int64_t>;
 
 /// Makes `steps` steps, the first byte of its head, and answers with its payload.
@@ -49,7 +49,7 @@ Bytes bytes_of(std::initializer_list<int> values) {
   return bytes;
 }
 
-/// MPI, which a process can start only once.
+/// MPI of the process, which can start it only once.
 class MpiForAll : public testing::Environment {
  public:
   void SetUp() override { mpi_.emplace(nullptr, nullptr); }
@@ -185,7 +185,7 @@ TEST_F(Engine, NormalJobsAreDoneInTheOrderInWhichTheirAnswersAreDue) {
   }
   while (worker_.step()) {
   }
-  // The first came alone and is under way when the others come.
+  // The first job has started when the others arrive.
   EXPECT_EQ(made_, (Steps{1, 1, 2, 2, 3, 3}));
 }
 
