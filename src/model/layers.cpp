@@ -25,8 +25,8 @@ Init default_init(std::int64_t fan_in) {
   return {Init::Rule::uniform, 1 / std::sqrt(static_cast<double>(fan_in))};
 }
 
-/// HeteroFL's scaler, spec 1.7. A whole axis is left alone, so width 1 equals no scaler bit for
-/// bit.
+/// HeteroFL's scaler (Diao et al. 2021; docs/methods/heterofl.md). A whole axis is left alone, so
+/// width 1 equals no scaler bit for bit.
 at::Tensor scaled(at::Tensor y, const Submodel& submodel, int axis, bool cuttable,
                   const Context& context) {
   if (!context.scaler || context.mode != Mode::train || !cuttable) return y;
