@@ -31,38 +31,38 @@ double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-struct Wish {
+struct CalibrateRequest {
   std::string name = "this-machine";
   bool quick = false;
   bool verbose = false;
 };
 
-Wish parse(const std::vector<std::string>& arguments) {
-  Wish wish;
+CalibrateRequest parse(const std::vector<std::string>& arguments) {
+  CalibrateRequest request;
   bool named = false;
   for (const std::string& word : arguments) {
     if (word == "--quick") {
-      wish.quick = true;
+      request.quick = true;
     } else if (word == "-v" || word == "--verbose") {
-      wish.verbose = true;
+      request.verbose = true;
     } else if (word.starts_with("-")) {
-      throw InputError("calibrate knows --quick and -v, not '" + word + "'");
+      throw InputError("calibrate has the flags --quick and -v, not '" + word + "'");
     } else if (named) {
-      throw InputError(formatted("calibrate takes one name; '{}' or '{}'?", wish.name, word));
+      throw InputError(formatted("calibrate takes one name; '{}' or '{}'?", request.name, word));
     } else {
-      wish.name = word;
+      request.name = word;
       named = true;
     }
   }
   const auto fits = [](unsigned char c) { return std::isalnum(c) != 0 || c == '_' || c == '-'; };
-  if (wish.name.empty() || !std::ranges::all_of(wish.name, fits)) {
+  if (request.name.empty() || !std::ranges::all_of(request.name, fits)) {
     throw InputError(
-        formatted("'{}' is no name for a device: take letters, digits, '-' and '_'", wish.name));
+        formatted("'{}' is no name for a device: use letters, digits, '-' and '_'", request.name));
   }
-  return wish;
+  return request;
 }
 
-/// The model name that Linux gives; empty where it gives none.
+/// The model name from Linux; empty if there is none.
 std::string processor() {
   std::ifstream file("/proc/cpuinfo");
   for (std::string line; std::getline(file, line);) {
@@ -74,14 +74,14 @@ std::string processor() {
   return {};
 }
 
-// As in the catalogue, a quarter is left to the system.
-constexpr double kMemoryShare = 0.75;
+// As in the catalogue, the system has the other quarter.
+constexpr double kMemoryFraction = 0.75;
 
 /// MB of the physical memory for each of `ranks` on this host.
-double memory_share_mb(int ranks) {
+double memory_per_rank_mb(int ranks) {
   const double bytes =
       static_cast<double>(sysconf(_SC_PHYS_PAGES)) * static_cast<double>(sysconf(_SC_PAGESIZE));
-  return std::floor(kMemoryShare * bytes * 1e-6 / ranks);
+  return std::floor(kMemoryFraction * bytes * 1e-6 / ranks);
 }
 
 int ranks_on_this_host(const MpiEnvironment& mpi) {
@@ -100,7 +100,7 @@ struct Link {
   double latency_ms = 0;
 };
 
-/// Lower quartile of the seconds in which rank 0 sends `there` bytes to rank 1 and gets `back`
+/// Lower quartile of the seconds in which rank 0 sends `there` bytes to rank 1 and receives `back`
 /// bytes from it. Ranks 0 and 1 call it.
 double round_trip(const MpiEnvironment& mpi, int there, int back, int repeats) {
   std::vector<char> first(static_cast<std::size_t>(there));
@@ -146,7 +146,7 @@ void wait_for_all(const MpiEnvironment& mpi) {
   }
 }
 
-/// Four significant digits: more than a measurement is good for.
+/// Rounds to four significant digits, which is finer than the error of a measurement.
 double rounded(double value) { return std::strtod(formatted("{:.4g}", value).c_str(), nullptr); }
 
 void print_field(const char* name, double value, const std::string& comment) {
@@ -154,34 +154,34 @@ void print_field(const char* name, double value, const std::string& comment) {
   std::printf("%-27s # %s\n", field.c_str(), comment.c_str());
 }
 
-/// Seconds that a client of the class takes for the task.
+/// Seconds of the task on a client of the class.
 double predicted_seconds(const DeviceClass& device, const MeasuredTask& task) {
   const Steps steps{task.step, task.steps};
   return seconds(compute_time(device, {&steps, 1}));
 }
 
-/// One line for each task; input files take them as comments.
+/// Prints one line for each task, as comments of an input file.
 void print_tasks(const DeviceClass& device, const std::vector<MeasuredTask>& tasks, bool held_out) {
-  std::printf("# %-8s %6s %6s %7s %11s %11s %8s\n", "family", "share", "batch", "MFLOP",
+  std::printf("# %-8s %6s %6s %7s %11s %11s %8s\n", "family", "width", "batch", "MFLOP",
               "predicted s", "measured s", "error");
   for (const MeasuredTask& task : tasks) {
-    if (task.what.held_out != held_out) continue;
+    if (task.combination.held_out != held_out) continue;
     const double predicted = predicted_seconds(device, task);
     const double megaflops = 1e-6 * static_cast<double>(task.steps * task.step.step_flops);
-    std::printf("# %-8s %6g %6lld %7.0f %11.4f %11.4f %+7.1f%%\n", task.what.family.c_str(),
-                task.what.width, static_cast<long long>(task.what.batch), megaflops, predicted,
-                task.seconds, 100 * (predicted / task.seconds - 1));
+    std::printf("# %-8s %6g %6lld %7.0f %11.4f %11.4f %+7.1f%%\n", task.combination.family.c_str(),
+                task.combination.width, static_cast<long long>(task.combination.batch), megaflops,
+                predicted, task.seconds, 100 * (predicted / task.seconds - 1));
   }
 }
 
-DeviceClass fitted_class(const Wish& wish, const std::vector<MeasuredTask>& tasks) {
+DeviceClass fitted_class(const std::string& name, const std::vector<MeasuredTask>& tasks) {
   std::vector<MeasuredStep> steps;
   for (const MeasuredTask& task : tasks) {
-    if (task.what.held_out) continue;
+    if (task.combination.held_out) continue;
     steps.push_back({task.step, task.seconds / static_cast<double>(task.steps)});
   }
   DeviceClass device = fit_rates(steps);
-  device.name = wish.name;
+  device.name = name;
   for (double DeviceClass::*field :
        {&DeviceClass::gflops, &DeviceClass::gflops_conv, &DeviceClass::gflops_matmul,
         &DeviceClass::gflops_attention, &DeviceClass::memory_gbps, &DeviceClass::overhead_us}) {
@@ -194,7 +194,7 @@ void print_section(const DeviceClass& device, const std::vector<MeasuredTask>& t
                    bool verbose) {
   std::vector<double> predicted, measured;
   for (const MeasuredTask& task : tasks) {
-    if (!task.what.held_out) continue;
+    if (!task.combination.held_out) continue;
     predicted.push_back(predicted_seconds(device, task));
     measured.push_back(task.seconds);
   }
@@ -211,15 +211,15 @@ void print_section(const DeviceClass& device, const std::vector<MeasuredTask>& t
   print_field("gflops", device.gflops, "norms, activations, pooling, sums");
   print_field("gflops_conv", device.gflops_conv, "convolutions");
   print_field("gflops_matmul", device.gflops_matmul, "matrix products");
-  print_field("gflops_attention", device.gflops_attention, "scores, and what they weigh");
-  print_field("memory_gbps", device.memory_gbps, "what a block's tensors pass at");
+  print_field("gflops_attention", device.gflops_attention, "scores and weighted values");
+  print_field("memory_gbps", device.memory_gbps, "memory bandwidth for a block's tensors");
   print_field("overhead_us", device.overhead_us, "of each block in each step");
   if (device.down_mbps > 0) {
     print_field("down_mbps", device.down_mbps, "from rank 0 to rank 1");
     print_field("up_mbps", device.up_mbps, "from rank 1 to rank 0");
     print_field("latency_ms", device.latency_ms, "half of a round trip of one byte");
   } else {
-    std::printf("# the link is that of 'laptop'; two ranks measure their own\n");
+    std::printf("# the link has the rates of 'laptop'; start two ranks to measure it\n");
   }
   if (!verbose) return;
   std::printf("#\n# tasks not used for fitting\n");
@@ -231,9 +231,9 @@ void print_section(const DeviceClass& device, const std::vector<MeasuredTask>& t
 }  // namespace
 
 int calibrate_command(int* argc, char*** argv, const std::vector<std::string>& arguments) {
-  Wish wish;
+  CalibrateRequest request;
   const Failure early = attempt([&] {
-    wish = parse(arguments);
+    request = parse(arguments);
     apply_isa(best_isa());
     install_counting_allocator();
     at::set_num_threads(1);
@@ -249,16 +249,16 @@ int calibrate_command(int* argc, char*** argv, const std::vector<std::string>& a
     Link link;
     if (mpi.size() > 1 && mpi.rank() < 2) link = measure_link(mpi);
     if (mpi.rank() == 0) {
-      const std::vector<Combination> combinations = calibration_combinations(wish.quick);
+      const std::vector<Combination> combinations = calibration_combinations(request.quick);
       std::fprintf(stderr, "training %zu combinations of family, width and batch%s\n",
-                   combinations.size(), wish.quick ? "" : ", for a minute or so");
-      const std::vector<MeasuredTask> tasks = measure_tasks(combinations, wish.quick);
-      DeviceClass device = fitted_class(wish, tasks);
-      device.memory_mb = memory_share_mb(ranks);
+                   combinations.size(), request.quick ? "" : ", in about a minute");
+      const std::vector<MeasuredTask> tasks = measure_tasks(combinations, request.quick);
+      DeviceClass device = fitted_class(request.name, tasks);
+      device.memory_mb = memory_per_rank_mb(ranks);
       device.down_mbps = rounded(link.down_mbps);
       device.up_mbps = rounded(link.up_mbps);
       device.latency_ms = rounded(link.latency_ms);
-      print_section(device, tasks, ranks, wish.verbose);
+      print_section(device, tasks, ranks, request.verbose);
     }
     wait_for_all(mpi);
   };

@@ -21,18 +21,18 @@ double processor_seconds() {
   return static_cast<double>(t.tv_sec) + 1e-9 * static_cast<double>(t.tv_nsec);
 }
 
-Config config_of(const Combination& what, std::int64_t steps) {
+Config config_of(const Combination& combination, std::int64_t steps) {
   Config config(all_options({}));
   const auto set = [&](const std::string& key, const std::string& value) {
     config.set(key, value, "calibrate");
   };
-  set("model.name", what.family);
+  set("model.name", combination.family);
   set("data.name", "synthetic");
-  set("data.synthetic_samples", std::to_string(what.batch * steps));
+  set("data.synthetic_samples", std::to_string(combination.batch * steps));
   set("clients.count", "1");
-  set("train.batch", std::to_string(what.batch));
+  set("train.batch", std::to_string(combination.batch));
   set("train.steps", std::to_string(steps));
-  for (const auto& [key, value] : what.settings) set(key, value);
+  for (const auto& [key, value] : combination.settings) set(key, value);
   set_model_defaults(config);
   return config;
 }
@@ -40,25 +40,25 @@ Config config_of(const Combination& what, std::int64_t steps) {
 /// One combination, ready to be trained.
 class Item {
  public:
-  Item(const Combination& what, std::int64_t steps)
-      : config_(config_of(what, steps)), experiment_(build_experiment(config_)) {
+  Item(const Combination& combination, std::int64_t steps)
+      : config_(config_of(combination, steps)), experiment_(build_experiment(config_)) {
     const Layout& layout = *experiment_.model.layout;
-    task_.submodel = window_submodel(layout, what.width, 0);
+    task_.submodel = window_submodel(layout, combination.width, 0);
     Parameters model(experiment_.plans->buffer_layout(Submodel::full(layout), Packing::aligned));
     initialise(model, experiment_.seed);
     const auto dense = experiment_.plans->buffer_layout(task_.submodel, Packing::dense);
     payload_ = pack_payload(*experiment_.plans, model, *dense);
-    measured_.what = what;
+    measured_.combination = combination;
     measured_.steps = steps;
-    measured_.step = training_cost(experiment_.model, task_.submodel, what.batch,
+    measured_.step = training_cost(experiment_.model, task_.submodel, combination.batch,
                                    Optimizer::copies(experiment_.train));
-    train();  // kernels and plans are made at the first time
+    train();  // the first task makes kernels and plans
   }
 
-  /// Tasks for at least a while, because a short one is easily disturbed.
+  /// Measures tasks for at least 20 ms, because the time of one short task varies much.
   void take_turn() {
-    constexpr double kWhile = 0.02;
-    for (double spent = 0; spent < kWhile; spent += seconds_.back()) seconds_.push_back(train());
+    constexpr double kTurn_s = 0.02;
+    for (double spent = 0; spent < kTurn_s; spent += seconds_.back()) seconds_.push_back(train());
   }
 
   MeasuredTask measured() {
@@ -109,7 +109,7 @@ double lower_quartile(std::vector<double> values) {
 }
 
 std::vector<Combination> calibration_combinations(bool quick) {
-  // Shares of the widths, and batches. Steps of 1 to 50 ms on a core of 2020.
+  // Widths and batches. Their steps take 1 to 50 ms on a core of 2020.
   using Sizes = std::vector<std::pair<double, std::int64_t>>;
   struct Family {
     const char* name;
@@ -166,8 +166,8 @@ std::vector<MeasuredTask> measure_tasks(const std::vector<Combination>& combinat
   const std::int64_t steps = quick ? 4 : 8;
   const int turns = quick ? 2 : 7;
   std::vector<std::unique_ptr<Item>> items;
-  for (const Combination& what : combinations) {
-    items.push_back(std::make_unique<Item>(what, steps));
+  for (const Combination& combination : combinations) {
+    items.push_back(std::make_unique<Item>(combination, steps));
   }
   for (int turn = 0; turn < turns; ++turn) {
     for (const auto& item : items) item->take_turn();

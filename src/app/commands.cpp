@@ -30,7 +30,7 @@ void print_items(const Registry<Value>& registry) {
   }
 }
 
-/// The methods of each protocol with their parts, then the rules that can replace these.
+/// Prints the methods of each protocol with their rules, then the rules that can replace these.
 void print_methods(const Protocols& protocols) {
   const char* between = "";
   for (const Protocol& protocol : protocols) {
@@ -49,7 +49,8 @@ void print_methods(const Protocols& protocols) {
   }
 }
 
-/// One line per block of the family's default sizes on its customary data, batch 1.
+/// Prints one line for each block of the family at its default sizes, on its customary data,
+/// batch 1.
 void print_blocks(const std::string& name, const DataShape& shape) {
   Config config(all_options({}));
   config.set("model.name", name, "the list of models");
@@ -88,8 +89,8 @@ void print_blocks(const std::string& name, const DataShape& shape) {
 void print_device(const DeviceClass& d) {
   const std::string memory = d.memory_mb > 0 ? formatted("{:g} MB", d.memory_mb) : "not capped";
   std::string compute = formatted("{:g} GFLOP/s", d.gflops);
-  const auto add = [&](double value, const char* what, const char* unit) {
-    if (value > 0) compute += formatted(", {} {:g} {}", what, value, unit);
+  const auto add = [&](double value, const char* part, const char* unit) {
+    if (value > 0) compute += formatted(", {} {:g} {}", part, value, unit);
   };
   add(d.gflops_conv, "convolutions", "GFLOP/s");
   add(d.gflops_matmul, "matrix products", "GFLOP/s");
@@ -111,15 +112,15 @@ void print_own_options(const Value& value) {
   std::fputs(list_options(own).c_str(), stdout);
 }
 
-// Each of these prints what `name` is, and returns whether it is any.
+// Each of these functions prints a description of `name`, and returns whether it knows the name.
 
-/// The item, its sort and what it is for; none if `name` is none of these.
+/// Prints the item's kind, name and help, and returns it; null if the registry lacks `name`.
 template <class Value>
-const Value* explain_item(const Registry<Value>& registry, const char* sort,
+const Value* explain_item(const Registry<Value>& registry, const char* kind,
                           const std::string& name) {
   const auto* item = registry.find(name);
   if (item == nullptr) return nullptr;
-  std::printf("%s %s: %s\n", sort, name.c_str(), item->help.c_str());
+  std::printf("%s %s: %s\n", kind, name.c_str(), item->help.c_str());
   return &item->value;
 }
 
@@ -165,26 +166,27 @@ bool explain_device(const std::string& name) {
 }  // namespace
 
 int list_command(const Protocols& protocols, const std::vector<std::string>& arguments) {
-  const std::string what = arguments.empty() ? "methods" : arguments[0];
-  const bool verbose = arguments.size() == 2 && what == "models" && arguments[1] == "-v";
+  const std::string kind = arguments.empty() ? "methods" : arguments[0];
+  const bool verbose = arguments.size() == 2 && kind == "models" && arguments[1] == "-v";
   if (arguments.size() > 1 && !verbose) {
     throw InputError("list takes one word, or: espalier list models -v");
   }
-  if (what == "methods") {
+  if (kind == "methods") {
     print_methods(protocols);
-  } else if (what == "models") {
+  } else if (kind == "models") {
     for (const auto& item : model_families().items()) {
       std::printf("%-22s %s\n", item.name.c_str(), item.help.c_str());
       if (verbose) print_blocks(item.name, item.value.customary);
     }
-  } else if (what == "datasets") {
+  } else if (kind == "datasets") {
     print_items(data_sources());
-  } else if (what == "devices") {
+  } else if (kind == "devices") {
     for (const DeviceClass& device : catalogue_classes(all_options({}))) print_device(device);
-  } else if (what == "options") {
+  } else if (kind == "options") {
     std::fputs(list_options(all_options(protocols)).c_str(), stdout);
   } else {
-    throw InputError("list knows methods, models, datasets, devices, options; not '" + what + "'");
+    throw InputError("list prints methods, models, datasets, devices or options; not '" + kind +
+                     "'");
   }
   return 0;
 }
@@ -193,12 +195,12 @@ int explain_command(const Protocols& protocols, const std::vector<std::string>& 
   if (arguments.size() != 1)
     throw InputError("explain needs one name: an option, method, rule, model, data set or device");
   const std::string& name = arguments[0];
-  // A name may be that of several things: `dynamic` is a merge rule and an objective.
-  bool known = explain_rules(protocols, name);
-  known |= explain_model(name);
-  known |= explain_dataset(name);
-  known |= explain_device(name);
-  if (!known) std::fputs(explain_option(all_options(protocols), name).c_str(), stdout);
+  // Several things may have the same name: `dynamic` is a merge rule and an objective.
+  bool is_known = explain_rules(protocols, name);
+  is_known |= explain_model(name);
+  is_known |= explain_dataset(name);
+  is_known |= explain_device(name);
+  if (!is_known) std::fputs(explain_option(all_options(protocols), name).c_str(), stdout);
   return 0;
 }
 
@@ -217,7 +219,7 @@ int diff_command(const std::vector<std::string>& arguments) {
     } else if (word == "--all") {
       scope = DiffScope::all;
     } else if (word.starts_with("-")) {
-      throw InputError("diff knows --values and --all, not '" + word + "'");
+      throw InputError("diff has the flags --values and --all, not '" + word + "'");
     } else {
       files.push_back(word);
     }
@@ -236,7 +238,7 @@ int export_command(const Protocols& protocols, const std::vector<std::string>& a
     if (word == "--overwrite") {
       overwrite = true;
     } else if (word.starts_with("-")) {
-      throw InputError("export knows --overwrite, not '" + word + "'");
+      throw InputError("export has the flag --overwrite, not '" + word + "'");
     } else {
       files.push_back(word);
     }
@@ -277,7 +279,7 @@ std::string usage() {
       "espalier run INPUT.ini [FLAG ...] [--section.key=value ...]\n"
       "espalier list [methods|models [-v]|datasets|devices|options]\n"
       "espalier explain NAME            an option, method, rule, model, data set or device\n"
-      "espalier info FILE.h5            what is in a run or checkpoint file\n"
+      "espalier info FILE.h5            content of a run or checkpoint file\n"
       "espalier diff [--values | --all] A.h5 B.h5\n"
       "espalier calibrate [NAME] [--quick] [-v]   measures this machine, prints a [device.NAME]\n"
       "espalier export CKPT.h5 OUT.safetensors [--overwrite]   the global model\n"

@@ -13,9 +13,9 @@ Failure attempt(const std::function<void()>& work, const std::string& where) {
   } catch (const Error& error) {
     return {static_cast<int>(error.status()), error.what()};
   } catch (const std::filesystem::filesystem_error& error) {
-    // A name that is too long, a folder without permission: what was given cannot be used.
+    // The name is too long, or the folder has no permission: an error of the input.
     return {static_cast<int>(Status::bad_input),
-            formatted("{} cannot be looked at: {}; give another name", error.path1().string(),
+            formatted("{} cannot be accessed: {}; give another name", error.path1().string(),
                       error.code().message())};
   } catch (const std::exception& error) {
     return {static_cast<int>(Status::internal), where + error.what()};
@@ -44,7 +44,7 @@ std::string broadcast_text(const MpiEnvironment& mpi, std::string text) {
 
 int fail_job(const MpiEnvironment& mpi, const Failure& failure,
              const std::function<void()>& clean_up) {
-  set_message_rank(0);  // this rank speaks for the job
+  set_message_rank(0);  // this rank prints for the job
   log_error(failure.message);
   if (clean_up) clean_up();
   if (mpi.size() == 1) return failure.status;

@@ -1,9 +1,9 @@
-// Espalier: train large models together on many weak machines. The program's story:
-//   1. what the user asks for            (this file)
-//   2. what the input file describes     (app/run.cpp, config)
-//   3. the same experiment on every rank (train/experiment.h)
-//   4. rank 0 serves, the others work    (engine/driver.cpp, and the method's protocol)
-//   5. model and records into HDF5       (record)
+// Espalier: train large models together on many weak machines. The steps of the program:
+//   1. read the command                        (this file)
+//   2. read the input file                     (app/run.cpp, config)
+//   3. build the same experiment on every rank (train/experiment.h)
+//   4. serve on rank 0, work on the others     (engine/driver.cpp, and the method's protocol)
+//   5. write model and records into HDF5       (record)
 
 #include <fcntl.h>
 #include <unistd.h>
@@ -19,8 +19,8 @@
 
 namespace {
 
-/// Opens what a launcher left closed of standard input, output and error, so that no file that is
-/// opened later stands in their place and gets what is printed.
+/// Opens standard input, output and error if the launcher closed them. Otherwise a file that is
+/// opened later would get one of their numbers, and the program's messages.
 void open_standard_streams() {
   int file = 0;
   do {

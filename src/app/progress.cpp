@@ -9,8 +9,8 @@
 namespace espalier {
 namespace {
 
-/// mpirun gives every program a terminal of its own, so below it tools/mpirun.sh says whether there
-/// is one.
+/// mpirun gives every program a pseudo-terminal, so under mpirun a variable of tools/mpirun.sh says
+/// whether the user has a terminal.
 bool on_terminal() {
   if (std::getenv("OMPI_COMM_WORLD_SIZE") != nullptr)
     return std::getenv("ESPALIER_TERMINAL") != nullptr;

@@ -20,17 +20,17 @@ po::options_description flags() {
   po::options_description list("Flags of run");
   list.add_options()  //
       ("resume", po::value<std::string>()->default_value("auto"),
-       "go on with a run that was begun: auto (if there is one), never, require")            //
-      ("overwrite", po::bool_switch(), "delete what another run left in the folder")         //
-      ("wall", po::value<std::string>(), "stop at a checkpoint after hh:mm:ss")              //
-      ("check", po::bool_switch(), "build everything, train nothing, print what would run")  //
-      ("print-config", po::bool_switch(), "print an input file with every value")            //
-      ("quiet,q", po::bool_switch(), "print the last line only")                             //
+       "resume an existing run: auto (if there is one), never, require")                    //
+      ("overwrite", po::bool_switch(), "delete another run in the folder")                  //
+      ("wall", po::value<std::string>(), "stop at a checkpoint after hh:mm:ss")             //
+      ("check", po::bool_switch(), "build everything, train nothing, print a description")  //
+      ("print-config", po::bool_switch(), "print an input file with every value")           //
+      ("quiet,q", po::bool_switch(), "print the last line only")                            //
       ("verbose,v", po::bool_switch(), "print more");
   return list;
 }
 
-/// Takes --section.key=value out of `words`; Boost would refuse one with an empty value.
+/// Removes --section.key=value from `words` and returns it; Boost would refuse an empty value.
 std::vector<std::pair<std::string, std::string>> take_settings(std::vector<std::string>& words) {
   std::vector<std::pair<std::string, std::string>> settings;
   std::erase_if(words, [&](const std::string& word) {
@@ -107,7 +107,7 @@ std::optional<std::chrono::steady_clock::time_point> stop_time(
   if (end == nullptr) return stop;
   const std::int64_t left = parse_integer(end).value_or(0) - std::time(nullptr);
   if (left <= 0) {
-    log_warning("SLURM_JOB_END_TIME has passed: it seems to be another job's, and is not heeded");
+    log_warning("SLURM_JOB_END_TIME has passed: it seems to be of another job, and is ignored");
     return stop;
   }
   const auto last = std::chrono::steady_clock::now() +

@@ -21,7 +21,7 @@ OnResume on_resume(const OptionTable& table, const std::string& key) {
   return option->on_resume;
 }
 
-/// A stored configuration, with the defaults of options that are newer than its run.
+/// A stored configuration, with defaults for options that are newer than its run.
 Config stored_config(const OptionTable& table, const std::string& stored,
                      const std::string& origin) {
   Config config(table);
@@ -38,24 +38,24 @@ Lines compared_lines(const Config& config) {
   return lines;
 }
 
-void refuse(const std::vector<std::string>& differences, const std::string& what,
+void refuse(const std::vector<std::string>& differences, const std::string& place,
             const std::string& advice) {
   if (differences.empty()) return;
   throw InputError(
-      formatted("{} holds another run: {}; {}", what, fmt::join(differences, ", "), advice));
+      formatted("{} holds another run: {}; {}", place, fmt::join(differences, ", "), advice));
 }
 
-/// `stored` with the values that `asked` gives. InputError, naming each option that differs and
-/// must not.
-Config merged(const Config& asked, const Config& stored, const std::filesystem::path& folder) {
+/// `stored` with the values that `requested` gives. InputError, with the name of each option that
+/// differs and may not.
+Config merged(const Config& requested, const Config& stored, const std::filesystem::path& folder) {
   Config result = stored;
-  const Lines before = option_lines(stored.resolved()), now = option_lines(asked.resolved());
+  const Lines before = option_lines(stored.resolved()), now = option_lines(requested.resolved());
   std::vector<std::string> differences;
-  for (const std::string& key : asked.given_keys()) {
+  for (const std::string& key : requested.given_keys()) {
     const std::string wanted = now.contains(key) ? now.at(key) : "";
     const std::string kept = before.contains(key) ? before.at(key) : "";
     if (wanted == kept) continue;
-    if (on_resume(asked.table(), key) == OnResume::fixed) {
+    if (on_resume(requested.table(), key) == OnResume::fixed) {
       differences.push_back(formatted("{} is '{}' there and '{}' here", key, kept, wanted));
     } else {
       result.set(key, wanted, "this request");
@@ -73,29 +73,30 @@ Intent broadcast(const MpiEnvironment& mpi, Intent intent) {
   return {static_cast<Intent::Kind>(kind), broadcast_text(mpi, std::move(intent.text))};
 }
 
-Intent intent(const Config& asked, const Request& request, const std::filesystem::path& folder) {
+Intent intent(const Config& requested, const Request& request,
+              const std::filesystem::path& folder) {
   if (request.overwrite) return {};
-  const auto found = RunDirectory::look(folder);
+  const auto found = RunDirectory::find(folder);
   if (!found) {
     if (request.resume == Resume::require) {
       throw InputError(
-          formatted("{} holds no run to go on with; leave --resume=require out", folder.string()));
+          formatted("{} holds no run to resume; leave --resume=require out", folder.string()));
     }
     return {};
   }
   const Config stored =
-      stored_config(asked.table(), found->config, (folder / "config.ini").string());
-  const Config wanted = merged(asked, stored, folder);
+      stored_config(requested.table(), found->config, (folder / "config.ini").string());
+  const Config wanted = merged(requested, stored, folder);
   if (!found->closing_line.empty() && compared_lines(wanted) == compared_lines(stored)) {
-    return {Intent::Kind::tell, found->closing_line};
+    return {Intent::Kind::report, found->closing_line};
   }
   if (request.resume == Resume::never) {
     throw InputError(
-        formatted("{} holds a run, and --resume=never does not go on with it; choose another "
+        formatted("{} holds a run, and --resume=never does not resume it; choose another "
                   "run.name or add --overwrite",
                   folder.string()));
   }
-  return {Intent::Kind::go_on, wanted.resolved()};
+  return {Intent::Kind::resume, wanted.resolved()};
 }
 
 Newest newest_checkpoint(const RunDirectory& directory, const Config& config) {
@@ -114,7 +115,7 @@ Newest newest_checkpoint(const RunDirectory& directory, const Config& config) {
           differences.push_back(key);
         }
       }
-      refuse(differences, path.string(), "take it away");
+      refuse(differences, path.string(), "remove it");
       newest.checkpoint = std::move(reader);
       return newest;
     } catch (const OutputError& error) {
@@ -123,7 +124,7 @@ Newest newest_checkpoint(const RunDirectory& directory, const Config& config) {
   }
   if (!paths.empty()) {
     throw OutputError(
-        formatted("no checkpoint in {} can be used; add --overwrite to begin anew: {}",
+        formatted("no checkpoint in {} can be used; add --overwrite to begin again: {}",
                   directory.path().string(), fmt::join(newest.warnings, "; ")));
   }
   return newest;
@@ -135,8 +136,8 @@ void refuse_other_data(const Dataset& data, const std::string& there, const std:
   if (differences.empty()) return;
   const std::string where =
       data.files.empty() ? data.name : formatted("{}", fmt::join(data.files, ", "));
-  throw InputError(formatted("the data ({}) is not that {}; other: {}; {}", where, whose,
-                             fmt::join(differences, ", "), advice));
+  throw InputError(formatted("the data ({}) differs from the data {}; different: {}; {}", where,
+                             whose, fmt::join(differences, ", "), advice));
 }
 
 void refuse_other_data(const Dataset& data, const std::string& here, CheckpointReader& checkpoint) {
@@ -144,7 +145,7 @@ void refuse_other_data(const Dataset& data, const std::string& here, CheckpointR
   std::string stored;
   checkpoint.read([&](Archive& archive) { archive.value(kDataPrint, stored); });
   refuse_other_data(data, stored, here, "with which this run was begun",
-                    "put back what it was, choose another run.name or add --overwrite");
+                    "restore the data, choose another run.name or add --overwrite");
 }
 
 }  // namespace espalier

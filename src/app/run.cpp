@@ -1,5 +1,5 @@
-// `espalier run`: from an input file to a model and records. Before any message travels, all ranks
-// agree that nothing is wrong; after that, a rank that fails ends the whole job.
+// `espalier run`: from an input file to a model and records. Before the first message between
+// ranks, all ranks agree on any failure; after that, a rank that fails ends the whole job.
 
 #include <ATen/Parallel.h>
 
@@ -28,8 +28,7 @@
 namespace espalier {
 namespace {
 
-/// Everything that can be wrong with the input file and the command line is found here, before MPI
-/// starts.
+/// Reads the input file and the command line, and reports their errors before MPI starts.
 Config read_config(const Request& request, const Protocols& protocols) {
   Config config(all_options(protocols));
   config.read_file(request.input);
@@ -49,16 +48,16 @@ void refuse_other_config(const MpiEnvironment& mpi, const Config& config) {
   ESPALIER_MPI(MPI_Bcast(&first, 1, MPI_UINT64_T, 0, mpi.communicator()));
   if (own == first) return;
   throw InputError(formatted(
-      "rank {} reads another configuration or has another instruction set ({}) than rank 0; give "
-      "all ranks the same input file, and run.isa = avx2",
+      "rank {} has another configuration or another instruction set ({}) than rank 0; give all "
+      "ranks the same input file, and run.isa = avx2",
       mpi.rank(), config.text("run.isa")));
 }
 
-/// Once everything is built, options that were not read will not be. `asked`: those that this
-/// request gives and that nothing had read before; a resumed run has another `config`.
-void warn_of_unread(const Config& config, const std::vector<std::string>& asked) {
+/// Warns of given options that nothing reads; call it once everything is built. `candidates`: the
+/// given options that nothing had read before; a resumed run has another `config`.
+void warn_of_unread(const Config& config, const std::vector<std::string>& candidates) {
   const std::vector<std::string> unread = config.unread();
-  for (const std::string& key : asked) {
+  for (const std::string& key : candidates) {
     if (std::ranges::find(unread, key) == unread.end()) continue;
     log_warning(formatted("{} was given, but nothing reads it in this run", key));
   }
@@ -67,24 +66,24 @@ void warn_of_unread(const Config& config, const std::vector<std::string>& asked)
 /// The run, once the ranks agree on the configuration.
 int run_on_all_ranks(const MpiEnvironment& mpi, const Protocols& protocols, const Request& request,
                      Config config, std::chrono::steady_clock::time_point begun) {
-  // 3. What rank 0 finds in the run's folder: nothing, a run to resume, or a finished one, whose
-  // result is printed again. Then the instruction set, before the first tensor.
+  // 3. The run's folder on rank 0: it has no run, a run to resume, or a finished run, whose result
+  // is printed again. Then the instruction set, before the first tensor.
   std::filesystem::path path;
-  Intent meant;
+  Intent action;
   on_all_ranks(mpi, [&] {
     path = RunDirectory::path_for(config);
-    if (mpi.rank() == 0 && !request.check) meant = intent(config, request, path);
+    if (mpi.rank() == 0 && !request.check) action = intent(config, request, path);
   });
-  meant = broadcast(mpi, std::move(meant));
-  const std::vector<std::string> asked = config.unread();
-  if (meant.kind == Intent::Kind::tell) {
-    log_result(meant.text);
+  action = broadcast(mpi, std::move(action));
+  const std::vector<std::string> unread = config.unread();
+  if (action.kind == Intent::Kind::report) {
+    log_result(action.text);
     return 0;
   }
   on_all_ranks(mpi, [&] {
-    if (meant.kind == Intent::Kind::go_on) {
+    if (action.kind == Intent::Kind::resume) {
       config = Config(all_options(protocols));
-      config.read_text(meant.text, (path / "config.ini").string());
+      config.read_text(action.text, (path / "config.ini").string());
       protocol_of(protocols, config).choose(config);
     }
     apply_isa(config.text("run.isa"));
@@ -96,7 +95,7 @@ int run_on_all_ranks(const MpiEnvironment& mpi, const Protocols& protocols, cons
   // 4. The experiment, equal on all ranks.
   std::optional<Experiment> experiment;
   std::string data_print;
-  std::optional<Service> service;  // rank 0's alone
+  std::optional<Service> service;  // only on rank 0
   on_all_ranks(mpi, [&] {
     experiment.emplace(build_experiment(config, request.check));
     if (experiment->data.train) data_print = fingerprint(experiment->data);
@@ -108,12 +107,12 @@ int run_on_all_ranks(const MpiEnvironment& mpi, const Protocols& protocols, cons
                       formatted("of rank 0 on rank {}", mpi.rank()),
                       "give all ranks the same files");
     if (!request.check || mpi.rank() != 0) return;
-    if (experiment->data.train) warn_of_unread(config, asked);
+    if (experiment->data.train) warn_of_unread(config, unread);
     service->preparation->print_check();
   });
   if (request.check) return 0;
 
-  // 5. The folder. Nothing was written so far, and no setting is refused later.
+  // 5. Lock the folder. Nothing was written so far, and no setting is refused later.
   std::optional<RunDirectory> directory;
   Newest newest;
   on_all_ranks(mpi, [&] {
@@ -124,12 +123,12 @@ int run_on_all_ranks(const MpiEnvironment& mpi, const Protocols& protocols, cons
     if (newest.checkpoint) refuse_other_data(experiment->data, data_print, *newest.checkpoint);
     directory->begin(config.resolved());
     open_log(path / "log.txt");
-    warn_of_unread(config, asked);
+    warn_of_unread(config, unread);
     for (const std::string& warning : newest.warnings) log_warning(warning);
   });
 
-  // 6. Rank 0 serves, the others work. From here on a failure ends the job, and requests to stop
-  // are heeded.
+  // 6. Rank 0 serves, the others work. From here on a failure ends the job, and a request to stop
+  // ends the run at a checkpoint.
   int status = 0;
   keep_stop_signals(mpi.rank() == 0);
   if (const auto stop = stop_time(request, begun)) set_stop_time(*stop);

@@ -47,7 +47,7 @@ std::string host_name() {
   return name;
 }
 
-/// Field 22 of /proc/PID/stat: when the process started; 0 where there is none.
+/// Start time of the process, field 22 of /proc/PID/stat; 0 if there is no such process.
 long long start_time(long pid) {
   const std::string stat = read_text_file(formatted("/proc/{}/stat", pid));
   const auto after_name = stat.rfind(')');
@@ -74,14 +74,14 @@ bool is_running(const Owner& owner) {
   return owner.pid > 0 && owner.started != 0 && start_time(owner.pid) == owner.started;
 }
 
-/// Waits for a live owner on this host; throws where the folder stays in use.
+/// Waits for a live owner on this host; throws if the folder remains in use.
 void wait_for_owner(const fs::path& lock) {
   for (int tenths = 0;; ++tenths) {
     if (!fs::exists(lock)) return;
     Owner owner;
     std::istringstream(read_text_file(lock)) >> owner.host >> owner.pid >> owner.started >>
         owner.job;
-    const bool empty = owner.host.empty();  // its owner is about to write it, or died before
+    const bool empty = owner.host.empty();  // its owner has not written it yet, or died before
     if (empty || owner.host == host_name()) {
       if (empty ? tenths >= kUnwritten_s * 10 : !is_running(owner)) return;
       if (tenths >= kPatience_s * 10) {
@@ -105,8 +105,8 @@ std::int64_t version_of(const fs::path& checkpoint) {
   return is_one ? parse_integer(name.substr(5, name.size() - 8)).value_or(-1) : -1;
 }
 
-/// Whether the folder holds nothing but what a start makes before its config.ini stands: empty, or
-/// left by one that was killed or found the disk full.
+/// Whether the folder is empty, or holds only files of a start that ended before it wrote
+/// config.ini, by a kill or a full disk.
 bool is_unbegun(const fs::path& folder) {
   for (const auto& entry : fs::directory_iterator(folder)) {
     const std::string name = entry.path().filename().string();
@@ -117,8 +117,9 @@ bool is_unbegun(const fs::path& folder) {
   return true;
 }
 
-/// DONE goes first, so that a run of which a part is gone is not taken for a finished one.
-/// config.ini goes last: by it the folder is known as a run, and can be emptied by a second try.
+/// Removes all files of the folder. DONE is the first, so that a run without some of its files
+/// never looks finished. config.ini is the last: it marks the folder as a run, which a second try
+/// can empty.
 void empty(const fs::path& folder) {
   std::error_code error;
   const auto remove = [&](const fs::path& path) {
@@ -168,7 +169,7 @@ fs::path RunDirectory::path_for(const Config& config) {
   name = replace_all(name, "{method}", config.text("method.name"));
   name = replace_all(name, "{job}", own_job());
   if (name.empty() || name.find('/') != std::string::npos || name == "." || name == "..") {
-    throw InputError(formatted("run.name '{}' is no folder name", name));
+    throw InputError(formatted("run.name '{}' is no folder name; choose another", name));
   }
   if (name.size() > NAME_MAX) {
     throw InputError(
@@ -178,12 +179,12 @@ fs::path RunDirectory::path_for(const Config& config) {
   return fs::path(config.text("run.dir")) / name;
 }
 
-std::optional<RunDirectory::Found> RunDirectory::look(const fs::path& path) {
+std::optional<RunDirectory::Found> RunDirectory::find(const fs::path& path) {
   std::error_code error;
   const fs::file_type type = fs::status(path, error).type();
   if (type == fs::file_type::not_found) return std::nullopt;
   if (type == fs::file_type::none) {
-    throw InputError(formatted("{} cannot be looked at: {}; choose another run.dir", path.string(),
+    throw InputError(formatted("{} cannot be accessed: {}; choose another run.dir", path.string(),
                                error.message()));
   }
   if (type != fs::file_type::directory) {
@@ -203,8 +204,9 @@ RunDirectory::RunDirectory(fs::path path, Content content) : path_(std::move(pat
   wait_for_owner(lock);
   if (content == Content::remove && fs::exists(path_)) {
     if (!fs::exists(path_ / "config.ini") && !is_unbegun(path_)) {
-      throw InputError(formatted(
-          "{} is no run, so --overwrite leaves it alone; choose another run.name", path_.string()));
+      throw InputError(
+          formatted("{} is no run, so --overwrite does not delete it; choose another run.name",
+                    path_.string()));
     }
     empty(path_);
   }
@@ -214,7 +216,10 @@ RunDirectory::RunDirectory(fs::path path, Content content) : path_(std::move(pat
   const int file = open(lock.c_str(), O_CREAT | O_EXCL | O_WRONLY, 0644);
   if (file < 0) {
     if (errno == EEXIST)
-      throw InputError(formatted("{} was taken by another run just now", path_.string()));
+      throw InputError(
+          formatted("{} is in use by a run that started at the same time; choose "
+                    "another run.name",
+                    path_.string()));
     throw OutputError(formatted("cannot write {}: {}", lock.string(), std::strerror(errno)));
   }
   const long pid = getpid();

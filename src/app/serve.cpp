@@ -15,7 +15,7 @@
 namespace espalier {
 namespace {
 
-/// The records as they were at a checkpoint: later rows are cut away, whatever state they are in.
+/// The records as they were at a checkpoint, without later rows, which may be incomplete.
 RunFile restored_records(CheckpointReader& checkpoint, const RunDirectory& directory,
                          const std::string& resolved,
                          const std::vector<const TableSchema*>& tables) {
@@ -29,8 +29,8 @@ RunFile restored_records(CheckpointReader& checkpoint, const RunDirectory& direc
   return RunFile::reopen(directory.run_file(), resolved, tables);
 }
 
-/// " out_of_memory=12 rejected=3" of a run in which tasks failed. Those that the run's end cut off
-/// did not.
+/// " out_of_memory=12 rejected=3": counts of failed tasks. Tasks that were outstanding at the end
+/// of the run have not failed.
 std::string failures(const std::filesystem::path& run_file) {
   std::string text;
   for (const auto& [outcome, count] : count_outcomes(run_file)) {
@@ -56,7 +56,7 @@ std::string closing_line(const Run& run, const Conversation& conversation,
 }
 
 void warn_of_loss(std::int64_t version) {
-  set_loss(formatted("what came after version {} is lost", version));
+  set_loss(formatted("all results after version {} are lost", version));
 }
 
 }  // namespace
@@ -69,7 +69,7 @@ Service build_service(const Protocol& protocol, const Config& config,
 
 int serve(const Surroundings& s, Service service, const Request& request, RunDirectory& directory,
           const MpiEnvironment& mpi, std::unique_ptr<CheckpointReader> checkpoint) {
-  // 1. The ranks that work, this one among them if it is the only one, and the records.
+  // 1. The ranks with a worker (this one, if it is the only one), and the records.
   const std::string resolved = s.config.resolved();
   const bool is_restored = checkpoint != nullptr;
   Mailbox mailbox(mpi);
@@ -105,19 +105,19 @@ int serve(const Surroundings& s, Service service, const Request& request, RunDir
   if (is_restored) {
     checkpoint->read([&](Archive& archive) { run.archive(archive, *conversation); });
     checkpoint.reset();
-    log_note(formatted("going on from version {} of {}", conversation->progress().version,
+    log_note(formatted("resuming from version {} of {}", conversation->progress().version,
                        directory.path().string()));
   }
   warn_of_loss(conversation->progress().version);
 
-  // 3. Event after event; then everything is on the disk.
+  // 3. Handle events until the run ends or is stopped; then write everything to the disk.
   const std::optional<std::string> stop = drive(run, *conversation, is_restored);
   pool.stop();
   records.close();
   writer.finish();
   directory.prune_checkpoints(service.kept);
   if (stop) {
-    log_result(formatted("stopped at version {} of {} ({}); start again to go on",
+    log_result(formatted("stopped at version {} of {} ({}); start again to resume",
                          conversation->progress().version, s.experiment.rounds, *stop));
   } else {
     const std::string line = closing_line(run, *conversation, directory);

@@ -6,22 +6,21 @@
 namespace espalier {
 namespace {
 
-/// Takes an answer in, in order of arrival; returns when the server is done with it. Failures take
-/// their turn as well, at no cost: the server notices them when it comes to them.
-Nanoseconds take_in(ServerResources& server, const Flight& flight) {
+/// Processes an answer in order of arrival; returns the end of that work. Failures wait in the same
+/// queue, at no cost: the server notices each in its turn.
+Nanoseconds process(ServerResources& server, const Flight& flight) {
   const std::int64_t bytes = flight.is_answered ? flight.bytes_up : 0;
   const std::int64_t flops = flight.is_answered ? flight.server_flops : 0;
   return server.processor.take(server.up.take(flight.arrives(), bytes), flops);
 }
 
-/// Time is computed, and ranks work as fast as they can. In the virtual clock a task's times are
-/// known when it is sent, and the order of events is that of the emulated clients on any number of
-/// ranks. In the measured one they are known once it has been computed, and bounded from below
-/// until then, as are those of a client that searches for its submodel: an answer is given when no
-/// other can still come before it.
+/// Time is computed, and ranks work as fast as they can. With the virtual clock the times of a task
+/// are final when it is sent, so the order of events is the same on any number of ranks. With the
+/// measured clock, and for a client that searches for its submodel, the times have a lower bound
+/// until the task has been computed. next() returns an answer once no other can come before it.
 class ComputedClock final : public Clock {
  public:
-  /// `host_gflops`: none in the virtual clock.
+  /// `host_gflops`: empty for the virtual clock.
   ComputedClock(Pool& pool, const ServerResources& server, std::optional<double> host_gflops)
       : Clock(pool, server), host_gflops_(host_gflops) {}
 
@@ -31,8 +30,8 @@ class ComputedClock final : public Clock {
   void hold(Flight flight, Job job) override {
     flight.is_final =
         flight.is_final || !(host_gflops_ || flight.is_bounded) || !flight.is_answered;
-    const bool takes_as_told = flight.is_final || !host_gflops_;
-    flight.due = takes_as_told ? flight.arrives() : flight.arrives() - flight.compute;
+    const bool is_measured = host_gflops_ && !flight.is_final;
+    flight.due = is_measured ? flight.arrives() - flight.compute : flight.arrives();
     job.due = flight.due;
     if (flight.is_answered) pool_.submit(std::move(job), flight.flops);
     out_.emplace(Key{flight.due, flight.endpoint, flight.number}, flight);
@@ -42,9 +41,9 @@ class ComputedClock final : public Clock {
     while (true) {
       if (limit && first_done() > *limit) return std::nullopt;
       if (out_.begin()->second.is_final) break;
-      learn_first();
+      finalise_first();
     }
-    // Waits before it takes anything, so that a wait that is given up has changed nothing.
+    // The wait comes before any change, so an interrupted wait has changed nothing.
     const Flight& first = out_.begin()->second;
     if (first.is_answered) pool_.await(first.number);
     Event event{take_first(), {}};
@@ -53,14 +52,14 @@ class ComputedClock final : public Clock {
   }
 
  private:
-  /// Waits for the first job's answer, and gives the job the time that it took.
-  void learn_first() {
+  /// Waits for the first job's answer, and makes the job's times final.
+  void finalise_first() {
     const Answer& answer = pool_.await(out_.begin()->second.number);
     auto node = out_.extract(out_.begin());
     Flight& flight = node.mapped();
     if (flight.is_bounded) settle(flight, answer);
     if (host_gflops_) {
-      // As long as the rates say, times what the host took over what it was expected to take.
+      // The time by the device's rates, times the host's measured time over its expected time.
       const double expected_s = static_cast<double>(flight.flops) / (*host_gflops_ * 1e9);
       if (expected_s > 0) {
         flight.compute =
@@ -75,9 +74,9 @@ class ComputedClock final : public Clock {
   std::optional<double> host_gflops_;
 };
 
-/// Time passes. A task's message travels at once and is held where it arrives until its link time
-/// has passed, so the schedule is that of the virtual clock as long as the host keeps up; where it
-/// does not, an answer comes when it comes.
+/// Time passes. The message of a task is sent at once, and its receiver holds it until its link
+/// time has passed. So the schedule equals that of the virtual clock as long as the host is fast
+/// enough; otherwise answers are late.
 class PacedClock final : public Clock {
  public:
   PacedClock(Pool& pool, const ServerResources& server, const RealTime& real_time)
@@ -103,10 +102,10 @@ class PacedClock final : public Clock {
   }
 
   std::optional<Event> next(std::optional<Nanoseconds> limit) override {
-    Nanoseconds at = 0;  // when there will be something to say
+    Nanoseconds at = 0;  // time of the next event
     pool_.wait_until(
         [&] {
-          // Whatever comes in from here on comes later than `reached`.
+          // Answers that arrive from here on are later than `reached`.
           const Nanoseconds reached = now();
           take_answers();
           at = out_.begin()->second.is_final ? first_done() : kLater;
@@ -122,7 +121,7 @@ class PacedClock final : public Clock {
   }
 
  private:
-  /// Of jobs that have no answer yet: not before now.
+  /// Key of jobs that have no answer yet: after all others.
   static constexpr Nanoseconds kLater = std::numeric_limits<Nanoseconds>::max();
 
   Nanoseconds now() const { return real_time_.now() + shift_; }
@@ -152,19 +151,19 @@ class PacedClock final : public Clock {
   }
 
   const RealTime& real_time_;
-  Nanoseconds shift_ = 0;                   // emulated time less that of real_time_
+  Nanoseconds shift_ = 0;                   // emulated time minus real_time_
   std::map<std::int64_t, Answer> answers_;  // to jobs of out_, by number
 };
 
-/// The rate of the fastest class that a client has.
+/// The rate of the fastest device class in the fleet.
 double fastest(const Fleet& fleet) {
   double most = 0;
   for (std::int64_t client = 0; client < fleet.size(); ++client) {
     const DeviceClass& device = fleet.device(client);
     if (has_roofline(device)) {
       throw InputError(
-          formatted("clock.kind = measured: which of the rates of device {} is this machine's is "
-                    "not clear; set clock.host_gflops",
+          formatted("clock.kind = measured: device {} has several rates, and it is not clear which "
+                    "of them is the rate of this machine; set clock.host_gflops",
                     device.name));
     }
     most = std::max(most, device.gflops);
@@ -180,30 +179,33 @@ void Clock::send(Flight flight, Job job) {
 }
 
 Nanoseconds Clock::first_done() const {
-  ServerResources present = server_;
-  return take_in(present, out_.begin()->second);
+  ServerResources copy = server_;
+  return process(copy, out_.begin()->second);
 }
 
 Flight Clock::take_first() {
   Flight flight = out_.extract(out_.begin()).mapped();
-  flight.finish = take_in(server_, flight);
+  flight.finish = process(server_, flight);
   return flight;
 }
 
 void declare_clock_options(OptionTable& table) {
   table.add_choice(
       "clock.kind", "virtual",
-      "what time is: virtual, computed from work and rates while ranks work as fast as they "
-      "can; paced, real time, with work and messages held back to the devices' rates; "
-      "measured, as virtual but with the host's seconds of work",
+      "kind of emulated time: virtual, computed from work and rates while ranks work as fast as "
+      "they can; paced, real time, in which work and messages are delayed to the devices' rates; "
+      "measured, as virtual but with the measured times of the host",
       {"virtual", "paced", "measured"});
-  table.add({"clock.scale", OptionType::real, "1",
-             "paced: real seconds per emulated second; 0.1 runs ten times as fast as the devices",
-             "", 1e-6, 1e6, OnResume::may_change});
-  table.add({"clock.host_gflops", OptionType::real, "0",
-             "measured: effective rate of this machine; a device takes this over its own gflops "
-             "times as long as the machine does; 0 = that of the fleet's fastest device",
-             "GFLOP/s", 0, 1e9});
+  table.add(
+      {"clock.scale", OptionType::real, "1",
+       "clock paced: real seconds per emulated second; 0.1 = ten times as fast as the devices", "",
+       1e-6, 1e6, OnResume::may_change});
+  table.add(
+      {"clock.host_gflops", OptionType::real, "0",
+       "clock measured: effective rate of this machine; the time of a device is the machine's "
+       "time multiplied by this rate and divided by the device's gflops; 0 = gflops of the "
+       "fastest device",
+       "GFLOP/s", 0, 1e9});
 }
 
 ClockSettings clock_settings(const Config& config, const Fleet& fleet) {

@@ -39,7 +39,7 @@ struct Batches {
   }
 };
 
-/// One batch after the other; the answer is the concatenation of what `run` gives of each.
+/// Calls `run` for one batch after the other; the answer is the concatenation of the results.
 class ShardStepper final : public Stepper {
  public:
   using Run = std::function<std::vector<double>(const Parameters&, std::int64_t batch)>;
@@ -83,13 +83,12 @@ void add_evaluation_jobs(JobKinds& kinds, const Experiment& experiment,
     return calibrate_batch(experiment, plan, model, batch);
   };
   const auto evaluate = [&experiment, plan](const Parameters& model, std::int64_t batch) {
-    std::vector<double> four_each;  // of each set
+    std::vector<double> values;  // four for each set
     for (const EvaluationSums& sums : evaluate_batch(experiment, plan, model, batch)) {
-      four_each.insert(four_each.end(),
-                       {static_cast<double>(sums.samples), sums.loss,
-                        static_cast<double>(sums.top1), static_cast<double>(sums.top5)});
+      values.insert(values.end(), {static_cast<double>(sums.samples), sums.loss,
+                                   static_cast<double>(sums.top1), static_cast<double>(sums.top5)});
     }
-    return four_each;
+    return values;
   };
   kinds.add(kCalibrate, [&experiment, calibrate](const Job& job) {
     return std::make_unique<ShardStepper>(experiment, job, calibrate);
@@ -112,7 +111,7 @@ void Evaluator::start(std::int64_t version, Nanoseconds time, const Parameters& 
   begin(version, running);
 }
 
-/// What comes first of an evaluation.
+/// Sends the first jobs of an evaluation.
 void Evaluator::begin(std::int64_t version, Running& running) {
   if (running.is_calibrated) {
     send(version, running, kEvaluate);
@@ -130,7 +129,7 @@ void Evaluator::calibrate(std::int64_t version, const Parameters& model) {
   calibrate(version, hold(version, model), true);
 }
 
-/// What is known of the version, or a copy of its model with nothing known of it.
+/// The item of the version; a new one has a copy of the model and no results.
 Evaluator::Running& Evaluator::hold(std::int64_t version, const Parameters& model) {
   const auto [place, added] = running_.try_emplace(version);
   Running& running = place->second;
@@ -144,8 +143,8 @@ Evaluator::Running& Evaluator::hold(std::int64_t version, const Parameters& mode
   return running;
 }
 
-/// Unless that is under way; what waits for an idle rank is sent again if it becomes urgent, and
-/// counts once.
+/// Sends a calibration, unless it was sent before. One that was sent for idle ranks is sent again
+/// when it becomes urgent; the second set of answers has no effect.
 void Evaluator::calibrate(std::int64_t version, Running& running, bool urgent) {
   if (running.is_urgent || (running.is_sent && !urgent)) return;
   running.is_sent = true;
@@ -155,8 +154,8 @@ void Evaluator::calibrate(std::int64_t version, Running& running, bool urgent) {
 
 const Parameters* Evaluator::calibrated(std::int64_t version) const {
   if (version == last_version_) return &last_model_;
-  const auto known = running_.find(version);
-  return known != running_.end() && known->second.is_calibrated ? &known->second.model : nullptr;
+  const auto item = running_.find(version);
+  return item != running_.end() && item->second.is_calibrated ? &item->second.model : nullptr;
 }
 
 void Evaluator::archive(Archive& archive, const Parameters& model) {
@@ -204,11 +203,11 @@ void Evaluator::send(std::int64_t version, const Running& running, JobKind kind)
   }
 }
 
-/// Of batches that are not known yet.
+/// Stores the moments of a shard, unless the version is calibrated already.
 void Evaluator::take_moments(const Answer& answer) {
-  const auto known = running_.find(answer.number);
-  if (known == running_.end() || known->second.is_calibrated) return;
-  Running& running = known->second;
+  const auto item = running_.find(answer.number);
+  if (item == running_.end() || item->second.is_calibrated) return;
+  Running& running = item->second;
   const Batches shard = Batches::decode(*answer.head);
   const std::size_t each =
       answer.payload->size() / sizeof(double) / static_cast<std::size_t>(shard.last - shard.first);

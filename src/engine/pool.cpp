@@ -17,7 +17,7 @@ Pool::Pool(Mailbox& mailbox, int ranks, Worker* local, bool real_time)
   payloads_.resize(ranks_.size());
 }
 
-/// Whether the rank has the payload already, and where.
+/// The place of the payload on the rank (job.h). A payload that the rank lacks becomes its newest.
 std::int64_t Pool::place_payload(std::size_t place, const SharedBytes& payload) {
   std::deque<SharedBytes>& kept = payloads_[place];
   const auto found = std::ranges::find(kept, payload);
@@ -49,11 +49,10 @@ void Pool::submit_to(std::int64_t place, const Job& job) {
   mailbox_.send(ranks_.at(static_cast<std::size_t>(place)), message_of(job, kPayloadNotKept));
 }
 
-/// Sends waiting jobs, each to the rank with the least outstanding work (ties to the lowest) of
-/// those that have room. A rank has room for one job beyond that under way, and for more while so
-/// many wait that half of an equal share is more (guided self-scheduling: Polychronopoulos and
-/// Kuck, IEEE Transactions on Computers 36(12), 1987), so that short jobs do not wait for the
-/// server.
+/// Sends waiting jobs, each to the rank with the least outstanding work (ties: the lowest rank) of
+/// those that have room. A rank has room for two jobs, or for half of an equal fraction of the
+/// waiting jobs if that is more (guided self-scheduling: Polychronopoulos and Kuck, IEEE
+/// Transactions on Computers 36(12), 1987), so that short jobs do not wait for the server.
 void Pool::hand_out() {
   while (!waiting_.empty()) {
     const auto room =
@@ -123,7 +122,7 @@ void Pool::handle(Message message) {
       log_warning(
           std::string(reinterpret_cast<const char*>(message.head->data()), message.head->size()));
       return;
-    case MessageType::job:  // the only rank works as well
+    case MessageType::job:  // to the worker of the only rank
       ESPALIER_CHECK(local_ != nullptr, "the server got a job of number {}", message.id);
       local_->accept(message);
   }
@@ -160,7 +159,7 @@ void Pool::stop() {
     message.payload = to_shared({});
     mailbox_.send(rank, std::move(message));
   }
-  // A worker's answer is its last message: with all of them here, nothing is under way any more.
+  // A worker's stop message is its last one: once all have arrived, no message is outstanding.
   wait_until([&] { return stopped_ == static_cast<int>(ranks_.size()); });
 }
 

@@ -22,7 +22,7 @@ Nanoseconds RealTime::at(std::chrono::steady_clock::time_point moment) const {
 }
 
 std::chrono::nanoseconds RealTime::until(Nanoseconds time) const {
-  // Further off is as good as an hour: whoever waits looks again.
+  // At most an hour: a longer wait asks again.
   constexpr double kHour = 3600e9;
   const double real = (static_cast<double>(time) - static_cast<double>(now())) * scale_;
   return std::chrono::nanoseconds{std::llround(std::clamp(real, -kHour, kHour))};

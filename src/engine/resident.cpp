@@ -11,7 +11,8 @@ namespace {
 constexpr JobKind kSave = job_kind("resident.save");
 constexpr JobKind kRestore = job_kind("resident.restore");
 
-/// Which resident a job of these kinds is about: the payload is its state.
+/// The head of a job that saves or restores a resident: the resident's kind. The payload is its
+/// state.
 struct Head {
   static SharedBytes encode(ResidentKind kind) {
     ByteArchive archive;
@@ -27,7 +28,7 @@ struct Head {
   }
 };
 
-/// All of its work is one step.
+/// A job whose work is one step.
 class OneStep final : public Stepper {
  public:
   explicit OneStep(std::function<SharedBytes()> work) : work_(std::move(work)) {}
@@ -49,7 +50,7 @@ Job resident_job(JobKind kind, ResidentKind resident, Endpoint endpoint, SharedB
   return job;
 }
 
-/// By endpoint.
+/// States of the residents, by endpoint.
 std::map<Endpoint, SharedBytes> states_of(Pool& pool, ResidentKind kind,
                                           std::span<const Endpoint> endpoints) {
   std::map<Endpoint, SharedBytes> states;

@@ -40,15 +40,16 @@ void ServerResources::archive(Archive& archive) {
 
 void declare_resource_options(OptionTable& table) {
   table.add({"server.gflops", OptionType::real, "0",
-             "arithmetic rate at which the server takes in updates, one after the other; 0 = they "
-             "cost no time",
+             "arithmetic rate at which the server processes updates, one after the other; 0 = no "
+             "delay",
              "GFLOP/s", 0, 1e12});
   table.add({"server.down_mbps", OptionType::real, "0",
-             "rate of the server's outgoing link, which tasks cross one after the other; 0 = free",
+             "rate of the server's outgoing link, which tasks pass one after the other; 0 = no "
+             "delay",
              "Mbit/s", 0, 1e12});
   table.add(
       {"server.up_mbps", OptionType::real, "0",
-       "rate of the server's incoming link, which updates cross one after the other; 0 = free",
+       "rate of the server's incoming link, which updates pass one after the other; 0 = no delay",
        "Mbit/s", 0, 1e12});
 }
 

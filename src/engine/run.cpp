@@ -11,7 +11,8 @@
 namespace espalier {
 namespace {
 
-// How long a checkpoint at a stop waits for its norm statistics: after SIGTERM a rank has a second.
+// Time that a checkpoint at a stop waits for its norm statistics: after SIGTERM a rank has a
+// second.
 constexpr double kPatienceAtStop_s = 0.3;
 
 void archive_evaluation(Archive& archive, std::optional<Evaluation>& last) {
@@ -45,14 +46,15 @@ double wall_seconds() {
 
 void declare_stop_options(OptionTable& table) {
   table.add({"run.target_accuracy", OptionType::real, "0",
-             "stop once the global model's top-1 reaches it; 0 = no such stop", "", 0, 1,
+             "top-1 of the global model at which the run stops; 0 = no such stop", "", 0, 1,
              OnResume::may_change});
   table.add({"run.virtual_limit", OptionType::real, "0",
-             "stop at the first merge at or after this virtual time; 0 = no such stop", "s", 0,
-             1e12, OnResume::may_change});
-  table.add({"checkpoint.every", OptionType::integer, "10",
-             "versions between two checkpoints; the end has one in any case; 0 = only there",
-             "versions", 0, 1e9, OnResume::may_change});
+             "virtual time limit: the run stops at the first merge at or after it; 0 = no limit",
+             "s", 0, 1e12, OnResume::may_change});
+  table.add(
+      {"checkpoint.every", OptionType::integer, "10",
+       "versions between two checkpoints; one is always written at the end; 0 = only that one",
+       "versions", 0, 1e9, OnResume::may_change});
 }
 
 RunSettings run_settings(const Config& config, const Experiment& experiment) {
@@ -64,8 +66,8 @@ RunSettings run_settings(const Config& config, const Experiment& experiment) {
   if (const double target = config.real("run.target_accuracy"); target > 0) {
     if (experiment.model.shape.next_token) {
       throw InputError(
-          "run.target_accuracy is for models that classify; a language model has none: leave it "
-          "out, or set run.rounds or run.virtual_limit");
+          "run.target_accuracy is for models that classify; a language model has no accuracy: "
+          "leave it out, or set run.rounds or run.virtual_limit");
     }
     s.target_accuracy = target;
   }
@@ -148,7 +150,7 @@ void Run::wait_for_evaluations() {
 void Run::finish_evaluations(Conversation& conversation) {
   if (conversation.model() == nullptr) return;
   const Conversation::Progress at = conversation.progress();
-  // It was not begun if the run was to be longer when its last version was made.
+  // The last version has no evaluation yet if run.rounds was larger when it was made.
   const bool is_known = last_evaluation_ && last_evaluation_->version == at.version;
   if (!is_known && !evaluator_.pending(at.version)) {
     evaluator_.start(at.version, at.made, *conversation.model());
@@ -171,23 +173,23 @@ void Run::take_evaluations() {
   }
 }
 
-/// Waits until the norm statistics of the present version are known, for at most the given time if
-/// any, and puts them into the model.
+/// Waits for the norm statistics of the present version, for at most the given time if any, and
+/// copies them into the model.
 void Run::bring_statistics(Conversation& conversation, std::optional<double> patience_s) {
   Parameters* model = conversation.model();
   if (model == nullptr || !lacks_statistics(*model)) return;
   const std::int64_t version = conversation.progress().version;
   evaluator_.calibrate(version, *model);
-  const auto is_known = [&] { return evaluator_.calibrated(version) != nullptr; };
+  const auto is_calibrated = [&] { return evaluator_.calibrated(version) != nullptr; };
   if (patience_s) {
     const double until = wall_seconds() + *patience_s;
     const auto left_s = [&] { return std::max(0.0, until - wall_seconds()); };
-    pool_.wait_until([&] { return is_known() || left_s() == 0; },
+    pool_.wait_until([&] { return is_calibrated() || left_s() == 0; },
                      [&] { return std::chrono::nanoseconds(std::llround(left_s() * 1e9)); });
   } else {
-    heed_stops([&] { pool_.wait_until(is_known); });
+    heed_stops([&] { pool_.wait_until(is_calibrated); });
   }
-  if (const Parameters* known = evaluator_.calibrated(version)) copy_statistics(*known, *model);
+  if (const Parameters* own = evaluator_.calibrated(version)) copy_statistics(*own, *model);
 }
 
 // Checkpoints -----------------------------------------------------------------------------------
@@ -223,7 +225,7 @@ void Run::archive(Archive& archive, Conversation& conversation) {
     archive_model(archive, *model);
     archive.close();
   }
-  if (!archive.loading()) {  // for users of the model; the run has its data
+  if (!archive.loading()) {  // for programs that use the model; the run itself has its data
     archive.open("data");
     archive_format(archive, const_cast<Dataset&>(experiment_.data));  // only read
     archive.close();
@@ -241,7 +243,7 @@ void Run::archive(Archive& archive, Conversation& conversation) {
   if (archive.loading()) saved_version_ = conversation.progress().version;
 }
 
-/// What may differ between equal runs, and the records so far.
+/// Saves values that may differ between equal runs, and the records so far.
 void Run::archive_wall(Archive& archive, Conversation& conversation) {
   archive.open("wall");
   double elapsed_s = this->elapsed_s();

@@ -25,7 +25,7 @@ auto timed(double& sum_s, const Work& work) {
 Worker::Worker(const JobKinds& kinds, Mailbox& mailbox, const RealTime* real_time)
     : kinds_(kinds), mailbox_(mailbox), real_time_(real_time) {}
 
-/// The payload of a job that did not come with it, or that others will name.
+/// The payload of a job's message, which may be one that came with an earlier message.
 SharedBytes Worker::kept_payload(const Message& message) {
   const std::int64_t place = payload_place_of(message);
   if (place == kPayloadNotKept) return message.payload;
@@ -42,14 +42,14 @@ void Worker::accept(const Message& message) {
   work.job.head = work.job.payload = nullptr;
   if (work.job.urgency != Urgency::normal) {
     const bool is_first = work.job.urgency == Urgency::first;
-    aside_.insert(is_first ? aside_.begin() : aside_.end(), std::move(work));
+    unpaced_.insert(is_first ? unpaced_.begin() : unpaced_.end(), std::move(work));
     return;
   }
   latest_version_ = std::max(latest_version_, work.job.version);
   const auto order = [](const Work& w) {
     return std::make_tuple(w.job.due, w.job.endpoint, w.job.number);
   };
-  // The job under way keeps its place: two half-trained models at once would only cost memory.
+  // The started job stays first: two half-trained models at once would only cost memory.
   const auto from = jobs_.empty() ? jobs_.begin() : jobs_.begin() + 1;
   const auto place = std::upper_bound(
       from, jobs_.end(), work, [&](const Work& a, const Work& b) { return order(a) < order(b); });
@@ -57,17 +57,17 @@ void Worker::accept(const Message& message) {
 }
 
 bool Worker::step() {
-  const auto goes_first = [this](const Job& job) {
+  const auto is_first = [this](const Job& job) {
     return job.urgency == Urgency::first || job.version + 1 < latest_version_;
   };
-  if (!aside_.empty() && goes_first(aside_.front().job)) return step_aside();
-  return step_job() || step_aside();
+  if (!unpaced_.empty() && is_first(unpaced_.front().job)) return step_unpaced();
+  return step_job() || step_unpaced();
 }
 
 namespace {
 
-/// When the next step is to begin in real time. An answer leaves as soon as it is there, for the
-/// server holds it until its time.
+/// Time at which the next step begins in a paced run. An answer is sent as soon as it is computed,
+/// because the server holds it until its time.
 Nanoseconds due(const Job& job, const Stepper& stepper) {
   const std::int64_t done = stepper.steps_done();
   if (done == stepper.steps()) return std::numeric_limits<Nanoseconds>::min();
@@ -96,39 +96,40 @@ std::chrono::nanoseconds Worker::patience() const {
 bool Worker::advance(Work& work) {
   const std::int64_t done = work.stepper->steps_done();
   const double before_s = work.host_s;
-  const bool goes_on = timed(work.host_s, [&] { return work.stepper->step(); });
+  const bool has_more = timed(work.host_s, [&] { return work.stepper->step(); });
   const bool is_paced = work.job.pace && work.stepper->steps_done() > done;
-  if (goes_on && is_paced) watch(work, work.host_s - before_s);
-  return goes_on;
+  if (has_more && is_paced) watch(work, work.host_s - before_s);
+  return has_more;
 }
 
-/// Warns once if the steps that are due here at the same time take longer than there is. What a
-/// first step takes says nothing, because it also sets things up, and a single one says little.
+/// Warns once if the steps that are due on this rank at the same time take longer than their pace
+/// allows. The time of a first step is not used, because it includes allocations, and one step
+/// alone is not enough.
 void Worker::watch(Work& work, double step_s) {
   const bool first = work.stepper->steps_done() == 1 && work.stepper->steps() > 1;
-  if (std::exchange(warm_, true) && !first) {
+  if (std::exchange(has_stepped_, true) && !first) {
     work.step_s = std::min(work.step_s, step_s);
     ++work.measured;
   }
   if (warned_) return;
   constexpr std::int64_t kEnough = 3;
-  double asked = 0;  // of the host's time, as a fraction
+  double load = 0;  // needed host time over available time
   std::int64_t clients = 0;
   for (const Work& other : jobs_) {
     const std::int64_t enough = std::clamp<std::int64_t>(other.stepper->steps() - 1, 1, kEnough);
     if (other.measured < enough) continue;
     const Nanoseconds length = std::max<Nanoseconds>(1, other.job.pace->length);
-    asked += other.step_s * static_cast<double>(other.stepper->steps()) /
-             (seconds(length) * real_time_->scale());
+    load += other.step_s * static_cast<double>(other.stepper->steps()) /
+            (seconds(length) * real_time_->scale());
     ++clients;
   }
-  if (asked <= 1) return;
+  if (load <= 1) return;
   warned_ = true;
   const std::string text = formatted(
       "rank {} cannot keep the pace: the batches of {} client{} that train there at the same time "
-      "ask for {:.3g} times the computing that it can give, so they end late (behind_s in /tasks); "
+      "need {:.3g} times its computing power, so they end late (behind_s in /tasks); "
       "set clock.scale to at least {:.3g}, or use more ranks on more cores",
-      message_rank(), clients, clients == 1 ? "" : "s", asked, asked * real_time_->scale());
+      message_rank(), clients, clients == 1 ? "" : "s", load, load * real_time_->scale());
   Message message;
   message.type = MessageType::warning;
   message.to = kServer;
@@ -160,11 +161,11 @@ bool Worker::step_job() {
   return true;
 }
 
-bool Worker::step_aside() {
-  if (aside_.empty()) return false;
-  if (advance(aside_.front())) return true;
-  answer(aside_.front());
-  aside_.pop_front();
+bool Worker::step_unpaced() {
+  if (unpaced_.empty()) return false;
+  if (advance(unpaced_.front())) return true;
+  answer(unpaced_.front());
+  unpaced_.pop_front();
   return true;
 }
 

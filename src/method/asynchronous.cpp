@@ -8,8 +8,8 @@
 namespace espalier::rounds {
 namespace {
 
-/// FedAsync (spec 1.3): w <- (1 - a) w + a w_client, a = alpha s(staleness), computed afresh for
-/// each update.
+/// FedAsync (Xie et al. 2019; docs/methods/fedasync.md): w <- (1 - a) w + a w_client, with
+/// a = alpha s(staleness) for each update.
 class Mix : public MergeRule {
  public:
   explicit Mix(const RuleContext& context)
@@ -30,9 +30,9 @@ class Mix : public MergeRule {
   StalenessWeight staleness_;
 };
 
-/// FedBuff (spec 1.4): w <- w - server_lr v, v <- momentum v + mean over the holders of
-/// s(staleness) (sent - trained). Written as w - server_lr (mean sent) + server_lr (mean trained),
-/// so that fresh updates at server_lr 1 assign their mean exactly.
+/// FedBuff (Nguyen et al. 2022; docs/methods/fedbuff.md): w <- w - server_lr v, v <- momentum v +
+/// mean over the holders of s(staleness) (sent - trained). Computed as w - server_lr (mean sent) +
+/// server_lr (mean trained), so that fresh updates at server_lr 1 give exactly their mean.
 class BufferedDifferences : public MergeRule {
  public:
   explicit BufferedDifferences(const RuleContext& context)
@@ -86,8 +86,8 @@ class BufferedDifferences : public MergeRule {
   std::vector<float> velocity_;
 };
 
-/// SSP (spec 1.5): w <- w + p (trained - sent), with p the client's share of all samples, or 1 /
-/// number of clients.
+/// SSP (Ho et al. 2013; docs/methods/ssp.md): w <- w + p (trained - sent), with p the client's
+/// fraction of all samples, or 1 / number of clients.
 class AddDifference : public MergeRule {
  public:
   explicit AddDifference(const RuleContext& context)
@@ -118,21 +118,24 @@ class AddDifference : public MergeRule {
 };
 
 void register_windows(Catalogue& c) {
-  c.windows.add("asynchronous", "merge every update as it arrives", [](const Config&) {
+  c.windows.add("asynchronous", "merge every update when it arrives", [](const Config&) {
     return Defaults{{"window.min_updates", "1"}, {"window.release", "merged"}};
   });
   c.windows.add(
-      "buffered", "merge every 10 updates, or as many as work at once; nobody waits",
+      "buffered",
+      "merge every 10 updates, or fewer if fewer clients work at the same time; no client waits",
       [](const Config& config) {
         const std::int64_t k = std::min<std::int64_t>(10, clients_at_once(config));
         return Defaults{{"window.min_updates", std::to_string(k)}, {"window.release", "arrival"}};
       });
   c.windows.add(
-      "semi_async", "merge once half of those at work have answered", [](const Config& config) {
+      "semi_async", "merge the updates of the first half of the clients", [](const Config& config) {
         const std::int64_t k = (clients_at_once(config) + 1) / 2;
         return Defaults{{"window.min_updates", std::to_string(k)}, {"window.release", "merged"}};
       });
-  c.windows.add("bounded", "merge as they arrive; nobody more than one task ahead of the slowest",
+  c.windows.add("bounded",
+                "merge every update when it arrives; no client is more than one task ahead of the "
+                "slowest",
                 [](const Config&) {
                   return Defaults{{"window.min_updates", "1"},
                                   {"window.release", "merged"},
@@ -145,16 +148,17 @@ void register_windows(Catalogue& c) {
 void register_asynchronous(Catalogue& c) {
   declare_average_options(c.options);
   c.options.add({"method.alpha", OptionType::real, "0.6",
-                 "merge mix: share of a fresh update in the next version", "", 0, 1});
+                 "merge mix: weight of a fresh update in the next version", "", 0, 1});
   c.options.add({"method.server_lr", OptionType::real, "1",
-                 "merge buffered_differences: step along the mean difference", "", 0, 1e6});
+                 "merge buffered_differences: factor of the mean difference", "", 0, 1e6});
   c.options.add({"method.server_momentum", OptionType::real, "0",
                  "merge buffered_differences: momentum of the server's steps", "", 0, 1});
   register_windows(c);
   c.merges.add("mix", "(1 - a) model + a update, one update after the other", make_rule<Mix>);
-  c.merges.add("buffered_differences", "server step along the mean difference that clients made",
+  c.merges.add("buffered_differences", "server step along the mean difference of the updates",
                make_rule<BufferedDifferences>);
-  c.merges.add("add_difference", "adds each client's own difference, by its share of the samples",
+  c.merges.add("add_difference",
+               "sum of the updates' differences, weighted by their fractions of the samples",
                make_rule<AddDifference>);
 
   Method fedasync;
@@ -162,23 +166,24 @@ void register_asynchronous(Catalogue& c) {
   fedasync.merge = "mix";
   fedasync.objective = "proximal";
   fedasync.defaults = {{"method.mu", "0.005"}, {"method.staleness_power", "0.5"}};
-  c.methods.add("fedasync", "mixes each update in as it arrives (Xie et al. 2019)", fedasync);
+  c.methods.add("fedasync", "mixture of the model with each arriving update (Xie et al. 2019)",
+                fedasync);
 
   Method fedbuff;
   fedbuff.window = "buffered";
   fedbuff.merge = "buffered_differences";
   fedbuff.defaults = {{"method.staleness_power", "0.5"}};
-  c.methods.add("fedbuff", "averages the differences of K updates (Nguyen et al. 2022)", fedbuff);
+  c.methods.add("fedbuff", "mean of the differences of K updates (Nguyen et al. 2022)", fedbuff);
 
   Method ssp;
   ssp.window = "bounded";
   ssp.merge = "add_difference";
-  c.methods.add("ssp", "adds each update; bounds how far clients run ahead (Ho et al. 2013)", ssp);
+  c.methods.add("ssp", "sum of the differences; bounded lead of a client (Ho et al. 2013)", ssp);
 
   Method semi_async;
   semi_async.window = "semi_async";
   semi_async.defaults = {{"method.staleness_power", "0.5"}};
-  c.methods.add("semi_async", "mean of those that are there, the less the staler", semi_async);
+  c.methods.add("semi_async", "mean of the first updates, weighted by staleness", semi_async);
 }
 
 }  // namespace espalier::rounds

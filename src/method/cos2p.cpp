@@ -12,25 +12,25 @@
 namespace espalier::rounds {
 namespace {
 
-/// The blocks that a client's share allows (spec 2.1), of each layer the units of its mask (2.2);
-/// both whole at full capability (6.2, 9).
+/// The blocks that a client's level allows, with the units that its mask selects; the whole model
+/// at full capability (docs/methods/cos2p.md, "What a client trains").
 class MaskedDepth : public SubmodelRule {
  public:
   explicit MaskedDepth(const RuleContext& context)
       : model_(context.experiment.model),
-        searches_(context.config.integer("method.mask_tasks")),
-        again_(context.config.integer("method.remask_every")),
+        mask_tasks_(context.config.integer("method.mask_tasks")),
+        remask_every_(context.config.integer("method.remask_every")),
         levels_(context, /*searches=*/true) {
     if (model_.masked.empty()) {
       throw InputError(formatted(
-          "method.submodel = masked_depth: model.name = {} has no units that masks choose from; "
-          "take vit, encoder, gpt or cnn",
+          "method.submodel = masked_depth: model.name = {} has no units that a mask can select; "
+          "use vit, encoder, gpt or cnn",
           model_.name));
     }
     if (context.config.text("method.levels") == "dynamic") {
       throw InputError(
-          "method.submodel = masked_depth: a client's mask is of its own share, which cannot "
-          "change; set method.levels = fixed");
+          "method.submodel = masked_depth: a client's mask has the size of its width, so the width "
+          "cannot change; set method.levels = fixed");
     }
   }
 
@@ -38,13 +38,13 @@ class MaskedDepth : public SubmodelRule {
     const double width = levels_.width(moment);
     Submodel submodel = levels_.blocks(moment);
     if (width >= 1) return {std::move(submodel), width};
-    const auto known = masks_.find(moment.client);
-    if (searches_now(known == masks_.end() ? nullptr : &known->second, submodel, moment)) {
+    const auto mask = masks_.find(moment.client);
+    if (searches_now(mask == masks_.end() ? nullptr : &mask->second, submodel, moment)) {
       return {std::move(submodel), width, width};
     }
     for (const MaskedAxis& masked : model_.masked) {
       if (!submodel.has_block(masked.block)) continue;
-      submodel.keep(masked.axis, all_units(known->second.units, masked.axis));
+      submodel.keep(masked.axis, all_units(mask->second.units, masked.axis));
     }
     return {std::move(submodel), width};
   }
@@ -84,12 +84,12 @@ class MaskedDepth : public SubmodelRule {
 
  private:
   struct Mask {
-    Submodel units;                      ///< of all blocks, whole where nothing was chosen yet
-    std::vector<std::int64_t> searches;  ///< by block: how often its units were searched for
-    std::int64_t last_search = 0;        ///< number of that task of the client
+    Submodel units;                      ///< of all blocks; whole axes until the first search
+    std::vector<std::int64_t> searches;  ///< by block: number of searches of its units
+    std::int64_t last_search = 0;        ///< number of the client's last task with a search
   };
 
-  /// The kept units, also of an axis that is whole.
+  /// The kept units, written out also for a whole axis.
   static std::vector<std::int64_t> all_units(const Submodel& submodel, int axis) {
     const auto cut = submodel.units(axis);
     std::vector<std::int64_t> units(cut.begin(), cut.end());
@@ -104,19 +104,20 @@ class MaskedDepth : public SubmodelRule {
     if (mask == nullptr) return true;
     const bool missing = std::ranges::any_of(model_.masked, [&](const MaskedAxis& masked) {
       return submodel.has_block(masked.block) &&
-             mask->searches[static_cast<std::size_t>(masked.block)] < searches_;
+             mask->searches[static_cast<std::size_t>(masked.block)] < mask_tasks_;
     });
-    return missing || (again_ > 0 && moment.nth_task - mask->last_search >= again_);
+    return missing || (remask_every_ > 0 && moment.nth_task - mask->last_search >= remask_every_);
   }
 
   const Model& model_;
-  std::int64_t searches_;
-  std::int64_t again_;
+  std::int64_t mask_tasks_;
+  std::int64_t remask_every_;
   DepthLevels levels_;
   std::map<std::int64_t, Mask> masks_;
 };
 
-/// Deep supervision, and the deepest classifier as teacher of the others (spec 2.3):
+/// Deep supervision, and the deepest classifier as teacher of the others (docs/methods/cos2p.md,
+/// "What a client minimises"):
 ///   CE(z_K) + sum_k [CE(z_k) + alpha T^2 KL(softmax(z_K / T) || softmax(z_k / T))].
 class SelfDistillation : public LocalObjective {
  public:
@@ -138,14 +139,14 @@ class SelfDistillation : public LocalObjective {
     const at::Tensor target = at::log_softmax(teacher / temperature_, -1);
     for (const at::Tensor& student : outputs.exits) {
       const at::Tensor own = at::log_softmax(student / temperature_, -1);
-      const at::Tensor apart =
+      const at::Tensor term =
           literal_ ? (target.exp() * (target - own)).mean() : divergence(target, own);
-      sum = sum + apart * (weight_ * temperature_ * temperature_);
+      sum = sum + term * (weight_ * temperature_ * temperature_);
     }
     return sum;
   }
 
-  // For each student what log-softmax, difference and product keep, and their gradients.
+  // For each student the tensors of log-softmax, difference and product, and their gradients.
   std::int64_t extra_bytes(const Experiment& experiment, const Submodel&,
                            std::int64_t batch) const override {
     constexpr std::int64_t kPerBatch = 32;
@@ -162,10 +163,10 @@ class SelfDistillation : public LocalObjective {
 
 enum class Drift { none, literal, relative, polynomial };
 
-/// Importance over drift (spec 2.5, 6.2):
-///   u = (|trained - sent|_1 / r) / (1 + drift),   gamma = u / sum u,
-/// and the model moves by sum gamma (trained - sent): over all updates (as in the code), or for
-/// each parameter over its holders and times the mean of their 1 / (1 + drift).
+/// Importance over drift (docs/methods/cos2p.md, "How updates are merged"):
+///   u = (|trained - sent|_1 / r) / (1 + drift),   gamma = u / sum u.
+/// The model moves by sum gamma (trained - sent): over all updates (as in the authors' code), or
+/// for each parameter over its holders, multiplied by the mean of their 1 / (1 + drift).
 class ImportanceOverDrift : public MergeRule {
  public:
   explicit ImportanceOverDrift(const RuleContext& context)
@@ -189,10 +190,9 @@ class ImportanceOverDrift : public MergeRule {
       updates[i].weight = sizes[i] / capability * discounts[i];
       sum += updates[i].weight;
     }
-    if (!(sum > 0)) return;  // nobody moved
+    if (!(sum > 0)) return;  // no update changed a value
     std::vector<Holding> trained, sent, discounted;
-    // Where weights are divided out again: in units of the first, so that equal ones add bare
-    // values.
+    // Over holders, divide by the first weight, so that equal weights are exactly 1.
     const double unit = by_holders_ ? updates.front().weight / sum : 1;
     for (std::size_t i = 0; i < updates.size(); ++i) {
       Update& update = updates[i];
@@ -225,7 +225,7 @@ class ImportanceOverDrift : public MergeRule {
     return sum;
   }
 
-  /// How far the model has moved since the update's base version, in its own parameters.
+  /// Drift of the model since the update's base version, on the update's own parameters.
   double drift(const Experiment& experiment, const Parameters& model, const Update& update) const {
     if (drift_ == Drift::none || update.staleness == 0) return 0;
     if (drift_ == Drift::polynomial) {
@@ -236,19 +236,17 @@ class ImportanceOverDrift : public MergeRule {
     const std::span<const float> sent = floats_of(*update.sent);
     double distance = 0;
     double norm = 0;
-    for (const Plan::Run& run : plan->runs()) {
-      const float* const now = model.data() + run.destination;
-      for (std::int64_t i = 0; i < run.length; ++i) {
-        const double before = sent[run.source + i];
-        distance += std::abs(static_cast<double>(now[i]) - before);
-        norm += std::abs(before);
-      }
-    }
+    const float* const now = model.data();
+    plan->for_each_value([&](std::int64_t source, std::int64_t destination) {
+      const double before = sent[source];
+      distance += std::abs(static_cast<double>(now[destination]) - before);
+      norm += std::abs(before);
+    });
     if (drift_ == Drift::literal) return distance;
     return norm > 0 ? drift_scale_ * distance / norm : 0;
   }
 
-  /// Into [median / clip, median x clip].
+  /// Limits the sizes to [median / clip, median x clip].
   void clip(std::vector<double>& sizes) const {
     if (clip_ <= 1) return;
     std::vector<double> sorted = sizes;
@@ -302,34 +300,37 @@ class ImportanceOverDrift : public MergeRule {
 };
 
 void add_submodel_rule(Catalogue& c) {
-  c.options.add({"method.mask_tasks", OptionType::integer, "2",
-                 "submodel masked_depth: a client searches in its first so many tasks; the mask of "
-                 "the last one stays",
-                 "", 1, 1e6});
+  c.options.add(
+      {"method.mask_tasks", OptionType::integer, "2",
+       "submodel masked_depth: number of a client's first tasks with a search; the last of "
+       "them sets the mask",
+       "", 1, 1e6});
   c.options.add({"method.remask_every", OptionType::integer, "0",
-                 "submodel masked_depth: and again so many tasks after its last search; 0 = never",
+                 "submodel masked_depth: number of tasks between two later searches; 0 = no later "
+                 "search",
                  "", 0, 1e6});
-  c.submodels.add("masked_depth", "leading blocks, and of each layer the units of a learned mask",
+  c.submodels.add("masked_depth", "leading blocks with the units of a learned mask",
                   {make_rule<MaskedDepth>, "masks"});
 }
 
 void add_objective(Catalogue& c) {
   c.options.add({"method.deep_supervision", OptionType::boolean, "true",
-                 "objective self_distillation: every kept classifier has a cross-entropy of its "
-                 "own, not only the deepest"});
+                 "objective self_distillation: cross-entropy of every kept classifier, not only of "
+                 "the deepest"});
   c.options.add_choice(
       "method.distillation", "mean",
-      "objective self_distillation: divergence as the mean over samples with the teacher "
-      "held still; literal, as in the authors' code, over samples and classes with a "
-      "moving teacher; or off",
+      "objective self_distillation: divergence as the mean over samples without a gradient of the "
+      "teacher; literal, as in the authors' code, as the mean over samples and classes with that "
+      "gradient; or off",
       {"mean", "literal", "off"});
   c.options.add({"method.kd_weight", OptionType::real, "0.5",
                  "objective self_distillation: weight of the divergences (alpha)", "", 0, 1e6});
   c.options.add({"method.kd_temperature", OptionType::real, "3",
-                 "objective self_distillation: temperature of both sides", "", 1e-3, 1e3});
+                 "objective self_distillation: temperature of teacher and students", "", 1e-3,
+                 1e3});
   c.options.add({"method.kd_start", OptionType::integer, "10",
-                 "objective self_distillation: first base version that is distilled from",
-                 "versions", 0, 1e12});
+                 "objective self_distillation: first base version with distillation", "versions", 0,
+                 1e12});
   c.objectives.add("self_distillation",
                    "cross-entropy of every classifier; the deepest teaches the others",
                    make_rule<SelfDistillation>);
@@ -337,29 +338,29 @@ void add_objective(Catalogue& c) {
 
 void add_merge(Catalogue& c) {
   c.options.add({"method.importance", OptionType::boolean, "true",
-                 "merge importance_drift: larger differences weigh more"});
+                 "merge importance_drift: multiply the weight by the size of the difference"});
   c.options.add({"method.capability", OptionType::boolean, "true",
-                 "merge importance_drift: weights are divided by the client's width share"});
+                 "merge importance_drift: divide the weight by the client's width"});
   c.options.add_choice(
       "method.drift", "relative",
-      "merge importance_drift: how far the model moved since the update's base version: "
-      "literal, the sum of absolute changes (as in the authors' code); relative, its "
-      "share of the sum of absolute values times method.drift_scale; polynomial, "
-      "sqrt(1 + staleness) - 1; none",
+      "merge importance_drift: drift of the model since the update's base version: literal, the "
+      "sum of absolute changes (as in the authors' code); relative, this sum divided by the sum of "
+      "absolute values and multiplied by method.drift_scale; polynomial, sqrt(1 + staleness) - 1; "
+      "none",
       {"relative", "literal", "polynomial", "none"});
   c.options.add({"method.drift_scale", OptionType::real, "100",
-                 "drift relative: factor of the share", "", 0, 1e9});
+                 "merge importance_drift: factor of the relative drift", "", 0, 1e9});
   c.options.add(
       {"method.importance_clip", OptionType::real, "0",
-       "merge importance_drift: sizes of differences are brought to within this factor of "
-       "their median; 0 = as they are",
+       "merge importance_drift: limit of the sizes of differences, as a factor of their median; "
+       "0 = no limit",
        "", 0, 1e9});
   c.options.add_choice(
       "method.normalise", "holders",
-      "merge importance_drift: weights add up to one over the holders of each parameter, "
-      "or over all updates (as in the authors' code)",
+      "merge importance_drift: sum of weights that is one, over the holders of each parameter or "
+      "over all updates (as in the authors' code)",
       {"holders", "updates"});
-  c.merges.add("importance_drift", "differences, by their size over the model's drift since",
+  c.merges.add("importance_drift", "mean difference, weighted by size over drift of the model",
                make_rule<ImportanceOverDrift>);
 }
 

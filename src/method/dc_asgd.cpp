@@ -54,22 +54,22 @@ class CompensateDelay : public MergeRule {
   bool adaptive_;
   double decay_;
   double epsilon_;
-  std::map<std::int64_t, std::vector<float>> squares_;  // by client, as the model's floats
+  std::map<std::int64_t, std::vector<float>> squares_;  // by client, with the model's buffer layout
 };
 
 }  // namespace
 
 void register_dc_asgd(Catalogue& c) {
   c.options.add({"method.lambda", OptionType::real, "0.04",
-                 "merge compensate_delay: strength of the correction (2 is usual where adaptive)",
-                 "", 0, 1e6});
+                 "merge compensate_delay: strength of the correction (usually 2 if adaptive)", "",
+                 0, 1e6});
   c.options.add({"method.adaptive", OptionType::boolean, "false",
                  "merge compensate_delay: divide the strength by the root of the mean square"});
   c.options.add({"method.square_decay", OptionType::real, "0.95",
                  "merge compensate_delay, adaptive: decay of the mean square", "", 0, 1});
   c.options.add({"method.square_epsilon", OptionType::real, "1e-7",
-                 "merge compensate_delay, adaptive: added to the mean square", "", 0, 1});
-  c.merges.add("compensate_delay", "adds each difference, corrected for what changed meanwhile",
+                 "merge compensate_delay, adaptive: term added to the mean square", "", 0, 1});
+  c.merges.add("compensate_delay", "sum of the differences, corrected for the updates in between",
                make_rule<CompensateDelay>);
   Method method;
   method.window = "asynchronous";

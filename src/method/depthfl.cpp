@@ -22,9 +22,9 @@ class LeadingBlocks : public SubmodelRule {
   DepthLevels levels_;
 };
 
-/// sum_i CE(z_i) + kappa sum_i mean over j != i of KL(softmax(z_j) || softmax(z_i)), teachers held
-/// still; kappa = exp(-5 (1 - min(v, R) / R)^2) of the base version v. With FedDyn's term where
-/// method.dynamic_alpha is above 0.
+/// sum_i CE(z_i) + kappa sum_i mean over j != i of KL(softmax(z_j) || softmax(z_i)), without a
+/// gradient of the teachers z_j; kappa = exp(-5 (1 - min(v, R) / R)^2) of the base version v. With
+/// FedDyn's term if method.dynamic_alpha is above 0.
 class MutualDistillation : public LocalObjective {
  public:
   explicit MutualDistillation(const RuleContext& context)
@@ -64,7 +64,7 @@ class MutualDistillation : public LocalObjective {
     return sum;
   }
 
-  // What every pair of classifiers keeps.
+  // The tensors of every pair of classifiers.
   std::int64_t extra_bytes(const Experiment& experiment, const Submodel& submodel,
                            std::int64_t batch) const override {
     constexpr std::int64_t kPerBatch = 64;
@@ -83,12 +83,12 @@ void register_depthfl(Catalogue& c) {
   declare_depth_options(c.options);
   declare_dynamic_option(c.options);
   c.options.add({"method.kappa_versions", OptionType::integer, "300",
-                 "objective mutual_distillation: versions over which its weight rises to 1",
+                 "objective mutual_distillation: number of versions in which its weight rises to 1",
                  "versions", 1, 1e12});
-  c.submodels.add("leading_blocks", "the leading blocks, by the client's share, at full width",
+  c.submodels.add("leading_blocks", "leading blocks at full width, by the client's level",
                   {make_rule<LeadingBlocks>});
   c.objectives.add("mutual_distillation",
-                   "cross-entropy of every classifier; all of them teach each other",
+                   "cross-entropy of every classifier; all classifiers teach each other",
                    make_rule<MutualDistillation>);
   Method method;
   method.submodel = "leading_blocks";

@@ -11,11 +11,12 @@ namespace espalier::rounds {
 void declare_depth_options(OptionTable& table) {
   declare_width_options(table);
   table.add({"method.depth_power", OptionType::real, "1",
-             "a client of share r holds the leading r^power of the blocks; 0 = all of them", "", 0,
-             10});
+             "power in the fraction r^power of the blocks that a client of level r holds; 0 = all "
+             "blocks",
+             "", 0, 10});
   table.add({"method.rotate_depth", OptionType::boolean, "true",
-             "where no client has the whole depth, the blocks that are held move on by one "
-             "classifier with each version"});
+             "if no client has the whole depth, move the held blocks by one classifier with each "
+             "version"});
 }
 
 DepthLevels::DepthLevels(const RuleContext& context, bool searches)
@@ -28,14 +29,15 @@ DepthLevels::DepthLevels(const RuleContext& context, bool searches)
   if (rotates_ && model_.exits.size() > 1 && !model_.depth_keeps_shape) {
     throw InputError(formatted(
         "no client holds the whole depth, and the blocks of model.name = {} change the shape of "
-        "what passes through them, so none can be left out in turn: give some client a share of 1 "
-        "(method.widths), or set method.rotate_depth = false, and the last blocks are not trained",
+        "their inputs, so leading blocks cannot be left out: give a client the width 1 "
+        "(method.widths), or set method.rotate_depth = false, so that the last blocks are not "
+        "trained",
         model_.name));
   }
   if (model_.depth.empty()) {
     log_warning(formatted(
         "model.name = {} with model.exits = {} has no blocks that a cut in depth can "
-        "drop, so every client holds all of them; set model.exits to 2 or more (cnn, vit, encoder)",
+        "drop, so every client holds all blocks; set model.exits to 2 or more (cnn, vit, encoder)",
         model_.name, model_.exits.size()));
   }
 }
@@ -44,7 +46,7 @@ double DepthLevels::depth_fraction(double width) const { return std::pow(width, 
 
 Submodel DepthLevels::cut(double width, std::int64_t version) const {
   const auto depth = static_cast<double>(model_.depth.size());
-  // A share such as 1/3 of 3 must not become 0 because its product is a little below 1.
+  // A fraction such as 1/3 of 3 blocks must not become 0 because its product is rounded below 1.
   auto kept = static_cast<std::int64_t>(std::floor(depth_fraction(width) * depth + 1e-9));
   // At least as far as the first classifier, or one block.
   const std::int64_t least = model_.exits.size() > 1

@@ -25,8 +25,8 @@ class FullModel : public SubmodelRule {
 void register_fedavg(Catalogue& c) {
   declare_average_options(c.options);
   declare_width_options(c.options);
-  c.submodels.add("full", "every client trains the whole model", {make_rule<FullModel>});
-  c.windows.add("synchronous", "merge when all that are out have answered", [](const Config&) {
+  c.submodels.add("full", "the whole model for every client", {make_rule<FullModel>});
+  c.windows.add("synchronous", "merge when all outstanding tasks are answered", [](const Config&) {
     return Defaults{{"window.min_updates", "0"}, {"window.release", "merged"}};
   });
   c.merges.add("average", "weighted mean over the holders of each parameter",

@@ -12,7 +12,7 @@ namespace espalier::rounds {
 
 namespace {
 
-/// The client's samples over the mean of all clients'.
+/// The client's number of samples over the mean of all clients.
 double relative_samples(const Experiment& experiment, std::int64_t client) {
   std::int64_t all = 0;
   for (std::int64_t c = 0; c < experiment.fleet->size(); ++c) all += experiment.samples_of(c);
@@ -77,21 +77,19 @@ void declare_dynamic_option(OptionTable& table) {
              "objectives dynamic and mutual_distillation, merge dynamic: weight of FedDyn's "
              "correction; 0 = none",
              "", 0, 1e6});
-  table.add(
-      {"method.alpha_by_samples", OptionType::boolean, "false",
-       "objectives dynamic and mutual_distillation: a client's alpha is divided by its number "
-       "of samples over the mean of all clients', as in FedDyn's own code"});
+  table.add({"method.alpha_by_samples", OptionType::boolean, "false",
+             "objectives dynamic and mutual_distillation: divide a client's alpha by its number of "
+             "samples over the mean of all clients, as in FedDyn's own code"});
 }
 
 namespace {
 
-/// `rule`: which rule needs it; `without`: the settings that do without that rule.
+/// `rule`: the rule that needs it; `without`: settings that replace that rule.
 double positive_alpha(const Config& config, const std::string& rule, const std::string& without) {
   const double alpha = config.real("method.dynamic_alpha");
   if (alpha > 0) return alpha;
-  throw InputError(
-      formatted("method.dynamic_alpha is 0, which leaves nothing of the {}; set it above 0, or {}",
-                rule, without));
+  throw InputError(formatted(
+      "method.dynamic_alpha is 0, so the {} has no effect; set it above 0, or {}", rule, without));
 }
 
 class Dynamic : public LocalObjective {
@@ -113,8 +111,8 @@ class Dynamic : public LocalObjective {
   DynamicTerm term_;
 };
 
-/// h <- h - alpha / N sum_i (w_i - w_sent,i) over the holders of each parameter, of N clients in
-/// all, then w <- mean_i w_i - h / alpha.
+/// h <- h - alpha / N sum_i (w_i - w_sent,i) over the holders of each parameter, with N the number
+/// of all clients, then w <- mean_i w_i - h / alpha.
 class DynamicMerge : public MergeRule {
  public:
   explicit DynamicMerge(const RuleContext& context)
@@ -157,9 +155,9 @@ class DynamicMerge : public MergeRule {
 
 void register_feddyn(Catalogue& c) {
   declare_dynamic_option(c.options);
-  c.objectives.add("dynamic", "cross-entropy with FedDyn's memory of the client's differences",
+  c.objectives.add("dynamic", "cross-entropy and FedDyn's memory of the client's differences",
                    make_rule<Dynamic>);
-  c.merges.add("dynamic", "mean over holders, taken further by FedDyn's memory of all differences",
+  c.merges.add("dynamic", "mean over holders, shifted by FedDyn's memory of all differences",
                make_rule<DynamicMerge>);
   Method method;
   method.merge = "dynamic";

@@ -33,7 +33,7 @@ class Proximal : public LocalObjective {
 
 void register_fedprox(Catalogue& c) {
   c.options.add({"method.mu", OptionType::real, "0.01",
-                 "objective proximal: weight of the pull towards the received model", "", 0, 1e6});
+                 "objective proximal: weight of the proximal term", "", 0, 1e6});
   c.objectives.add("proximal", "cross-entropy and mu/2 |w - w_received|^2", make_rule<Proximal>);
   Method method;
   method.objective = "proximal";

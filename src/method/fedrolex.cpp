@@ -26,12 +26,12 @@ class RollingUnits : public SubmodelRule {
 
 void register_fedrolex(Catalogue& c) {
   declare_width_options(c.options);
-  c.options.add_choice(
-      "method.roll", "forward",
-      "submodel rolling: the window begins at unit v of base version v, as in the paper; "
-      "or backward, at unit -v, as in the authors' code",
-      {"forward", "backward"});
-  c.submodels.add("rolling", "a window of units that moves by one each round",
+  c.options.add_choice("method.roll", "forward",
+                       "submodel rolling: direction of the window: forward, from unit v on for "
+                       "base version v, as in "
+                       "the paper; backward, from unit -v on, as in the authors' code",
+                       {"forward", "backward"});
+  c.submodels.add("rolling", "window of units that moves by one unit each round",
                   {make_rule<RollingUnits>});
   Method method;
   method.submodel = "rolling";

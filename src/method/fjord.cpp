@@ -10,11 +10,11 @@
 namespace espalier::rounds {
 namespace {
 
-/// In every batch a width p is drawn from method.ordered_widths, as far as the submodel reaches.
-/// With distillation the whole submodel has the cross-entropy, and the first ceil(p h) units of
-/// each layer learn its soft answer, held still. Both losses weigh the same; where p is the whole,
-/// there is no second one. Without it the first ceil(p h) units alone are trained, with the
-/// cross-entropy.
+/// Draws a width p for every batch, from the widths in method.ordered_widths up to the submodel's
+/// own. With distillation the whole submodel has the cross-entropy, and the network of the first
+/// ceil(p h) units of each layer learns the soft outputs of the whole, which gets no gradient from
+/// this second loss. Both losses have the same weight; if p is the whole, there is no second loss.
+/// Without distillation only the first ceil(p h) units are trained, with the cross-entropy.
 class OrderedDropout : public LocalObjective {
  public:
   explicit OrderedDropout(const RuleContext& context)
@@ -24,7 +24,7 @@ class OrderedDropout : public LocalObjective {
     for (const double width : widths_) {
       if (!(width > 0 && width <= 1)) {
         throw InputError(
-            formatted("method.ordered_widths holds {}; shares are above 0 and at most 1", width));
+            formatted("method.ordered_widths has {}; widths are above 0 and at most 1", width));
       }
     }
   }
@@ -59,16 +59,15 @@ class OrderedDropout : public LocalObjective {
            divergence(at::log_softmax(outputs.logits.detach(), -1), at::log_softmax(logits, -1));
   }
 
-  /// The narrow network's gradients, added where its weights came from.
+  /// Adds the gradients of the narrow network to the gradients of the whole.
   void after_backward(const LocalView& view) override {
     if (!small_.flat().defined()) return;
     const auto plan = view.experiment.plans->plan(
         small_.buffer_layout(), view.parameters.buffer_layout(), nullptr, kTrained);
     const float* const from = small_.gradients().const_data_ptr<float>();
     float* const to = view.parameters.gradients().data_ptr<float>();
-    for (const Plan::Run& run : plan->runs()) {
-      for (std::int64_t i = 0; i < run.length; ++i) to[run.destination + i] += from[run.source + i];
-    }
+    plan->for_each_value(
+        [&](std::int64_t source, std::int64_t destination) { to[destination] += from[source]; });
     small_ = Parameters();
   }
 
@@ -77,11 +76,12 @@ class OrderedDropout : public LocalObjective {
     const std::vector<Submodel> nested = narrower(experiment, submodel);
     if (nested.empty()) return 0;
     const TrainingCost cost = training_cost(experiment.model, nested.back(), batch, 0);
-    if (!distils_) return cost.model_bytes;  // a batch runs on one of them, which holds no more
-    // Both graphs are held at once, but run one after the other, the narrow one with less scratch.
+    if (!distils_) return cost.model_bytes;  // the graph is at most as large as the whole's
+    // Both graphs exist at the same time. The passes run one after the other, and the narrow one
+    // needs less scratch memory.
     std::int64_t saved = 0;
     for (const BlockCost& block : cost.blocks) saved += block.saved_bytes;
-    constexpr std::int64_t kLogits = 8;  // of both sides and their divergence
+    constexpr std::int64_t kLogits = 8;  // of teacher, student and their divergence
     return cost.model_bytes + saved + kLogits * logits_bytes(experiment, batch);
   }
 
@@ -92,11 +92,11 @@ class OrderedDropout : public LocalObjective {
     const std::int64_t batch = experiment.batch_of(task.client);
     const std::int64_t samples = experiment.samples_of(task.client);
     const std::int64_t per_epoch = (samples + batch - 1) / std::max<std::int64_t>(1, batch);
-    // By width, nested.size() being the whole, and by size of the batch.
+    // By index of the width (nested.size(): the whole) and by size of the batch.
     std::map<std::pair<std::size_t, std::int64_t>, std::int64_t> counts;
     for (std::int64_t step = 0; step < batches.steps; ++step) {
       const std::size_t drawn = draw(experiment, task, step, nested.size());
-      if (drawn == nested.size() && distils_) continue;  // counted below
+      if (drawn == nested.size() && distils_) continue;  // the whole's passes are added below
       const bool last = step % per_epoch == per_epoch - 1 && samples % batch != 0;
       std::int64_t left = last ? samples % batch : batch;
       const std::int64_t part = part_size(experiment.train, batch);
@@ -104,8 +104,8 @@ class OrderedDropout : public LocalObjective {
     }
     std::vector<SubmodelPasses> made;
     if (distils_) made = LocalObjective::passes(experiment, task, trained, batches);
-    for (const auto& [what, count] : counts) {
-      const auto& [drawn, size] = what;
+    for (const auto& [key, count] : counts) {
+      const auto& [drawn, size] = key;
       made.push_back({drawn == nested.size() ? trained : nested[drawn], {size, count}});
     }
     return made;
@@ -123,7 +123,8 @@ class OrderedDropout : public LocalObjective {
     return nested;
   }
 
-  /// Which of `nested` networks a batch trains beside the whole; `nested`: none, as likely as each.
+  /// Index of the narrow network for a batch, from 0 to `nested`, with equal probability; `nested`:
+  /// none, the batch trains the whole alone.
   static std::size_t draw(const Experiment& experiment, const LocalTask& task, std::int64_t step,
                           std::size_t nested) {
     Stream stream(experiment.seed, purpose("method.submodel"), task.client, task.nth_task, step);
@@ -132,7 +133,7 @@ class OrderedDropout : public LocalObjective {
 
   bool distils_;
   std::vector<double> widths_;
-  // Of the task under way:
+  // Of the present task:
   std::vector<Submodel> nested_;
   std::int64_t batch_ = 0;
   Parameters small_;
@@ -142,13 +143,14 @@ class OrderedDropout : public LocalObjective {
 
 void register_fjord(Catalogue& c) {
   c.options.add({"method.ordered_widths", OptionType::real_list, "0.2, 0.4, 0.6, 0.8, 1",
-                 "objective ordered_dropout: widths that a batch may train, each above 0 and at "
-                 "most 1; those below the client's own"});
-  c.options.add({"method.ordered_distillation", OptionType::boolean, "true",
-                 "objective ordered_dropout: every batch also trains the client's whole network, "
-                 "from which the narrower one learns; else only the one that was drawn"});
+                 "objective ordered_dropout: widths that a batch may train, above 0 and at most 1; "
+                 "a client uses those below its own width"});
+  c.options.add(
+      {"method.ordered_distillation", OptionType::boolean, "true",
+       "objective ordered_dropout: train the client's whole network in every batch, as the "
+       "teacher of the drawn one; else only the drawn one"});
   c.objectives.add("ordered_dropout",
-                   "cross-entropy; a narrower network, drawn for each batch, learns from the whole",
+                   "cross-entropy; the whole network teaches one of a width drawn for each batch",
                    make_rule<OrderedDropout>);
   Method method;
   method.submodel = "static";

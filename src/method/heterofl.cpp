@@ -22,7 +22,7 @@ class LeadingUnits : public SubmodelRule {
   WidthLevels levels_;
 };
 
-/// Scaler and masked cross-entropy: logits of classes that the client has not are set to zero.
+/// Scaler and masked cross-entropy: logits of classes without a sample on the client become zero.
 class MaskedCrossEntropy : public LocalObjective {
  public:
   explicit MaskedCrossEntropy(const RuleContext& context)
@@ -44,7 +44,7 @@ class MaskedCrossEntropy : public LocalObjective {
     for (at::Tensor& logits : masked.exits) logits = logits.masked_fill(absent_, 0.0);
     return LocalObjective::loss(view, batch, masked);
   }
-  // The mask of classes, and the masked logits of a batch, which are as small.
+  // The mask of classes and the masked logits of a batch, which are small.
   std::int64_t extra_bytes(const Experiment&, const Submodel&, std::int64_t) const override {
     return masked_ ? 4096 : 0;
   }
@@ -55,7 +55,7 @@ class MaskedCrossEntropy : public LocalObjective {
   at::Tensor absent_;
 };
 
-/// Rows of the output layer count only from clients that have the class.
+/// Rows of the output layer are merged only from clients that have the class.
 class MaskedAverage : public AverageMerge {
  public:
   explicit MaskedAverage(const RuleContext& context)
@@ -82,17 +82,19 @@ void register_heterofl(Catalogue& c) {
   declare_width_options(c.options);
   c.options.add(
       {"method.scaler", OptionType::boolean, "true",
-       "objective masked_cross_entropy: in training, outputs of cut layers are divided by "
-       "the kept share"});
-  c.options.add({"method.masked_loss", OptionType::boolean, "true",
-                 "classes that a client has not take no part in its loss, nor in the merge"});
-  c.submodels.add("static", "the first units of every layer, by the client's width",
+       "objective masked_cross_entropy: divide the outputs of narrowed layers by their kept "
+       "fraction in training"});
+  c.options.add(
+      {"method.masked_loss", OptionType::boolean, "true",
+       "leave classes without a sample on a client out of its loss, and their output rows "
+       "out of the merge"});
+  c.submodels.add("static", "first units of every layer, by the client's width",
                   {make_rule<LeadingUnits>});
   c.objectives.add("masked_cross_entropy",
                    "cross-entropy over the client's own classes, with scaler",
                    make_rule<MaskedCrossEntropy>);
   c.merges.add("masked_average",
-               "average, where output rows count only from clients with the class",
+               "weighted mean, with output rows only from clients that have the class",
                make_rule<MaskedAverage>);
   Method method;
   method.submodel = "static";

@@ -53,29 +53,29 @@ std::int64_t unit_count(const std::vector<MaskedAxis>& axes, const Submodel& sub
   return units;
 }
 
-/// Whether the entry's outputs are units of the axis: a weight of the layers that masks cut.
+/// Whether the entry's outputs are units of the axis: a weight of a layer that masks narrow.
 bool makes_units_of(const Entry& entry, int axis) {
   return entry.dimensions.size() > 1 &&
          std::ranges::any_of(entry.dimensions.front(),
                              [&](const Factor& factor) { return factor.axis == axis; });
 }
 
-/// The layout of the search: weights and biases of the layers that masks cut stand still, and so do
-/// the classifiers that do not answer.
+/// The layout of the search: the weights and biases of layers that masks narrow are frozen, and all
+/// classifiers except the deepest.
 std::shared_ptr<const Layout> frozen_layout(const Model& model, const Submodel& sent) {
   auto layout = std::make_shared<Layout>(*model.layout);
-  std::set<std::string> still;
+  std::set<std::string> frozen;
   for (const MaskedAxis& masked : model.masked) {
     for (const Entry& entry : layout->entries) {
       if (entry.block != masked.block || !makes_units_of(entry, masked.axis)) continue;
-      still.insert(entry.name);
-      still.insert(entry.name.substr(0, entry.name.rfind('.')) + ".bias");
+      frozen.insert(entry.name);
+      frozen.insert(entry.name.substr(0, entry.name.rfind('.')) + ".bias");
     }
   }
   const int answer = model.answer(sent);
   for (Entry& entry : layout->entries) {
     const bool idle = model.is_exit(entry.block) && entry.block != answer;
-    if (entry.kind == Kind::trainable && (idle || still.contains(entry.name))) {
+    if (entry.kind == Kind::trainable && (idle || frozen.contains(entry.name))) {
       entry.kind = Kind::frozen;
     }
   }
@@ -95,12 +95,12 @@ class Masks final : public SubmodelSearch {
     return espalier::workload(own, e.batch_of(client), e.samples_of(client));
   }
   Workload training(const Experiment& e, std::int64_t client) const override {
-    const auto rest = [&](std::int64_t all) {
+    const auto remaining = [&](std::int64_t all) {
       return all - static_cast<std::int64_t>(settings_.ratio * static_cast<double>(all));
     };
     TrainSettings own = e.train;
-    own.epochs = rest(own.epochs);
-    own.steps = rest(own.steps);
+    own.epochs = remaining(own.epochs);
+    own.steps = remaining(own.steps);
     return espalier::workload(own, e.batch_of(client), e.samples_of(client));
   }
 
@@ -108,7 +108,7 @@ class Masks final : public SubmodelSearch {
     const std::vector<MaskedAxis> axes = kept_axes(model, sent);
     Stage stage{frozen_layout(model, sent), std::vector<bool>(model.layout->axes.size(), false), 0};
     for (const MaskedAxis& masked : axes) stage.gated[static_cast<std::size_t>(masked.axis)] = true;
-    // Per unit: logit, its gradient and at most four buffers of the optimiser, gate and its
+    // Per unit: a logit, its gradient and at most four buffers of the optimiser; a gate and its
     // gradient.
     constexpr std::int64_t kPerUnit = 8 * sizeof(float);
     stage.extra_bytes = kPerUnit * unit_count(axes, sent) + kSmallTensors;
@@ -142,7 +142,8 @@ class Masks final : public SubmodelSearch {
     if (settings_.kind != MaskKind::learned) return;
     const TrainSettings& train = view.experiment.train;
     lr_ = settings_.lr > 0 ? settings_.lr : learning_rate(train, view.task.base_version);
-    // An adaptive optimiser follows the sign of a small gradient; plain steps need it by size.
+    // An adaptive optimiser normalises the gradient. Plain SGD needs the gradient of a sum, not of
+    // a mean, over the units.
     penalty_ = settings_.penalty *
                (train.optimizer == OptimizerKind::sgd ? static_cast<double>(units_) : 1.0);
     logits_ = at::zeros({units_}, at::kFloat);
@@ -163,7 +164,7 @@ class Masks final : public SubmodelSearch {
     Stream stream(view.experiment.seed, purpose("masks.gates"), view.task.client,
                   view.task.nth_task, batch_++);
     const float* logit = logits_.const_data_ptr<float>();
-    std::int64_t open = 0;  // of the penalty's gates, which are drawn apart
+    std::int64_t open = 0;  // gates of the penalty that are on; these are drawn separately
     for (const MaskedAxis& masked : axes_) {
       at::Tensor& gates = gates_[static_cast<std::size_t>(masked.axis)];
       gates.set_requires_grad(false);
@@ -184,7 +185,7 @@ class Masks final : public SubmodelSearch {
     return cross_entropy(outputs.logits, batch.labels, view.experiment.train.label_smoothing);
   }
 
-  /// d/ds = (dL/dg p) sigma'(s), of the loss and of penalty |mean g - share|; then a step.
+  /// d/ds = (dL/dg p) sigma'(s), for the loss plus penalty |mean g - fraction|; then a step.
   void after_backward(const LocalView&) override {
     const double sign = excess_ > 0 ? 1 : excess_ < 0 ? -1 : 0;
     const double push = penalty_ * sign / static_cast<double>(units_);
@@ -224,10 +225,10 @@ class Masks final : public SubmodelSearch {
 
   void archive(Archive& archive) override {
     std::vector<std::int64_t> axes;
-    for (const auto& [axis, logits] : known_) axes.push_back(axis);
+    for (const auto& [axis, logits] : state_) axes.push_back(axis);
     archive.value("axes", axes);
     for (const std::int64_t axis : axes) {
-      archive_floats(archive, "logits_" + std::to_string(axis), known_[static_cast<int>(axis)]);
+      archive_floats(archive, "logits_" + std::to_string(axis), state_[static_cast<int>(axis)]);
     }
   }
 
@@ -237,27 +238,27 @@ class Masks final : public SubmodelSearch {
                                   : submodel.units(axis)[static_cast<std::size_t>(position)];
   }
 
-  /// The logits of the axis's kept units: those of the client's search before, else first ones of
-  /// variance 2 / width.
+  /// Sets the logits of the axis's kept units: from the client's last search, else to first values
+  /// with variance 2 / width.
   void recall(const LocalView& view, int axis, std::span<float> logits) {
     const Submodel& sent = view.parameters.submodel();
-    std::vector<float>& known = known_[axis];
-    if (known.empty()) {
+    std::vector<float>& stored = state_[axis];
+    if (stored.empty()) {
       const std::int64_t full = sent.full_width(axis);
       Stream stream(view.experiment.seed, purpose("masks.first"), view.task.client, axis);
       for (std::int64_t i = 0; i < full; ++i) {
-        known.push_back(
+        stored.push_back(
             static_cast<float>(std::sqrt(2 / static_cast<double>(full)) * stream.normal()));
       }
     }
     for (std::size_t i = 0; i < logits.size(); ++i) {
       logits[i] =
-          known[static_cast<std::size_t>(unit_of(sent, axis, static_cast<std::int64_t>(i)))];
+          stored[static_cast<std::size_t>(unit_of(sent, axis, static_cast<std::int64_t>(i)))];
     }
   }
   void remember(const Submodel& sent, int axis, std::span<const float> logits) {
     for (std::size_t i = 0; i < logits.size(); ++i) {
-      known_[axis][static_cast<std::size_t>(unit_of(sent, axis, static_cast<std::int64_t>(i)))] =
+      state_[axis][static_cast<std::size_t>(unit_of(sent, axis, static_cast<std::int64_t>(i)))] =
           logits[i];
     }
   }
@@ -298,7 +299,7 @@ class Masks final : public SubmodelSearch {
     return order;
   }
 
-  /// Sum of the absolute weights that make each unit. Adds without a tensor of its own.
+  /// Sum of the absolute incoming weights of each unit. Allocates no tensor.
   static std::vector<double> magnitudes(const LocalView& view, int axis) {
     const Submodel& submodel = view.parameters.submodel();
     const Layout& layout = view.parameters.buffer_layout().layout();
@@ -326,14 +327,14 @@ class Masks final : public SubmodelSearch {
   }
 
   MaskSettings settings_;
-  std::map<int, std::vector<float>> known_;  // logits of whole axes: the client's state
-  // Of the search under way:
+  std::map<int, std::vector<float>> state_;  // the client's state: logits of whole axes
+  // Of the present search:
   std::vector<MaskedAxis> axes_;
   std::int64_t units_ = 0;
   std::int64_t batch_ = 0;
   double lr_ = 0;
   double penalty_ = 0;
-  double excess_ = 0;  // share of open gates less that which is asked for
+  double excess_ = 0;  // fraction of open gates minus the fraction to keep
   at::Tensor logits_;  // of all axes, one after the other
   at::Tensor gradient_;
   std::vector<at::Tensor> gates_;  // by axis
@@ -345,28 +346,28 @@ class Masks final : public SubmodelSearch {
 void register_masks(Catalogue& c) {
   c.options.add_choice(
       "method.masks", "learned",
-      "search masks: learned on the client's data, drawn at random, or by the magnitude "
-      "of the units' weights; all of the same size",
+      "kind of masks: learned on the client's data, drawn at random, or by the magnitude of the "
+      "units' weights; all of the same size",
       {"learned", "random", "magnitude"});
   c.options.add_choice(
       "method.mask_choice", "top",
-      "learned masks: top keeps each layer's likeliest units, as many as the share says; "
-      "sampled draws each unit by its own likelihood",
+      "choice of units by learned masks: top, the most likely units of each layer up to the "
+      "client's width; sampled, each unit by its own probability",
       {"top", "sampled"});
   c.options.add({"method.mask_epochs", OptionType::integer, "20",
                  "passes over a client's samples in one search", "", 0, 1e6});
   c.options.add({"method.mask_steps", OptionType::integer, "0",
-                 "batches in one search; above 0 it replaces method.mask_epochs", "", 0, 1e9});
+                 "batches in one search; above 0 they replace method.mask_epochs", "", 0, 1e9});
   c.options.add({"method.mask_ratio", OptionType::real, "0.5",
-                 "share of its local epochs (or steps) that a task with a search gives up", "", 0,
+                 "fraction of its local epochs (or steps) that a task with a search skips", "", 0,
                  1});
   c.options.add({"method.mask_lr", OptionType::real, "0",
-                 "learning rate of the logits; 0 = that of the weights", "", 0, 1e3});
+                 "learning rate of the logits; 0 = learning rate of the weights", "", 0, 1e3});
   c.options.add({"method.mask_penalty", OptionType::real, "1",
-                 "weight of |share of units that are on - share that is asked for|; with sgd times "
-                 "the number of units",
+                 "weight of |fraction of units that are on - client's width|; with sgd it is "
+                 "multiplied by the number of units",
                  "", 0, 1e6});
-  c.searches.add("masks", "units by masks that each client learns", make_rule<Masks>);
+  c.searches.add("masks", "selection of units by masks that each client learns", make_rule<Masks>);
 }
 
 }  // namespace espalier::rounds

@@ -5,7 +5,8 @@ namespace espalier::rounds {
 void register_prunefl(Catalogue& c) {
   Method method;
   method.submodel = "static";
-  c.methods.add("prunefl", "leading units for good, mean over holders (after Jiang et al. 2022)",
+  c.methods.add("prunefl",
+                "same leading units in all rounds, mean over holders (after Jiang et al. 2022)",
                 method);
 }
 

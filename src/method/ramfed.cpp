@@ -10,8 +10,8 @@
 namespace espalier::rounds {
 namespace {
 
-/// Of an axis of n units client i of N keeps the window of ceil(mu n) from floor(i n / N) on; with
-/// method.stagger_roll it moves on by one unit a round.
+/// Client i of N keeps ceil(mu n) units of an axis of n units, from unit floor(i n / N) on; with
+/// method.stagger_roll the window moves by one unit each round.
 class StaggeredWindows : public SubmodelRule {
  public:
   explicit StaggeredWindows(const RuleContext& context)
@@ -36,7 +36,7 @@ class StaggeredWindows : public SubmodelRule {
   bool rolls_;
 };
 
-/// w <- w + (1 / N) sum over all clients of their last known difference, parameter by parameter.
+/// w <- w + (1 / N) sum over all clients of their last difference, for each parameter.
 class LastKnownDifferences : public MergeRule {
  public:
   explicit LastKnownDifferences(const RuleContext& context)
@@ -46,40 +46,37 @@ class LastKnownDifferences : public MergeRule {
     const auto size = static_cast<std::size_t>(model.buffer_layout().size());
     for (Update& update : updates) {
       update.weight = 1 / static_cast<double>(clients_);
-      std::vector<float>& known = known_[update.client];
-      known.resize(size, 0.0F);
+      std::vector<float>& last = last_[update.client];
+      last.resize(size, 0.0F);
       const auto plan =
           experiment.plans->plan(*update.buffer_layout, model.buffer_layout(), nullptr, kTrained);
       const std::span<const float> trained = floats_of(*update.values);
       const std::span<const float> sent = floats_of(*update.sent);
-      for (const Plan::Run& run : plan->runs()) {
-        for (std::int64_t i = 0; i < run.length; ++i) {
-          known[static_cast<std::size_t>(run.destination + i)] =
-              trained[run.source + i] - sent[run.source + i];
-        }
-      }
+      plan->for_each_value([&](std::int64_t source, std::int64_t destination) {
+        last[static_cast<std::size_t>(destination)] = trained[source] - sent[source];
+      });
     }
     const Range range = model.buffer_layout().kind_range(Kind::trainable);
     float* const values = model.data();
     for (std::int64_t j = range.begin; j < range.end; ++j) {
       double sum = 0;
-      for (const auto& [client, known] : known_) sum += known[static_cast<std::size_t>(j)];
+      for (const auto& [client, last] : last_) sum += last[static_cast<std::size_t>(j)];
       values[j] = static_cast<float>(values[j] + sum / static_cast<double>(clients_));
     }
   }
 
   void archive(Archive& archive) override {
     std::vector<std::int64_t> clients;
-    for (const auto& [client, known] : known_) clients.push_back(client);
+    for (const auto& [client, last] : last_) clients.push_back(client);
     archive.value("clients", clients);
     for (const std::int64_t client : clients) {
-      archive_floats(archive, "known_" + std::to_string(client), known_[client]);
+      archive_floats(archive, "known_" + std::to_string(client), last_[client]);
     }
   }
 
  private:
   std::int64_t clients_;
-  std::map<std::int64_t, std::vector<float>> known_;  // by client, over the whole model
+  std::map<std::int64_t, std::vector<float>> last_;  // differences by client, over the whole model
 };
 
 }  // namespace
@@ -88,12 +85,12 @@ void register_ramfed(Catalogue& c) {
   declare_average_options(c.options);
   declare_width_options(c.options);
   c.options.add({"method.stagger_roll", OptionType::boolean, "false",
-                 "submodel staggered: the windows move on by one unit each round"});
-  c.submodels.add("staggered", "a window of units that begins at a place of the client's own",
+                 "submodel staggered: move the windows by one unit each round"});
+  c.submodels.add("staggered", "window of units with a different begin for each client",
                   {make_rule<StaggeredWindows>});
   c.merges.add(
       "last_known",
-      "mean over all clients of their last known differences (server memory: one model each)",
+      "mean of the last differences of all clients (server memory: one model for each client)",
       make_rule<LastKnownDifferences>);
   Method method;
   method.submodel = "staggered";

@@ -9,23 +9,23 @@
 namespace espalier::rounds {
 namespace {
 
-// Shares are fitted in steps of 1 / kFitSteps.
+// Widths are fitted in steps of 1 / kFitSteps.
 constexpr std::int64_t kFitSteps = 128;
 
 }  // namespace
 
 void declare_width_options(OptionTable& table) {
   table.add({"method.widths", OptionType::real_list, "1, 0.5, 0.25",
-             "width shares of the levels, each above 0 and at most 1"});
+             "widths of the levels, above 0 and at most 1"});
   table.add({"method.proportions", OptionType::real_list, "",
-             "how many clients each level has, relative to the others; empty = equally many"});
+             "relative numbers of clients of the levels; empty = equal numbers"});
   table.add_choice("method.levels", "fixed",
-                   "a client keeps its level, or draws a new one for every task",
+                   "level of a client: the same in all its tasks, or drawn for every task",
                    {"fixed", "dynamic"});
   table.add_choice(
       "clients.memory_fit", "off",
-      "width: each client trains the largest share of the widths that its memory allows, in "
-      "place of method.widths",
+      "use of the memory; width: each client has the largest width that its memory allows, instead "
+      "of method.widths",
       {"off", "width"});
 }
 
@@ -41,11 +41,10 @@ WidthLevels::WidthLevels(const RuleContext& context, const AssignmentOf& assignm
       widths_(context.config.reals("method.widths")) {
   const Config& config = context.config;
   std::vector<double> proportions = config.reals("method.proportions");
-  if (widths_.empty()) throw InputError("method.widths is empty; give at least one share");
+  if (widths_.empty()) throw InputError("method.widths is empty; give at least one width");
   for (double width : widths_) {
     if (!(width > 0 && width <= 1)) {
-      throw InputError(
-          formatted("method.widths holds {}; shares are above 0 and at most 1", width));
+      throw InputError(formatted("method.widths has {}; widths are above 0 and at most 1", width));
     }
   }
   if (proportions.empty()) proportions.assign(widths_.size(), 1.0);
@@ -63,7 +62,7 @@ WidthLevels::WidthLevels(const RuleContext& context, const AssignmentOf& assignm
   if (config.text("clients.memory_fit") == "width") fit(context, assignment);
 }
 
-/// The largest share that each class of device has the memory for.
+/// Finds the largest width whose assignment fits the memory, for each device class.
 void WidthLevels::fit(const RuleContext& context, const AssignmentOf& assignment) {
   const Layout& layout = *context.experiment.model.layout;
   fleet_ = context.experiment.fleet.get();
@@ -74,7 +73,7 @@ void WidthLevels::fit(const RuleContext& context, const AssignmentOf& assignment
     if (!added || cap == 0) continue;
     const auto bytes = [&](std::int64_t steps) {
       const double width = static_cast<double>(steps) / kFitSteps;
-      // A window that has rolled round the end of its axis takes one run of units more to describe.
+      // The description of a window that passes the end of its axis has one more run of units.
       const auto longer = static_cast<std::int64_t>(16 * layout.axes.size());
       return context.peak(assignment(width), client) + longer;
     };

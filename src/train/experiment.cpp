@@ -5,7 +5,7 @@
 namespace espalier {
 namespace {
 
-/// For --check without the data: what the options tell of it.
+/// For --check without the data: the data as its options describe it.
 Dataset declared_data(const Config& config, const MissingDataError& missing) {
   Dataset data;
   data.name = config.text("data.name");
@@ -22,10 +22,10 @@ Dataset declared_data(const Config& config, const MissingDataError& missing) {
 
 void declare_experiment_options(OptionTable& table) {
   table.add({"run.seed", OptionType::integer, "1", "seed of every random stream", "", 0, 9e15});
-  table.add(
-      {"run.rounds", OptionType::integer, "10", "merges to do", "", 1, 1e12, OnResume::may_change});
+  table.add({"run.rounds", OptionType::integer, "10", "number of rounds (merges)", "", 1, 1e12,
+             OnResume::may_change});
   table.add({"run.horizon", OptionType::integer, "0",
-             "length that schedules refer to; 0 = the first run.rounds", "versions", 0, 1e12});
+             "length of the run for schedules; 0 = the first run.rounds", "versions", 0, 1e12});
 }
 
 Experiment build_experiment(const Config& config, bool data_may_be_absent) {

@@ -5,17 +5,17 @@
 namespace espalier {
 namespace {
 
-// ATen's own label smoothing makes several tensors of the logits' size beside those of the plain
-// loss; with its gradient written down, this one needs fewer than the plain loss, so that the
-// memory bound holds for both.
+// ATen's label smoothing makes several tensors of the logits' size in addition to the plain loss.
+// This class has an explicit gradient and needs fewer tensors than the plain loss, so the memory
+// bound holds for both.
 struct SmoothedCrossEntropy : torch::autograd::Function<SmoothedCrossEntropy> {
   static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& logits,
                             const at::Tensor& labels, double smoothing) {
-    const at::Tensor log_shares = at::log_softmax(logits, 1);
-    context->save_for_backward({log_shares, labels});
+    const at::Tensor log_probabilities = at::log_softmax(logits, 1);
+    context->save_for_backward({log_probabilities, labels});
     context->saved_data["smoothing"] = smoothing;
-    const at::Tensor own = at::nll_loss(log_shares, labels);
-    return own * (1 - smoothing) - log_shares.mean() * smoothing;
+    const at::Tensor own = at::nll_loss(log_probabilities, labels);
+    return own * (1 - smoothing) - log_probabilities.mean() * smoothing;
   }
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
                                                  torch::autograd::variable_list gradients) {

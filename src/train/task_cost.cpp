@@ -5,7 +5,8 @@
 namespace espalier {
 namespace {
 
-/// The task's description, which comes with the weights: the submodel's code and a few numbers.
+/// Bytes of the task's description, which is sent with the weights: the submodel's code and a few
+/// numbers.
 std::int64_t head_bytes(const Submodel& submodel) {
   constexpr std::int64_t kNumbers = 16;
   return static_cast<std::int64_t>(sizeof(std::int64_t) * (submodel.encode().size() + kNumbers));

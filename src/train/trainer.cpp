@@ -38,7 +38,7 @@ void Trainer::place(const std::shared_ptr<const Layout>& layout, const Submodel&
     const auto aligned = experiment_.plans->buffer_layout(submodel, Packing::aligned);
     parameters_ = Parameters(aligned);
     experiment_.plans->plan(*dense, *aligned, nullptr, kTrained)->copy(values, parameters_.data());
-  } else {  // the cache has only plans of the model's own layout
+  } else {  // the plan cache holds only plans of the model's own layout
     const auto aligned = std::make_shared<BufferLayout>(layout, submodel, Packing::aligned);
     parameters_ = Parameters(aligned);
     Plan(*dense, *aligned, nullptr, kTrained).copy(values, parameters_.data());
@@ -71,7 +71,8 @@ void Trainer::train_batch(LocalObjective& objective, const LocalTask& task) {
   const auto stream = [&](const char* name) {
     return Stream(experiment_.seed, purpose(name), client_, nth_task_, steps_);
   };
-  // One stream for all parts of a batch, so that a sample is augmented alike in any division.
+  // One stream for all parts of a batch, so that the division into parts does not change the
+  // augmentation.
   Stream augment = stream("data.augment");
   Stream random = stream("train.dropout");
   Context context;

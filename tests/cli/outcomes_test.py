@@ -110,9 +110,9 @@ class FailingClients(ProgramTest):
         killed = self.start("killed", 1, {"ESPALIER_KILL_AT": "round.merged:4"})
         self.assertNotEqual(killed.returncode, 0)
         again = self.start("killed")
-        self.assertIn("going on from version", again.stdout)
+        self.assertIn("resuming from version", again.stdout)
         # Failures before the checkpoint are not reported again.
-        version = int(re.search(r"going on from version (\d+)", again.stdout).group(1))
+        version = int(re.search(r"resuming from version (\d+)", again.stdout).group(1))
         self.assertGreater(version, 0)
         early = self.expected([row for row in rows if row[3] < version])
         late = {key: client for key, client in expected.items() if key not in early}

@@ -63,7 +63,7 @@ class GoingOn(Resume):
         short = self.write("short.ini", text)
         done = self.espalier("run", short, "--run.name=a")
         self.assertEqual(done.returncode, 0, done.stderr)
-        self.assertIn("going on from version 1", done.stdout)
+        self.assertIn("resuming from version 1", done.stdout)
         self.assert_same(straight, self.path("runs", "a"))
 
     def test_every_difference_is_named(self):
@@ -94,7 +94,7 @@ class GoingOn(Resume):
         path.write_text("".join(older))
         done = self.run_into("a", EVERY)
         self.assertEqual(done.returncode, 0, done.stderr)
-        self.assertIn("going on from version 1", done.stdout)
+        self.assertIn("resuming from version 1", done.stdout)
         self.assert_same(straight, run)
 
     def test_never_and_require(self):
@@ -141,8 +141,8 @@ class OtherData(Resume):
         run = self.stop_after("a", *data)
         straight = self.run_ok("straight", EVERY, *data)
         before = self.state(run)
-        for words, change in (("other: training labels;", {"flip": (5, 77)}),
-                              ("other: training values;", {"add": 1.0}),
+        for words, change in (("different: training labels;", {"flip": (5, 77)}),
+                              ("different: training values;", {"add": 1.0}),
                               ("there, 112 here)", {"samples": 124})):
             with self.subTest(words):
                 self.write_arrays("data", **change)
@@ -155,7 +155,7 @@ class OtherData(Resume):
         shutil.rmtree(self.path("data"))
         moved = self.run_into("a", EVERY, *self.write_arrays("elsewhere"), ranks=2)
         self.assertEqual(moved.returncode, 0, moved.stderr)
-        self.assertIn("going on from version 1", moved.stdout)
+        self.assertIn("resuming from version 1", moved.stdout)
         self.assert_same(straight, run)
 
     def test_other_words_of_the_same_numbers_are_refused(self):
@@ -165,15 +165,15 @@ class OtherData(Resume):
         self.write("t.txt", " ".join(words * 90))
         self.run_ok("a", *settings)
         self.write("t.txt", " ".join(words * 90).replace("cat", "dog"))
-        self.assert_refused(2, "other: words", "run", self.input, "--run.name=a", *settings, "--run.rounds=5")
+        self.assert_refused(2, "different: words", "run", self.input, "--run.name=a", *settings, "--run.rounds=5")
 
     def test_of_a_run_that_is_made_longer_is_refused(self):
         data = self.write_arrays("data")
         self.run_ok("a", *data)
         self.write_arrays("data", flip=(100,))
         arguments = ("run", self.input, "--run.name=a", *data, "--run.rounds=5")
-        said = self.assert_refused(2, "other: training labels", *arguments)
-        self.assertTrue(said.endswith("put back what it was, choose another run.name or add --overwrite"), said)
+        said = self.assert_refused(2, "different: training labels", *arguments)
+        self.assertTrue(said.endswith("restore the data, choose another run.name or add --overwrite"), said)
         self.assertTrue(os.path.exists(self.path("runs", "a", "DONE")))
 
     def test_on_another_rank_is_refused(self):
@@ -187,7 +187,7 @@ class OtherData(Resume):
             self.assertEqual(done.returncode, 2, done.stdout + done.stderr)
             errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
             self.assertEqual(len(errors), 1, done.stderr)
-            self.assertIn("of rank 0 on rank 1; other: training labels", errors[0])
+            self.assertIn("of rank 0 on rank 1; different: training labels", errors[0])
             self.assertFalse(os.path.exists(self.path("runs")))
 
 
@@ -209,7 +209,7 @@ class Stopping(Resume):
 
     def stopped_version(self, output):
         line = output.strip().splitlines()[-1]
-        self.assertRegex(line, r"^stopped at version \d+ of 100000 \(.*\); start again to go on$")
+        self.assertRegex(line, r"^stopped at version \d+ of 100000 \(.*\); start again to resume$")
         return int(line.split()[3])
 
     def stops_on(self, number, ranks):
@@ -239,7 +239,7 @@ class Stopping(Resume):
             job.send_signal(number)
         done = finish(job, 10)
         self.assertIn(done.returncode, (128 + signal.SIGUSR1, 128 + signal.SIGTERM), done.stderr)
-        self.assertRegex(done.stderr, r"stopped at once; what came after version \d+ is lost")
+        self.assertRegex(done.stderr, r"stopped at once; all results after version \d+ are lost")
         version = int(re.search(r"version (\d+)", done.stderr).group(1))
         self.assertIn(f"ckpt_{version:08}.h5", self.checkpoints(self.path("runs", "twice")))
         self.finish("twice", version)
@@ -292,7 +292,7 @@ class Damage(Resume):
             done = self.run_into(name, EVERY)
             self.assertEqual(done.returncode, 0, done.stderr)
             self.assertIn(newest, done.stderr)
-            self.assertIn("going on from version 1", done.stdout)
+            self.assertIn("resuming from version 1", done.stdout)
             self.assert_same(straight, self.path("runs", name))
 
     def test_one_flipped_byte_in_any_dataset_is_seen(self):
@@ -321,7 +321,7 @@ class Damage(Resume):
         straight = self.run_ok("straight", EVERY)
         done = self.run_into("killed", EVERY)
         self.assertIn("damaged", done.stderr)
-        self.assertIn("going on from version 1", done.stdout)
+        self.assertIn("resuming from version 1", done.stdout)
         self.assert_same(straight, killed)
 
     def test_without_a_usable_checkpoint_nothing_is_begun(self):

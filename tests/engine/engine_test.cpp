@@ -17,7 +17,7 @@ namespace {
 constexpr JobKind kCount = job_kind("test.count");
 constexpr JobKind kTwice = job_kind("test.twice");
 
-/// Which jobs made a step, in order.
+/// Numbers of the jobs that made a step, in order.
 using Steps = std::vector<std::int64_t>;
 
 /// Makes `steps` steps, the first byte of its head, and answers with its payload.
@@ -173,7 +173,7 @@ TEST_F(Engine, NormalJobsAreDoneInTheOrderInWhichTheirAnswersAreDue) {
   }
   while (worker_.step()) {
   }
-  // The first came alone and is under way when the others come.
+  // The first job has started when the others arrive.
   EXPECT_EQ(made_, (Steps{1, 1, 2, 2, 3, 3}));
 }
 

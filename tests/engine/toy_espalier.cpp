@@ -1,5 +1,6 @@
-// The program with another protocol: clients count, and each count makes a version of the model.
-// One kind of job, one event, and a resident with the client's sum; run by tests/cli/toy_test.py.
+// The program with another protocol: clients count, and each count makes a version of the model. It
+// has one kind of job, one event, and a resident with the client's sum; tests/cli/toy_test.py runs
+// it.
 
 #include "espalier/app/commands.h"
 #include "espalier/engine/clock.h"
@@ -107,7 +108,7 @@ class Counting final : public Conversation {
   Parameters model_;
   std::int64_t version_ = 0;
   Nanoseconds now_ = 0;
-  std::vector<std::int64_t> sent_, targets_, clients_;  // of the jobs that are out
+  std::vector<std::int64_t> sent_, targets_, clients_;  // of the outstanding jobs
   std::unique_ptr<Clock> clock_;
 };
 

@@ -1,4 +1,4 @@
-// FedBuff's step, against the sum that the authors' simulator (FLSim) makes of its buffer.
+// FedBuff's step, against the sum of the buffer in the authors' simulator (FLSim).
 
 #include <gtest/gtest.h>
 

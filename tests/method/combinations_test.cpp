@@ -1,5 +1,5 @@
-// Any registered rule may replace another in an input file. So every combination of them either
-// runs, or is refused with a sentence that names what to set instead. None may crash, and none may
+// Any registered rule may replace another in an input file. So every combination of rules either
+// runs, or is refused with a sentence that says what to set instead. None may crash, and none may
 // fail in any other way.
 
 #include <ATen/Parallel.h>
@@ -105,7 +105,7 @@ class Ground {
         experiment_(build_experiment(config())),
         records_(folder / "run.h5", "", all_tables()) {}
 
-  /// Runs it. What it was refused with, if it was.
+  /// Runs it. Returns the message of a refusal, if any.
   std::optional<std::string> refusal(const Combination& rules) {
     try {
       run(rules);
@@ -126,7 +126,7 @@ class Ground {
   void run(const Combination& rules) {
     Config own = config();
     own.read_text(rules.text(), "the combination");
-    bring_defaults(rounds_catalogue(), own);
+    set_defaults(rounds_catalogue(), own);
     const RuleNames names = rule_names(rounds_catalogue(), own);
     ServerRules built = build_rules(rounds_catalogue(), names, own, experiment_);
     for (std::int64_t client = 0; client < experiment_.fleet->size(); ++client) {
@@ -147,7 +147,7 @@ bool says_what_to_set(const std::string& refusal) {
   return has(" = ") && (has("set method.") || has("; take "));
 }
 
-/// Tries combinations, and counts what came of them.
+/// Tries combinations, and counts their results.
 class Trial {
  public:
   void operator()(const std::string& name, Ground& ground, const Combination& rules) {
@@ -226,7 +226,7 @@ TEST_F(Combinations, OfASearchAndARuleThatNeverSearchesAreRefused) {
     config.read_text(
         Combination{submodel, searches_.front(), "average", "proximal", "buffered"}.text(), "it");
     try {
-      bring_defaults(rounds_catalogue(), config);
+      set_defaults(rounds_catalogue(), config);
       ADD_FAILURE() << submodel;
     } catch (const InputError& error) {
       EXPECT_TRUE(says_what_to_set(error.what())) << error.what();

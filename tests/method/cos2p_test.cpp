@@ -1,4 +1,4 @@
-// The merge of Co-S2P: weights by importance over drift, and what they do to the model.
+// The merge of Co-S2P: weights by importance over drift, and their effect on the model.
 
 #include <gtest/gtest.h>
 

@@ -1,5 +1,5 @@
-// FedDyn: the client's memory in the gradient, and the server's in the merge, against the published
-// formulas written out.
+// FedDyn: the client's memory in the gradient, and the server's memory in the merge, against the
+// published formulas.
 
 #include <gtest/gtest.h>
 
@@ -15,7 +15,7 @@ namespace {
 
 constexpr double kRate = 0.1, kAlpha = 0.7;
 
-/// One step a task, of all samples, so that each task's gradient is that of the same loss.
+/// One step a task, with all samples, so that each task has the gradient of the same loss.
 std::unique_ptr<Setting> one_step(const std::string& more) {
   return make_setting(
       "[data]\nsynthetic_samples = 60\n[model]\nname = cnn\nchannels = 10, 20\nfeatures = 40\n"

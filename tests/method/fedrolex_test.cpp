@@ -1,4 +1,4 @@
-// Which units a rolling window keeps, against the sets written out.
+// The units that a rolling window keeps, against explicit sets.
 
 #include <set>
 

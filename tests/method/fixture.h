@@ -1,5 +1,5 @@
 #pragma once
-// What tests of methods share: an experiment and its clients' rules, from an input.
+// Common to tests of methods: an experiment and its clients' rules, from an input.
 
 #include <ATen/Parallel.h>
 #include <gtest/gtest.h>
@@ -43,7 +43,7 @@ struct Setting {
   ClientRules rules;
 };
 
-/// One client on synthetic data; `text` says the rest, the method's name first of all.
+/// One client on synthetic data; `text` is the rest of the input, beginning with the method's name.
 inline std::unique_ptr<Setting> make_setting(const std::string& text, const std::string& more) {
   install_counting_allocator();
   at::set_num_threads(1);
@@ -52,7 +52,7 @@ inline std::unique_ptr<Setting> make_setting(const std::string& text, const std:
                    "the fixture");
   config.read_text(text, "the test");
   config.read_text(more, "the test's settings");
-  bring_defaults(rounds_catalogue(), config);
+  set_defaults(rounds_catalogue(), config);
   const RuleNames names = rule_names(rounds_catalogue(), config);
   Experiment experiment = build_experiment(config);
   return std::make_unique<Setting>(

@@ -1,4 +1,4 @@
-// Ordered dropout: what a batch trains, and what it costs.
+// Ordered dropout: the networks that a batch trains, and their costs.
 
 #include "espalier/method/widths.h"
 #include "espalier/model/unit_window.h"
@@ -84,7 +84,7 @@ TEST(OrderedDropout, WithoutDistillationABatchTrainsTheNarrowNetworkAsIfItWereAl
   const Submodel full = Submodel::full(layout), small = window_submodel(layout, 0.4, 0);
   const TrainedTask within = train(*s, full);
   const TrainedTask alone = train(*plain, small);
-  // What the narrow network's own training gives, put into the whole.
+  // The result of training the narrow network alone, scattered into the whole.
   std::vector<float> expected = within.sent;
   const BufferLayout whole(s->experiment.model.layout, full, Packing::dense);
   const BufferLayout part(s->experiment.model.layout, small, Packing::dense);

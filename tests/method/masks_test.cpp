@@ -1,5 +1,5 @@
-// Searches for masks: gates against physically small submodels, what stands still, how many units
-// are kept, and the memory bound of the stage.
+// Searches for masks: gates against submodels without the units, frozen weights, numbers of kept
+// units, and the memory bound of the stage.
 
 #include <c10/core/GradMode.h>
 
@@ -31,7 +31,7 @@ std::unique_ptr<Setting> make(const std::string& more) {
 struct Outcome {
   ClientResult result;
   std::vector<float> trained;
-  std::vector<float> started;  ///< the first values of what was found
+  std::vector<float> started;  ///< the first values of the found submodel
   Submodel found;
 };
 
@@ -164,7 +164,7 @@ TEST(Masks, TheShareOfUnitsThatAreOnFollowsTheOneAskedFor) {
 }
 
 TEST(Masks, WeightsOfMaskedLayersStandStillWhileSearching) {
-  // No training afterwards: what moved, moved in the search.
+  // No training follows, so every change comes from the search.
   const auto s = make(kVit + "[train]\nlr = 0.01\nsteps = 1\n[method]\nmask_ratio = 1\n");
   const Experiment& e = s->experiment;
   const Outcome outcome = search(*s, depth(e, 3), 0.5);
@@ -235,7 +235,8 @@ TEST(Masks, TheSearchKeepsWithinItsBound) {
 }
 
 TEST(Masks, FourMatricesShrinkByTheFormula) {
-  // (7 r + 5 r^2) / 12 of each block, times the depth's r; attention r for heads (spec 2.1).
+  // (7 r + 5 r^2) / 12 of each block, times r for the depth; attention r for heads
+  // (docs/methods/cos2p.md, "What a client trains").
   const auto s = make(
       "[model]\nname = vit\ndepth = 4\nembed = 64\nheads = 4\nmlp = 256\npatch = 4\nexits = 4\n"
       "qkv_bias = false\n");
@@ -252,7 +253,7 @@ TEST(Masks, FourMatricesShrinkByTheFormula) {
     }
     return static_cast<double>(values);
   };
-  // Of matrix products, biases apart; and of attention.
+  // Operations of matrix products, without biases, and of attention.
   const auto flops = [&](const Submodel& submodel, Work work) {
     double sum = 0;
     for (const BlockCost& block : task_cost(e, LocalObjective(), submodel, 8).blocks) {

@@ -1,5 +1,5 @@
 #pragma once
-// What tests of merge rules share: a small model, and updates of submodels of it.
+// Common to tests of merge rules: a small model, and updates of its submodels.
 
 #include <gtest/gtest.h>
 
@@ -39,11 +39,9 @@ struct Scene {
     Stream stream(1, purpose("test"));
     const auto plan =
         experiment.plans->plan(*full, *full);  // of values, not of padding: that stays zero
-    for (const Plan::Run& run : plan->runs()) {
-      for (std::int64_t i = 0; i < run.length; ++i) {
-        before.data()[run.source + i] = static_cast<float>(stream.normal());
-      }
-    }
+    plan->for_each_value([&](std::int64_t source, std::int64_t) {
+      before.data()[source] = static_cast<float>(stream.normal());
+    });
     reset();
   }
 

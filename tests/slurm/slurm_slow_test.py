@@ -94,8 +94,8 @@ class Slurm(ProgramTest):
         self.submit("single-node.sbatch", ["--ntasks=3", "--time=1", "--signal=USR1@15"], *LONG, rounds,
                     "--run.name=again")
         self.wait_for("the run", lambda: self.is_done("again"))
-        self.assertIn("(SIGUSR1); start again to go on", self.logs())
-        self.assertIn("going on from version", self.logs())
+        self.assertIn("(SIGUSR1); start again to resume", self.logs())
+        self.assertIn("resuming from version", self.logs())
         self.assert_same(straight, self.path("runs", "again"))
 
     def test_scancel_and_another_submission(self):

@@ -1,7 +1,7 @@
 #pragma once
-// Measures this machine with the engine's own training steps, over the families at several widths
-// and batches. What a device class is fitted to, and what the fit is judged by (combinations apart
-// from those), are measured alike.
+// Measures this machine with the program's own training steps, for the families at several widths
+// and batches. A device class is fitted to some of these combinations; the others, measured in the
+// same way, test the fit.
 
 #include <cstdint>
 #include <string>
@@ -21,26 +21,26 @@ struct Combination {
   bool held_out = false;  ///< not used for fitting
 };
 
-/// A client's task on a combination, and what it took.
+/// A client's task on a combination, and its time.
 struct MeasuredTask {
-  Combination what;
+  Combination combination;
   TrainingCost step;
   std::int64_t steps = 0;
   double seconds = 0;  ///< of the whole task
 };
 
-/// What counts of times that were measured again and again: whatever else the machine does only
-/// adds to them. At least one value.
+/// The estimate from repeated measurements of a time: other work of the machine can only add to a
+/// measured time. Needs at least one value.
 double lower_quartile(std::vector<double> values);
 
-/// Every family at several widths and batches, more than a third of them held out. `quick`: with
+/// Every family at several widths and batches, with more than a third held out. `quick`: with
 /// smaller batches.
 std::vector<Combination> calibration_combinations(bool quick);
 
-/// Trains tasks of each combination on this thread, from the weights that come in to those that go
-/// out. All combinations take turns, several times over, and the lower quartile of each counts,
-/// because whatever else the machine does only adds to the time. The clock is the thread's
-/// processor time: on an idle machine that on the wall. `quick`: shorter tasks, fewer turns.
+/// Measures tasks of each combination on this thread, from unpacking to packing the weights. The
+/// combinations alternate in several turns, and the result is the lower quartile of each. The clock
+/// is the thread's processor time, which equals the real time on an idle machine. `quick`: shorter
+/// tasks, fewer turns.
 std::vector<MeasuredTask> measure_tasks(const std::vector<Combination>& combinations, bool quick);
 
 }  // namespace espalier

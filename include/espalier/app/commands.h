@@ -8,7 +8,7 @@
 
 namespace espalier {
 
-/// `espalier run INPUT.ini [--section.key=value ...] [flags]`; docs/index.md.
+/// `espalier run INPUT.ini [--section.key=value ...] [flags]`; see docs/index.md.
 int run_command(int* argc, char*** argv, const Protocols& protocols,
                 const std::vector<std::string>& arguments);
 

@@ -1,7 +1,7 @@
 #pragma once
-// How a command on several ranks fails. An exception on any rank becomes a status and a sentence.
-// While all ranks still act alike they agree on it and rank 0 prints it; later the rank that failed
-// prints it and ends the job, because others may be waiting for it.
+// Failures of a command on several ranks. An exception on any rank becomes a status and a sentence.
+// As long as all ranks do the same steps, they agree on a failure, and rank 0 prints one. Later the
+// rank that failed prints its failure and ends the job, because others may wait for it.
 
 #include <functional>
 #include <string>
@@ -15,20 +15,20 @@ struct Failure {
   std::string message;
 };
 
-/// Runs `work` and returns what it threw. `where` is put before messages of exceptions that are not
-/// our own.
+/// Runs `work` and returns its failure, if any. Messages of exceptions other than our own get the
+/// prefix `where`.
 Failure attempt(const std::function<void()>& work, const std::string& where = "");
-/// All ranks have failed alike, and rank 0 has printed why.
+/// Thrown on all ranks, after rank 0 has printed the reason.
 struct AgreedFailure {
   int status;
 };
 /// Throws AgreedFailure on all ranks if any of them failed. Collective.
 void agree(const MpiEnvironment& mpi, const Failure& failure);
-/// Runs `work` and agrees on what came of it. Collective.
+/// Runs `work` and agrees on its failure. Collective.
 void on_all_ranks(const MpiEnvironment& mpi, const std::function<void()>& work);
 /// Rank 0's text, on all ranks. Collective.
 std::string broadcast_text(const MpiEnvironment& mpi, std::string text);
-/// Prints this rank's failure, cleans up and ends the job; alone, returns the status.
+/// Prints this rank's failure, cleans up and ends the job; the only rank returns the status.
 int fail_job(const MpiEnvironment& mpi, const Failure& failure,
              const std::function<void()>& clean_up = {});
 

@@ -1,6 +1,6 @@
 #pragma once
-// The instruction set that tensors are computed with. It decides the last bits of results and the
-// speed of everything, so it is chosen by the program and not by the environment.
+// The instruction set of tensor operations. It decides the last bits of results and the speed, so
+// the program chooses it, not the environment.
 
 #include <string>
 
@@ -8,7 +8,7 @@ namespace espalier {
 
 /// "avx512" or "avx2": the best of this machine.
 std::string best_isa();
-/// Fixes the instruction set; before the first tensor. InputError where the machine has none such.
+/// Sets the instruction set. Call it before the first tensor. InputError if the machine lacks it.
 void apply_isa(const std::string& isa);
 
 }  // namespace espalier

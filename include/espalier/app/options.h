@@ -1,6 +1,6 @@
 #pragma once
-// The protocols of a program, and every option of it: each part declares its own, and options.cpp
-// calls them all.
+// The protocols of a program and all of its options: each part declares its own, and options.cpp
+// calls all parts.
 
 #include <vector>
 
@@ -12,7 +12,7 @@ namespace espalier {
 
 using Protocols = std::vector<Protocol>;
 
-/// The one that has the method of the configuration. InputError if there is no such method.
+/// The protocol of the configuration's method. InputError if there is no such method.
 const Protocol& protocol_of(const Protocols& protocols, const Config& config);
 
 OptionTable all_options(const Protocols& protocols);

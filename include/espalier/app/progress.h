@@ -1,6 +1,6 @@
 #pragma once
-// Progress of a run for a person: one live line on a terminal; elsewhere plain lines, at least a
-// second apart.
+// Progress of a run for a person: one live line on a terminal; otherwise plain lines, at most one a
+// second.
 
 #include <chrono>
 #include <cstdint>

@@ -1,5 +1,5 @@
 #pragma once
-// What the user asks of `espalier run`: an input file, flags, and values that replace the file's.
+// The arguments of `espalier run`: an input file, flags, and values that replace those of the file.
 
 #include <chrono>
 #include <optional>
@@ -18,20 +18,20 @@ struct Request {
   std::string input;
   bool overwrite = false;
   Resume resume = Resume::automatic;
-  std::optional<std::chrono::seconds> wall;  ///< to stop after
+  std::optional<std::chrono::seconds> wall;  ///< time until the run stops
   bool check = false;
   bool print_config = false;
   Verbosity verbosity = Verbosity::normal;
   std::vector<std::pair<std::string, std::string>> settings;  ///< --section.key=value
 };
 
-/// InputError where a word is neither an input file, nor a flag, nor --section.key=value.
+/// InputError if a word is neither an input file, nor a flag, nor --section.key=value.
 Request parse_request(std::vector<std::string> arguments);
 /// The earlier of `begun` + --wall and the end of the Slurm job, minus the time to write a
-/// checkpoint; none if neither is known.
+/// checkpoint; none if neither is given.
 std::optional<std::chrono::steady_clock::time_point> stop_time(
     const Request& request, std::chrono::steady_clock::time_point begun);
-/// The flags, one per line with a word of help.
+/// The flags, one per line, with their help.
 std::string describe_flags();
 
 }  // namespace espalier

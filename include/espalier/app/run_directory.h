@@ -1,6 +1,6 @@
 #pragma once
-// runs/<name>/: config.ini, run.h5, checkpoints/, log.txt, LOCK (who uses it), DONE (its closing
-// line). One process at a time uses a folder, and a folder holds one run.
+// runs/<name>/: config.ini, run.h5, checkpoints/, log.txt, LOCK (the process that uses it), DONE
+// (the closing line). One process at a time uses a folder, and a folder holds one run.
 
 #include <filesystem>
 #include <map>
@@ -13,8 +13,8 @@
 
 namespace espalier {
 
-/// Which checkpoints stay: the last few (at least 2), and with `every` > 0 those whose version is a
-/// multiple of it.
+/// The checkpoints to keep: the last few (at least 2), and with `every` > 0 also those whose
+/// version is a multiple of it.
 struct KeptCheckpoints {
   explicit KeptCheckpoints(const Config& config);  // checkpoint.keep, checkpoint.keep_every
   std::int64_t last, every;
@@ -22,37 +22,38 @@ struct KeptCheckpoints {
 
 class RunDirectory {
  public:
-  /// Where the configuration's run lives; {seed}, {method} and {job} of run.name are filled in.
+  /// The folder of the configuration's run, with the values of {seed}, {method} and {job} in
+  /// run.name.
   static std::filesystem::path path_for(const Config& config);
 
-  /// What a folder holds.
+  /// The run in a folder.
   struct Found {
     std::string config;        ///< resolved
     std::string closing_line;  ///< of a finished run, else empty
   };
-  /// None where there is no folder, or one that holds nothing but what a start leaves that was
-  /// ended before its config.ini stood. Waits up to 5 s for a live owner on this host. InputError
-  /// where it is in use, or holds something that is no run.
-  static std::optional<Found> look(const std::filesystem::path& path);
+  /// None if the folder does not exist, or if it holds only files of a start that ended before it
+  /// wrote config.ini. Waits up to 5 s for a live owner on this host. InputError if the folder is
+  /// in use, or holds something other than a run.
+  static std::optional<Found> find(const std::filesystem::path& path);
 
   enum class Content { keep, remove };
-  /// Takes the folder: waits up to 5 s for a live owner on this host, then refuses (InputError).
-  /// OutputError where it cannot be written.
+  /// Locks the folder: waits up to 5 s for a live owner on this host, then throws InputError.
+  /// OutputError if the folder cannot be written.
   RunDirectory(std::filesystem::path path, Content content);
-  ~RunDirectory();  // gives the lock back
+  ~RunDirectory();  // removes the lock
   RunDirectory(const RunDirectory&) = delete;
   RunDirectory& operator=(const RunDirectory&) = delete;
 
-  /// Writes `resolved` as its config.ini; the run is unfinished from here on. OutputError where it
+  /// Writes `resolved` as config.ini; from here on the run is unfinished. OutputError if the file
   /// cannot be written.
   void begin(const std::string& resolved) const;
 
   const std::filesystem::path& path() const { return path_; }
   std::filesystem::path run_file() const { return path_ / "run.h5"; }
   std::filesystem::path checkpoint(std::int64_t version) const;
-  /// Those that are there, the newest first.
+  /// The existing checkpoints, the newest first.
   std::vector<std::filesystem::path> checkpoints() const;
-  /// Removes all but those.
+  /// Removes all but the kept checkpoints.
   void prune_checkpoints(const KeptCheckpoints& kept) const;
   /// Replaces run.h5.
   void restore_run_file(const Bytes& image) const;

@@ -1,6 +1,6 @@
 #pragma once
-// What rank 0 does once everything is agreed and its folder is taken: it serves until the run ends
-// or a stop is requested, with records and checkpoints going to the folder.
+// The work of rank 0 once the ranks have agreed and it has locked its folder: it serves until the
+// run ends or a stop is requested, and writes records and checkpoints into the folder.
 
 #include <memory>
 #include <optional>
@@ -17,7 +17,7 @@ namespace espalier {
 /// Exit status of a run that was stopped at a checkpoint: start it again to resume it.
 inline constexpr int kStoppedEarly = 85;
 
-/// Built before anything is written, because errors of the input show here.
+/// Built before anything is written, because this reports errors of the input.
 struct Service {
   std::unique_ptr<Preparation> preparation;
   RunSettings settings;
@@ -25,7 +25,7 @@ struct Service {
 };
 Service build_service(const Protocol& protocol, const Config& config, const Experiment& experiment);
 
-/// The run's parts, which all ranks have built.
+/// The parts of the run that all ranks have built.
 struct Surroundings {
   const Protocol& protocol;
   const Config& config;
@@ -35,7 +35,7 @@ struct Surroundings {
   const std::string& data_print;  ///< fingerprint of the data, for checkpoints
 };
 
-/// Returns the exit status. `checkpoint`: to resume from; null: the run begins.
+/// Returns the exit status. `checkpoint`: the one to resume from; null: the run begins.
 int serve(const Surroundings& run, Service service, const Request& request, RunDirectory& directory,
           const MpiEnvironment& mpi, std::unique_ptr<CheckpointReader> checkpoint);
 

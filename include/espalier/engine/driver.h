@@ -1,6 +1,6 @@
 #pragma once
-// The loop of any run on rank 0: event after event until a stop is reached or requested, with
-// evaluations and checkpoints when they are due.
+// The loop of any run on rank 0: one event after the other until a stop is reached or requested,
+// with evaluations and checkpoints when they are due.
 
 #include <optional>
 #include <string>
@@ -9,8 +9,8 @@
 
 namespace espalier {
 
-/// From the beginning, or from what was restored (Run::archive), to the end or to a request to
-/// stop. Returns the request, if that ended it.
+/// Runs from the beginning, or from a restored checkpoint (Run::archive), to the end or to a
+/// request to stop. Returns the request if it ended the run.
 std::optional<std::string> drive(Run& run, Conversation& conversation, bool is_restored);
 
 }  // namespace espalier

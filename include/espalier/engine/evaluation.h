@@ -1,8 +1,8 @@
 #pragma once
-// Evaluations of the global model, spread over the ranks while training goes on: for each version,
-// first the norm statistics (where the model lacks them), then the test set; sums are combined in
-// batch order in double, so the result does not depend on ranks. They cost no virtual time. A
-// checkpoint needs the statistics alone, and waits for them: those shards go before all else.
+// Evaluations of the global model, spread over the ranks during training: for each version, first
+// the norm statistics (if the model lacks them), then the test set. Sums are combined in batch
+// order in double, so the result does not depend on ranks. Evaluations cost no virtual time. A
+// checkpoint waits for the statistics alone, so their shards go before all other jobs.
 
 #include <limits>
 #include <map>
@@ -20,8 +20,8 @@ struct Evaluation {
   Nanoseconds time = 0;
   std::string set = "test";  ///< evaluated_sets()
   double loss = 0;
-  /// Shares of the samples whose class is the likeliest, or among the five likeliest; of a language
-  /// model, which has none, not a number.
+  /// Fractions of the samples whose class is the most likely one, or among the five most likely;
+  /// not a number for a language model.
   double top1 = kNone;
   double top5 = kNone;
   /// Of a language model: the exponential of the loss.
@@ -37,37 +37,37 @@ class Evaluator {
  public:
   Evaluator(const Experiment& experiment, const EvaluationPlan& plan, Pool& pool);
 
-  /// Begins the evaluation of `model` as it is now (copied). It is calibrated first where it lacks
+  /// Begins the evaluation of a copy of `model`. The copy is calibrated first if it lacks
   /// statistics.
   void start(std::int64_t version, Nanoseconds time, const Parameters& model);
-  /// Begins to compute the norm statistics of `model`, before the ranks do anything else; nothing
-  /// where they are known.
+  /// Begins to compute the norm statistics of `model`, before all other jobs. Does nothing if they
+  /// exist already.
   void calibrate(std::int64_t version, const Parameters& model);
-  /// The latest version's model with its statistics in place; null while they are not known. Good
-  /// until anything else is called.
+  /// The model of the version with its statistics; null while these are not computed. Valid until
+  /// the next call of another function.
   const Parameters* calibrated(std::int64_t version) const;
   /// The next finished evaluation in order of version, one item for each set; empty if there is
   /// none.
   std::vector<Evaluation> next();
   bool pending() const { return !running_.empty(); }
   bool pending(std::int64_t version) const {
-    const auto known = running_.find(version);
-    return known != running_.end() && known->second.is_evaluated;
+    const auto item = running_.find(version);
+    return item != running_.end() && item->second.is_evaluated;
   }
-  /// Those under way. `model` lends its buffer layout.
+  /// Saves unfinished evaluations. `model` has the buffer layout of their models.
   void archive(Archive& archive, const Parameters& model);
-  /// Begins again those that were restored.
+  /// Begins the restored evaluations again.
   void resume();
 
  private:
   struct Running {
     Nanoseconds time = 0;
     Parameters model;
-    bool is_evaluated = false;                      // or calibrated only
-    bool is_sent = false;                           // its calibration
-    bool is_urgent = false;                         // the same
+    bool is_evaluated = false;                      // false: only calibrated
+    bool is_sent = false;                           // its calibration was sent
+    bool is_urgent = false;                         // its calibration was sent as urgent
     bool is_calibrated = false;                     // the model has its statistics, or needs none
-    std::vector<std::vector<double>> moments;       // by calibration batch; empty until it is here
+    std::vector<std::vector<double>> moments;       // by calibration batch; empty until it arrives
     std::vector<std::vector<EvaluationSums>> sums;  // by batch, then by set
     std::int64_t evaluated = 0;                     // batches
   };
@@ -84,7 +84,7 @@ class Evaluator {
   EvaluationPlan plan_;
   Pool& pool_;
   std::map<std::int64_t, Running> running_;  // by version
-  std::int64_t last_version_ = -1;           // of those that were removed
+  std::int64_t last_version_ = -1;           // of the last evaluation that was removed
   Parameters last_model_;
 };
 

@@ -1,7 +1,7 @@
 #pragma once
-// A job is a piece of work that the server hands out and that has one answer: a client's task, a
-// shard of an evaluation. On a rank it is a stepper, so that jobs take turns and messages move
-// between steps. Pool and worker handle jobs and know no protocol: each kind of job is registered
+// A job is a piece of work that the server sends to a rank and that has one answer: a client's
+// task, a shard of an evaluation. On a rank it is a stepper, so that jobs can alternate and
+// messages move between steps. Pool and worker know no protocol: each kind of job is registered
 // with the function that makes its stepper.
 
 #include <chrono>
@@ -18,7 +18,7 @@
 
 namespace espalier {
 
-/// What a job is, on the wire: the hash of its name ("evaluation.evaluate").
+/// The kind of a job in messages: the hash of its name ("evaluation.evaluate").
 enum class JobKind : std::int32_t {};
 consteval JobKind job_kind(std::string_view name) {
   std::uint32_t hash = 2166136261u;  // FNV-1a
@@ -29,11 +29,11 @@ consteval JobKind job_kind(std::string_view name) {
 /// When a rank works on a job.
 enum class Urgency : std::int32_t {
   normal,  ///< in the order (due, endpoint, number)
-  idle,    ///< when nothing else is left, or once normal jobs are two versions ahead
-  first    ///< before anything else, because the server waits for it
+  idle,    ///< if there is no other job, or once normal jobs are two versions ahead
+  first    ///< before all others, because the server waits for it
 };
 
-/// In real time: when an endpoint is to compute.
+/// In a paced run: the time in which an endpoint computes.
 struct Pace {
   Nanoseconds begin = 0;
   Nanoseconds length = 0;
@@ -43,11 +43,11 @@ struct Job {
   JobKind kind{};
   std::int64_t number = 0;  ///< unique among the jobs whose answers are collected
   Endpoint endpoint = kServer;
-  Nanoseconds due = 0;       ///< emulated time at which its answer is expected
-  std::int64_t version = 0;  ///< of the global model that it works on
+  Nanoseconds due = 0;       ///< emulated time of its expected answer
+  std::int64_t version = 0;  ///< of the global model that it uses
   Urgency urgency = Urgency::normal;
   std::optional<Pace> pace{};
-  bool needs_resident = false;  ///< of its endpoint (resident.h), which decides on the rank
+  bool needs_resident = false;  ///< it must run on the rank of its endpoint's resident (resident.h)
   SharedBytes head{};           ///< description
   SharedBytes payload{};        ///< large values, which several jobs may share
 };
@@ -58,10 +58,10 @@ struct Answer {
   Endpoint endpoint = kServer;
   SharedBytes head{};
   SharedBytes payload{};
-  double host_s = 0;  ///< that its work took on the rank
-  /// Of a paced job: when its work was done.
+  double host_s = 0;  ///< time of its work on the rank
+  /// Of a paced job: end of its work.
   std::optional<Nanoseconds> computed{};
-  int rank = 0;  ///< that did it; no result may depend on it
+  int rank = 0;  ///< that did the work; no result may depend on it
   std::chrono::steady_clock::time_point received{};
 };
 
@@ -71,16 +71,16 @@ class Stepper {
   struct Output {
     SharedBytes head;
     SharedBytes payload;
-    bool is_sent_twice = false;  ///< a fault on purpose; the server drops the second answer
+    bool is_sent_twice = false;  ///< an injected fault; the server drops the second answer
   };
 
   virtual ~Stepper() = default;
-  /// One batch, one block, one token; false when nothing is left to do.
+  /// Does one batch, one block or one token; false if nothing is left to do.
   virtual bool step() = 0;
   /// Call once, after step() returned false.
   virtual Output finish() = 0;
-  /// Steps over which a job's pace is spread, and how many of them are done. By default the job has
-  /// no pace, and is done as soon as its rank comes to it.
+  /// Number of steps over which the pace of a job is spread, and number of finished steps. By
+  /// default a job has no pace and runs as soon as its rank is free.
   virtual std::int64_t steps() const { return 0; }
   virtual std::int64_t steps_done() const { return 0; }
 };
@@ -97,16 +97,16 @@ class JobKinds {
   std::map<JobKind, MakeStepper> kinds_;
 };
 
-/// How the payload of a job's message travels. Several jobs may share a payload; the server sends
-/// it to each rank once. Both sides keep the last few payloads in the order sent: k > 0 is the k-th
-/// newest of them.
+/// The place of a payload. Several jobs may use one payload, and the server sends it to each rank
+/// once. Both sides keep the last few payloads in the order of sending: place k > 0 is the k-th
+/// newest of them, which is not sent again.
 inline constexpr std::size_t kKeptPayloads = 4;
-inline constexpr std::int64_t kPayloadNotKept = -1;  ///< it comes with the job
-inline constexpr std::int64_t kPayloadKept = 0;      ///< it comes with the job, and others follow
+inline constexpr std::int64_t kPayloadNotKept = -1;  ///< sent with the job
+inline constexpr std::int64_t kPayloadKept = 0;      ///< sent with the job, and kept for others
 
 /// A job as a message to its endpoint. `payload_place`: see above.
 Message message_of(const Job& job, std::int64_t payload_place);
-/// The inverse; without the payload if that did not come with it.
+/// The inverse; without the payload if the message has none.
 Job job_of(const Message& message);
 std::int64_t payload_place_of(const Message& message);
 

@@ -1,8 +1,8 @@
 #pragma once
-// The server's view of the ranks that do client work: it places jobs and collects their answers.
-// Which rank did what never reaches a result. A rank is handed a few jobs ahead; the rest wait here
-// in the order in which their answers will be asked for, so that slower ranks get fewer of them and
-// none ends long after the others. In real time nothing can wait: every job goes to a rank at once.
+// The server's view of the ranks that do client work: it sends jobs and collects their answers. No
+// result depends on the rank of a job. A rank gets a few jobs in advance. The rest wait here in the
+// order in which their answers will be needed, so that slower ranks get fewer of them and all ranks
+// end at about the same time. In a paced run no job can wait: each is sent to a rank at once.
 
 #include <chrono>
 #include <deque>
@@ -21,41 +21,42 @@ class Pool {
  public:
   using AnswerHandler = std::function<void(const Answer&)>;
   using Patience = std::function<std::chrono::nanoseconds()>;
-  /// Thrown out of a wait that is given up.
+  /// Thrown out of an interrupted wait.
   struct Interrupted {};
 
-  /// `local`: the worker on this rank if it is the only rank, else null. `real_time`: whether jobs
-  /// run in it.
+  /// `local`: the worker on this rank if it is the only rank, else null. `real_time`: whether the
+  /// run is paced.
   Pool(Mailbox& mailbox, int ranks, Worker* local, bool real_time);
 
-  /// Queues a job for the rank that first has room for it; one that needs a resident goes to its
-  /// rank at once. `work`: what ranks get equal shares of,
-  /// operations or, in real time, operations per second.
+  /// Queues a job for the rank that first has room for it. A job that needs a resident is sent to
+  /// the resident's rank at once. `work` is balanced over the ranks: operations or, in a paced run,
+  /// operations per second.
   void submit(Job job, std::int64_t work);
-  /// Waits until the job's answer is here, progressing everything else, and hands it over.
+  /// Waits for the job's answer, while all other work continues, and returns it.
   Answer collect(std::int64_t number);
-  /// The same, but the answer stays to be collected.
+  /// The same, but the answer remains to be collected.
   const Answer& await(std::int64_t number);
-  /// Any answer that is here.
+  /// Any answer that has arrived.
   std::optional<Answer> take();
 
-  /// Sends a job to the rank at `place`, one of places(), at once. Its answer goes to the handler
-  /// of its kind.
+  /// Sends a job at once to the rank with index `place`, below places(). The handler of its kind
+  /// gets the answer.
   void submit_to(std::int64_t place, const Job& job);
-  /// The place of an endpoint's residents.
+  /// Index of the rank that has the residents of an endpoint.
   std::int64_t home(Endpoint endpoint) const { return endpoint % places(); }
   std::int64_t places() const { return static_cast<std::int64_t>(ranks_.size()); }
-  /// An empty handler takes the present one away.
+  /// An empty handler removes the present one.
   void on_answer(JobKind kind, AnswerHandler handler);
 
-  /// Waits until `done()` holds, which it asks after every message, every step of work done here,
-  /// and at the latest `patience()` after it last asked.
+  /// Waits until `done()` holds. It is called after every message, after every local step of work,
+  /// and at the latest `patience()` after its last call.
   void wait_until(const std::function<bool()>& done, const Patience& patience = {});
-  /// From here on waits are given up when `asked()` holds; until called with nothing.
-  void interrupt_when(std::function<bool()> asked) { interrupt_ = std::move(asked); }
-  /// Takes the messages that have arrived, without waiting.
+  /// From now on a wait ends with Interrupted when `condition()` holds; an empty function removes
+  /// the condition.
+  void interrupt_when(std::function<bool()> condition) { interrupt_ = std::move(condition); }
+  /// Handles the messages that have arrived, without waiting.
   void poll();
-  /// Ends all workers and takes what they still sent.
+  /// Ends all workers and handles their last messages.
   void stop();
 
  private:
@@ -82,7 +83,7 @@ class Pool {
   Mailbox& mailbox_;
   Worker* local_;
   bool real_time_;
-  std::vector<int> ranks_;                         // that work
+  std::vector<int> ranks_;                         // with a worker
   std::vector<Load> loads_;                        // by index into ranks_
   std::vector<std::deque<SharedBytes>> payloads_;  // that each rank keeps, newest first
   std::map<Order, Waiting> waiting_;

@@ -1,7 +1,7 @@
 #pragma once
-// Real time in a paced run. All ranks count it from one moment, so that a task carries the time at
-// which its client is to compute, and what a message or a busy rank takes on the way is hidden in
-// the time that the emulated device and its link take anyway.
+// Real time in a paced run. All ranks count it from one moment, so a task can carry the time at
+// which its client computes. The real delays of messages and busy ranks then pass within the time
+// of the emulated device and its link.
 
 #include <chrono>
 
@@ -12,10 +12,10 @@ namespace espalier {
 
 class RealTime {
  public:
-  /// From now on, on rank 0's clock. `scale`: real seconds per emulated second. Collective.
+  /// Counts from now, on rank 0's clock. `scale`: real seconds per emulated second. Collective.
   RealTime(const MpiEnvironment& mpi, double scale);
 
-  /// Emulated time since then.
+  /// Emulated time since the construction.
   Nanoseconds now() const { return at(std::chrono::steady_clock::now()); }
   Nanoseconds at(std::chrono::steady_clock::time_point moment) const;
   /// Real time from now to an emulated time; negative once it has passed.

@@ -1,12 +1,12 @@
 #pragma once
 // A resident is an object that stays on one rank between the jobs of its endpoint: a region's
-// weights with their moments, key-value caches, frozen weights. Steppers of jobs use it there. A
-// checkpoint asks for its state; a resume sends the state to the rank that the resident now belongs
-// to, so a result never depends on where it is.
+// weights with their moments, key-value caches, frozen weights. The steppers of its jobs use it. A
+// checkpoint collects its state, and a resume sends the state to the rank that now has the
+// resident, so no result depends on that rank.
 //
-// A checkpoint may find a resident between any two steps of a job, and the job is sent again after
-// a resume. So a job on a resident names what is to be reached ("train to step 40"), not what is to
-// be added: it does what is left and gives the same answer.
+// A checkpoint may be written between any two steps of a job, and the job is sent again after a
+// resume. So a job on a resident names a goal ("train to step 40"), not an amount of work: when it
+// is repeated, it does the remaining work and gives the same answer.
 
 #include <cstdint>
 #include <functional>
@@ -28,7 +28,7 @@ class Resident {
   virtual void archive(Archive& archive) = 0;
 };
 
-/// What a resident is: the hash of its name ("regions.region").
+/// The kind of a resident: the hash of its name ("regions.region").
 using ResidentKind = JobKind;
 
 /// The residents of a rank.
@@ -41,7 +41,7 @@ class Residents {
   Residents& operator=(const Residents&) = delete;
   /// `make` makes a resident in its first state. A kind registered twice is a broken invariant.
   void add(ResidentKind kind, Make make);
-  /// The endpoint's resident, which is made when it is first asked for.
+  /// The endpoint's resident; the first call makes it.
   template <class T>
   T& at(ResidentKind kind, Endpoint endpoint) {
     return static_cast<T&>(find(kind, endpoint));
@@ -55,8 +55,9 @@ class Residents {
   std::map<std::pair<ResidentKind, Endpoint>, std::unique_ptr<Resident>> here_;
 };
 
-/// The states of these endpoints' residents, on rank 0: saving asks the ranks for them and waits,
-/// loading sends them to the ranks. Jobs of a resident must be sent with Job::needs_resident.
+/// The states of these endpoints' residents, on rank 0: saving requests them from the ranks and
+/// waits, loading sends them to the ranks. Jobs of a resident must be sent with
+/// Job::needs_resident.
 void archive_residents(Archive& archive, Pool& pool, ResidentKind kind,
                        std::span<const Endpoint> endpoints);
 

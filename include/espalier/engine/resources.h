@@ -1,7 +1,6 @@
 #pragma once
-// What the server itself has to give: its two links and its processor. Each serves one piece of
-// work at a time, in the order in which it comes, so updates that come together wait for each
-// other. One without a rate is never in anybody's way.
+// The server's own resources: two links and a processor. Each serves one piece of work at a time,
+// in order of arrival, so updates that arrive together wait for each other. Rate 0 means no delay.
 
 #include <cstdint>
 
@@ -14,10 +13,10 @@ namespace espalier {
 /// A first-in-first-out resource. Work must come in order of time.
 class Fifo {
  public:
-  /// Work of `amount` takes amount x unit / rate nanoseconds, rounded once; rate 0: none, and
-  /// nothing waits. `option` names the rate in messages and must outlive the resource.
+  /// Work of `amount` takes amount x unit / rate nanoseconds, rounded once; rate 0: no time.
+  /// `option` names the rate in messages and must outlive the resource.
   Fifo(const char* option, double rate, double unit) : option_(option), rate_(rate), unit_(unit) {}
-  /// Work of `amount` comes at `time`; returns when it is done. InputError past 100 years.
+  /// Serves work of `amount` that arrives at `time`; returns its end. InputError past 100 years.
   Nanoseconds take(Nanoseconds time, std::int64_t amount);
   void archive(Archive& archive, const char* name) { archive.value(name, free_); }
 
@@ -35,8 +34,8 @@ struct ServerResources {
   Fifo processor;  ///< of floating-point operations
 };
 
-/// Operations that taking in one value of an update costs the server: a multiplication and an
-/// addition, into the weighted sum.
+/// The server's operations for one value of an update: a multiplication and an addition, into the
+/// weighted sum.
 inline constexpr std::int64_t kFlopsPerMergedValue = 2;
 
 /// server.gflops, server.down_mbps, server.up_mbps.

@@ -1,7 +1,7 @@
 #pragma once
-// The run that a conversation is part of, on rank 0: its pool and records, evaluations of the
-// versions that it makes, the stops that the input asks for, checkpoints when they are due, host
-// time. All protocols use the same, so they are evaluated, stopped and saved alike.
+// A run on rank 0: its pool and records, the evaluations of its versions, the stops that the input
+// sets, its checkpoints, its host time. All protocols use it, so all are evaluated, stopped and
+// saved in the same way.
 
 #include <cstdint>
 #include <functional>
@@ -31,13 +31,13 @@ struct RunSettings {
 };
 /// run.target_accuracy, run.virtual_limit, checkpoint.every.
 void declare_stop_options(OptionTable& table);
-/// InputError if a stop does not suit the model.
+/// InputError if the model does not support a stop.
 RunSettings run_settings(const Config& config, const Experiment& experiment);
 
-/// Seconds on this process's clock, from some moment on.
+/// Seconds of this process's steady clock, whose zero has no meaning.
 double wall_seconds();
 
-/// Adds the host time of its life to a sum.
+/// Adds its lifetime in host seconds to a sum.
 class Stopwatch {
  public:
   explicit Stopwatch(double& sum_s) : sum_s_(sum_s), start_(wall_seconds()) {}
@@ -50,19 +50,19 @@ class Stopwatch {
   double start_;
 };
 
-/// A new version of the model, for the line of progress.
+/// A new version of the model, for the progress line.
 struct VersionReport {
   std::int64_t version = 0;
   Nanoseconds time = 0;
   double train_loss = 0;
 };
 
-/// Who hears of what happens; each may be empty.
+/// Functions that a run calls at its events; each may be empty.
 struct RunListeners {
   std::function<void(const VersionReport&)> on_version;
   std::function<void(const Evaluation&)> on_evaluation;
   std::function<void(const std::string&)> on_warning;
-  /// Saves what `content` archives, as the checkpoint of a version.
+  /// Saves a version's checkpoint, whose content the function `content` archives.
   std::function<void(std::int64_t version, const std::function<void(Archive&)>& content)> save;
 };
 
@@ -80,37 +80,37 @@ class Run {
 
   /// Whether the run ends here: at the last version, the virtual limit or the target accuracy.
   bool reached_a_stop(std::int64_t version, Nanoseconds now) const;
-  /// Whether work for a version that was just made may be sent before it is evaluated.
+  /// Whether tasks that start from a new version may be sent before the version is evaluated.
   bool may_send_on(std::int64_t version, Nanoseconds now) const;
-  /// `model` is the new version, made at `now`: begins its evaluation if that is due, and waits for
-  /// it if a stop depends on it. Returns whether the run goes on. NotFiniteError if the loss is not
-  /// finite.
+  /// Reports `model` as the new version, made at `now`: begins its evaluation if due, and waits for
+  /// it if a stop depends on it. Returns whether the run continues. NotFiniteError if the loss is
+  /// not finite.
   bool made_version(std::int64_t version, Nanoseconds now, const Parameters& model);
   void report(const VersionReport& report);
   void warn(const std::string& text);
-  /// Waits that `wait` makes are given up (Pool::Interrupted) when a stop is requested.
+  /// Calls `wait`, whose waits end with Pool::Interrupted when a stop is requested.
   void heed_stops(const std::function<void()>& wait);
-  /// Times the server's own work.
+  /// Measures the server's own work.
   Stopwatch busy() { return Stopwatch(busy_s_); }
   double busy_s() const { return busy_s_; }
   double saving_s() const { return saving_s_; }
-  /// Host seconds so far, those before a resume included.
+  /// Host seconds so far, including those before a resume.
   double elapsed_s() const { return wall_seconds() - wall_start_; }
 
   // For the driver:
 
   void start();
-  /// Version 0, if the input asks for it; waits if a stop depends on it.
+  /// Evaluates version 0 if the input sets it; waits if a stop depends on it.
   void evaluate_first(Conversation& conversation);
   void take_evaluations();
-  /// Of the last version, which is evaluated now if it was not.
+  /// Waits for all evaluations, including one of the last version.
   void finish_evaluations(Conversation& conversation);
   bool checkpoint_is_due(std::int64_t version) const;
   void save_if_due(Conversation& conversation);
-  /// A last checkpoint; `interrupted`: there is little time for it.
+  /// Saves a last checkpoint; `interrupted`: in little time.
   void save_last(Conversation& conversation, bool interrupted);
   const std::optional<Evaluation>& last_evaluation() const { return last_evaluation_; }
-  /// The whole run with its conversation. Restored before start().
+  /// Saves the whole run with its conversation, or restores it, before start().
   void archive(Archive& archive, Conversation& conversation);
 
  private:

@@ -1,9 +1,9 @@
 #pragma once
-// Co-S2P: every client holds as many leading blocks as its device can carry, keeps of each layer
-// the units that a mask chooses, which it learns on its own data, and teaches its shallower
-// classifiers by its deepest one; a semi-asynchronous server weighs updates by their size over how
-// far the model has moved since. Source: specs, cos2p (Li et al. 2024 and the authors' code, with
-// the corrections of its section 6).
+// Co-S2P: every client holds the leading blocks that its capability allows. A mask that it learns
+// on its own data selects the units of each layer, and its deepest classifier teaches the shallower
+// ones. A semi-asynchronous server weights an update by its size over the drift of the model since
+// its base version. Source: Li et al. 2024 and the authors' code; docs/methods/cos2p.md has our
+// corrections.
 
 #include "espalier/protocol/rounds/catalogue.h"
 

@@ -2,8 +2,7 @@
 // DC-ASGD: asynchronous SGD whose gradients are corrected for the delay,
 //   w <- w - eta (g + lambda g*g*(w - w_sent)),   g = (w_sent - w_trained) / eta,
 // eta the local learning rate times the local steps. Adaptive: lambda = lambda_0 / sqrt(ms + eps)
-// with a running mean ms of g*g per client. Source: specs, submodel baselines 1.6 (Zheng et al.
-// 2017).
+// with a running mean ms of g*g per client. Source: Zheng et al. 2017; docs/methods/dc_asgd.md.
 
 #include "espalier/protocol/rounds/catalogue.h"
 

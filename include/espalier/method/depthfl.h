@@ -1,7 +1,7 @@
 #pragma once
-// DepthFL: clients hold the leading blocks that they can carry, with a classifier at the end of
-// each section, and all classifiers of a client teach each other. Source: specs, submodel
-// baselines 1.12 (Kim et al. 2023, port by an author).
+// DepthFL: clients hold the leading blocks that their capability allows, with a classifier at the
+// end of each section, and all classifiers of a client teach each other. Source: Kim et al. 2023
+// (and the port by an author); docs/methods/depthfl.md.
 
 #include "espalier/protocol/rounds/catalogue.h"
 

@@ -1,6 +1,7 @@
 #pragma once
-// Depth by capability, shared by the methods whose weak clients hold the leading blocks only, up to
-// a classifier. Source: specs, cos2p 2.1 and 6.2; submodel baselines 1.12 (DepthFL).
+// Depth by capability, common to the methods whose weak clients hold only the leading blocks, up to
+// a classifier. Source: Li et al. 2024 (docs/methods/cos2p.md), Kim et al. 2023
+// (docs/methods/depthfl.md).
 
 #include "espalier/method/widths.h"
 
@@ -11,13 +12,12 @@ void declare_depth_options(OptionTable& table);
 
 class DepthLevels {
  public:
-  /// Levels as in WidthLevels; `searches`: clients below full capability search in what they hold.
+  /// Levels as in WidthLevels; `searches`: clients below full capability search in their submodel.
   DepthLevels(const RuleContext& context, bool searches);
   double width(const SendMoment& moment) const { return levels_.width(moment); }
-  /// The blocks that a client of the moment's share holds at full width, with their classifiers:
-  /// the leading floor(r^power D), or, where no client has the whole depth, as many from a place
-  /// that moves on by one classifier with every version, so that every block is held by one of them
-  /// (our reading).
+  /// The blocks that the client holds at full width, with their classifiers. For a level r they are
+  /// the leading floor(r^power D). If no client has the whole depth, their begin moves by one
+  /// classifier with every version, so that every block has a holder (our reading).
   Submodel blocks(const SendMoment& moment) const { return cut(width(moment), moment.version); }
 
  private:

@@ -1,6 +1,6 @@
 #pragma once
-// FedAvg: every client trains the full model, the server takes the sample-weighted mean. Its rules
-// are the plain ones that other methods replace one by one. Source: specs, submodel baselines 1.1.
+// FedAvg: every client trains the full model, and the server computes the sample-weighted mean.
+// Other methods replace its rules one by one. Source: McMahan et al. 2017; docs/methods/fedavg.md.
 
 #include "espalier/protocol/rounds/catalogue.h"
 

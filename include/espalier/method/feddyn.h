@@ -1,21 +1,22 @@
 #pragma once
-// FedDyn: each client's loss gets a linear term that remembers its past differences, so that with
-// different data the clients still agree at the optimum of all, and the server takes its mean a
-// step further by the same memory. Source: Acar et al., ICLR 2021; specs, submodel baselines 1.12
-// for its part in DepthFL.
+// FedDyn: each client's loss gets a linear term from its past differences, so that clients with
+// different data have the optimum of the global loss as their common optimum. The server shifts its
+// mean by the same memory. Source: Acar et al., ICLR 2021; docs/methods/feddyn.md. DepthFL uses it
+// too (docs/methods/depthfl.md).
 
 #include "espalier/protocol/rounds/catalogue.h"
 
 namespace espalier::rounds {
 
-/// The client's half, which objectives share: to a loss L it adds -<g, w> + alpha/2 |w - w_sent|^2,
+/// The client's part, for several objectives: it adds -<g, w> + alpha/2 |w - w_sent|^2 to a loss L,
 /// and after the task g <- g - alpha (w_trained - w_sent). g begins at zero and is the client's
-/// state; of a submodel that has changed since, values new to it begin at zero, those left are
-/// forgotten. Acts on the flat gradient, so it costs no passes; holds two copies of the weights.
+/// state. If the submodel has changed since the last task, g is zero for new values, and its other
+/// old values are dropped. Acts on the flat gradient, so it needs no further pass; holds two copies
+/// of the weights.
 class DynamicTerm {
  public:
-  /// method.dynamic_alpha, above 0, for every client; with method.alpha_by_samples divided by the
-  /// client's samples over the mean of all clients'.
+  /// alpha is method.dynamic_alpha, above 0; with method.alpha_by_samples it is divided by the
+  /// client's number of samples over the mean of all clients.
   explicit DynamicTerm(const Config& config);
   void begin(const LocalView& view);
   void after_backward(const LocalView& view) const;
@@ -27,9 +28,9 @@ class DynamicTerm {
   double alpha_;
   bool by_samples_;
   double own_alpha_ = 0;  // of the task's client
-  at::Tensor sent_;       // flat, as the model in training
-  at::Tensor memory_;     // g, flat as well
-  // Of the last task: the submodel's code, and g of it, dense; empty before the first.
+  at::Tensor sent_;       // flat, with the buffer layout of the trained model
+  at::Tensor memory_;     // g, with the same layout
+  // Of the last task: the submodel's code, and g, dense; empty before the first.
   std::vector<std::int64_t> code_;
   std::vector<float> state_;
 };

@@ -1,7 +1,7 @@
 #pragma once
-// FjORD: ordered dropout. A client trains, in every batch, a width drawn from those that it can
-// carry: the first units of every layer; its widest network teaches the narrower one. Source:
-// specs, submodel baselines 1.8 (Horvath et al. 2021, port by paper authors).
+// FjORD: ordered dropout. In every batch a client trains the first units of each layer, up to a
+// width drawn from the widths of its submodel; its widest network teaches the narrower one. Source:
+// Horvath et al. 2021 (and the port by authors); docs/methods/fjord.md.
 
 #include "espalier/protocol/rounds/catalogue.h"
 

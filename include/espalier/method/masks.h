@@ -1,8 +1,8 @@
 #pragma once
-// Masks: which units of each layer a client trains, learnt on its own data. Every unit has a logit;
-// in each batch its outputs are switched on or off by a draw from the logit's sigmoid, while the
-// weights stand still. Source: specs, cos2p 2.2 (Co-S2P, authors' code); `random` and `magnitude`
-// are its ablations.
+// Masks: the units of each layer that a client trains, learned on its own data. Every unit has a
+// logit; in each batch a draw from the logit's sigmoid switches its outputs on or off, while the
+// weights are frozen. Source: the authors' code of Co-S2P (Li et al. 2024); docs/methods/cos2p.md.
+// `random` and `magnitude` are ablations.
 
 #include "espalier/protocol/rounds/catalogue.h"
 

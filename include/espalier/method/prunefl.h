@@ -1,7 +1,7 @@
 #pragma once
-// PruneFL as it stands among the baselines of Co-S2P's code: one window of leading units for good,
-// averaged over its holders. The published method prunes single weights and is another one; see
-// docs/methods/prunefl.md. Source: specs, cos2p 4.
+// PruneFL as a baseline in the code of Co-S2P (Li et al. 2024): the same leading units during the
+// whole run, averaged over their holders. The published method (Jiang et al. 2022) prunes single
+// weights instead; see docs/methods/prunefl.md.
 
 #include "espalier/protocol/rounds/catalogue.h"
 

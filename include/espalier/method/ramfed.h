@@ -1,8 +1,8 @@
 #pragma once
-// RAM-Fed, in the two readings that there are of it: windows that stand at a place of their own for
-// every client, averaged over their holders (as a baseline in the code of Co-S2P), and averaged
-// over all clients, with the last known difference of each where it trained none now (as in the
-// group's own code). Source: specs, cos2p 4 (Wang et al. 2023).
+// RAM-Fed (Wang et al. 2023), in two readings. Every client has a window of units with a begin of
+// its own. Updates are averaged over their holders (a baseline in the code of Co-S2P), or over all
+// clients, with the last difference of a client for parameters that it did not train now (the
+// group's own code). docs/methods/ramfed.md.
 
 #include "espalier/protocol/rounds/catalogue.h"
 

@@ -1,5 +1,5 @@
 #pragma once
-// The list of protocols, and of the methods of each: one line each.
+// The list of protocols and of their methods, one line each.
 
 #include <vector>
 

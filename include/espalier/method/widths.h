@@ -1,6 +1,7 @@
 #pragma once
-// Width levels, shared by the methods that give each client a share of every layer: `fixed` levels
-// stay with a client for the whole run, `dynamic` ones are redrawn for every task.
+// Width levels, common to the methods that give each client a fraction of every layer: with `fixed`
+// levels a client keeps its width for the whole run, with `dynamic` ones it is drawn for every
+// task.
 
 #include <cstdint>
 #include <functional>
@@ -15,22 +16,22 @@ namespace espalier::rounds {
 /// method.widths, method.proportions, method.levels, clients.memory_fit.
 void declare_width_options(OptionTable& table);
 
-/// What a client of a width share would be assigned, as far as its memory is concerned.
+/// The assignment of a client of a given width, for the bound of its memory.
 using AssignmentOf = std::function<Assignment(double width)>;
 
 class WidthLevels {
  public:
-  /// With clients.memory_fit = width, each client's share is the largest multiple of 1/128 for
-  /// whose assignment it has the memory. InputError where widths and proportions do not fit each
-  /// other, or a device is too small for the smallest share.
+  /// With clients.memory_fit = width, each client's width is the largest multiple of 1/128 whose
+  /// assignment fits its memory. InputError if there are not as many proportions as widths, or if a
+  /// device is too small for the smallest width.
   WidthLevels(const RuleContext& context, const AssignmentOf& assignment);
-  /// Of rules that keep the same share of every layer.
+  /// For rules that keep the same fraction of every layer.
   explicit WidthLevels(const RuleContext& context);
-  /// The share of the client's task. Fixed: client i of n gets the level whose part of the
-  /// proportions contains (i + 1/2) / n, so that equal levels are neighbours. Dynamic: drawn by
-  /// (client, its n-th task).
+  /// The width of the client's task. Fixed: client i of n gets the level whose interval of the
+  /// cumulated proportions contains (i + 1/2) / n, so that clients of a level are neighbours.
+  /// Dynamic: drawn, keyed by the client and the number of its task.
   double width(const SendMoment& moment) const;
-  /// The largest share that any client may have.
+  /// The largest width of any client.
   double largest() const;
 
  private:
@@ -41,7 +42,7 @@ class WidthLevels {
   bool dynamic_;
   std::vector<double> widths_;
   std::vector<double> upper_;             // cumulated proportions, last = 1
-  const Fleet* fleet_ = nullptr;          // where shares are fitted to the memory
+  const Fleet* fleet_ = nullptr;          // null unless widths are fitted to the memory
   std::map<std::string, double> fitted_;  // by class of device
 };
 

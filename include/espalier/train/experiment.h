@@ -1,6 +1,6 @@
 #pragma once
-// Everything that the input file describes and every rank builds for itself, equal on all of them:
-// model, data, who has which samples, which device each client is, how it trains.
+// The experiment that the input file describes: model, data, the samples and the device of each
+// client, the training settings. Every rank builds it for itself, and it is equal on all ranks.
 
 #include <cstdint>
 #include <memory>
@@ -27,7 +27,7 @@ struct Experiment {
   std::unique_ptr<PlanCache> plans;
 
   std::int64_t samples_of(std::int64_t client) const { return partition->size(client); }
-  /// Samples in a batch of the client: its device's own, else train.batch.
+  /// Samples in a batch of the client: the batch of its device, else train.batch.
   std::int64_t batch_of(std::int64_t client) const {
     const std::int64_t own = fleet->device(client).batch;
     return own > 0 ? own : train.batch;
@@ -40,8 +40,8 @@ struct Experiment {
 /// run.seed, run.rounds, run.horizon.
 void declare_experiment_options(OptionTable& table);
 
-/// Builds all of it. With `data_may_be_absent` (--check) missing data is a warning and the declared
-/// shapes are used. Throws InputError and DataError as its parts do.
+/// Builds the experiment. With `data_may_be_absent` (--check) missing data gives a warning, and the
+/// declared shapes are used. Throws the InputError and DataError of its parts.
 Experiment build_experiment(const Config& config, bool data_may_be_absent = false);
 
 }  // namespace espalier

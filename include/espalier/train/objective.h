@@ -1,6 +1,6 @@
 #pragma once
-// What a client minimises. An objective may add terms to the loss, or act on the flat gradient
-// after the backward pass, and may keep state per client across tasks.
+// The loss that a client minimises. An objective may add terms to the loss, or act on the flat
+// gradient after the backward pass, and may keep state per client across tasks.
 
 #include <ATen/ATen.h>
 
@@ -13,77 +13,76 @@
 
 namespace espalier {
 
-/// A piece of local training as its objective sees it.
+/// A piece of local training, for its objective.
 struct LocalTask {
   std::int64_t client = 0;
   std::int64_t nth_task = 0;      ///< of this client, from 0; keys its random streams
-  std::int64_t base_version = 0;  ///< of the global model that it started from
+  std::int64_t base_version = 0;  ///< of the global model from which it starts
   Submodel submodel;
-  double search = 0;  ///< above 0: the fraction of units that it searches for first
+  double search = 0;  ///< above 0: the fraction of units to search for before the training
 };
 
-/// What an objective may use while it serves one task.
+/// The objects that an objective may use during a task.
 struct LocalView {
   const Experiment& experiment;
   Parameters& parameters;
   const LocalTask& task;
 };
 
-/// What passes through the model at once.
+/// The samples of one pass.
 struct Batch {
   at::Tensor inputs;
-  at::Tensor labels;  ///< [...]: one for a sample, or for each position of a text
+  at::Tensor labels;  ///< [...]: one for each sample, or for each position of a text
 };
 
 /// Logits [..., classes] of one batch.
 struct Outputs {
-  at::Tensor logits;              ///< of the classifier by which the submodel answers
-  std::vector<at::Tensor> exits;  ///< of its shallower ones, in order
+  at::Tensor logits;              ///< of the submodel's deepest classifier
+  std::vector<at::Tensor> exits;  ///< of its shallower classifiers, in order
 };
 
-/// Passes of one submodel, of batches of one size.
+/// Passes of one submodel with batches of one size.
 struct SubmodelPasses {
   Submodel submodel;
   Workload::Passes passes;
 };
 
-/// By itself the plain objective of FedAvg: cross-entropy.
+/// The base class is the objective of FedAvg: cross-entropy.
 class LocalObjective {
  public:
   virtual ~LocalObjective() = default;
 
-  /// Called once per task when the received weights are in place, in the task's memory scope.
+  /// Called once per task with the received weights, in the task's memory scope.
   virtual void begin(const LocalView&) {}
-  /// Before each batch: settings of its forward pass.
+  /// Called before each batch; sets options of its forward pass.
   virtual void prepare(const LocalView&, Context&) {}
   /// Whether loss() reads Outputs::exits.
   virtual bool uses_exits() const { return true; }
-  /// What the batch's forward pass runs on: the task's weights, or a part of them that prepare()
+  /// The weights of the batch's forward pass: the task's weights, or a part of them that prepare()
   /// made.
   virtual const Parameters& weights(const LocalView& view) const { return view.parameters; }
   /// Mean loss of one batch, to be minimised; a scalar with a graph. By default the sum of every
-  /// classifier's cross-entropy (deep supervision, Lee et al. 2015, where there are exits).
+  /// classifier's cross-entropy (with exits: deep supervision, Lee et al. 2015).
   virtual at::Tensor loss(const LocalView&, const Batch& batch, const Outputs& outputs);
   /// After the backward pass, before clipping and the optimiser's step.
   virtual void after_backward(const LocalView&) {}
   /// Called once per task after its last batch.
   virtual void end(const LocalView&) {}
-  /// Bytes that it holds beside model and activations while a submodel is trained on batches of
+  /// Its bytes beside model and activations during the training of a submodel with batches of
   /// `batch` samples, for the memory bound.
   virtual std::int64_t extra_bytes(const Experiment&, const Submodel&, std::int64_t batch) const {
     return 0;
   }
-  /// The passes forward and back that a task makes with these batches, where it trains `trained`:
-  /// by default those of `trained` alone.
+  /// The forward and backward passes of a task that trains `trained` with these batches; by default
+  /// one pass of `trained` for each batch.
   virtual std::vector<SubmodelPasses> passes(const Experiment&, const LocalTask&,
                                              const Submodel& trained,
                                              const Workload& batches) const;
-  /// State of the client that outlives the task; nothing by default.
+  /// State that the client keeps between tasks; nothing by default.
   virtual void archive(Archive&) {}
 };
 
-/// Bytes of a submodel's aligned values, and of the logits that one classifier makes of `batch`
-/// samples.
+/// Bytes of a submodel's aligned values, and of one classifier's logits for `batch` samples.
 std::int64_t weight_bytes(const Experiment&, const Submodel&);
 std::int64_t logits_bytes(const Experiment&, std::int64_t batch);
 

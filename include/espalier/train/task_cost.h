@@ -1,17 +1,17 @@
 #pragma once
-// What a task costs its client: the cost model (model/cost.h) with the experiment's optimiser, the
-// objective's own memory, and the task's description.
+// The costs of a task for its client: the cost model (model/cost.h) with the experiment's
+// optimiser, the objective's own memory, and the task's description.
 
 #include "espalier/model/cost.h"
 #include "espalier/train/search.h"
 
 namespace espalier {
 
-/// Of training with this submodel, batches of `batch` samples: the bound holds for all that the
-/// task's memory scope counts meanwhile.
+/// Costs of training the submodel with batches of `batch` samples. The memory bound holds for
+/// everything that the task's memory scope counts.
 TrainingCost task_cost(const Experiment&, const LocalObjective&, const Submodel&,
                        std::int64_t batch);
-/// The same of a search in it.
+/// The same for a search in the submodel.
 TrainingCost search_cost(const Experiment&, const SubmodelSearch&, const Submodel&,
                          std::int64_t batch);
 

@@ -1,7 +1,6 @@
 #pragma once
-// The training loop of one endpoint: weights, optimiser, the order in which its samples are seen,
-// and one batch after the other. What is minimised is an objective's matter, and where the weights
-// come from and go to is the caller's.
+// The training loop of one endpoint: weights, optimiser, the order of its samples, and one batch
+// after the other. An objective defines the loss, and the caller provides and takes the weights.
 
 #include <cstdint>
 #include <memory>
@@ -19,24 +18,24 @@ namespace espalier {
 
 /// The kinds of entries that payloads carry.
 inline constexpr unsigned kTrained = 1u << static_cast<unsigned>(Kind::trainable);
-/// Those of them that a search freezes.
+/// The kind of entries that a search freezes; payloads carry these as trained ones.
 inline constexpr unsigned kFrozen = 1u << static_cast<unsigned>(Kind::frozen);
 
 /// Number of bytes of a message's payload: the trained values, dense.
 std::int64_t payload_bytes(const BufferLayout& dense);
-/// The trained values of `dense`, a submodel of the model's, packed as they travel.
+/// The payload with the trained values of `dense`, whose submodel the model contains.
 std::shared_ptr<Bytes> pack_payload(PlanCache& plans, const Parameters& model,
                                     const BufferLayout& dense);
 
 class Trainer {
  public:
-  /// Of the samples of `client`, in the order of its `nth_task`-th task. `experiment` must outlive
-  /// the trainer.
+  /// Trains with the samples of `client`, in the order of its task number `nth_task`. `experiment`
+  /// must outlive the trainer.
   Trainer(const Experiment& experiment, std::int64_t client, std::int64_t nth_task,
           std::int64_t base_version);
 
-  /// Takes the weights of a payload of `submodel`, placed as `layout` has them: that of the
-  /// experiment's model, or one with frozen entries. The optimiser before them is gone.
+  /// Sets the weights from a payload of `submodel`. `layout`: of the experiment's model, or one
+  /// with frozen entries. Removes the optimiser.
   void place(const std::shared_ptr<const Layout>& layout, const Submodel& submodel,
              const Bytes& payload);
   /// Allocates gradients and a new optimiser for these weights; the mean loss starts again.
@@ -44,7 +43,7 @@ class Trainer {
   /// Trains the next batch, in all its parts: the gradients of the parts add up to that of the
   /// batch's mean.
   void train_batch(LocalObjective& objective, const LocalTask& task);
-  /// Gives weights and optimiser back; the order of samples stays.
+  /// Frees weights and optimiser; the order of samples continues.
   void release();
 
   Parameters& parameters() { return parameters_; }
@@ -54,7 +53,7 @@ class Trainer {
   /// Batches trained so far, and the samples in them, counting repeats.
   std::int64_t steps() const { return steps_; }
   std::int64_t samples() const { return samples_; }
-  /// Over the samples trained with this optimiser; 0 if there are none.
+  /// Mean over the samples trained with this optimiser; 0 if there are none.
   double mean_loss() const {
     return loss_samples_ == 0 ? 0 : loss_sum_ / static_cast<double>(loss_samples_);
   }
@@ -71,7 +70,7 @@ class Trainer {
   std::optional<Optimizer> optimizer_;
   std::vector<std::int64_t> order_;  // of the current epoch
   std::int64_t epoch_ = 0;
-  std::int64_t position_ = 0;  // in it
+  std::int64_t position_ = 0;  // in order_
   std::int64_t steps_ = 0;
   std::int64_t samples_ = 0;
   double loss_sum_ = 0;  // with this optimiser

@@ -5,27 +5,29 @@
 namespace espalier::rounds {
 
 void declare_method_options(OptionTable& table) {
-  table.add({"method.submodel", OptionType::text, "", "replaces the method's submodel rule"});
-  table.add({"method.window", OptionType::text, "", "replaces the method's window"});
-  table.add({"method.merge", OptionType::text, "", "replaces the method's merge rule"});
-  table.add({"method.objective", OptionType::text, "", "replaces the method's local objective"});
+  table.add({"method.submodel", OptionType::text, "", "submodel rule; empty = the method's own"});
+  table.add({"method.window", OptionType::text, "", "window; empty = the method's own"});
+  table.add({"method.merge", OptionType::text, "", "merge rule; empty = the method's own"});
+  table.add(
+      {"method.objective", OptionType::text, "", "local objective; empty = the method's own"});
   table.add({"method.search", OptionType::text, "",
-             "replaces the search of a submodel rule whose clients search (masked_depth: masks)"});
+             "search of a submodel rule whose clients search (masked_depth); empty = the rule's "
+             "own (masks)"});
 }
 
 namespace {
 
-/// A search that no client is ever asked for is a mistake, most likely in the submodel rule.
+/// A search that no client does is an error of the input, most likely in the submodel rule.
 void refuse_idle_search(const Catalogue& catalogue, const RuleNames& names) {
   if (names.search.empty() || !catalogue.submodels.get(names.submodel).value.search.empty()) return;
-  std::string known;
+  std::string with_search;
   for (const auto& item : catalogue.submodels.items()) {
-    if (!item.value.search.empty()) known += (known.empty() ? "" : " or ") + item.name;
+    if (!item.value.search.empty()) with_search += (with_search.empty() ? "" : " or ") + item.name;
   }
   throw InputError(formatted(
       "method.search = {}: clients of method.submodel = {} do not search; leave method.search out, "
       "or set method.submodel = {}",
-      names.search, names.submodel, known));
+      names.search, names.submodel, with_search));
 }
 
 }  // namespace
@@ -51,7 +53,7 @@ RuleNames rule_names(const Catalogue& catalogue, const Config& config) {
   return names;
 }
 
-void bring_defaults(const Catalogue& catalogue, Config& config) {
+void set_defaults(const Catalogue& catalogue, Config& config) {
   const RuleNames names = rule_names(catalogue, config);
   for (const auto& [key, value] : catalogue.methods.get(names.method).value.defaults) {
     config.set_default(key, value);
@@ -87,7 +89,7 @@ Peaks assignment_peaks(const Experiment& e, const ServerRules& rules, const Assi
   const std::int64_t batch = part_size(e.train, e.batch_of(client));
   const Submodel& sent = assigned.submodel;
   if (assigned.search == 0) return {0, task_cost(e, *rules.objective, sent, batch)};
-  // Found in a search, a submodel may be up to as large as what was sent.
+  // A search may find a submodel as large as the sent one.
   const Submodel trained =
       rules.search->size_is_known() ? rules.search->expected(e.model, sent, assigned.search) : sent;
   return {search_cost(e, *rules.search, sent, batch).peak_bytes,

@@ -17,7 +17,7 @@ std::string megabytes(std::int64_t bytes) {
   return formatted("{:.2f} MB", static_cast<double>(bytes) * 1e-6);
 }
 
-/// How many clients have too little memory for their first task, and what to do about it.
+/// The number of clients with too little memory for their first task, and a remedy.
 std::string memory_line(const Experiment& e, const std::vector<std::int64_t>& too_small) {
   if (too_small.empty()) {
     return formatted("memory   all {} clients can hold their task", e.fleet->size());
@@ -30,10 +30,10 @@ std::string memory_line(const Experiment& e, const std::vector<std::int64_t>& to
       too_small.size(), e.fleet->size(), fmt::join(classes, ", "));
 }
 
-/// Clients of one kind of device that get the same submodel; the rest is that of the first.
+/// Clients of one device class that get the same submodel.
 struct CheckLine {
   std::string device;
-  std::string rest;
+  std::string rest;  ///< of the line, for the first of these clients
   std::int64_t clients = 0;
 };
 
@@ -52,13 +52,13 @@ void print_check(const Experiment& e, const RuleNames& names, const ServerRules&
   for (const std::string& file : e.data.files) log_note("         " + file);
   log_note(formatted("clients  {}", e.fleet->size()));
   log_note(formatted("         {:<14} {:>8} {:>6} {:>12} {:>12} {:>12}", "device", "clients",
-                     "share", "parameters", "memory", "cap"));
+                     "width", "parameters", "memory", "cap"));
   std::map<std::pair<std::string, std::uint64_t>, std::size_t> line_of;  // device and submodel
   std::vector<CheckLine> lines;
   std::vector<std::int64_t> too_small;  // clients
   std::int64_t payloads = 0;
   std::int64_t states = 0;
-  const bool keeps = e.train.optimizer_state == OptimizerState::keep;
+  const bool keeps_state = e.train.optimizer_state == OptimizerState::keep;
   for (std::int64_t client = 0; client < e.fleet->size(); ++client) {
     const SendMoment moment{client, 0, 0};
     const Assignment assigned = rules.submodel->choose(e, moment);
@@ -69,7 +69,7 @@ void print_check(const Experiment& e, const RuleNames& names, const ServerRules&
     const std::int64_t cap = memory_bytes(device);
     const bool fits = cap == 0 || bounds.largest() <= cap;
     if (!fits) too_small.push_back(client);
-    if (keeps) states += Optimizer::copies(e.train) * cost.message_bytes;
+    if (keeps_state) states += Optimizer::copies(e.train) * cost.message_bytes;
     const auto [line, is_new] =
         line_of.try_emplace({device.name, assigned.submodel.hash()}, lines.size());
     if (is_new) {
@@ -87,8 +87,8 @@ void print_check(const Experiment& e, const RuleNames& names, const ServerRules&
   for (const CheckLine& line : lines) {
     log_note(formatted("         {:<14} {:>8} {}", line.device, line.clients, line.rest));
   }
-  // The model, its evaluated copy, and each client's payload, update and state: that before the
-  // task, that after it, and the one to send next.
+  // The model, its evaluated copy, and for each client its payload, its update and three states:
+  // the one before the task, the one after it, and the one to send next.
   log_note(formatted("server   {} at most, beside data and libraries",
                      megabytes(8 * values + 2 * payloads + 3 * states)));
   log_note(memory_line(e, too_small));

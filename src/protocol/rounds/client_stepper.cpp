@@ -67,7 +67,7 @@ void ClientStepper::begin_search() {
   search_->begin(view());
 }
 
-/// The submodel that was found becomes the task's, and its values the payload.
+/// The found submodel becomes the task's submodel, and its values the payload.
 void ClientStepper::end_search() {
   task_.submodel = search_->found(view());
   result_.found = task_.submodel.encode();
@@ -76,7 +76,7 @@ void ClientStepper::end_search() {
   const Parameters& searched = trainer_.parameters();
   Plan(searched.buffer_layout(), *dense, nullptr, kTrained | kFrozen)
       .copy(searched.data(), floats_of(*values).data());
-  // They replace the message, which is as large or larger.
+  // They replace the payload of the message, which is at least as large.
   account_->charge(std::ssize(*values) - std::ssize(*payload_));
   payload_ = values;
   result_.search_peak_bytes = account_->peak_bytes();
@@ -96,7 +96,7 @@ void ClientStepper::begin_training() {
   objective_->begin(view());
 }
 
-/// Of the objective, then of the optimiser if it is kept.
+/// The state of the objective, then of the optimiser if that is kept.
 void ClientStepper::archive_training_state(Archive& archive) {
   objective_->archive(archive);
   const TrainSettings& train = experiment_.train;
@@ -106,8 +106,8 @@ void ClientStepper::archive_training_state(Archive& archive) {
   }
 }
 
-/// A batch of the client's local test, of the received weights before they are trained; false when
-/// it is done. Tasks with a search have none. It takes no emulated time.
+/// Tests a batch of the client's local test samples with the received weights, before the training;
+/// false if none is left. Tasks with a search have no local test. It takes no emulated time.
 bool ClientStepper::test_batch() {
   const auto left = std::ssize(local_test_) - tested_;
   if (left == 0) return false;

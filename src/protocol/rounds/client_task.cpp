@@ -11,7 +11,7 @@ void archive_task(Archive& archive, ClientTask& task, std::vector<std::int64_t>&
   archive.value("nth_task", task.nth_task);
   archive.value("base_version", task.base_version);
   archive.value("finish", task.finish);
-  bool unused = false;  // keeps the place of the next flag in files
+  bool unused = false;  // so that the next flag has its place in files
   bool searches = task.search > 0;
   archive_flags(archive, "flags", {&task.answers_twice, &task.not_finite, &unused, &searches});
   archive.value("submodel", submodel);
@@ -20,7 +20,7 @@ void archive_task(Archive& archive, ClientTask& task, std::vector<std::int64_t>&
 }
 
 void archive_result(Archive& archive, ClientResult& result) {
-  bool unused = false;  // keeps the place of the next flags in files
+  bool unused = false;  // so that the next flags have their places in files
   bool searched = result.search_peak_bytes > 0;
   bool tested = result.local.samples > 0;
   archive.value("task", result.task);

@@ -41,7 +41,7 @@ std::vector<std::int64_t> Clients::take(const Moment& moment) {
   return chosen;
 }
 
-/// Number of the last task that a client may start now.
+/// The largest number of a task that a client may start now.
 std::int64_t Clients::furthest_task(const Moment& moment) const {
   constexpr std::int64_t kAny = std::numeric_limits<std::int64_t>::max();
   if (!max_spread_) return kAny;
@@ -65,7 +65,8 @@ std::optional<Nanoseconds> Clients::next_return(Nanoseconds now) const {
   return next;
 }
 
-/// Whether the client's next submodel is smaller than the one with which it last ran out of memory.
+/// Whether the client's next submodel does not contain the one with which it last ran out of
+/// memory.
 bool Clients::has_memory(std::int64_t client, const Moment& moment) const {
   const auto refused = too_large_.find(client);
   if (refused == too_large_.end()) return true;

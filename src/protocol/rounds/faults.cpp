@@ -8,20 +8,20 @@
 namespace espalier::rounds {
 
 void declare_fault_options(OptionTable& table) {
-  const auto share = [&](const char* key, const char* help) {
+  const auto add_fraction = [&](const char* key, const char* help) {
     table.add({key, OptionType::real, "0", help, "", 0, 1});
   };
-  table.add({"faults.clients", OptionType::real_list, "",
-             "clients that faults happen to; empty = all", "", 0, 1e12});
-  share("faults.crash", "share of tasks whose client crashes and gives no answer");
-  share("faults.late", "share of tasks that take longer than they should");
-  table.add({"faults.late_factor", OptionType::real, "4", "how many times as long those take", "",
-             1, 1e6});
-  share("faults.twice", "share of tasks that are answered twice");
-  share("faults.not_finite", "share of answers with a value that is not a number");
-  share("faults.vanish", "share of tasks whose client vanishes for a while");
+  table.add({"faults.clients", OptionType::real_list, "", "clients that have faults; empty = all",
+             "", 0, 1e12});
+  add_fraction("faults.crash", "fraction of tasks whose client crashes and gives no answer");
+  add_fraction("faults.late", "fraction of tasks whose client is slower than its device");
+  table.add({"faults.late_factor", OptionType::real, "4",
+             "factor of the compute time of such a task", "", 1, 1e6});
+  add_fraction("faults.twice", "fraction of tasks that are answered twice");
+  add_fraction("faults.not_finite", "fraction of answers with a value that is not a number");
+  add_fraction("faults.vanish", "fraction of tasks whose client vanishes for a while");
   table.add({"faults.vanish_tasks", OptionType::real, "3",
-             "how long it stays away, in lengths of the task that it left", "", 0, 1e6});
+             "absence of such a client, in lengths of the task that it left", "", 0, 1e6});
 }
 
 Faults::Faults(const Config& config)

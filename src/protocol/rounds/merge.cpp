@@ -50,14 +50,16 @@ void weighted_mean(Parameters& model, std::span<const Holding> holdings) {
 
 void declare_staleness_options(OptionTable& table) {
   table.add_choice("method.staleness", "polynomial",
-                   "how the weight of an update falls with its staleness", {"polynomial", "hinge"});
+                   "form in which the weight of an update falls with its staleness",
+                   {"polynomial", "hinge"});
   table.add({"method.staleness_power", OptionType::real, "0",
-             "staleness polynomial: weights fall as (1 + staleness)^-power; 0 = constant", "", 0,
-             100});
+             "staleness polynomial: power in the weight (1 + staleness)^-power; 0 = constant", "",
+             0, 100});
   table.add({"method.hinge_a", OptionType::real, "10",
-             "staleness hinge: 1 / (a (staleness - b) + 1) beyond b", "", 0, 1e6});
-  table.add({"method.hinge_b", OptionType::real, "6", "staleness hinge: full weight up to b",
-             "versions", 0, 1e9});
+             "staleness hinge: a in the weight 1 / (a (staleness - b) + 1) beyond b", "", 0, 1e6});
+  table.add({"method.hinge_b", OptionType::real, "6",
+             "staleness hinge: staleness b up to which an update has its full weight", "versions",
+             0, 1e9});
 }
 
 StalenessWeight::StalenessWeight(const Config& config)
@@ -74,7 +76,7 @@ double StalenessWeight::operator()(std::int64_t staleness) const {
 
 Coverage coverage(const Experiment& experiment, const BufferLayout& model,
                   std::span<const Update> updates) {
-  // Equal submodels are counted at once: few distinct ones cover many clients.
+  // Equal submodels are counted together: many clients have few distinct ones.
   std::map<const BufferLayout*, std::int64_t> holders;
   for (const Update& update : updates) ++holders[update.buffer_layout.get()];
   Coverage result;
@@ -94,11 +96,9 @@ Coverage coverage(const Experiment& experiment, const BufferLayout& model,
                                   0);
   for (const auto& [buffer_layout, number] : holders) {
     const auto plan = experiment.plans->plan(*buffer_layout, model, nullptr, kTrained);
-    for (const Plan::Run& run : plan->runs()) {
-      for (std::int64_t i = 0; i < run.length; ++i) {
-        count[static_cast<std::size_t>(run.destination + i)] += static_cast<std::int32_t>(number);
-      }
-    }
+    plan->for_each_value([&](std::int64_t, std::int64_t destination) {
+      count[static_cast<std::size_t>(destination)] += static_cast<std::int32_t>(number);
+    });
   }
   std::int32_t least = std::numeric_limits<std::int32_t>::max();
   for (std::size_t entry = 0; entry < model.layout().entries.size(); ++entry) {
@@ -113,10 +113,9 @@ Coverage coverage(const Experiment& experiment, const BufferLayout& model,
 }
 
 void declare_average_options(OptionTable& table) {
-  table.add_choice(
-      "method.weighting", "samples",
-      "merge average: weight of an update by its client's samples, or the same for all",
-      {"samples", "uniform"});
+  table.add_choice("method.weighting", "samples",
+                   "weight of an update by its client's samples, or the same for all",
+                   {"samples", "uniform"});
   declare_staleness_options(table);
 }
 
@@ -130,7 +129,7 @@ void AverageMerge::merge(const Experiment& experiment, Parameters& model,
   for (Update& update : updates) {
     update.weight =
         (by_samples_ ? static_cast<double>(update.samples) : 1.0) * staleness_(update.staleness);
-    // Divided by the first weight, so that equal weights are exactly 1.
+    // Divide by the first weight, so that equal weights are exactly 1.
     holdings.push_back({experiment.plans->plan(*update.buffer_layout, model.buffer_layout(),
                                                restriction(experiment, update), kTrained),
                         floats_of(*update.values).data(), update.weight / updates.front().weight});

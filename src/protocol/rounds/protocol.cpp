@@ -66,7 +66,7 @@ std::vector<Listing> listings(const Catalogue& c) {
       methods(c),
       listing_of("method.submodel", "submodel rules (method.submodel)", c.submodels),
       listing_of("method.search",
-                 "searches (method.search), of submodel rules whose clients search", c.searches),
+                 "searches (method.search) for submodel rules whose clients search", c.searches),
       listing_of("method.window", "windows (method.window)", c.windows),
       listing_of("method.merge", "merge rules (method.merge)", c.merges),
       listing_of("method.objective", "objectives (method.objective)", c.objectives)};
@@ -83,7 +83,7 @@ Protocol protocol(const Catalogue& c) {
       .declare = [&c](OptionTable& table) { declare(c, table); },
       .tables = {&rounds_schema(), &tasks_schema()},
       .list = [&c] { return listings(c); },
-      .choose = [&c](Config& config) { bring_defaults(c, config); },
+      .choose = [&c](Config& config) { set_defaults(c, config); },
       .prepare =
           [&c](const Config& config, const Experiment& experiment) {
             return std::make_unique<Rounds>(c, config, experiment);

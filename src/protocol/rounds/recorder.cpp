@@ -22,21 +22,21 @@ double mean_of_local(double sum, const EvaluationSums& local) {
                            : std::numeric_limits<double>::quiet_NaN();
 }
 
-/// What a task of that outcome means to the user; empty where it is no failure of the client.
+/// The description of a failure for the user; empty if the outcome is not a failure of the client.
 std::string failure_of(Outcome outcome, std::int64_t needed, const DeviceClass& device) {
   switch (outcome) {
     case Outcome::out_of_memory:
       return formatted(
-          "ran out of memory: {:.3f} MB needed, cap {:.3f} MB; it is not sent this submodel again "
+          "ran out of memory: {:.3f} MB needed, cap {:.3f} MB; it does not get this submodel again "
           "(give device.{} more memory_mb, or choose smaller widths)",
           static_cast<double>(needed) * 1e-6, device.memory_mb, device.name);
     case Outcome::crashed:
-      return "crashed in the midst of its task, which is lost (faults.crash)";
+      return "crashed during its task, which is lost (faults.crash)";
     case Outcome::rejected:
       return "sent values that are not finite: its update is rejected (lower train.lr, or set "
              "train.clip)";
     case Outcome::unavailable:
-      return "vanished in the midst of its task, which is lost (faults.vanish)";
+      return "vanished during its task, which is lost (faults.vanish)";
     case Outcome::merged:
     case Outcome::dropped_stale:
     case Outcome::unfinished:
@@ -55,7 +55,7 @@ Row sent_row(const ClientTask& task, std::int64_t parameters) {
 }  // namespace
 
 void RoundRecorder::record(const ClosedWindow& window, const BufferLayout& model) {
-  const auto& [version, opened, closed, delivered, updates, still_out] = window;
+  const auto& [version, opened, closed, delivered, updates, outstanding] = window;
   std::int64_t merged = 0, stale = 0, dropped = 0, staleness_max = 0, peak = 0;
   std::int64_t bytes_down = 0, bytes_up = 0, samples = 0;
   double staleness_sum = 0, loss_sum = 0;
@@ -68,7 +68,7 @@ void RoundRecorder::record(const ClosedWindow& window, const BufferLayout& model
       stale += d.staleness > 0 ? 1 : 0;
       staleness_sum += static_cast<double>(d.staleness);
       staleness_max = std::max(staleness_max, d.staleness);
-      // Of a search there is no loss.
+      // A search has no loss.
       const std::int64_t trained =
           d.sent.task.search > 0 ? rules_.search->training(experiment_, d.sent.task.client).samples
                                  : result.samples;
@@ -116,7 +116,7 @@ void RoundRecorder::record(const ClosedWindow& window, const BufferLayout& model
         .set("rank", static_cast<std::int64_t>(d.arrival.rank));
     run_.records().append(row);
   }
-  for (const Flight& flight : still_out) {
+  for (const Flight& flight : outstanding) {
     busy[flight.endpoint] += overlap(flight.leaves(), flight.done(closed), opened, closed);
   }
   Nanoseconds busy_sum = 0;
@@ -165,8 +165,10 @@ void RoundRecorder::warn_of_failure(const Delivered& d) {
           : 0;
   const std::string text = failure_of(d.outcome, needed, device);
   if (text.empty() || !warned_.emplace(device.name, d.outcome).second) return;
-  run_.warn(formatted("client {} ({}) {}. Further tasks of {} that end so are counted, not told",
-                      task.client, device.name, text, device.name));
+  run_.warn(
+      formatted("client {} ({}) {}. Further failures of this kind on {} are recorded in "
+                "/tasks without a warning",
+                task.client, device.name, text, device.name));
 }
 
 void RoundRecorder::record_unfinished(const SentTask& sent, const Flight& flight,
@@ -196,7 +198,7 @@ std::string RoundRecorder::traffic() const {
 void RoundRecorder::archive(Archive& archive) {
   archive.value("bytes_up", bytes_up_);
   archive.value("bytes_down", bytes_down_);
-  // A run that is resumed does not warn of the same failures again.
+  // A resumed run does not warn of the same failures again.
   std::vector<std::pair<std::string, Outcome>> warned(warned_.begin(), warned_.end());
   archive_list(archive, "failures_told", warned, [](Archive& a, auto& item) {
     a.value("device", item.first);

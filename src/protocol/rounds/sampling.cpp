@@ -8,12 +8,12 @@ namespace espalier::rounds {
 void declare_sampling_options(OptionTable& table) {
   table.add_choice(
       "clients.sampling", "uniform",
-      "who works next where clients.per_round is above 0: each client equally likely, by "
-      "its number of samples, or one after the other",
+      "choice of the next clients if clients.per_round is above 0: all with equal probability, "
+      "with probability by their samples, or in turn",
       {"uniform", "weighted", "round_robin"});
   table.add({"clients.over_select", OptionType::real, "1",
-             "so many times clients.per_round work at once; with window.min_updates = "
-             "clients.per_round the slowest of them are not waited for",
+             "factor of clients.per_round for the clients that work at the same time; with "
+             "window.min_updates = clients.per_round the server does not wait for the slowest",
              "", 1, 100});
 }
 
@@ -42,7 +42,7 @@ std::vector<std::int64_t> Sampler::choose(std::int64_t want, const std::set<std:
   }
   if (kind_ == Kind::round_robin) {
     auto place = idle.lower_bound(next_);
-    for (std::size_t looked = 0; looked < idle.size() && std::ssize(chosen) < want; ++looked) {
+    for (std::size_t tried = 0; tried < idle.size() && std::ssize(chosen) < want; ++tried) {
       if (place == idle.end()) place = idle.begin();
       if (can_work(*place)) chosen.push_back(*place);
       ++place;
@@ -63,8 +63,8 @@ std::set<std::int64_t> Sampler::draw(std::int64_t want, const std::set<std::int6
     return kind_ == Kind::uniform || stream.uniform() * static_cast<double>(most_samples_) <
                                          static_cast<double>(experiment_.samples_of(client));
   };
-  // Any client, again and again until one is idle: quick where most are. Where few are, or few can
-  // work, the tries run out and the rest is drawn from the list of those that can.
+  // Draw from all clients until one is idle, which is fast if most are. If few are idle or can
+  // work, the number of tries ends this, and the rest is drawn from the list of idle clients.
   std::set<std::int64_t> drawn;
   for (std::int64_t tries = 32 * want; tries > 0 && std::ssize(drawn) < want; --tries) {
     const std::int64_t client = stream.below(clients);

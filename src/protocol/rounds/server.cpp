@@ -13,9 +13,9 @@
 namespace espalier::rounds {
 namespace {
 
-// Periods of absence after which a run is given up in which no client can work.
+// Maximum number of consecutive waits for an absent client; after them the run ends.
 constexpr std::int64_t kMostWaits = 100000;
-// Consecutive windows in which every task may fail.
+// Maximum number of consecutive windows in which every task fails.
 constexpr std::int64_t kMostFailedWindows = 100;
 
 /// True if every float is finite: an exponent of all ones is infinity or not a number.
@@ -74,7 +74,7 @@ RoundsServer::RoundsServer(const Experiment& experiment, ServerSettings settings
       clock_(make_clock(settings.clock, run.pool(), run.real_time())) {
   clock_->settle = [this](Flight& flight, const Answer& answer) {
     const ClientResult result = arrival_of(answer).result;
-    if (result.found.empty()) return;  // it failed
+    if (result.found.empty()) return;  // the search failed
     costs_.charge(out_.at(flight.number), Submodel::decode(*experiment_.model.layout, result.found),
                   flight);
   };
@@ -86,7 +86,7 @@ void RoundsServer::begin() {
     const SentTask& sent = out_.at(flight.number);
     clock_->send_again(flight, client_job(sent.task, sent.payload));
   }
-  // After a resume they are due if the run was to end here and now is to be longer.
+  // After a resume tasks are due if the run had ended here and now has more rounds.
   if (state_.tasks_due && !run_.reached_a_stop(state_.version, state_.now)) top_up();
 }
 
@@ -112,7 +112,7 @@ void RoundsServer::advance() {
 }
 
 void RoundsServer::end() {
-  // What was delivered after the last merge, then what is still out: each task has exactly one row.
+  // Answers after the last merge, then outstanding tasks: each task has exactly one row.
   for (const Delivered& d : delivered_) {
     recorder_.record_unfinished(d.sent, d.flight, state_.version);
   }
@@ -168,7 +168,7 @@ void RoundsServer::send(std::int64_t client) {
 // Answers ---------------------------------------------------------------------------------------
 
 void RoundsServer::deliver(Clock::Event event) {
-  const bool closes = take_in(std::move(event));
+  const bool closes = handle(std::move(event));
   const Delivered& d = delivered_.back();
   if (!d.is_waiting) clients_.release(d.sent.task.client);
   if (closes) {
@@ -178,8 +178,8 @@ void RoundsServer::deliver(Clock::Event event) {
   }
 }
 
-/// The effects of an answer, or of its absence. Returns whether the window closes.
-bool RoundsServer::take_in(Clock::Event event) {
+/// Handles an answer or a failure. Returns whether the window closes.
+bool RoundsServer::handle(Clock::Event event) {
   const Stopwatch busy = run_.busy();
   state_.now = event.flight.finish;
   Delivered d;
@@ -196,7 +196,7 @@ bool RoundsServer::take_in(Clock::Event event) {
   } else if (d.outcome == Outcome::out_of_memory) {
     clients_.ran_out_of_memory(client, d.sent.task.submodel);
   }
-  // A state that belongs to values which are not finite would spoil all later tasks.
+  // The state of a rejected update may hold values that are not finite, so it is not kept.
   const ClientResult& result = d.arrival.result;
   if (!result.state.empty() && d.outcome != Outcome::rejected) {
     clients_.keep_state(client, result.state);
@@ -212,8 +212,8 @@ bool RoundsServer::take_in(Clock::Event event) {
   return closes;
 }
 
-/// From here on the task, and the payload that it started from, are of the submodel that its client
-/// found.
+/// Replaces the task's submodel by the one that its client found, and the payload by its values of
+/// that submodel.
 void RoundsServer::adopt_submodel(Delivered& delivered) {
   SentTask& sent = delivered.sent;
   ClientResult& result = delivered.arrival.result;
@@ -254,22 +254,22 @@ void RoundsServer::close_window() {
   const std::int64_t version = state_.version;
   release_waiting();
   state_.tasks_due = true;
-  if (run_.may_send_on(version, state_.now)) top_up();  // records can wait, the ranks need not
+  if (run_.may_send_on(version, state_.now)) top_up();  // before the records, so ranks do not wait
   recorder_.record({.version = version,
                     .opened = window_.opened(),
                     .closed = state_.now,
                     .delivered = delivered_,
                     .updates = updates,
-                    .still_out = earlier_flights()},
+                    .outstanding = earlier_flights()},
                    model_.buffer_layout());
   kill_point("round.recorded");
   delivered_.clear();
   window_.open(state_.now);
-  const bool goes_on = run_.made_version(version, state_.now, model_);
-  if (goes_on && state_.tasks_due) top_up();
+  const bool continues = run_.made_version(version, state_.now, model_);
+  if (continues && state_.tasks_due) top_up();
 }
 
-/// Makes the next version of the updates, in (client, task) order, and returns them.
+/// Makes the next version from the updates, in (client, task) order, and returns these.
 std::vector<Update> RoundsServer::merge() {
   const Stopwatch busy = run_.busy();
   std::vector<Delivered*> sources;
@@ -305,7 +305,7 @@ std::vector<Update> RoundsServer::merge() {
   return updates;
 }
 
-/// Those that were sent before the present version was made.
+/// Flights of outstanding tasks of earlier versions.
 std::vector<Flight> RoundsServer::earlier_flights() const {
   std::vector<Flight> flights;
   for (const auto& [key, flight] : clock_->out()) {
@@ -321,8 +321,8 @@ void RoundsServer::release_waiting() {
   }
 }
 
-/// Every task of the window failed: those clients may be sent something smaller, or others in their
-/// place, now or when a client comes back.
+/// Every task of the window failed: sends smaller submodels to these clients, or tasks to others,
+/// now or when a client becomes available.
 void RoundsServer::wait_for_client() {
   refuse_failed_window();
   release_waiting();
@@ -341,7 +341,7 @@ void RoundsServer::wait_for_client() {
   }
 }
 
-/// After a window without a single update: ends a run that cannot go on.
+/// After a window without an update: ends a run that cannot continue.
 void RoundsServer::refuse_failed_window() {
   const auto rejected = [](const Delivered& d) { return d.outcome == Outcome::rejected; };
   const bool on_purpose = std::ranges::all_of(
@@ -354,8 +354,8 @@ void RoundsServer::refuse_failed_window() {
   }
   if (too_often) {
     throw NoClientError(formatted(
-        "no client can answer: {} times in a row everybody who was given work failed; see the "
-        "outcomes in /tasks",
+        "no client can answer: in {} consecutive windows every task failed; see the outcomes in "
+        "/tasks",
         kMostFailedWindows));
   }
 }

@@ -1,5 +1,5 @@
-// What a run needs to go on as if nothing had happened. Work that is out is not saved: its tasks
-// are sent again, and since a task's result depends on the task alone, it comes out the same.
+// The state of the server in checkpoints. The work of outstanding tasks is not saved: a resume
+// sends these tasks again, and gets the same results, because a result depends on the task alone.
 
 #include <algorithm>
 #include <string>
@@ -9,7 +9,7 @@
 namespace espalier::rounds {
 namespace {
 
-/// Byte strings that tasks share, each stored once; tasks name them by their place.
+/// Byte strings that several tasks use, each stored once; tasks refer to them by their index.
 class SharedList {
  public:
   /// -1 for none.
@@ -118,7 +118,7 @@ void RoundsServer::archive_tasks(Archive& archive) {
     for (const auto& [key, flight] : clock_->out()) {
       in_flight.push_back({out_.at(flight.number), flight});
     }
-    // The lists first: reading needs them before those who name their items.
+    // The lists come first, because reading the tasks needs them.
     for (const InFlight& item : in_flight) payloads.place(item.sent.payload);
     for (const Delivered& d : delivered_) {
       payloads.place(d.sent.payload);
@@ -137,11 +137,11 @@ void RoundsServer::archive_tasks(Archive& archive) {
     archive_flags(a, "flags", {&d.is_waiting});
     Arrival& arrival = d.arrival;
     archive_shared(a, "values", arrival.values, updates);
-    std::int64_t answered_by = d.flight.is_answered ? d.sent.task.client : 0;  // in older files too
+    std::int64_t answered_by = d.flight.is_answered ? d.sent.task.client : 0;  // as in older files
     a.value("client", answered_by);
     Bytes result;
     if (!a.loading()) {
-      ClientResult equal = arrival.result;  // without what differs between equal runs
+      ClientResult equal = arrival.result;  // without values that differ between equal runs
       equal.wall_compute_s = 0;
       result = equal.encode();
     }
@@ -149,7 +149,7 @@ void RoundsServer::archive_tasks(Archive& archive) {
     if (a.loading()) arrival.result = ClientResult::decode(result);
   });
   if (!archive.loading()) return;
-  // Further tasks of this version share the payload of those that were sent.
+  // Further tasks of this version use the payloads of the earlier ones.
   const auto remember = [&](const SentTask& sent) {
     if (sent.task.base_version != state_.version) return;
     payloads_.keep(sent.task.submodel, sent.payload);

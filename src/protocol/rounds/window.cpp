@@ -9,24 +9,26 @@ namespace espalier::rounds {
 
 void declare_window_options(OptionTable& table) {
   table.add({"window.min_updates", OptionType::integer, "0",
-             "merge when so many updates are there; 0 = all that are out", "", 0, 1e9});
-  table.add({"window.grace_s", OptionType::real, "0", "wait so long after the last needed update",
-             "s", 0, 1e9});
+             "number of updates that closes the window; 0 = all outstanding", "", 0, 1e9});
+  table.add({"window.grace_s", OptionType::real, "0",
+             "time for further updates after window.min_updates have arrived", "s", 0, 1e9});
   table.add({"window.deadline_s", OptionType::real, "0",
-             "merge so long after the window opened, if anything is there; 0 = no deadline", "s", 0,
-             1e9});
+             "time after its opening at which a window with at least one update closes; 0 = no "
+             "deadline",
+             "s", 0, 1e9});
   table.add_choice("window.release", "merged",
-                   "who gets new work: clients whose update was merged, or each one as it answers",
+                   "time of a client's next task: after its update was merged, or after it arrived",
                    {"merged", "arrival"});
   table.add({"window.max_staleness", OptionType::integer, "-1",
-             "versions that an update may be behind; -1 = any", "versions", -1, 1e9});
+             "number of versions that an update may be behind; -1 = any", "versions", -1, 1e9});
   table.add_choice(
       "window.stale", "merge",
-      "an update beyond window.max_staleness is merged, dropped, or merged while its client is "
-      "sent the newest version at once",
+      "treatment of an update beyond window.max_staleness: merge it, drop it, or merge it and send "
+      "its client the newest version at once",
       {"merge", "drop", "resend"});
   table.add({"window.max_spread", OptionType::integer, "-1",
-             "tasks that a client may be ahead of the slowest one; -1 = any", "tasks", -1, 1e9});
+             "number of tasks that a client may be ahead of the slowest; -1 = any", "tasks", -1,
+             1e9});
 }
 
 std::int64_t clients_at_once(const Config& config) {
@@ -61,7 +63,7 @@ WindowSettings window_settings(const Config& config, const Fleet& fleet, std::in
   if (s.min_updates == 0 && s.release == Release::arrival) {
     throw InputError(
         "window.release = arrival needs a window.min_updates above 0: a window that waits for all "
-        "would never close");
+        "clients would never close");
   }
   return s;
 }

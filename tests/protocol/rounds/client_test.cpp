@@ -64,7 +64,7 @@ Trained train(const Experiment& e, const Config& config, std::int64_t base_versi
 }
 
 TEST(ClientStepper, PeaksDoNotDependOnTheOrderOfSteps) {
-  // Three tasks of different widths, taken to their ends in every order, and step by step in turn.
+  // Three tasks of different widths, finished in every order, and with alternating steps.
   install_counting_allocator();
   at::set_num_threads(1);
   const Config config = small_config("[train]\nmomentum = 0.9\n");
@@ -102,7 +102,7 @@ TEST(ClientStepper, PeaksDoNotDependOnTheOrderOfSteps) {
 }
 
 #ifdef __SANITIZE_ADDRESS__
-constexpr bool kFreesAtOnce = false;  // the sanitizer holds back what is freed
+constexpr bool kFreesAtOnce = false;  // the sanitizer delays the release of memory
 #else
 constexpr bool kFreesAtOnce = true;
 #endif
@@ -130,7 +130,7 @@ TEST(ClientStepper, AThousandFailuresLeaveMemoryWhereItWas) {
     ASSERT_TRUE(result.out_of_memory);
     ASSERT_GT(result.asked_bytes, 0);
   }
-  // One batch of images (20 x 144 floats), leaked each time, would be 11.5 MB.
+  // A leak of one batch of images (20 x 144 floats) in each task would be 11.5 MB.
   if (kFreesAtOnce) {
     EXPECT_LT(resident_bytes() - before, 1 << 20);
   }
@@ -236,7 +236,7 @@ TEST(ClientTask, TravelsUnchanged) {
   EXPECT_EQ(copy.state, task.state);
 }
 
-/// The values that a task sent back, as the payload of the next one.
+/// The trained values of a task, as the payload of the next one.
 SharedBytes payload_of(const std::vector<float>& values) {
   auto payload = std::make_shared<Bytes>(values.size() * sizeof(float));
   std::memcpy(payload->data(), values.data(), payload->size());
@@ -389,8 +389,8 @@ TEST(Accumulation, GivesTheGradientOfTheWholeBatchsMean) {
     const std::vector<double> expected = regress(e, 20, e.train.label_smoothing);
     ASSERT_EQ(values.size(), expected.size());
     // A logit is a sum of 145 products below 1 in magnitude: an error of at most 145^2 u = 1.3e-3
-    // if all roundings conspired, their root, 1.1e-4, in practice; a share has at most that error,
-    // and 12 steps of rate 0.05 add up gradients of inputs of about 1.
+    // if all roundings had one sign, their root, 1.1e-4, in practice; a probability has at most
+    // that error, and 12 steps of rate 0.05 add up gradients of inputs of about 1.
     const double bound = 12 * 0.05 * 1.1e-4;
     double moved = 0;
     const std::vector<float> first = first_values(e);

@@ -31,7 +31,7 @@ double fraction(const Faults& faults, const Happens& happens) {
   return static_cast<double>(times) / kTasks;
 }
 
-/// Five deviations of a binomial share.
+/// Five deviations of a binomial fraction.
 double bound(double p) { return 5 * std::sqrt(p * (1 - p) / kTasks); }
 
 TEST(Faults, HappenAsOftenAsAskedFor) {

@@ -60,7 +60,7 @@ TEST(WeightedMean, IsTheMeanOverHoldersAndLeavesOthersAlone) {
   for (std::size_t i = 0; i < smalls.size(); ++i) {
     const double weight = 1.0 + static_cast<double>(i);
     holdings.push_back({std::make_shared<Plan>(smalls[i], *full), values[i].data(), weight});
-    // Independently: scatter into a full buffer, and where it landed by scattering ones.
+    // Independent computation: scatter values into a full buffer, and ones to mark their places.
     std::vector<float> wide(static_cast<std::size_t>(full->size()), 0), held = wide;
     holdings.back().plan->copy(values[i].data(), wide.data());
     holdings.back().plan->copy(std::vector<float>(values[i].size(), 1).data(), held.data());

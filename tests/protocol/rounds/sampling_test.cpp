@@ -14,7 +14,7 @@ using Clients = std::vector<std::int64_t>;
 
 bool anybody(std::int64_t) { return true; }
 
-/// A sampler over `count` clients, and who of them is idle: all.
+/// A sampler over `count` clients, and the set of idle clients: all.
 class Scene {
  public:
   Scene(std::int64_t count, const std::string& clients, const std::string& data = "")
@@ -104,7 +104,7 @@ std::vector<double> frequencies(Scene& scene, std::int64_t count, std::int64_t w
 TEST(Sampler, UniformChoosesEachClientEquallyOften) {
   constexpr int kDraws = 4000;
   Scene scene(12, "per_round = 3\n");
-  // A binomial share of p = 3/12 over 4000 draws deviates by 0.0068; five deviations for each of
+  // A binomial fraction of p = 3/12 over 4000 draws deviates by 0.0068; five deviations for each of
   // twelve clients fail by chance once in 100,000 tests, and the seed is fixed.
   const double bound = 5 * std::sqrt(0.25 * 0.75 / kDraws);
   for (const double share : frequencies(scene, 12, 3, kDraws)) EXPECT_NEAR(share, 0.25, bound);

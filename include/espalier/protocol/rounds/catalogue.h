@@ -1,7 +1,7 @@
 #pragma once
-// What there is to choose from: rules by name, and methods as compositions of them. A method's file
-// adds its rules and itself here; method/register.cpp calls each file once. Nothing else in the
-// program names a method.
+// The catalogue of rules by name, and of methods that combine them. Each method's file adds its
+// rules and the method; method/register.cpp calls each file once. Nothing else in the program names
+// a method.
 
 #include <algorithm>
 #include <string>
@@ -17,7 +17,7 @@ namespace espalier::rounds {
 /// Option defaults, key and value.
 using Defaults = std::vector<std::pair<std::string, std::string>>;
 
-/// A published method: one rule of each sort, and the defaults it brings.
+/// A published method: one rule of each kind, and its option defaults.
 struct Method {
   std::string submodel = "full";
   std::string window = "synchronous";
@@ -26,15 +26,15 @@ struct Method {
   Defaults defaults{};  ///< further option defaults
 };
 
-/// A submodel rule, and the rule of another sort that it cannot do without.
+/// A submodel rule, and the search that it needs.
 struct SubmodelOffer {
   RuleFactory<SubmodelRule> make;
-  std::string search{};  ///< the search of its clients, unless method.search says otherwise;
+  std::string search{};  ///< the search of its clients, unless method.search names another;
                          ///< empty: they do not search
 };
 
-/// A named setting of the window: defaults for window.* options, which may depend on what the input
-/// says of the clients.
+/// A named setting of the window: defaults for window.* options, which may depend on the options of
+/// the clients.
 using WindowPreset = std::function<Defaults(const Config&)>;
 
 struct Catalogue {
@@ -53,22 +53,22 @@ struct RuleNames {
   std::string search;  ///< empty: no client searches
 };
 
-/// One option for each sort of rule.
+/// One option for each kind of rule.
 void declare_method_options(OptionTable& table);
-/// The rules that the configuration asks for. InputError if there is no such rule, or two of them
-/// cannot go together.
+/// The rules that the configuration chooses. InputError if a rule does not exist, or if two rules
+/// do not work together.
 RuleNames rule_names(const Catalogue& catalogue, const Config& config);
-/// Brings the defaults of method and window into `config`. Errors as above.
-void bring_defaults(const Catalogue& catalogue, Config& config);
-/// Builds them: InputError if the model or the settings do not suit a rule. Configuration and
-/// experiment must outlive the rules.
+/// Sets the defaults of method and window in `config`. Errors as above.
+void set_defaults(const Catalogue& catalogue, Config& config);
+/// Builds the rules: InputError if a rule does not work with the model or the settings.
+/// Configuration and experiment must outlive the rules.
 ServerRules build_rules(const Catalogue& catalogue, const RuleNames& names, const Config& config,
                         const Experiment& experiment);
 ClientRules client_rules(const Catalogue& catalogue, const RuleNames& names);
 
-/// Bounds of what a client holds while it does what it is assigned.
+/// Upper bounds of a client's memory during a task.
 struct Peaks {
-  std::int64_t search = 0;  ///< 0: it does not search
+  std::int64_t search = 0;  ///< 0: no search
   TrainingCost training;
   std::int64_t largest() const { return std::max(search, training.peak_bytes); }
 };

@@ -1,5 +1,5 @@
 #pragma once
-// `--check` of a run in rounds: what would run, with the memory that each kind of client needs.
+// `--check` of a run in rounds: the run's parts, and the memory that each kind of client needs.
 
 #include "espalier/protocol/rounds/catalogue.h"
 

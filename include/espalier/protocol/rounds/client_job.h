@@ -1,5 +1,5 @@
 #pragma once
-// A client's task as a job of the engine: how it is sent, done on a rank, and read back.
+// A client's task as a job of the engine: sending, work on a rank, and reading of the answer.
 
 #include "espalier/engine/job.h"
 #include "espalier/protocol/rounds/client_task.h"
@@ -7,7 +7,8 @@
 
 namespace espalier::rounds {
 
-/// Client tasks, with the rules that clients need. What `context` refers to must outlive the kinds.
+/// Adds client tasks, with the rules that clients need. The objects to which `context` refers must
+/// outlive the kinds.
 void add_client_jobs(JobKinds& kinds, const RuleContext& context, const ClientRules& rules);
 
 Job client_job(const ClientTask& task, SharedBytes payload);

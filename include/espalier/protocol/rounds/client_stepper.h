@@ -1,9 +1,9 @@
 #pragma once
 // A client's task as a resumable stepper: begin (weights in, gradients and optimiser allocated),
 // one batch per step, finish (trained weights out). A search for the submodel to train may come
-// first, as a stage with weights and an optimiser of its own. Everything it allocates belongs to
-// the task's memory account. When the account's cap is passed, the task ends as out_of_memory and
-// gives everything back.
+// first, as a stage with weights and an optimiser of its own. All its allocations belong to the
+// task's memory account. When they exceed the account's cap, the task ends as out_of_memory and
+// frees everything.
 
 #include <cstdint>
 #include <memory>
@@ -21,16 +21,16 @@ namespace espalier::rounds {
 
 class ClientStepper {
  public:
-  /// `payload`: dense trained values of the task's submodel. Never throws for want of memory: the
-  /// first step() then returns false.
+  /// `payload`: dense trained values of the task's submodel. Never throws because of the memory
+  /// cap: the first step() then returns false.
   ClientStepper(const RuleContext& context, const ClientRules& rules, ClientTask task,
                 std::int64_t message_bytes, SharedBytes payload);
 
   const ClientTask& task() const { return task_; }
-  /// Batches trained so far, and in all.
+  /// Batches trained so far, and of the whole task.
   std::int64_t steps_done() const { return trainer_.steps(); }
   std::int64_t steps() const { return steps_; }
-  /// Trains one batch, in all its parts; false when there is nothing left to do.
+  /// Trains one batch, in all its parts; false if nothing is left to do.
   bool step();
   /// The result, and the trained values (empty if the task ran out of memory). Call once, after
   /// step() returned false.
@@ -53,14 +53,14 @@ class ClientStepper {
   std::shared_ptr<MemoryAccount> account_;
   std::int64_t message_bytes_;
   std::unique_ptr<LocalObjective> objective_;
-  std::unique_ptr<SubmodelSearch> search_;  // keeps its state also in tasks without a search
+  std::unique_ptr<SubmodelSearch> search_;  // carries its state through tasks without a search too
   Trainer trainer_;
   Stage stage_ = Stage::sent;
   std::optional<ByteArchive> state_;  // reads task_.state
   std::int64_t search_steps_ = 0;
   std::int64_t steps_ = 0;
   std::vector<std::int64_t> local_test_;
-  std::int64_t tested_ = 0;  // of these
+  std::int64_t tested_ = 0;  // of local_test_
   ClientResult result_;
 };
 

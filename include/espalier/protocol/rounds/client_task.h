@@ -1,6 +1,6 @@
 #pragma once
-// What the server asks of a client, and the client's answer, as they travel in the heads of their
-// messages. The weights travel beside them as payloads (train/trainer.h).
+// A client's task and its result, as sent in the heads of messages. The weights are the payloads of
+// these messages (train/trainer.h).
 
 #include <cstdint>
 #include <span>
@@ -15,13 +15,13 @@ namespace espalier::rounds {
 
 struct ClientTask : LocalTask {
   std::int64_t task = 0;       ///< number, in order of sending
-  Nanoseconds finish = 0;      ///< when its answer is expected; for files alone
-  bool answers_twice = false;  ///< a fault on purpose (faults.h)
-  bool not_finite = false;     ///< another one
+  Nanoseconds finish = 0;      ///< time of its expected answer; only for checkpoints
+  bool answers_twice = false;  ///< an injected fault (faults.h)
+  bool not_finite = false;     ///< an injected fault
   Bytes state{};               ///< the client's state before the task
 
   Bytes encode() const;
-  /// Of the encoded bytes, those of the description itself, without the state.
+  /// Bytes of the description in an encoded task, without the state.
   std::int64_t description_bytes(std::int64_t encoded) const {
     return encoded - static_cast<std::int64_t>(state.size());
   }
@@ -33,16 +33,15 @@ struct ClientResult {
   bool out_of_memory = false;
   std::int64_t samples = 0;  ///< trained on, counting repeats
   std::int64_t steps = 0;
-  double train_loss = 0;  ///< mean over the samples of the training, without those of a search
+  double train_loss = 0;  ///< mean over the samples of the training, without a search
   EvaluationSums local;   ///< of the received model on the client's local test; no samples: none
   std::int64_t peak_bytes = 0;
   std::int64_t cap_bytes = 0;    ///< 0: not capped
   std::int64_t asked_bytes = 0;  ///< the allocation that was refused
-  /// Of a search: its own peak, and the code of the submodel that was found and trained; else 0
-  /// and empty.
+  /// With a search: its own peak, and the code of the submodel that it found; else 0 and empty.
   std::int64_t search_peak_bytes = 0;
   std::vector<std::int64_t> found;
-  double wall_compute_s = 0;  ///< filled in by the server
+  double wall_compute_s = 0;  ///< set by the server
   Bytes state;                ///< the client's state after the task
 
   Bytes encode() const;

@@ -1,6 +1,6 @@
 #pragma once
-// The clients as the server knows them: who is idle, who is away, who ran out of memory with which
-// submodel, and the state that each keeps between its tasks.
+// The server's record of the clients: idle and absent clients, the submodels with which clients ran
+// out of memory, and the state that each client keeps between its tasks.
 
 #include <cstdint>
 #include <limits>
@@ -17,36 +17,36 @@ namespace espalier::rounds {
 
 class Clients {
  public:
-  /// All are idle. `max_spread`: tasks that a client may be ahead of the slowest, if limited
-  /// (window.h). Experiment and rule must outlive it.
+  /// All clients are idle. `max_spread`: tasks that a client may be ahead of the slowest, if
+  /// limited (window.h). Experiment and rule must outlive it.
   Clients(const Experiment& experiment, SubmodelRule& rule, Sampler sampler,
           Availability availability, std::optional<std::int64_t> max_spread);
 
-  /// When work is given out.
+  /// The state of the run when tasks are sent.
   struct Moment {
     Nanoseconds now = 0;
     std::int64_t version = 0;
     std::int64_t slot = 0;     ///< tasks of this version that were sent before
     std::int64_t at_work = 0;  ///< clients that belong to the round already
-    /// Least nth_task of those that are out.
+    /// Smallest nth_task of the outstanding tasks.
     std::int64_t slowest_out = std::numeric_limits<std::int64_t>::max();
   };
-  /// Takes those out of the idle ones that work next, ascending.
+  /// Chooses the idle clients that work next, which are then not idle; ascending.
   std::vector<std::int64_t> take(const Moment& moment);
-  /// The client's next task; counts it as sent.
+  /// The number of the client's next task, which is counted as sent.
   std::int64_t number_task(std::int64_t client) {
     return tasks_of_[static_cast<std::size_t>(client)]++;
   }
-  /// The client has no task any more.
+  /// The client is idle again.
   void release(std::int64_t client) { idle_.insert(client); }
-  /// It vanished.
+  /// The client is absent until the given time.
   void leave(std::int64_t client, Nanoseconds until) { away_until_[client] = until; }
-  /// It is sent neither this submodel nor a larger one again.
+  /// The client gets neither this submodel nor a larger one again.
   void ran_out_of_memory(std::int64_t client, const Submodel& with) { too_large_[client] = with; }
-  /// The next time at which some client may come back.
+  /// The next time at which a client may become available.
   std::optional<Nanoseconds> next_return(Nanoseconds now) const;
 
-  /// Empty if it has none.
+  /// The client's state; empty before its first task.
   const Bytes& state(std::int64_t client) const;
   void keep_state(std::int64_t client, const Bytes& state) { states_[client] = state; }
 

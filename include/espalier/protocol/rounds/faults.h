@@ -1,7 +1,7 @@
 #pragma once
-// Faults on purpose, to see how a method and the server bear them: clients that crash, answer late,
-// answer twice, answer with values that are not finite, or vanish for a while. What happens to a
-// task is drawn when it is sent, keyed by client and task, so it is the same on any ranks.
+// Injected faults, to test a method and the server: clients that crash, answer late, answer twice,
+// answer with values that are not finite, or vanish for a while. The faults of a task are drawn
+// when it is sent, keyed by client and task, so they are the same on any number of ranks.
 
 #include <cstdint>
 #include <set>
@@ -10,13 +10,13 @@
 
 namespace espalier::rounds {
 
-/// What is to happen to one task.
+/// The faults of one task.
 struct InjectedFault {
-  bool crashes = false;     ///< does not answer; known at its scheduled end
-  bool vanishes = false;    ///< does not answer, and is away for a while
-  bool twice = false;       ///< answers twice
-  bool not_finite = false;  ///< answers with a value that is not a number
-  double slowdown = 1;      ///< its compute takes so many times as long
+  bool crashes = false;     ///< no answer; the server notices at the scheduled end
+  bool vanishes = false;    ///< no answer, and the client is absent for a while
+  bool twice = false;       ///< two answers
+  bool not_finite = false;  ///< an answer with a value that is not a number
+  double slowdown = 1;      ///< factor of the compute time
 };
 
 /// faults.clients, faults.crash, faults.late, faults.late_factor, faults.twice, faults.not_finite,
@@ -27,7 +27,7 @@ class Faults {
  public:
   explicit Faults(const Config& config);
   InjectedFault fault(std::int64_t client, std::int64_t nth_task) const;
-  /// How long a client that vanished stays away, in lengths of the task that it left.
+  /// Absence of a client that vanished, in lengths of the task that it left.
   double vanish_tasks() const { return vanish_tasks_; }
 
  private:

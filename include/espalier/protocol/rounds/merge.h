@@ -1,7 +1,7 @@
 #pragma once
 // The default merge: for every parameter the weighted mean over its holders, in cache-sized blocks
 // with double accumulators that are rounded once. (In float, numerator over denominator with a
-// single holder would change one value in seven.) Parameters that nobody held keep their value.
+// single holder would change one value in seven.) A parameter without a holder keeps its value.
 
 #include <array>
 #include <functional>
@@ -14,14 +14,15 @@
 
 namespace espalier::rounds {
 
-/// One holder's part in a weighted sum.
+/// One holder's term of a weighted sum.
 struct Holding {
   std::shared_ptr<const Plan> plan;  ///< from the update's buffer layout to the model's
   const float* values = nullptr;
   double weight = 1;
 };
 
-/// What the update trained, and what it had been sent of the same parameters, each with its weight.
+/// The trained values of an update, and the sent values of the same parameters, each with the
+/// update's weight.
 std::pair<Holding, Holding> holdings_of(const Experiment& experiment, const Parameters& model,
                                         const Update& update);
 
@@ -32,12 +33,11 @@ inline constexpr std::int64_t kMergeBlock = 4096;
 struct BlockSums {
   std::array<double, kMergeBlock> numerator;    ///< sum_w weight_w values_w[j]
   std::array<double, kMergeBlock> denominator;  ///< sum_w weight_w
-  /// Replaces both by the sums over `holdings`, added in the order given. range.size() <=
-  /// kMergeBlock.
+  /// Sets both to the sums over `holdings`, added in their order. range.size() <= kMergeBlock.
   void sum(Range range, std::span<const Holding> holdings);
 };
 
-/// Calls work(range) for one block of the model's trained values after the other.
+/// Calls work(range) for each block of the model's trained values, in order.
 void for_each_block(const Parameters& model, const std::function<void(Range)>& work);
 
 /// model[j] = sum_w weight_w values_w[j] / sum_w weight_w over the holders of j.
@@ -50,17 +50,16 @@ void change_held(const Experiment& experiment, Parameters& model, const Update& 
                  const Change& change) {
   const auto [trained, sent] = holdings_of(experiment, model, update);
   float* values = model.data();
-  for (const Plan::Run& run : trained.plan->runs()) {
-    for (std::int64_t i = 0; i < run.length; ++i) {
-      float& value = values[run.destination + i];
-      value = static_cast<float>(change(value, trained.values[run.source + i],
-                                        sent.values[run.source + i], run.destination + i));
-    }
-  }
+  trained.plan->for_each_value([&](std::int64_t source, std::int64_t destination) {
+    float& value = values[destination];
+    value =
+        static_cast<float>(change(value, trained.values[source], sent.values[source], destination));
+  });
 }
 
-/// How much an update counts that is `staleness` versions behind (Xie et al. 2019, FedAsync):
-/// polynomial (1 + staleness)^-power; hinge 1 up to b, then 1 / (a (staleness - b) + 1).
+/// The weight of an update by its staleness in versions (Xie et al. 2019, FedAsync;
+/// docs/methods/fedasync.md): polynomial (1 + staleness)^-power; hinge 1 up to b, then
+/// 1 / (a (staleness - b) + 1).
 class StalenessWeight {
  public:
   explicit StalenessWeight(const Config& config);
@@ -87,7 +86,7 @@ class AverageMerge : public MergeRule {
   void merge(const Experiment& experiment, Parameters& model, std::span<Update> updates) override;
 
  protected:
-  /// What of an update counts, beyond the submodel itself: all of it by default.
+  /// The part of an update's submodel that is merged; null, the default: all of it.
   virtual const Submodel* restriction(const Experiment&, const Update&) const { return nullptr; }
 
  private:
@@ -95,7 +94,7 @@ class AverageMerge : public MergeRule {
   StalenessWeight staleness_;
 };
 
-/// method.weighting, and those of the staleness weight.
+/// method.weighting, and the options of the staleness weight.
 void declare_average_options(OptionTable& table);
 
 }  // namespace espalier::rounds

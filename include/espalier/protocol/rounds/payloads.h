@@ -1,6 +1,6 @@
 #pragma once
-// The payloads of the present version, one for each submodel: clients with the same submodel share
-// the bytes, so the server copies each parameter once for all of them.
+// The payloads of the present version, one for each submodel. Clients with equal submodels get the
+// same payload, so the server copies each parameter once for all of them.
 
 #include <cstdint>
 #include <unordered_map>
@@ -18,9 +18,9 @@ class Payloads {
   explicit Payloads(PlanCache& plans) : plans_(plans) {}
   /// The trained values of `submodel`, whose dense buffer layout is given, packed from `model`.
   SharedBytes payload(const Parameters& model, const Submodel& submodel, const BufferLayout& dense);
-  /// Further tasks share this payload, which is of the present version.
+  /// Stores a payload of the present version for further tasks.
   void keep(const Submodel& submodel, SharedBytes payload);
-  /// There is a new version.
+  /// Forgets all payloads, because the version is new.
   void clear() { payloads_.clear(); }
 
  private:

@@ -1,12 +1,12 @@
 #pragma once
-// `rounds` as the engine sees it.
+// The protocol `rounds`, for the engine.
 
 #include "espalier/engine/protocol.h"
 #include "espalier/protocol/rounds/catalogue.h"
 
 namespace espalier::rounds {
 
-/// With the methods and rules of a catalogue, which must outlive it.
+/// The protocol with the methods and rules of a catalogue, which must outlive it.
 Protocol protocol(const Catalogue& catalogue);
 
 }  // namespace espalier::rounds

@@ -1,6 +1,6 @@
 #pragma once
-// What the server writes of each window: a row of /rounds, a row of /tasks for every task that
-// ended, and a warning when a class of devices fails in a new way.
+// The records of each window: a row of /rounds, a row of /tasks for every task that ended, and a
+// warning when a device class has a failure of a new kind.
 
 #include <cstdint>
 #include <set>
@@ -16,11 +16,11 @@ namespace espalier::rounds {
 
 /// A window that has closed.
 struct ClosedWindow {
-  std::int64_t version = 0;  ///< that its merge made
+  std::int64_t version = 0;  ///< made by its merge
   Nanoseconds opened = 0, closed = 0;
   std::span<const Delivered> delivered;  ///< in order of events
-  std::span<const Update> updates;       ///< of these, the merged ones
-  std::vector<Flight> still_out;         ///< of tasks that were sent before it closed
+  std::span<const Update> updates;       ///< the merged ones of these
+  std::vector<Flight> outstanding;       ///< of tasks that were sent before it closed
 };
 
 class RoundRecorder {
@@ -34,8 +34,7 @@ class RoundRecorder {
   void record(const ClosedWindow& window, const BufferLayout& model);
   /// A task that the end of the run cuts off.
   void record_unfinished(const SentTask& sent, const Flight& flight, std::int64_t version);
-  /// Warns of a failure that is the first of its kind on its class of devices. All are counted in
-  /// /tasks.
+  /// Warns of the first failure of each kind on each device class. /tasks has all failures.
   void warn_of_failure(const Delivered& delivered);
   /// "up_mb=1.234 down_mb=1.234" of the whole run.
   std::string traffic() const;
@@ -45,7 +44,7 @@ class RoundRecorder {
   const Experiment& experiment_;
   const ServerRules& rules_;
   Run& run_;
-  std::set<std::pair<std::string, Outcome>> warned_;  // failures, by class of devices
+  std::set<std::pair<std::string, Outcome>> warned_;  // failures, by device class
   std::int64_t bytes_down_ = 0, bytes_up_ = 0;
 };
 

@@ -1,7 +1,7 @@
 #pragma once
-// The rules of which a method is composed: what each client trains next (SubmodelRule), how updates
-// become the next version (MergeRule), what a client minimises (LocalObjective, in train) and when
-// to merge (window.h). Any registered rule can replace another in an input file.
+// The rules of a method: the submodel of each task (SubmodelRule), the next version from updates
+// (MergeRule), the loss of a client (LocalObjective, in train) and the time of a merge (window.h).
+// Any registered rule can replace another in an input file.
 
 #include <cstdint>
 #include <functional>
@@ -26,23 +26,23 @@ struct SendMoment {
   std::int64_t slot = 0;      ///< tasks of this version that were sent before
 };
 
-/// What a client is to do.
+/// The submodel of a task, and the search before its training.
 struct Assignment {
   Submodel submodel;
   double width = 1;  ///< fraction of the model's width, for the record and the merge
-  /// Above 0: it first searches for this fraction of the submodel's units, and trains the submodel
-  /// that it finds (train/search.h).
+  /// Above 0: the client first searches for this fraction of the submodel's units, and trains the
+  /// submodel that it finds (train/search.h).
   double search = 0;
 };
 
-/// A task that has ended, as rules hear of it.
+/// A report to the rules of a task that has ended.
 struct TaskReport {
   std::int64_t client = 0;
   std::int64_t nth_task = 0;
   std::int64_t base_version = 0;
   Outcome outcome = Outcome::merged;
-  const Submodel& submodel;  ///< sent to the client, or found by it
-  bool searched = false;     ///< the client found the submodel
+  const Submodel& submodel;  ///< sent to the client, or found by its search
+  bool searched = false;     ///< the client's search found the submodel
   Nanoseconds sent = 0, download = 0, compute = 0, upload = 0, finish = 0;
   double train_loss = 0;
   EvaluationSums local{};  ///< of the received model on the client's local test; no samples: none
@@ -51,10 +51,10 @@ struct TaskReport {
 class SubmodelRule {
  public:
   virtual ~SubmodelRule() = default;
-  /// May be asked more than once for one moment, with the same answer. The slot may differ between
-  /// the first question, whether the client has the memory, and the last.
+  /// May be called several times for one task, and returns the same each time. The slot may differ
+  /// between the calls that check the client's memory and the last call.
   virtual Assignment choose(const Experiment& experiment, const SendMoment& moment) = 0;
-  /// Called once for each task, when its answer is delivered or its failure is noticed.
+  /// Called once for each task, when the server gets its answer or notices its failure.
   virtual void observe(const Experiment&, const TaskReport&) {}
   virtual void archive(Archive&) {}
 };
@@ -67,7 +67,7 @@ struct Update {
   std::int64_t staleness = 0;
   std::int64_t samples = 0;                             ///< of the client
   std::int64_t steps = 0;                               ///< batches trained
-  double lr = 0;                                        ///< learning rate of those
+  double lr = 0;                                        ///< learning rate of these batches
   std::shared_ptr<const BufferLayout> buffer_layout{};  ///< dense; of `values` and `sent`
   SharedBytes values{};                                 ///< trained values (kTrained), as received
   SharedBytes sent{};                                   ///< the payload that the task started from
@@ -91,10 +91,10 @@ class MergeRule {
   virtual void archive(Archive&) {}
 };
 
-/// Upper bound of the bytes that a client holds while it does what it is assigned.
+/// Upper bound of a client's bytes during a task.
 using PeakBytes = std::function<std::int64_t(const Assignment&, std::int64_t client)>;
 
-/// What a rule is built from. All of it must outlive the rule, but `peak`, which only the
+/// The arguments of a rule's constructor. All must outlive the rule except `peak`, which only the
 /// constructors of submodel rules may call.
 struct RuleContext {
   const Config& config;
@@ -119,12 +119,12 @@ struct ServerRules {
   std::unique_ptr<SubmodelSearch> search;  ///< null: no client searches
 };
 
-/// What the clients of a run do with their tasks. Each task has rules of its own.
+/// The rules of the clients. Each task has rule objects of its own.
 struct ClientRules {
   RuleFactory<LocalObjective> objective = [](const RuleContext&) {
     return std::make_unique<LocalObjective>();  // cross-entropy
   };
-  RuleFactory<SubmodelSearch> search{};  ///< none: no task asks for one
+  RuleFactory<SubmodelSearch> search{};  ///< empty: no task has a search
 };
 
 }  // namespace espalier::rounds

@@ -1,6 +1,6 @@
 #pragma once
-// Which idle clients work next. Draws are keyed by their number, so they depend on who is idle and
-// on nothing else; with a million clients a draw looks at a few of them, not at all.
+// The choice of the idle clients that work next. Draws are keyed by their number, so they depend
+// only on the set of idle clients. With a million clients a draw reads a few of them, not all.
 
 #include <cstdint>
 #include <functional>
@@ -22,9 +22,9 @@ class Sampler {
 
   /// How many clients work at once: clients.per_round times clients.over_select; 0: all.
   std::int64_t at_once() const { return at_once_; }
-  /// At most `want` of the idle clients for which `can_work` holds, ascending. uniform: each
-  /// equally likely; weighted: by their samples; round_robin: from the one after the last chosen
-  /// on.
+  /// At most `want` of the idle clients for which `can_work` holds, ascending. uniform: with equal
+  /// probability; weighted: with probability by their samples; round_robin: in turn, beginning
+  /// after the last chosen client.
   std::vector<std::int64_t> choose(std::int64_t want, const std::set<std::int64_t>& idle,
                                    const std::function<bool(std::int64_t)>& can_work);
   void archive(Archive& archive);

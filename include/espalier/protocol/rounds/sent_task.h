@@ -1,5 +1,5 @@
 #pragma once
-// A task on the server: from its sending to its answer, and from there to the merge.
+// A task on the server: between sending and answer, and between answer and merge.
 
 #include <cstdint>
 #include <memory>
@@ -20,11 +20,11 @@ struct SentTask {
   double width = 1;  ///< of its assignment
   InjectedFault fault;
 };
-/// Sets the parts of a flight that follow from its task alone: number, endpoint, whether there will
-/// be an answer, and what it costs the server to take that in.
+/// Sets the members of a flight that follow from its task alone: number, endpoint, whether it is
+/// answered, and the server's operations for the answer.
 void set_identity(Flight& flight, const SentTask& sent);
 
-/// A task of the present window whose answer was delivered, or whose failure was noticed.
+/// A task of the present window that has an answer or whose failure was noticed.
 struct Delivered {
   SentTask sent;
   Flight flight;
@@ -32,8 +32,8 @@ struct Delivered {
   Outcome outcome = Outcome::merged;
   std::int64_t staleness = 0;
   double weight = 0;         ///< of its update in the merge
-  bool is_searched = false;  ///< the submodel is the one that the client found
-  bool is_waiting = false;   ///< its client gets no new work before the merge
+  bool is_searched = false;  ///< the client's search found the submodel
+  bool is_waiting = false;   ///< its client gets no new task before the merge
 };
 
 }  // namespace espalier::rounds

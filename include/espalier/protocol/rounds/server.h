@@ -1,7 +1,7 @@
 #pragma once
-// The server of `rounds`: sends tasks, takes each answer when the clock gives it, merges when the
-// window closes, records. A task's effects exist only once its answer is given, however early a
-// rank finished it, so results do not depend on ranks.
+// The server of `rounds`: sends tasks, handles answers in the order of the clock, merges when the
+// window closes, records. A task has effects only once the clock returns its answer, however early
+// a rank finished it, so results do not depend on ranks.
 
 #include <cstdint>
 #include <memory>
@@ -22,8 +22,8 @@
 
 namespace espalier::rounds {
 
-/// What the input says of the server, as values. Built before anything is written, because errors
-/// of the input show here.
+/// The server's settings from the input. Built before anything is written, because this reports
+/// errors of the input.
 struct ServerSettings {
   WindowSettings window;
   Sampler sampler;
@@ -31,8 +31,8 @@ struct ServerSettings {
   Availability availability;
   ClockSettings clock;
 };
-/// InputError and DataError (a trace that cannot be read) as its parts say. `experiment` must
-/// outlive it.
+/// Throws the InputError and DataError (a trace that cannot be read) of its parts. `experiment`
+/// must outlive it.
 ServerSettings server_settings(const Config& config, const Experiment& experiment);
 
 class RoundsServer final : public Conversation {
@@ -56,14 +56,14 @@ class RoundsServer final : public Conversation {
     std::int64_t version = 0;
     std::int64_t next_task = 0;
     std::int64_t sent_tasks = 0;      // of this version
-    std::int64_t failed_windows = 0;  // in a row
-    bool tasks_due = true;            // no client has been sent new work since the window opened
+    std::int64_t failed_windows = 0;  // consecutive
+    bool tasks_due = true;            // no new task was sent since the window opened
   };
 
   void top_up();
   void send(std::int64_t client);
   void deliver(Clock::Event event);
-  bool take_in(Clock::Event event);
+  bool handle(Clock::Event event);
   void adopt_submodel(Delivered& delivered);
   void observe(const Delivered& delivered);
   void release_waiting();
@@ -78,7 +78,7 @@ class RoundsServer final : public Conversation {
   const Experiment& experiment_;
   ServerRules rules_;
   Run& run_;
-  Parameters model_;  // its norm statistics are those of this version, or of none
+  Parameters model_;  // its norm statistics are of this version, or missing
   Window window_;
   Faults faults_;
   Clients clients_;
@@ -87,7 +87,7 @@ class RoundsServer final : public Conversation {
   RoundRecorder recorder_;
   std::unique_ptr<Clock> clock_;
   std::unordered_map<std::int64_t, SentTask> out_;  // of the clock's flights, by number
-  std::vector<Flight> to_resend_;                   // of out_, after a checkpoint was read
+  std::vector<Flight> to_resend_;                   // of out_, after a restore
   std::vector<Delivered> delivered_;                // in this window, in order of events
   State state_;
 };

@@ -17,10 +17,10 @@ class TaskCosts {
   TaskCosts(const Experiment& experiment, const ServerRules& rules)
       : experiment_(experiment), rules_(rules) {}
 
-  /// The flight of a task that is sent at `now`; its client's state is not in the task yet, because
-  /// it is charged to no link. If the client searches, the times are the least that it may take.
+  /// The flight of a task that is sent at `now`. Call it before the client's state is added to the
+  /// task, because the state is not charged to a link. With a search the times are lower bounds.
   Flight flight_of(const SentTask& sent, Nanoseconds now);
-  /// Sets what the task takes after its download, if its client trains `trained`.
+  /// Sets the costs of the task after its download, if its client trains `trained`.
   void charge(const SentTask& sent, const Submodel& trained, Flight& flight);
 
  private:
@@ -32,8 +32,9 @@ class TaskCosts {
   std::map<std::tuple<Phase, std::uint64_t, std::int64_t>, TrainingCost> costs_;  // by batch
 };
 
-/// InputError if a first task with the whole model would take a device's link or processor, or the
-/// server's, more than 100 years: a slip of units, which otherwise shows when tasks are sent.
+/// InputError if a first task with the whole model would use a link or processor of a device or of
+/// the server for more than 100 years. Such a rate has a wrong unit; without this check the run
+/// would fail only when tasks are sent.
 void refuse_endless_tasks(const Experiment& experiment, const LocalObjective& objective,
                           const ClockSettings& clock);
 

@@ -1,7 +1,7 @@
 #pragma once
-// The window says when enough updates are there to merge, and whom to send on. Synchronous training
-// is K = all (min_updates 0); asynchronous is K = 1; everything between is a setting of the same
-// six values.
+// The window decides when the updates are merged, and which clients then get new tasks. Synchronous
+// training is K = all (min_updates 0), asynchronous training is K = 1; all else is a setting of the
+// same six values.
 
 #include <cstdint>
 #include <optional>
@@ -17,12 +17,12 @@ enum class Stale { merge, drop, resend };
 
 struct WindowSettings {
   std::int64_t min_updates = 0;           ///< K; 0: all outstanding
-  Nanoseconds grace = 0;                  ///< after the K-th
+  Nanoseconds grace = 0;                  ///< after the K-th update
   std::optional<Nanoseconds> deadline{};  ///< from the window's opening
   Release release = Release::merged;
   std::optional<std::int64_t> max_staleness{};
-  /// What happens to updates beyond max_staleness: merged with their weight, dropped, or merged
-  /// while their client is sent the newest version at once.
+  /// Treatment of updates beyond max_staleness: merge them with their weight, drop them, or merge
+  /// them and send their client the newest version at once.
   Stale stale = Stale::merge;
   /// Tasks that a client may be ahead of the slowest (SSP's bound).
   std::optional<std::int64_t> max_spread{};
@@ -32,9 +32,10 @@ struct WindowSettings {
   }
 };
 void declare_window_options(OptionTable& table);
-/// Clients that work at once, as far as the input says: clients.per_round, else clients.count.
+/// Number of clients that work at the same time, by the input: clients.per_round, else
+/// clients.count.
 std::int64_t clients_at_once(const Config& config);
-/// InputError where the settings contradict each other or the fleet.
+/// InputError if the settings contradict each other or the fleet.
 WindowSettings window_settings(const Config& config, const Fleet& fleet, std::int64_t per_round);
 
 class Window {
@@ -42,11 +43,11 @@ class Window {
   explicit Window(const WindowSettings& settings) : settings_(settings) {}
 
   void open(Nanoseconds now);
-  /// An update counted at `now`; returns true if the window closes at this very event (K-th without
-  /// grace).
+  /// Counts an update at `now`; returns true if the window closes at this event (the K-th update
+  /// without grace).
   bool observe(Nanoseconds now);
-  /// The time at which the window closes by itself, as known now; arrivals at that very instant
-  /// still count. None while it is empty.
+  /// The time at which the window closes without a further event; updates at exactly that time
+  /// still count. None while the window is empty.
   std::optional<Nanoseconds> closes_at() const;
   std::int64_t held() const { return held_; }
   Nanoseconds opened() const { return opened_; }

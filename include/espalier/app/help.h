@@ -1,0 +1,17 @@
+#pragma once
+// Help outside of the program: shell completion and a man page, generated from the commands, the
+// flags and the declared options, so that they never go stale.
+
+#include <string>
+
+#include "espalier/app/options.h"
+
+namespace espalier {
+
+/// A script for `source <(espalier completion bash)`; zsh runs the same through bashcompinit.
+std::string bash_completion(const Protocols& protocols);
+std::string zsh_completion(const Protocols& protocols);
+/// espalier(1) in the man macros, for `man -l`.
+std::string man_page(const Protocols& protocols);
+
+}  // namespace espalier

@@ -1,0 +1,162 @@
+#include "espalier/app/help.h"
+
+#include <fmt/ranges.h>
+
+#include <set>
+#include <vector>
+
+#include "espalier/app/commands.h"
+#include "espalier/app/request.h"
+#include "espalier/config/describe.h"
+#include "espalier/data/dataset.h"
+#include "espalier/model/model.h"
+#include "espalier/record/software.h"
+
+namespace espalier {
+namespace {
+
+/// Values that an option takes, if they are few and have names.
+std::vector<std::string> named_values(const Protocols& protocols, const Option& option) {
+  if (option.type == OptionType::boolean) return {"true", "false"};
+  if (option.type == OptionType::choice) return option.choices;
+  std::vector<std::string> names;
+  if (option.key == "model.name") {
+    for (const auto& item : model_families().items()) names.push_back(item.name);
+  } else if (option.key == "data.name") {
+    for (const auto& item : data_sources().items()) names.push_back(item.name);
+  }
+  for (const Protocol& protocol : protocols) {
+    for (const Listing& listing : protocol.list()) {
+      const std::string key = listing.kind == "method" ? "method.name" : listing.kind;
+      if (key != option.key) continue;
+      for (const Listing::Item& item : listing.items) names.push_back(item.name);
+    }
+  }
+  return names;
+}
+
+/// Names that `espalier explain` knows, beside the options.
+std::set<std::string> explained_names(const Protocols& protocols) {
+  std::set<std::string> names;
+  for (const auto& item : model_families().items()) names.insert(item.name);
+  for (const auto& item : data_sources().items()) names.insert(item.name);
+  for (const Protocol& protocol : protocols) {
+    for (const Listing& listing : protocol.list()) {
+      for (const Listing::Item& item : listing.items) names.insert(item.name);
+    }
+  }
+  return names;
+}
+
+/// Text in which troff sees no command: a backslash, or a period or quote that begins a line.
+std::string troff(const std::string& text) {
+  std::string escaped;
+  bool begins = true;
+  for (const char c : text) {
+    if (begins && (c == '.' || c == '\'')) escaped += "\\&";
+    escaped += c == '\\' ? "\\e" : c == '-' ? "\\-" : std::string(1, c);
+    begins = c == '\n';
+  }
+  return escaped;
+}
+
+constexpr const char* kCompletion = R"(_espalier() {
+  local word="${COMP_WORDS[COMP_CWORD]}" key=""
+  # Bash splits words at "=": the key of a value is before it.
+  if [[ $word == "=" ]]; then
+    key="${COMP_WORDS[COMP_CWORD - 1]}" word=""
+  elif (( COMP_CWORD > 1 )) && [[ ${COMP_WORDS[COMP_CWORD - 1]} == "=" ]]; then
+    key="${COMP_WORDS[COMP_CWORD - 2]}"
+  fi
+  COMPREPLY=()
+  if (( COMP_CWORD == 1 )); then
+    COMPREPLY=($(compgen -W "$_espalier_commands" -- "$word"))
+    return
+  fi
+  case "${COMP_WORDS[1]}" in
+    run)
+      if [[ -n $key ]]; then
+        COMPREPLY=($(compgen -W "${_espalier_values[$key]}" -- "$word"))
+      elif [[ $word == -* ]]; then
+        COMPREPLY=($(compgen -W "$_espalier_flags" -- "$word")
+                   $(compgen -S = -W "$_espalier_keys" -- "$word"))
+        [[ ${#COMPREPLY[@]} == 1 && ${COMPREPLY[0]} == *= ]] && compopt -o nospace
+      else
+        COMPREPLY=($(compgen -f -X '!*.ini' -- "$word") $(compgen -S / -d -- "$word"))
+        [[ ${#COMPREPLY[@]} == 1 && ${COMPREPLY[0]} == */ ]] && compopt -o nospace
+      fi ;;
+    list) COMPREPLY=($(compgen -W "methods models datasets devices options" -- "$word")) ;;
+    explain) COMPREPLY=($(compgen -W "$_espalier_names" -- "$word")) ;;
+    completion) COMPREPLY=($(compgen -W "bash zsh" -- "$word")) ;;
+    info | diff | export)
+      COMPREPLY=($(compgen -f -X '!*.h5' -- "$word") $(compgen -S / -d -- "$word"))
+      [[ ${#COMPREPLY[@]} == 1 && ${COMPREPLY[0]} == */ ]] && compopt -o nospace ;;
+  esac
+}
+complete -F _espalier espalier
+)";
+
+}  // namespace
+
+std::string bash_completion(const Protocols& protocols) {
+  const OptionTable table = all_options(protocols);
+  std::vector<std::string> keys, options;
+  std::string values;
+  for (const Option& option : table.options()) {
+    if (option.key.find('*') != std::string::npos) continue;
+    keys.push_back("--" + option.key);
+    options.push_back(option.key);
+    const std::vector<std::string> named = named_values(protocols, option);
+    if (!named.empty()) {
+      values += formatted("  [--{}]=\"{}\"\n", option.key, fmt::join(named, " "));
+    }
+  }
+  std::set<std::string> names = explained_names(protocols);
+  names.insert(options.begin(), options.end());
+  return formatted(
+             "# Completion of espalier in bash: source <(espalier completion bash)\n"
+             "_espalier_commands=\"{}\"\n_espalier_flags=\"{}\"\n_espalier_keys=\"{}\"\n"
+             "_espalier_names=\"{}\"\ndeclare -A _espalier_values=(\n{})\n",
+             fmt::join(command_names(), " "), fmt::join(flag_names(), " "), fmt::join(keys, " "),
+             fmt::join(names, " "), values) +
+         kCompletion;
+}
+
+std::string zsh_completion(const Protocols& protocols) {
+  return "# Completion of espalier in zsh: source <(espalier completion zsh)\n"
+         "autoload -Uz compinit bashcompinit && compinit && bashcompinit\n" +
+         bash_completion(protocols);
+}
+
+std::string man_page(const Protocols& protocols) {
+  std::string page = formatted(
+      ".TH ESPALIER 1 \"\" \"espalier {}\" \"User commands\"\n"
+      ".SH NAME\nespalier \\- train large models together on many weak machines\n"
+      ".SH SYNOPSIS\n.nf\n{}.fi\n"
+      ".SH DESCRIPTION\nRank 0 of an MPI job is the aggregation server; the other ranks emulate "
+      "clients with little memory, slow processors and thin links. Clients train small submodels "
+      "of one global model. Models and records go to HDF5 files in the run's folder.\n"
+      ".SH FLAGS\n.nf\n{}.fi\n",
+      software_version(), troff(command_lines()), troff(describe_flags()));
+  page +=
+      ".SH OPTIONS\nIn an input file an option stands in its section, "
+      "as \"key = value\"; on the command line it is \\-\\-section.key=value.\n";
+  const OptionTable table = all_options(protocols);
+  for (const Option& option : table.options()) {
+    page += formatted(".TP\n.B {}\n{}; {}{}{}\n", troff(option.key), troff(option.help),
+                      troff(expected_value(option)),
+                      option.unit.empty() ? "" : troff(" (" + option.unit + ")"),
+                      option.default_value.empty()
+                          ? ""
+                          : troff(formatted("; default {}", option.default_value)));
+  }
+  page +=
+      ".SH EXIT STATUS\n.TP\n.B 0\nthe run is finished\n.TP\n.B 2\nan option or input is wrong\n"
+      ".TP\n.B 3\ndata are missing or damaged\n.TP\n.B 4\na file cannot be written or read\n"
+      ".TP\n.B 5\na loss or all updates are not finite\n.TP\n.B 6\nno client can work\n"
+      ".TP\n.B 70\nan internal error; please report it\n.TP\n.B 85\nstopped at a checkpoint; start "
+      "again to resume\n";
+  return page + ".SH EXAMPLES\n.nf\n" + troff(example_lines()) + ".fi\n";
+}
+
+}  // namespace espalier
