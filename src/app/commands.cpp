@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <filesystem>
 
+#include "espalier/app/help.h"
 #include "espalier/app/options.h"
 #include "espalier/app/request.h"
 #include "espalier/comm/environment.h"
@@ -273,19 +274,21 @@ int version_command() {
   return 0;
 }
 
-std::string usage() {
-  std::string text =
-      "Espalier: train large models together on many weak machines.\n\n"
-      "espalier run INPUT.ini [FLAG ...] [--section.key=value ...]\n"
-      "espalier list [methods|models [-v]|datasets|devices|options]\n"
-      "espalier explain NAME            an option, method, rule, model, data set or device\n"
-      "espalier info FILE.h5            content of a run or checkpoint file\n"
-      "espalier diff [--values | --all] A.h5 B.h5\n"
-      "espalier calibrate [NAME] [--quick] [-v]   measures this machine, prints a [device.NAME]\n"
-      "espalier export CKPT.h5 OUT.safetensors [--overwrite]   the global model\n"
-      "espalier --version\n\n";
-  text += describe_flags();
-  return text;
+int completion_command(const Protocols& protocols, const std::vector<std::string>& arguments) {
+  const std::string shell = arguments.size() == 1 ? arguments[0] : "";
+  if (shell != "bash" && shell != "zsh") {
+    throw InputError("completion needs a shell: espalier completion bash, or zsh");
+  }
+  const std::string script =
+      shell == "bash" ? bash_completion(protocols) : zsh_completion(protocols);
+  std::fputs(script.c_str(), stdout);
+  return 0;
+}
+
+int man_command(const Protocols& protocols, const std::vector<std::string>& arguments) {
+  if (!arguments.empty()) throw InputError("man takes no word: espalier man | man -l -");
+  std::fputs(man_page(protocols).c_str(), stdout);
+  return 0;
 }
 
 }  // namespace espalier

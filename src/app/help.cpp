@@ -5,7 +5,6 @@
 #include <set>
 #include <vector>
 
-#include "espalier/app/commands.h"
 #include "espalier/app/request.h"
 #include "espalier/config/describe.h"
 #include "espalier/data/dataset.h"
@@ -60,6 +59,36 @@ std::string troff(const std::string& text) {
   return escaped;
 }
 
+struct Command {
+  const char *name, *words, *help;
+};
+constexpr Command kCommands[] = {
+    {"run", "INPUT.ini [FLAG ...] [--section.key=value ...]", "train, or resume"},
+    {"list", "[WORD]", "methods, models [-v], datasets, devices, options"},
+    {"explain", "NAME", "an option, method, rule, model, data set, device"},
+    {"info", "FILE.h5", "content of a run or checkpoint file"},
+    {"diff", "[--values | --all] A.h5 B.h5", "the first value that differs"},
+    {"export", "CKPT.h5 OUT.safetensors [--overwrite]", "the global model"},
+    {"calibrate", "[NAME] [--quick] [-v]", "measure this machine, print a [device.NAME]"},
+    {"completion", "bash | zsh", "a script for the shell"},
+    {"man", "", "the manual page: espalier man | man -l -"},
+    {"--version", "", "release, commit, libraries"}};
+
+/// One line for each.
+std::string command_lines() {
+  std::string text;
+  for (const Command& command : kCommands) {
+    const std::string call = formatted("espalier {} {}", command.name, command.words);
+    text += formatted("{:<59} {}\n", call, command.help);
+  }
+  return text;
+}
+
+constexpr const char* kExamples =
+    "espalier run inputs/quickstart.ini --train.lr=0.1 --run.name=faster\n"
+    "tools/mpirun.sh -n 3 build/espalier run inputs/quickstart.ini\n"
+    "espalier explain window.grace_s\n";
+
 constexpr const char* kCompletion = R"(_espalier() {
   local word="${COMP_WORDS[COMP_CWORD]}" key=""
   # Bash splits words at "=": the key of a value is before it.
@@ -98,6 +127,12 @@ complete -F _espalier espalier
 
 }  // namespace
 
+std::string usage() {
+  return formatted(
+      "Espalier: train large models together on many weak machines.\n\n{}\n{}\nExamples:\n{}",
+      command_lines(), describe_flags(), kExamples);
+}
+
 std::string bash_completion(const Protocols& protocols) {
   const OptionTable table = all_options(protocols);
   std::vector<std::string> keys, options;
@@ -111,13 +146,15 @@ std::string bash_completion(const Protocols& protocols) {
       values += formatted("  [--{}]=\"{}\"\n", option.key, fmt::join(named, " "));
     }
   }
+  std::vector<std::string> commands;
+  for (const Command& command : kCommands) commands.push_back(command.name);
   std::set<std::string> names = explained_names(protocols);
   names.insert(options.begin(), options.end());
   return formatted(
              "# Completion of espalier in bash: source <(espalier completion bash)\n"
              "_espalier_commands=\"{}\"\n_espalier_flags=\"{}\"\n_espalier_keys=\"{}\"\n"
              "_espalier_names=\"{}\"\ndeclare -A _espalier_values=(\n{})\n",
-             fmt::join(command_names(), " "), fmt::join(flag_names(), " "), fmt::join(keys, " "),
+             fmt::join(commands, " "), fmt::join(flag_names(), " "), fmt::join(keys, " "),
              fmt::join(names, " "), values) +
          kCompletion;
 }
@@ -143,12 +180,10 @@ std::string man_page(const Protocols& protocols) {
       "as \"key = value\"; on the command line it is \\-\\-section.key=value.\n";
   const OptionTable table = all_options(protocols);
   for (const Option& option : table.options()) {
-    page += formatted(".TP\n.B {}\n{}; {}{}{}\n", troff(option.key), troff(option.help),
-                      troff(expected_value(option)),
-                      option.unit.empty() ? "" : troff(" (" + option.unit + ")"),
-                      option.default_value.empty()
-                          ? ""
-                          : troff(formatted("; default {}", option.default_value)));
+    page += formatted(
+        ".TP\n.B {}\n{}; {}{}{}\n", troff(option.key), troff(option.help),
+        troff(expected_value(option)), option.unit.empty() ? "" : troff(" (" + option.unit + ")"),
+        option.default_value.empty() ? "" : troff(formatted("; default {}", option.default_value)));
   }
   page +=
       ".SH EXIT STATUS\n.TP\n.B 0\nthe run is finished\n.TP\n.B 2\nan option or input is wrong\n"
@@ -156,7 +191,7 @@ std::string man_page(const Protocols& protocols) {
       ".TP\n.B 5\na loss or all updates are not finite\n.TP\n.B 6\nno client can work\n"
       ".TP\n.B 70\nan internal error; please report it\n.TP\n.B 85\nstopped at a checkpoint; start "
       "again to resume\n";
-  return page + ".SH EXAMPLES\n.nf\n" + troff(example_lines()) + ".fi\n";
+  return page + ".SH EXAMPLES\n.nf\n" + troff(kExamples) + ".fi\n";
 }
 
 }  // namespace espalier

@@ -12,6 +12,7 @@
 #include <cstdio>
 
 #include "espalier/app/commands.h"
+#include "espalier/app/help.h"
 #include "espalier/base/error.h"
 #include "espalier/base/log.h"
 #include "espalier/base/random.h"
@@ -52,6 +53,8 @@ int main(int argc, char** argv) {
     if (verb == "diff") return diff_command(arguments);
     if (verb == "calibrate") return calibrate_command(&argc, &argv, arguments);
     if (verb == "export") return export_command(all, arguments);
+    if (verb == "completion") return completion_command(all, arguments);
+    if (verb == "man") return man_command(all, arguments);
     if (verb == "--version") return version_command();
     if (verb == "--help") {
       std::fputs(usage().c_str(), stdout);

@@ -30,7 +30,9 @@ std::string quality(const Evaluation& e) {
 }
 
 Progress::Progress(std::int64_t rounds, Verbosity verbosity)
-    : rounds_(rounds), is_live_(on_terminal() && verbosity != Verbosity::quiet) {}
+    : rounds_(rounds),
+      is_live_(on_terminal() && verbosity == Verbosity::normal),
+      is_verbose_(verbosity == Verbosity::verbose) {}
 
 double Progress::elapsed_s() const {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
@@ -44,7 +46,7 @@ void Progress::version(const VersionReport& report) {
   if (is_live_) {
     std::printf("\r\033[K%s", line.c_str());
     std::fflush(stdout);
-  } else if (elapsed_s() - last_s_ >= 1 || report.version == rounds_) {
+  } else if (is_verbose_ || elapsed_s() - last_s_ >= 1 || report.version == rounds_) {
     last_s_ = elapsed_s();
     log_note(line);
   }

@@ -26,7 +26,7 @@ po::options_description flags() {
       ("check", po::bool_switch(), "build everything, train nothing, print a description")  //
       ("print-config", po::bool_switch(), "print an input file with every value")           //
       ("quiet,q", po::bool_switch(), "print the last line only")                            //
-      ("verbose,v", po::bool_switch(), "print more");
+      ("verbose,v", po::bool_switch(), "print a line for every version");
   return list;
 }
 
@@ -113,6 +113,13 @@ std::optional<std::chrono::steady_clock::time_point> stop_time(
   const auto last = std::chrono::steady_clock::now() +
                     std::chrono::seconds(left - std::min(kMostForSaving_s, left / 10));
   return stop ? std::min(*stop, last) : last;
+}
+
+std::vector<std::string> flag_names() {
+  std::vector<std::string> names;
+  const po::options_description list = flags();
+  for (const auto& option : list.options()) names.push_back("--" + option->long_name());
+  return names;
 }
 
 std::string describe_flags() {

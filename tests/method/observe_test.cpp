@@ -74,7 +74,7 @@ TEST(Observe, RulesHearOfEveryTaskOnceAndKnowItsSlot) {
   at::set_num_threads(1);
   Config config(method_options());
   config.read_text(kInput, "the test");
-  bring_defaults(rounds_catalogue(), config);
+  set_defaults(rounds_catalogue(), config);
   const Experiment experiment = build_experiment(config);
   ServerRules rules =
       build_rules(rounds_catalogue(), rule_names(rounds_catalogue(), config), config, experiment);

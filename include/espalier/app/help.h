@@ -1,6 +1,6 @@
 #pragma once
-// Help outside of the program: shell completion and a man page, generated from the commands, the
-// flags and the declared options, so that they never go stale.
+// Help in all its forms: `espalier --help`, shell completion and a man page, the last two generated
+// from the commands, the flags and the declared options, so that they never go stale.
 
 #include <string>
 
@@ -8,6 +8,8 @@
 
 namespace espalier {
 
+/// For `espalier --help`.
+std::string usage();
 /// A script for `source <(espalier completion bash)`; zsh runs the same through bashcompinit.
 std::string bash_completion(const Protocols& protocols);
 std::string zsh_completion(const Protocols& protocols);

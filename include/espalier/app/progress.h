@@ -1,6 +1,6 @@
 #pragma once
 // Progress of a run for a person: one live line on a terminal; otherwise plain lines, at most one a
-// second.
+// second, or with -v one for every version.
 
 #include <chrono>
 #include <cstdint>
@@ -26,7 +26,7 @@ class Progress {
 
   std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
   std::int64_t rounds_;
-  bool is_live_;
+  bool is_live_, is_verbose_;
   std::string quality_;  // of the last evaluation, which may be of an earlier version
   std::int64_t evaluated_ = 0;
   double last_s_ = -1;  // when the last plain line was printed

@@ -31,6 +31,8 @@ Request parse_request(std::vector<std::string> arguments);
 /// checkpoint; none if neither is given.
 std::optional<std::chrono::steady_clock::time_point> stop_time(
     const Request& request, std::chrono::steady_clock::time_point begun);
+/// "--resume", "--quiet", ...
+std::vector<std::string> flag_names();
 /// The flags, one per line, with their help.
 std::string describe_flags();
 
