@@ -10,6 +10,8 @@
 namespace espalier::rounds {
 namespace {
 
+const Purpose kSubmodel = register_purpose("method.submodel");
+
 /// In every batch a width p is drawn from method.ordered_widths, as far as the submodel reaches.
 /// With distillation the whole submodel has the cross-entropy, and the first ceil(p h) units of
 /// each layer learn its soft answer, held still. Both losses weigh the same; where p is the whole,
@@ -126,8 +128,7 @@ class OrderedDropout : public LocalObjective {
   /// Which of `nested` networks a batch trains beside the whole; `nested`: none, as likely as each.
   static std::size_t draw(const Experiment& experiment, const LocalTask& task, std::int64_t step,
                           std::size_t nested) {
-    Stream stream(experiment.seed, purpose("method.submodel"),
-                  static_cast<std::uint64_t>(task.client),
+    Stream stream(experiment.seed, kSubmodel, static_cast<std::uint64_t>(task.client),
                   static_cast<std::uint64_t>(task.nth_task), static_cast<std::uint64_t>(step));
     return static_cast<std::size_t>(stream.below(static_cast<std::int64_t>(nested) + 1));
   }

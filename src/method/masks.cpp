@@ -12,6 +12,10 @@
 namespace espalier::rounds {
 namespace {
 
+const Purpose kFirst = register_purpose("masks.first");
+const Purpose kGates = register_purpose("masks.gates");
+const Purpose kChoice = register_purpose("masks.choice");
+
 enum class MaskKind { learned, random, magnitude };
 
 struct MaskSettings {
@@ -161,8 +165,8 @@ class Masks final : public SubmodelSearch {
 
   /// Draws the gates of a batch.
   void prepare(const LocalView& view, Context& context) override {
-    Stream stream(view.experiment.seed, purpose("masks.gates"), key(view.task.client),
-                  key(view.task.nth_task), key(batch_++));
+    Stream stream(view.experiment.seed, kGates, key(view.task.client), key(view.task.nth_task),
+                  key(batch_++));
     const float* logit = logits_.const_data_ptr<float>();
     std::int64_t open = 0;  // of the penalty's gates, which are drawn apart
     for (const MaskedAxis& masked : axes_) {
@@ -247,7 +251,7 @@ class Masks final : public SubmodelSearch {
     std::vector<float>& known = known_[axis];
     if (known.empty()) {
       const std::int64_t full = sent.full_width(axis);
-      Stream stream(view.experiment.seed, purpose("masks.first"), key(view.task.client), key(axis));
+      Stream stream(view.experiment.seed, kFirst, key(view.task.client), key(axis));
       for (std::int64_t i = 0; i < full; ++i) {
         known.push_back(
             static_cast<float>(std::sqrt(2 / static_cast<double>(full)) * stream.normal()));
@@ -270,8 +274,8 @@ class Masks final : public SubmodelSearch {
                                    std::span<const float> logits) const {
     const std::int64_t width = view.parameters.submodel().width(axis);
     const std::int64_t count = kept_units(view.task.search, width);
-    Stream stream(view.experiment.seed, purpose("masks.choice"), key(view.task.client),
-                  key(view.task.nth_task), key(axis));
+    Stream stream(view.experiment.seed, kChoice, key(view.task.client), key(view.task.nth_task),
+                  key(axis));
     switch (settings_.kind) {
       case MaskKind::random:
         return stream.choose(count, width);

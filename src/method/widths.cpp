@@ -9,6 +9,8 @@
 namespace espalier::rounds {
 namespace {
 
+const Purpose kLevels = register_purpose("method.levels");
+
 // Shares are fitted in steps of 1 / kFitSteps.
 constexpr std::int64_t kFitSteps = 128;
 
@@ -99,7 +101,7 @@ double WidthLevels::width(const SendMoment& moment) const {
   if (fleet_ != nullptr) return fitted_.at(fleet_->device(moment.client).name);
   double position = (static_cast<double>(moment.client) + 0.5) / static_cast<double>(clients_);
   if (dynamic_) {
-    position = Stream(seed_, purpose("method.levels"), static_cast<std::uint64_t>(moment.client),
+    position = Stream(seed_, kLevels, static_cast<std::uint64_t>(moment.client),
                       static_cast<std::uint64_t>(moment.nth_task))
                    .uniform();
   }
