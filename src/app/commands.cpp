@@ -14,6 +14,7 @@
 #include "espalier/config/describe.h"
 #include "espalier/data/dataset.h"
 #include "espalier/device/device.h"
+#include "espalier/engine/tables.h"
 #include "espalier/model/cost.h"
 #include "espalier/model/unit_window.h"
 #include "espalier/record/compare.h"
@@ -47,6 +48,31 @@ void print_methods(const Protocols& protocols) {
         if (are_methods) std::printf("%-22s   %s\n", "", parts.c_str());
       }
     }
+  }
+}
+
+void print_tables(const std::vector<const TableSchema*>& tables) {
+  const auto type_name = [](ColumnType type) {
+    if (type == ColumnType::text) return "text";
+    return type == ColumnType::integer ? "integer" : "real";
+  };
+  for (const TableSchema* table : tables) {
+    std::printf("\n%s\n", table->path.c_str());
+    for (const Column& column : table->columns) {
+      std::printf("%-22s %-8s %-8s %-5s %s\n", column.name.c_str(), type_name(column.type),
+                  column.unit.empty() ? "-" : column.unit.c_str(), column.wall ? "wall" : "-",
+                  column.description.c_str());
+    }
+  }
+}
+
+/// Per column: name, type, unit, whether it may differ between equal runs (wall), description.
+void print_files(const Protocols& protocols) {
+  std::printf("every run file\n");
+  print_tables(engine_tables());
+  for (const Protocol& protocol : protocols) {
+    std::printf("\nprotocol %s: %s\n", protocol.name.c_str(), protocol.help.c_str());
+    print_tables(protocol.tables);
   }
 }
 
@@ -185,9 +211,11 @@ int list_command(const Protocols& protocols, const std::vector<std::string>& arg
     for (const DeviceClass& device : catalogue_classes(all_options({}))) print_device(device);
   } else if (kind == "options") {
     std::fputs(list_options(all_options(protocols)).c_str(), stdout);
+  } else if (kind == "files") {
+    print_files(protocols);
   } else {
-    throw InputError("list prints methods, models, datasets, devices or options; not '" + kind +
-                     "'");
+    throw InputError("list prints methods, models, datasets, devices, options or files; not '" +
+                     kind + "'");
   }
   return 0;
 }

@@ -64,7 +64,7 @@ struct Command {
 };
 constexpr Command kCommands[] = {
     {"run", "INPUT.ini [FLAG ...] [--section.key=value ...]", "train, or resume"},
-    {"list", "[WORD]", "methods, models [-v], datasets, devices, options"},
+    {"list", "[WORD]", "methods, models [-v], datasets, devices, options, files"},
     {"explain", "NAME", "an option, method, rule, model, data set, device"},
     {"info", "FILE.h5", "content of a run or checkpoint file"},
     {"diff", "[--values | --all] A.h5 B.h5", "the first value that differs"},
@@ -114,7 +114,7 @@ constexpr const char* kCompletion = R"(_espalier() {
         COMPREPLY=($(compgen -f -X '!*.ini' -- "$word") $(compgen -S / -d -- "$word"))
         [[ ${#COMPREPLY[@]} == 1 && ${COMPREPLY[0]} == */ ]] && compopt -o nospace
       fi ;;
-    list) COMPREPLY=($(compgen -W "methods models datasets devices options" -- "$word")) ;;
+    list) COMPREPLY=($(compgen -W "methods models datasets devices options files" -- "$word")) ;;
     explain) COMPREPLY=($(compgen -W "$_espalier_names" -- "$word")) ;;
     completion) COMPREPLY=($(compgen -W "bash zsh" -- "$word")) ;;
     info | diff | export)

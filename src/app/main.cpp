@@ -44,7 +44,7 @@ int main(int argc, char** argv) {
   const std::vector<std::string> arguments(words.empty() ? words.begin() : words.begin() + 1,
                                            words.end());
   try {
-    check_purposes();
+    check_purposes(purpose_names());
     const Protocols all = protocols();
     if (verb == "run") return run_command(&argc, &argv, all, arguments);
     if (verb == "list") return list_command(all, arguments);

@@ -2,7 +2,6 @@
 
 #include <Random123/philox.h>
 
-#include <algorithm>
 #include <cmath>
 #include <numbers>
 #include <set>
@@ -15,27 +14,27 @@ namespace espalier {
 
 namespace {
 
-constexpr std::array<std::string_view, 18> kPurposes{
-    "model.init",      "data.synthetic", "data.split",    "data.partition",       "data.order",
-    "data.augment",    "clients.sample", "clients.fleet", "clients.availability", "clients.modes",
-    "faults",          "masks.first",    "masks.gates",   "masks.choice",         "method.levels",
-    "method.submodel", "train.dropout",  "test"};
+/// A local one, because constants of other files register before main() in any order.
+std::vector<std::string_view>& registered() {
+  static std::vector<std::string_view> names;
+  return names;
+}
 
 }  // namespace
 
-std::span<const std::string_view> purpose_names() { return kPurposes; }
-
-Purpose purpose(std::string_view name) {
-  ESPALIER_CHECK(std::find(kPurposes.begin(), kPurposes.end(), name) != kPurposes.end(),
-                 "random purpose '{}' is not in the list of random.cpp", name);
+Purpose register_purpose(std::string_view name) {
+  registered().push_back(name);
   return Purpose{hash_text(name)};
 }
 
-void check_purposes() {
+std::span<const std::string_view> purpose_names() { return registered(); }
+
+void check_purposes(std::span<const std::string_view> names) {
   std::set<std::uint64_t> seen;
-  for (std::string_view name : kPurposes)
+  for (std::string_view name : names)
     ESPALIER_CHECK(seen.insert(hash_text(name)).second,
-                   "the hash of random purpose '{}' is already taken; rename it", name);
+                   "random purpose '{}' is registered twice, or another has its hash; rename it",
+                   name);
 }
 
 Stream::Stream(std::int64_t seed, Purpose purpose, std::int64_t a, std::int64_t b, std::int64_t c) {

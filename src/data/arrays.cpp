@@ -20,6 +20,8 @@
 namespace espalier {
 namespace {
 
+const Purpose kSplit = register_purpose("data.split");
+
 namespace fs = std::filesystem;
 
 /// A value v of channel c becomes v scale[c] + shift[c].
@@ -202,7 +204,7 @@ Rows split_rows(const ArraySet& arrays, const Config& config) {
   } else {
     const auto test_count =
         static_cast<std::int64_t>(config.real("data.test_share") * static_cast<double>(count));
-    Stream random(config.integer("run.seed"), purpose("data.split"));
+    Stream random(config.integer("run.seed"), kSplit);
     for (const std::int64_t row : random.choose(test_count, count)) {
       test[static_cast<std::size_t>(row)] = 1;
     }

@@ -15,6 +15,9 @@
 namespace espalier {
 namespace {
 
+const Purpose kPartition = register_purpose("data.partition");
+const Purpose kOrder = register_purpose("data.order");
+
 using Members = std::vector<std::vector<std::int64_t>>;
 
 // The first key of the partition's streams. The second is the class, client, list or block, the
@@ -32,7 +35,7 @@ enum Draw : std::int64_t {
 };
 
 Stream stream(std::int64_t seed, Draw draw, std::int64_t item = 0, std::int64_t part = 0) {
-  return {seed, purpose("data.partition"), draw, item, part};
+  return {seed, kPartition, draw, item, part};
 }
 
 std::int64_t length(const auto& list) { return static_cast<std::int64_t>(list.size()); }
@@ -528,7 +531,7 @@ std::vector<std::int64_t> Partition::classes(std::int64_t client, const Split& t
 std::vector<std::int64_t> epoch_order(std::int64_t seed, std::int64_t client, std::int64_t nth_task,
                                       std::int64_t epoch, std::span<const std::int64_t> samples) {
   std::vector<std::int64_t> order(samples.begin(), samples.end());
-  Stream random(seed, purpose("data.order"), client, nth_task, epoch);
+  Stream random(seed, kOrder, client, nth_task, epoch);
   random.shuffle(order);
   return order;
 }

@@ -14,6 +14,8 @@
 namespace espalier {
 namespace {
 
+const Purpose kSynthetic = register_purpose("data.synthetic");
+
 // The first key of the streams.
 enum Part : std::int64_t { kTrain = 0, kTest = 1, kMeans = 2, kSuccessors = 3 };
 
@@ -21,9 +23,7 @@ struct Task {
   std::int64_t seed;
   DataShape shape;
   double noise;
-  Stream stream(Part part, std::int64_t item) const {
-    return {seed, purpose("data.synthetic"), part, item};
-  }
+  Stream stream(Part part, std::int64_t item) const { return {seed, kSynthetic, part, item}; }
   std::int32_t label(std::int64_t sample) const {
     return static_cast<std::int32_t>(sample % shape.classes);
   }

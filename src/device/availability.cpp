@@ -10,6 +10,11 @@
 #include "espalier/base/random.h"
 
 namespace espalier {
+namespace {
+
+const Purpose kAvailability = register_purpose("clients.availability");
+
+}  // namespace
 
 void declare_availability_options(OptionTable& table) {
   table.add({"clients.availability_period_s", OptionType::real, "3600",
@@ -115,7 +120,7 @@ bool Availability::available(std::int64_t client, Nanoseconds now) const {
   if (trace_ && !trace_->available(client, now)) return false;
   const double fraction = fleet_->device(client).availability;
   if (fraction >= 1) return true;
-  Stream stream(seed_, purpose("clients.availability"), client, now / period_);
+  Stream stream(seed_, kAvailability, client, now / period_);
   return stream.uniform() < fraction;
 }
 

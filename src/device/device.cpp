@@ -13,6 +13,8 @@
 namespace espalier {
 namespace {
 
+const Purpose kModes = register_purpose("clients.modes");
+
 const DeviceClass kLaptop{.name = "laptop",
                           .memory_mb = 0,
                           .gflops = 50,
@@ -272,7 +274,7 @@ void declare_device_options(OptionTable& table) {
 DeviceClass Fleet::device_at(std::int64_t client, std::int64_t version) const {
   DeviceClass device = this->device(client);
   if (device.modes.empty() && device.link_modes.empty()) return device;
-  Stream stream(seed_, purpose("clients.modes"), client, version / modes_every_);
+  Stream stream(seed_, kModes, client, version / modes_every_);
   const auto drawn = [&](const std::vector<double>& modes) {
     // Both are always drawn, so that one list does not change the draw from the other.
     const double draw = stream.uniform();

@@ -10,6 +10,8 @@
 namespace espalier::rounds {
 namespace {
 
+const Purpose kSubmodel = register_purpose("method.submodel");
+
 /// Draws a width p for every batch, from the widths in method.ordered_widths up to the submodel's
 /// own. With distillation the whole submodel has the cross-entropy, and the network of the first
 /// ceil(p h) units of each layer learns the soft outputs of the whole, which gets no gradient from
@@ -127,7 +129,7 @@ class OrderedDropout : public LocalObjective {
   /// none, the batch trains the whole alone.
   static std::size_t draw(const Experiment& experiment, const LocalTask& task, std::int64_t step,
                           std::size_t nested) {
-    Stream stream(experiment.seed, purpose("method.submodel"), task.client, task.nth_task, step);
+    Stream stream(experiment.seed, kSubmodel, task.client, task.nth_task, step);
     return static_cast<std::size_t>(stream.below(static_cast<std::int64_t>(nested) + 1));
   }
 

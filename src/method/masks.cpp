@@ -12,6 +12,10 @@
 namespace espalier::rounds {
 namespace {
 
+const Purpose kFirst = register_purpose("masks.first");
+const Purpose kGates = register_purpose("masks.gates");
+const Purpose kChoice = register_purpose("masks.choice");
+
 enum class MaskKind { learned, random, magnitude };
 
 struct MaskSettings {
@@ -161,8 +165,7 @@ class Masks final : public SubmodelSearch {
 
   /// Draws the gates of a batch.
   void prepare(const LocalView& view, Context& context) override {
-    Stream stream(view.experiment.seed, purpose("masks.gates"), view.task.client,
-                  view.task.nth_task, batch_++);
+    Stream stream(view.experiment.seed, kGates, view.task.client, view.task.nth_task, batch_++);
     const float* logit = logits_.const_data_ptr<float>();
     std::int64_t open = 0;  // gates of the penalty that are on; these are drawn separately
     for (const MaskedAxis& masked : axes_) {
@@ -245,7 +248,7 @@ class Masks final : public SubmodelSearch {
     std::vector<float>& stored = state_[axis];
     if (stored.empty()) {
       const std::int64_t full = sent.full_width(axis);
-      Stream stream(view.experiment.seed, purpose("masks.first"), view.task.client, axis);
+      Stream stream(view.experiment.seed, kFirst, view.task.client, axis);
       for (std::int64_t i = 0; i < full; ++i) {
         stored.push_back(
             static_cast<float>(std::sqrt(2 / static_cast<double>(full)) * stream.normal()));
@@ -268,8 +271,7 @@ class Masks final : public SubmodelSearch {
                                    std::span<const float> logits) const {
     const std::int64_t width = view.parameters.submodel().width(axis);
     const std::int64_t count = kept_units(view.task.search, width);
-    Stream stream(view.experiment.seed, purpose("masks.choice"), view.task.client,
-                  view.task.nth_task, axis);
+    Stream stream(view.experiment.seed, kChoice, view.task.client, view.task.nth_task, axis);
     switch (settings_.kind) {
       case MaskKind::random:
         return stream.choose(count, width);

@@ -9,6 +9,8 @@
 namespace espalier::rounds {
 namespace {
 
+const Purpose kLevels = register_purpose("method.levels");
+
 // Widths are fitted in steps of 1 / kFitSteps.
 constexpr std::int64_t kFitSteps = 128;
 
@@ -98,7 +100,7 @@ double WidthLevels::width(const SendMoment& moment) const {
   if (fleet_ != nullptr) return fitted_.at(fleet_->device(moment.client).name);
   double position = (static_cast<double>(moment.client) + 0.5) / static_cast<double>(clients_);
   if (dynamic_) {
-    position = Stream(seed_, purpose("method.levels"), moment.client, moment.nth_task).uniform();
+    position = Stream(seed_, kLevels, moment.client, moment.nth_task).uniform();
   }
   const auto level = std::upper_bound(upper_.begin(), upper_.end() - 1, position) - upper_.begin();
   return widths_[static_cast<std::size_t>(level)];

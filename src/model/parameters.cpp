@@ -9,6 +9,8 @@
 namespace espalier {
 namespace {
 
+const Purpose kInit = register_purpose("model.init");
+
 // A view with its own version counter: for autograd, writing one entry (such as a statistic) must
 // not change the others that it saved.
 at::Tensor view_of(const at::Tensor& flat, std::int64_t offset, const BufferLayout::Place& place) {
@@ -96,7 +98,7 @@ void initialise(Parameters& full, std::int64_t seed) {
   for (std::size_t index = 0; index < layout.entries.size(); ++index) {
     const Entry& entry = layout.entries[index];
     const BufferLayout::Place& place = buffer_layout.place(static_cast<int>(index));
-    Stream stream(seed, purpose("model.init"), hash_text(entry.name));
+    Stream stream(seed, kInit, hash_text(entry.name));
     float* const values = full.data() + place.offset;
     for (std::int64_t i = 0; i < place.count; ++i) {
       switch (entry.init.rule) {

@@ -89,6 +89,7 @@ class SavingArchive final : public Archive {
           values.size_bytes());
   }
   void open(const char* name) override {
+    check_new(name);
     groups_.push({h5_check(H5Gcreate2(groups_.top(), name, H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT),
                            "create group " + groups_.name_of(name)),
                   H5Gclose});
@@ -96,8 +97,15 @@ class SavingArchive final : public Archive {
   void close() override { groups_.pop(); }
 
  private:
+  /// HDF5 refuses a second entry of a name too, but as a failed write.
+  void check_new(const char* name) const {
+    ESPALIER_CHECK(h5_check(H5Lexists(groups_.top(), name, H5P_DEFAULT), "look for a value") == 0,
+                   "{} is saved twice; rename one", groups_.name_of(name));
+  }
+
   void write(const char* name, hid_t file_type, hid_t memory_type, const void* data,
              std::size_t count, std::size_t bytes) {
+    check_new(name);
     const std::string what = "write " + groups_.name_of(name);
     const hsize_t length = count;
     const H5Handle space(h5_check(H5Screate_simple(1, &length, nullptr), what), H5Sclose);

@@ -5,6 +5,12 @@
 #include "espalier/base/error.h"
 
 namespace espalier {
+namespace {
+
+const Purpose kAugment = register_purpose("data.augment");
+const Purpose kDropout = register_purpose("train.dropout");
+
+}  // namespace
 
 std::int64_t payload_bytes(const BufferLayout& dense) {
   return dense.kind_range(Kind::trainable).size() * static_cast<std::int64_t>(sizeof(float));
@@ -68,13 +74,13 @@ std::span<const std::int64_t> Trainer::next_batch() {
 void Trainer::train_batch(LocalObjective& objective, const LocalTask& task) {
   const auto batch = next_batch();
   const std::int64_t size = std::ssize(batch);
-  const auto stream = [&](const char* name) {
-    return Stream(experiment_.seed, purpose(name), client_, nth_task_, steps_);
+  const auto stream = [&](Purpose purpose) {
+    return Stream(experiment_.seed, purpose, client_, nth_task_, steps_);
   };
   // One stream for all parts of a batch, so that the division into parts does not change the
   // augmentation.
-  Stream augment = stream("data.augment");
-  Stream random = stream("train.dropout");
+  Stream augment = stream(kAugment);
+  Stream random = stream(kDropout);
   Context context;
   context.mode = Mode::train;
   context.random = &random;

@@ -10,18 +10,21 @@
 
 #include "espalier/base/error.h"
 #include "espalier/base/hash.h"
+#include "purpose.h"
 
 namespace espalier {
 namespace {
 
 using Words = std::array<std::uint32_t, 4>;
 
+const Purpose kOther = register_purpose("test.other");
+
 // The seeds are fixed, so every statistic below is one number; a bound of six standard deviations
 // excludes an accident of the seed.
 constexpr double kDeviations = 6.0;
 
 Stream test_stream(std::int64_t a = 0, std::int64_t b = 0, std::int64_t c = 0) {
-  return Stream(7, purpose("test"), a, b, c);
+  return Stream(7, kTest, a, b, c);
 }
 
 // Known answers published with Random123 (kat_vectors, "philox4x32 10").
@@ -36,7 +39,7 @@ TEST(Philox, GivesThePublishedAnswers) {
 }
 
 TEST(Stream, IsThePhiloxBlocksOfItsKeyInOrder) {
-  const std::array<std::uint64_t, 5> name{7, static_cast<std::uint64_t>(purpose("test")), 1, 2, 3};
+  const std::array<std::uint64_t, 5> name{7, static_cast<std::uint64_t>(kTest), 1, 2, 3};
   const std::uint64_t key = hash_bytes(name.data(), sizeof(name));
   Stream stream = test_stream(1, 2, 3);
   for (std::uint32_t block = 0; block < 3; ++block)
@@ -59,12 +62,12 @@ TEST(Stream, ReplaysFromItsNameWhateverElseIsDrawn) {
 }
 
 TEST(Stream, DiffersInEveryPartOfItsName) {
-  const Purpose use = purpose("test");
+  const Purpose use = kTest;
   std::set<std::uint64_t> firsts{
       Stream(7, use, 1, 2, 3).next_u64(), Stream(8, use, 1, 2, 3).next_u64(),
       Stream(7, use, 0, 2, 3).next_u64(), Stream(7, use, 1, 0, 3).next_u64(),
       Stream(7, use, 1, 2, 0).next_u64(), Stream(7, use, 2, 1, 3).next_u64(),
-      Stream(7, use, 1, 3, 2).next_u64(), Stream(7, purpose("data.order"), 1, 2, 3).next_u64()};
+      Stream(7, use, 1, 3, 2).next_u64(), Stream(7, kOther, 1, 2, 3).next_u64()};
   EXPECT_EQ(firsts.size(), 8u);
 }
 
@@ -191,17 +194,24 @@ TEST(Stream, ImpossibleDrawsAreInternalErrors) {
   EXPECT_THROW(test_stream().gamma(0), Error);
 }
 
-TEST(Purposes, DoNotCollideAndAreClosed) {
-  EXPECT_NO_THROW(check_purposes());
-  std::set<Purpose> values;
-  for (std::string_view name : purpose_names()) values.insert(purpose(name));
-  EXPECT_EQ(values.size(), purpose_names().size());
+TEST(Purposes, AreTheHashesOfTheirNames) {
+  EXPECT_EQ(kTest, Purpose{hash_text("test")});
+  EXPECT_EQ(kOther, Purpose{hash_text("test.other")});
+}
+
+TEST(Purposes, AreRegisteredOnce) {
+  const auto names = purpose_names();
+  EXPECT_EQ(std::ranges::count(names, "test"), 1);
+  EXPECT_EQ(std::ranges::count(names, "test.other"), 1);
+  EXPECT_NO_THROW(check_purposes(names));
+  std::vector<std::string_view> twice(names.begin(), names.end());
+  twice.push_back("test.other");
   try {
-    purpose("data.ordre");
+    check_purposes(twice);
     FAIL();
   } catch (const Error& error) {
     EXPECT_EQ(error.status(), Status::internal);
-    EXPECT_NE(std::string(error.what()).find("data.ordre"), std::string::npos);
+    EXPECT_NE(std::string(error.what()).find("'test.other'"), std::string::npos);
   }
 }
 

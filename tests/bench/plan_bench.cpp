@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "../purpose.h"
 #include "espalier/base/random.h"
 #include "espalier/model/plan.h"
 #include "pairs.h"
@@ -49,7 +50,7 @@ std::shared_ptr<const Layout> cnn() {
 
 Submodel half(const Layout& layout, const std::string& rule) {
   Submodel submodel = Submodel::full(layout);
-  Stream stream(1, purpose("test"));
+  Stream stream(1, kTest);
   for (int axis = 0; axis < submodel.axes(); ++axis) {
     const std::int64_t size = layout.axes[axis].size;
     if (!layout.axes[axis].cuttable) continue;

@@ -7,6 +7,7 @@
 
 #include "espalier/base/error.h"
 #include "fixture.h"
+#include "purpose.h"
 
 namespace espalier {
 namespace {
@@ -267,9 +268,7 @@ TEST(Augment, IsACropOfThePaddedImageAndAFlipKeyedByTheStream) {
   const at::Tensor x = plain.train->inputs(indices);
   EXPECT_TRUE(at::equal(data.train->inputs(indices), x)) << "without a stream nothing changes";
   EXPECT_TRUE(at::equal(data.train->labels(indices), plain.train->labels(indices)));
-  const auto stream = [](std::uint64_t step) {
-    return Stream(1, purpose("data.augment"), 2, 3, step);
-  };
+  const auto stream = [](std::uint64_t step) { return Stream(1, kTest, 2, 3, step); };
   Stream first = stream(0);
   const at::Tensor changed = data.train->inputs(indices, &first);
   Stream again = stream(0);

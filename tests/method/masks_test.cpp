@@ -7,6 +7,7 @@
 #include <set>
 
 #include "fixture.h"
+#include "purpose.h"
 
 namespace espalier::rounds {
 namespace {
@@ -83,8 +84,8 @@ TEST(Gates, OfZeroAndOneEqualTheSmallerModel) {
     std::vector<at::Tensor> gates(e.model.layout->axes.size());
     for (const MaskedAxis& masked : e.model.masked) {
       const std::int64_t width = submodel.width(masked.axis);
-      const auto units = Stream(1, purpose("test"), static_cast<std::uint64_t>(masked.axis))
-                             .choose((width + 1) / 2, width);
+      const auto units =
+          Stream(1, kTest, static_cast<std::uint64_t>(masked.axis)).choose((width + 1) / 2, width);
       at::Tensor& gate = gates[static_cast<std::size_t>(masked.axis)] = at::zeros({width});
       for (const std::int64_t unit : units) gate[unit].fill_(1);
       submodel.keep(masked.axis, units);

@@ -12,6 +12,7 @@
 #include "espalier/method/register.h"
 #include "espalier/model/model.h"
 #include "espalier/protocol/rounds/client_stepper.h"
+#include "purpose.h"
 
 namespace espalier::rounds {
 
@@ -36,7 +37,7 @@ struct Scene {
     const auto full = experiment.plans->buffer_layout(Submodel::full(*layout), Packing::aligned);
     model = Parameters(full);
     before = Parameters(full);
-    Stream stream(1, purpose("test"));
+    Stream stream(1, kTest);
     const auto plan =
         experiment.plans->plan(*full, *full);  // of values, not of padding: that stays zero
     plan->for_each_value([&](std::int64_t source, std::int64_t) {

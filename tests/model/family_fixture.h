@@ -15,6 +15,7 @@
 
 #include "espalier/model/model.h"
 #include "espalier/model/plan.h"
+#include "purpose.h"
 #include "same_bits.h"
 
 namespace espalier {
@@ -71,7 +72,7 @@ class Named {
 
 inline at::Tensor images(std::int64_t batch, std::vector<std::int64_t> shape,
                          std::uint64_t key = 0) {
-  Stream stream(11, purpose("test"), key);
+  Stream stream(11, kTest, key);
   shape.insert(shape.begin(), batch);
   at::Tensor x = at::empty(shape);
   float* data = x.mutable_data_ptr<float>();
@@ -104,7 +105,7 @@ inline Submodel select(const Layout& layout, double fraction, Choice choice) {
             : static_cast<std::int64_t>(std::ceil(fraction * static_cast<double>(size)));
     std::vector<std::int64_t> units(static_cast<std::size_t>(kept));
     if (choice == Choice::random) {
-      units = Stream(3, purpose("test"), axis).choose(kept, size);
+      units = Stream(3, kTest, axis).choose(kept, size);
     } else {
       const std::int64_t start = choice == Choice::rolling ? size - (kept + 1) / 2 : 0;
       for (std::int64_t k = 0; k < kept; ++k)

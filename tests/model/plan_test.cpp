@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <map>
 
+#include "purpose.h"
 #include "test_layout.h"
 
 namespace espalier {
@@ -17,7 +18,7 @@ using testing::rolling;
 using testing::selections;
 
 std::vector<float> random_values(std::int64_t count, std::uint64_t seed) {
-  Stream stream(seed, purpose("test"), 1);
+  Stream stream(seed, kTest, 1);
   std::vector<float> values(count);
   for (float& value : values) value = static_cast<float>(stream.normal());
   return values;

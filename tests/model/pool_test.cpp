@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "espalier/base/random.h"
+#include "purpose.h"
 #include "same_bits.h"
 
 namespace espalier {
@@ -49,7 +50,7 @@ void expect_equal_to_aten(const at::Tensor& x, Stream& stream) {
 }
 
 TEST(ReluMaxPool, EqualsATenBitForBitAtAnySize) {
-  Stream stream(1, purpose("test"));
+  Stream stream(1, kTest);
   for (std::int64_t height : {2, 3, 4, 7, 10, 28}) {
     for (std::int64_t width : {2, 3, 9, 10, 15, 16, 17, 28, 33, 50}) {
       expect_equal_to_aten(draw({3, 2, height, width}, {}, stream), stream);
@@ -58,7 +59,7 @@ TEST(ReluMaxPool, EqualsATenBitForBitAtAnySize) {
 }
 
 TEST(ReluMaxPool, TiesZerosAndNegativesGoWhereATenPutsThem) {
-  Stream stream(2, purpose("test"));
+  Stream stream(2, kTest);
   for (std::int64_t width : {5, 16, 21, 40}) {
     expect_equal_to_aten(draw({4, 3, 9, width}, {-1.0F, -0.0F, 0.0F, 1.0F, 2.0F}, stream), stream);
     expect_equal_to_aten(draw({4, 3, 9, width}, {-3.0F, -0.0F, 0.0F}, stream), stream);
@@ -66,7 +67,7 @@ TEST(ReluMaxPool, TiesZerosAndNegativesGoWhereATenPutsThem) {
 }
 
 TEST(ReluMaxPool, NotANumberPassesOnAsInATen) {
-  Stream stream(3, purpose("test"));
+  Stream stream(3, kTest);
   const float nan = std::numeric_limits<float>::quiet_NaN();
   const float infinity = std::numeric_limits<float>::infinity();
   for (std::int64_t width : {6, 18}) {
@@ -76,7 +77,7 @@ TEST(ReluMaxPool, NotANumberPassesOnAsInATen) {
 }
 
 TEST(ReluMaxPool, WithoutGradientsGivesTheSameValues) {
-  Stream stream(4, purpose("test"));
+  Stream stream(4, kTest);
   const at::Tensor x = draw({2, 4, 11, 13}, {}, stream);
   const at::Tensor with = relu_max_pool2(x.clone().set_requires_grad(true));
   const at::Tensor without = relu_max_pool2(x);
@@ -85,7 +86,7 @@ TEST(ReluMaxPool, WithoutGradientsGivesTheSameValues) {
 }
 
 TEST(ReluMaxPool, TakesNonContiguousTensors) {
-  Stream stream(5, purpose("test"));
+  Stream stream(5, kTest);
   expect_equal_to_aten(draw({2, 12, 10, 4}, {}, stream).permute({0, 3, 1, 2}).contiguous(), stream);
   const at::Tensor x = draw({2, 12, 10, 4}, {}, stream).permute({0, 3, 1, 2});
   EXPECT_TRUE(same_bits(relu_max_pool2(x), relu_max_pool2(x.contiguous())));

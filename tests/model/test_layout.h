@@ -11,6 +11,7 @@
 
 #include "espalier/base/random.h"
 #include "espalier/model/buffer_layout.h"
+#include "purpose.h"
 
 namespace espalier::testing {
 
@@ -81,7 +82,7 @@ inline Submodel rolling(const Layout& layout, double fraction, std::int64_t star
 
 /// Random widths, units and blocks.
 inline Submodel random_submodel(const Layout& layout, std::uint64_t seed, bool drop_blocks = true) {
-  Stream stream(seed, purpose("test"));
+  Stream stream(seed, kTest);
   Submodel submodel = Submodel::full(layout);
   for (int axis = 0; axis < submodel.axes(); ++axis) {
     const std::int64_t size = layout.axes[axis].size;

@@ -16,6 +16,7 @@
 #include "espalier/model/cost.h"
 #include "espalier/model/operations.h"
 #include "espalier/model/plan.h"
+#include "purpose.h"
 #include "same_bits.h"
 
 namespace espalier {
@@ -89,7 +90,7 @@ Parameters full_values(const Model& model) {
   for (std::size_t e = 0; e < model.layout->entries.size(); ++e) {
     const Entry& entry = model.layout->entries[e];
     const BufferLayout::Place& place = p.buffer_layout().place(static_cast<int>(e));
-    Stream stream(5, purpose("test"), e);
+    Stream stream(5, kTest, e);
     const double scale =
         place.shape.size() == 2 && place.shape[1] > 1 ? 1 / std::sqrt(double(place.shape[1])) : 0.3;
     const double centre = entry.init.rule == Init::Rule::ones ? 1 : 0;
@@ -106,7 +107,7 @@ Parameters sliced(const Model& model, const Parameters& full, const Submodel& su
 }
 
 at::Tensor samples(const Model& model, std::int64_t batch, std::uint64_t key = 0) {
-  Stream stream(11, purpose("test"), 1000 + key);
+  Stream stream(11, kTest, 1000 + key);
   std::vector<std::int64_t> shape = model.shape.sample;
   shape.insert(shape.begin(), batch);
   at::Tensor x = at::empty(shape);
@@ -349,7 +350,7 @@ std::vector<std::int64_t> units(Choice choice, double fraction, std::int64_t siz
                                 std::uint64_t key) {
   const std::int64_t kept =
       choice == Choice::smallest ? 1 : std::int64_t(std::ceil(fraction * double(size)));
-  if (choice == Choice::random) return Stream(3, purpose("test"), key).choose(kept, size);
+  if (choice == Choice::random) return Stream(3, kTest, key).choose(kept, size);
   const std::int64_t start = choice == Choice::rolling ? size - (kept + 1) / 2 : 0;
   std::vector<std::int64_t> units;
   for (std::int64_t k = 0; k < kept; ++k) units.push_back((start + k) % size);
@@ -634,7 +635,7 @@ TEST(Rotary, TurnsAQuarterWhereAQuarterIsAsked) {
 
 TEST(Rotary, ProductsDependOnTheDistanceAlone) {
   const std::int64_t positions = 12;
-  Stream stream(1, purpose("test"));
+  Stream stream(1, kTest);
   at::Tensor q = at::empty({8});
   at::Tensor k = at::empty({8});
   for (std::int64_t i = 0; i < 8; ++i) {

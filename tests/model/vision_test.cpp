@@ -4,6 +4,7 @@
 #include <set>
 
 #include "family_fixture.h"
+#include "purpose.h"
 
 namespace espalier {
 namespace {
@@ -177,7 +178,7 @@ Parameters random_values(const Model& model) {
   for (std::size_t e = 0; e < model.layout->entries.size(); ++e) {
     const Entry& entry = model.layout->entries[e];
     if (entry.dimensions.size() != 1) continue;
-    Stream stream(5, purpose("test"), e);
+    Stream stream(5, kTest, e);
     const bool variance = entry.name.ends_with("running_var");
     const bool weight = entry.name.ends_with(".weight");
     at::Tensor view = p[static_cast<int>(e)];

@@ -105,6 +105,51 @@ TEST(Checkpoint, TellsWhatItHolds) {
   EXPECT_FALSE(reader.holds("outer"));
 }
 
+// Such a fault is the program's, not the disk's.
+TEST(Checkpoint, TakesEachNameOncePerGroup) {
+  std::int64_t number = 3;
+  std::vector<float> weights(5);
+  const auto refuse = [](const std::string& name, const std::function<void(Archive&)>& content) {
+    try {
+      make_checkpoint("[run]\n", content);
+      ADD_FAILURE() << name << " was saved twice";
+    } catch (const Error& error) {
+      EXPECT_EQ(error.status(), Status::internal) << error.what();
+      EXPECT_NE(std::string(error.what()).find(name + " is saved twice"), std::string::npos)
+          << error.what();
+    }
+  };
+  refuse("/steps", [&](Archive& archive) {
+    archive.value("steps", number);
+    archive.value("steps", number);
+  });
+  refuse("/rule/memory", [&](Archive& archive) {
+    archive.value("memory", number);
+    archive.open("rule");
+    archive.value("memory", number);
+    archive.value("memory", std::span<float>(weights));
+    archive.close();
+  });
+  refuse("/queue", [&](Archive& archive) {
+    archive.open("queue");
+    archive.close();
+    archive.open("queue");
+    archive.close();
+  });
+  refuse("/window", [&](Archive& archive) {
+    archive.value("window", number);
+    archive.open("window");
+    archive.close();
+  });
+  EXPECT_NO_THROW(make_checkpoint("[run]\n", [&](Archive& archive) {
+    for (const char* group : {"a", "b"}) {
+      archive.open(group);
+      archive.value("a", number);
+      archive.close();
+    }
+  }));
+}
+
 TEST(Checkpoint, RefusesAFileWithOneChangedByteAnywhere) {
   const Folder folder;
   Everything saved = sample();

@@ -16,6 +16,7 @@
 #include "../model/test_layout.h"
 #include "espalier/base/error.h"
 #include "espalier/base/random.h"
+#include "purpose.h"
 
 namespace espalier {
 namespace {
@@ -40,7 +41,7 @@ TrainSettings settings(OptimizerKind kind, double weight_decay = 0, double momen
 
 /// The fixed problem: weights of about 1, and gradients of any sign from 1e-3 to 1, for each step.
 at::Tensor first_weights(std::int64_t size) {
-  Stream stream(1, purpose("test"), 1);
+  Stream stream(1, kTest, 1);
   at::Tensor w = at::empty({size});
   for (std::int64_t i = 0; i < size; ++i)
     w.data_ptr<float>()[i] = static_cast<float>(stream.normal());
@@ -48,7 +49,7 @@ at::Tensor first_weights(std::int64_t size) {
 }
 
 at::Tensor gradient(std::int64_t size, int step) {
-  Stream stream(1, purpose("test"), 2, static_cast<std::uint64_t>(step));
+  Stream stream(1, kTest, 2, static_cast<std::uint64_t>(step));
   at::Tensor g = at::empty({size});
   for (std::int64_t i = 0; i < size; ++i) {
     const double sign = stream.uniform() < 0.5 ? -1 : 1;

@@ -11,14 +11,15 @@
 
 namespace espalier {
 
-/// The use of a stream: the 64-bit hash of its name. random.cpp has the list of all names;
-/// check_purposes() refuses collisions at start.
+/// The use of a stream: the 64-bit hash of its name.
 enum class Purpose : std::uint64_t;
-/// The purpose registered under `name`; an unregistered name is a broken invariant.
-Purpose purpose(std::string_view name);
-/// The registered names, such as "model.init".
+/// Registers a name, such as "model.init". The part that draws has a constant for each of its
+/// purposes: `const Purpose kInit = register_purpose("model.init");`, outside of functions, so that
+/// all are registered before main(). `name` must be a literal.
+Purpose register_purpose(std::string_view name);
 std::span<const std::string_view> purpose_names();
-void check_purposes();
+/// Two equal names, or two names with one hash, are a broken invariant. Called at start.
+void check_purposes(std::span<const std::string_view> names);
 
 /// One block of the generator: Philox4x32 with 10 rounds (Salmon et al. 2011).
 std::array<std::uint32_t, 4> philox4x32_10(std::array<std::uint32_t, 4> counter,

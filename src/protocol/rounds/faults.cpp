@@ -6,6 +6,11 @@
 #include "espalier/base/random.h"
 
 namespace espalier::rounds {
+namespace {
+
+const Purpose kFaults = register_purpose("faults");
+
+}  // namespace
 
 void declare_fault_options(OptionTable& table) {
   const auto add_fraction = [&](const char* key, const char* help) {
@@ -47,7 +52,7 @@ Faults::Faults(const Config& config)
 InjectedFault Faults::fault(std::int64_t client, std::int64_t nth_task) const {
   InjectedFault fault;
   if (!any_ || (!clients_.empty() && !clients_.contains(client))) return fault;
-  Stream stream(seed_, purpose("faults"), client, nth_task);
+  Stream stream(seed_, kFaults, client, nth_task);
   fault.crashes = stream.uniform() < crash_;
   fault.vanishes = stream.uniform() < vanish_ && !fault.crashes;
   fault.twice = stream.uniform() < twice_;

@@ -4,6 +4,11 @@
 #include <cmath>
 
 namespace espalier::rounds {
+namespace {
+
+const Purpose kSample = register_kSample;
+
+}  // namespace
 
 void declare_sampling_options(OptionTable& table) {
   table.add_choice(
@@ -57,7 +62,7 @@ std::vector<std::int64_t> Sampler::choose(std::int64_t want, const std::set<std:
 
 std::set<std::int64_t> Sampler::draw(std::int64_t want, const std::set<std::int64_t>& idle,
                                      const std::function<bool(std::int64_t)>& can_work) {
-  Stream stream(experiment_.seed, purpose("clients.sample"), draws_++);
+  Stream stream(experiment_.seed, kSample, draws_++);
   const std::int64_t clients = experiment_.fleet->size();
   const auto accepted = [&](std::int64_t client) {
     return kind_ == Kind::uniform || stream.uniform() * static_cast<double>(most_samples_) <

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "espalier/protocol/rounds/client_stepper.h"
+#include "purpose.h"
 
 namespace espalier::rounds {
 namespace {
@@ -19,7 +20,7 @@ std::shared_ptr<const Layout> two_layers() {
 }
 
 std::vector<float> random_values(std::int64_t count, std::uint64_t key) {
-  Stream stream(1, purpose("test"), key);
+  Stream stream(1, kTest, key);
   std::vector<float> values(static_cast<std::size_t>(count));
   for (float& value : values) value = static_cast<float>(stream.normal());
   return values;
@@ -46,7 +47,7 @@ TEST(WeightedMean, IsTheMeanOverHoldersAndLeavesOthersAlone) {
   std::vector<Holding> holdings;
   for (int i = 0; i < 3; ++i) {
     Submodel submodel = Submodel::full(*layout);
-    Stream stream(1, purpose("test"), 10, static_cast<std::uint64_t>(i));
+    Stream stream(1, kTest, 10, static_cast<std::uint64_t>(i));
     submodel.keep(1, stream.choose(100, 300));
     submodel.keep(2, stream.choose(15, 40));
     smalls.emplace_back(layout, submodel, Packing::dense);

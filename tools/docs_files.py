@@ -1,0 +1,445 @@
+#!/usr/bin/env python3
+"""Writes docs/files/: what run files and checkpoints hold, one page for all protocols and one for each.
+
+    .venv/bin/python tools/docs_files.py [--to FOLDER] [--program ESPALIER]
+
+The tables of run files come from `espalier list files`. Checkpoints are those of tiny runs of each protocol; the
+sentences about their entries are below. The script fails if an entry of a run has no sentence here, or a sentence has
+no entry. In the name of an entry a word in capitals stands for a number, NAME for any name.
+"""
+
+import argparse
+import collections
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+
+import h5py
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+Table = collections.namedtuple("Table", "path columns")
+Column = collections.namedtuple("Column", "name type unit wall description")
+Found = collections.namedtuple("Found", "type size")  # an entry of a checkpoint; size is None for a group
+Protocol = collections.namedtuple("Protocol", "input runs entries")
+
+# Number of values of a dataset, in words. That such a dataset has exactly one is checked.
+ONE = "one"
+
+ATTRIBUTES = {
+    "filetype": "`espalier run` or `espalier checkpoint`",
+    "version": "version of the format: major, minor; a program reads files of its own major version",
+    "software": "`espalier`",
+    "software_version": "version of the program that wrote the file",
+    "git_sha": "commit of that program",
+    "config": "the complete input of the run, defaults included",
+    "date": "time (UTC) at which the run began; may differ between equal runs",
+    "complete": "1, written last",
+}
+COLUMN_ATTRIBUTES = {
+    "units": "unit of the column; `1` for numbers without one",
+    "description": "what the column holds",
+    "wall": "1 if the column may differ between equal runs; `espalier diff` compares it only with `--all`",
+}
+ENTRY_ATTRIBUTES = {"checksum": "XXH3 hash of the values, as a signed integer"}
+
+# Entries that the engine writes for every protocol.
+ENGINE_ENTRIES = [
+    ("data_fingerprint", ONE, "sizes and hashes of the data; a resume with other data is refused"),
+    ("data", "", "format of the samples, for programs that use the model without the data"),
+    ("data/sample_shape", "one per dimension", "shape of one sample"),
+    ("data/classes", ONE, "number of classes"),
+    ("data/vocabulary", ONE, "number of different tokens; 0 if samples are no tokens"),
+    ("data/next_token", ONE, "1 if the label of each token is the next token"),
+    ("data/unit", ONE, "the model gets (number × unit − mean) ÷ deviation for a number of a file"),
+    ("data/mean", "one per channel, or none", "mean of the channel; none if all are 0 and all deviations are 1"),
+    ("data/deviation", "one per channel, or none", "standard deviation of the channel; none if `mean` has none"),
+    ("data/words", ONE, "the word of each token, one a line; empty if tokens are not words"),
+    ("model", "", "the global model, with norm statistics"),
+    ("model/NAME", "one per element, row-major", "parameter or norm statistic of the model, such as `fc1.weight`"),
+    ("evaluations", "", "the last evaluation, and those that are not finished"),
+    ("evaluations/last", "", "the last finished evaluation on the test data"),
+    ("evaluations/last/made", ONE, "1 if there was one"),
+    ("evaluations/last/version", ONE, "version of the model that was evaluated"),
+    ("evaluations/last/time", ONE, "emulated time at which that version was produced, in ns"),
+    ("evaluations/last/loss", ONE, "mean loss"),
+    ("evaluations/last/top1", ONE, "fraction of samples whose class has the highest score"),
+    ("evaluations/last/top5", ONE, "fraction of samples whose class is among the five highest scores"),
+    ("evaluations/last/perplexity", ONE, "exponential of the loss, for language models; else NaN"),
+    ("evaluations/versions", "one per evaluation",
+     "versions whose evaluation is not finished; a resume evaluates them"),
+    ("evaluations/times", "one per evaluation", "emulated times at which these versions were produced, in ns"),
+    ("evaluations/model_VERSION", "varies",
+     "parameters and statistics of such a version, each padded to a multiple of 64 bytes"),
+    ("wall", "", "what may differ between equal runs; `espalier diff` compares it only with `--all`"),
+    ("wall/elapsed_s", ONE, "host time since the run began, in s"),
+    ("wall/busy_s", ONE, "host time that the server spent working, in s"),
+    ("wall/saving_s", ONE, "host time that the server spent on checkpoints, in s"),
+    ("wall/records", "varies", "the run file up to here, as bytes of an HDF5 file"),
+]
+
+TINY = """
+[run]
+rounds = 4
+[data]
+name = synthetic
+synthetic_samples = 400
+synthetic_shape = 1, 12, 12
+[model]
+name = cnn
+channels = 4, 4
+features = 8
+norm = batch
+[clients]
+count = 8
+fleet = 4*fast, 4*slow
+[device.fast]
+gflops = 2
+[device.slow]
+gflops = 0.5
+[train]
+batch = 10
+optimizer = adam
+optimizer_state = keep
+[checkpoint]
+every = 3
+keep = 9
+[record]
+evaluate_every = 1
+"""
+
+PROTOCOLS = {
+    "rounds": Protocol(
+        input=TINY,
+        runs={
+            "fedbuff": ["--method.name=fedbuff", "--method.server_momentum=0.5", "--window.min_updates=3",
+                        "--faults.vanish=0.2"],
+            # Stops within a window, so that updates wait for their merge.
+            "semi_async": ["--method.name=semi_async", "--run.virtual_limit=0.0305"],
+            "cos2p": ["--method.name=cos2p", "--model.exits=2"],
+            "feddyn": ["--method.name=feddyn"],
+            "ramfed": ["--method.name=ramfed", "--method.merge=last_known"],
+            "dc_asgd": ["--method.name=dc_asgd", "--method.adaptive=true"],
+        },
+        entries=[
+            ("server", "", "state of the server between two events"),
+            ("server/version", ONE, "version of the global model"),
+            ("server/now", ONE, "emulated time, in ns"),
+            ("server/next_task", ONE, "number of the next task"),
+            ("server/barren", ONE, "consecutive windows in which every task failed"),
+            ("server/flags", ONE, "1 if no client has been sent new work since the window opened"),
+            ("server/bytes_up", ONE, "bytes received from clients since the run began"),
+            ("server/bytes_down", ONE, "bytes sent to clients since the run began"),
+            ("server/failures_told", "varies", "list of the failures (device class, outcome) that a warning named"),
+            ("server/tasks_of", "one per client", "tasks that the client has been sent"),
+            ("server/idle", "one per idle client", "numbers of the clients without a task"),
+            ("server/away", "one per vanished client", "numbers of the clients that ever vanished"),
+            ("server/away_until", "one per vanished client", "emulated times at which they return or returned, in ns"),
+            ("server/out_of_memory", "one per client", "numbers of the clients that ever ran out of memory"),
+            ("server/too_large", "varies", "list of these clients with the last submodel that did not fit"),
+            ("server/states", "", "what clients keep between their tasks"),
+            ("server/states/clients", "one per client", "numbers of the clients with such a state"),
+            ("server/states/CLIENT", "varies", "state of the client: optimiser, objective, search"),
+            ("server/sampler", "", "choice of the clients that get work"),
+            ("server/sampler/draws", ONE, "random choices so far"),
+            ("server/sampler/next", ONE, "client after the last chosen one, for `clients.sampling = round_robin`"),
+            ("server/window", "", "the open window"),
+            ("server/window/opened", ONE, "emulated time at which it opened, in ns"),
+            ("server/window/enough", ONE,
+             "emulated time of the last update that it needs to close, in ns; −1: not there yet"),
+            ("server/window/held", ONE, "updates in it"),
+            ("server/queues", "", "queues of the server"),
+            ("server/queues/down", ONE, "emulated time at which its outgoing link is free, in ns"),
+            ("server/queues/up", ONE, "emulated time at which its incoming link is free, in ns"),
+            ("server/queues/processor", ONE, "emulated time at which its processor is free, in ns"),
+            ("server/submodel_rule", "", "state of the submodel rule; empty for rules without a state"),
+            ("server/submodel_rule/clients", "one per client", "`masked_depth`: clients with a mask"),
+            ("server/submodel_rule/CLIENT", "", "`masked_depth`: mask of the client"),
+            ("server/submodel_rule/CLIENT/units", "varies", "`masked_depth`: its units, as the code of a submodel"),
+            ("server/submodel_rule/CLIENT/searches", "one per block",
+             "`masked_depth`: how often units of the block were searched"),
+            ("server/submodel_rule/CLIENT/last_search", ONE, "`masked_depth`: the client's task that last searched"),
+            ("server/merge_rule", "", "state of the merge rule; empty for rules without a state"),
+            ("server/merge_rule/velocity", "one per parameter", "`buffered_differences`: momentum of the server"),
+            ("server/merge_rule/velocity_size", ONE, "`buffered_differences`: number of values in `velocity`"),
+            ("server/merge_rule/memory", "one per parameter", "`dynamic`: memory of past differences"),
+            ("server/merge_rule/memory_size", ONE, "`dynamic`: number of values in `memory`"),
+            ("server/merge_rule/clients", "one per client",
+             "`last_known`, `compensate_delay`: clients with values below"),
+            ("server/merge_rule/known_CLIENT", "one per parameter", "`last_known`: last difference of the client"),
+            ("server/merge_rule/known_CLIENT_size", ONE, "`last_known`: number of values in `known_CLIENT`"),
+            ("server/merge_rule/squares_CLIENT", "one per parameter",
+             "`compensate_delay`: running mean of the client's squared gradients"),
+            ("server/merge_rule/squares_CLIENT_size", ONE, "`compensate_delay`: number of values in `squares_CLIENT`"),
+            ("tasks", "", "tasks that are not merged"),
+            ("tasks/payloads", "", "submodels that were sent with these tasks, each once"),
+            ("tasks/payloads/count", ONE, "number of payloads"),
+            ("tasks/payloads/NUMBER", "varies", "values of the submodel, without padding"),
+            ("tasks/updates", "", "values of the updates that wait for their merge"),
+            ("tasks/updates/count", ONE, "number of updates"),
+            ("tasks/updates/NUMBER", "varies", "values of the trained submodel, without padding"),
+            ("tasks/in_flight", "varies", "list of the outstanding tasks, which a resume sends again"),
+            ("tasks/delivered", "varies", "list of the tasks that ended in the open window"),
+            ("wall/compute_s", "one per task of `tasks/delivered`", "host time of its training, in s"),
+            ("wall/ranks", "one per task of `tasks/delivered`", "MPI rank that did the work"),
+        ]),
+}
+
+
+class Stale(Exception):
+    """The sentences of this script and the files of the program differ."""
+
+
+def run_program(program, *words, cwd=None):
+    done = subprocess.run([program, *words], cwd=cwd, text=True, capture_output=True, check=False)
+    if done.returncode != 0:
+        raise Stale(f"{program} {' '.join(words)} ended with {done.returncode}: {done.stderr.strip()}")
+    return done.stdout
+
+
+def listed_tables(program):
+    """Returns the sections of `espalier list files`: protocol (None: every run file) -> (help, tables)."""
+    sections = {}
+    tables = None
+    for line in run_program(program, "list", "files").splitlines():
+        if line == "every run file":
+            sections[None] = ("", tables := [])
+        elif match := re.fullmatch(r"protocol (\S+): (.*)", line):
+            sections[match[1]] = (match[2], tables := [])
+        elif line.startswith("/"):
+            tables.append(Table(line, []))
+        elif line:
+            tables[-1].columns.append(Column(*line.split(None, 4)))
+    return sections
+
+
+def described(pattern, name):
+    """Whether `name` is an entry that `pattern` describes."""
+    expression = re.sub(r"[A-Z]{2,}", lambda word: "[^/]+" if word[0] == "NAME" else r"\d+", re.escape(pattern))
+    return re.fullmatch(expression, name) is not None
+
+
+def type_of(dataset):
+    """Returns the type of a dataset in the words of the pages."""
+    kind = dataset.dtype.kind
+    return "text" if kind == "S" else "bytes" if dataset.dtype == "uint8" else f"{'float' if kind == 'f' else 'int'}" \
+        f"{8 * dataset.dtype.itemsize}"
+
+
+def check_attributes(attributes, sentences, what):
+    unknown = set(attributes) - set(sentences)
+    if unknown:
+        raise Stale(f"attributes of {what} without a sentence: {', '.join(sorted(unknown))}")
+
+
+def content(path):
+    """Returns the entries of a checkpoint, name -> Found, and the names of its root attributes."""
+    entries = {}
+    with h5py.File(path) as file:
+
+        def visit(name, item):
+            is_group = isinstance(item, h5py.Group)
+            check_attributes(item.attrs, {} if is_group else ENTRY_ATTRIBUTES, f"{path} {name}")
+            entries[name] = Found("group", None) if is_group else Found(type_of(item), item.size)
+
+        file.visititems(visit)
+        return entries, set(file.attrs)
+
+
+def check_tables(path, tables):
+    """Compares a run file with the tables that the program lists; returns the attributes of its root."""
+    with h5py.File(path) as file:
+        expected = {(table.path, column.name) for table in tables for column in table.columns}
+        found = set()
+        file.visititems(lambda name, item: found.add((item.parent.name, name.split("/")[-1]))
+                        if isinstance(item, h5py.Dataset) else None)
+        if expected != found:
+            raise Stale(f"`espalier list files` and {path} differ in {sorted(expected ^ found)}")
+        for table, column in expected:
+            if set(file[table][column].attrs) != set(COLUMN_ATTRIBUTES):
+                raise Stale(f"{table}/{column} has the attributes {sorted(file[table][column].attrs)}")
+        return set(file.attrs)
+
+
+def check_rules(program, entries):
+    """Refuses the name of a rule in front of a sentence if the program does not list it."""
+    listed = set(re.findall(r"^(\w+) ", run_program(program, "list", "methods"), re.M))
+    for entry, _, sentence in entries:
+        rules = re.match(r"(`\w+`, )*`\w+`: ", sentence)
+        for rule in re.findall(r"\w+", rules[0] if rules else ""):
+            if rule not in listed:
+                raise Stale(f"the sentence of {entry} names {rule}, which is no rule of the program")
+
+
+def run_all(program, name, tables):
+    """Runs the tiny inputs of a protocol. Returns the entries of all their checkpoints, name -> list of Found, and the
+    root attributes of run files and of checkpoints."""
+    entries = collections.defaultdict(list)
+    of_runs, of_checkpoints = set(), set()
+    with tempfile.TemporaryDirectory() as folder:
+        folder = pathlib.Path(folder)
+        (folder / "tiny.ini").write_text(PROTOCOLS[name].input)
+        for run, settings in PROTOCOLS[name].runs.items():
+            run_program(program, "run", "tiny.ini", f"--run.name={run}", "-q", *settings, cwd=folder)
+            of_runs |= check_tables(folder / "runs" / run / "run.h5", tables)
+            for checkpoint in sorted((folder / "runs" / run / "checkpoints").iterdir()):
+                found, attributes = content(checkpoint)
+                of_checkpoints |= attributes
+                for entry, what in found.items():
+                    entries[entry].append(what)
+    return entries, of_runs, of_checkpoints
+
+
+def describe(entries, sentences):
+    """Returns the rows (pattern, type, shape, sentence) of `entries`, in the order of `sentences`."""
+    matched = set()
+    rows = []
+    for pattern, shape, sentence in sentences:
+        names = [name for name in entries if described(pattern, name)]
+        if not names:
+            continue
+        matched.update(names)
+        found = [one for name in names for one in entries[name]]
+        types = {one.type for one in found}
+        if len(types) != 1:
+            raise Stale(f"{pattern} has several types: {', '.join(sorted(types))}")
+        kind = types.pop()
+        if (shape == "") != (kind == "group"):
+            raise Stale(f"{pattern} is a {kind}; its shape in tools/docs_files.py is '{shape}'")
+        if shape == ONE and {one.size for one in found} != {1}:
+            raise Stale(f"{pattern} does not always have one value")
+        rows.append((pattern, kind, shape, sentence))
+    missing = sorted(set(entries) - matched)
+    if missing:
+        raise Stale("no sentence in tools/docs_files.py for " + ", ".join(missing))
+    return rows
+
+
+def check_idle(sentences, rows, what):
+    """Refuses sentences that describe no entry."""
+    idle = {pattern for pattern, *_ in sentences} - {pattern for pattern, *_ in rows}
+    if idle:
+        raise Stale(f"{what} has {', '.join(sorted(idle))}; remove the sentence from tools/docs_files.py")
+
+
+def markdown_table(head, rows):
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines) + "\n"
+
+
+def tables_text(tables):
+    parts = []
+    for table in tables:
+        rows = [(f"`{c.name}`", c.type, c.unit.replace("-", ""), "yes" if c.wall == "wall" else "", c.description)
+                for c in table.columns]
+        parts.append(f"### `{table.path}`\n\n" + markdown_table(["column", "type", "unit", "wall", "content"], rows))
+    return "\n".join(parts)
+
+
+WRITTEN = "`tools/docs_files.py` writes this page from the program's own tables and files.\n"
+
+
+def run_page(tables, helps, of_runs, of_checkpoints):
+    rows = []
+    for name, sentence in ATTRIBUTES.items():
+        where = [word for word, names in (("run", of_runs), ("checkpoint", of_checkpoints)) if name in names]
+        if not where:
+            raise Stale(f"no file has the attribute {name}")
+        rows.append((f"`{name}`", ", ".join(where), sentence))
+    column_rows = [(f"`{name}`", sentence) for name, sentence in COLUMN_ATTRIBUTES.items()]
+    links = "\n".join(f"* [`{name}`]({name}.md): {text}" for name, text in helps.items())
+    return f"""# Run file and checkpoint
+
+After this page you know what every run file and checkpoint has, whatever the protocol of the run.
+{WRITTEN}
+Tables and checkpoints of a protocol have a page of their own:
+
+{links}
+
+## Root attributes
+
+{markdown_table(["attribute", "in", "content"], rows)}
+## Run file
+
+`runs/NAME/run.h5` has a group for each table and a dataset for each column. Row *i* of a table is element *i* of its
+columns. `integer` is a little-endian int64, `real` a float64, `text` UTF-8 of 24 bytes, padded with nulls. A column has
+the attributes
+
+{markdown_table(["attribute", "content"], column_rows)}
+These tables are in every run file:
+
+{tables_text(tables)}
+## Checkpoint
+
+`runs/NAME/checkpoints/ckpt_VERSION.h5` has groups and datasets of one dimension. Each dataset has the attribute
+`checksum`, the {ENTRY_ATTRIBUTES["checksum"]}. After the HDF5 data follow 24 bytes: `ESPALIER`,
+the length of the data, and its XXH3 hash. [Checkpoints and resume](../reliability.md) explains when they are written.
+"""
+
+
+def protocol_page(name, text, tables, rows):
+    cells = [(f"`{entry}`", kind, shape, sentence) for entry, kind, shape, sentence in rows]
+    return f"""# Files of `{name}`
+
+After this page you know each column of a run file of the protocol `{name}`, and each entry of its checkpoints.
+{WRITTEN}
+In `{name}`, {text}.
+
+## Run file
+
+Every run file also has the tables [`/evaluations` and `/clients`](run.md#run-file).
+
+{tables_text(tables)}
+## Checkpoint
+
+A word in capitals stands for a number, `NAME` for the name of a parameter. The root attributes are those of
+[every checkpoint](run.md#root-attributes). A *list* is a sequence of records, as bytes that only the program reads.
+If an entry belongs to a rule, its sentence begins with the name of the rule.
+
+{markdown_table(["entry", "type", "values", "content"], cells)}"""
+
+
+def pages(program):
+    """Returns the text of each page by its name."""
+    sections = listed_tables(program)
+    protocols = {name: section for name, section in sections.items() if name is not None}
+    if set(protocols) != set(PROTOCOLS):
+        raise Stale(f"tools/docs_files.py describes {sorted(PROTOCOLS)}, the program has {sorted(protocols)}")
+    texts = {}
+    all_rows, of_runs, of_checkpoints = [], set(), set()
+    for name, (text, tables) in protocols.items():
+        own = PROTOCOLS[name].entries
+        check_rules(program, own)
+        entries, of_run, of_checkpoint = run_all(program, name, sections[None][1] + tables)
+        of_runs |= of_run
+        of_checkpoints |= of_checkpoint
+        rows = describe(entries, ENGINE_ENTRIES + own)
+        check_idle(own, rows, f"no checkpoint of {name}")
+        all_rows += rows
+        texts[f"{name}.md"] = protocol_page(name, text, tables, rows)
+    check_idle(ENGINE_ENTRIES, all_rows, "no checkpoint")
+    check_attributes(of_runs | of_checkpoints, ATTRIBUTES, "the root")
+    helps = {name: text for name, (text, _) in protocols.items()}
+    texts["run.md"] = run_page(sections[None][1], helps, of_runs, of_checkpoints)
+    return texts
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--to", type=pathlib.Path, default=ROOT / "docs" / "files", help="default: docs/files")
+    parser.add_argument("--program", default=str(ROOT / "build" / "espalier"), help="default: build/espalier")
+    options = parser.parse_args()
+    try:
+        texts = pages(os.path.abspath(options.program))
+    except Stale as error:
+        sys.exit(f"error: {error}")
+    options.to.mkdir(parents=True, exist_ok=True)
+    for name, text in texts.items():
+        (options.to / name).write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
