@@ -133,7 +133,7 @@ class BadInput(ProgramTest):
     def test_check_writes_nothing(self):
         done = self.espalier("run", self.input, "--check")
         self.assertEqual(done.returncode, 0, done.stderr)
-        self.assertRegex(done.stdout, r"device +clients +share")
+        self.assertRegex(done.stdout, r"device +clients +width")
         self.assertRegex(done.stdout, r"fast +3 +1 ")
         self.assertFalse(os.path.exists(self.path("runs")))
 

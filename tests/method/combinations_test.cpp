@@ -144,7 +144,7 @@ class Ground {
 /// Whether a refusal names a setting and what to write instead.
 bool says_what_to_set(const std::string& refusal) {
   const auto has = [&](const char* word) { return refusal.find(word) != std::string::npos; };
-  return has(" = ") && (has("set method.") || has("; take "));
+  return has(" = ") && (has("set method.") || has("; take ") || has("; use "));
 }
 
 /// Tries combinations, and counts their results.

@@ -6,7 +6,7 @@
 namespace espalier::rounds {
 namespace {
 
-const Purpose kSample = register_kSample;
+const Purpose kSample = register_purpose("clients.sample");
 
 }  // namespace
 
