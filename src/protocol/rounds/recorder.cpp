@@ -52,107 +52,139 @@ Row sent_row(const ClientTask& task, std::int64_t parameters) {
   return row;
 }
 
+/// Bytes that the client sent: none if it failed, the head alone if it ran out of memory.
+std::int64_t bytes_up_of(const Delivered& d) {
+  if (!d.flight.is_answered) return 0;
+  return d.arrival.result.out_of_memory ? answer_bytes() : d.flight.bytes_up;
+}
+
+Row task_row(const Delivered& d, std::int64_t version) {
+  constexpr double kNone = std::numeric_limits<double>::quiet_NaN();
+  const ClientResult& result = d.arrival.result;
+  Row row = sent_row(d.sent.task, d.sent.buffer_layout->count(Kind::trainable));
+  row.set("merged_version", d.outcome == Outcome::merged ? version : std::int64_t{-1})
+      .set("staleness", d.staleness)
+      .set("outcome", name_of(d.outcome))
+      .set("sent_s", seconds(d.flight.sent))
+      .set("finished_s", seconds(d.flight.finish))
+      .set("download_s", seconds(d.flight.download))
+      .set("compute_s", seconds(d.flight.compute))
+      .set("upload_s", seconds(d.flight.upload))
+      .set("server_s", seconds(d.flight.at_server()))
+      .set("wall_compute_s", result.wall_compute_s)
+      .set("behind_s", d.flight.behind ? seconds(*d.flight.behind) : kNone)
+      .set("bytes_down", d.flight.bytes_down)
+      .set("bytes_up", bytes_up_of(d))
+      .set("duplicates", std::int64_t{d.sent.fault.twice && d.flight.is_answered ? 1 : 0})
+      .set("state_bytes", static_cast<std::int64_t>(result.state.size()))
+      .set("flops", d.flight.flops)
+      .set("peak_bytes", result.peak_bytes)
+      .set("search_peak_bytes", result.search_peak_bytes)
+      .set("cap_bytes", result.cap_bytes)
+      .set("asked_bytes", result.asked_bytes)
+      .set("samples", result.samples)
+      .set("steps", result.steps)
+      .set("train_loss", result.train_loss)
+      .set("local_loss", mean_of_local(result.local.loss, result.local))
+      .set("local_top1", mean_of_local(static_cast<double>(result.local.top1), result.local))
+      .set("weight", d.weight)
+      .set("share", d.sent.width)
+      .set("rank", static_cast<std::int64_t>(d.arrival.rank));
+  return row;
+}
+
+/// Fraction of the window in which the clients that had a task in it were busy; NaN if the window
+/// has no length.
+double utilisation(const ClosedWindow& window) {
+  std::map<std::int64_t, Nanoseconds> busy;  // per client
+  for (const Delivered& d : window.delivered) {
+    busy[d.sent.task.client] +=
+        overlap(d.flight.leaves(), d.flight.arrives(), window.opened, window.closed);
+  }
+  for (const Flight& flight : window.outstanding) {
+    busy[flight.endpoint] +=
+        overlap(flight.leaves(), flight.done(window.closed), window.opened, window.closed);
+  }
+  Nanoseconds sum = 0;
+  for (const auto& [client, time] : busy) sum += time;
+  const auto length =
+      static_cast<double>(window.closed - window.opened) * static_cast<double>(busy.size());
+  return length > 0 ? static_cast<double>(sum) / length : std::numeric_limits<double>::quiet_NaN();
+}
+
+/// Sums over the tasks of a window.
+struct Totals {
+  std::int64_t merged = 0, stale = 0, dropped = 0, staleness_max = 0, peak_bytes = 0;
+  std::int64_t bytes_down = 0, bytes_up = 0, samples = 0;
+  double staleness_sum = 0, loss_sum = 0;
+
+  double staleness_mean() const {
+    return merged == 0 ? 0 : staleness_sum / static_cast<double>(merged);
+  }
+  double train_loss() const { return samples == 0 ? 0 : loss_sum / static_cast<double>(samples); }
+};
+
+Totals totals_of(const Experiment& experiment, const ServerRules& rules,
+                 const ClosedWindow& window) {
+  Totals t;
+  for (const Delivered& d : window.delivered) {
+    const ClientResult& result = d.arrival.result;
+    t.peak_bytes = std::max(t.peak_bytes, result.peak_bytes);
+    t.bytes_down += d.flight.bytes_down;
+    t.bytes_up += bytes_up_of(d);
+    if (d.outcome != Outcome::merged) {
+      ++t.dropped;
+      continue;
+    }
+    ++t.merged;
+    t.stale += d.staleness > 0 ? 1 : 0;
+    t.staleness_sum += static_cast<double>(d.staleness);
+    t.staleness_max = std::max(t.staleness_max, d.staleness);
+    // A search has no loss.
+    const std::int64_t trained =
+        d.sent.task.search > 0 ? rules.search->training(experiment, d.sent.task.client).samples
+                               : result.samples;
+    t.loss_sum += result.train_loss * static_cast<double>(trained);
+    t.samples += trained;
+  }
+  return t;
+}
+
 }  // namespace
 
 void RoundRecorder::record(const ClosedWindow& window, const BufferLayout& model) {
-  const auto& [version, opened, closed, delivered, updates, outstanding] = window;
-  std::int64_t merged = 0, stale = 0, dropped = 0, staleness_max = 0, peak = 0;
-  std::int64_t bytes_down = 0, bytes_up = 0, samples = 0;
-  double staleness_sum = 0, loss_sum = 0;
-  std::map<std::int64_t, Nanoseconds> busy;  // per client, within the window
-  for (const Delivered& d : delivered) {
-    const ClientResult& result = d.arrival.result;
-    const bool is_merged = d.outcome == Outcome::merged;
-    if (is_merged) {
-      ++merged;
-      stale += d.staleness > 0 ? 1 : 0;
-      staleness_sum += static_cast<double>(d.staleness);
-      staleness_max = std::max(staleness_max, d.staleness);
-      // A search has no loss.
-      const std::int64_t trained =
-          d.sent.task.search > 0 ? rules_.search->training(experiment_, d.sent.task.client).samples
-                                 : result.samples;
-      loss_sum += result.train_loss * static_cast<double>(trained);
-      samples += trained;
-    } else {
-      ++dropped;
-    }
-    peak = std::max(peak, result.peak_bytes);
-    bytes_down += d.flight.bytes_down;
-    const std::int64_t up = !d.flight.is_answered  ? 0
-                            : result.out_of_memory ? answer_bytes()
-                                                   : d.flight.bytes_up;
-    bytes_up += up;
-    busy[d.sent.task.client] += overlap(d.flight.leaves(), d.flight.arrives(), opened, closed);
-    Row row = sent_row(d.sent.task, d.sent.buffer_layout->count(Kind::trainable));
-    row.set("merged_version", is_merged ? version : std::int64_t{-1})
-        .set("staleness", d.staleness)
-        .set("outcome", name_of(d.outcome))
-        .set("sent_s", seconds(d.flight.sent))
-        .set("finished_s", seconds(d.flight.finish))
-        .set("download_s", seconds(d.flight.download))
-        .set("compute_s", seconds(d.flight.compute))
-        .set("upload_s", seconds(d.flight.upload))
-        .set("server_s", seconds(d.flight.at_server()))
-        .set("wall_compute_s", result.wall_compute_s)
-        .set("behind_s",
-             d.flight.behind ? seconds(*d.flight.behind) : std::numeric_limits<double>::quiet_NaN())
-        .set("bytes_down", d.flight.bytes_down)
-        .set("bytes_up", up)
-        .set("duplicates", std::int64_t{d.sent.fault.twice && d.flight.is_answered ? 1 : 0})
-        .set("state_bytes", static_cast<std::int64_t>(result.state.size()))
-        .set("flops", d.flight.flops)
-        .set("peak_bytes", result.peak_bytes)
-        .set("search_peak_bytes", result.search_peak_bytes)
-        .set("cap_bytes", result.cap_bytes)
-        .set("asked_bytes", result.asked_bytes)
-        .set("samples", result.samples)
-        .set("steps", result.steps)
-        .set("train_loss", result.train_loss)
-        .set("local_loss", mean_of_local(result.local.loss, result.local))
-        .set("local_top1", mean_of_local(static_cast<double>(result.local.top1), result.local))
-        .set("weight", d.weight)
-        .set("share", d.sent.width)
-        .set("rank", static_cast<std::int64_t>(d.arrival.rank));
-    run_.records().append(row);
-  }
-  for (const Flight& flight : outstanding) {
-    busy[flight.endpoint] += overlap(flight.leaves(), flight.done(closed), opened, closed);
-  }
-  Nanoseconds busy_sum = 0;
-  for (const auto& [client, time] : busy) busy_sum += time;
-  const auto length = static_cast<double>(closed - opened) * static_cast<double>(busy.size());
-  const Coverage holders = coverage(experiment_, model, updates);
-  const double loss = samples == 0 ? 0 : loss_sum / static_cast<double>(samples);
+  for (const Delivered& d : window.delivered) run_.records().append(task_row(d, window.version));
+  const Totals totals = totals_of(experiment_, rules_, window);
+  const Coverage holders = coverage(experiment_, model, window.updates);
   Row row(rounds_schema());
-  row.set("round", version)
-      .set("version", version)
-      .set("virtual_time_s", seconds(closed))
+  row.set("round", window.version)
+      .set("version", window.version)
+      .set("virtual_time_s", seconds(window.closed))
       .set("wall_time_s", run_.elapsed_s())
-      .set("updates_merged", merged)
-      .set("updates_stale", stale)
-      .set("updates_dropped", dropped)
-      .set("staleness_mean", merged == 0 ? 0 : staleness_sum / static_cast<double>(merged))
-      .set("staleness_max", staleness_max)
+      .set("updates_merged", totals.merged)
+      .set("updates_stale", totals.stale)
+      .set("updates_dropped", totals.dropped)
+      .set("staleness_mean", totals.staleness_mean())
+      .set("staleness_max", totals.staleness_max)
       .set("coverage_min", holders.minimum)
       .set("coverage_mean", holders.mean)
-      .set("train_loss", loss)
-      .set("bytes_down", bytes_down)
-      .set("bytes_up", bytes_up)
-      .set("utilisation", length > 0 ? static_cast<double>(busy_sum) / length
-                                     : std::numeric_limits<double>::quiet_NaN())
+      .set("train_loss", totals.train_loss())
+      .set("bytes_down", totals.bytes_down)
+      .set("bytes_up", totals.bytes_up)
+      .set("utilisation", utilisation(window))
       .set("server_busy_s", run_.busy_s())
       .set("checkpoint_s", run_.saving_s())
-      .set("peak_client_bytes", peak);
+      .set("peak_client_bytes", totals.peak_bytes);
   run_.records().append(row);
   run_.records().flush(1.0);
-  bytes_down_ += bytes_down;
-  bytes_up_ += bytes_up;
-  if (!std::isfinite(loss)) {
-    throw NotFiniteError(formatted(
-        "the training loss of round {} is not finite; lower train.lr or set train.clip", version));
+  bytes_down_ += totals.bytes_down;
+  bytes_up_ += totals.bytes_up;
+  if (!std::isfinite(totals.train_loss())) {
+    throw NotFiniteError(
+        formatted("the training loss of round {} is not finite; lower train.lr or set train.clip",
+                  window.version));
   }
-  run_.report({version, closed, loss});
+  run_.report({window.version, window.closed, totals.train_loss()});
 }
 
 void RoundRecorder::warn_of_failure(const Delivered& d) {
