@@ -110,9 +110,14 @@ class Curve:
 # --- reading -------------------------------------------------------------------------------------
 
 
+def table_of(run, table):
+    """The columns of a table; none if the run's protocol has no such table."""
+    return getattr(run, table, None) or {}
+
+
 def column(run, table, name):
     """A column as numbers or text; a sentence if the run's protocol has none of this name."""
-    columns = getattr(run, table, None)
+    columns = table_of(run, table)
     if not columns:
         raise PlotError(f"{run.path} has no table /{table}, so there is nothing to draw this from")
     if name not in columns:
@@ -174,7 +179,7 @@ def positions(run, against):
 
 def series(run, measure, against, view=View()):
     """x and y of one run: a column of /evaluations, else of /rounds."""
-    if measure in (getattr(run, "evaluations", None) or {}):
+    if measure in table_of(run, "evaluations"):
         chosen = column(run, "evaluations", "set") == view.set
         y, versions = column(run, "evaluations", measure), column(run, "evaluations", "version")
         if y.dtype.kind in "US":
@@ -317,7 +322,7 @@ def measure_label(runs, measure, view):
     unit = next((run.units.get(f"{table}/{measure}") for run in runs for table in
                  ("evaluations", "rounds") if run.units.get(f"{table}/{measure}")), "1")
     label = MEASURES.get(measure) or measure.replace("_", " ") + ("" if unit == "1" else f" ({unit})")
-    if view.set != "test" and measure in (getattr(runs[0], "evaluations", None) or {}):
+    if view.set != "test" and measure in table_of(runs[0], "evaluations"):
         label += f", {view.set}"
     return label + (f"\nmean of {view.smooth} points" if view.smooth > 1 else "")
 
@@ -434,7 +439,7 @@ def draw_coverage(axis, runs, view):
 
 def client_labels(run, clients):
     """"client 3 (weak)" for each number."""
-    table = getattr(run, "clients", None) or {}
+    table = table_of(run, "clients")
     devices = dict(zip(table.get("client", ()), table.get("device", ())))
     known = [f" ({devices[c]})" if c in devices else "" for c in clients]
     return [text(f"client {int(c)}{device}") for c, device in zip(clients, known)]
@@ -445,7 +450,7 @@ def chosen_clients(run, view, present):
     present = np.unique(present)
     if not view.clients:
         return present
-    known = set(np.concatenate([present, (getattr(run, "clients", None) or {}).get("client", [])]))
+    known = set(np.concatenate([present, table_of(run, "clients").get("client", [])]))
     missing = [c for c in view.clients if c not in known]
     if missing:
         raise PlotError(f"{run.path} has no client {missing[0]}")
@@ -567,7 +572,7 @@ def draw_updates(axis, runs, view):
     Many clients are coloured by their device."""
     run = runs[0]
     lines = client_updates(run, view)
-    table = getattr(run, "clients", None) or {}
+    table = table_of(run, "clients")
     devices = dict(zip(table.get("client", ()), table.get("device", ())))
     by_client = len(lines) <= FEW or not devices
     keys = list(lines) if by_client else list(dict.fromkeys(devices.get(c, "?") for c in lines))
@@ -663,7 +668,7 @@ def draw_gantt(axis, runs, view):
     lanes(axis, run, drawn)
     axis.set_xlim(start / length, end / length)
     axis.set_xlabel(f"virtual time ({unit})", loc="left")
-    total = len((getattr(run, "clients", None) or {}).get("client", clients))
+    total = len(table_of(run, "clients").get("client", clients))
     title = f"What each client did when: {run_names(runs, view)[0]}, {range_words}"
     axis.set_title(text(title + how_many(len(drawn), total)), loc="left", fontsize=10)
     legend_below(axis, handles)
@@ -941,10 +946,15 @@ def read(path):
         raise RunError(f"{path} cannot be read: {error or type(error).__name__}") from None
 
 
+def has_rows(run):
+    """Whether a run has begun. Of tables that are not there, the picture tells."""
+    tables = [table for name in ("rounds", "tasks") if (table := table_of(run, name))]
+    return not tables or any(len(values) for table in tables for values in table.values())
+
+
 def with_rows(runs):
     """The runs that have begun; a note names the others."""
-    begun = [run for run in runs if len(next(iter((run.rounds or {}).values()), ()))
-             or len(next(iter((run.tasks or {}).values()), ()))]
+    begun = [run for run in runs if has_rows(run)]
     for run in runs:
         if begun and run not in begun:
             note(f"{run.path} has no rows yet and is left out")
