@@ -517,7 +517,7 @@ def draw_memory(axis, runs, view):
         axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if sizes.max() < 2000 * sizes.min() else (1,)))
     else:
         axis.set_xlim(left=0)
-    axis.set_xlabel(f"memory ({unit}{', logarithmic' if wide else ''})", loc="left")
+    axis.set_xlabel(f"memory ({unit}{', log scale' if wide else ''})", loc="left")
     least = "with the least room: " if len(rows) < total and not view.clients else ""
     title = f"Peak memory of clients {least}{run_names(runs, view)[0]}" if least else (
         f"Peak memory of each client: {run_names(runs, view)[0]}")
@@ -528,7 +528,7 @@ def draw_memory(axis, runs, view):
     ]
     if rows[:, 3].any():
         cross = Line2D([], [], marker="x", color=FAILED, ms=7, mew=2, ls="")
-        cross.set_label("a task ran out of memory")
+        cross.set_label("out of memory")
         handles.append(cross)
     legend_below(axis, handles)
     return rows
@@ -989,7 +989,8 @@ def tell(picture, runs, view):
               f"round {at['rounds']:g}, {at['bytes'] / 1e6:.6g} MB, {at['wall']:.6g} s wall")
 
 
-def main(words):
+def draw(words):
+    """Does what the command line says; raises one sentence."""
     arguments = parse(words)
     view = view_of(arguments)
     runs = with_rows([read(path) for path in paths_of(arguments.runs)])
@@ -1012,12 +1013,15 @@ def main(words):
     print(out)
 
 
-if __name__ == "__main__":
+def main(words):
+    """Runs the tool and returns its exit status: 2 for a bad request, 3 for a file without a picture."""
     try:
-        main(sys.argv[1:])
-    except (RunError, NothingToDraw) as error:
-        print(f"plot.py: {error}", file=sys.stderr)
-        sys.exit(3)
-    except PlotError as error:
-        print(f"plot.py: {error}", file=sys.stderr)
-        sys.exit(2)
+        draw(words)
+        return 0
+    except (RunError, PlotError) as error:
+        print(f"plot.py: {' '.join(str(error).split())}", file=sys.stderr)
+        return 3 if isinstance(error, (RunError, NothingToDraw)) else 2
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
