@@ -250,6 +250,8 @@ def mean_curve(name, lines):
     first, last = max(x[0] for x, _ in lines), min(x[-1] for x, _ in lines)
     grid = np.unique(np.concatenate([x for x, _ in lines]))
     grid = grid[(grid >= first) & (grid <= last)]
+    if not len(grid):
+        raise PlotError(f"the runs of {name} have no part of this axis in common, so they have no mean")
     values = np.array([np.interp(grid, x, y) for x, y in lines])
     mean = values.mean(axis=0)
     if len(lines) == 1:

@@ -29,7 +29,7 @@ train unreliable --method.levels=dynamic --method.window=semi_async --run.rounds
 # README.md
 dpi=140 plot quickstart.png "$runs/quickstart"
 dpi=140 plot windows.png "$runs/digits-*" --group method --target 0.9 -p quality --against virtual,bytes --size 9.6x3.8
-dpi=140 plot clients.png "$runs/unreliable" -p gantt --from 3 --to 6.5
+dpi=140 plot clients.png "$runs/unreliable" -p gantt --from 2 --to 5.3
 
 # docs/plots.md
 mkdir -p docs/images/plots

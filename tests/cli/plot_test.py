@@ -4,6 +4,7 @@ import contextlib
 import copy
 import io
 import os
+import pathlib
 import random
 import shutil
 import signal
@@ -22,13 +23,14 @@ TOOLS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "to
 sys.path.insert(0, TOOLS)
 import espalier_h5  # noqa: E402
 import plot  # noqa: E402
+from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: E402
 from matplotlib.colors import to_rgb  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 from support import ProgramTest  # noqa: E402
 
 ALL = ("summary", *plot.PICTURES)
 # Tasks that crash and tasks that run out of memory, so that failures are drawn too.
-FAULTY = ("--run.rounds=12", "--method.name=semi_async", "--faults.crash=0.15", "--device.fast.memory_mb=0.05")
+FAULTY = ("--run.rounds=12", "--method.name=semi_async", "--faults.crash=0.15", "--device.tiny.memory_mb=0.05")
 
 
 def read(folder):
@@ -91,7 +93,8 @@ class PlotTest(ProgramTest):
 
 def plot_input():
     from support import SMALL
-    return SMALL.replace("[device.slow]", "down_mbps = 50\nup_mbps = 20\nlatency_ms = 3\n[device.slow]\nmemory_mb = 64")
+    return SMALL.replace("4*slow", "3*slow, 1*tiny").replace(
+        "[device.slow]", "down_mbps = 50\nup_mbps = 20\nlatency_ms = 3\n[device.tiny]\ngflops = 1\n[device.slow]\nmemory_mb = 64")
 
 
 class GoodRuns(PlotTest):
@@ -113,7 +116,7 @@ class GoodRuns(PlotTest):
             files = [self.path(f"{i}{ending}") for i in range(2)]
             for file in files:
                 self.assertEqual(self.plot(self.faulty, "-o", file)[0], 0)
-            first, second = (open(file, "rb").read() for file in files)
+            first, second = (pathlib.Path(file).read_bytes() for file in files)
             self.assertTrue(first.startswith(magic))
             self.assertEqual(first, second)  # the same command, the same bytes
         run = self.copied("alone")
@@ -341,7 +344,7 @@ class DrawnValues(PlotTest):
         np.testing.assert_allclose(curve.y, mean, rtol=1e-12)
 
     def test_other_differences_in_a_group_are_told(self):
-        _, _, errors = self.plot(*self.seeds, self.faulty, "--group", "data.name", "-p", "quality")
+        _, _, errors = self.plot(*self.seeds, self.faulty, "--group", "data.name", "-p", "quality", "--against", "rounds")
         self.assertRegex(errors, r"^note: the runs of synthetic differ in more than the seed: [^\n]+\n$")
         self.assertEqual(self.plot(*self.seeds, "--group", "data.name", "-p", "quality")[2], "")
 
@@ -440,12 +443,12 @@ class Legible(PlotTest):
         for picture in ("summary", "quality", "staleness", "utilisation", "coverage"):
             with self.subTest(picture):
                 figure = plot.figure(picture, runs)
-                figure.draw_without_rendering()
+                renderer = FigureCanvasAgg(figure).get_renderer()
+                figure.draw(renderer)
                 legend = figure.legends[0]
                 names = [entry.get_text() for entry in legend.get_texts()]
                 self.assertEqual(len(set(names)), 18)
                 self.assertEqual(names[0], "fedavg-w0-s1")
-                renderer = figure.canvas.get_renderer()
                 box, page = legend.get_window_extent(renderer), figure.bbox
                 self.assertTrue(page.x0 <= box.x0 and box.x1 <= page.x1 and page.y0 <= box.y0 and box.y1 <= page.y1)
                 for axes in figure.axes:
