@@ -765,13 +765,13 @@ def figure(name, runs, view=View(), size=None):
             return panels_of_runs(name, runs, view, size)
         against = view.against or (tuple(AGAINST) if name == "quality" else ())
         views = [dataclasses.replace(view, against=(a,)) for a in against] or [view]
-        rows, columns = math.ceil(len(views) / 2), min(len(views), 2)
-        new = new_figure(4.8 * columns if columns > 1 else 7.2, max(2.9 * rows, 3.6), size)
+        columns = 2 if len(views) == 4 else len(views)
+        rows = len(views) // columns
+        new = new_figure((7.2, 9.6, 12.0)[columns - 1], max(2.9 * rows, 3.6), size)
         axes = new.subplots(rows, columns, sharey=True, squeeze=False).ravel()
         for axis, one in zip(axes, views):
             curves = PICTURES[name](axis, runs, one)
         for i, axis in enumerate(axes):
-            axis.set_visible(i < len(views))
             if i % columns:
                 axis.set_ylabel("")
         curve_legend(new, axes[0], len(curves))
@@ -903,7 +903,7 @@ def parse(words):
 
 
 def view_of(arguments):
-    against = tuple(filter(None, (arguments.against or "").split(",")))
+    against = tuple(dict.fromkeys(filter(None, (arguments.against or "").split(","))))
     for axis in against:
         if axis not in AGAINST:
             raise PlotError(f"--against {axis} must be some of {', '.join(AGAINST)}")

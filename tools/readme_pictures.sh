@@ -33,7 +33,7 @@ dpi=140 plot clients.png "$runs/unreliable" -p gantt --from 2 --to 5.3
 
 # docs/plots.md
 mkdir -p docs/images/plots
-plot plots/quality.png "$runs/digits-*" --group method --target 0.9 -p quality
+dpi=90 plot plots/quality.png "$runs/digits-*" --group method --target 0.9 -p quality --against virtual,rounds,bytes
 plot plots/seeds.png "$runs/digits-*" -p quality --against virtual
 plot plots/staleness.png "$runs/digits-*-1" -p staleness --smooth 8
 plot plots/utilisation.png "$runs/digits-*" --group method -p utilisation
