@@ -23,7 +23,8 @@ import sys
 import warnings
 
 # A notebook passes its backend on to programs that it starts; that backend cannot draw into files.
-os.environ["MPLBACKEND"] = "Agg"
+if __name__ == "__main__":
+    os.environ["MPLBACKEND"] = "Agg"
 try:
     import matplotlib
     import numpy as np
