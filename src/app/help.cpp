@@ -63,7 +63,7 @@ struct Command {
   const char *name, *words, *help;
 };
 constexpr Command kCommands[] = {
-    {"run", "INPUT.ini [FLAG ...] [--section.key=value ...]", "train, or resume"},
+    {"run", "INPUT.ini [FLAG] [--section.key=value ...]", "train, or resume"},
     {"list", "[WORD]", "methods, models [-v], datasets, devices, options, files"},
     {"explain", "NAME", "an option, method, rule, model, data set, device"},
     {"info", "FILE.h5", "content of a run or checkpoint file"},
@@ -79,7 +79,7 @@ std::string command_lines() {
   std::string text;
   for (const Command& command : kCommands) {
     const std::string call = formatted("espalier {} {}", command.name, command.words);
-    text += formatted("{:<59} {}\n", call, command.help);
+    text += formatted("{:<54} {}\n", call, command.help);
   }
   return text;
 }
