@@ -15,6 +15,7 @@ The tables of `runs` are data frames if pandas is installed, otherwise dicts of 
 module for use from any folder.
 """
 
+import csv
 import glob
 import hashlib
 import os
@@ -221,6 +222,31 @@ def configuration_hash(text, defaults):
     at_default = set(_lines(defaults))
     kept = [line for line in _lines(text) if line not in at_default]
     return hashlib.sha256("\n".join(kept).encode()).hexdigest()[:12]
+
+
+def kind_of(option):
+    """What two runs must have equal to be compared fairly: "data", "fleet" or "budget"; "" for any other option."""
+    section, _, key = option.partition(".")
+    if option in ("run.rounds", "run.virtual_limit", "run.target_accuracy"):
+        return "budget"
+    if section == "data" and option not in UNHASHED:
+        return "data"
+    is_fleet = section in ("device", "server", "faults") or option == "clock.kind"
+    return "fleet" if is_fleet or (section == "clients" and key != "memory_fit") else ""
+
+
+def read_rows(path):
+    """The rows of a CSV file as dicts of text."""
+    if not os.path.exists(path):
+        raise RunError(f"there is no {path}; give a table that sweep.py wrote")
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file, strict=True))
+    except (OSError, ValueError, csv.Error) as error:
+        raise RunError(f"{path} cannot be read: {error}") from None
+    if any(None in row or None in row.values() for row in rows):
+        raise RunError(f"{path} is damaged: a row has more or fewer values than the first line has names")
+    return rows
 
 
 def summary(run, target=None, evaluated="test"):
