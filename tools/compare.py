@@ -64,7 +64,7 @@ class Row:
 def rows_of_runs(paths, target=None, evaluated="test"):
     """A row of each run, with a short name of its variant."""
     many = runs(paths)
-    options = {key: [str(value) for value in values] for key, values in many.options.items()}
+    options = {key: [run.config.get(key, "") for run in many] for key in many.options}
     differing = [key for key in options if key not in ("run.seed", "run.isa")]
     keys = [tuple(options[key][i] for key in differing) for i in range(len(many))]
     names = variant_names(many, keys, differing)
