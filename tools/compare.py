@@ -74,15 +74,17 @@ def rows_of_runs(paths, target=None, evaluated="test"):
 
 
 def variant_names(many, keys, differing):
-    """A unique name for each key: the runs' name without its seed, or the options that differ."""
-    names = {}
-    for run, key in zip(many, keys):
-        seed = re.escape(run.config.get("run.seed", ""))
-        names.setdefault(key, set()).add(re.sub(rf"[-_. ]?(seed|s)?[-_. ]?{seed}$", "", run.name) or run.name)
-    short = {key: min(found, key=len) for key, found in names.items()}
-    if len(set(short.values())) == len(short):
-        return short
-    return {key: ", ".join(f"{name} = {value}" for name, value in zip(differing, key)) or short[key] for key in names}
+    """A unique name for each key: the runs' or their folders' name without its seed, or the options that differ."""
+    for name_of in (lambda run: run.name, lambda run: os.path.basename(os.path.dirname(os.path.abspath(run.path)))):
+        names = {}
+        for run, key in zip(many, keys):
+            name = name_of(run)
+            seed = re.escape(run.config.get("run.seed", ""))
+            names.setdefault(key, set()).add(re.sub(rf"[-_. ]?(seed|s)?[-_. ]?{seed}$", "", name) or name)
+        short = {key: min(found, key=len) for key, found in names.items()}
+        if len(set(short.values())) == len(short):
+            return short
+    return {key: ", ".join(f"{name} = {value}" for name, value in zip(differing, key)) for key in names}
 
 
 def rows_of_csv(path, where=()):
