@@ -19,7 +19,11 @@ import statistics
 import sys
 
 sys.path.append(os.path.dirname(os.path.abspath(__file__)))
-from espalier_h5 import RunError, kind_of, read_rows, runs, summary
+try:
+    from espalier_h5 import RunError, kind_of, read_rows, runs, summary
+except ModuleNotFoundError as error:
+    print(f"compare.py needs the Python package {error.name}: start it by .venv/bin/python, or pip install ./tools", file=sys.stderr)
+    sys.exit(2)
 
 EXAMPLES = """examples:
   tools/compare.py 'runs/*' --target 0.5 --baseline fedavg

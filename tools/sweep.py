@@ -43,7 +43,11 @@ import tempfile
 import time
 
 sys.path.append(os.path.dirname(os.path.abspath(__file__)))
-from espalier_h5 import RunError, configuration_hash, default_config, kind_of, open_run, parse_config, read_rows, summary
+try:
+    from espalier_h5 import RunError, configuration_hash, default_config, kind_of, open_run, parse_config, read_rows, summary
+except ModuleNotFoundError as error:
+    print(f"sweep.py needs the Python package {error.name}: start it by .venv/bin/python, or pip install ./tools", file=sys.stderr)
+    sys.exit(2)
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 EXAMPLES = """examples:
@@ -373,6 +377,16 @@ def option_columns(sweep):
     return list(found)
 
 
+def is_current(row, cell):
+    """Whether a row is of this configuration and, if the table has the column, of this target."""
+    target = "" if cell.target is None else written(cell.target)
+    return row["config"] == cell.config and row.get("target", target) == target
+
+
+def written(value):
+    return f"{value:.9g}"
+
+
 def save(sweep, rows):
     """Writes the rows in the order of the cells. Rows of cells that the sweep no longer has stay, at the end."""
     ordered = sorted(rows.items(), key=lambda item: (sweep.order.get(item[0], len(sweep.order)), item[0]))
@@ -408,8 +422,8 @@ def row_of(sweep, cell):
     labels = dict(zip(sweep.names, cell.labels))
     if sweep.measure:
         figures.update(sweep.measure(run, labels))
-    written = {name: f"{value:.9g}" for name, value in figures.items()}
-    return {**labels, "seed": str(cell.seed), **written, "config": cell.config,
+    texts = {name: written(value) for name, value in figures.items()}
+    return {**labels, "seed": str(cell.seed), **texts, "config": cell.config,
             "commit": run.attributes.get("git_sha", "unknown")}
 
 
@@ -475,9 +489,15 @@ class Job:
         self.errors = tempfile.TemporaryFile("w+")
         self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=self.errors,
                                         start_new_session=True, preexec_fn=end_with_parent)
-        self.peak = 0
+        self.memory = self.peak = 0
+        self.measured = self.began
 
     def status(self):
+        """None while it runs. Measures its memory once a second, because a look at all processes is slow."""
+        now = time.monotonic()
+        if now - self.measured > 1 or not self.memory:
+            self.memory, self.measured = memory_of(self.process.pid), now
+            self.peak = max(self.peak, self.memory)
         return self.process.poll()
 
     def error(self):
@@ -514,8 +534,6 @@ class Local:
                 if self.is_startable(cell):
                     waiting.remove(cell)
                     self.begin(cell)
-            for job in self.running:
-                job.peak = max(job.peak, memory_of(job.process.pid))
             self.show_line(waiting)
             time.sleep(0.1)
         clear_line()
@@ -537,14 +555,17 @@ class Local:
         if self.limit:
             return len(self.running) < self.limit
         used = sum(job.cell.cores for job in self.running)
-        expected = sum(max(0, self.rank_bytes * job.cell.ranks - memory_of(job.process.pid)) for job in self.running)
-        return used + cell.cores <= cores() and expected + self.rank_bytes * cell.ranks < free_memory()
+        if used + cell.cores > cores():
+            return False
+        expected = sum(max(0, self.rank_bytes * job.cell.ranks - job.memory) for job in self.running)
+        return expected + self.rank_bytes * cell.ranks < free_memory()
 
     def fail_without_start(self, waiting):
         for cell in list(waiting):
-            if cell.start and self.sweep.start_cells[cell.start].error:
+            start = self.sweep.start_cells.get(cell.start)
+            if start and (start.error or start.state == "stopped"):
                 waiting.remove(cell)
-                cell.error = f"its start {cell.start} failed: {self.sweep.start_cells[cell.start].error}"
+                cell.error = f"its start {cell.start} " + (f"failed: {start.error}" if start.error else "was stopped")
 
     def begin(self, cell):
         command = [program(), "run", *cell.arguments(), f"--run.dir={self.sweep.dir}", f"--run.name={cell.run_name}", "-q"]
@@ -733,7 +754,7 @@ def begin(sweep, options, rows):
         row = rows.get(cell.key)
         if cell.error:
             continue
-        if row and row["config"] == cell.config and not (options.same_commit and row.get("commit") != program_commit()):
+        if row and is_current(row, cell) and not (options.same_commit and row.get("commit") != program_commit()):
             cell.row, cell.state = row, "finished"
             continue
         try:

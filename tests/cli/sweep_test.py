@@ -233,9 +233,12 @@ class Grid(ToolTest):
         self.assertEqual(self.started()[6:], ["c-seed1", "c-seed2"] * 2)
         self.assertEqual(self.rows()[:4], old[:4])
         self.assertNotEqual([row["config"] for row in self.rows()[4:]], [row["config"] for row in old[4:]])
-        # The row of a finished run comes back without the run.
+        # The row of a finished run comes back without the run, also with another target.
         os.remove(self.path("grid.csv"))
         self.sweep(changed, env=env)
+        for target in ("0.2", "0.3"):
+            self.sweep(changed.replace("seeds", f"target = {target}\nseeds"), env=env)
+            self.assertEqual({row["target"] for row in self.rows()}, {target})
         self.assertEqual(len(self.started()), 10)
         self.assertEqual(len(self.rows()), 6)
 
