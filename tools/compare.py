@@ -405,7 +405,7 @@ def main():
     parser.add_argument("--into", metavar="PAGE", help="write the table into a page, between the lines ...")
     parser.add_argument("--mark", metavar="NAME", help="... <!-- NAME --> and <!-- end NAME -->")
     try:
-        work(parser.parse_args())
+        work(parser.parse_intermixed_args())
     except (CompareError, RunError, OSError) as error:
         print(f"compare.py: {error}", file=sys.stderr)
         sys.exit(getattr(error, "status", 2))

@@ -164,8 +164,11 @@ class Sweep:
             raise SweepError(f"{self.path}: measure = {name}, but there is no {path}")
         spec = importlib.util.spec_from_file_location("measure", path)
         module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module.measure
+        try:
+            spec.loader.exec_module(module)
+            return module.measure
+        except Exception as error:  # the user's own code
+            raise SweepError(f"{path} cannot be used for measure: {type(error).__name__}: {error}") from None
 
     def expand(self, kind, name, items):
         """The cells of a section."""
@@ -297,6 +300,12 @@ def program():
     return found
 
 
+def launcher():
+    """What starts several ranks on this machine: the script of the project, or mpirun if the tools are installed alone."""
+    script = os.path.join(ROOT, "tools", "mpirun.sh")
+    return [script] if os.path.exists(script) else [os.environ.get("MPIRUN", "mpirun"), "--oversubscribe", "--bind-to", "none"]
+
+
 @functools.cache
 def defaults():
     try:
@@ -421,7 +430,10 @@ def row_of(sweep, cell):
         figures = {"target": cell.target, **figures}
     labels = dict(zip(sweep.names, cell.labels))
     if sweep.measure:
-        figures.update(sweep.measure(run, labels))
+        try:
+            figures.update(sweep.measure(run, labels))
+        except Exception as error:  # the user's own code
+            raise RunError(f"measure failed: {type(error).__name__}: {error}") from None
     texts = {name: written(value) for name, value in figures.items()}
     return {**labels, "seed": str(cell.seed), **texts, "config": cell.config,
             "commit": run.attributes.get("git_sha", "unknown")}
@@ -473,9 +485,9 @@ def memory_of(session):
 
 
 def end_with_parent():
-    """In a new process: ends it in order, with a checkpoint, if sweep.py is killed."""
+    """In a new process: stops it at a checkpoint if sweep.py is killed. mpirun passes this signal on."""
     try:
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+        ctypes.CDLL(None).prctl(1, signal.SIGUSR1)  # PR_SET_PDEATHSIG
     except (OSError, AttributeError):
         pass
 
@@ -574,7 +586,7 @@ class Local:
         if self.options.overwrite and cell.key in self.sweep.order:
             command.append("--overwrite")
         if cell.ranks > 1:
-            command = [os.path.join(ROOT, "tools", "mpirun.sh"), "-n", str(cell.ranks), *command]
+            command = [*launcher(), "-n", str(cell.ranks), *command]
         cell.state = "running"
         self.running.append(Job(cell, command))
 
@@ -825,7 +837,7 @@ def main():
     parser.add_argument("--overwrite", action="store_true", help="replace runs of another configuration in these folders")
     parser.add_argument("--same-commit", action="store_true", help="run again what another commit of the program ran")
     try:
-        status = work(parser.parse_args())
+        status = work(parser.parse_intermixed_args())
     except (SweepError, RunError, OSError) as error:
         print(f"sweep.py: {error}", file=sys.stderr)
         status = getattr(error, "status", 2)

@@ -296,6 +296,20 @@ like = {task} | {way}
         only = table_of(self.compare("--sweep", "sub/grid.csv", "--where", "task=other"))
         self.assertEqual(list(only), ["slow", "slow and long"])
 
+    def test_figures_of_ones_own(self):
+        self.write("own.py", """
+import numpy as np
+def measure(run, names):
+    return {"steps": run.tasks["steps"].sum(), "one": 1 / (names["variant"] != "0.2")}
+""")
+        text = self.SMALL_GRID.replace("seeds = 1-2", "seeds = 3\nmeasure = own.py\ncolumns = variant, seed, steps, one, config")
+        self.assertRegex(self.sweep(text, status=1), r"0\.2 +3 +failed: measure failed: ZeroDivisionError")
+        rows = self.rows()
+        self.assertEqual(list(rows[0]), ["variant", "seed", "steps", "one", "config"])
+        self.assertEqual(int(rows[0]["steps"]), self.column(self.path("runs", "0.1-seed3"), "steps").sum())
+        self.write("own.py", "import nothing_such")
+        self.refused(2, "own.py cannot be used for measure", "sweep.py", "grid.ini")
+
     def test_a_start_from_a_trained_model(self):
         text = """
 [sweep]
