@@ -22,7 +22,8 @@ sys.path.append(os.path.dirname(os.path.abspath(__file__)))
 try:
     from espalier_h5 import RunError, kind_of, read_rows, runs, summary
 except ModuleNotFoundError as error:
-    print(f"compare.py needs the Python package {error.name}: start it by .venv/bin/python, or pip install ./tools", file=sys.stderr)
+    print(f"compare.py needs the Python package {error.name}: start it by .venv/bin/python, or pip install ./tools",
+          file=sys.stderr)
     sys.exit(2)
 
 EXAMPLES = """examples:
@@ -152,8 +153,9 @@ def check_equal(rows, allowed):
     if refused:
         values = [f"{key}: {', '.join(dict.fromkeys(row.options.get(key, '') or 'none' for row in rows))}"
                   for kind in refused for key in found[kind]]
-        raise CompareError(f"the runs differ in their {' and '.join(refused)} ({'; '.join(values + notes * ('budget' in refused))}); "
-                           f"compare equal runs, or add --allow-different {','.join(refused)}")
+        values += notes if "budget" in refused else []
+        raise CompareError(f"the runs differ in their {' and '.join(refused)} ({'; '.join(values)}); compare equal runs, or add "
+                           f"--allow-different {','.join(refused)}")
     return [key for keys in found.values() for key in keys]
 
 
@@ -209,8 +211,10 @@ def speed_up(base, other, column):
 
 def t_quantile(degrees):
     """97.5 % quantile of Student's t; beyond the table by its expansion around the normal distribution's 1.96."""
+    if degrees <= len(T975):
+        return T975[degrees - 1]
     z = 1.959964
-    return T975[degrees - 1] if degrees <= len(T975) else z + (z**3 + z) / (4 * degrees) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * degrees**2)
+    return z + (z**3 + z) / (4 * degrees) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * degrees**2)
 
 
 # The table.
@@ -238,11 +242,11 @@ def make_table(rows, columns="", target=None, baseline=None, measure=None, allow
     shown = check_equal(rows, allowed)
     chosen = parse_columns(columns, groups)
     if target is None:
-        target = next((row.figures["target"] for row in rows if "target" in row.figures), None)
+        targets = {row.figures.get("target") for row in rows}
+        target = targets.pop() if len(targets) == 1 else None
     named = "the target" if target is None else f"{target:.4g}" if target > 1 else f"{100 * target:.4g}%"
     titles = [head, "seeds", *shown]
-    cells = {name: [name, str(len(group)), *(", ".join(dict.fromkeys(row.options.get(key, "") for row in group)) for key in shown)]
-             for name, group in groups.items()}
+    cells = {name: [name, str(len(group)), *shown_options(group, shown)] for name, group in groups.items()}
     for names, title in chosen:
         rules = [COLUMNS.get(name, (name.replace("_", " "), "fine", " MB" if "mb" in name.split("_") else "")) for name in names]
         titles.append(title or ", ".join(rule[0] for rule in rules).replace("{target}", named))
@@ -258,6 +262,10 @@ def make_table(rows, columns="", target=None, baseline=None, measure=None, allow
     if baseline:
         notes.append(add_speed_up(groups, titles, cells, baseline, measure or default_measure(rows)))
     return titles, list(cells.values()), notes
+
+
+def shown_options(group, keys):
+    return [", ".join(dict.fromkeys(row.options.get(key, "") for row in group)) for key in keys]
 
 
 def default_measure(rows):
@@ -280,7 +288,8 @@ def add_speed_up(groups, titles, cells, baseline, measure):
             text += f" ({low:.2f} to {high:.2f}{', bootstrap' if how == 'bootstrap' else ''})"
             text += f" ({seeds} of {len(group)})" if seeds < len(group) else ""
         cells[name].append(text)
-    ways = {"paired": "geometric mean over equal seeds and its 95 % t interval", "bootstrap": "ratio of means and its 95 % bootstrap interval"}
+    ways = {"paired": "geometric mean over equal seeds and its 95 % t interval",
+            "bootstrap": "ratio of means and its 95 % bootstrap interval"}
     explained = "; ".join(ways[how] for how in sorted(used, reverse=True))
     title = COLUMNS.get(measure, (measure,))[0].replace(" to {target}", " to the target")
     return f"Speed-up: {title} of {baseline} divided by that of the row" + (f" ({explained})." if explained else ".")
@@ -318,7 +327,7 @@ def machine_csv(rows, columns, baseline, measure, allowed):
     writer.writerow(["variant", "seeds", *shown, *(f"{name}{part}" for name in names for part in ("", "_deviation")),
                      *(("speed_up", "speed_up_low", "speed_up_high") if baseline else ())])
     for name, group in groups.items():
-        line = [name, len(group), *(", ".join(dict.fromkeys(row.options.get(key, "") for row in group)) for key in shown)]
+        line = [name, len(group), *shown_options(group, shown)]
         for column in names:
             values = values_of(group, column)
             line += [f"{statistics.mean(values):.9g}" if values else "",
@@ -388,8 +397,8 @@ def work(options):
 
 
 def main():
-    parser = argparse.ArgumentParser(usage="compare.py RUN... | --sweep CSV [options]", description=__doc__.split("\n\n")[0], epilog=EXAMPLES,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(usage="compare.py RUN... | --sweep CSV [options]", description=__doc__.split("\n\n")[0],
+                                     epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="*", metavar="RUN", help="runs' folders or run.h5, also patterns")
     parser.add_argument("--sweep", metavar="CSV", help="the table of a sweep, instead of runs")
     parser.add_argument("--where", action="append", default=[], metavar="COLUMN=VALUE", help="only these rows of the sweep")

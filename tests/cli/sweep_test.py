@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import signal
-import statistics
 import subprocess
 import sys
 import time
@@ -21,6 +20,8 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 TOOLS = os.path.join(ROOT, "tools")
 sys.path.insert(0, TOOLS)
 import compare  # noqa: E402
+from sweep_file import Sweep  # noqa: E402
+from sweep_rows import resolve  # noqa: E402
 
 # Before the runs: notes the name of each run that is started.
 WRAPPER = """#!/bin/sh
@@ -261,7 +262,7 @@ class Grid(ToolTest):
         self.write("sub/grid.ini", """
 [sweep]
 names = task, method
-seeds = 4
+seeds = [4]
 run.rounds = 1
 [base small]
 input = ../small.ini
@@ -539,6 +540,54 @@ class Compare(ToolTest):
         self.refused(2, "has no row", "compare.py", "--sweep", "t.csv")
         self.write("t.csv", "x,y\n1,2\n")
         self.refused(2, "no column seed", "compare.py", "--sweep", "t.csv")
+
+
+class Paper(ToolTest):
+    """inputs/cos2p/compare.ini, docs/methods/cos2p.csv and the tables of docs/methods/cos2p.md belong together."""
+
+    def setUp(self):
+        super().setUp()
+        sys.path.insert(0, os.path.join(TOOLS, "papers"))
+        import cos2p
+        self.cos2p = cos2p
+        self.addCleanup(setattr, cos2p, "PAGE", cos2p.PAGE)
+        with open(cos2p.ROWS, newline="") as file:
+            self.found = list(csv.DictReader(file))
+
+    def test_the_tables_of_the_page(self):
+        with open(self.cos2p.PAGE) as file:
+            page = file.read()
+        emptied = re.sub(r"(?s)(<!-- (?!end)([a-z0-9 ]+) -->\n).*?(<!-- end \2 -->)", r"\1\3", page)
+        self.assertLess(len(emptied), len(page) - 5000)
+        self.cos2p.PAGE = self.write("page.md", emptied)
+        self.cos2p.main()
+        with open(self.cos2p.PAGE) as file:
+            self.assertEqual(file.read(), page)
+        # One row, made here.
+        own = [r for r in self.found if (r["table"], r["task"], r["method"]) == ("methods", "cifar10", "fjord")]
+
+        def cell(column, form):
+            values = np.array([float(row[column]) for row in own])
+            return f"{values.mean():{form}} ± {values.std(ddof=1):{form}}"
+
+        self.assertIn(f"| fjord | 3 | {cell('server_top1', '.3f')} | {cell('local_top1', '.3f')} | {cell('target_s', '.1f')} s | "
+                      f"{cell('peak_mb', '.1f')} MB | {cell('weak_peak_mb', '.1f')} MB | {cell('utilisation', '.2f')} | "
+                      f"{cell('mb_down', '.0f')}, {cell('mb_up', '.0f')} MB | {cell('rounds', '.0f')} |", page)
+
+    def test_the_sweep_knows_the_rows(self):
+        made = Sweep(os.path.join(os.environ["ESPALIER_INPUTS"], "cos2p", "compare.ini"))
+        cells = {cell.key: cell for cell in made.cells}
+        self.assertEqual(len(cells), 107)
+        rows = {(r["table"], r["task"], r["method"], r["seed"]): r for r in self.found}
+        self.assertLessEqual(set(rows), set(cells))
+        some = [("methods", "cifar10", "cos2p", "2"), ("methods", "agnews", "fedavg, smallest model", "1"),
+                ("methods", "cifar10", "depthfl with fedavg", "3"), ("ablations", "cifar10", "literal drift", "1"),
+                ("pretrained", "cifar10", "fedavg, smallest model", "1"), ("pretrained", "cifar10", "cos2p, random masks", "3"),
+                ("masks", "cifar10", "random", "2")]
+        resolve(made, list(made.start_cells.values()))
+        resolve(made, [cells[key] for key in some])
+        for key in some:
+            self.assertEqual(cells[key].config, rows[key]["config"], key)
 
 
 if __name__ == "__main__":
