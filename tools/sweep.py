@@ -71,7 +71,7 @@ def begin(sweep, options, rows):
         row = rows.get(cell.key)
         if cell.error:
             continue
-        if row and is_current(row, cell) and not (options.same_commit and row.get("commit") != program_commit()):
+        if row and is_current(sweep, cell, row) and not (options.same_commit and row.get("commit") != program_commit()):
             cell.row, cell.state = row, "finished"
             continue
         try:

@@ -116,10 +116,11 @@ def option_columns(sweep):
     return list(found)
 
 
-def is_current(row, cell):
-    """Whether a row is of this configuration and, if the table has the column, of this target."""
+def is_current(sweep, cell, row):
+    """Whether a row is of this configuration and of this target. A table with `columns` of its own need not have the target."""
     target = "" if cell.target is None else written(cell.target)
-    return row["config"] == cell.config and row.get("target", target) == target
+    is_same_target = row.get("target", target if sweep.columns else "") == target
+    return row["config"] == cell.config and is_same_target
 
 
 def written(value):
