@@ -396,6 +396,11 @@ def work(options):
         print(text, end="")
 
 
+def refuse(message):
+    print(f"compare.py: {message}; --help shows the options", file=sys.stderr)
+    sys.exit(2)
+
+
 def main():
     parser = argparse.ArgumentParser(usage="compare.py RUN... | --sweep CSV [options]", description=__doc__.split("\n\n")[0],
                                      epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -413,6 +418,7 @@ def main():
     parser.add_argument("-o", "--out", metavar="FILE", help="file to write; default: print")
     parser.add_argument("--into", metavar="PAGE", help="write the table into a page, between the lines ...")
     parser.add_argument("--mark", metavar="NAME", help="... <!-- NAME --> and <!-- end NAME -->")
+    parser.error = refuse
     try:
         work(parser.parse_intermixed_args())
     except (CompareError, RunError, OSError) as error:

@@ -128,6 +128,11 @@ def work(options):
         return 1 if any(cell.error for cell in cells) else 0
 
 
+def refuse(message):
+    print(f"sweep.py: {message}; --help shows the options", file=sys.stderr)
+    sys.exit(2)
+
+
 def main():
     parser = argparse.ArgumentParser(usage="sweep.py SWEEP.ini [WORD...] [options]", description=__doc__.split("\n\n")[0],
                                      epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -141,6 +146,7 @@ def main():
     parser.add_argument("--dir", help="folder of the runs; default: `dir` of the sweep file, or runs")
     parser.add_argument("--overwrite", action="store_true", help="replace runs of another configuration in these folders")
     parser.add_argument("--same-commit", action="store_true", help="run again what another commit of the program ran")
+    parser.error = refuse
     try:
         status = work(parser.parse_intermixed_args())
     except (SweepError, RunError, OSError) as error:

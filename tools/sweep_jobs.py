@@ -145,7 +145,11 @@ class Local:
     def begin(self, cell):
         command = [program(), "run", *cell.arguments(), f"--run.dir={self.sweep.dir}", f"--run.name={cell.run_name}", "-q"]
         if cell.start:
-            command.append(f"--model.init={last_checkpoint(self.sweep.start_cells[cell.start])}")
+            try:
+                command.append(f"--model.init={last_checkpoint(self.sweep.start_cells[cell.start])}")
+            except OSError as error:
+                cell.error = f"its start {cell.start} has no checkpoint: {error}"
+                return
         if self.options.overwrite and cell.key in self.sweep.order:
             command.append("--overwrite")
         if cell.ranks > 1:
@@ -179,8 +183,8 @@ class Local:
             cell.error = job.error()
         ended = self.total - len(waiting) - len(self.running)
         clear_line()
-        words = f"{cell.error or cell.state:<8} {figure}"
-        print(f"{ended:>4} of {self.total}   {cell.name:<40} {wall:6.0f} s   {words}{self.left(waiting)}", flush=True)
+        result = f"{cell.error or cell.state} {figure}".strip()
+        print(f"{ended:>4} of {self.total}   {cell.name:<40} {wall:6.0f} s   {result}{self.left(waiting)}", flush=True)
 
     def left(self, waiting):
         """About how long the rest takes, from the runs so far."""
@@ -212,7 +216,10 @@ def clear_line():
 
 def last_checkpoint(cell):
     folder = os.path.join(cell.folder, "checkpoints")
-    return os.path.join(folder, sorted(name for name in os.listdir(folder) if re.fullmatch(r"ckpt_\d+\.h5", name))[-1])
+    found = sorted(name for name in os.listdir(folder) if re.fullmatch(r"ckpt_\d+\.h5", name))
+    if not found:
+        raise FileNotFoundError(f"{folder} is empty")
+    return os.path.join(folder, found[-1])
 
 
 def duration(seconds):

@@ -334,7 +334,8 @@ start = wrong
             for name, values in a["model"].items():
                 np.testing.assert_array_equal(values[()], b["model"][name][()])
         self.assertEqual([row["variant"] for row in self.rows()], ["tuned", "tuned"])
-        self.sweep(text.replace("run.rounds = 2", "run.rounds = 3"), "--list", status=1)
+        # The hash of a run covers its start.
+        self.assertIn("0 of 4 runs finished", self.sweep(text.replace("run.rounds = 2", "run.rounds = 3"), "--list", status=1))
         os.remove(self.path("grid.csv"))
         self.sweep(text, "--collect", status=1)
         self.assertEqual(len(self.rows()), 2)
@@ -425,6 +426,7 @@ start = wrong
         self.refused(3, "there is no no.ini", "sweep.py", "no.ini")
         self.write("ok.ini", begin)
         self.refused(2, "has one of the words nothing", "sweep.py", "ok.ini", "nothing")
+        self.refused(2, "unrecognized arguments: --fast", "sweep.py", "ok.ini", "--fast")
         done = self.tool("sweep.py", "ok.ini", env={"ESPALIER": self.path("no-program")})
         self.assertEqual(done.returncode, 3, done.stderr)
         self.assertIn("there is no program", done.stderr)
@@ -527,6 +529,7 @@ class Compare(ToolTest):
         self.refused(3, "there is no", "compare.py", ".")
         self.refused(3, "no run matches", "compare.py", "none*")
         self.refused(2, "give runs' folders, or --sweep", "compare.py")
+        self.refused(2, "invalid choice: 'html'", "compare.py", "runs/a", "--format", "html")
         self.refused(2, "no column colour", "compare.py", "runs/a", "--columns", "colour")
         self.refused(2, "no variant x for --baseline", "compare.py", "runs/a", "--baseline", "x")
         self.refused(2, "--allow-different time", "compare.py", "runs/a", "--allow-different", "time")
