@@ -3,9 +3,24 @@
     run = open_run("runs/quickstart")
     run.rounds["train_loss"]          # an array; every column of a table has the same length
     run.config["method.name"]         # the resolved input, "section.key" to text
+    run.tables["method/pruning"]      # any further table of the file, by its path
+    summary(run, target=0.5)          # final and best quality, time, bytes, memory, time to the target
+
+    many = runs(["runs/fedavg-*", "runs/heterofl-seed1"])
+    many.tasks                        # one table over all runs, with the column `run` and one column for each
+                                      # option that differs between the runs, such as `method.name`
+    many.table("method/pruning")      # likewise; `many.tables` lists the names
+
+The tables of `runs` are data frames if pandas is installed, otherwise dicts of arrays. `pip install ./tools` installs this
+module for use from any folder.
 """
 
+import csv
+import glob
+import hashlib
 import os
+import re
+import subprocess
 import time
 
 import h5py
@@ -14,32 +29,36 @@ import numpy as np
 # A read during a run can coincide with a flush and fail; it succeeds a moment later.
 TRIES = 20
 PAUSE_S = 0.1
+# Options that name files and do not affect results.
+UNHASHED = ("run.name", "run.dir", "data.dir")
+# Every run file has these.
+STANDARD = ("rounds", "tasks", "evaluations", "clients")
 
 
 class RunError(Exception):
-    """One sentence that says why a file cannot be read as a run."""
+    """One sentence that says why a file cannot be read as a run. Tools end with `status`."""
+
+    status = 3
 
 
 class Run:
-    """One run: `rounds`, `tasks`, `evaluations`, `clients` (dicts of arrays), `method` (a dict of
-    such tables by path), `config`, `attributes`, and `units`, from "table/column" to text."""
+    """One run: `rounds`, `tasks`, `evaluations`, `clients` (dicts of arrays), `tables` (all tables of the file by path, such
+    as "tasks" and "method/pruning"), `method` (those below /method, without that prefix), `config` (a dict), `config_text`,
+    `attributes`, and `units`, from "table/column" to text."""
 
     def __init__(self, path, file):
         self.path = path
         self.attributes = {name: _plain(value) for name, value in file.attrs.items()}
-        self.config = parse_config(self.attributes.get("config", ""))
+        self.config_text = self.attributes.get("config", "")
+        self.config = parse_config(self.config_text)
         self.units = {}
-        self.rounds = self._table(file, "rounds")
-        self.tasks = self._table(file, "tasks")
-        self.evaluations = self._table(file, "evaluations")
-        self.clients = self._table(file, "clients")
-        self.method = {}
-        if "method" in file:
-            groups = []
-            file["method"].visititems(
-                lambda name, item: groups.append(name) if isinstance(item, h5py.Group) else None
-            )
-            self.method = {name: self._table(file, "method/" + name) for name in groups}
+        self.tables = {}
+        file.visititems(lambda name, item: self._read(name, item))
+        absent = [name for name in STANDARD if name not in self.tables]
+        if absent:
+            raise ValueError(f"it has no table {absent[0]}")
+        self.rounds, self.tasks, self.evaluations, self.clients = (self.tables[name] for name in STANDARD)
+        self.method = {n.removeprefix("method/"): t for n, t in self.tables.items() if n.startswith("method/")}
 
     @property
     def name(self):
@@ -49,23 +68,109 @@ class Run:
         folder, file = os.path.split(os.path.abspath(self.path))
         return os.path.basename(folder) if file == "run.h5" else os.path.splitext(file)[0]
 
-    def _table(self, file, name):
-        columns = {c: d for c, d in file[name].items() if isinstance(d, h5py.Dataset)}
+    @property
+    def is_finished(self):
+        """Whether the run came to its end. A run file apart from its folder counts as finished."""
+        folder, file = os.path.split(os.path.abspath(self.path))
+        return file != "run.h5" or os.path.exists(os.path.join(folder, "DONE"))
+
+    def hash(self, defaults):
+        """`configuration_hash` of this run; `defaults` is the result of `default_config`."""
+        return configuration_hash(self.config_text, defaults)
+
+    def _read(self, name, item):
+        if not isinstance(item, h5py.Group):
+            return
+        columns = {c: d for c, d in item.items() if isinstance(d, h5py.Dataset) and d.ndim > 0}
+        if not columns and name not in STANDARD:
+            return
         # Columns grow one after the other, so only the rows that all columns have are valid.
         length = min((len(d) for d in columns.values()), default=0)
-        table = {}
+        self.tables[name] = {column: _values(dataset, length) for column, dataset in columns.items()}
         for column, dataset in columns.items():
-            values = dataset[:length]
-            if values.dtype.kind == "S":
-                values = np.char.decode(values, "utf-8")
-            table[column] = values
             self.units[f"{name}/{column}"] = _plain(dataset.attrs.get("units", ""))
-        return table
+
+
+class Runs:
+    """Several runs: `runs` (a list of Run), `names` (a unique short name of each), `options` (from "section.key" to an array
+    with the value of each run, for the options that differ), `tables` (names of all tables), and one table over all
+    runs: `rounds`, `tasks`, `evaluations`, `clients` and `table(name)`."""
+
+    def __init__(self, runs):
+        self.runs = list(runs)
+        names = [run.name for run in self.runs]
+        self.names = names if len(set(names)) == len(names) else [_folder(run.path) for run in self.runs]
+        keys = dict.fromkeys(key for run in self.runs for key in run.config if key not in UNHASHED)
+        texts = {key: [run.config.get(key, "") for run in self.runs] for key in keys}
+        self.options = {key: typed(found) for key, found in texts.items() if len(set(found)) > 1}
+        self.tables = list(dict.fromkeys(name for run in self.runs for name in run.tables))
+
+    def __len__(self):
+        return len(self.runs)
+
+    def __iter__(self):
+        return iter(self.runs)
+
+    def __getitem__(self, index):
+        return self.runs[index]
+
+    rounds = property(lambda self: self.table("rounds"))
+    tasks = property(lambda self: self.table("tasks"))
+    evaluations = property(lambda self: self.table("evaluations"))
+    clients = property(lambda self: self.table("clients"))
+
+    def table(self, name):
+        """One table over all runs: a data frame, or a dict of arrays if pandas is not installed."""
+        columns = self.columns(name)
+        try:
+            import pandas
+        except ImportError:
+            return columns
+        return pandas.DataFrame({c: v if v.ndim == 1 else list(v) for c, v in columns.items()})
+
+    def columns(self, name):
+        """The same as a dict of arrays in any case. Rows of a run without a column have NaN, "" or False there."""
+        if name not in self.tables:
+            raise RunError(f"no run has a table {name}; there are {', '.join(self.tables)}")
+        tables = [run.tables.get(name, {}) for run in self.runs]
+        lengths = [len(next(iter(table.values()), ())) for table in tables]
+        joined = {"run": np.repeat(np.array(self.names, dtype=str), lengths)}
+        joined.update({key: np.repeat(values, lengths) for key, values in self.options.items()})
+        for column in dict.fromkeys(column for table in tables for column in table):
+            kind = next(table[column] for table in tables if column in table)
+            parts = [table.get(column, _missing(kind, n)) for table, n in zip(tables, lengths, strict=True)]
+            joined[column] = np.concatenate([part for part in parts if len(part)] or parts[:1])
+        return joined
 
 
 def run_file(path):
     """The run file of `path`, which is a run folder or a run file."""
     return os.path.join(path, "run.h5") if os.path.isdir(path) else path
+
+
+def run_paths(paths):
+    """Expands patterns such as "runs/fedavg-*" and returns the paths of the runs, each once. Of a pattern's matches only
+    those count that are a run's folder or an HDF5 file; a path without a pattern stays as it is."""
+    found = []
+    for path in [paths] if isinstance(paths, (str, os.PathLike)) else paths:
+        path = os.fspath(path)
+        if os.path.exists(path) or not glob.has_magic(path):
+            found.append(path)
+            continue
+        matches = [m for m in glob.glob(path, recursive=True)
+                   if os.path.isfile(run_file(m)) and run_file(m).endswith(".h5")]
+        if not matches:
+            raise RunError(f"no run matches {path}; give runs' folders, such as 'runs/*'")
+        found += sorted(matches, key=natural)
+    return list({os.path.realpath(run_file(path)): path for path in reversed(found)}.values())[::-1]
+
+
+def runs(paths):
+    """Reads many runs, given as folders, files and patterns, and returns Runs. Raises RunError with one sentence."""
+    opened = [open_run(path) for path in run_paths(paths)]
+    if not opened:
+        raise RunError("no run is given; give runs' folders, such as 'runs/*'")
+    return Runs(opened)
 
 
 def open_run(path):
@@ -79,11 +184,13 @@ def open_run(path):
                 kind = _plain(file.attrs.get("filetype", ""))
                 if kind != "espalier run":
                     raise RunError(f"{path} is not a run file of espalier; give a run's folder")
-                if int(file.attrs["version"][0]) != 1:
+                if int(np.ravel(file.attrs["version"])[0]) != 1:
                     raise RunError(f"{path} has a newer format; use the release that wrote it")
                 return Run(path, file)
-        except (OSError, KeyError, RuntimeError, ValueError) as error:
-            reason = error
+        except RunError:
+            raise
+        except Exception as error:  # a damaged file can raise nearly anything in h5py
+            reason = " ".join(str(error).split()) or type(error).__name__
             time.sleep(PAUSE_S)
     raise RunError(f"{path} cannot be read: {reason}")
 
@@ -101,6 +208,142 @@ def parse_config(text):
             key, _, value = line.partition("=")
             values[section + key.strip()] = value.strip()
     return values
+
+
+def default_config(program):
+    """The text of all options at their defaults, from the program itself."""
+    done = subprocess.run([program, "run", os.devnull, "--print-config"], capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+def configuration_hash(text, defaults):
+    """A short hash of a complete input (`config_text` of a run, or the output of --print-config) over the options that are
+    not at their defaults. A new option of the program therefore does not change it. Names of files do not count."""
+    at_default = set(_lines(defaults))
+    kept = [line for line in _lines(text) if line not in at_default]
+    return hashlib.sha256("\n".join(kept).encode()).hexdigest()[:12]
+
+
+def kind_of(option):
+    """What two runs must have equal to be compared fairly: "data", "fleet" or "budget"; "" for any other option."""
+    section, _, key = option.partition(".")
+    if option in ("run.rounds", "run.virtual_limit", "run.target_accuracy"):
+        return "budget"
+    if section == "data" and option not in UNHASHED:
+        return "data"
+    is_fleet = section in ("device", "server", "faults") or option == "clock.kind"
+    return "fleet" if is_fleet or (section == "clients" and key != "memory_fit") else ""
+
+
+def read_rows(path):
+    """The rows of a CSV file as dicts of text."""
+    if not os.path.exists(path):
+        raise RunError(f"there is no {path}; give a table that sweep.py wrote")
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file, strict=True))
+    except (OSError, ValueError, csv.Error) as error:
+        raise RunError(f"{path} cannot be read: {error}") from None
+    if any(None in row or None in row.values() for row in rows):
+        raise RunError(f"{path} is damaged: a row has more or fewer values than the first line has names")
+    return rows
+
+
+def summary(run, target=None, evaluated="test"):
+    """The figures of a run as a dict of numbers; NaN where a run has none. `target` is a quality: a share of correct samples,
+    or a perplexity for language models. `evaluated` is the name of the set of /evaluations that counts."""
+    rounds, tasks = run.rounds, run.tasks
+    seen = {c: v[run.evaluations["set"] == evaluated] for c, v in run.evaluations.items()}
+    nothing = np.full(len(seen["version"]), np.nan)
+    top1, perplexity = seen.get("top1", nothing), seen.get("perplexity", nothing)
+    is_language = bool(np.isfinite(perplexity).any())
+    found = {"top1": _last(top1), "best_top1": _largest(top1), "loss": _last(seen["loss"])}
+    if is_language:
+        found.update(perplexity=_last(perplexity), best_perplexity=-_largest(-perplexity))
+    if target is not None:
+        reached = np.flatnonzero(perplexity <= target if is_language else top1 >= target)
+        found.update(_reach(rounds, seen, reached[0] if len(reached) else None))
+    outcomes = tasks["outcome"]
+    merged = outcomes == "merged"
+    ends = rounds["virtual_time_s"]
+    spans = np.diff(ends, prepend=0.0)
+    counted = np.isfinite(rounds["utilisation"]) & (spans > 0)
+    found.update({
+        "peak_mb": _largest(tasks["peak_bytes"] * 1e-6),
+        "utilisation": np.average(rounds["utilisation"][counted], weights=spans[counted]) if counted.any() else np.nan,
+        "staleness": tasks["staleness"][merged].mean() if merged.any() else np.nan,
+        "mb_down": rounds["bytes_down"].sum() * 1e-6,
+        "mb_up": rounds["bytes_up"].sum() * 1e-6,
+        "updates": int(merged.sum()),
+        "failures": int((~np.isin(outcomes, ("merged", "dropped_stale", "unfinished"))).sum()),
+        "rounds": len(rounds["round"]),
+        "virtual_s": _last(ends),
+        "wall_s": _last(rounds["wall_time_s"]),
+    })
+    return {name: value if isinstance(value, int) else float(value) for name, value in found.items()}
+
+
+def typed(texts):
+    """An array of the values that `texts` write: integers, numbers, truth values or text, whichever fits all."""
+    if all(text in ("true", "false") for text in texts):
+        return np.array([text == "true" for text in texts])
+    for kind in (int, float):
+        try:
+            return np.array([kind(text) for text in texts])
+        except (ValueError, OverflowError):
+            pass
+    return np.array(texts, dtype=str)
+
+
+def natural(text):
+    """A sort key that puts seed2 before seed10."""
+    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", text) if part]
+
+
+def _reach(rounds, seen, row):
+    """Time, rounds and bytes until row `row` of the evaluations; NaN if it is None."""
+    if row is None:
+        return dict.fromkeys(("target_s", "target_rounds", "target_mb", "target_wall_s"), np.nan)
+    before = rounds["version"] <= seen["version"][row]
+    return {"target_s": seen["virtual_time_s"][row], "target_rounds": float(before.sum()),
+            "target_mb": (rounds["bytes_down"][before].sum() + rounds["bytes_up"][before].sum()) * 1e-6,
+            "target_wall_s": _last(rounds["wall_time_s"][before])}
+
+
+def _last(values):
+    return values[-1] if len(values) else np.nan
+
+
+def _largest(values):
+    return np.nanmax(values) if np.isfinite(values).any() else np.nan
+
+
+def _lines(text):
+    return [f"{key.rpartition('.')[0]} {key.rpartition('.')[2]} = {value}".rstrip()
+            for key, value in parse_config(text).items() if key not in UNHASHED]
+
+
+def _folder(path):
+    return os.path.dirname(path) if os.path.basename(path) == "run.h5" else path
+
+
+def _missing(like, length):
+    """`length` values that stand for a column that is absent."""
+    if like.dtype.kind in "iuf":
+        return np.full((length, *like.shape[1:]), np.nan)
+    return np.zeros((length, *like.shape[1:]), dtype=like.dtype)
+
+
+def _values(dataset, length):
+    """The first `length` rows of a column, as numbers, truth values or text."""
+    names = h5py.check_enum_dtype(dataset.dtype)
+    if h5py.check_string_dtype(dataset.dtype) is not None:
+        return dataset.asstr()[:length].astype(str)
+    values = dataset[:length]
+    if names is None or values.dtype == bool:
+        return values
+    texts = {number: name for name, number in names.items()}
+    return np.array([texts.get(value, str(value)) for value in values.tolist()], dtype=str)
 
 
 def _open(path):

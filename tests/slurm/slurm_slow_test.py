@@ -1,5 +1,5 @@
 """The shipped job files under a real Slurm: two nodes on this machine, submitted as users do: a job with a time
-limit shorter than its run, which is requeued until the run is finished; an array; a heterogeneous job on two nodes; and
+limit shorter than its run, which is requeued until the run is finished; an array; a sweep; a heterogeneous job on two nodes; and
 scancel with another submission. Every result equals an uninterrupted run."""
 
 import os
@@ -117,6 +117,23 @@ class Slurm(ProgramTest):
             self.wait_for("the array", lambda: self.is_done(f"fedavg-seed{seed}"))
             self.assert_same(self.run_ok(f"straight{seed}", f"--run.seed={seed}"),
                              self.path("runs", f"fedavg-seed{seed}"))
+
+    def test_a_sweep(self):
+        self.write("grid.ini", "[sweep]\ninput = small.ini\nseeds = 1, 2\n[start trained]\n"
+                   "[variant {train.lr}]\nstart = trained\ntrain.lr = [0.1, 0.2]\n")
+        sweep = [sys.executable, os.path.join(HERE, "..", "..", "tools", "sweep.py"), "grid.ini"]
+        printed = self.tool(*sweep, "--slurm")
+        command = next(line for line in printed.splitlines() if line.strip().startswith("sbatch"))
+        self.tool("sh", "-c", command.replace("sbatch ", "sbatch --ntasks=2 "))
+        names = [f"{lr}-seed{seed}" for lr in ("0.1", "0.2") for seed in (1, 2)]
+        self.wait_for("the array", lambda: all(map(self.is_done, names)))
+        self.assertIn("4 of 4 runs finished", self.tool(*sweep, "--collect"))
+        trained = self.checkpoint(self.path("runs", "trained-seed1"))
+        for name in names:
+            lr, seed = name.split("-seed")
+            self.assert_same(self.run_ok(f"straight-{name}", f"--train.lr={lr}", f"--run.seed={seed}",
+                                         f"--model.init={os.path.relpath(trained, self.folder.name)}"),
+                             self.path("runs", name))
 
     def test_two_nodes(self):
         self.submit("multi-node.sbatch", ["--ntasks-per-node=2"], "--run.name=nodes")

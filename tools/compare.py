@@ -1,0 +1,430 @@
+#!/usr/bin/env python3
+"""Makes a table of runs: quality, time, bytes and memory, as mean ± deviation over seeds, and the speed-up to a baseline.
+
+    tools/compare.py runs/fedavg-seed* runs/heterofl-seed* --target 0.9 --baseline fedavg
+    tools/compare.py --sweep inputs/sweep.csv
+
+Runs whose options are equal apart from the seed make one row. Runs that differ in their data, fleet or budget are refused;
+with --allow-different the table shows what differs. docs/sweeps.md describes the columns.
+"""
+
+import argparse
+import csv
+import io
+import math
+import os
+import random
+import re
+import statistics
+import sys
+
+sys.path.append(os.path.dirname(os.path.abspath(__file__)))
+try:
+    from espalier_h5 import RunError, kind_of, read_rows, runs, summary
+except ModuleNotFoundError as error:
+    print(f"compare.py needs the Python package {error.name}: start it by .venv/bin/python, or pip install ./tools",
+          file=sys.stderr)
+    sys.exit(2)
+
+EXAMPLES = """examples:
+  tools/compare.py 'runs/*' --target 0.5 --baseline fedavg
+  tools/compare.py --sweep inputs/sweep.csv --columns top1,peak_mb,mb_down+mb_up
+  tools/compare.py --sweep inputs/sweep.csv --format latex -o table.tex
+  tools/compare.py --sweep inputs/sweep.csv --into README.md --mark results"""
+# Column: title, decimals (a number, or two limits: see `decimals_of`), unit.
+COLUMNS = {
+    "top1": ("top-1", 3, ""), "best_top1": ("best top-1", 3, ""), "server_top1": ("server top-1", 3, ""),
+    "local_top1": ("local top-1", 3, ""), "loss": ("loss", 3, ""), "perplexity": ("perplexity", 2, ""),
+    "best_perplexity": ("best perplexity", 2, ""), "target_s": ("time to {target}", "fine", " s"),
+    "target_rounds": ("rounds to {target}", 0, ""), "target_mb": ("traffic to {target}", "coarse", " MB"),
+    "target_wall_s": ("wall time to {target}", "fine", " s"), "peak_mb": ("peak memory", "fine", " MB"),
+    "utilisation": ("utilisation", 2, ""), "staleness": ("staleness", 2, ""), "mb_down": ("down", "coarse", " MB"),
+    "mb_up": ("up", "coarse", " MB"), "updates": ("updates", 0, ""), "failures": ("failures", 0, ""), "rounds": ("rounds", 0, ""),
+    "virtual_s": ("virtual time", "fine", " s"), "wall_s": ("wall time", "fine", " s"),
+}
+USUAL = ("top1", "best_top1", "perplexity", "best_perplexity", "target_s", "target_rounds", "target_mb", "peak_mb", "utilisation",
+         "mb_down+mb_up", "rounds", "virtual_s", "wall_s")
+KINDS = ("data", "fleet", "budget")
+# 97.5 % quantile of Student's t for 1, 2, ... degrees of freedom.
+T975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110,
+        2.101, 2.093, 2.086)
+RESAMPLES = 10000
+
+
+class CompareError(Exception):
+    """One sentence about an option, or about runs that cannot be compared. The tool ends with status 2."""
+
+
+class Row:
+    """A run: `name` of its variant, `seed`, `figures` (numbers by column), `options` (texts by "section.key"), and `note`, what
+    else makes it unequal to others."""
+
+    def __init__(self, name, seed, figures, options, note=""):
+        self.name, self.seed, self.figures, self.options, self.note = name, seed, figures, options, note
+
+
+# Where rows come from.
+
+
+def rows_of_runs(paths, target=None, evaluated="test"):
+    """A row of each run, with a short name of its variant."""
+    many = runs(paths)
+    options = {key: [run.config.get(key, "") for run in many] for key in many.options}
+    differing = [key for key in options if key not in ("run.seed", "run.isa")]
+    keys = [tuple(options[key][i] for key in differing) for i in range(len(many))]
+    names = variant_names(many, keys, differing)
+    return [Row(names[keys[i]], run.config.get("run.seed", ""), summary(run, target, evaluated),
+                {key: options[key][i] for key in differing}, "" if run.is_finished else f"{many.names[i]} is unfinished")
+            for i, run in enumerate(many)]
+
+
+def variant_names(many, keys, differing):
+    """A unique name for each key: the runs' or their folders' name without its seed, or the options that differ."""
+    for name_of in (lambda run: run.name, lambda run: os.path.basename(os.path.dirname(os.path.abspath(run.path)))):
+        names = {}
+        for run, key in zip(many, keys):
+            name = name_of(run)
+            seed = re.escape(run.config.get("run.seed", ""))
+            names.setdefault(key, set()).add(re.sub(rf"[-_. ]?(seed|s)?[-_. ]?{seed}$", "", name) or name)
+        short = {key: min(found, key=len) for key, found in names.items()}
+        if len(set(short.values())) == len(short):
+            return short
+    return {key: ", ".join(f"{name} = {value}" for name, value in zip(differing, key)) for key in names}
+
+
+def rows_of_csv(path, where=()):
+    """The rows of a table that sweep.py wrote. The columns before `seed` name the variant; of these the name keeps those
+    that differ."""
+    found = read_rows(path)
+    columns = list(found[0]) if found else []
+    if found and "seed" not in columns:
+        raise CompareError(f"{path} has no column seed, so it is not a table of sweep.py")
+    for key, value in where:
+        if columns and key not in columns:
+            raise CompareError(f"{path} has no column {key}; it has {', '.join(columns)}")
+        found = [row for row in found if row[key] == value]
+    if not found:
+        raise CompareError(f"{path} has no row" + (" with " + ", ".join(f"{k} = {v}" for k, v in where) if where else ""))
+    place = columns.index("seed")
+    names = [c for c in columns[:place] if len({row[c] for row in found}) > 1] or columns[:place][-1:]
+    options = [c for c in columns if "." in c]
+    figures = [c for c in columns[place + 1:] if c not in options and c not in ("config", "commit")]
+    try:
+        return [Row(" / ".join(row[c] for c in names), row["seed"], {c: number(row[c]) for c in figures},
+                    {c: row[c] for c in options}) for row in found]
+    except ValueError as error:
+        raise CompareError(f"{path} is damaged: {error}") from None
+
+
+def number(text):
+    return float(text) if text else math.nan
+
+
+def grouped(rows):
+    """Rows by the name of their variant, in their order."""
+    found = {}
+    for row in rows:
+        group = found.setdefault(row.name, [])
+        if any(other.seed == row.seed for other in group):
+            raise CompareError(f"two runs of {row.name} have the seed {row.seed}; give one of them")
+        group.append(row)
+    return found
+
+
+# What must be equal.
+
+
+def differences(rows):
+    """What is unequal between the rows: {kind: [option, ...]}, and sentences about unfinished runs."""
+    found = {}
+    for key in dict.fromkeys(key for row in rows for key in row.options):
+        if kind_of(key) and len({row.options.get(key, "") for row in rows}) > 1:
+            found.setdefault(kind_of(key), []).append(key)
+    notes = [row.note for row in rows if row.note]
+    if notes:
+        found.setdefault("budget", [])
+    return found, notes
+
+
+def check_equal(rows, allowed):
+    """Refuses rows that differ in what is not allowed; returns the options to show in the table."""
+    found, notes = differences(rows)
+    refused = [kind for kind in KINDS if kind in found and kind not in allowed]
+    if refused:
+        values = [f"{key}: {', '.join(dict.fromkeys(row.options.get(key, '') or 'none' for row in rows))}"
+                  for kind in refused for key in found[kind]]
+        values += notes if "budget" in refused else []
+        raise CompareError(f"the runs differ in their {' and '.join(refused)} ({'; '.join(values)}); compare equal runs, or add "
+                           f"--allow-different {','.join(refused)}")
+    return [key for keys in found.values() for key in keys]
+
+
+# Numbers.
+
+
+def values_of(group, column):
+    """The numbers of a column that are not NaN."""
+    return [value for value in (row.figures.get(column, math.nan) for row in group) if not math.isnan(value)]
+
+
+def decimals_of(rule, groups, column):
+    """Decimals of a column: a number, or enough for its smallest mean: `fine` 1 or 3, `coarse` 0, 1 or 3."""
+    if isinstance(rule, int):
+        return rule
+    means = [abs(statistics.mean(values)) for values in (values_of(g, column) for g in groups.values()) if values]
+    least = min((mean for mean in means if mean > 0), default=1)
+    limits = ((1, 1), (0, 3)) if rule == "fine" else ((10, 0), (1, 1), (0, 3))
+    return next(decimals for limit, decimals in limits if least >= limit)
+
+
+def mean_text(values, decimals):
+    if not values:
+        return "–"
+    spread = f" ± {statistics.stdev(values):.{decimals}f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.{decimals}f}{spread}"
+
+
+def speed_up(base, other, column):
+    """How many times smaller `column` is than for the baseline: (ratio, low, high, how, number of seeds). Where both have two
+    common seeds or more: geometric mean of the ratios of equal seeds, with a t interval of their logarithms. Otherwise the
+    ratio of the means, with a bootstrap interval if both have two values or more. Without an interval low is NaN."""
+    pairs = []
+    by_seed = {row.seed: row.figures.get(column, math.nan) for row in base}
+    for row in other:
+        a, b = by_seed.get(row.seed, math.nan), row.figures.get(column, math.nan)
+        if a > 0 and b > 0:
+            pairs.append(math.log(a / b))
+    if len(pairs) >= 2:
+        center, half = statistics.mean(pairs), t_quantile(len(pairs) - 1) * statistics.stdev(pairs) / math.sqrt(len(pairs))
+        return math.exp(center), math.exp(center - half), math.exp(center + half), "paired", len(pairs)
+    a, b = values_of(base, column), values_of(other, column)
+    if not a or not b or statistics.mean(b) <= 0:
+        return math.nan, math.nan, math.nan, "", 0
+    ratio = statistics.mean(a) / statistics.mean(b)
+    if len(a) < 2 or len(b) < 2:
+        return ratio, math.nan, math.nan, "", min(len(a), len(b))
+    drawn = random.Random(1)
+    ratios = sorted(statistics.fmean(drawn.choices(a, k=len(a))) / statistics.fmean(drawn.choices(b, k=len(b)))
+                    for _ in range(RESAMPLES))
+    return ratio, ratios[int(0.025 * RESAMPLES)], ratios[int(0.975 * RESAMPLES)], "bootstrap", min(len(a), len(b))
+
+
+def t_quantile(degrees):
+    """97.5 % quantile of Student's t; beyond the table by its expansion around the normal distribution's 1.96."""
+    if degrees <= len(T975):
+        return T975[degrees - 1]
+    z = 1.959964
+    return z + (z**3 + z) / (4 * degrees) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * degrees**2)
+
+
+# The table.
+
+
+def parse_columns(text, groups):
+    """Columns as (names, title): "a+b" joins two, "a=TITLE" renames one."""
+    known = dict.fromkeys(name for group in groups.values() for row in group for name in row.figures)
+    chosen = []
+    for word in text.split(",") if text else USUAL:
+        names, _, title = word.partition("=")
+        names = [name.strip() for name in names.split("+")]
+        missing = [name for name in names if name not in known]
+        if missing and text:
+            raise CompareError(f"there is no column {missing[0]}; there are {', '.join(known)}")
+        filled = any(values_of(group, name) for group in groups.values() for name in names)
+        if not missing and (text or filled or names[0].startswith("target")):
+            chosen.append((names, title.strip()))
+    return chosen
+
+
+def make_table(rows, columns="", target=None, baseline=None, measure=None, allowed=(), head=""):
+    """The table as (titles, lines, notes), all texts."""
+    groups = grouped(rows)
+    shown = check_equal(rows, allowed)
+    chosen = parse_columns(columns, groups)
+    if target is None:
+        targets = {row.figures.get("target") for row in rows}
+        target = targets.pop() if len(targets) == 1 else None
+    named = "the target" if target is None else f"{target:.4g}" if target > 1 else f"{100 * target:.4g}%"
+    titles = [head, "seeds", *shown]
+    cells = {name: [name, str(len(group)), *shown_options(group, shown)] for name, group in groups.items()}
+    for names, title in chosen:
+        rules = [COLUMNS.get(name, (name.replace("_", " "), "fine", " MB" if "mb" in name.split("_") else "")) for name in names]
+        titles.append(title or ", ".join(rule[0] for rule in rules).replace("{target}", named))
+        decimals = [decimals_of(rule[1], groups, name) for rule, name in zip(rules, names)]
+        for name, group in groups.items():
+            found = [values_of(group, column) for column in names]
+            text = ", ".join(mean_text(values, d) for values, d in zip(found, decimals)) + (rules[-1][2] if any(found) else "")
+            if 0 < len(found[0]) < len(group):
+                text += f" ({len(found[0])} of {len(group)})"
+            cells[name].append(text)
+    notes = [f"Different between the runs: {', '.join(shown)}."] if shown else []
+    notes += [f"Note: {note}." for note in differences(rows)[1]]
+    if baseline:
+        notes.append(add_speed_up(groups, titles, cells, baseline, measure or default_measure(rows)))
+    return titles, list(cells.values()), notes
+
+
+def shown_options(group, keys):
+    return [", ".join(dict.fromkeys(row.options.get(key, "") for row in group)) for key in keys]
+
+
+def default_measure(rows):
+    return "target_s" if any("target_s" in row.figures for row in rows) else "virtual_s"
+
+
+def add_speed_up(groups, titles, cells, baseline, measure):
+    """Adds a column to the table, and returns the sentence that explains it."""
+    if baseline not in groups:
+        raise CompareError(f"there is no variant {baseline} for --baseline; there are {', '.join(groups)}")
+    if not any(measure in row.figures for group in groups.values() for row in group):
+        raise CompareError(f"there is no column {measure} for --speedup")
+    titles.append("speed-up")
+    used = set()
+    for name, group in groups.items():
+        ratio, low, high, how, seeds = speed_up(groups[baseline], group, measure)
+        text = "–" if math.isnan(ratio) else f"{ratio:.2f} ×"
+        if name != baseline and not math.isnan(low):
+            used.add(how)
+            text += f" ({low:.2f} to {high:.2f}{', bootstrap' if how == 'bootstrap' else ''})"
+            text += f" ({seeds} of {len(group)})" if seeds < len(group) else ""
+        cells[name].append(text)
+    ways = {"paired": "geometric mean over equal seeds and its 95 % t interval",
+            "bootstrap": "ratio of means and its 95 % bootstrap interval"}
+    explained = "; ".join(ways[how] for how in sorted(used, reverse=True))
+    title = COLUMNS.get(measure, (measure,))[0].replace(" to {target}", " to the target")
+    return f"Speed-up: {title} of {baseline} divided by that of the row" + (f" ({explained})." if explained else ".")
+
+
+def markdown(titles, lines, notes):
+    text = ["| " + " | ".join(titles) + " |" if titles[0] else "| | " + " | ".join(titles[1:]) + " |",
+            "|---" + "|--:" * (len(titles) - 1) + "|"]
+    text += ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
+    return "\n".join(text + ([""] + notes if notes else [])) + "\n"
+
+
+def latex(titles, lines, notes):
+    def plain(text):
+        text = re.sub(r"([&%$#_{}])", r"\\\1", text)
+        for sign, word in (("±", r"$\pm$"), ("×", r"$\times$"), ("–", "--"), ("−", "$-$")):
+            text = text.replace(sign, word)
+        return text
+
+    rows = [" & ".join(map(plain, line)) + r" \\" for line in (titles, *lines)]
+    text = [r"\begin{tabular}{l" + "r" * (len(titles) - 1) + "}", r"\toprule", rows[0], r"\midrule", *rows[1:], r"\bottomrule",
+            r"\end{tabular}", *("% " + note for note in notes)]
+    return "\n".join(text) + "\n"
+
+
+def machine_csv(rows, columns, baseline, measure, allowed):
+    """Means and deviations as plain numbers, a column each."""
+    shown, groups = check_equal(rows, allowed), grouped(rows)
+    names = [name for joined, _ in parse_columns(columns, groups) for name in joined]
+    measure = measure or default_measure(rows)
+    if baseline:
+        add_speed_up(groups, [], {name: [] for name in groups}, baseline, measure)  # refuses unknown names
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["variant", "seeds", *shown, *(f"{name}{part}" for name in names for part in ("", "_deviation")),
+                     *(("speed_up", "speed_up_low", "speed_up_high") if baseline else ())])
+    for name, group in groups.items():
+        line = [name, len(group), *shown_options(group, shown)]
+        for column in names:
+            values = values_of(group, column)
+            line += [f"{statistics.mean(values):.9g}" if values else "",
+                     f"{statistics.stdev(values):.9g}" if len(values) > 1 else ""]
+        if baseline:
+            line += ["" if math.isnan(v) else f"{v:.6g}" for v in speed_up(groups[baseline], group, measure)[:3]]
+        writer.writerow(line)
+    return out.getvalue()
+
+
+def put_into(page, mark, text):
+    """Replaces what stands between <!-- MARK --> and <!-- end MARK --> in a page."""
+    try:
+        with open(page, encoding="utf-8") as file:
+            before = file.read()
+    except FileNotFoundError:
+        raise RunError(f"there is no {page}") from None
+    begin, end = f"<!-- {mark} -->\n", f"<!-- end {mark} -->"
+    if before.count(begin) != 1 or before.count(end) != 1:
+        raise CompareError(f"{page} needs the lines {begin.strip()} and {end}, each once")
+    head, rest = before.split(begin)
+    with open(page, "w", encoding="utf-8") as file:
+        file.write(head + begin + text + end + rest.split(end)[1])
+
+
+# The command.
+
+
+def conditions(texts):
+    found = []
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise CompareError(f"--where {text} needs the form COLUMN=VALUE")
+        found.append((key.strip(), value.strip()))
+    return found
+
+
+def work(options):
+    if bool(options.runs) == bool(options.sweep):
+        raise CompareError("give runs' folders, or --sweep and a table that sweep.py wrote")
+    if bool(options.into) != bool(options.mark):
+        raise CompareError("--into PAGE and --mark NAME belong together")
+    allowed = set(options.allow_different.replace("all", ",".join(KINDS)).split(",")) - {""}
+    if allowed - set(KINDS):
+        raise CompareError(f"--allow-different {options.allow_different}: write some of {', '.join(KINDS)}, or all")
+    if options.sweep:
+        if options.target is not None:
+            raise CompareError("--target needs runs; a sweep has `target = ` in its file")
+        rows = rows_of_csv(options.sweep, conditions(options.where))
+    else:
+        if options.where:
+            raise CompareError("--where needs --sweep; of runs, give those to compare")
+        rows = rows_of_runs(options.runs, options.target, options.evaluated)
+    if options.format == "csv":
+        text = machine_csv(rows, options.columns, options.baseline, options.speedup, allowed)
+    else:
+        made = make_table(rows, options.columns, options.target, options.baseline, options.speedup, allowed, options.head)
+        text = (latex if options.format == "latex" else markdown)(*made)
+    if options.into:
+        put_into(options.into, options.mark, text)
+    elif options.out:
+        with open(options.out, "w", encoding="utf-8") as file:
+            file.write(text)
+    else:
+        print(text, end="")
+
+
+def refuse(message):
+    print(f"compare.py: {message}; --help shows the options", file=sys.stderr)
+    sys.exit(2)
+
+
+def main():
+    parser = argparse.ArgumentParser(usage="compare.py RUN... | --sweep CSV [options]", description=__doc__.split("\n\n")[0],
+                                     epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="*", metavar="RUN", help="runs' folders or run.h5, also patterns")
+    parser.add_argument("--sweep", metavar="CSV", help="the table of a sweep, instead of runs")
+    parser.add_argument("--where", action="append", default=[], metavar="COLUMN=VALUE", help="only these rows of the sweep")
+    parser.add_argument("--target", type=float, help="quality to reach: top-1, or perplexity")
+    parser.add_argument("--evaluated", default="test", metavar="SET", help="set of /evaluations that counts; default: test")
+    parser.add_argument("--columns", default="", metavar="A,B+C,D=TITLE", help="columns; + joins two, = gives a title")
+    parser.add_argument("--baseline", metavar="NAME", help="variant for the speed-up")
+    parser.add_argument("--speedup", metavar="COLUMN", help="what the speed-up divides; default: target_s, else virtual_s")
+    parser.add_argument("--allow-different", default="", metavar="data,fleet,budget", help="compare unequal runs; or all")
+    parser.add_argument("--format", choices=("markdown", "csv", "latex"), default="markdown")
+    parser.add_argument("--head", default="", help="title of the first column")
+    parser.add_argument("-o", "--out", metavar="FILE", help="file to write; default: print")
+    parser.add_argument("--into", metavar="PAGE", help="write the table into a page, between the lines ...")
+    parser.add_argument("--mark", metavar="NAME", help="... <!-- NAME --> and <!-- end NAME -->")
+    parser.error = refuse
+    try:
+        work(parser.parse_intermixed_args())
+    except (CompareError, RunError, OSError) as error:
+        print(f"compare.py: {error}", file=sys.stderr)
+        sys.exit(getattr(error, "status", 2))
+
+
+if __name__ == "__main__":
+    main()

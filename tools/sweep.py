@@ -1,0 +1,159 @@
+#!/usr/bin/env python3
+"""Runs a grid of variants and seeds, and writes one row for each finished run into a CSV file.
+
+    tools/sweep.py SWEEP.ini
+
+A sweep file names an input file, seeds, and what each variant changes:
+
+    [sweep]
+    input = quickstart.ini              ; beside this file, or below the working directory
+    seeds = 1, 2, 3                     ; or 1-3
+    target = 0.9                        ; optional: the table has the time to this quality
+    run.rounds = 10                     ; an option of every run
+
+    [variant {method.name}]
+    method.name = [fedavg, fedrolex]    ; a list in brackets: one variant for each value
+
+    [variant narrow]
+    method.name = heterofl
+    method.widths = 0.5, 0.25           ; no brackets: one value
+
+The same command goes on after a kill. Finished runs are not run again. A run that fails does not stop the others.
+docs/sweeps.md describes all keys.
+"""
+
+import argparse
+import fcntl
+import os
+import sys
+
+sys.path.append(os.path.dirname(os.path.abspath(__file__)))
+try:
+    from espalier_h5 import RunError
+    from sweep_file import Sweep, SweepError
+    from sweep_jobs import STOPPED, Local, slurm
+    from sweep_rows import is_current, program_commit, quality, resolve, saved_rows, take
+except ModuleNotFoundError as error:
+    print(f"sweep.py needs the Python package {error.name}: start it by .venv/bin/python, or pip install ./tools",
+          file=sys.stderr)
+    sys.exit(2)
+
+EXAMPLES = """examples:
+  tools/sweep.py inputs/sweep.ini                  runs what is not finished
+  tools/sweep.py inputs/sweep.ini --list           shows every run and its state, runs nothing
+  tools/sweep.py inputs/sweep.ini --slurm          writes a job array; submit it, and later --collect its rows
+  tools/compare.py --sweep inputs/sweep.csv        makes a table of the rows"""
+
+
+def lock(sweep):
+    """Keeps a second sweep.py from the same table; the system frees the lock when this process ends in any way."""
+    path = os.path.join(sweep.dir, f".{sweep.stem}.lock")
+    os.makedirs(sweep.dir, exist_ok=True)
+    file = open(path, "w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise SweepError(f"another sweep.py runs {sweep.path} in {sweep.dir}; wait for it, or stop it by Ctrl-C") from None
+    except OSError:
+        pass  # a file system without locks
+    return file
+
+
+def begin(sweep, options, rows):
+    """Finds the state of every cell, and returns the cells to run."""
+    chosen = [cell for cell in sweep.cells if not options.only or any(word in cell.name for word in options.only)]
+    if not chosen:
+        raise SweepError(f"no run has one of the words {', '.join(options.only)} in its name; --list shows the names")
+    resolve(sweep, list(sweep.start_cells.values()))
+    resolve(sweep, sweep.cells)
+    pending = []
+    for cell in chosen:
+        row = rows.get(cell.key)
+        if cell.error:
+            continue
+        if row and is_current(sweep, cell, row) and not (options.same_commit and row.get("commit") != program_commit()):
+            cell.row, cell.state = row, "finished"
+            continue
+        try:
+            if options.list or options.overwrite or options.same_commit:
+                raise RunError("changed since its row was written" if row else "")
+            take(sweep, cell, rows)
+        except RunError as error:
+            cell.state = str(error) if os.path.exists(cell.folder) else "not begun"
+            pending.append(cell)
+    # All variants with the first seed come first, so that an early table is complete.
+    pending.sort(key=lambda cell: [c.seed for c in sweep.cells if c.labels == cell.labels].index(cell.seed))
+    return chosen, pending
+
+
+def show(sweep, cells, rows):
+    """Prints a line for each cell, and what else a reader of the table must know."""
+    width = max(len(" / ".join(cell.labels)) for cell in cells)
+    print(f"\n{'variant':<{width}}  seed  result")
+    for cell in cells:
+        state = f"failed: {cell.error}" if cell.error else cell.state
+        if cell.state == "finished":
+            state = quality(cell.row) or "finished"
+        print(f"{' / '.join(cell.labels):<{width}}  {cell.seed:>4}  {state}")
+    finished = [cell for cell in cells if cell.state == "finished"]
+    failed = [cell for cell in cells if cell.error]
+    print(f"\n{len(finished)} of {len(cells)} runs finished" + (f", {len(failed)} failed" if failed else ""))
+    commits = sorted({cell.row.get("commit", "") for cell in finished} - {""})
+    if len(commits) > 1 or commits not in ([], [program_commit()]):
+        print(f"the rows come from commits {', '.join(commits)}; the program is {program_commit()} (--same-commit runs the "
+              "others again)")
+    outside = [key for key in rows if key not in sweep.order]
+    if outside:
+        print(f"{len(outside)} rows of the table belong to no run of this sweep")
+    if os.path.exists(sweep.csv):
+        print(f"table: {os.path.relpath(sweep.csv)}")
+
+
+def work(options):
+    sweep = Sweep(options.sweep, options.dir)
+    with lock(sweep):
+        options.overwrite |= options.same_commit
+        rows = saved_rows(sweep)
+        cells, pending = begin(sweep, options, rows)
+        if options.slurm:
+            slurm(sweep, pending, options.jobs or sweep.jobs)
+            return 0
+        stopped = False
+        if pending and not options.list and not options.collect:
+            stopped = Local(sweep, rows, options).run(pending)
+        show(sweep, cells, rows)
+        if stopped:
+            print("stopped; the same command goes on")
+            return STOPPED
+        return 1 if any(cell.error for cell in cells) else 0
+
+
+def refuse(message):
+    print(f"sweep.py: {message}; --help shows the options", file=sys.stderr)
+    sys.exit(2)
+
+
+def main():
+    parser = argparse.ArgumentParser(usage="sweep.py SWEEP.ini [WORD...] [options]", description=__doc__.split("\n\n")[0],
+                                     epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sweep", metavar="SWEEP.ini", help="the sweep file; docs/sweeps.md describes it")
+    parser.add_argument("only", nargs="*", metavar="WORD", help="only runs whose name contains one of the words")
+    parser.add_argument("--list", action="store_true", help="show every run and its state; run nothing")
+    parser.add_argument("--slurm", action="store_true", help="write a Slurm job array of the runs that are not finished")
+    parser.add_argument("--collect", action="store_true", help="write the rows of runs that are finished; run nothing")
+    parser.add_argument("--jobs", type=int, default=0, help="runs at once; default: as cores and memory allow")
+    parser.add_argument("--minutes", type=float, default=0, help="begin no run after this time")
+    parser.add_argument("--dir", help="folder of the runs; default: `dir` of the sweep file, or runs")
+    parser.add_argument("--overwrite", action="store_true", help="replace runs of another configuration in these folders")
+    parser.add_argument("--same-commit", action="store_true", help="run again what another commit of the program ran")
+    parser.error = refuse
+    try:
+        status = work(parser.parse_intermixed_args())
+    except (SweepError, RunError, OSError) as error:
+        print(f"sweep.py: {error}", file=sys.stderr)
+        status = getattr(error, "status", 2)
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,185 @@
+"""What the program says about the cells of a sweep before they run, and the row that a finished run has in the CSV file."""
+
+import concurrent.futures
+import csv
+import functools
+import hashlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+
+from espalier_h5 import RunError, configuration_hash, default_config, kind_of, open_run, parse_config, read_rows, summary
+from sweep_file import SweepError
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+
+def cores():
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:
+        return os.cpu_count() or 1
+
+
+@functools.cache
+def program():
+    """The program: $ESPALIER, the one built in this project, or the one on the path."""
+    built = os.path.join(ROOT, "build", "espalier")
+    found = os.environ.get("ESPALIER") or (built if os.path.exists(built) else shutil.which("espalier"))
+    if not found or not os.access(found, os.X_OK):
+        raise RunError(f"there is no program {found or 'espalier'}; build it, or set ESPALIER to it")
+    return found
+
+
+def launcher():
+    """What starts several ranks on this machine: the script of the project, or mpirun if the tools are installed alone."""
+    script = os.path.join(ROOT, "tools", "mpirun.sh")
+    return [script] if os.path.exists(script) else [os.environ.get("MPIRUN", "mpirun"), "--oversubscribe", "--bind-to", "none"]
+
+
+@functools.cache
+def defaults():
+    try:
+        return default_config(program())
+    except subprocess.CalledProcessError as error:
+        raise RunError(f"{program()} does not print its defaults: {error_sentence(error.stderr, error.returncode)}") from None
+
+
+@functools.cache
+def program_commit():
+    done = subprocess.run([program(), "--version"], capture_output=True, text=True)
+    found = re.search(r"\((\w+),", done.stdout)
+    return found[1] if found else "unknown"
+
+
+def error_sentence(stderr, status):
+    lines = [line for line in stderr.splitlines() if line.startswith("error: ")]
+    if lines:
+        return lines[-1].removeprefix("error: ")
+    if status < 0 or status > 128:
+        number = -status if status < 0 else status - 128
+        return f"ended by signal {number}" + (" (out of memory?)" if number == signal.SIGKILL else "")
+    return (stderr.strip().splitlines() or [f"ended with status {status}"])[-1]
+
+
+def resolve(sweep, cells):
+    """Asks the program for the complete input of each cell, and sets its hash or the sentence that refuses it. Cells that
+    differ only in their seed are one question."""
+    defaults()
+    groups = {}
+    for cell in cells:
+        groups.setdefault((cell.input, tuple(cell.options.items())), []).append(cell)
+
+    def ask(group):
+        done = subprocess.run([program(), "run", *group[0].arguments(), "--print-config"], capture_output=True, text=True)
+        for cell in group:
+            if done.returncode != 0:
+                cell.error = error_sentence(done.stderr, done.returncode)
+                continue
+            cell.text = re.sub(r"(?m)^seed = .*$", f"seed = {cell.seed}", done.stdout, count=1)
+            cell.config = configuration_hash(cell.text, defaults())
+            cell.threads = int(parse_config(cell.text).get("run.threads", "1"))
+
+    with concurrent.futures.ThreadPoolExecutor(cores()) as pool:
+        list(pool.map(ask, groups.values()))
+    for cell in cells:
+        start = sweep.start_cells.get(cell.start)
+        if start and cell.config:
+            cell.error = f"its start {cell.start} is refused: {start.error}" if start.error else None
+            cell.config = with_start(cell.config, start)
+
+
+def with_start(config, start):
+    """The hash of a run that begins with the model of another run."""
+    return hashlib.sha256((config + start.config).encode()).hexdigest()[:12] if start.config else None
+
+
+def saved_rows(sweep):
+    if not os.path.exists(sweep.csv):
+        return {}
+    rows = read_rows(sweep.csv)
+    for name in (*sweep.names, "seed", "config") if rows else ():
+        if name not in rows[0]:
+            raise SweepError(f"{sweep.csv} has no column {name}, so it is not the table of {sweep.path}; write another `csv = `")
+    return {tuple(row[name] for name in (*sweep.names, "seed")): row for row in rows}
+
+
+def option_columns(sweep):
+    """Options that have a column of their own: those in brackets, and those that make runs unequal in data, fleet or budget."""
+    found = dict.fromkeys(key for cell in sweep.cells for key in cell.varied)
+    configs = [parse_config(cell.text) for cell in sweep.cells if cell.text]
+    for key in dict.fromkeys(key for config in configs for key in config):
+        if kind_of(key) and len({config.get(key, "") for config in configs}) > 1:
+            found[key] = None
+    return list(found)
+
+
+def is_current(sweep, cell, row):
+    """Whether a row is of this configuration and of this target. A table with `columns` of its own need not have the target."""
+    target = "" if cell.target is None else written(cell.target)
+    is_same_target = row.get("target", target if sweep.columns else "") == target
+    return row["config"] == cell.config and is_same_target
+
+
+def written(value):
+    return f"{value:.9g}"
+
+
+def save(sweep, rows):
+    """Writes the rows in the order of the cells. Rows of cells that the sweep no longer has stay, at the end."""
+    ordered = sorted(rows.items(), key=lambda item: (sweep.order.get(item[0], len(sweep.order)), item[0]))
+    known = {cell.key: parse_config(cell.text) for cell in sweep.cells if cell.text}
+    options = option_columns(sweep)
+    for key, row in ordered:
+        row.update({name: known[key].get(name, "") for name in options if key in known})
+    fixed = (*sweep.names, "seed", *options)
+    figures = [name for _, row in ordered for name in row if name not in fixed and name not in ("config", "commit")]
+    columns = sweep.columns or [*fixed, *dict.fromkeys(figures), "config", "commit"]
+    os.makedirs(os.path.dirname(sweep.csv), exist_ok=True)
+    with open(sweep.csv + ".tmp", "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns, restval="", extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(row for _, row in ordered)
+    os.replace(sweep.csv + ".tmp", sweep.csv)
+
+
+def row_of(sweep, cell):
+    """The row of a finished run. Raises RunError if there is none in the cell's folder."""
+    run = open_run(cell.folder)
+    text = re.sub(r"(?m)^init = .*$", "init =", run.config_text) if cell.start else run.config_text
+    config = configuration_hash(text, defaults())
+    if cell.start:
+        config = with_start(config, sweep.start_cells[cell.start])
+    if not run.is_finished:
+        raise RunError(f"unfinished, {len(run.rounds['round'])} rounds")
+    if config != cell.config:
+        raise RunError(f"{cell.folder} holds a run of another configuration; --overwrite replaces it")
+    figures = summary(run, cell.target, cell.evaluated)
+    if cell.target is not None:
+        figures = {"target": cell.target, **figures}
+    labels = dict(zip(sweep.names, cell.labels))
+    if sweep.measure:
+        try:
+            figures.update(sweep.measure(run, labels))
+        except Exception as error:  # the user's own code
+            raise RunError(f"measure failed: {type(error).__name__}: {error}") from None
+    texts = {name: written(value) for name, value in figures.items()}
+    return {**labels, "seed": str(cell.seed), **texts, "config": cell.config,
+            "commit": run.attributes.get("git_sha", "unknown")}
+
+
+def take(sweep, cell, rows):
+    """Adds the row of a cell whose run is finished."""
+    cell.row = rows[cell.key] = row_of(sweep, cell)
+    cell.state = "finished"
+    save(sweep, rows)
+
+
+def quality(row):
+    """The final quality of a row in words: the first figure that it has."""
+    for name in ("perplexity", "top1", "server_top1"):
+        if row and row.get(name, "nan") not in ("nan", ""):
+            return f"{name.replace('_', ' ')} {float(row[name]):.4g}"
+    return ""
