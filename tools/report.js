@@ -14,14 +14,14 @@
   data.tasks.forEach((task) => lanes[task[LANE_OF]].push(task));
   let from = 0, to = data.tasks.length > 400 ? firstRounds() : end, left = 0, width = 0;
 
-  const unit = (span) => [["days", 86400], ["h", 3600], ["min", 60], ["s", 1], ["ms", 1e-3]].find((u) => span >= 3 * u[1]) || ["ms", 1e-3];
+  const unit = (span) => [["days", 172800, 86400], ["h", 7200, 3600], ["min", 180, 60], ["s", 0.5, 1]].find((u) => span >= u[1]) || ["ms", 0, 1e-3];
   const place = (t) => left + (t - from) / (to - from) * (width - left - 10);
   const time = (x) => from + (x - left) / (width - left - 10) * (to - from);
   const words = (t) => t >= 100 ? t.toFixed(1) + " s" : t >= 0.1 ? t.toFixed(3) + " s" : (t * 1e3).toFixed(2) + " ms";
   const escaped = (text) => text.replace(/[&<>"]/g, (c) => "&#" + c.charCodeAt(0) + ";");
 
   function axis(height) {
-    const [name, length] = unit(to - from);
+    const [name, , length] = unit(to - from);
     const low = from / length, high = to / length, wanted = Math.max(2, Math.floor(width / 110));
     let step = 10 ** Math.floor(Math.log10((high - low) / wanted));
     step *= [1, 2, 5, 10].find((m) => (high - low) / (step * m) <= wanted);

@@ -28,6 +28,7 @@ EXAMPLES = """examples:
   tools/report.py runs/large --clients 200           more rows in the chart and in the table"""
 OUTCOMES = ("merged", "dropped_stale", "out_of_memory", "crashed", "rejected", "unavailable", "unfinished")
 MAX_TASKS = 20000  # in the chart; more make the page slow
+WIDE = {True: ' class="wide"', False: ' class="wide empty"'}
 HERE = os.path.dirname(os.path.abspath(__file__))
 
 
@@ -79,7 +80,7 @@ def limits(arrays, from_zero):
     if from_zero:
         low, high = min(low, 0.0), max(high, 0.0)
     if high == low:
-        return low - (0.0 if from_zero else 0.5), high + (abs(high) or 1.0) * 0.5
+        return low - (0.0 if from_zero else 0.5), high + (0.5 * abs(high) or 1.0)
     pad = 0.05 * (high - low)
     return (low if from_zero and low == 0 else low - pad), high + pad
 
@@ -157,6 +158,7 @@ def curves(run):
               "updates for each parameter", True),
         curve("Traffic, in sum", label, [("down", 1, False, x, np.cumsum(rounds["bytes_down"]) * mega),
                                          ("up", 2, True, x, np.cumsum(rounds["bytes_up"]) * mega)], "MB", True),
+        curve("Largest memory of a client", label, [("peak", 1, False, x, rounds["peak_client_bytes"] * mega)], "MB", True),
         curve("Time on this machine", label, [("wall time", 1, False, x, rounds["wall_time_s"])], "s", True),
     ]
     return f'<div class="curves">{"".join(pictures)}</div>'
@@ -250,7 +252,9 @@ def client_rows(run, max_clients):
         rows, device = by_client[c], str(clients["device"][place[c]])
         outcomes = tasks["outcome"][rows]
         merged = outcomes == "merged"
-        busy = sum(np.nan_to_num(tasks[p][rows]).sum() for p in ("download_s", "compute_s", "upload_s"))
+        finished = tasks["sent_s"][rows] + sum(np.nan_to_num(tasks[p][rows]) for p in ("download_s", "compute_s", "upload_s"))
+        finished = np.minimum(np.minimum(finished, tasks["finished_s"][rows]), end)  # a crash ends a task early
+        busy = np.maximum(finished - tasks["sent_s"][rows], 0).sum()
         peak, cap = tasks["peak_bytes"][rows].max(initial=0), clients["memory_bytes"][place[c]]
         reasons = []
         for outcome in OUTCOMES[1:-1]:
@@ -281,8 +285,8 @@ def outcome_table(run, max_clients):
         cells = [("client", f'<b>{row["client"]}</b>'), ("device", escaped(row["device"])), ("samples", number(row["samples"])),
                  ("tasks", number(row["tasks"])), ("merged", number(row["merged"])), ("staleness", number(row["staleness"], 3)),
                  ("busy", f'{100 * row["busy"]:.0f} %'), ("peak memory", f'<span class="meter" style="--share:{share:.3f}"></span>{peak}'),
-                 ("not merged", why or '<span class="quiet">–</span>')]
-        lines.append("<tr>" + "".join(f'<td data-label="{label}"{" class=wide" if label == "not merged" else ""}><div>{cell}</div></td>'
+                 ("not merged", why)]
+        lines.append("<tr>" + "".join(f'<td data-label="{label}"{WIDE.get(bool(cell), "") if label == "not merged" else ""}><div>{cell}</div></td>'
                                       for label, cell in cells) + "</tr>")
     head = "".join(f"<th>{label}</th>" for label in
                    ("client", "device", "samples", "tasks", "merged", "staleness", "busy", "peak memory", "not merged, and why"))
@@ -304,13 +308,13 @@ def facts(run):
     config, tasks, clients = run.config, run.tasks, run.clients
 
     def given(*options):
-        return ", ".join(f"{escaped(o)} {escaped(config[o])}" for o in options if config.get(o) not in (None, "", "0"))
+        return ", ".join(f"{escaped(o)} {escaped(config[o])}" for o in options if config.get(o) not in (None, "", "0", "-1"))
 
     rules = [f"{part} {config[f'method.{part}']}" for part in ("submodel", "window", "merge", "objective", "search")
              if config.get(f"method.{part}")]
     full = tasks["parameters"].max(initial=0)
     per_round = config.get("clients.per_round", "0")
-    work = f"{config['train.steps']} steps" if config.get("train.steps", "0") != "0" else f"{config.get('train.epochs', '?')} epochs"
+    work = f"{config['train.steps']} steps" if config.get("train.steps", "0") != "0" else f"{config.get('train.epochs', '?')} epochs".replace("1 epochs", "1 epoch")
     attributes = run.attributes
     pairs = [
         ("Method", f"<b>{escaped(config.get('method.name', '?'))}</b>" + (f" with {escaped(', '.join(rules))}" if rules else "")),
@@ -366,9 +370,11 @@ def tiles(run):
         shown.append(("virtual time", duration(rounds["virtual_time_s"][-1]), f"{duration(rounds['wall_time_s'][-1])} on this machine"))
         shown.append(("traffic", size(rounds["bytes_down"].sum() + rounds["bytes_up"].sum()),
                       f"{size(rounds['bytes_down'].sum())} down, {size(rounds['bytes_up'].sum())} up"))
-        used = rounds["utilisation"][np.isfinite(rounds["utilisation"])]
-        if len(used):
-            shown.append(("utilisation", f"{100 * used.mean():.0f} %", "mean over the rounds"))
+        spans = np.diff(rounds["virtual_time_s"], prepend=0.0)
+        counted = np.isfinite(rounds["utilisation"]) & (spans > 0)
+        if counted.any():
+            used = np.average(rounds["utilisation"][counted], weights=spans[counted])
+            shown.append(("utilisation", f"{100 * used:.0f} %", "of the clients' time"))
     outcomes = run.tasks["outcome"]
     failed = int(np.isin(outcomes, FAILURES).sum())
     shown.append(("failed tasks", number(failed), f"of {number(len(outcomes))}"))
