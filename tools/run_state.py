@@ -14,7 +14,7 @@ import time
 
 import numpy as np
 
-from espalier_h5 import RunError, open_run
+from espalier_h5 import RunError, open_run, run_file
 
 FAILURES = ("out_of_memory", "crashed", "rejected", "unavailable")
 PATIENCE_S = 10.0  # a run that starts or resumes has no readable file for a moment
@@ -99,16 +99,17 @@ def warnings_of(path):
 def watch(path, every_s=1.0, always=False):
     """Yields (Run, State): at once, then each time that the file has grown (`always`: every `every_s` seconds), and a last time
     with the state that is_over. Raises RunError if `path` is no run, or no longer one."""
-    seen, failed_since = None, None
+    seen, failed_since, run, stamp = None, None, None, None
     while True:
         state = state_of(path)  # before the file, so that a finished run is read to its end
+        before = stamp_of(path)
         try:
-            run = open_run(path)
+            if run is None or before != stamp:
+                run, stamp = open_run(path), before
             failed_since = None
         except RunError:
             failed_since = failed_since or time.monotonic()
-            is_young = folder_of(path) and os.path.exists(os.path.join(folder_of(path), "LOCK"))
-            if state.is_over and not is_young or time.monotonic() - failed_since > PATIENCE_S:
+            if state.is_over or time.monotonic() - failed_since > PATIENCE_S:
                 raise
             time.sleep(every_s)
             continue
@@ -119,6 +120,15 @@ def watch(path, every_s=1.0, always=False):
         if state.is_over:
             return
         time.sleep(every_s)
+
+
+def stamp_of(path):
+    """Time of the last change and size of the run file; None if there is none."""
+    try:
+        found = os.stat(run_file(path))
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size
 
 
 def quality_of(run):

@@ -410,7 +410,20 @@ def beside(run, name):
 
 
 def export(options):
-    """Exports the run, with --follow until it is over; returns (where to, State)."""
+    """Exports the run, with --follow until it is over; returns (where to, State). An error of an optional package is a
+    TrackError with the first sentence of its message."""
+    try:
+        return send(options)
+    except (RunError, TrackError, OSError):
+        raise
+    except Exception as error:
+        if options.to not in ("mlflow", "wandb", "trackio"):
+            raise
+        text = " ".join(str(error).split()) or type(error).__name__
+        raise TrackError(f"{options.to} refused the export: {text.split('. ')[0]}") from None
+
+
+def send(options):
     target = None
     try:
         watched = watch(options.run, options.every)
