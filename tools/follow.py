@@ -140,7 +140,7 @@ def screen(run, state, width, height, signs, age_s):
     config, rounds = run.config, run.rounds
     done, total = len(rounds["round"]), total_rounds(run)
     lines = [f"{run.name}: {config.get('method.name', '?')}, {config.get('model.name', '?')} on {config.get('data.name', '?')}, "
-             f"{len(run.clients['client'])} clients ({config.get('clients.fleet') or 'one class'})"]
+             f"{config.get('clients.count', '?')} clients ({config.get('clients.fleet') or 'one class'})"]
     quiet = f"; its file grew {duration(age_s)} ago" if not state.is_over and age_s >= 30 else ""
     lines.append(state.text + quiet)
     share = min(1.0, done / total) if total else 0.0
