@@ -49,7 +49,7 @@ class FollowTest(ProgramTest):
     def begin_run(self, *settings):
         """Starts a run; returns (job, its folder) when its file is there."""
         run = self.path("runs", "failing")
-        job = self.begin(self.command("run", self.input, *settings))
+        job = self.begin(self.command("run", self.input, "-q", *settings))  # a full pipe would stop it
         while job.poll() is None and not os.path.exists(os.path.join(run, "run.h5")):
             time.sleep(0.02)
         return job, run
@@ -95,7 +95,7 @@ class Pipe(FollowTest):
         done = finish(following, 60)
         self.assertEqual(done.returncode, 85, done.stderr)
         self.assertRegex(done.stdout.splitlines()[-1], r"^stopped at version \d+ of 1000000")
-        job = self.begin(self.command("run", self.input, "--run.rounds=1000000"))
+        job = self.begin(self.command("run", self.input, "-q", "--run.rounds=1000000"))
         while job.poll() is None and not os.path.exists(os.path.join(run, "LOCK")):
             time.sleep(0.02)
         time.sleep(1)

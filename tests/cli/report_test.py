@@ -118,7 +118,7 @@ class Unusual(ReportTest):
 
     def test_a_run_being_written(self):
         run = self.path("runs", "failing")
-        job = self.begin(self.command("run", self.input, "--run.rounds=1000000", "--wall=00:00:06", "--checkpoint.every=1000"))
+        job = self.begin(self.command("run", self.input, "-q", "--run.rounds=1000000", "--wall=00:00:06", "--checkpoint.every=1000"))
         try:
             while job.poll() is None and not os.path.exists(os.path.join(run, "run.h5")):
                 pass

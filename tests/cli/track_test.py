@@ -252,7 +252,7 @@ class Trace(TrackTest):
 class Follow(TrackTest):
     def test_a_run_that_goes_on(self):
         run = self.path("runs", "failing")
-        job = self.begin(self.command("run", self.input, "--run.rounds=150", "--checkpoint.every=50"))
+        job = self.begin(self.command("run", self.input, "-q", "--run.rounds=150", "--checkpoint.every=50"))
         while job.poll() is None and not os.path.exists(os.path.join(run, "run.h5")):
             time.sleep(0.02)
         jobs = [self.begin([sys.executable, TRACK, run, "--to", to, "--follow", "--every", "0.1", "-o", self.path(to)])
@@ -271,7 +271,7 @@ class Follow(TrackTest):
 
     def test_a_run_that_is_killed(self):
         run = self.path("runs", "failing")
-        job = self.begin(self.command("run", self.input, "--run.rounds=1000000", "--checkpoint.every=1000000"))
+        job = self.begin(self.command("run", self.input, "-q", "--run.rounds=1000000", "--checkpoint.every=1000000"))
         while job.poll() is None and not os.path.exists(os.path.join(run, "run.h5")):
             time.sleep(0.02)
         tracking = self.begin([sys.executable, TRACK, run, "--to", "csv", "--follow", "--every", "0.1"])
