@@ -17,7 +17,7 @@ import numpy as np
 
 sys.path.append(os.path.dirname(os.path.abspath(__file__)))
 from espalier_h5 import RunError, run_file
-from run_state import FAILURES, Parser, duration, quality_of, state_of, watch
+from run_state import DAMAGE, FAILURES, Parser, damage, duration, quality_of, state_of, watch
 
 EXAMPLES = """examples:
   tools/follow.py runs/quickstart
@@ -216,6 +216,9 @@ def main():
         state = follow(options.run, options.every, options.once, sys.stdout)
     except RunError as error:
         print(f"follow.py: {error}", file=sys.stderr)
+        return 3
+    except DAMAGE as error:
+        print(f"follow.py: {damage(options.run, error)}", file=sys.stderr)
         return 3
     except BrokenPipeError:  # such as `follow.py RUN | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

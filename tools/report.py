@@ -20,7 +20,7 @@ import numpy as np
 
 sys.path.append(os.path.dirname(os.path.abspath(__file__)))
 from espalier_h5 import RunError, open_run
-from run_state import FAILURES, Parser, duration, folder_of, quality_of, state_of, warnings_of
+from run_state import DAMAGE, FAILURES, Parser, damage, duration, folder_of, quality_of, state_of, warnings_of
 
 EXAMPLES = """examples:
   tools/report.py runs/quickstart
@@ -87,7 +87,7 @@ def limits(arrays, from_zero):
 
 def curve(title, x_label, series, y_label="", from_zero=False):
     """A <figure> of lines. `series` holds (label, colour number, dashed, xs, ys). "" if there is no finite value."""
-    series = [(label, colour, dashed, np.asarray(xs, float), np.asarray(ys, float)) for label, colour, dashed, xs, ys in series]
+    series = [(label, colour, dashed, *every_few(np.asarray(xs, float), np.asarray(ys, float))) for label, colour, dashed, xs, ys in series]
     series = [s for s in series if np.isfinite(s[4]).any()]
     if not series:
         return ""
@@ -126,6 +126,23 @@ def curve(title, x_label, series, y_label="", from_zero=False):
             f"</figure>")
 
 
+def thinned(xs, columns, most=75):
+    """Blocks of consecutive rounds instead of more than twice `most` rounds: (number of rounds in a block, the x at the end of
+    each, the values of each column). `columns` holds (values, function of a block)."""
+    block = -(-len(xs) // most) if len(xs) > 2 * most else 1
+    starts = range(0, len(xs), block)
+    ends = np.array([xs[min(i + block, len(xs)) - 1] for i in starts])
+    return block, ends, [np.array([reduce(values[i:i + block]) for i in starts]) for values, reduce in columns]
+
+
+def every_few(xs, ys, most=1500):
+    """At most about `most` points of a curve, the last one included."""
+    if len(xs) <= most:
+        return xs, ys
+    chosen = np.unique(np.linspace(0, len(xs) - 1, most).astype(int))
+    return xs[chosen], ys[chosen]
+
+
 def curves(run):
     """All curves of a run, as HTML."""
     rounds, seen = run.rounds, run.evaluations
@@ -144,24 +161,32 @@ def curves(run):
                 for i, s in enumerate(sets)]
 
     mega = 1e-6
+    block, ends, (merged, stale, lost, age, oldest, used, holders, fewest) = thinned(x, [
+        (rounds["updates_merged"], np.mean), (rounds["updates_stale"], np.mean), (rounds["updates_dropped"], np.mean),
+        (rounds["staleness_mean"], np.mean), (rounds["staleness_max"], np.max), (100 * rounds["utilisation"], np.mean),
+        (rounds["coverage_mean"], np.mean), (rounds["coverage_min"], np.min)])
+    over = f"; over {block} rounds each" if block > 1 else ""
     pictures = [
         curve("Perplexity" if column == "perplexity" else "Accuracy", label, of_sets(column),
               "" if column == "perplexity" else "top-1, share of samples"),
         curve("Loss", label, of_sets("loss") + [("training", 2, True, x, rounds["train_loss"])]),
-        curve("Updates in each round", label, [
-            ("merged", 1, False, x, rounds["updates_merged"]), ("of them stale", 2, False, x, rounds["updates_stale"]),
-            ("lost", 4, True, x, rounds["updates_dropped"])], "updates", True),
-        curve("Staleness", label, [("mean", 1, False, x, rounds["staleness_mean"]), ("maximum", 2, True, x, rounds["staleness_max"])],
-              "versions", True),
-        curve("Utilisation", label, [("clients at work", 1, False, x, 100 * rounds["utilisation"])], "% of their time", True),
-        curve("Coverage", label, [("mean", 1, False, x, rounds["coverage_mean"]), ("minimum", 2, True, x, rounds["coverage_min"])],
-              "updates for each parameter", True),
+        curve("Updates in a round", label, [("merged", 1, False, ends, merged), ("of them stale", 2, False, ends, stale),
+                                            ("lost", 4, True, ends, lost)], "updates" + over, True),
+        curve("Staleness", label, [("mean", 1, False, ends, age), ("maximum", 2, True, ends, oldest)], "versions" + over, True),
+        curve("Utilisation", label, [("clients at work", 1, False, ends, used)], "% of their time" + over, True),
+        curve("Coverage", label, [("mean", 1, False, ends, holders), ("minimum", 2, True, ends, fewest)],
+              "updates for each parameter" + over, True),
         curve("Traffic, in sum", label, [("down", 1, False, x, np.cumsum(rounds["bytes_down"]) * mega),
                                          ("up", 2, True, x, np.cumsum(rounds["bytes_up"]) * mega)], "MB", True),
         curve("Largest memory of a client", label, [("peak", 1, False, x, rounds["peak_client_bytes"] * mega)], "MB", True),
         curve("Time on this machine", label, [("wall time", 1, False, x, rounds["wall_time_s"])], "s", True),
     ]
     return f'<div class="curves">{"".join(pictures)}</div>'
+
+
+def outcomes_of(run):
+    """All outcomes; those that a newer program may have come last."""
+    return list(dict.fromkeys([*OUTCOMES, *run.tasks["outcome"].tolist()]))
 
 
 def chart_data(run, max_clients):
@@ -174,6 +199,7 @@ def chart_data(run, max_clients):
     rows = [i for i in np.argsort(tasks["sent_s"], kind="stable").tolist() if int(tasks["client"][i]) in lane]
     shown = rows[:MAX_TASKS]
     devices = dict(zip(clients, run.clients["device"].tolist()))
+    outcomes = outcomes_of(run)
 
     def seconds(value):
         return float(f"{value:.9g}") if np.isfinite(value) else 0
@@ -185,11 +211,11 @@ def chart_data(run, max_clients):
         for part in ("download_s", "compute_s", "upload_s"):
             ends.append(min(ends[-1] + np.nan_to_num(tasks[part][i]), finish))
         listed.append([lane[int(tasks["client"][i])], int(tasks["task"][i]), *map(seconds, ends), seconds(finish),
-                       OUTCOMES.index(str(tasks["outcome"][i])), int(tasks["merged_version"][i]), int(tasks["staleness"][i]),
+                       outcomes.index(str(tasks["outcome"][i])), int(tasks["merged_version"][i]), int(tasks["staleness"][i]),
                        int(tasks["rank"][i])])
     return {
-        "clients": [[int(c), str(devices[c])] for c in chosen], "tasks": listed, "outcomes": OUTCOMES,
-        "failed": [OUTCOMES.index(o) for o in FAILURES], "merges": [seconds(t) for t in run.rounds["virtual_time_s"]],
+        "clients": [[int(c), str(devices[c])] for c in chosen], "tasks": listed, "outcomes": outcomes,
+        "failed": [outcomes.index(o) for o in FAILURES], "merges": [seconds(t) for t in run.rounds["virtual_time_s"]],
         "end": seconds(max(run.rounds["virtual_time_s"].max(initial=0), tasks["finished_s"].max(initial=0))),
         "note": left_out(len(chosen), len(clients), len(shown), len(rows)),
     }
@@ -233,7 +259,7 @@ def reason(run, outcome, rows, device):
         late = tasks["staleness"][rows]
         age = f"{late.min()}" if late.min() == late.max() else f"{late.min()} to {late.max()}"
         return f"The update was too stale: {age} versions old, and window.max_staleness is {config.get('window.max_staleness', '?')}."
-    return "The run ended before the update came."
+    return ""
 
 
 def client_rows(run, max_clients):
@@ -257,7 +283,9 @@ def client_rows(run, max_clients):
         busy = np.maximum(finished - tasks["sent_s"][rows], 0).sum()
         peak, cap = tasks["peak_bytes"][rows].max(initial=0), clients["memory_bytes"][place[c]]
         reasons = []
-        for outcome in OUTCOMES[1:-1]:
+        for outcome in outcomes_of(run)[1:]:
+            if outcome == "unfinished":
+                continue
             found = rows[outcomes == outcome]
             if len(found):
                 reasons.append((outcome, len(found), reason(run, outcome, found, device)))
@@ -296,7 +324,7 @@ def outcome_table(run, max_clients):
 
 def outcome_totals(run):
     outcomes = run.tasks["outcome"]
-    counted = [(o, int((outcomes == o).sum())) for o in OUTCOMES]
+    counted = [(o, int((outcomes == o).sum())) for o in outcomes_of(run)]
     if len(outcomes) == 0:
         return '<p class="none">No task is recorded yet.</p>'
     told = ", ".join(f"<b>{number(count)}</b> {o.replace('_', ' ')}" for o, count in counted if count)
@@ -393,7 +421,7 @@ def command(run, path):
 
 def repeat(run, path):
     text = run.attributes.get("config", "")
-    link = "data:text/plain;charset=utf-8," + urllib.parse.quote(text)
+    link = "data:text/plain;charset=utf-8," + urllib.parse.quote(text, errors="replace")
     same = {"virtual": "It gives the same values, on any number of ranks.",
             "paced": "It gives the same values if the machine keeps up.",
             "measured": "The clock is measured, so times and with them the results differ a little."}
@@ -451,7 +479,7 @@ CHART = """<div id="chart" tabindex="0" aria-label="what each client did when; a
 def write(path, text):
     """Writes a file as a whole, so that a reader never sees a part of it."""
     try:
-        with open(path + ".tmp", "w", encoding="utf-8") as file:
+        with open(path + ".tmp", "w", encoding="utf-8", errors="replace") as file:
             file.write(text)
         os.replace(path + ".tmp", path)
     except OSError as error:
@@ -474,6 +502,9 @@ def main():
         write(out, page(run, options.run, state, options.clients))
     except RunError as error:
         print(f"report.py: {error}", file=sys.stderr)
+        return 3
+    except DAMAGE as error:
+        print(f"report.py: {damage(options.run, error)}", file=sys.stderr)
         return 3
     print(out)
     return 0

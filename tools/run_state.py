@@ -20,6 +20,15 @@ FAILURES = ("out_of_memory", "crashed", "rejected", "unavailable")
 PATIENCE_S = 10.0  # a run that starts or resumes has no readable file for a moment
 
 
+# What odd values of a damaged file can raise in a tool.
+DAMAGE = (LookupError, ArithmeticError, ValueError)
+
+
+def damage(path, error):
+    """One sentence about a file that could be read, but whose values make no sense."""
+    return f"{run_file(path)} seems to be damaged: {type(error).__name__} {' '.join(str(error).split())}"
+
+
 class Parser(argparse.ArgumentParser):
     """An argparse parser whose errors are one sentence on stderr, with status 2."""
 

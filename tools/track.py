@@ -21,7 +21,7 @@ import numpy as np
 
 sys.path.append(os.path.dirname(os.path.abspath(__file__)))
 from espalier_h5 import RunError
-from run_state import FAILURES, Parser, state_of, watch
+from run_state import DAMAGE, FAILURES, Parser, damage, state_of, watch
 
 EXAMPLES = """examples:
   tools/track.py runs/quickstart --to csv              one file for each table, in runs/quickstart/csv
@@ -145,7 +145,7 @@ def varint(value):
 
 def field(number, data):
     """A protobuf field of bytes, text or a message."""
-    data = data.encode() if isinstance(data, str) else data
+    data = data.encode(errors="replace") if isinstance(data, str) else data
     return varint(number << 3 | 2) + varint(len(data)) + data
 
 
@@ -257,7 +257,7 @@ class Csv:
         self.write("columns.csv", [("table", "column", "unit"), *((*name.rsplit("/", 1), unit) for name, unit in run.units.items())])
 
     def write(self, name, rows, mode="w"):
-        with open(os.path.join(self.path, name), mode, newline="", encoding="utf-8") as file:
+        with open(os.path.join(self.path, name), mode, newline="", encoding="utf-8", errors="replace") as file:
             csv.writer(file).writerows(rows)
 
     def update(self, run):
@@ -414,7 +414,7 @@ def export(options):
     TrackError with the first sentence of its message."""
     try:
         return send(options)
-    except (RunError, TrackError, OSError):
+    except (RunError, TrackError):
         raise
     except Exception as error:
         if options.to not in ("mlflow", "wandb", "trackio"):
@@ -455,6 +455,9 @@ def main():
     except (RunError, TrackError) as error:
         print(f"track.py: {error}", file=sys.stderr)
         return 3 if isinstance(error, RunError) else 2
+    except DAMAGE as error:
+        print(f"track.py: {damage(options.run, error)}", file=sys.stderr)
+        return 3
     except OSError as error:
         print(f"track.py: the export cannot be written: {error}", file=sys.stderr)
         return 3
