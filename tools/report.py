@@ -175,7 +175,7 @@ def curves(run):
         curve("Staleness", label, [("mean", 1, False, ends, age), ("maximum", 2, True, ends, oldest)], "versions" + over, True),
         curve("Utilisation", label, [("clients at work", 1, False, ends, used)], "% of their time" + over, True),
         curve("Coverage", label, [("mean", 1, False, ends, holders), ("minimum", 2, True, ends, fewest)],
-              "updates for each parameter" + over, True),
+              "updates per parameter" + over, True),
         curve("Traffic, in sum", label, [("down", 1, False, x, np.cumsum(rounds["bytes_down"]) * mega),
                                          ("up", 2, True, x, np.cumsum(rounds["bytes_up"]) * mega)], "MB", True),
         curve("Largest memory of a client", label, [("peak", 1, False, x, rounds["peak_client_bytes"] * mega)], "MB", True),
