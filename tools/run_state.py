@@ -1,0 +1,165 @@
+"""How far a run is: functions that report.py, track.py and follow.py share.
+
+    for run, state in watch("runs/quickstart"):      # each time that the file has grown, until the run is done
+        print(state.kind, len(run.rounds["round"]))
+
+`state_of` needs only the files of the run's folder, so it also works for a run on another computer of a cluster.
+"""
+
+import argparse
+import os
+import socket
+import sys
+import time
+
+import numpy as np
+
+from espalier_h5 import RunError, open_run, run_file
+
+FAILURES = ("out_of_memory", "crashed", "rejected", "unavailable")
+PATIENCE_S = 10.0  # a run that starts or resumes has no readable file for a moment
+
+
+# What odd values of a damaged file can raise in a tool.
+DAMAGE = (LookupError, ArithmeticError, ValueError)
+
+
+def damage(path, error):
+    """One sentence about a file that could be read, but whose values make no sense."""
+    return f"{run_file(path)} seems to be damaged: {type(error).__name__} {' '.join(str(error).split())}"
+
+
+class Parser(argparse.ArgumentParser):
+    """An argparse parser whose errors are one sentence on stderr, with status 2."""
+
+    def error(self, message):
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+class State:
+    """`kind`: "done", "running", "stopped" (resumes when it is started again) or "killed" (likewise); `text`: one sentence."""
+
+    def __init__(self, kind, text):
+        self.kind, self.text = kind, text
+
+    @property
+    def is_over(self):
+        return self.kind != "running"
+
+
+def folder_of(path):
+    """The run's folder, for its folder or its run.h5; None for a run file under another name, which is a copy."""
+    if os.path.isdir(path):
+        return path
+    folder, name = os.path.split(os.path.abspath(path))
+    return folder if name == "run.h5" else None
+
+
+def state_of(path):
+    """The State of a run's folder or file."""
+    folder = folder_of(path)
+    if folder is None:
+        return State("done", "a copy of a run file, which does not grow")
+    done = read_text(os.path.join(folder, "DONE"))
+    if done:
+        return State("done", done.strip())
+    owner = read_text(os.path.join(folder, "LOCK")).split()
+    if len(owner) >= 3:
+        host, pid, started = owner[:3]
+        if host != socket.gethostname():
+            return State("running", f"running on {host}")
+        if start_of_process(pid) == started:
+            return State("running", "running on this machine")
+        return State("killed", "killed before its end; start it again to go on")
+    if os.path.exists(os.path.join(folder, "LOCK")):
+        return State("running", "starting")
+    stops = [line for line in log_lines(folder) if line.startswith("stopped at ")]
+    return State("stopped", stops[-1] if stops else "not finished; start it again to go on")
+
+
+def start_of_process(pid):
+    """When a process of this machine started, as in the LOCK file; "" if there is none."""
+    fields = read_text(f"/proc/{pid}/stat").rpartition(")")[2].split()
+    return fields[19] if len(fields) > 19 else ""
+
+
+def read_text(path):
+    """The text of a file; "" if it cannot be read."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read()
+    except OSError:
+        return ""
+
+
+def log_lines(path):
+    """The lines of log.txt without their times; [] if there is no log.txt beside the run file."""
+    folder = folder_of(path)
+    text = read_text(os.path.join(folder, "log.txt")) if folder else ""
+    return [line.partition(" ")[2] for line in text.splitlines()]
+
+
+def warnings_of(path):
+    """The warnings of log.txt, each once, in their order."""
+    mark = "warning: "
+    return list(dict.fromkeys(line[len(mark):] for line in log_lines(path) if line.startswith(mark)))
+
+
+def watch(path, every_s=1.0, always=False):
+    """Yields (Run, State): at once, then each time that the file has grown (`always`: every `every_s` seconds), and a last time
+    with the state that is_over. Raises RunError if `path` is no run, or no longer one."""
+    seen, failed_since, run, stamp = None, None, None, None
+    while True:
+        state = state_of(path)  # before the file, so that a finished run is read to its end
+        before = stamp_of(path)
+        try:
+            if run is None or before != stamp:
+                run, stamp = open_run(path), before
+            failed_since = None
+        except RunError:
+            failed_since = failed_since or time.monotonic()
+            if state.is_over or time.monotonic() - failed_since > PATIENCE_S:
+                raise
+            time.sleep(every_s)
+            continue
+        rows = len(run.rounds["round"]), len(run.tasks["task"]), len(run.evaluations["version"])
+        if always or rows != seen or state.is_over:
+            seen = rows
+            yield run, state
+        if state.is_over:
+            return
+        time.sleep(every_s)
+
+
+def stamp_of(path):
+    """Time of the last change and size of the run file; None if there is none."""
+    try:
+        found = os.stat(run_file(path))
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size
+
+
+def quality_of(run):
+    """(name, versions, values) of the evaluations on the test set; the name is "perplexity" for language models, else "top-1"."""
+    seen = run.evaluations
+    chosen = seen["set"] == "test"
+    if not chosen.any() and len(chosen):
+        chosen = seen["set"] == seen["set"][0]
+    perplexity = seen.get("perplexity", np.full(len(chosen), np.nan))[chosen]
+    top1 = seen.get("top1", np.full(len(chosen), np.nan))[chosen]
+    is_language = bool(np.isfinite(perplexity).any()) and not np.isfinite(top1).any()
+    return ("perplexity", seen["version"][chosen], perplexity) if is_language else ("top-1", seen["version"][chosen], top1)
+
+
+def duration(seconds):
+    """A time in words: 0.25 s, 12.3 s, 4 min 05 s, 3 h 10 min, 2 d 4 h."""
+    if not np.isfinite(seconds):
+        return "?"
+    if seconds < 100:
+        return f"{seconds:.3g} s"
+    minutes = int(round(seconds)) // 60
+    if minutes < 60:
+        return f"{minutes} min {int(round(seconds)) % 60:02d} s"
+    hours = minutes // 60
+    return f"{hours} h {minutes % 60:02d} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"
