@@ -15,7 +15,7 @@ from support import ProgramTest
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.M | re.S)
-NAME = re.compile(r"[Ss]ave this\s+(?:file )?as\s+`([\w.-]+)`")
+NAME = re.compile(r"[Ss]ave (?:this|it)\s+as\s+`([\w.-]+)`")
 
 
 def parts(page):
