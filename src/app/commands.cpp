@@ -194,9 +194,10 @@ bool explain_device(const std::string& name) {
 
 int list_command(const Protocols& protocols, const std::vector<std::string>& arguments) {
   const std::string kind = arguments.empty() ? "methods" : arguments[0];
-  const bool verbose = arguments.size() == 2 && kind == "models" && arguments[1] == "-v";
+  const bool has_more = kind == "models" || kind == "options";
+  const bool verbose = arguments.size() == 2 && has_more && arguments[1] == "-v";
   if (arguments.size() > 1 && !verbose) {
-    throw InputError("list takes one word, or: espalier list models -v");
+    throw InputError("list takes one word, or: espalier list models -v, espalier list options -v");
   }
   if (kind == "methods") {
     print_methods(protocols);
@@ -210,7 +211,9 @@ int list_command(const Protocols& protocols, const std::vector<std::string>& arg
   } else if (kind == "devices") {
     for (const DeviceClass& device : catalogue_classes(all_options({}))) print_device(device);
   } else if (kind == "options") {
-    std::fputs(list_options(all_options(protocols)).c_str(), stdout);
+    const OptionTable table = all_options(protocols);
+    const std::string text = verbose ? explain_options(table) : list_options(table);
+    std::fputs(text.c_str(), stdout);
   } else if (kind == "files") {
     print_files(protocols);
   } else {

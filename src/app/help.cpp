@@ -64,7 +64,7 @@ struct Command {
 };
 constexpr Command kCommands[] = {
     {"run", "INPUT.ini [FLAG] [--section.key=value ...]", "train, or resume"},
-    {"list", "[WORD]", "methods, models [-v], datasets, devices, options, files"},
+    {"list", "[WORD]", "methods, models, datasets, devices, options, files"},
     {"explain", "NAME", "an option, method, rule, model, data set, device"},
     {"info", "FILE.h5", "content of a run or checkpoint file"},
     {"diff", "[--values | --all] A.h5 B.h5", "the first value that differs"},

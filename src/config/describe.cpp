@@ -88,6 +88,14 @@ std::string list_options(const OptionTable& table) {
   return text;
 }
 
+std::string explain_options(const OptionTable& table) {
+  std::string text;
+  for (const Option& option : table.options()) {
+    text += (text.empty() ? "" : "\n") + explain_option(table, option.key);
+  }
+  return text;
+}
+
 std::string explain_option(const OptionTable& table, const std::string& key) {
   const auto& options = table.options();
   const auto declared =

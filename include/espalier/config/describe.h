@@ -16,6 +16,9 @@ std::string list_options(const OptionTable& table);
 /// there is none.
 std::string explain_option(const OptionTable& table, const std::string& key);
 
+/// The same of every option, with an empty line between two.
+std::string explain_options(const OptionTable& table);
+
 /// The values that an input file may hold: "an integer from 1 to 10", "one of: a, b".
 std::string expected_value(const Option& option);
 

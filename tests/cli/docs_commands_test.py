@@ -1,0 +1,86 @@
+"""Runs the commands that README.md and docs/getting-started.md show, in a fresh folder, and finds the output that they show.
+
+A fenced block without a language is a block of commands. A block `ini` or `python` that the text before it names (Save this
+as `NAME`) is written as that file. A block `output` must be in what the commands before it printed. The rule for numbers that
+vary: after `wall_s=` any number is right; everything else must be equal.
+A comment <!-- not run: reason --> before a block leaves it out; the test prints these.
+"""
+
+import os
+import re
+import subprocess
+import unittest
+
+from support import ProgramTest
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.M | re.S)
+NAME = re.compile(r"[Ss]ave (?:this|it)\s+as\s+`([\w.-]+)`")
+
+
+def parts(page):
+    """Yields (kind, text, prose before, reason why it is not run) for each fenced block."""
+    with open(os.path.join(ROOT, page), encoding="utf-8") as file:
+        text = file.read()
+    end = 0
+    blocks = list(BLOCK.finditer(text))
+    for i, block in enumerate(blocks):
+        before = text[end:block.start()]
+        end = block.end()
+        after = text[end:blocks[i + 1].start() if i + 1 < len(blocks) else len(text)]
+        skip = re.search(r"<!-- not run: (.*?) -->\s*$", before)
+        yield block.group(1), block.group(2), before, after, skip and skip.group(1)
+
+
+def pattern(line):
+    return re.sub(r"wall_s=[\d.]+", r"wall_s=[\\d.]+", re.escape(line).replace("\\=", "=").replace(r"\.", "."))
+
+
+class DocsCommandsTest(ProgramTest):
+    def setUp(self):
+        super().setUp()
+        for name in ("tools", "inputs", ".venv"):
+            if os.path.exists(os.path.join(ROOT, name)):
+                os.symlink(os.path.join(ROOT, name), self.path(name))
+        os.mkdir(self.path("build"))
+        os.symlink(os.environ["ESPALIER"], self.path("build", "espalier"))
+
+    def shell(self, command):
+        return subprocess.run(["bash", "-c", command], cwd=self.folder.name, text=True, stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT, timeout=300, check=False)
+
+    def check(self, page):
+        printed, run, left_out = "", 0, []
+        blocks = list(parts(page))
+        for kind, text, before, after, _ in blocks:  # a README may name a file after its block
+            names = NAME.findall(before)[-1:] or (NAME.findall(after.split("\n\n```")[0])[:1] if kind == "ini" else [])
+            if kind in ("ini", "python") and names:
+                self.write(names[0], text)
+        for kind, text, _, _, reason in blocks:
+            if kind == "output":
+                for line in text.splitlines():
+                    self.assertRegex(printed, pattern(line), page)
+            elif not kind:
+                for line in text.splitlines():
+                    command = re.sub(r"\s+#.*", "", line).strip()
+                    if not command:
+                        continue
+                    if reason:
+                        left_out.append(f"{command}: {reason}")
+                        continue
+                    done = self.shell(command)
+                    printed += done.stdout
+                    run += 1
+                    self.assertEqual(done.returncode, 0, f"{page}: {command}\n{done.stdout}")
+        print(f"\n{page}: {run} commands run; not run:", *left_out, sep="\n  ")
+        return run
+
+    def test_readme(self):
+        self.assertGreaterEqual(self.check("README.md"), 5)
+
+    def test_getting_started(self):
+        self.assertGreaterEqual(self.check("docs/getting-started.md"), 3)
+
+
+if __name__ == "__main__":
+    unittest.main()

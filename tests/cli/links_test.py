@@ -1,0 +1,50 @@
+"""Every relative link and anchor in README.md and docs/**/*.md exists. Needs no network."""
+
+import os
+import re
+import unittest
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+
+
+def pages():
+    found = [os.path.join(ROOT, name) for name in ("README.md", "CONTRIBUTING.md", "ARCHITECTURE.md")]
+    for folder, _, names in os.walk(os.path.join(ROOT, "docs")):
+        found += [os.path.join(folder, name) for name in names if name.endswith(".md")]
+    return sorted(found)
+
+
+def prose(path):
+    """The page without fenced blocks and code."""
+    with open(path, encoding="utf-8") as file:
+        text = file.read()
+    return re.sub(r"`[^`\n]*`", lambda code: code.group().replace("(", " ").replace("[", " "),
+                  re.sub(r"^```.*?^```", "", text, flags=re.M | re.S))
+
+
+def anchors(path):
+    titles = re.findall(r"^#+ +(.+?) *$", prose(path), flags=re.M)
+    return {re.sub(r"[^\w\- ]", "", re.sub(r"`", "", title).lower()).replace(" ", "-") for title in titles}
+
+
+class LinksTest(unittest.TestCase):
+    def test_relative_links_and_anchors_exist(self):
+        wrong, seen = [], 0
+        for page in pages():
+            for link in LINK.findall(prose(page)):
+                if re.match(r"[a-z]+:", link):
+                    continue
+                seen += 1
+                path, _, anchor = link.partition("#")
+                target = os.path.normpath(os.path.join(os.path.dirname(page), path)) if path else page
+                if not os.path.exists(target):
+                    wrong.append(f"{os.path.relpath(page, ROOT)}: {link} does not exist")
+                elif anchor and target.endswith(".md") and anchor not in anchors(target):
+                    wrong.append(f"{os.path.relpath(page, ROOT)}: {link} has no such heading")
+        self.assertEqual(wrong, [])
+        self.assertGreater(seen, 50)
+
+
+if __name__ == "__main__":
+    unittest.main()
