@@ -65,8 +65,8 @@ OptionTable all_options(const Protocols& protocols) {
   declare_device_options(table);
   table.add({"method.name", OptionType::text, "fedavg",
              "name of the method; see `espalier list methods`"});
-  for (const Protocol& protocol : protocols) protocol.declare(table);
   declare_train_options(table);
+  for (const Protocol& protocol : protocols) protocol.declare(table);
   declare_clock_options(table);
   declare_resource_options(table);
   declare_availability_options(table);
