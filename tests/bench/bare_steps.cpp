@@ -12,8 +12,8 @@
 #include <vector>
 
 #include "espalier/app/options.h"
-#include "espalier/method/register.h"
 #include "espalier/device/memory.h"
+#include "espalier/method/register.h"
 #include "espalier/protocol/rounds/client_stepper.h"
 
 int main(int argc, char** argv) {
@@ -52,8 +52,8 @@ int main(int argc, char** argv) {
       task.nth_task = round;
       task.base_version = round;
       task.submodel = full;
-      rounds::ClientStepper stepper({config, e}, {}, task, static_cast<std::int64_t>(payload->size()),
-                            payload);
+      rounds::ClientStepper stepper({config, e}, {}, task,
+                                    static_cast<std::int64_t>(payload->size()), payload);
       while (stepper.step()) {
       }
       if (stepper.finish().first.steps == 0) return 1;

@@ -10,11 +10,11 @@
 #include <numeric>
 
 #include "espalier/app/options.h"
-#include "espalier/method/register.h"
 #include "espalier/base/error.h"
 #include "espalier/base/hdf5.h"
 #include "espalier/base/log.h"
 #include "espalier/data/dataset.h"
+#include "espalier/method/register.h"
 #include "espalier/model/model.h"
 
 namespace espalier {
