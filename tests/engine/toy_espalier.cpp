@@ -50,14 +50,13 @@ class Counter final : public Stepper {
 
 class Counting final : public Conversation {
  public:
-  Counting(const Config& config, const Experiment& experiment, Run& run)
+  Counting(Parameters model, const ClockSettings& clock, std::int64_t clients, Run& run)
       : run_(run),
-        model_(first_model(config, experiment)),
-        sent_(static_cast<std::size_t>(experiment.fleet->size()), 0),
+        model_(std::move(model)),
+        sent_(static_cast<std::size_t>(clients), 0),
         targets_(sent_.size(), 3),
-        clock_(make_clock(clock_settings(config, *experiment.fleet), run.pool(), run.real_time())) {
-    for (std::size_t client = 0; client < sent_.size(); ++client)
-      clients_.push_back(Endpoint(client));
+        clock_(make_clock(clock, run.pool(), run.real_time())) {
+    for (Endpoint client = 0; client < clients; ++client) clients_.push_back(client);
   }
   void begin() override {
     clock_->start(now_);
@@ -113,13 +112,17 @@ class Counting final : public Conversation {
 };
 
 struct Prepared final : Preparation {
-  Prepared(const Config& c, const Experiment& e) : config(c), experiment(e) {}
-  const Config& config;
-  const Experiment& experiment;
+  Prepared(const Config& config, const Experiment& experiment)
+      : model(first_model(config, experiment)),
+        clock(clock_settings(config, *experiment.fleet)),
+        clients(experiment.fleet->size()) {}
   void print_check() const override {}
   std::unique_ptr<Conversation> converse(Run& run) override {
-    return std::make_unique<Counting>(config, experiment, run);
+    return std::make_unique<Counting>(std::move(model), clock, clients, run);
   }
+  Parameters model;
+  ClockSettings clock;
+  std::int64_t clients;
 };
 
 Protocol counting() {
