@@ -295,6 +295,27 @@ def typed(texts):
     return np.array(texts, dtype=str)
 
 
+def duration(seconds):
+    """A time in words: 0.25 s, 12.3 s, 4 min 05 s, 3 h 10 min, 2 d 4 h."""
+    if not np.isfinite(seconds):
+        return "?"
+    if seconds < 100:
+        return f"{seconds:.3g} s"
+    minutes = int(round(seconds)) // 60
+    if minutes < 60:
+        return f"{minutes} min {int(round(seconds)) % 60:02d} s"
+    hours = minutes // 60
+    return f"{hours} h {minutes % 60:02d} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"
+
+
+def time_unit(seconds):
+    """Name and length of a readable unit for a span of `seconds`."""
+    for name, length in (("days", 86400.0), ("h", 3600.0), ("min", 60.0)):
+        if seconds >= 3 * length:
+            return name, length
+    return "s", 1.0
+
+
 def natural(text):
     """A sort key that puts seed2 before seed10."""
     return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", text) if part]

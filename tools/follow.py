@@ -16,8 +16,8 @@ import time
 import numpy as np
 
 sys.path.append(os.path.dirname(os.path.abspath(__file__)))
-from espalier_h5 import RunError, run_file
-from run_state import DAMAGE, FAILURES, Parser, damage, duration, quality_of, state_of, watch
+from espalier_h5 import RunError, duration, run_file
+from run_state import DAMAGE, FAILURES, Parser, damage, quality_of, state_of, watch
 
 EXAMPLES = """examples:
   tools/follow.py runs/quickstart

@@ -33,7 +33,7 @@ try:
     from matplotlib.patches import Patch
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-    from espalier_h5 import RunError, open_run
+    from espalier_h5 import RunError, open_run, time_unit
 except ImportError as error:
     sys.exit(f"plot.py: {error}; tools/setup.sh --python installs what the tools need")
 
@@ -286,14 +286,6 @@ def reached(curve, target, measure):
 
 
 # --- axes ----------------------------------------------------------------------------------------
-
-
-def time_unit(seconds):
-    """Name and length of a readable unit for a span of `seconds`."""
-    for name, length in (("days", 86400.0), ("h", 3600.0), ("min", 60.0)):
-        if seconds >= 3 * length:
-            return name, length
-    return "s", 1.0
 
 
 def byte_unit(size):

@@ -19,8 +19,8 @@ import urllib.parse
 import numpy as np
 
 sys.path.append(os.path.dirname(os.path.abspath(__file__)))
-from espalier_h5 import RunError, open_run
-from run_state import DAMAGE, FAILURES, Parser, damage, duration, folder_of, quality_of, state_of, warnings_of
+from espalier_h5 import RunError, duration, open_run, time_unit
+from run_state import DAMAGE, FAILURES, Parser, damage, folder_of, quality_of, state_of, warnings_of
 
 EXAMPLES = """examples:
   tools/report.py runs/quickstart
@@ -49,13 +49,6 @@ def size(count):
         if count >= length:
             return f"{count / length:.3g} {unit}"
     return f"{count:.0f} B"
-
-
-def time_unit(seconds):
-    for name, length in (("days", 86400.0), ("h", 3600.0), ("min", 60.0)):
-        if seconds >= 3 * length:
-            return name, length
-    return "s", 1.0
 
 
 # Pictures -------------------------------------------------------------------------------------------------------------

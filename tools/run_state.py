@@ -150,16 +150,3 @@ def quality_of(run):
     top1 = seen.get("top1", np.full(len(chosen), np.nan))[chosen]
     is_language = bool(np.isfinite(perplexity).any()) and not np.isfinite(top1).any()
     return ("perplexity", seen["version"][chosen], perplexity) if is_language else ("top-1", seen["version"][chosen], top1)
-
-
-def duration(seconds):
-    """A time in words: 0.25 s, 12.3 s, 4 min 05 s, 3 h 10 min, 2 d 4 h."""
-    if not np.isfinite(seconds):
-        return "?"
-    if seconds < 100:
-        return f"{seconds:.3g} s"
-    minutes = int(round(seconds)) // 60
-    if minutes < 60:
-        return f"{minutes} min {int(round(seconds)) % 60:02d} s"
-    hours = minutes // 60
-    return f"{hours} h {minutes % 60:02d} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"

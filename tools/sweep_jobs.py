@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 
-from espalier_h5 import RunError
+from espalier_h5 import RunError, duration
 from sweep_rows import cores, error_sentence, launcher, program, quality, take
 
 # Memory of one rank before a run of the sweep has been measured: the program, its libraries and a data set.
@@ -220,13 +220,6 @@ def last_checkpoint(cell):
     if not found:
         raise FileNotFoundError(f"{folder} is empty")
     return os.path.join(folder, found[-1])
-
-
-def duration(seconds):
-    for name, length in (("h", 3600), ("min", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.0f} {name}"
-    return f"{seconds:.0f} s"
 
 
 SLURM = """#!/bin/bash
