@@ -90,8 +90,8 @@ class Slurm(ProgramTest):
         return self.run_ok("straight", *LONG, rounds), rounds
 
     def test_a_job_is_queued_again_until_it_is_done(self):
-        straight, rounds = self.straight(70)  # longer than the time limit of the job
-        self.submit("single-node.sbatch", ["--ntasks=3", "--time=1", "--signal=USR1@15"], *LONG, rounds,
+        straight, rounds = self.straight(70)  # twice the time of the job until its signal, in case the machine is faster then
+        self.submit("single-node.sbatch", ["--ntasks=3", "--time=1", "--signal=USR1@25"], *LONG, rounds,
                     "--run.name=again")
         self.wait_for("the run", lambda: self.is_done("again"))
         self.assertIn("(SIGUSR1); start again to resume", self.logs())
