@@ -42,7 +42,7 @@ void declare_evaluation_options(OptionTable& table) {
   table.add(
       {"record.evaluate_every", OptionType::integer, "1",
        "rounds between two evaluations of the global model; the last version is always evaluated",
-       "rounds", 1, 1e12});
+       "rounds", 1, 1e12, OnResume::may_change});
   table.add({.key = "record.evaluate_first",
              .type = OptionType::boolean,
              .default_value = "false",

@@ -75,7 +75,7 @@ class GoingOn(Resume):
         run = self.stop_after("a", "--run.rounds=5")
         changed = {"run.rounds": "3", "run.target_accuracy": "0.999", "run.virtual_limit": "1000000",
                    "clock.scale": "0.5", "checkpoint.every": "2", "checkpoint.keep": "4", "checkpoint.keep_every": "7",
-                   "record.evaluate_every": "1", "record.evaluate_first": "true", "record.evaluate_batch": "250",
+                   "record.evaluate_every": "3", "record.evaluate_first": "true", "record.evaluate_batch": "250",
                    "data.dir": self.path("elsewhere")}
         done = self.run_into("a", *(f"--{key}={value}" for key, value in changed.items()))
         self.assertEqual(done.returncode, 0, done.stderr)
