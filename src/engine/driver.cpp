@@ -22,7 +22,7 @@ std::optional<std::string> drive(Run& run, Conversation& conversation, bool is_r
       conversation.advance();
       run.take_evaluations();
     } catch (const Pool::Interrupted&) {
-      run.pool().interrupt_when({});  // the next iteration reads the request
+      // The next iteration reads the request.
     }
   }
   run.save_last(conversation, stop.has_value());

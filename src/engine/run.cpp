@@ -101,24 +101,31 @@ void Run::warn(const std::string& text) {
 }
 
 void Run::heed_stops(const std::function<void()>& wait) {
+  struct Reset {  // also when the wait ends by an exception
+    Pool& pool;
+    ~Reset() { pool.interrupt_when({}); }
+  } const reset{pool_};
   pool_.interrupt_when([] { return stop_request().has_value(); });
   wait();
-  pool_.interrupt_when({});
 }
 
 // Stops -----------------------------------------------------------------------------------------
 
+/// By the stops that do not depend on an evaluation.
+bool Run::is_last(std::int64_t version, Nanoseconds now) const {
+  return version >= settings_.versions ||
+         (settings_.virtual_limit && version > 0 && now >= *settings_.virtual_limit);
+}
+
 bool Run::reached_a_stop(std::int64_t version, Nanoseconds now) const {
-  if (version >= settings_.versions) return true;
-  if (settings_.virtual_limit && version > 0 && now >= *settings_.virtual_limit) return true;
+  if (is_last(version, now)) return true;
   return settings_.target_accuracy && last_evaluation_ &&
          last_evaluation_->top1 >= *settings_.target_accuracy;
 }
 
 bool Run::may_send_on(std::int64_t version, Nanoseconds now) const {
-  const bool is_last =
-      version >= settings_.versions || (settings_.virtual_limit && now >= *settings_.virtual_limit);
-  return !is_last && !(settings_.target_accuracy && version % settings_.evaluate_every == 0);
+  return !is_last(version, now) &&
+         !(settings_.target_accuracy && version % settings_.evaluate_every == 0);
 }
 
 // Evaluations -----------------------------------------------------------------------------------
@@ -133,9 +140,7 @@ void Run::evaluate_first(Conversation& conversation) {
 bool Run::made_version(std::int64_t version, Nanoseconds now, const Parameters& model) {
   if (checkpoint_is_due(version)) evaluator_.calibrate(version, model);
   const bool is_due = version % settings_.evaluate_every == 0;
-  const bool is_last =
-      version >= settings_.versions || (settings_.virtual_limit && now >= *settings_.virtual_limit);
-  if (is_due || is_last) evaluator_.start(version, now, model);
+  if (is_due || is_last(version, now)) evaluator_.start(version, now, model);
   if (is_due && settings_.target_accuracy) wait_for_evaluations();
   return !reached_a_stop(version, now);
 }

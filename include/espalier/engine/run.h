@@ -114,6 +114,7 @@ class Run {
   void archive(Archive& archive, Conversation& conversation);
 
  private:
+  bool is_last(std::int64_t version, Nanoseconds now) const;
   void wait_for_evaluations();
   void bring_statistics(Conversation& conversation, std::optional<double> patience_s);
   void save(Conversation& conversation);
