@@ -46,7 +46,6 @@ class Residents {
   T& at(ResidentKind kind, Endpoint endpoint) {
     return static_cast<T&>(find(kind, endpoint));
   }
-  void remove(ResidentKind kind, Endpoint endpoint) { here_.erase({kind, endpoint}); }
 
  private:
   Resident& find(ResidentKind kind, Endpoint endpoint);

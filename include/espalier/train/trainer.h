@@ -49,7 +49,6 @@ class Trainer {
   Parameters& parameters() { return parameters_; }
   Optimizer& optimizer() { return *optimizer_; }
   std::int64_t batch() const { return batch_; }
-  double lr() const { return lr_; }
   /// Batches trained so far, and the samples in them, counting repeats.
   std::int64_t steps() const { return steps_; }
   std::int64_t samples() const { return samples_; }
