@@ -76,8 +76,7 @@ int serve(const Surroundings& s, Service service, const Request& request, RunDir
   std::unique_ptr<Worker> local;
   if (mpi.size() == 1) local = std::make_unique<Worker>(s.kinds, mailbox, s.real_time);
   Pool pool(mailbox, mpi.size(), local.get(), s.real_time != nullptr);
-  std::vector<const TableSchema*> tables = s.protocol.tables;
-  for (const TableSchema* table : engine_tables()) tables.push_back(table);
+  const std::vector<const TableSchema*> tables = with_engine_tables(s.protocol.tables);
   RunFile records = is_restored ? restored_records(*checkpoint, directory, resolved, tables)
                                 : RunFile(directory.run_file(), resolved, tables);
   if (!is_restored) record_clients(records, s.experiment);

@@ -42,8 +42,11 @@ const TableSchema& clients_schema() {
   return schema;
 }
 
-std::vector<const TableSchema*> engine_tables() {
-  return {&evaluations_schema(), &clients_schema()};
+std::vector<const TableSchema*> engine_tables() { return with_engine_tables({}); }
+
+std::vector<const TableSchema*> with_engine_tables(std::vector<const TableSchema*> own) {
+  own.insert(own.end(), {&evaluations_schema(), &clients_schema()});
+  return own;
 }
 
 void record(RunFile& records, const Evaluation& evaluation) {

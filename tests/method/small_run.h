@@ -14,9 +14,7 @@
 namespace espalier::rounds {
 
 inline std::vector<const TableSchema*> all_tables() {
-  std::vector<const TableSchema*> tables = engine_tables();
-  tables.insert(tables.end(), {&rounds_schema(), &tasks_schema()});
-  return tables;
+  return with_engine_tables({&rounds_schema(), &tasks_schema()});
 }
 
 /// Runs to the end with these rules; `config` has the defaults of its method.

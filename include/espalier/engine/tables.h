@@ -13,6 +13,8 @@ namespace espalier {
 const TableSchema& evaluations_schema();
 const TableSchema& clients_schema();
 std::vector<const TableSchema*> engine_tables();
+/// All tables of a run file whose protocol has `own`.
+std::vector<const TableSchema*> with_engine_tables(std::vector<const TableSchema*> own);
 
 /// Appends a row.
 void record(RunFile& records, const Evaluation& evaluation);

@@ -11,10 +11,7 @@ namespace espalier::rounds {
 namespace {
 
 std::vector<const TableSchema*> all_tables() {
-  std::vector<const TableSchema*> tables = engine_tables();
-  tables.push_back(&rounds_schema());
-  tables.push_back(&tasks_schema());
-  return tables;
+  return with_engine_tables({&rounds_schema(), &tasks_schema()});
 }
 
 std::string names(const TableSchema& schema) {
