@@ -2,6 +2,7 @@
 
 #include <fmt/ranges.h>
 
+#include <map>
 #include <set>
 #include <vector>
 
@@ -14,37 +15,29 @@
 namespace espalier {
 namespace {
 
-/// Values that an option takes, if they are few and have names.
-std::vector<std::string> named_values(const Protocols& protocols, const Option& option) {
-  if (option.type == OptionType::boolean) return {"true", "false"};
-  if (option.type == OptionType::choice) return option.choices;
-  std::vector<std::string> names;
-  if (option.key == "model.name") {
-    for (const auto& item : model_families().items()) names.push_back(item.name);
-  } else if (option.key == "data.name") {
-    for (const auto& item : data_sources().items()) names.push_back(item.name);
-  }
+/// Names of things by the option that chooses one; built once, because protocols make their lists
+/// anew at every call.
+using NamesByOption = std::map<std::string, std::vector<std::string>>;
+
+NamesByOption names_by_option(const Protocols& protocols) {
+  NamesByOption names;
+  for (const auto& item : model_families().items()) names["model.name"].push_back(item.name);
+  for (const auto& item : data_sources().items()) names["data.name"].push_back(item.name);
   for (const Protocol& protocol : protocols) {
     for (const Listing& listing : protocol.list()) {
       const std::string key = listing.kind == "method" ? "method.name" : listing.kind;
-      if (key != option.key) continue;
-      for (const Listing::Item& item : listing.items) names.push_back(item.name);
+      for (const Listing::Item& item : listing.items) names[key].push_back(item.name);
     }
   }
   return names;
 }
 
-/// Names that `espalier explain` knows, beside the options.
-std::set<std::string> explained_names(const Protocols& protocols) {
-  std::set<std::string> names;
-  for (const auto& item : model_families().items()) names.insert(item.name);
-  for (const auto& item : data_sources().items()) names.insert(item.name);
-  for (const Protocol& protocol : protocols) {
-    for (const Listing& listing : protocol.list()) {
-      for (const Listing::Item& item : listing.items) names.insert(item.name);
-    }
-  }
-  return names;
+/// Values that an option takes, if they are few and have names.
+std::vector<std::string> named_values(const NamesByOption& names, const Option& option) {
+  if (option.type == OptionType::boolean) return {"true", "false"};
+  if (option.type == OptionType::choice) return option.choices;
+  const auto found = names.find(option.key);
+  return found == names.end() ? std::vector<std::string>() : found->second;
 }
 
 /// Text in which troff sees no command: a backslash, or a period or quote that begins a line.
@@ -135,21 +128,22 @@ std::string usage() {
 
 std::string bash_completion(const Protocols& protocols) {
   const OptionTable table = all_options(protocols);
-  std::vector<std::string> keys, options;
+  const NamesByOption by_option = names_by_option(protocols);
+  std::vector<std::string> keys;
+  std::set<std::string> names;  // that `espalier explain` knows
+  for (const auto& [key, of_key] : by_option) names.insert(of_key.begin(), of_key.end());
   std::string values;
   for (const Option& option : table.options()) {
     if (option.key.find('*') != std::string::npos) continue;
     keys.push_back("--" + option.key);
-    options.push_back(option.key);
-    const std::vector<std::string> named = named_values(protocols, option);
+    names.insert(option.key);
+    const std::vector<std::string> named = named_values(by_option, option);
     if (!named.empty()) {
       values += formatted("  [--{}]=\"{}\"\n", option.key, fmt::join(named, " "));
     }
   }
   std::vector<std::string> commands;
   for (const Command& command : kCommands) commands.push_back(command.name);
-  std::set<std::string> names = explained_names(protocols);
-  names.insert(options.begin(), options.end());
   return formatted(
              "# Completion of espalier in bash: source <(espalier completion bash)\n"
              "_espalier_commands=\"{}\"\n_espalier_flags=\"{}\"\n_espalier_keys=\"{}\"\n"
