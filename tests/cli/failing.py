@@ -1,4 +1,12 @@
-"""The input of a short run with failures of each kind and stale updates, for the tests of report, track and follow."""
+"""A short run with failures of each kind and stale updates, for the tests of report, track and follow."""
+
+import os
+import shutil
+
+import h5py
+import numpy as np
+
+from support import ProgramTest
 
 FAILING = """
 [run]
@@ -33,3 +41,25 @@ stale = drop
 batch = 10
 lr = 0.05
 """
+
+
+class FailingRunTest(ProgramTest):
+    def setUp(self):
+        super().setUp()
+        self.input = self.write("failing.ini", FAILING)
+
+    def assert_sentence(self, done, status):
+        self.assertEqual(done.returncode, status, done.stdout + done.stderr)
+        self.assertEqual(len(done.stderr.strip().splitlines()), 1, done.stderr)
+        self.assertNotIn("Traceback", done.stderr)
+
+    def unreadable(self, run):
+        """Paths that no tool can read as a run: absent, a folder, a text, a run file cut off, one of a newer version."""
+        with open(os.path.join(run, "run.h5"), "rb") as file:
+            content = file.read()
+        with open(self.path("cut.h5"), "wb") as file:
+            file.write(content[:len(content) // 3])
+        newer = shutil.copy(os.path.join(run, "run.h5"), self.path("newer.h5"))
+        with h5py.File(newer, "r+") as file:
+            file.attrs["version"] = np.array([2, 0], dtype=file.attrs["version"].dtype)
+        return self.path("nowhere"), self.folder.name, self.input, self.path("cut.h5"), newer

@@ -15,17 +15,13 @@ import h5py
 import numpy as np
 
 sys.path.insert(0, os.path.dirname(__file__))
-from failing import FAILING  # noqa: E402
-from support import ProgramTest, finish  # noqa: E402
+from failing import FailingRunTest  # noqa: E402
+from support import finish  # noqa: E402
 
 FOLLOW = os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))), "tools", "follow.py")
 
 
-class FollowTest(ProgramTest):
-    def setUp(self):
-        super().setUp()
-        self.input = self.write("failing.ini", FAILING)
-
+class FollowTest(FailingRunTest):
     def follow(self, *words, env=None, limit=120):
         return finish(self.begin([sys.executable, FOLLOW, *words], env), limit)
 
@@ -53,11 +49,6 @@ class FollowTest(ProgramTest):
         while job.poll() is None and not os.path.exists(os.path.join(run, "run.h5")):
             time.sleep(0.02)
         return job, run
-
-    def assert_sentence(self, done, status):
-        self.assertEqual(done.returncode, status, done.stdout + done.stderr)
-        self.assertEqual(len(done.stderr.strip().splitlines()), 1, done.stderr)
-        self.assertNotIn("Traceback", done.stderr)
 
 
 class Pipe(FollowTest):
@@ -131,14 +122,7 @@ class Pipe(FollowTest):
         run = self.run_ok("failing")
         for words in ((), (run, "--every", "0"), (run, "--every", "often"), (run, "--no-such-flag")):
             self.assert_sentence(self.follow(*words), 2)
-        with open(os.path.join(run, "run.h5"), "rb") as file:
-            content = file.read()
-        with open(self.path("cut.h5"), "wb") as file:
-            file.write(content[:len(content) // 3])
-        newer = shutil.copy(os.path.join(run, "run.h5"), self.path("newer.h5"))
-        with h5py.File(newer, "r+") as file:
-            file.attrs["version"] = np.array([2, 0], dtype=file.attrs["version"].dtype)
-        for path in (self.path("nowhere"), self.folder.name, self.input, self.path("cut.h5"), newer):
+        for path in self.unreadable(run):
             self.assert_sentence(self.follow(path), 3)
 
     def test_an_empty_run(self):

@@ -13,17 +13,13 @@ import numpy as np
 
 sys.path.insert(0, os.path.dirname(__file__))
 from browser import CHROMIUM, Browser  # noqa: E402
-from failing import FAILING  # noqa: E402
-from support import ESPALIER, ProgramTest, finish  # noqa: E402
+from failing import FailingRunTest  # noqa: E402
+from support import ESPALIER, finish  # noqa: E402
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 
-class ReportTest(ProgramTest):
-    def setUp(self):
-        super().setUp()
-        self.input = self.write("failing.ini", FAILING)
-
+class ReportTest(FailingRunTest):
     def report(self, *words):
         return finish(self.begin([sys.executable, os.path.join(ROOT, "tools", "report.py"), *words]), 120)
 
@@ -37,11 +33,6 @@ class ReportTest(ProgramTest):
     def text(self, run, *words):
         with open(self.page(run, *words), encoding="utf-8") as file:
             return file.read()
-
-    def assert_sentence(self, done, status):
-        self.assertEqual(done.returncode, status, done.stdout + done.stderr)
-        self.assertEqual(len(done.stderr.strip().splitlines()), 1, done.stderr)
-        self.assertNotIn("Traceback", done.stderr)
 
 
 class Content(ReportTest):
@@ -148,15 +139,9 @@ class Unusual(ReportTest):
 
     def test_damaged_and_newer_files(self):
         run = self.run_ok("failing")
-        with open(os.path.join(run, "run.h5"), "rb") as file:
-            content = file.read()
-        cut = self.write("cut.h5", "")
-        with open(cut, "wb") as file:
-            file.write(content[:len(content) // 2])
-        self.assert_sentence(self.report(cut), 3)
-        newer = shutil.copy(os.path.join(run, "run.h5"), self.path("newer.h5"))
-        with h5py.File(newer, "r+") as file:
-            file.attrs["version"] = np.array([2, 0], dtype=file.attrs["version"].dtype)
+        *others, newer = self.unreadable(run)
+        for path in others:
+            self.assert_sentence(self.report(path), 3)
         done = self.report(newer)
         self.assert_sentence(done, 3)
         self.assertIn("newer format", done.stderr)

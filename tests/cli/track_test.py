@@ -4,7 +4,6 @@ import csv
 import importlib.util
 import json
 import os
-import shutil
 import signal
 import struct
 import sys
@@ -17,8 +16,8 @@ import numpy as np
 sys.path.insert(0, os.path.dirname(__file__))
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "..", "tools"))
 import track  # noqa: E402
-from failing import FAILING  # noqa: E402
-from support import ProgramTest, finish  # noqa: E402
+from failing import FailingRunTest  # noqa: E402
+from support import finish  # noqa: E402
 
 TRACK = os.path.join(os.path.dirname(track.__file__), "track.py")
 
@@ -96,11 +95,7 @@ def scalars(path):
     return found
 
 
-class TrackTest(ProgramTest):
-    def setUp(self):
-        super().setUp()
-        self.input = self.write("failing.ini", FAILING)
-
+class TrackTest(FailingRunTest):
     def track(self, *words, env=None):
         return finish(self.begin([sys.executable, TRACK, *words], env), 120)
 
@@ -108,11 +103,6 @@ class TrackTest(ProgramTest):
         done = self.track(*words, env=env)
         self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
         return done.stdout.strip().splitlines()[-1]
-
-    def assert_sentence(self, done, status):
-        self.assertEqual(done.returncode, status, done.stdout + done.stderr)
-        self.assertEqual(len(done.stderr.strip().splitlines()), 1, done.stderr)
-        self.assertNotIn("Traceback", done.stderr)
 
     def event_file(self, folder):
         names = [name for name in os.listdir(folder) if "tfevents" in name]
@@ -327,14 +317,7 @@ class Unusual(TrackTest):
         run = self.run_ok("failing")
         for words in ((), (run,), (run, "--to", "paper"), (run, "--to", "csv", "--every", "0")):
             self.assert_sentence(self.track(*words), 2)
-        with open(os.path.join(run, "run.h5"), "rb") as file:
-            content = file.read()
-        with open(self.path("cut.h5"), "wb") as file:
-            file.write(content[:len(content) // 3])
-        newer = shutil.copy(os.path.join(run, "run.h5"), self.path("newer.h5"))
-        with h5py.File(newer, "r+") as file:
-            file.attrs["version"] = np.array([2, 0], dtype=file.attrs["version"].dtype)
-        for path in (self.path("nowhere"), self.folder.name, self.input, self.path("cut.h5"), newer):
+        for path in self.unreadable(run):
             self.assert_sentence(self.track(path, "--to", "csv"), 3)
         self.assert_sentence(self.track(run, "--to", "trace", "-o", self.path("no", "such", "folder")), 3)
         self.assert_sentence(self.track(run, "--to", "csv", "-o", self.input), 3)
