@@ -9,7 +9,7 @@
     many = runs(["runs/fedavg-*", "runs/heterofl-seed1"])
     many.tasks                        # one table over all runs, with the column `run` and one column for each
                                       # option that differs between the runs, such as `method.name`
-    many.table("method/pruning")      # likewise; `many.tables` lists the names
+    many.table("method/pruning")      # any other table; `many.tables` lists the names
 
 The tables of `runs` are data frames if pandas is installed, otherwise dicts of arrays. `pip install ./tools` installs this
 module for use from any folder.

@@ -37,7 +37,7 @@ class Parser(argparse.ArgumentParser):
 
 
 class State:
-    """`kind`: "done", "running", "stopped" (resumes when it is started again) or "killed" (likewise); `text`: one sentence."""
+    """`kind`: "done", "running", "stopped" or "killed" (both resume when they are started again); `text`: one sentence."""
 
     def __init__(self, kind, text):
         self.kind, self.text = kind, text
