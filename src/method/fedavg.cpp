@@ -8,13 +8,7 @@ namespace {
 
 class FullModel : public SubmodelRule {
  public:
-  explicit FullModel(const RuleContext& context) {
-    if (context.config.text("clients.memory_fit") == "width") {
-      throw InputError(
-          "clients.memory_fit = width needs a rule that cuts widths: set method.submodel to static "
-          "or rolling");
-    }
-  }
+  explicit FullModel(const RuleContext& context) { refuse_fitted_widths(context.config); }
   Assignment choose(const Experiment& experiment, const SendMoment&) override {
     return {Submodel::full(*experiment.model.layout)};
   }

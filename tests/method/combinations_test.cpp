@@ -131,7 +131,7 @@ class Ground {
     ServerRules built = build_rules(rounds_catalogue(), names, own, experiment_);
     for (std::int64_t client = 0; client < experiment_.fleet->size(); ++client) {
       const Assignment assigned = built.submodel->choose(experiment_, {client, 0, 0});
-      EXPECT_GT(assignment_peaks(experiment_, built, assigned, client).largest(), 0);
+      EXPECT_GT(assignment_peaks(experiment_, built.tasks, assigned, client).largest(), 0);
     }
     run_all_rounds(own, experiment_, std::move(built), records_);
   }

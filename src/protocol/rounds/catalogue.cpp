@@ -1,5 +1,6 @@
 #include "espalier/protocol/rounds/catalogue.h"
 
+#include "espalier/protocol/rounds/task_costs.h"
 #include "espalier/train/task_cost.h"
 
 namespace espalier::rounds {
@@ -67,11 +68,18 @@ ServerRules build_rules(const Catalogue& catalogue, const RuleNames& names, cons
                         const Experiment& experiment) {
   ServerRules rules;
   RuleContext context{config, experiment};
-  rules.objective = catalogue.objectives.get(names.objective).value(context);
+  rules.tasks.objective = catalogue.objectives.get(names.objective).value(context);
   rules.merge = catalogue.merges.get(names.merge).value(context);
-  if (!names.search.empty()) rules.search = catalogue.searches.get(names.search).value(context);
-  context.peak = [&](const Assignment& assigned, std::int64_t client) {
-    return assignment_peaks(experiment, rules, assigned, client).largest();
+  if (!names.search.empty()) {
+    rules.tasks.search = catalogue.searches.get(names.search).value(context);
+  }
+  context.peak = [&experiment, tasks = rules.tasks](const Assignment& assigned,
+                                                    std::int64_t client) {
+    return assignment_peaks(experiment, tasks, assigned, client).largest();
+  };
+  const auto costs = std::make_shared<TaskCosts>(experiment, rules.tasks);
+  context.update_time = [costs](const Assignment& assigned, std::int64_t client) {
+    return costs->update_time(assigned, client);
   };
   rules.submodel = catalogue.submodels.get(names.submodel).value.make(context);
   return rules;
@@ -84,7 +92,7 @@ ClientRules client_rules(const Catalogue& catalogue, const RuleNames& names) {
   return rules;
 }
 
-Peaks assignment_peaks(const Experiment& e, const ServerRules& rules, const Assignment& assigned,
+Peaks assignment_peaks(const Experiment& e, const TaskRules& rules, const Assignment& assigned,
                        std::int64_t client) {
   const std::int64_t batch = part_size(e.train, e.batch_of(client));
   const Submodel& sent = assigned.submodel;

@@ -63,7 +63,7 @@ void print_check(const Experiment& e, const RuleNames& names, const ServerRules&
     const SendMoment moment{client, 0, 0};
     const Assignment assigned = rules.submodel->choose(e, moment);
     const DeviceClass& device = e.fleet->device(client);
-    const Peaks bounds = assignment_peaks(e, rules, assigned, client);
+    const Peaks bounds = assignment_peaks(e, rules.tasks, assigned, client);
     const TrainingCost& cost = bounds.training;
     payloads += cost.message_bytes;
     const std::int64_t cap = memory_bytes(device);

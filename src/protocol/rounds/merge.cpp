@@ -134,7 +134,7 @@ void AverageMerge::merge(const Experiment& experiment, Parameters& model,
                                                restriction(experiment, update), kTrained),
                         floats_of(*update.values).data(), update.weight / updates.front().weight});
   }
-  weighted_mean(model, holdings);
+  combine(model, holdings);
 }
 
 }  // namespace espalier::rounds

@@ -16,7 +16,7 @@ class Rounds final : public Preparation {
         rules_(build_rules(catalogue, names_, config, experiment)),
         settings_(server_settings(config, experiment)),
         model_(first_model(config, experiment)) {
-    refuse_endless_tasks(experiment, *rules_.objective, settings_.clock);
+    refuse_endless_tasks(experiment, *rules_.tasks.objective, settings_.clock);
   }
 
   void print_check() const override { rounds::print_check(experiment_, names_, rules_); }

@@ -142,8 +142,9 @@ Totals totals_of(const Experiment& experiment, const ServerRules& rules,
     t.staleness_max = std::max(t.staleness_max, d.staleness);
     // A search has no loss.
     const std::int64_t trained =
-        d.sent.task.search > 0 ? rules.search->training(experiment, d.sent.task.client).samples
-                               : result.samples;
+        d.sent.task.search > 0
+            ? rules.tasks.search->training(experiment, d.sent.task.client).samples
+            : result.samples;
     t.loss_sum += result.train_loss * static_cast<double>(trained);
     t.samples += trained;
   }
@@ -193,7 +194,7 @@ void RoundRecorder::warn_of_failure(const Delivered& d) {
   const Assignment assigned{task.submodel, d.sent.width, task.search};
   const std::int64_t needed =
       d.outcome == Outcome::out_of_memory
-          ? assignment_peaks(experiment_, rules_, assigned, task.client).largest()
+          ? assignment_peaks(experiment_, rules_.tasks, assigned, task.client).largest()
           : 0;
   const std::string text = failure_of(d.outcome, needed, device);
   if (text.empty() || !warned_.emplace(device.name, d.outcome).second) return;

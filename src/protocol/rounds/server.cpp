@@ -68,7 +68,7 @@ RoundsServer::RoundsServer(const Experiment& experiment, ServerSettings settings
       faults_(std::move(settings.faults)),
       clients_(experiment, *rules_.submodel, std::move(settings.sampler),
                std::move(settings.availability), settings.window.max_spread),
-      costs_(experiment, rules_),
+      costs_(experiment, rules_.tasks),
       payloads_(*experiment.plans),
       recorder_(experiment, rules_, run),
       clock_(make_clock(settings.clock, run.pool(), run.real_time())) {
@@ -149,6 +149,7 @@ void RoundsServer::send(std::int64_t client) {
   sent.buffer_layout = experiment_.plans->buffer_layout(assigned.submodel, Packing::dense);
   sent.payload = payloads_.payload(model_, assigned.submodel, *sent.buffer_layout);
   sent.width = assigned.width;
+  sent.name_bytes = assigned.name_bytes;
   sent.fault = faults_.fault(client, nth_task);
   ClientTask& task = sent.task;
   task.client = client;
@@ -299,6 +300,7 @@ std::vector<Update> RoundsServer::merge() {
   kill_point("round.merged");
   for (std::size_t i = 0; i < updates.size(); ++i) sources[i]->weight = updates[i].weight;
   ++state_.version;
+  rules_.submodel->merged(experiment_, {state_.version, model_, updates});
   state_.sent_tasks = 0;
   state_.failed_windows = 0;
   payloads_.clear();

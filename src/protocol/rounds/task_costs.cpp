@@ -7,6 +7,18 @@
 #include "espalier/train/trainer.h"
 
 namespace espalier::rounds {
+namespace {
+
+/// Bytes of a task's description on the client's link. A submodel that the client knows by name is
+/// charged with the name's bytes instead of its list of units.
+std::int64_t description_bytes(const SentTask& sent) {
+  const std::int64_t all = std::ssize(sent.task.encode());
+  if (sent.name_bytes < 0) return all;
+  const auto listed = std::ssize(sent.task.submodel.encode());
+  return all - static_cast<std::int64_t>(sizeof(std::int64_t)) * listed + sent.name_bytes;
+}
+
+}  // namespace
 
 void set_identity(Flight& flight, const SentTask& sent) {
   flight.number = sent.task.task;
@@ -25,13 +37,24 @@ const TrainingCost& TaskCosts::cost_of(Phase phase, const Submodel& submodel, st
   return place->second;
 }
 
+Nanoseconds TaskCosts::update_time(const Assignment& assigned, std::int64_t client) {
+  SentTask sent;
+  sent.task.client = client;
+  sent.task.submodel = assigned.submodel;
+  sent.task.search = assigned.search;
+  sent.name_bytes = assigned.name_bytes;
+  sent.buffer_layout = experiment_.plans->buffer_layout(assigned.submodel, Packing::dense);
+  const Flight flight = flight_of(sent, 0);
+  return flight.download + flight.compute + flight.upload;
+}
+
 Flight TaskCosts::flight_of(const SentTask& sent, Nanoseconds now) {
   const ClientTask& task = sent.task;
   const bool searches = task.search > 0;
   Flight flight;
   set_identity(flight, sent);
   flight.is_bounded = searches && !rules_.search->size_is_known();
-  flight.bytes_down = std::ssize(*sent.payload) + std::ssize(task.encode());
+  flight.bytes_down = payload_bytes(*sent.buffer_layout) + description_bytes(sent);
   flight.sent = now;
   const DeviceClass device = experiment_.fleet->device_at(task.client, task.base_version);
   flight.download = transfer_time(device.down_mbps, device.latency_ms, flight.bytes_down);

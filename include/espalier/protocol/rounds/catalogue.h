@@ -72,7 +72,7 @@ struct Peaks {
   TrainingCost training;
   std::int64_t largest() const { return std::max(search, training.peak_bytes); }
 };
-Peaks assignment_peaks(const Experiment& experiment, const ServerRules& rules,
+Peaks assignment_peaks(const Experiment& experiment, const TaskRules& rules,
                        const Assignment& assigned, std::int64_t client);
 
 }  // namespace espalier::rounds

@@ -33,6 +33,9 @@ struct Assignment {
   /// Above 0: the client first searches for this fraction of the submodel's units, and trains the
   /// submodel that it finds (train/search.h).
   double search = 0;
+  /// Bytes by which the server names the submodel to its client, if the client knows what the name
+  /// stands for; -1: it gets the list of kept units.
+  std::int64_t name_bytes = -1;
 };
 
 /// A report to the rules of a task that has ended.
@@ -46,17 +49,6 @@ struct TaskReport {
   Nanoseconds sent = 0, download = 0, compute = 0, upload = 0, finish = 0;
   double train_loss = 0;
   EvaluationSums local{};  ///< of the received model on the client's local test; no samples: none
-};
-
-class SubmodelRule {
- public:
-  virtual ~SubmodelRule() = default;
-  /// May be called several times for one task, and returns the same each time. The slot may differ
-  /// between the calls that check the client's memory and the last call.
-  virtual Assignment choose(const Experiment& experiment, const SendMoment& moment) = 0;
-  /// Called once for each task, when the server gets its answer or notices its failure.
-  virtual void observe(const Experiment&, const TaskReport&) {}
-  virtual void archive(Archive&) {}
 };
 
 /// A delivered update as a merge rule sees it.
@@ -73,6 +65,26 @@ struct Update {
   SharedBytes sent{};                                   ///< the payload that the task started from
   double width = 1;                                     ///< of its assignment
   double weight = 0;                                    ///< set by the rule, for the record
+};
+
+/// A new version of the model, and the updates that made it, in (client, task) order.
+struct NewVersion {
+  std::int64_t version = 0;
+  const Parameters& model;
+  std::span<const Update> updates;
+};
+
+class SubmodelRule {
+ public:
+  virtual ~SubmodelRule() = default;
+  /// May be called several times for one task, and returns the same each time. The slot may differ
+  /// between the calls that check the client's memory and the last call.
+  virtual Assignment choose(const Experiment& experiment, const SendMoment& moment) = 0;
+  /// Called once for each task, when the server gets its answer or notices its failure.
+  virtual void observe(const Experiment&, const TaskReport&) {}
+  /// Called after each merge, before the tasks of the new version are sent.
+  virtual void merged(const Experiment&, const NewVersion&) {}
+  virtual void archive(Archive&) {}
 };
 
 /// Holders per parameter of one window.
@@ -93,13 +105,16 @@ class MergeRule {
 
 /// Upper bound of a client's bytes during a task.
 using PeakBytes = std::function<std::int64_t(const Assignment&, std::int64_t client)>;
+/// Time from sending to arrival of a client's task on its device without modes and faults.
+using UpdateTime = std::function<Nanoseconds(const Assignment&, std::int64_t client)>;
 
-/// The arguments of a rule's constructor. All must outlive the rule except `peak`, which only the
-/// constructors of submodel rules may call.
+/// The arguments of a rule's constructor. All must outlive the rule. Only submodel rules have
+/// `peak` and `update_time`, which may be copied.
 struct RuleContext {
   const Config& config;
   const Experiment& experiment;
   PeakBytes peak{};
+  UpdateTime update_time{};
 };
 template <class Rule>
 using RuleFactory = std::function<std::unique_ptr<Rule>(const RuleContext&)>;
@@ -110,13 +125,17 @@ std::unique_ptr<Rule> make_rule(const RuleContext& context) {
   return std::make_unique<Rule>(context);
 }
 
+/// The rules of the clients, on the server for the costs of tasks.
+struct TaskRules {
+  std::shared_ptr<const LocalObjective> objective;
+  std::shared_ptr<const SubmodelSearch> search;  ///< null: no client searches
+};
+
 /// The rules of one run, as its server needs them.
 struct ServerRules {
   std::unique_ptr<SubmodelRule> submodel;
   std::unique_ptr<MergeRule> merge;
-  // For their costs only:
-  std::unique_ptr<LocalObjective> objective;
-  std::unique_ptr<SubmodelSearch> search;  ///< null: no client searches
+  TaskRules tasks;
 };
 
 /// The rules of the clients. Each task has rule objects of its own.

@@ -17,7 +17,9 @@ struct SentTask {
   ClientTask task;
   std::shared_ptr<const BufferLayout> buffer_layout;  ///< dense; of the payload
   SharedBytes payload;
-  double width = 1;  ///< of its assignment
+  // Of its assignment:
+  double width = 1;
+  std::int64_t name_bytes = -1;
   InjectedFault fault;
 };
 /// Sets the members of a flight that follow from its task alone: number, endpoint, whether it is

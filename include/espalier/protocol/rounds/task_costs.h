@@ -13,22 +13,25 @@ namespace espalier::rounds {
 
 class TaskCosts {
  public:
-  /// Both must outlive it.
-  TaskCosts(const Experiment& experiment, const ServerRules& rules)
-      : experiment_(experiment), rules_(rules) {}
+  /// The experiment must outlive it.
+  TaskCosts(const Experiment& experiment, TaskRules rules)
+      : experiment_(experiment), rules_(std::move(rules)) {}
 
   /// The flight of a task that is sent at `now`. Call it before the client's state is added to the
   /// task, because the state is not charged to a link. With a search the times are lower bounds.
   Flight flight_of(const SentTask& sent, Nanoseconds now);
   /// Sets the costs of the task after its download, if its client trains `trained`.
   void charge(const SentTask& sent, const Submodel& trained, Flight& flight);
+  /// Time of an update: download, work and upload of the client's task with this submodel in
+  /// version 0, without faults.
+  Nanoseconds update_time(const Assignment& assigned, std::int64_t client);
 
  private:
   enum class Phase { search, training };
   const TrainingCost& cost_of(Phase phase, const Submodel& submodel, std::int64_t batch);
 
   const Experiment& experiment_;
-  const ServerRules& rules_;
+  TaskRules rules_;
   std::map<std::tuple<Phase, std::uint64_t, std::int64_t>, TrainingCost> costs_;  // by batch
 };
 
