@@ -1,5 +1,6 @@
 #include "espalier/method/register.h"
 
+#include "espalier/method/adaptcl.h"
 #include "espalier/method/asynchronous.h"
 #include "espalier/method/cos2p.h"
 #include "espalier/method/dc_asgd.h"
@@ -33,6 +34,7 @@ const rounds::Catalogue& rounds_catalogue() {
     rounds::register_ramfed(c);
     rounds::register_prunefl(c);
     rounds::register_fjord(c);
+    rounds::register_adaptcl(c);
     return c;
   }();
   return all;
