@@ -88,9 +88,8 @@ class Orders {
     return {model, by_layer_ || scores_ == Scores::index ? ranks_by_axis(scores) : scores, floor_};
   }
 
-  /// Of the global model. A gradient for `taylor` is the mean difference of the updates' weights,
-  /// so the score is the mean of the updates' scores before the absolute value would be taken; the
-  /// mean of absolute values is used instead, because the updates' submodels may differ.
+  /// Of the global model. Taylor scores are summed over the updates, each with the change of its
+  /// weights as gradient, because the server has no gradient of its own.
   UnitScores scores(const Model& model, const NewVersion& made, std::int64_t event) const {
     const BufferLayout& layout = made.model.buffer_layout();
     const std::span<const float> values(made.model.data(), static_cast<std::size_t>(layout.size()));

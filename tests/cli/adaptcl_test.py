@@ -1,0 +1,129 @@
+"""AdaptCL in whole runs: times that become equal, one order of units, and the same values on any number of ranks and
+after a kill, also with the parts of other methods."""
+
+import os
+import unittest
+
+import h5py
+import numpy as np
+
+from support import ProgramTest
+
+# Three groups of clients: the slow links need 6 and 3 times as long as the fast one.
+SETTINGS = (
+    "--method.name=adaptcl", "--method.prune_every=3", "--run.rounds=18", "--method.prune_until=1",
+    "--data.synthetic_shape=1,8,8", "--data.synthetic_samples=140", "--data.partition=iid", "--data.synthetic_noise=1",
+    "--model.name=cnn", "--model.kernel=3", "--model.channels=12,16", "--model.features=64", "--model.norm=batch",
+    "--clients.count=7", "--clients.fleet=2*fast,3*middle,2*slow", "--device.fast.down_mbps=1", "--device.fast.up_mbps=1",
+    "--device.middle.down_mbps=0.4", "--device.middle.up_mbps=0.4", "--device.slow.down_mbps=0.15",
+    "--device.slow.up_mbps=0.15", "--device.middle.gflops=2", "--device.slow.gflops=2")
+
+
+class AdaptCL(ProgramTest):
+    def run_it(self, name, *settings, **more):
+        return self.run_ok(name, *SETTINGS, *settings, **more)
+
+    def model(self, run):
+        with h5py.File(self.checkpoint(run)) as file:
+            return {name: values[()] for name, values in file["model"].items()}
+
+    def update_times(self, run):
+        """Returns [round, client] of a synchronous run, in seconds."""
+        tasks = self.table(run)
+        order = np.lexsort((tasks["client"], tasks["base_version"]))
+        time = tasks["download_s"] + tasks["compute_s"] + tasks["upload_s"]
+        return time[order].reshape(-1, 7), tasks["parameters"][order].reshape(-1, 7)
+
+    def test_every_update_time_ends_near_the_fastest(self):
+        time, parameters = self.update_times(self.run_it("times"))
+        self.assertGreater(time[0].max() / time[0].min(), 5)
+        self.assertLessEqual(time[-1].max(), 1.1 * time[-1].min() * 1.001)
+        self.assertTrue((parameters[:, :2] == parameters[0, 0]).all())  # the fastest clients keep the whole model
+        self.assertTrue((np.diff(parameters, axis=0) <= 0).all())
+        self.assertTrue((parameters[:3] == parameters[0, 0]).all())
+        # Submodels stay from one change to the next, and never lose more than half at once.
+        for begin in range(0, 18, 3):
+            self.assertTrue((parameters[begin:begin + 3] == parameters[begin]).all())
+        self.assertGreaterEqual((parameters[3:] / parameters[:-3]).min(), 0.45)
+
+    def test_a_submodel_is_named_by_one_number(self):
+        tasks = self.table(self.run_it("names"))
+        description = tasks["bytes_down"] - 4 * tasks["parameters"]
+        first_changed = {}
+        for row in np.lexsort((tasks["base_version"], tasks["client"])):
+            client = tasks["client"][row]
+            if tasks["parameters"][row] == tasks["parameters"].max():
+                self.assertEqual(description[row], description[0])
+            elif client not in first_changed:
+                first_changed[client] = description[row]  # with the order, four bytes for each unit that can go
+                units = sum(n - max(1, int(np.ceil(0.05 * n))) for n in (12, 16, 64))
+                self.assertEqual(description[row], description[0] + 4 * units)
+            else:
+                self.assertEqual(description[row], description[0])
+        self.assertEqual(sorted(first_changed), [2, 3, 4, 5, 6])
+
+    def test_without_pruning_it_is_fedavg(self):
+        fedavg = self.run_it("fedavg", "--method.name=fedavg")
+        for settings in (("--method.prune_every=1000",), ("--method.prune_least=0.999",),
+                         ("--method.prune_until=0", "--method.merge=by_worker")):
+            ours = self.run_it("ours" + settings[0][8:], *settings)
+            for name, values in self.model(fedavg).items():
+                if "by_worker" in settings[-1]:
+                    np.testing.assert_allclose(self.model(ours)[name], values, rtol=1e-6, atol=1e-9, err_msg=name)
+                else:
+                    np.testing.assert_array_equal(self.model(ours)[name], values, err_msg=name)
+
+    def test_same_values_on_any_number_of_ranks_and_after_a_kill(self):
+        for number, more in enumerate((
+                (),
+                ("--method.order=taylor", "--method.order_shared=false", "--method.order_constant=false",
+                 "--train.optimizer=sgd", "--train.momentum=0.9", "--train.optimizer_state=keep"),
+                ("--method.window=semi_async", "--method.merge=importance_drift", "--method.order=median",
+                 "--method.prune_target=fastest", "--method.prune_regrow=true", "--method.prune_points=3"),
+                ("--method.order=random", "--method.order_scope=layer", "--method.merge=by_worker",
+                 "--clients.per_round=4", "--device.slow.memory_mb=0.4", "--faults.crash=0.1"))):
+            with self.subTest(settings=more):
+                more = ("--checkpoint.every=1", "--run.rounds=12", *more)
+                one = self.run_it(f"{number}-1", *more)
+                for ranks in (2, 3, 5) if number == 1 else (3,):
+                    self.assert_same(one, self.run_it(f"{number}-{ranks}", *more, ranks=ranks))
+                for point, ranks in (("round.merged:7", 3), ("client.step:40", 2)):
+                    name = f"{number}-{point.split(':')[0]}"
+                    done = self.espalier("run", self.input, f"--run.name={name}", *SETTINGS, *more, ranks=3,
+                                         env={"ESPALIER_KILL_AT": point})
+                    self.assertEqual(done.returncode, 137, done.stdout + done.stderr)
+                    self.assert_same(one, self.run_it(name, *more, ranks=ranks))
+
+    def test_a_memory_cap_is_kept_from_the_first_task_on(self):
+        whole = self.table(self.run_it("whole", "--run.rounds=1"))["peak_bytes"].max()
+        cap = whole * 0.7
+        run = self.run_it("capped", f"--device.slow.memory_mb={cap / 1e6:.6f}", "--train.optimizer_state=keep",
+                          "--train.momentum=0.9")
+        tasks = self.table(run)
+        slow = tasks["client"] >= 5
+        self.assertTrue((tasks["peak_bytes"][slow] <= cap).all())
+        self.assertTrue((tasks["parameters"][slow] < tasks["parameters"].max()).all())
+        self.assertFalse((tasks["outcome"] != b"merged").any())
+        self.assertGreater(tasks["peak_bytes"][slow].max(), 0.5 * cap)
+        self.assert_refused(2, "too little for the smallest submodel", "run", self.input, *SETTINGS, "--run.name=x",
+                            "--device.slow.memory_mb=0.01")
+
+    def test_an_oracle_reaches_the_times_at_the_first_change(self):
+        time, parameters = self.update_times(self.run_it("oracle", "--method.prune_learning=ideal"))
+        self.assertTrue((time[4:].max(axis=1) <= time[4:].min(axis=1) * 1.002).all() or
+                        (time[4:].max(axis=1) <= time[0].min() * 1.000001).all())
+        self.assertTrue((parameters[3:] == parameters[3]).all())
+        learned, _ = self.update_times(self.run_it("learned"))
+        self.assertGreater(learned[3].max(), 1.2 * time[4].max())
+
+    def test_widths_by_time(self):
+        run = self.run_it("widths", "--method.name=heterofl", "--clients.time_fit=width", "--method.masked_loss=false")
+        time, _ = self.update_times(run)
+        fastest = time[0].min()
+        self.assertTrue((time <= time[0, 0] * 1.000001).all())
+        self.assertGreater(fastest, 0.9 * time[0].max())
+        self.assert_refused(2, "clients.time_fit", "run", self.input, *SETTINGS, "--run.name=y", "--clients.time_fit=width")
+
+
+if __name__ == "__main__":
+    unittest.main()
