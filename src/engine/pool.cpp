@@ -72,7 +72,8 @@ void Pool::hand_out() {
 void Pool::send(std::size_t place, const Job& job, std::int64_t work) {
   ++loads_[place].jobs;
   loads_[place].work += work;
-  placed_[job.number] = {place, work};
+  placed_[job.number] = {place, work, job.needs_resident};
+  resident_jobs_ += job.needs_resident ? 1 : 0;
   constexpr std::size_t kAnswerHead = 4096;
   const int rank = ranks_[place];
   mailbox_.expect(rank,
@@ -106,6 +107,7 @@ void Pool::take_answer(Answer answer) {
   Load& load = loads_[placed.mapped().place];
   --load.jobs;
   load.work -= placed.mapped().work;
+  resident_jobs_ -= placed.mapped().needs_resident ? 1 : 0;
   arrived_.emplace(answer.number, std::move(answer));
   hand_out();
 }

@@ -3,6 +3,7 @@
 #include <string>
 
 #include "espalier/base/error.h"
+#include "espalier/base/stop.h"
 #include "espalier/engine/pool.h"
 
 namespace espalier {
@@ -53,6 +54,7 @@ Job resident_job(JobKind kind, ResidentKind resident, Endpoint endpoint, SharedB
 /// States of the residents, by endpoint.
 std::map<Endpoint, SharedBytes> states_of(Pool& pool, ResidentKind kind,
                                           std::span<const Endpoint> endpoints) {
+  pool.wait_until([&] { return pool.residents_are_idle() || stop_request().has_value(); });
   std::map<Endpoint, SharedBytes> states;
   pool.on_answer(kSave, [&](const Answer& answer) { states[answer.endpoint] = answer.payload; });
   for (const Endpoint endpoint : endpoints) {

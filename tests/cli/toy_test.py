@@ -38,6 +38,13 @@ class ToyProtocol(ProgramTest):
         for ranks in (2, 3):
             self.assert_same(one, self.finished(f"on_{ranks}", ranks=ranks))
 
+    def test_a_last_checkpoint_has_no_partial_work(self):
+        # After one round every other client's job is outstanding.
+        one = self.finished("one", "--run.rounds=1")
+        for ranks in (2, 3, 5):
+            for again in range(2):
+                self.assert_same(one, self.finished(f"on_{ranks}_{again}", "--run.rounds=1", ranks=ranks))
+
     def test_goes_on_after_kills_on_other_ranks(self):
         one = self.finished("one")
         for ranks, point, then in ((1, "checkpoint.written:3", 3), (3, "checkpoint.half:2", 2),

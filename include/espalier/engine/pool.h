@@ -45,6 +45,8 @@ class Pool {
   /// Index of the rank that has the residents of an endpoint.
   std::int64_t home(Endpoint endpoint) const { return endpoint % places(); }
   std::int64_t places() const { return static_cast<std::int64_t>(ranks_.size()); }
+  /// Whether every job that needed a resident has been answered.
+  bool residents_are_idle() const { return resident_jobs_ == 0; }
   /// An empty handler removes the present one.
   void on_answer(JobKind kind, AnswerHandler handler);
 
@@ -68,6 +70,7 @@ class Pool {
   struct Placement {
     std::size_t place;  // index into ranks_
     std::int64_t work;
+    bool needs_resident;
   };
   struct Load {
     std::int64_t jobs = 0;  // outstanding
@@ -90,6 +93,7 @@ class Pool {
   std::map<std::int64_t, Placement> placed_;  // by number
   std::map<std::int64_t, Answer> arrived_;    // by number
   std::map<JobKind, AnswerHandler> handlers_;
+  std::int64_t resident_jobs_ = 0;  // outstanding jobs that need a resident
   std::function<bool()> interrupt_;
   int stopped_ = 0;
 };

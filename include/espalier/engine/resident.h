@@ -4,9 +4,11 @@
 // checkpoint collects its state, and a resume sends the state to the rank that now has the
 // resident, so no result depends on that rank.
 //
-// A checkpoint may be written between any two steps of a job, and the job is sent again after a
-// resume. So a job on a resident names a goal ("train to step 40"), not an amount of work: when it
-// is repeated, it does the remaining work and gives the same answer.
+// A checkpoint waits until the residents' outstanding jobs have been answered, so that its bytes do
+// not depend on the ranks, and these jobs are sent again after a resume. At a request to stop it
+// does not wait: a resident is then saved between two steps of a job. So a job on a resident names
+// a goal ("train to step 40"), not an amount of work: when it is repeated, it does the remaining
+// work, if any, and gives the same answer.
 
 #include <cstdint>
 #include <functional>
