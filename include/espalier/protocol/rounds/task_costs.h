@@ -24,7 +24,7 @@ class TaskCosts {
   void charge(const SentTask& sent, const Submodel& trained, Flight& flight);
 
  private:
-  enum class Phase { search, training };
+  enum class Phase { search, training, penalty };
   const TrainingCost& cost_of(Phase phase, const Submodel& submodel, std::int64_t batch);
 
   const Experiment& experiment_;
