@@ -1,6 +1,7 @@
 #include "espalier/train/experiment.h"
 
 #include "espalier/base/log.h"
+#include "espalier/train/penalty.h"
 
 namespace espalier {
 namespace {
@@ -43,6 +44,7 @@ Experiment build_experiment(const Config& config, bool data_may_be_absent) {
     e.data = declared_data(config, missing);
   }
   e.model = build_model(config, e.data.shape);
+  refuse_idle_penalties(e.train, e.model);
   if (e.data.train) e.partition.emplace(config, e.data);
   e.plans = std::make_unique<PlanCache>(e.model.layout);
   return e;

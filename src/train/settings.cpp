@@ -107,6 +107,14 @@ void declare_train_options(OptionTable& table) {
              1});
   table.add({"train.clip", OptionType::real, "0",
              "largest norm of a batch's gradient; 0 = no limit", "", 0, 1e9});
+  table.add({"train.group_lasso", OptionType::real, "0",
+             "sparse training: weight of a group lasso, the sum over all units of the root of the "
+             "unit's number of weights times their norm; 0 = none; not part of train_loss",
+             "", 0, 1e6});
+  table.add({"train.scale_l1", OptionType::real, "0",
+             "sparse training: weight of the sum of the absolute scales of the units' norms "
+             "(network slimming); 0 = none; not part of train_loss",
+             "", 0, 1e6});
   table.add_choice("train.schedule", "constant",
                    "learning rate as a function of the task's base version",
                    {std::begin(kSchedules), std::end(kSchedules)});
@@ -131,6 +139,8 @@ TrainSettings train_settings(const Config& config, std::int64_t horizon) {
   s.accumulate = config.integer("train.accumulate");
   s.label_smoothing = config.real("train.label_smoothing");
   s.clip = config.real("train.clip");
+  s.group_lasso = config.real("train.group_lasso");
+  s.scale_l1 = config.real("train.scale_l1");
   s.horizon = horizon;
   read_optimizer(config, s);
   read_schedule(config, s);

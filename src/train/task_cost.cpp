@@ -1,6 +1,7 @@
 #include "espalier/train/task_cost.h"
 
 #include "espalier/train/optimizer.h"
+#include "espalier/train/penalty.h"
 
 namespace espalier {
 namespace {
@@ -25,6 +26,19 @@ TrainingCost search_cost(const Experiment& experiment, const SubmodelSearch& sea
   const Stage stage = search.stage(experiment.model, submodel);
   return training_cost(experiment.model, submodel, batch, Optimizer::copies(experiment.train),
                        head_bytes(submodel) + stage.extra_bytes, &stage);
+}
+
+TrainingCost penalty_cost(const Experiment& experiment, const Submodel& submodel) {
+  TrainingCost cost;
+  if (!has_penalty(experiment.train)) return cost;
+  const Penalty penalty(experiment.train, experiment.model,
+                        *experiment.plans->buffer_layout(submodel, Packing::aligned));
+  cost.step_flops = penalty.flops();
+  BlockCost block;
+  block.step_flops[static_cast<std::size_t>(Work::other)] = penalty.flops();
+  block.moved_bytes = penalty.moved_bytes();
+  cost.blocks.push_back(block);
+  return cost;
 }
 
 }  // namespace espalier

@@ -55,6 +55,11 @@ void Trainer::attach_optimizer() {
   parameters_.attach_gradients();
   optimizer_.emplace(experiment_.train,
                      parameters_.buffer_layout().kind_range(Kind::trainable).size());
+  penalty_.reset();
+  if (has_penalty(experiment_.train) &&
+      parameters_.buffer_layout().layout_ptr() == experiment_.model.layout) {
+    penalty_.emplace(experiment_.train, experiment_.model, parameters_.buffer_layout());
+  }
   loss_sum_ = 0;
   loss_samples_ = 0;
 }
@@ -106,6 +111,7 @@ void Trainer::train_batch(LocalObjective& objective, const LocalTask& task) {
     loss_sum_ += loss.item<double>() * static_cast<double>(count);
   }
   objective.after_backward(view);
+  if (penalty_) penalty_->add_gradient(parameters_.trainable(), parameters_.gradients());
   if (experiment_.train.clip > 0) {
     clip_gradients(parameters_.gradients(), experiment_.train.clip);
   }

@@ -30,6 +30,11 @@ class SameValues(ProgramTest):
         self.on_all_rank_counts("--model.name=cnn", "--model.channels=4,8", "--model.features=16",
                                 "--model.norm=batch")
 
+    def test_sparse_training(self):
+        self.on_all_rank_counts("--model.name=cnn", "--model.channels=4,8", "--model.features=16",
+                                "--model.norm=batch", "--method.name=fedrolex", "--train.group_lasso=0.01",
+                                "--train.scale_l1=0.01")
+
     def test_capped_clients_fail_alike(self):
         self.on_all_rank_counts("--device.slow.memory_mb=0.02")
 

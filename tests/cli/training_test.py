@@ -1,6 +1,7 @@
 """Optimiser state, batches in parts and batches by device, in whole runs: the same on any number of
 ranks, with correct records."""
 
+import os
 import unittest
 
 import numpy as np
@@ -46,6 +47,40 @@ class TrainingTest(ProgramTest):
         for column in ("flops", "steps", "samples", "compute_s", "bytes_down"):
             self.assertTrue((whole[column] == parts[column]).all(), column)
         self.assertTrue((parts["peak_bytes"] < whole["peak_bytes"]).all())
+
+    def test_penalties_are_charged_once_for_each_step(self):
+        """In operations and in virtual time, whatever passes a method makes and however a batch is cut."""
+        mlp = 32 * (144 + 1) + 16 * (32 + 1)
+        # A search has no penalty; half of the epochs and of the units are trained after it.
+        cnn = 2 * (9 + 1) + 4 * (2 * 9 + 1) + 8 * (4 * 9 + 1)
+        search = ("--method.name=cos2p", "--method.widths=0.5", "--model.name=cnn", "--model.channels=4,8",
+                  "--model.kernel=3", "--model.features=16", "--method.mask_steps=3", "--train.epochs=2")
+        fjord = ("--method.name=fjord", "--method.widths=1")
+        roofline = [f"--device.{name}.{field}" for name in ("fast", "slow") for field in ("memory_gbps=0.25", "overhead_us=7")]
+        cases = {"fedavg": (), "parts": ("--train.accumulate=3",), "fjord": fjord,
+                 "drawn": (*fjord, "--method.ordered_distillation=false"), "roofline": roofline, "search": search}
+        for name, settings in cases.items():
+            plain, sparse = (self.table(self.run_ok(f"{name}{weight}", "--run.rounds=1", *settings,
+                                                     f"--train.group_lasso={weight}"))
+                             for weight in (0, 0.001))
+            grouped = cnn if name == "search" else mlp
+            steps = plain["steps"] - (3 if name == "search" else 0)
+            flops, moved = 4 * grouped, 12 * grouped
+            speed = np.where(plain["client"] < 3, 2e9, 0.5e9)
+            step_s = np.maximum(flops / speed, moved / 0.25e9) + 7e-6 if name == "roofline" else flops / speed
+            self.assertTrue((sparse["flops"] - plain["flops"] == flops * steps).all(), name)
+            self.assertTrue((steps > 1).all())
+            # Both times are rounded to nanoseconds.
+            longer = sparse["compute_s"] - plain["compute_s"]
+            self.assertLess(abs(longer - step_s * steps).max(), 1.1e-9, name)
+            for column in ("peak_bytes", "bytes_down", "bytes_up"):
+                self.assertTrue((sparse[column] == plain[column]).all(), (name, column))
+
+    def test_penalties_without_values_are_refused(self):
+        refuse = lambda words, *settings: self.assert_refused(2, words, "run", self.input, *settings)
+        refuse("model.norm = batch", "--train.scale_l1=0.001")
+        refuse("train.group_lasso", "--train.group_lasso=-1")
+        self.assertFalse(os.path.exists(self.path("runs")))
 
     def test_a_device_class_may_have_its_own_batch(self):
         run = self.run_ok("mixed", "--device.fast.batch=25")

@@ -2,6 +2,7 @@
 
 #include "espalier/method/widths.h"
 #include "espalier/model/unit_window.h"
+#include "espalier/train/penalty.h"
 #include "fixture.h"
 
 namespace espalier::rounds {
@@ -110,6 +111,34 @@ TEST(OrderedDropout, PeakWithoutDistillationStaysWithinItsBound) {
     const auto peak = train(*s, submodel).result.peak_bytes;
     EXPECT_LE(peak, bound.peak_bytes) << width;
     EXPECT_LE(static_cast<double>(bound.peak_bytes), 1.25 * static_cast<double>(peak)) << width;
+  }
+}
+
+TEST(OrderedDropout, PenaltiesActOnTheWholeSubmodelInEveryBatch) {
+  // Almost always a width of 0.2 is drawn.
+  const std::string text =
+      "[train]\nsteps = 1\nlr = 0.1\nbatch = 32\n"
+      "[method]\nordered_widths = 0.2, 0.21, 0.22, 0.23, 1\nordered_distillation = ";
+  for (const std::string distils : {"true\n", "false\n"}) {
+    const auto plain = make(text + distils);
+    const auto sparse = make(text + distils + "[train]\ngroup_lasso = 0.02\n");
+    const Experiment& e = sparse->experiment;
+    const Submodel submodel = window_submodel(*e.model.layout, 0.6, 0);
+    const TrainedTask without = train(*plain, submodel), with = train(*sparse, submodel);
+    const BufferLayout dense(e.model.layout, submodel, Packing::dense);
+    std::vector<float> start = with.sent;
+    const auto size = std::ssize(start);
+    at::Tensor expected = at::zeros({size});
+    Penalty(e.train, e.model, dense)
+        .add_gradient(at::from_blob(start.data(), {size}, at::kFloat), expected);
+    std::int64_t moved = 0;
+    for (std::int64_t i = 0; i < size; ++i) {
+      const auto at = static_cast<std::size_t>(i);
+      EXPECT_NEAR(with.values[at] - without.values[at], -0.1F * expected.data_ptr<float>()[i],
+                  1e-6);
+      moved += with.values[at] != without.values[at] ? 1 : 0;
+    }
+    EXPECT_GT(moved, size * 9 / 10);
   }
 }
 

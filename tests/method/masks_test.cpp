@@ -164,6 +164,21 @@ TEST(Masks, TheShareOfUnitsThatAreOnFollowsTheOneAskedFor) {
   }
 }
 
+TEST(Masks, PenaltiesBelongToTheTrainingAfterTheSearch) {
+  // Norms are trained in the search too.
+  const std::string penalties = "group_lasso = 0.1\nscale_l1 = 0.1\n";
+  for (const bool trains : {false, true}) {
+    const std::string text = kStages + "[method]\nmask_ratio = " + (trains ? "0.5" : "1") +
+                             "\n[train]\nlr = 0.01\nsteps = 2\n";
+    const auto plain = make(text), sparse = make(text + penalties);
+    const Submodel sent = depth(plain->experiment, 3);
+    const Outcome without = search(*plain, sent, 0.5), with = search(*sparse, sent, 0.5);
+    EXPECT_EQ(without.found, with.found);
+    EXPECT_EQ(without.trained != with.trained, trains);
+    EXPECT_NE(without.trained, without.started);
+  }
+}
+
 TEST(Masks, WeightsOfMaskedLayersStandStillWhileSearching) {
   // No training follows, so every change comes from the search.
   const auto s = make(kVit + "[train]\nlr = 0.01\nsteps = 1\n[method]\nmask_ratio = 1\n");

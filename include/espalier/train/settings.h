@@ -30,10 +30,12 @@ struct TrainSettings {
   double weight_decay = 0;
   double beta1 = 0;  ///< adam, adamw, adan; a beta is the fraction that is kept
   double beta2 = 0;
-  double beta3 = 0;    ///< adan
-  double alpha = 0;    ///< rmsprop
-  double epsilon = 0;  ///< all but sgd
-  double clip = 0;     ///< largest gradient norm; 0: no clipping
+  double beta3 = 0;        ///< adan
+  double alpha = 0;        ///< rmsprop
+  double epsilon = 0;      ///< all but sgd
+  double clip = 0;         ///< largest gradient norm; 0: no clipping
+  double group_lasso = 0;  ///< penalties (penalty.h); 0: none
+  double scale_l1 = 0;
 
   Schedule schedule = Schedule::constant;
   std::int64_t horizon = 0;     ///< versions that the schedule spans, warm-up included

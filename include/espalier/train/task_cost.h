@@ -14,5 +14,9 @@ TrainingCost task_cost(const Experiment&, const LocalObjective&, const Submodel&
 /// The same for a search in the submodel.
 TrainingCost search_cost(const Experiment&, const SubmodelSearch&, const Submodel&,
                          std::int64_t batch);
+/// The penalties of one step of the optimiser, which act on the whole submodel however many passes
+/// the step's batch makes. All zero if there are none. They are one block for a roofline, and need
+/// no memory.
+TrainingCost penalty_cost(const Experiment&, const Submodel&);
 
 }  // namespace espalier

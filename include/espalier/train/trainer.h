@@ -13,6 +13,7 @@
 #include "espalier/train/experiment.h"
 #include "espalier/train/objective.h"
 #include "espalier/train/optimizer.h"
+#include "espalier/train/penalty.h"
 
 namespace espalier {
 
@@ -38,7 +39,9 @@ class Trainer {
   /// with frozen entries. Removes the optimiser.
   void place(const std::shared_ptr<const Layout>& layout, const Submodel& submodel,
              const Bytes& payload);
-  /// Allocates gradients and a new optimiser for these weights; the mean loss starts again.
+  /// Allocates gradients and a new optimiser for these weights; the mean loss starts again. Weights
+  /// of the model's own layout are trained with the penalties of the settings; a search, which has
+  /// frozen entries, has a loss of its own.
   void attach_optimizer();
   /// Trains the next batch, in all its parts: the gradients of the parts add up to that of the
   /// batch's mean.
@@ -52,7 +55,8 @@ class Trainer {
   /// Batches trained so far, and the samples in them, counting repeats.
   std::int64_t steps() const { return steps_; }
   std::int64_t samples() const { return samples_; }
-  /// Mean over the samples trained with this optimiser; 0 if there are none.
+  /// Mean of the objective's loss, without penalties, over the samples trained with this optimiser;
+  /// 0 if there are none.
   double mean_loss() const {
     return loss_samples_ == 0 ? 0 : loss_sum_ / static_cast<double>(loss_samples_);
   }
@@ -67,6 +71,7 @@ class Trainer {
   double lr_;
   Parameters parameters_;
   std::optional<Optimizer> optimizer_;
+  std::optional<Penalty> penalty_;
   std::vector<std::int64_t> order_;  // of the current epoch
   std::int64_t epoch_ = 0;
   std::int64_t position_ = 0;  // in order_

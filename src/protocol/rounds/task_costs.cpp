@@ -30,9 +30,10 @@ void set_identity(Flight& flight, const SentTask& sent) {
 const TrainingCost& TaskCosts::cost_of(Phase phase, const Submodel& submodel, std::int64_t batch) {
   auto [place, added] = costs_.try_emplace({phase, submodel.hash(), batch});
   if (added) {
-    place->second = phase == Phase::search
-                        ? search_cost(experiment_, *rules_.search, submodel, batch)
-                        : task_cost(experiment_, *rules_.objective, submodel, batch);
+    place->second =
+        phase == Phase::search     ? search_cost(experiment_, *rules_.search, submodel, batch)
+        : phase == Phase::training ? task_cost(experiment_, *rules_.objective, submodel, batch)
+                                   : penalty_cost(experiment_, submodel);
   }
   return place->second;
 }
@@ -86,6 +87,7 @@ void TaskCosts::charge(const SentTask& sent, const Submodel& trained, Flight& fl
        rules_.objective->passes(experiment_, sent.task, trained, batches)) {
     add_passes(Phase::training, made.submodel, made.passes);
   }
+  add_passes(Phase::penalty, trained, {0, batches.steps});
   flight.flops = 0;
   for (const Steps& s : steps) flight.flops += s.count * s.cost.step_flops;
   const DeviceClass device = experiment_.fleet->device_at(client, sent.task.base_version);

@@ -27,7 +27,7 @@ class TaskCosts {
   Nanoseconds update_time(const Assignment& assigned, std::int64_t client);
 
  private:
-  enum class Phase { search, training };
+  enum class Phase { search, training, penalty };
   const TrainingCost& cost_of(Phase phase, const Submodel& submodel, std::int64_t batch);
 
   const Experiment& experiment_;
