@@ -433,7 +433,7 @@ void register_adaptcl(Catalogue& c) {
                make_rule<ByWorker>);
   Method method;
   method.submodel = "learned_retention";
-  // GROUP_LASSO
+  method.defaults = {{"train.group_lasso", "0.0001"}};
   c.methods.add("adaptcl", "submodels that shrink until all updates take equally long (Zhou 2021)",
                 method);
 }

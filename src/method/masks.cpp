@@ -6,6 +6,7 @@
 #include <numeric>
 #include <set>
 
+#include "espalier/model/unit_order.h"
 #include "espalier/model/unit_window.h"
 #include "espalier/train/trainer.h"
 
@@ -303,25 +304,13 @@ class Masks final : public SubmodelSearch {
 
   /// Sum of the absolute incoming weights of each unit. Allocates no tensor.
   static std::vector<double> magnitudes(const LocalView& view, int axis) {
-    const Submodel& submodel = view.parameters.submodel();
-    const Layout& layout = view.parameters.buffer_layout().layout();
-    const std::int64_t units = submodel.width(axis);
+    const std::int64_t units = view.parameters.submodel().width(axis);
     std::vector<double> sums(static_cast<std::size_t>(units), 0.0);
-    for (std::size_t index = 0; index < layout.entries.size(); ++index) {
-      const Entry& entry = layout.entries[index];
-      const BufferLayout::Place& place =
-          view.parameters.buffer_layout().place(static_cast<int>(index));
-      if (!place.present || !makes_units_of(entry, axis)) continue;
-      std::int64_t outer = 1;
-      for (const Factor& factor : entry.dimensions.front()) {
-        if (factor.axis == axis) break;
-        outer *= factor.axis < 0 ? factor.size : submodel.width(factor.axis);
-      }
-      const std::int64_t inner = place.count / (outer * units);
-      const float* value = view.parameters.data() + place.offset;
-      for (std::int64_t o = 0; o < outer; ++o) {
+    for (const UnitPlaces& p : incoming_weights(view.parameters.buffer_layout(), axis)) {
+      const float* value = view.parameters.data() + p.offset;
+      for (std::int64_t o = 0; o < p.outer; ++o) {
         for (double& sum : sums) {
-          for (std::int64_t i = 0; i < inner; ++i) sum += std::abs(static_cast<double>(*value++));
+          for (std::int64_t i = 0; i < p.inner; ++i) sum += std::abs(static_cast<double>(*value++));
         }
       }
     }

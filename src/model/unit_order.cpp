@@ -36,18 +36,6 @@ bool joins_two_layers(const Model& model, int axis) {
   return makers.size() == 1 && readers.size() <= 1;
 }
 
-/// The entry with the scales of the norm of an axis's units; -1 if there is none.
-int scale_entry(const Layout& layout, int axis) {
-  for (std::size_t i = 0; i < layout.entries.size(); ++i) {
-    const Entry& entry = layout.entries[i];
-    if (entry.kind == Kind::trainable && entry.dimensions.size() == 1 &&
-        entry.name.ends_with(".weight") && has_axis(entry.dimensions[0], axis)) {
-      return static_cast<int>(i);
-    }
-  }
-  return -1;
-}
-
 /// Calls work(unit, index) for each incoming weight of each kept unit.
 template <class Work>
 void for_each_weight(const std::vector<UnitPlaces>& entries, const Work& work) {
@@ -148,16 +136,30 @@ std::vector<double> kept_scores(const BufferLayout& buffer_layout, int axis,
 
 }  // namespace
 
-std::vector<UnitPlaces> incoming_weights(const BufferLayout& buffer_layout, int axis) {
+int scale_entry(const Layout& layout, int axis) {
+  for (std::size_t i = 0; i < layout.entries.size(); ++i) {
+    const Entry& entry = layout.entries[i];
+    if (entry.kind == Kind::trainable && entry.dimensions.size() == 1 &&
+        entry.name.ends_with(".weight") && has_axis(entry.dimensions[0], axis)) {
+      return static_cast<int>(i);
+    }
+  }
+  return -1;
+}
+
+std::vector<UnitPlaces> incoming_weights(const BufferLayout& buffer_layout, int axis,
+                                         bool with_biases) {
   const Layout& layout = buffer_layout.layout();
   const Submodel& submodel = buffer_layout.submodel();
+  std::set<std::string> layers;  // whose weights are found; a norm's shift is named like a bias
   std::vector<UnitPlaces> all;
   for (std::size_t index = 0; index < layout.entries.size(); ++index) {
     const Entry& entry = layout.entries[index];
     const BufferLayout::Place& place = buffer_layout.place(static_cast<int>(index));
-    if (!place.present || !is_weight_matrix(entry) || !has_axis(entry.dimensions[0], axis)) {
-      continue;
-    }
+    if (!place.present || !has_axis(entry.dimensions[0], axis)) continue;
+    const bool is_bias = entry.name.ends_with(".bias") && layers.contains(layer_of(entry));
+    if (!is_weight_matrix(entry) && !(with_biases && is_bias)) continue;
+    layers.insert(layer_of(entry));
     UnitPlaces places{place.offset, 1, submodel.width(axis), 1};
     for (const Factor& factor : entry.dimensions[0]) {
       if (factor.axis == axis) break;

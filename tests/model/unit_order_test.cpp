@@ -23,6 +23,7 @@ const DataShape kColour{{3, 32, 32}, 10};
 
 TEST(PrunableAxes, AreHiddenUnitsThatOneLayerReads) {
   EXPECT_EQ(prunable_names(make({{"name", "cnn"}})), (Names{"conv1", "conv2", "features"}));
+  EXPECT_EQ(prunable_names(make({{"name", "lenet"}})), (Names{"conv1", "conv2", "fc1", "fc2"}));
   EXPECT_EQ(prunable_names(make({{"name", "mlp"}, {"hidden", "30, 20"}})),
             (Names{"hidden1", "hidden2"}));
   EXPECT_EQ(prunable_names(make({{"name", "vgg"}, {"width", "4"}}, kColour)).size(), 8U);

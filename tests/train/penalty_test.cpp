@@ -59,14 +59,6 @@ std::vector<Group> residual_blocks(bool bottleneck, const std::vector<int>& bloc
   return groups;
 }
 
-int axis_named(const Model& model, const std::string& name) {
-  for (std::size_t i = 0; i < model.layout->axes.size(); ++i) {
-    if (model.layout->axes[i].name == name) return static_cast<int>(i);
-  }
-  ADD_FAILURE() << "no axis " << name;
-  return 0;
-}
-
 std::vector<Case> cases() {
   std::vector<Case> all;
   const std::vector<Group> cnn{{{"conv1"}, "norm1"}, {{"conv2"}, "norm2"}, {{"fc1"}, "norm3"}};
@@ -88,7 +80,7 @@ std::vector<Case> cases() {
   all.push_back({"resnet50",
                  {{"name", "resnet"}, {"depth", "50"}, {"width", "4"}, {"norm", "batch"}},
                  kImage,
-                 joined({{{"conv1"}, "bn1"}}, residual_blocks(true, {3, 4, 6, 3}))});
+                 residual_blocks(true, {3, 4, 6, 3})});
   const Settings transformer{{"depth", "2"}, {"embed", "24"}, {"heads", "4"}, {"mlp", "20"}};
   Settings vit = transformer;
   vit["name"] = "vit";
@@ -229,27 +221,6 @@ TEST(Penalty, DroppedBlocksHaveNone) {
   const Parameters shallow = sliced(model, full, cut_depth(model, 1));
   expect_gradient(model, shallow, attention_and_mlp("blocks.0.", "attn.qkv", "mlp.fc1", 3),
                   gradient_of(model, shallow), "one block");
-}
-
-TEST(Penalty, UnitsAreThoseWithWeightsOfTheirOwn) {
-  const auto names = [](const Model& model) {
-    std::vector<std::string> found;
-    for (const int axis : unit_axes(model)) {
-      found.push_back(model.layout->axes[static_cast<std::size_t>(axis)].name);
-    }
-    return found;
-  };
-  EXPECT_EQ(names(make({{"name", "lenet"}})),
-            (std::vector<std::string>{"conv1", "conv2", "fc1", "fc2"}));
-  const Model gpt = make({{"name", "gpt"}, {"depth", "1"}}, kTokens);
-  EXPECT_EQ(names(gpt), (std::vector<std::string>{"h.0.heads", "h.0.hidden"}));
-  // Outputs of a stage's blocks are added to each other.
-  const Model resnet = make({{"name", "resnet"}, {"width", "4"}}, kImage);
-  const std::vector<int> units = unit_axes(resnet);
-  EXPECT_EQ(units.size(), 8U);
-  for (const char* stream : {"layer1", "layer2", "layer3", "layer4", "input", "classes"}) {
-    EXPECT_FALSE(std::ranges::binary_search(units, axis_named(resnet, stream))) << stream;
-  }
 }
 
 TEST(Penalty, IsAddedToTheGradientAndZeroWhereAUnitOrAScaleIsZero) {

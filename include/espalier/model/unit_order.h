@@ -21,12 +21,17 @@ struct UnitPlaces {
   std::int64_t units = 0;
   std::int64_t inner = 1;
 };
-/// The entries whose outputs are units of the axis (weights, not biases or norms) in the submodel.
-std::vector<UnitPlaces> incoming_weights(const BufferLayout& buffer_layout, int axis);
+/// The entries of the submodel whose outputs are units of the axis: weights, and on request the
+/// biases of their layers; no norms.
+std::vector<UnitPlaces> incoming_weights(const BufferLayout& buffer_layout, int axis,
+                                         bool with_biases = false);
+/// The entry with the scales of the norm of an axis's units; -1 if there is none.
+int scale_entry(const Layout& layout, int axis);
 
 /// The axes whose units can be removed without a change to any other layer's outputs: hidden
 /// neurons and heads of transformer blocks; else an axis that one layer makes and one layer reads,
 /// beside classifiers (channels inside a residual block, but not those that blocks add to).
+/// Ascending.
 std::vector<int> prunable_axes(const Model& model);
 
 /// What makes a unit important.
@@ -57,8 +62,8 @@ UnitScores ranks_by_axis(UnitScores scores);
 class UnitOrder {
  public:
   UnitOrder() = default;
-  /// Ascending in score; of equal scores the last units of an axis come first. At least one unit and
-  /// `floor` x units of each axis are never removed.
+  /// Ascending in score; of equal scores the last units of an axis come first. At least one unit
+  /// and `floor` x units of each axis are never removed.
   UnitOrder(const Model& model, const UnitScores& scores, double floor);
   /// Number of units that can be removed.
   std::int64_t size() const { return static_cast<std::int64_t>(units_.size()); }

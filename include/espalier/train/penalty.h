@@ -7,14 +7,10 @@
 #include <vector>
 
 #include "espalier/model/model.h"
+#include "espalier/model/unit_order.h"
 #include "espalier/train/settings.h"
 
 namespace espalier {
-
-/// The axes whose units each have weights of their own: channels, neurons, attention heads.
-/// Ascending. Not among them: input channels, classes, the residual stream (an axis that several
-/// blocks write, or whose positions they choose), and columns within a head.
-std::vector<int> unit_axes(const Model& model);
 
 /// Whether a penalty is on.
 bool has_penalty(const TrainSettings& settings);
@@ -43,26 +39,19 @@ class Penalty {
   }
 
  private:
-  /// Values of every unit of an axis in one entry: unit u has the `rows` rows of `size` values that
-  /// begin at offset + (row x units + u) x size.
-  struct Piece {
-    std::int64_t offset = 0;
-    std::int64_t rows = 0;
-    std::int64_t size = 0;
-  };
-  /// The groups of one axis.
-  struct Units {
-    std::int64_t count = 0;
-    std::int64_t group_size = 0;
-    std::vector<Piece> pieces;
+  /// The units of one axis, each with its weights.
+  struct Group {
+    std::vector<UnitPlaces> places;  // in the trainable range
+    std::int64_t units = 0;
+    std::int64_t size = 0;  // weights of a unit
   };
 
-  void add_lasso(const Units& units, std::int64_t unit, const float* weights,
+  void add_lasso(const Group& group, std::int64_t unit, const float* weights,
                  float* gradients) const;
 
   double lasso_;
   double l1_;
-  std::vector<Units> units_;
+  std::vector<Group> groups_;
   std::vector<Range> scale_places_;
   std::int64_t grouped_ = 0;
   std::int64_t scales_ = 0;
