@@ -27,6 +27,8 @@ constexpr double kNanosecondsPerFlopAtOneGflops = 1;
 
 }  // namespace
 
+ServerResources::ServerResources() : down("", 0, 1), up("", 0, 1), processor("", 0, 1) {}
+
 ServerResources::ServerResources(const Config& config)
     : down("server.down_mbps", config.real("server.down_mbps"), kNanosecondsPerByteAtOneMbps),
       up("server.up_mbps", config.real("server.up_mbps"), kNanosecondsPerByteAtOneMbps),

@@ -76,7 +76,7 @@ std::span<const std::int64_t> Trainer::next_batch() {
   return batch;
 }
 
-void Trainer::train_batch(LocalObjective& objective, const LocalTask& task) {
+double Trainer::train_batch(LocalObjective& objective, const LocalTask& task) {
   const auto batch = next_batch();
   const std::int64_t size = std::ssize(batch);
   const auto stream = [&](Purpose purpose) {
@@ -92,6 +92,7 @@ void Trainer::train_batch(LocalObjective& objective, const LocalTask& task) {
   const LocalView view{experiment_, parameters_, task};
   objective.prepare(view, context);
 
+  double sum = 0;
   parameters_.zero_gradients();
   const std::int64_t most = part_size(experiment_.train, batch_);
   for (std::int64_t begin = 0; begin < size; begin += most) {
@@ -108,7 +109,9 @@ void Trainer::train_batch(LocalObjective& objective, const LocalTask& task) {
     loss.backward(count == size
                       ? at::Tensor()
                       : at::full({}, static_cast<double>(count) / static_cast<double>(size)));
-    loss_sum_ += loss.item<double>() * static_cast<double>(count);
+    const double part_sum = loss.item<double>() * static_cast<double>(count);
+    loss_sum_ += part_sum;
+    sum += part_sum;
   }
   objective.after_backward(view);
   if (penalty_) penalty_->add_gradient(parameters_.trainable(), parameters_.gradients());
@@ -119,6 +122,27 @@ void Trainer::train_batch(LocalObjective& objective, const LocalTask& task) {
   ++steps_;
   samples_ += size;
   loss_samples_ += size;
+  return sum;
+}
+
+void Trainer::begin_task(std::int64_t nth_task) {
+  nth_task_ = nth_task;
+  order_.clear();
+  epoch_ = position_ = steps_ = 0;
+}
+
+void Trainer::archive(Archive& archive) {
+  archive.value("nth_task", nth_task_);
+  archive.value("epoch", epoch_);
+  archive.value("position", position_);
+  archive.value("steps", steps_);
+  archive.value("samples", samples_);
+  if (!archive.loading()) return;
+  order_.clear();
+  if (epoch_ > 0) {
+    order_ = epoch_order(experiment_.seed, client_, nth_task_, epoch_ - 1,
+                         experiment_.partition->samples(client_));
+  }
 }
 
 void Trainer::release() {

@@ -27,6 +27,8 @@ class Fifo {
 };
 
 struct ServerResources {
+  /// Without delays.
+  ServerResources();
   explicit ServerResources(const Config& config);
   void archive(Archive& archive);
   Fifo down;       ///< of bytes

@@ -44,10 +44,19 @@ class Trainer {
   /// frozen entries, has a loss of its own.
   void attach_optimizer();
   /// Trains the next batch, in all its parts: the gradients of the parts add up to that of the
-  /// batch's mean.
-  void train_batch(LocalObjective& objective, const LocalTask& task);
+  /// batch's mean. Returns the sum of its samples' losses.
+  double train_batch(LocalObjective& objective, const LocalTask& task);
   /// Frees weights and optimiser; the order of samples continues.
   void release();
+
+  /// For endpoints that train without end (regions): goes on, with the same weights and optimiser,
+  /// as in the first epoch of the client's task `nth_task`.
+  void begin_task(std::int64_t nth_task);
+  /// Whether the next batch begins a new epoch.
+  bool is_between_epochs() const { return position_ == std::ssize(order_); }
+  void set_learning_rate(double lr) { lr_ = lr; }
+  /// The place in the order of samples, not weights, optimiser and losses.
+  void archive(Archive& archive);
 
   Parameters& parameters() { return parameters_; }
   Optimizer& optimizer() { return *optimizer_; }

@@ -1,0 +1,77 @@
+#pragma once
+// The links between regions, in emulated time. A link serves one transfer at a time, in the order
+// in which they were handed over, and takes no account of what its endpoints compute. With a star,
+// fragments pass the region's own link and the server's; with a ring, the regions average a
+// fragment among themselves (all-reduce), at the pace of the slowest link.
+
+#include <compare>
+#include <cstdint>
+#include <optional>
+#include <set>
+#include <span>
+#include <vector>
+
+#include "espalier/base/archive.h"
+#include "espalier/device/device.h"
+#include "espalier/engine/resources.h"
+
+namespace espalier::regions {
+
+enum class Topology { ring, star };
+
+/// Nanoseconds of an all-reduce of `bytes` among the devices: latency + 2 (M - 1) / M bytes /
+/// bandwidth, with the largest latency and the smallest rate of any of them.
+Nanoseconds ring_time(std::span<const DeviceClass> devices, std::int64_t bytes);
+
+class Network {
+ public:
+  /// Something that happens on the links.
+  struct Event {
+    enum class Kind : std::int64_t {
+      at_server_link,  ///< star: the region's fragment reaches the server's link
+      received,        ///< star: the server has it
+      averaged,        ///< the merge is complete (ring: at all regions)
+      arrived          ///< star: the region has the merged fragment
+    };
+    Nanoseconds time = 0;
+    std::int64_t exchange = 0;
+    Kind kind = Kind::received;
+    std::int64_t region = 0;
+    std::int64_t bytes = 0;  ///< at the server's link
+    auto operator<=>(const Event&) const = default;
+  };
+
+  /// `devices`: of the regions.
+  Network(Topology topology, std::vector<DeviceClass> devices, ServerResources server);
+
+  /// Region `region` hands over its fragment of `bytes` at `time`; a ring begins when all have.
+  void hand_over(std::int64_t exchange, std::int64_t region, std::int64_t bytes, Nanoseconds time);
+  /// Star: the server begins to merge at `time`; the exchange is then averaged.
+  void merge(std::int64_t exchange, std::int64_t flops, Nanoseconds time);
+  /// Star: the merged fragment is sent to a region.
+  void send_down(std::int64_t exchange, std::int64_t region, std::int64_t bytes, Nanoseconds time);
+
+  std::optional<Nanoseconds> next_time() const;
+  /// Removes the next event; none if it only took its place in the queue at the server's link.
+  std::optional<Event> take();
+  void archive(Archive& archive);
+
+ private:
+  struct Handed {
+    std::int64_t exchange = 0;
+    std::int64_t regions = 0;
+    Nanoseconds last = 0;
+  };
+  Nanoseconds pass(std::vector<std::int64_t>& free, std::int64_t region, double mbps,
+                   std::int64_t bytes, Nanoseconds time) const;
+
+  Topology topology_;
+  std::vector<DeviceClass> devices_;
+  ServerResources server_;
+  std::vector<std::int64_t> up_free_, down_free_;  // by region
+  Nanoseconds ring_free_ = 0;
+  std::vector<Handed> handed_;  // ring: exchanges that some regions have handed over
+  std::set<Event> events_;
+};
+
+}  // namespace espalier::regions

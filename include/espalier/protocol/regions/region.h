@@ -1,0 +1,103 @@
+#pragma once
+// A region on its rank: a replica of the model that trains without pause, and the shared copy from
+// which its differences are taken. It is a resident (engine/resident.h); its jobs say to which step
+// it trains, what it applies before and what it sends after.
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <vector>
+
+#include "espalier/device/memory.h"
+#include "espalier/engine/job.h"
+#include "espalier/engine/resident.h"
+#include "espalier/protocol/regions/arrival.h"
+#include "espalier/protocol/regions/codec.h"
+#include "espalier/protocol/regions/fragments.h"
+#include "espalier/train/trainer.h"
+
+namespace espalier::regions {
+
+inline constexpr JobKind kRegionJob = job_kind("regions.train");
+inline constexpr ResidentKind kRegion = job_kind("regions.region");
+
+/// What regions do, the same for all.
+struct RegionSettings {
+  TrainSettings train;  ///< with the schedule in steps
+  ArrivalSettings arrival;
+  Codec codec = Codec::float32;
+  std::vector<Fragment> fragments;
+};
+/// `experiment` must outlive the result.
+RegionSettings region_settings(const Config& config, const Experiment& experiment);
+
+/// The work of one job, in this order: join, apply, train up to a step, send.
+struct RegionTask {
+  struct Applied {
+    std::int64_t exchange = 0, fragment = 0;
+    std::int64_t steps = 0;  ///< since the region sent it
+  };
+  struct Sent {
+    std::int64_t exchange = 0, fragment = 0;
+  };
+  std::int64_t joins = 0;  ///< > 0: takes the whole shared copy, for the n-th time
+  std::vector<Applied> applied;
+  std::int64_t goal = 0;  ///< step
+  std::vector<Sent> sent;
+
+  Bytes encode() const;
+  static RegionTask decode(const Bytes& bytes);
+};
+
+struct RegionResult {
+  std::int64_t samples = 0, tokens = 0;  ///< trained in this job
+  double loss_sum = 0;                   ///< over the samples
+  std::int64_t peak_bytes = 0;           ///< so far
+
+  Bytes encode() const;
+  static RegionResult decode(const Bytes& bytes);
+};
+
+class Region final : public Resident {
+ public:
+  /// `settings` and `experiment` must outlive it.
+  Region(const Experiment& experiment, const RegionSettings& settings, std::int64_t region);
+  /// The parts of a job; each may be repeated. `payload`: the model (to join), then the applied
+  /// fragments, dense.
+  void begin(const RegionTask& task, const Bytes& payload);
+  /// Trains one batch; false if the goal is reached.
+  bool step(const RegionTask& task);
+  /// The sent fragments, encoded, one after the other.
+  Bytes finish(const RegionTask& task);
+  RegionResult result() const;
+  void archive(Archive& archive) override;
+
+ private:
+  void join(std::span<const float> model);
+  void apply(const RegionTask::Applied& applied, std::span<const float> shared);
+  std::vector<float> values_of(const Fragment& fragment, const Parameters& parameters) const;
+  void set_values(const Fragment& fragment, std::span<const float> values,
+                  Parameters& parameters) const;
+  void archive_values(Archive& archive, const char* name, Parameters& parameters) const;
+
+  const Experiment& experiment_;
+  const RegionSettings& settings_;
+  std::int64_t region_;
+  std::shared_ptr<MemoryAccount> account_;
+  LocalObjective objective_;
+  Trainer trainer_;
+  Parameters shared_;
+  std::map<std::int64_t, at::Tensor> sent_;  // own values when sent, by exchange, until applied
+  std::int64_t joined_ = 0;                  // how often
+  std::int64_t step_ = 0;
+  std::int64_t epoch_ = 0;  // over its samples, since the beginning
+  std::int64_t last_applied_ = -1;
+  RegionResult result_;
+  std::int64_t result_goal_ = -1;  // of the job that result_ is about
+};
+
+/// Adds the jobs and the residents of regions. All arguments must outlive them.
+void add_region_jobs(JobKinds& kinds, Residents& residents, const Experiment& experiment,
+                     std::shared_ptr<const RegionSettings> settings);
+
+}  // namespace espalier::regions

@@ -1,0 +1,302 @@
+#include "espalier/protocol/regions/region.h"
+
+#include "espalier/base/error.h"
+#include "espalier/base/kill_point.h"
+
+namespace espalier::regions {
+namespace {
+
+void archive_task(Archive& archive, RegionTask& task) {
+  archive.value("joins", task.joins);
+  archive.value("goal", task.goal);
+  archive_list(archive, "applied", task.applied, [](Archive& a, RegionTask::Applied& applied) {
+    a.value("exchange", applied.exchange);
+    a.value("fragment", applied.fragment);
+    a.value("steps", applied.steps);
+  });
+  archive_list(archive, "sent", task.sent, [](Archive& a, RegionTask::Sent& sent) {
+    a.value("exchange", sent.exchange);
+    a.value("fragment", sent.fragment);
+  });
+}
+
+void archive_result(Archive& archive, RegionResult& result) {
+  archive.value("samples", result.samples);
+  archive.value("tokens", result.tokens);
+  archive.value("loss_sum", result.loss_sum);
+  archive.value("peak_bytes", result.peak_bytes);
+}
+
+/// Counts bytes outside tensors while it lives.
+class Charge {
+ public:
+  Charge(MemoryAccount& account, std::int64_t bytes) : account_(&account), bytes_(bytes) {
+    account.charge(bytes);
+  }
+  Charge(Charge&& other) noexcept
+      : account_(other.account_), bytes_(std::exchange(other.bytes_, 0)) {}
+  ~Charge() {
+    if (bytes_ != 0) account_->charge(-bytes_);
+  }
+  Charge& operator=(const Charge&) = delete;
+
+ private:
+  MemoryAccount* account_;
+  std::int64_t bytes_;
+};
+
+std::int64_t value_bytes(const Fragment& fragment) {
+  return fragment.values() * static_cast<std::int64_t>(sizeof(float));
+}
+
+class RegionStepper final : public Stepper {
+ public:
+  RegionStepper(Region& region, Job job)
+      : region_(region), job_(std::move(job)), task_(RegionTask::decode(*job_.head)) {}
+
+  bool step() override {
+    if (!begun_) {
+      region_.begin(task_, *job_.payload);
+      job_.payload.reset();
+      begun_ = true;
+    }
+    if (!region_.step(task_)) return false;
+    kill_point("region.step");
+    return true;
+  }
+  Output finish() override {
+    Bytes values = region_.finish(task_);
+    return {to_shared(region_.result().encode()), to_shared(std::move(values))};
+  }
+
+ private:
+  Region& region_;
+  Job job_;
+  RegionTask task_;
+  bool begun_ = false;
+};
+
+}  // namespace
+
+RegionSettings region_settings(const Config& config, const Experiment& e) {
+  RegionSettings s{.train = e.train,
+                   .arrival = arrival_settings(config),
+                   .codec = codec_of(config),
+                   .fragments = make_fragments(config, e.model, *e.plans)};
+  // Schedules count versions; a version is a period, and each of its steps has its own rate.
+  const std::int64_t period = config.integer("regions.period");
+  s.train.horizon *= period;
+  s.train.warmup *= period;
+  s.train.step_every *= period;
+  return s;
+}
+
+Bytes RegionTask::encode() const {
+  ByteArchive archive;
+  RegionTask copy = *this;
+  archive_task(archive, copy);
+  return archive.take();
+}
+
+RegionTask RegionTask::decode(const Bytes& bytes) {
+  ByteArchive archive(bytes);
+  RegionTask task;
+  archive_task(archive, task);
+  return task;
+}
+
+Bytes RegionResult::encode() const {
+  ByteArchive archive;
+  RegionResult copy = *this;
+  archive_result(archive, copy);
+  return archive.take();
+}
+
+RegionResult RegionResult::decode(const Bytes& bytes) {
+  ByteArchive archive(bytes);
+  RegionResult result;
+  archive_result(archive, result);
+  return result;
+}
+
+Region::Region(const Experiment& experiment, const RegionSettings& settings, std::int64_t region)
+    : experiment_(experiment),
+      settings_(settings),
+      region_(region),
+      account_(MemoryAccount::create(memory_bytes(experiment.fleet->device(region)))),
+      trainer_(experiment, region, 0, 0) {}
+
+void Region::begin(const RegionTask& task, const Bytes& payload) {
+  const MemoryScope scope(account_);
+  const Charge message(*account_, std::ssize(payload));
+  if (result_goal_ != task.goal || task.joins > joined_) {
+    result_ = {};
+    result_goal_ = task.goal;
+  }
+  std::span<const float> values = floats_of(payload);
+  const auto take = [&](std::int64_t count) {
+    const auto part = values.first(static_cast<std::size_t>(count));
+    values = values.subspan(static_cast<std::size_t>(count));
+    return part;
+  };
+  if (task.joins > 0) {
+    const auto full = Submodel::full(*experiment_.model.layout);
+    const auto model = take(
+        experiment_.plans->buffer_layout(full, Packing::dense)->count(Kind::trainable));
+    if (task.joins > joined_) {
+      join(model);
+      joined_ = task.joins;
+    }
+  }
+  for (const RegionTask::Applied& applied : task.applied) {
+    const auto shared =
+        take(settings_.fragments[static_cast<std::size_t>(applied.fragment)].values());
+    if (applied.exchange > last_applied_) apply(applied, shared);
+  }
+}
+
+/// Takes the whole shared copy; the inner optimiser begins anew.
+void Region::join(std::span<const float> model) {
+  const Submodel full = Submodel::full(*experiment_.model.layout);
+  Bytes payload(model.size_bytes());
+  std::ranges::copy(model, floats_of(payload).begin());
+  trainer_.place(experiment_.model.layout, full, payload);
+  trainer_.attach_optimizer();
+  shared_ = Parameters(trainer_.parameters().buffer_layout_ptr());
+  std::copy_n(trainer_.parameters().data(), shared_.buffer_layout().size(), shared_.data());
+  sent_.clear();
+}
+
+std::vector<float> Region::values_of(const Fragment& fragment, const Parameters& parameters) const {
+  std::vector<float> values(static_cast<std::size_t>(fragment.values()));
+  experiment_.plans->plan(parameters.buffer_layout(), *fragment.layout, nullptr, kTrained)
+      ->copy(parameters.data(), values.data());
+  return values;
+}
+
+void Region::set_values(const Fragment& fragment, std::span<const float> values,
+                        Parameters& parameters) const {
+  experiment_.plans->plan(*fragment.layout, parameters.buffer_layout(), nullptr, kTrained)
+      ->copy(values.data(), parameters.data());
+}
+
+void Region::apply(const RegionTask::Applied& applied, std::span<const float> shared) {
+  const Fragment& fragment = settings_.fragments[static_cast<std::size_t>(applied.fragment)];
+  set_values(fragment, shared, shared_);
+  const Charge buffer(*account_, value_bytes(fragment));
+  std::vector<float> local = values_of(fragment, trainer_.parameters());
+  const auto sent = sent_.extract(applied.exchange);
+  const std::span<const float> before =
+      sent.empty() ? std::span<const float>()
+                   : std::span(sent.mapped().const_data_ptr<float>(), local.size());
+  apply_arrival(settings_.arrival, fragment.tensors, shared, before, local, applied.steps,
+                learning_rate(settings_.train, step_));
+  set_values(fragment, local, trainer_.parameters());
+  last_applied_ = applied.exchange;
+}
+
+bool Region::step(const RegionTask& task) {
+  if (step_ >= task.goal) return false;
+  MemoryScope scope(account_);
+  if (trainer_.is_between_epochs()) trainer_.begin_task(epoch_++);
+  trainer_.set_learning_rate(learning_rate(settings_.train, step_));
+  LocalTask local;
+  local.client = region_;
+  local.submodel = trainer_.parameters().submodel();
+  const std::int64_t samples = trainer_.samples();
+  result_.loss_sum += trainer_.train_batch(objective_, local);
+  ++step_;
+  const std::int64_t trained = trainer_.samples() - samples;
+  result_.samples += trained;
+  result_.tokens += trained * experiment_.model.shape.targets();
+  return true;
+}
+
+Bytes Region::finish(const RegionTask& task) {
+  const MemoryScope scope(account_);
+  std::vector<Charge> buffers;  // of values and their encoded form
+  Bytes all;
+  for (const RegionTask::Sent& sent : task.sent) {
+    const Fragment& fragment = settings_.fragments[static_cast<std::size_t>(sent.fragment)];
+    std::vector<float> values = values_of(fragment, trainer_.parameters());
+    if (settings_.arrival.needs_sent_values()) {
+      at::Tensor kept = at::empty({std::ssize(values)}, at::kFloat);
+      std::ranges::copy(values, kept.data_ptr<float>());
+      sent_[sent.exchange] = kept;
+    }
+    if (settings_.codec != Codec::float32) {
+      const std::vector<float> shared = values_of(fragment, shared_);
+      for (std::size_t i = 0; i < values.size(); ++i) values[i] = shared[i] - values[i];
+    }
+    const Bytes encoded = encode(settings_.codec, fragment.tensors, values);
+    buffers.emplace_back(*account_, std::ssize(encoded) + value_bytes(fragment));
+    all.insert(all.end(), encoded.begin(), encoded.end());
+  }
+  return all;
+}
+
+RegionResult Region::result() const {
+  RegionResult result = result_;
+  result.peak_bytes = account_->peak_bytes();
+  return result;
+}
+
+void Region::archive_values(Archive& archive, const char* name, Parameters& parameters) const {
+  const auto dense =
+      experiment_.plans->buffer_layout(parameters.submodel(), Packing::dense);
+  std::vector<float> values(static_cast<std::size_t>(dense->count(Kind::trainable)));
+  if (!archive.loading()) {
+    experiment_.plans->plan(parameters.buffer_layout(), *dense, nullptr, kTrained)
+        ->copy(parameters.data(), values.data());
+  }
+  archive.value(name, std::span<float>(values));
+  if (archive.loading()) {
+    experiment_.plans->plan(*dense, parameters.buffer_layout(), nullptr, kTrained)
+        ->copy(values.data(), parameters.data());
+  }
+}
+
+void Region::archive(Archive& archive) {
+  MemoryScope scope(account_);
+  archive.value("joined", joined_);
+  archive.value("step", step_);
+  archive.value("epoch", epoch_);
+  archive.value("last_applied", last_applied_);
+  archive.value("result_goal", result_goal_);
+  archive_result(archive, result_);
+  if (joined_ == 0) return;
+  trainer_.archive(archive);
+  if (archive.loading()) {
+    const auto full = Submodel::full(*experiment_.model.layout);
+    const auto dense = experiment_.plans->buffer_layout(full, Packing::dense);
+    const std::vector<float> zeros(static_cast<std::size_t>(dense->count(Kind::trainable)), 0);
+    join(zeros);
+  }
+  archive_values(archive, "replica", trainer_.parameters());
+  archive_values(archive, "shared", shared_);
+  trainer_.optimizer().archive(archive, *experiment_.plans,
+                               trainer_.parameters().buffer_layout());
+  std::vector<std::int64_t> exchanges;
+  for (const auto& [exchange, values] : sent_) exchanges.push_back(exchange);
+  archive.value("exchanges", exchanges);
+  for (const std::int64_t exchange : exchanges) {
+    at::Tensor& values = sent_[exchange];
+    auto size = archive.loading() ? std::int64_t{0} : values.numel();
+    archive.value("size", size);
+    if (archive.loading()) values = at::empty({size}, at::kFloat);
+    archive.value("values", std::span(values.data_ptr<float>(), static_cast<std::size_t>(size)));
+  }
+}
+
+void add_region_jobs(JobKinds& kinds, Residents& residents, const Experiment& experiment,
+                     std::shared_ptr<const RegionSettings> settings) {
+  residents.add(kRegion, [&experiment, settings](Endpoint region) {
+    return std::make_unique<Region>(experiment, *settings, region);
+  });
+  kinds.add(kRegionJob, [&residents](Job job) {
+    Region& region = residents.at<Region>(kRegion, job.endpoint);
+    return std::make_unique<RegionStepper>(region, std::move(job));
+  });
+}
+
+}  // namespace espalier::regions

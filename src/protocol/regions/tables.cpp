@@ -1,0 +1,51 @@
+#include "espalier/protocol/regions/tables.h"
+
+namespace espalier::regions {
+namespace {
+
+constexpr auto kInteger = ColumnType::integer;
+constexpr auto kReal = ColumnType::real;
+
+}  // namespace
+
+const TableSchema& regions_schema() {
+  static const TableSchema schema{
+      "/regions",
+      {
+          {"period", kInteger, "1", "number of the period, from 1"},
+          {"region", kInteger, "1", "number of the region, which is a client"},
+          {"steps", kInteger, "1", "steps of the inner optimiser in the period"},
+          {"samples", kInteger, "1", "samples trained, counting repeats"},
+          {"tokens", kInteger, "1", "labels trained: samples, or positions of texts"},
+          {"train_loss", kReal, "1", "mean training loss over the period's samples"},
+          {"reached_s", kReal, "s", "emulated time at which the region ended the period"},
+          {"compute_s", kReal, "s", "emulated time of its steps"},
+          {"stall_s", kReal, "s", "emulated time that it waited for fragments"},
+          {"peak_bytes", kInteger, "B", "largest memory of the region so far"},
+      }};
+  return schema;
+}
+
+const TableSchema& exchanges_schema() {
+  static const TableSchema schema{
+      "/exchanges",
+      {
+          {"exchange", kInteger, "1", "number of the exchange, in order of sending"},
+          {"fragment", kInteger, "1", "number of the fragment, from 0"},
+          {"region", kInteger, "1", "the region"},
+          {"sent_step", kInteger, "1", "step of the region after which it sent its values"},
+          {"applied_step", kInteger, "1",
+           "step after which it applied the merged values; -1: the run ended before"},
+          {"sent_s", kReal, "s", "emulated time at which the values were handed to the link"},
+          {"arrived_s", kReal, "s", "emulated time at which the merged values arrived"},
+          {"applied_s", kReal, "s", "emulated time at which the region applied them"},
+          {"stall_s", kReal, "s", "emulated time that the region waited for them"},
+          {"bytes_up", kInteger, "B", "bytes that the region sent"},
+          {"bytes_down", kInteger, "B", "bytes that the region received"},
+          {"norm", kReal, "1", "L2 norm of the region's difference to the shared copy"},
+          {"weight", kReal, "1", "weight of the region in the mean; all weights sum to 1"},
+      }};
+  return schema;
+}
+
+}  // namespace espalier::regions
