@@ -2,9 +2,11 @@
 
 #include "espalier/method/adaptcl.h"
 #include "espalier/method/asynchronous.h"
+#include "espalier/method/cocodc.h"
 #include "espalier/method/cos2p.h"
 #include "espalier/method/dc_asgd.h"
 #include "espalier/method/depthfl.h"
+#include "espalier/method/diloco.h"
 #include "espalier/method/fedavg.h"
 #include "espalier/method/feddyn.h"
 #include "espalier/method/fedprox.h"
@@ -40,6 +42,18 @@ const rounds::Catalogue& rounds_catalogue() {
   return all;
 }
 
-std::vector<Protocol> protocols() { return {rounds::protocol(rounds_catalogue())}; }
+const regions::Catalogue& regions_catalogue() {
+  static const regions::Catalogue all = [] {
+    regions::Catalogue c{"method"};
+    regions::register_diloco(c);
+    regions::register_cocodc(c);
+    return c;
+  }();
+  return all;
+}
+
+std::vector<Protocol> protocols() {
+  return {rounds::protocol(rounds_catalogue()), regions::protocol(regions_catalogue())};
+}
 
 }  // namespace espalier

@@ -4,12 +4,15 @@
 #include <vector>
 
 #include "espalier/engine/protocol.h"
+#include "espalier/protocol/regions/protocol.h"
 #include "espalier/protocol/rounds/catalogue.h"
 
 namespace espalier {
 
 /// Every method and rule of `rounds`.
 const rounds::Catalogue& rounds_catalogue();
+/// Every method of `regions`.
+const regions::Catalogue& regions_catalogue();
 
 std::vector<Protocol> protocols();
 

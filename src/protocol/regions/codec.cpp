@@ -90,8 +90,8 @@ unsigned e3m0_code(float value, float scale) {
   if (!(size > 0) || !(scale > 0)) return kZeroCode;
   const double exponent = std::log2(static_cast<double>(size) / static_cast<double>(scale));
   if (exponent < kSmallestExponent - 0.5) return kZeroCode;
-  const auto code = static_cast<unsigned>(-std::clamp<double>(std::round(exponent),
-                                                              kSmallestExponent, 0));
+  const auto code =
+      static_cast<unsigned>(-std::clamp<double>(std::round(exponent), kSmallestExponent, 0));
   return code | (value < 0 ? kSignBit : 0U);
 }
 

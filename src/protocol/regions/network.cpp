@@ -60,8 +60,8 @@ void Network::send_down(std::int64_t exchange, std::int64_t region, std::int64_t
                         Nanoseconds time) {
   const Nanoseconds left = server_.down.take(time, bytes);
   const double mbps = devices_[static_cast<std::size_t>(region)].down_mbps;
-  events_.insert({pass(down_free_, region, mbps, bytes, left), exchange, Event::Kind::arrived,
-                  region});
+  events_.insert(
+      {pass(down_free_, region, mbps, bytes, left), exchange, Event::Kind::arrived, region});
 }
 
 std::optional<Nanoseconds> Network::next_time() const {

@@ -9,8 +9,8 @@ void declare_outer_options(OptionTable& table) {
                    {"sgd", "nesterov", "adam"});
   table.add({"regions.outer_lr", OptionType::real, "0.7", "learning rate of the outer optimiser",
              "", 0, 1e3});
-  table.add({"regions.outer_momentum", OptionType::real, "0.9", "outer nesterov: momentum", "", 0,
-             1});
+  table.add(
+      {"regions.outer_momentum", OptionType::real, "0.9", "outer nesterov: momentum", "", 0, 1});
   table.add({"regions.outer_beta1", OptionType::real, "0.9",
              "outer adam: decay of the mean of differences", "", 0, 0.9999999});
   table.add({"regions.outer_beta2", OptionType::real, "0.95",
@@ -33,8 +33,7 @@ OuterSettings outer_settings(const Config& config) {
   return s;
 }
 
-OuterOptimizer::OuterOptimizer(OuterSettings settings, std::int64_t values)
-    : settings_(settings) {
+OuterOptimizer::OuterOptimizer(OuterSettings settings, std::int64_t values) : settings_(settings) {
   const auto size = static_cast<std::size_t>(values);
   if (copies(settings.kind) > 0) first_.assign(size, 0);
   if (copies(settings.kind) > 1) second_.assign(size, 0);
@@ -54,8 +53,8 @@ void OuterOptimizer::step(std::span<float> shared, std::span<const double> mean)
       moved -= s.lr * s.momentum * static_cast<double>(first_[i]);
     } else if (s.kind == OuterKind::adam) {
       const double m = s.beta1 * static_cast<double>(first_[i]) + (1 - s.beta1) * difference;
-      const double v = s.beta2 * static_cast<double>(second_[i]) +
-                       (1 - s.beta2) * difference * difference;
+      const double v =
+          s.beta2 * static_cast<double>(second_[i]) + (1 - s.beta2) * difference * difference;
       first_[i] = static_cast<float>(m);
       second_[i] = static_cast<float>(v);
       moved = static_cast<double>(shared[i]) -

@@ -141,8 +141,8 @@ void Region::begin(const RegionTask& task, const Bytes& payload) {
   };
   if (task.joins > 0) {
     const auto full = Submodel::full(*experiment_.model.layout);
-    const auto model = take(
-        experiment_.plans->buffer_layout(full, Packing::dense)->count(Kind::trainable));
+    const auto model =
+        take(experiment_.plans->buffer_layout(full, Packing::dense)->count(Kind::trainable));
     if (task.joins > joined_) {
       join(model);
       joined_ = task.joins;
@@ -242,8 +242,7 @@ RegionResult Region::result() const {
 }
 
 void Region::archive_values(Archive& archive, const char* name, Parameters& parameters) const {
-  const auto dense =
-      experiment_.plans->buffer_layout(parameters.submodel(), Packing::dense);
+  const auto dense = experiment_.plans->buffer_layout(parameters.submodel(), Packing::dense);
   std::vector<float> values(static_cast<std::size_t>(dense->count(Kind::trainable)));
   if (!archive.loading()) {
     experiment_.plans->plan(parameters.buffer_layout(), *dense, nullptr, kTrained)
@@ -274,8 +273,7 @@ void Region::archive(Archive& archive) {
   }
   archive_values(archive, "replica", trainer_.parameters());
   archive_values(archive, "shared", shared_);
-  trainer_.optimizer().archive(archive, *experiment_.plans,
-                               trainer_.parameters().buffer_layout());
+  trainer_.optimizer().archive(archive, *experiment_.plans, trainer_.parameters().buffer_layout());
   std::vector<std::int64_t> exchanges;
   for (const auto& [exchange, values] : sent_) exchanges.push_back(exchange);
   archive.value("exchanges", exchanges);

@@ -44,17 +44,18 @@ ScheduleSettings schedule_settings(const Config& config, std::int64_t fragments,
         s.overlap, s.period));
   }
   if (fragments > s.period) {
-    throw InputError(formatted(
-        "{} fragments are more than the {} steps of regions.period: choose fewer or a longer period",
-        fragments, s.period));
+    throw InputError(
+        formatted("{} fragments are more than the {} steps of regions.period: choose fewer or a "
+                  "longer period",
+                  fragments, s.period));
   }
   if (s.kind != ScheduleKind::adaptive) return s;
   std::int64_t sends = config.integer("regions.sends");
   if (sends == 0) {
-    const double fit = times.exchange_s > 0 ? config.real("regions.network_use") *
-                                                  static_cast<double>(s.period) * times.step_s /
-                                                  times.exchange_s
-                                            : static_cast<double>(s.period);
+    const double fit = times.exchange_s > 0
+                           ? config.real("regions.network_use") * static_cast<double>(s.period) *
+                                 times.step_s / times.exchange_s
+                           : static_cast<double>(s.period);
     sends = std::clamp(static_cast<std::int64_t>(fit), fragments, s.period);
   }
   if (sends < fragments || sends > s.period) {

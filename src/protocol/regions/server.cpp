@@ -64,8 +64,7 @@ void refuse_unfit_regions(const Experiment& e, const RegionSettings& settings) {
     }
     const DeviceClass& device = e.fleet->device(region);
     const std::int64_t cap = memory_bytes(device);
-    const std::int64_t needed =
-        region_bytes(e, settings, part_size(e.train, e.batch_of(region)));
+    const std::int64_t needed = region_bytes(e, settings, part_size(e.train, e.batch_of(region)));
     if (cap > 0 && needed > cap) {
       throw InputError(formatted(
           "region {} needs {:.3f} MB, but device.{}.memory_mb = {}: give it more, or train a "
@@ -82,10 +81,11 @@ void declare_server_options(OptionTable& table) {
                    "star: fragments pass the server's links; ring: the regions average them among "
                    "themselves (all-reduce)",
                    {"star", "ring"});
-  table.add_choice("regions.weights", "uniform",
-                   "weight of a region in the mean: equal, by its samples, or by the tokens that it "
-                   "trained since its last exchange of the fragment",
-                   {"uniform", "samples", "tokens"});
+  table.add_choice(
+      "regions.weights", "uniform",
+      "weight of a region in the mean: equal, by its samples, or by the tokens that it "
+      "trained since its last exchange of the fragment",
+      {"uniform", "samples", "tokens"});
   table.add({"regions.lock_step", OptionType::boolean, "false",
              "every step of every region takes as long as that of the slowest region"});
 }
@@ -108,8 +108,7 @@ ServerSettings server_settings(const Config& config, const Experiment& experimen
   return s;
 }
 
-std::int64_t region_bytes(const Experiment& e, const RegionSettings& settings,
-                          std::int64_t batch) {
+std::int64_t region_bytes(const Experiment& e, const RegionSettings& settings, std::int64_t batch) {
   const Submodel full = Submodel::full(*e.model.layout);
   const TrainingCost cost = task_cost(e, LocalObjective(), full, batch);
   const std::int64_t copy = weight_bytes(e, full);
@@ -154,7 +153,8 @@ RegionsServer::RegionsServer(const Experiment& experiment, ServerSettings settin
       schedule_(settings_.schedule,
                 [&] {
                   std::vector<std::int64_t> values;
-                  for (const Fragment& f : settings_.regions.fragments) values.push_back(f.values());
+                  for (const Fragment& f : settings_.regions.fragments)
+                    values.push_back(f.values());
                   return values;
                 }()),
       network_(settings_.topology, devices_of(*experiment.fleet), settings_.clock.server) {
@@ -456,7 +456,8 @@ void RegionsServer::merge(Exchange& exchange) {
   const Fragment& fragment = settings_.regions.fragments[index];
   const auto size = static_cast<std::size_t>(fragment.values());
   std::vector<float> shared(size), values(size);
-  const auto down = experiment_.plans->plan(model_.buffer_layout(), *fragment.layout, nullptr, kTrained);
+  const auto down =
+      experiment_.plans->plan(model_.buffer_layout(), *fragment.layout, nullptr, kTrained);
   down->copy(model_.data(), shared.data());
   std::vector<double> mean(size, 0.0);
   double all = 0;
@@ -494,8 +495,7 @@ void RegionsServer::merge(Exchange& exchange) {
   }
   outer_[index].step(shared, mean);
   if (!std::isfinite(square)) {
-    throw NotFiniteError(
-        "the values of a region are not finite; lower train.lr or set train.clip");
+    throw NotFiniteError("the values of a region are not finite; lower train.lr or set train.clip");
   }
   schedule_.merged(static_cast<int>(exchange.fragment), exchange.sent_step, std::sqrt(square));
   experiment_.plans->plan(*fragment.layout, model_.buffer_layout(), nullptr, kTrained)
@@ -529,8 +529,8 @@ void RegionsServer::record(const Exchange& exchange, std::int64_t region, Nanose
       .set("sent_s", seconds(exchange.handed[i]))
       .set("arrived_s", seconds_or_none(has_arrived, exchange.arrived[i]))
       .set("applied_s", seconds_or_none(is_applied, exchange.applied[i]))
-      .set("stall_s", is_applied ? seconds(std::max<Nanoseconds>(0, exchange.arrived[i] - reached))
-                                 : 0.0)
+      .set("stall_s",
+           is_applied ? seconds(std::max<Nanoseconds>(0, exchange.arrived[i] - reached)) : 0.0)
       .set("bytes_up", up)
       .set("bytes_down", has_arrived ? down : 0)
       .set("norm", exchange.norms[i])
@@ -544,7 +544,8 @@ void RegionsServer::make_versions() {
     const std::int64_t step = (version_ + 1) * settings_.schedule.period;
     if (step > last_step()) return;
     const bool are_there = std::ranges::all_of(places_, [&](const Place& place) {
-      return place.step >= step && !(place.step == step && place.job >= 0 && !place.task.sent.empty());
+      return place.step >= step &&
+             !(place.step == step && place.job >= 0 && !place.task.sent.empty());
     });
     const bool are_merged = std::ranges::none_of(exchanges_, [&](const auto& item) {
       return item.second.sent_step <= step && item.second.merged.empty();
@@ -611,7 +612,8 @@ void RegionsServer::archive(Archive& archive) {
     a.value("exchanges", slot.second);
   });
   slots_ = {slots.begin(), slots.end()};
-  archive_list(archive, "places", places_, [](Archive& a, Place& place) { archive_place(a, place); });
+  archive_list(archive, "places", places_,
+               [](Archive& a, Place& place) { archive_place(a, place); });
   std::vector<Endpoint> endpoints(places_.size());
   std::iota(endpoints.begin(), endpoints.end(), 0);
   archive.open("residents");

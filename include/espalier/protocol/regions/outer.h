@@ -34,7 +34,9 @@ class OuterOptimizer {
   ///   adam       PyTorch's, with the difference as gradient
   /// In double, rounded once. With lr 1 and no momentum the result is the mean, rounded.
   void step(std::span<float> shared, std::span<const double> mean);
-  static int copies(OuterKind kind) { return kind == OuterKind::adam ? 2 : kind == OuterKind::nesterov ? 1 : 0; }
+  static int copies(OuterKind kind) {
+    return kind == OuterKind::adam ? 2 : kind == OuterKind::nesterov ? 1 : 0;
+  }
   void archive(Archive& archive);
 
  private:

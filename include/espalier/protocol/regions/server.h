@@ -64,16 +64,16 @@ class RegionsServer final : public Conversation {
     std::vector<std::int64_t> handed;   // emulated time; -1: not yet
     std::vector<std::int64_t> arrived;  // of the merged values
     std::vector<std::int64_t> applied;
-    std::vector<std::int64_t> tokens;   // that the region trained since its last exchange of it
+    std::vector<std::int64_t> tokens;  // that the region trained since its last exchange of it
     std::vector<double> norms, weights;
     std::vector<Bytes> values;  // encoded, until the merge
     std::int64_t received = 0;  // regions whose values the server has
     Bytes merged;               // empty before the merge
   };
   struct Place {
-    std::int64_t step = 0;           // reached
-    Nanoseconds time = 0;            // at which it was reached, or at which its job began
-    std::int64_t joins = 1;          // > 0: the next job brings the whole shared copy
+    std::int64_t step = 0;   // reached
+    Nanoseconds time = 0;    // at which it was reached, or at which its job began
+    std::int64_t joins = 1;  // > 0: the next job brings the whole shared copy
     // Its outstanding job:
     std::int64_t job = -1;  // number; -1: none
     RegionTask task;
@@ -114,7 +114,7 @@ class RegionsServer final : public Conversation {
   Network network_;
   std::unique_ptr<Clock> clock_;
   std::vector<Place> places_;
-  std::map<std::int64_t, Exchange> exchanges_;             // by number
+  std::map<std::int64_t, Exchange> exchanges_;               // by number
   std::map<std::int64_t, std::vector<std::int64_t>> slots_;  // exchanges decided, by step
   std::int64_t next_exchange_ = 0, next_job_ = 0;
   std::int64_t version_ = 0;

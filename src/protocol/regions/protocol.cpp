@@ -1,0 +1,114 @@
+#include "espalier/protocol/regions/protocol.h"
+
+#include "espalier/base/log.h"
+#include "espalier/protocol/regions/server.h"
+#include "espalier/protocol/regions/tables.h"
+#include "espalier/train/weights.h"
+
+namespace espalier::regions {
+namespace {
+
+std::string megabytes(std::int64_t bytes) {
+  return formatted("{:.2f} MB", static_cast<double>(bytes) * 1e-6);
+}
+
+class Regions final : public Preparation {
+ public:
+  Regions(const Config& config, const Experiment& experiment)
+      : experiment_(experiment),
+        method_(config.text("method.name")),
+        settings_(server_settings(config, experiment)),
+        model_(first_model(config, experiment)) {}
+
+  void print_check() const override;
+
+  std::unique_ptr<Conversation> converse(Run& run) override {
+    return std::make_unique<RegionsServer>(experiment_, std::move(settings_), std::move(model_),
+                                           run);
+  }
+
+ private:
+  const Experiment& experiment_;
+  std::string method_;
+  ServerSettings settings_;
+  Parameters model_;  // before the first step
+};
+
+void Regions::print_check() const {
+  const Experiment& e = experiment_;
+  const ScheduleSettings& schedule = settings_.schedule;
+  log_note(formatted("method   {}", method_));
+  log_note(formatted("model    {}, {} parameters", e.model.name,
+                     model_.buffer_layout().count(Kind::trainable)));
+  log_note(formatted("data     {}, {} training and {} test samples", e.data.name,
+                     e.data.train ? e.data.train->size() : 0,
+                     e.data.test ? e.data.test->size() : 0));
+  log_note(formatted("regions  {}, {} periods of {} steps, applied {} steps after sending",
+                     e.fleet->size(), e.rounds, schedule.period, schedule.overlap));
+  if (schedule.spacing > 0) {
+    log_note(formatted("         a fragment is sent every {} steps", schedule.spacing));
+  }
+  log_note(formatted("         {:<10} {:>8} {:>14} {:>12}", "fragment", "blocks", "parameters",
+                     "message"));
+  for (std::size_t i = 0; i < settings_.regions.fragments.size(); ++i) {
+    const Fragment& fragment = settings_.regions.fragments[i];
+    log_note(formatted("         {:<10} {:>8} {:>14} {:>12}", i, fragment.blocks.size(),
+                       fragment.values(),
+                       megabytes(encoded_bytes(settings_.regions.codec, fragment.tensors))));
+  }
+  std::int64_t largest = 0;
+  for (std::int64_t region = 0; region < e.fleet->size(); ++region) {
+    largest = std::max(largest,
+                       region_bytes(e, settings_.regions, part_size(e.train, e.batch_of(region))));
+  }
+  log_note(formatted("memory   {} at most for a region", megabytes(largest)));
+}
+
+void declare(OptionTable& table) {
+  declare_schedule_options(table);
+  declare_fragment_options(table);
+  declare_codec_options(table);
+  declare_arrival_options(table);
+  declare_outer_options(table);
+  declare_server_options(table);
+}
+
+std::vector<Listing> listings(const Catalogue& catalogue) {
+  Listing methods{"method", "methods (method.name)", {}};
+  for (const auto& [name, help, method] : catalogue.items()) {
+    std::string details;
+    for (const auto& [key, value] : method.defaults) details += formatted("{} = {}\n", key, value);
+    methods.items.push_back({name, help, details});
+  }
+  return {methods};
+}
+
+}  // namespace
+
+Protocol protocol(const Catalogue& catalogue) {
+  return {.name = "regions",
+          .help =
+              "regions train without pause and exchange fragments of their differences to a shared "
+              "copy",
+          .declare = declare,
+          .tables = {&regions_schema(), &exchanges_schema()},
+          .list = [&catalogue] { return listings(catalogue); },
+          .choose =
+              [&catalogue](Config& config) {
+                const Method& method = catalogue.get(config.text("method.name")).value;
+                for (const auto& [key, value] : method.defaults) config.set_default(key, value);
+              },
+          .prepare =
+              [](const Config& config, const Experiment& experiment) {
+                return std::make_unique<Regions>(config, experiment);
+              },
+          .add_jobs =
+              [](JobKinds& kinds, Residents& residents, const Config& config,
+                 const Experiment& experiment) {
+                add_region_jobs(
+                    kinds, residents, experiment,
+                    std::make_shared<RegionSettings>(region_settings(config, experiment)));
+              }};
+}
+
+}  // namespace espalier::regions
