@@ -56,7 +56,7 @@ class RegionStepper final : public Stepper {
 
   bool step() override {
     if (!begun_) {
-      region_.begin(task_, *job_.payload);
+      region_.begin(job_.number, task_, *job_.payload);
       job_.payload.reset();
       begun_ = true;
     }
@@ -126,12 +126,12 @@ Region::Region(const Experiment& experiment, const RegionSettings& settings, std
       account_(MemoryAccount::create(memory_bytes(experiment.fleet->device(region)))),
       trainer_(experiment, region, 0, 0) {}
 
-void Region::begin(const RegionTask& task, const Bytes& payload) {
+void Region::begin(std::int64_t job, const RegionTask& task, const Bytes& payload) {
   const MemoryScope scope(account_);
   const Charge message(*account_, std::ssize(payload));
-  if (result_goal_ != task.goal || task.joins > joined_) {
+  if (job_ != job) {
     result_ = {};
-    result_goal_ = task.goal;
+    job_ = job;
   }
   std::span<const float> values = floats_of(payload);
   const auto take = [&](std::int64_t count) {
@@ -237,7 +237,7 @@ Bytes Region::finish(const RegionTask& task) {
 
 RegionResult Region::result() const {
   RegionResult result = result_;
-  result.peak_bytes = account_->peak_bytes();
+  result.peak_bytes = std::max(peak_before_, account_->peak_bytes());
   return result;
 }
 
@@ -261,7 +261,10 @@ void Region::archive(Archive& archive) {
   archive.value("step", step_);
   archive.value("epoch", epoch_);
   archive.value("last_applied", last_applied_);
-  archive.value("result_goal", result_goal_);
+  archive.value("job", job_);
+  std::int64_t peak = result().peak_bytes;
+  archive.value("peak", peak);
+  if (archive.loading()) peak_before_ = peak;
   archive_result(archive, result_);
   if (joined_ == 0) return;
   trainer_.archive(archive);

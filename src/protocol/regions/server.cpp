@@ -54,14 +54,8 @@ ExchangeTimes exchange_times(const Experiment& e, const ServerSettings& s) {
           seconds(s.topology == Topology::ring ? ring_time(devices, bytes) : both_ways)};
 }
 
-void refuse_unfit_regions(const Experiment& e, const RegionSettings& settings) {
+void refuse_little_memory(const Experiment& e, const RegionSettings& settings) {
   for (std::int64_t region = 0; region < e.fleet->size(); ++region) {
-    if (e.partition && e.samples_of(region) == 0) {
-      throw InputError(formatted(
-          "region {} has no samples: a region trains in every step; use fewer clients or a more "
-          "even data.partition",
-          region));
-    }
     const DeviceClass& device = e.fleet->device(region);
     const std::int64_t cap = memory_bytes(device);
     const std::int64_t needed = region_bytes(e, settings, part_size(e.train, e.batch_of(region)));
@@ -101,7 +95,7 @@ ServerSettings server_settings(const Config& config, const Experiment& experimen
               : weights == "tokens" ? Weights::tokens
                                     : Weights::uniform;
   s.lock_step = config.boolean("regions.lock_step");
-  refuse_unfit_regions(experiment, s.regions);
+  refuse_little_memory(experiment, s.regions);
   const ExchangeTimes times =
       experiment.partition ? exchange_times(experiment, s) : ExchangeTimes{};
   s.schedule = schedule_settings(config, std::ssize(s.regions.fragments), times);

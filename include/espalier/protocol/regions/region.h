@@ -62,9 +62,9 @@ class Region final : public Resident {
  public:
   /// `settings` and `experiment` must outlive it.
   Region(const Experiment& experiment, const RegionSettings& settings, std::int64_t region);
-  /// The parts of a job; each may be repeated. `payload`: the model (to join), then the applied
-  /// fragments, dense.
-  void begin(const RegionTask& task, const Bytes& payload);
+  /// The parts of job number `job`; each may be repeated. `payload`: the model (to join), then the
+  /// applied fragments, dense.
+  void begin(std::int64_t job, const RegionTask& task, const Bytes& payload);
   /// Trains one batch; false if the goal is reached.
   bool step(const RegionTask& task);
   /// The sent fragments, encoded, one after the other.
@@ -92,8 +92,9 @@ class Region final : public Resident {
   std::int64_t step_ = 0;
   std::int64_t epoch_ = 0;  // over its samples, since the beginning
   std::int64_t last_applied_ = -1;
+  std::int64_t peak_before_ = 0;  // memory before a resume
   RegionResult result_;
-  std::int64_t result_goal_ = -1;  // of the job that result_ is about
+  std::int64_t job_ = -1;  // that result_ is about
 };
 
 /// Adds the jobs and the residents of regions. All arguments must outlive them.

@@ -34,7 +34,7 @@ struct ServerSettings {
 };
 /// regions.topology, regions.weights, regions.lock_step.
 void declare_server_options(OptionTable& table);
-/// InputError if settings contradict each other, a region has no samples or too little memory.
+/// InputError if settings contradict each other, or a region has too little memory.
 ServerSettings server_settings(const Config& config, const Experiment& experiment);
 
 /// Upper bound of the memory of a region with batches of `batch` samples.

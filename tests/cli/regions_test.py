@@ -1,0 +1,204 @@
+"""Regions in whole runs: closed forms, neutral settings, stalls, the same values on any number of ranks and after a
+kill."""
+
+import os
+import unittest
+
+import h5py
+import numpy as np
+
+from support import ProgramTest
+
+INPUT = """
+[run]
+name = small
+rounds = 4
+[data]
+name = synthetic
+synthetic_samples = 120
+synthetic_shape = 1, 6, 6
+synthetic_noise = 0.5
+[model]
+name = mlp
+hidden = 24, 16, 12
+[clients]
+count = 4
+fleet = 2*fast, 2*slow
+[device.fast]
+gflops = 0.002
+up_mbps = 2
+down_mbps = 4
+latency_ms = 3
+[device.slow]
+gflops = 0.001
+up_mbps = 1
+down_mbps = 2
+latency_ms = 3
+[method]
+name = cocodc
+[regions]
+period = 8
+overlap = 2
+fragment_count = 3
+[train]
+batch = 7
+lr = 0.002
+"""
+
+PLAIN = ("--regions.outer=sgd", "--regions.outer_lr=1")  # the mean replaces the shared copy
+
+
+class RegionsTest(ProgramTest):
+    def setUp(self):
+        super().setUp()
+        self.input = self.write("regions.ini", INPUT)
+
+    def model(self, run):
+        with h5py.File(self.checkpoint(run)) as file:
+            return {name: values[()] for name, values in file["model"].items()}
+
+    def assert_equal_models(self, a, b):
+        a, b = self.model(a), self.model(b)
+        for name, values in a.items():
+            np.testing.assert_array_equal(values, b[name], err_msg=name)
+
+
+class SameValues(RegionsTest):
+    def test_on_any_number_of_ranks_and_after_a_kill(self):
+        for number, more in enumerate((
+                (),
+                ("--method.name=diloco", "--regions.overlap=0", "--train.momentum=0.9"),
+                ("--method.name=streaming_diloco", "--regions.codec=e3m0", "--regions.topology=star",
+                 "--regions.weights=samples", "--data.partition=dirichlet", "--server.up_mbps=1", "--server.gflops=0.001"),
+                ("--regions.codec=int8", "--regions.outer=adam", "--regions.compensation=adaptive", "--regions.lock_step=true",
+                 "--regions.sends=5", "--model.norm=batch"))):
+            with self.subTest(settings=more):
+                more = ("--checkpoint.every=1", *more)
+                one = self.run_ok(f"{number}-1", *more)
+                for ranks in (2, 3, 5):
+                    self.assert_same(one, self.run_ok(f"{number}-{ranks}", *more, ranks=ranks))
+                for point, ranks in (("regions.merged:4", 3), ("region.step:60", 2), ("regions.version:3", 1),
+                                     ("checkpoint.renamed:2", 5)):
+                    name = f"{number}-{point.split(':')[0]}"
+                    done = self.espalier("run", self.input, f"--run.name={name}", *more, ranks=3,
+                                         env={"ESPALIER_KILL_AT": point})
+                    self.assertEqual(done.returncode, 137, done.stdout + done.stderr)
+                    self.assert_same(one, self.run_ok(name, *more, ranks=ranks))
+
+    def test_more_periods_later_are_the_same_run(self):
+        whole = self.run_ok("whole", "--run.horizon=4")
+        self.run_ok("parts", "--run.horizon=4", "--run.rounds=2", ranks=2)
+        parts = self.run_ok("parts", "--run.horizon=4")
+        self.assert_equal_models(whole, parts)
+
+
+class Neutral(RegionsTest):
+    def test_local_sgd_is_fedavg(self):
+        common = ("--data.partition=dirichlet", "--train.optimizer=sgd", "--train.lr=0.05", "--train.steps=0")
+        # A period is one epoch of every region: 30 samples in batches of 7 and 2.
+        regions = self.run_ok("regions", "--method.name=local_sgd", "--regions.period=5", "--regions.overlap=0",
+                              "--data.partition=iid", "--train.optimizer=sgd", "--train.lr=0.05")
+        fedavg = self.run_ok("fedavg", "--method.name=fedavg", "--data.partition=iid", "--train.optimizer=sgd",
+                             "--train.lr=0.05")
+        self.assert_equal_models(regions, fedavg)
+        moments = ("--train.optimizer=adamw", "--train.optimizer_state=keep", "--train.lr=0.003", "--data.partition=iid")
+        self.assert_equal_models(
+            self.run_ok("diloco", "--method.name=diloco", "--regions.period=5", "--regions.overlap=0", *PLAIN,
+                        "--train.weight_decay=0.01", "--train.clip=0", *moments),
+            self.run_ok("fedadamw", "--method.name=fedavg", "--train.weight_decay=0.01", *moments))
+
+    def test_streaming_without_overlap_is_diloco(self):
+        streaming = self.run_ok("streaming", "--method.name=streaming_diloco", "--regions.overlap=0", "--regions.alpha=0",
+                                "--regions.fragment_count=1", "--regions.outer_lr=0.7")
+        self.assert_equal_models(streaming, self.run_ok("diloco", "--method.name=diloco", "--regions.overlap=0"))
+
+    def test_cocodc_without_correction_and_overlap_is_streaming(self):
+        cocodc = self.run_ok("cocodc", "--regions.lambda=0", "--regions.overlap=0", "--regions.schedule=offset")
+        self.assert_equal_models(cocodc, self.run_ok("streaming", "--method.name=streaming_diloco", "--regions.alpha=0",
+                                                     "--regions.overlap=0"))
+
+    def test_one_region_alone_trains_as_without_exchanges(self):
+        alone = ("--clients.count=1", "--clients.fleet=fast", "--data.synthetic_samples=31", *PLAIN)
+        plain = self.run_ok("plain", "--method.name=diloco", "--regions.overlap=0", *alone)
+        for overlap, count in ((2, 3), (5, 2), (0, 4)):
+            other = self.run_ok(f"other{overlap}", f"--regions.overlap={overlap}", f"--regions.fragment_count={count}",
+                                "--regions.lambda=0", *alone)
+            tables = [self.table(run, "regions") for run in (plain, other)]
+            np.testing.assert_array_equal(tables[0]["train_loss"], tables[1]["train_loss"])
+
+
+class Times(RegionsTest):
+    """Emulated times by closed forms: every step of a region takes the same time, as all batches are equal."""
+
+    EQUAL = ("--clients.fleet=4*fast", "--data.synthetic_samples=112", "--method.name=streaming_diloco", "--regions.period=9",
+             "--model.hidden=100,100")
+
+    def step_s(self, run):
+        table = self.table(run, "regions")
+        steps = table["compute_s"] / table["steps"]
+        np.testing.assert_allclose(steps, steps[0], rtol=1e-7)
+        return steps[0]
+
+    def test_a_ring_stalls_for_what_the_overlap_does_not_hide(self):
+        for overlap in (0, 1, 4):
+            run = self.run_ok(f"ring{overlap}", *self.EQUAL, f"--regions.overlap={overlap}")
+            step, exchanges = self.step_s(run), self.table(run, "exchanges")
+            values = {f: exchanges["bytes_up"][exchanges["fragment"] == f][0] for f in range(3)}
+            applied = exchanges["applied_step"] >= 0
+            self.assertTrue((exchanges["applied_step"][applied] == exchanges["sent_step"][applied] + overlap).all())
+            for row in np.flatnonzero(applied):
+                ring = 0.003 + 2 * 3 / 4 * values[exchanges["fragment"][row]] * 8 / 2e6
+                self.assertAlmostEqual(exchanges["arrived_s"][row], exchanges["sent_s"][row] + ring, 6)
+                self.assertAlmostEqual(exchanges["stall_s"][row], max(0, ring - overlap * step), 6)
+            done = self.column(run, "virtual_time_s", "evaluations")[-1]
+            stalls = exchanges["stall_s"][exchanges["region"] == 0].sum()
+            if overlap == 0:
+                self.assertGreater(stalls, 0)
+            reached = self.table(run, "regions")["reached_s"].max()
+            self.assertAlmostEqual(reached, 36 * step + stalls - exchanges["stall_s"][
+                (exchanges["region"] == 0) & (exchanges["applied_step"] == 36)].sum(), 5)
+            self.assertGreaterEqual(done, reached)
+
+    def test_a_star_passes_both_links(self):
+        run = self.run_ok("star", *self.EQUAL, "--regions.topology=star", "--regions.overlap=0")
+        exchanges = self.table(run, "exchanges")
+        for row in range(len(exchanges["exchange"])):
+            if np.isnan(exchanges["arrived_s"][row]):
+                continue
+            size = exchanges["bytes_up"][row]
+            expected = 2 * 0.003 + size * 8 / 2e6 + size * 8 / 4e6
+            self.assertAlmostEqual(exchanges["arrived_s"][row] - exchanges["sent_s"][row], expected, 6)
+
+    def test_a_slow_region_does_not_stop_the_others_before_the_fragment_is_due(self):
+        run = self.run_ok("speeds", "--method.name=diloco", "--regions.overlap=3")
+        regions = self.table(run, "regions")
+        fast, slow = regions["region"] < 2, regions["region"] >= 2
+        self.assertGreater(regions["stall_s"][fast].sum(), 0.5 * regions["compute_s"][fast].sum())
+        self.assertLess(regions["stall_s"][slow].max(), 0.2 * regions["compute_s"][slow].max())
+        locked = self.table(self.run_ok("locked", "--method.name=diloco", "--regions.overlap=3", "--regions.lock_step=true"),
+                            "regions")
+        np.testing.assert_allclose(locked["reached_s"][locked["region"] == 0], locked["reached_s"][locked["region"] == 3])
+
+
+class Refusals(RegionsTest):
+    def test_settings_that_cannot_work(self):
+        for words, *settings in (
+                ("regions.overlap", "--regions.overlap=8"), ("regions.fragment_count", "--regions.fragment_count=5"),
+                ("regions.sends", "--regions.sends=2"), ("regions.sends", "--regions.sends=9"),
+                ("more than the 2 steps", "--regions.period=2", "--regions.overlap=1"),
+                ("memory_mb", "--device.slow.memory_mb=0.01")):
+            self.assert_refused(2, words, "run", self.input, *settings)
+            self.assertFalse(os.path.exists(self.path("runs")), settings)
+
+    def test_a_memory_bound_holds(self):
+        for method in ("diloco", "cocodc"):
+            run = self.run_ok(method, f"--method.name={method}")
+            peak = self.column(run, "peak_bytes", "regions").max()
+            shown = self.espalier("run", self.input, f"--method.name={method}", "--check").stdout
+            bound = float(shown.split("memory   ")[1].split(" MB")[0]) * 1e6 + 5000
+            self.assertLessEqual(peak, bound)
+            self.assertGreater(peak, 0.5 * bound)
+
+
+if __name__ == "__main__":
+    unittest.main()
