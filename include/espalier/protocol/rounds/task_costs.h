@@ -20,11 +20,15 @@ class TaskCosts {
   /// The flight of a task that is sent at `now`. Call it before the client's state is added to the
   /// task, because the state is not charged to a link. With a search the times are lower bounds.
   Flight flight_of(const SentTask& sent, Nanoseconds now);
+  /// The same on a given device.
+  Flight flight_on(const DeviceClass& device, const SentTask& sent, Nanoseconds now);
   /// Sets the costs of the task after its download, if its client trains `trained`.
   void charge(const SentTask& sent, const Submodel& trained, Flight& flight);
 
  private:
   enum class Phase { search, training };
+  void charge_on(const DeviceClass& device, const SentTask& sent, const Submodel& trained,
+                 Flight& flight);
   const TrainingCost& cost_of(Phase phase, const Submodel& submodel, std::int64_t batch);
 
   const Experiment& experiment_;
