@@ -96,9 +96,8 @@ const TableSchema& fleet_schema() {
       "/method/fleet",
       {
           {"shortest_s", ColumnType::real, "s",
-           "shortest update time of the full model among the clients: download, compute and upload "
-           "on "
-           "the client's device"},
+           "shortest update time of the full model on a client's device: download, compute, "
+           "upload"},
           {"longest_s", ColumnType::real, "s", "longest of these times"},
           {"sigma", ColumnType::real, "1", "longest / shortest"},
           {"heterogeneity", ColumnType::real, "1",
