@@ -81,8 +81,8 @@ class Reader(ProgramTest):
             file["alone"] = 5
         run = open_run(folder)
         self.assertEqual(set(run.tables) - {"rounds", "tasks", "evaluations", "clients", "method"},
-                         {"hops", "method/stages", "method/stages/inner"})
-        self.assertEqual(set(run.method) - {"method"}, {"stages", "stages/inner"})
+                         {"hops", "method/fleet", "method/stages", "method/stages/inner"})
+        self.assertEqual(set(run.method) - {"method"}, {"fleet", "stages", "stages/inner"})
         for name in ("hops", "method/stages"):
             table = run.tables[name]
             self.assertEqual(set(table), {"hop", "kind", "is_late", "note", "position"})
