@@ -49,7 +49,7 @@ std::string refusal(const LinklessTime& worst, double fastest, const Fleet& flee
 
 FullUpdates::FullUpdates(const Experiment& experiment)
     : experiment_(experiment),
-      costs_(experiment, TaskRules{.objective = std::make_shared<LocalObjective>()}) {
+      costs_(experiment, TaskRules{std::make_shared<LocalObjective>(), nullptr}) {
   sent_.task.submodel = Submodel::full(*experiment.model.layout);
   sent_.buffer_layout = experiment.plans->buffer_layout(sent_.task.submodel, Packing::dense);
 }
