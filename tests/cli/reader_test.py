@@ -162,7 +162,7 @@ class Reader(ProgramTest):
                   "staleness": tasks["staleness"][tasks["outcome"] == b"merged"].mean()}
         for name, value in wanted.items():
             self.assertAlmostEqual(found[name], value, places=9, msg=name)
-        never = summary(open_run(folder), 1.1)
+        never = summary(open_run(folder), 1.0)
         self.assertTrue(np.isnan(never["target_s"]) and np.isnan(never["target_mb"]))
 
     def test_a_run_without_rows(self):

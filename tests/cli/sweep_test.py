@@ -252,6 +252,13 @@ class Grid(ToolTest):
         self.write("grid.csv", text.replace(commit, "0123456789ab", 1))
         self.assertIn("0123456789ab", self.sweep(self.SMALL_GRID, env=env))
         self.assertEqual(len(self.started()), 4)
+        # Only the row is of another commit: it is made again. Then the run is, too: it runs again.
+        self.sweep(self.SMALL_GRID, "--same-commit", env=env)
+        self.assertEqual(len(self.started()), 4)
+        self.assertEqual({row["commit"] for row in self.rows()}, {commit})
+        self.write("grid.csv", text.replace(commit, "0123456789ab", 1))
+        with h5py.File(self.path("runs", "0.1-seed1", "run.h5"), "a") as file:
+            file.attrs["git_sha"] = "0123456789ab"
         self.sweep(self.SMALL_GRID, "--same-commit", env=env)
         self.assertEqual(self.started()[4:], ["0.1-seed1"])
         self.assertEqual({row["commit"] for row in self.rows()}, {commit})
@@ -308,6 +315,12 @@ def measure(run, names):
         rows = self.rows()
         self.assertEqual(list(rows[0]), ["variant", "seed", "steps", "one", "config"])
         self.assertEqual(int(rows[0]["steps"]), self.column(self.path("runs", "0.1-seed3"), "steps").sum())
+        self.write("own.py", "def measure(run, names):\n    return {'one': 'text'}\n")
+        os.remove(self.path("grid.csv"))
+        self.assertRegex(self.sweep(text, status=1), r"0\.2 +3 +failed: measure failed: ValueError")
+        self.assertRegex(self.sweep("[sweep]\ninput = small.ini\nevaluated = tset\n", status=1),
+                         "failed: evaluated = tset, but there are only evaluations of test")
+        self.assertRegex(self.sweep("[sweep]\ninput = small.ini\ntarget = 80\n", status=1), "give a target such as 0.8")
         self.write("own.py", "import nothing_such")
         self.refused(2, "own.py cannot be used for measure", "sweep.py", "grid.ini")
 
@@ -329,16 +342,94 @@ start = wrong
 """
         printed = self.sweep(text, status=1)
         self.assertRegex(printed, r"lost +1 +failed: its start wrong is refused: train\.lr")
-        trained, tuned = self.path("runs", "trained-seed1"), self.path("runs", "tuned-seed2")
+        trained, tuned = self.starts()[0], self.path("runs", "tuned-seed2")
         with h5py.File(self.checkpoint(trained)) as a, h5py.File(self.checkpoint(tuned)) as b:
             for name, values in a["model"].items():
                 np.testing.assert_array_equal(values[()], b["model"][name][()])
         self.assertEqual([row["variant"] for row in self.rows()], ["tuned", "tuned"])
-        # The hash of a run covers its start.
-        self.assertIn("0 of 4 runs finished", self.sweep(text.replace("run.rounds = 2", "run.rounds = 3"), "--list", status=1))
+        # The hash of a run covers its start. The row comes back without the run.
+        longer = text.replace("run.rounds = 2", "run.rounds = 3")
+        self.assertIn("0 of 4 runs finished", self.sweep(longer, "--list", status=1))
         os.remove(self.path("grid.csv"))
         self.sweep(text, "--collect", status=1)
+        before = self.rows()
+        self.assertEqual(len(before), 2)
+        # A run that began from another start is not taken for one of this sweep; --overwrite replaces it.
+        printed = self.sweep(longer, status=1)
+        self.assertRegex(printed, r"tuned +1 +failed: .*model\.init.*--overwrite")
+        self.assertIn("2 rows of the table are older than this sweep file", printed)
+        self.assertEqual(self.rows(), before)
+        self.sweep(longer, "--overwrite", status=1)
+        self.assertEqual(len(self.starts()), 2)
         self.assertEqual(len(self.rows()), 2)
+        self.assertNotEqual([row["loss"] for row in self.rows()], [row["loss"] for row in before])
+
+    def starts(self):
+        """Folders of the start [start trained]; each name ends with the hash of its configuration."""
+        return [self.path("runs", name) for name in sorted(os.listdir(self.path("runs"))) if name.startswith("trained-seed1-")]
+
+    def test_overwrite_replaces_only_other_runs(self):
+        env = self.logged()
+        self.sweep(self.SMALL_GRID, env=env)
+        os.remove(self.path("grid.csv"))
+        # A finished run without a row is taken, an unfinished one resumes, a damaged one and one of another configuration begin
+        # again.
+        os.remove(self.path("runs", "0.1-seed2", "DONE"))
+        os.truncate(self.path("runs", "0.2-seed1", "run.h5"), 3000)
+        shutil.rmtree(self.path("runs", "0.2-seed2"))
+        os.rename(self.path("runs", "0.1-seed1"), self.path("runs", "0.2-seed2"))
+        self.run_ok("0.1-seed1", "--train.lr=0.1")
+        listed = self.sweep(self.SMALL_GRID, "--list")
+        for words in (r"0\.1 +1 +finished, but without a row: --collect", r"0\.1 +2 +stopped after 3 rounds",
+                      r"0\.2 +1 +.* cannot be read", r"0\.2 +2 +.* another configuration; --overwrite"):
+            self.assertRegex(listed, words)
+        self.assertFalse(os.path.exists(self.path("grid.csv")))
+        self.sweep(self.SMALL_GRID, "--overwrite", env=env)
+        self.assertEqual(sorted(self.started()[4:]), ["0.1-seed2", "0.2-seed1", "0.2-seed2"])
+        self.assertEqual(len(self.rows()), 4)
+        with open(self.path("runs", "0.1-seed2", "log.txt")) as file:
+            self.assertIn("resum", file.read())
+
+    def test_two_folders_share_a_table(self):
+        text = "[sweep]\ninput = small.ini\nseeds = 1-2\nrun.rounds = 100\n"
+        self.write("grid.ini", text)
+        jobs = [self.begin([sys.executable, os.path.join(TOOLS, "sweep.py"), "grid.ini", f"seed {seed}", f"--dir=runs{seed}"])
+                for seed in (1, 2)]
+        for job in jobs:
+            self.assertEqual(finish(job, 120).returncode, 0)
+        self.assertEqual([row["seed"] for row in self.rows()], ["1", "2"])
+
+    def test_a_list_during_the_runs_and_a_time_limit(self):
+        text = "[sweep]\ninput = small.ini\nseeds = 1-3\nrun.rounds = 300\n"
+        self.write("grid.ini", text)
+        job = self.begin([sys.executable, os.path.join(TOOLS, "sweep.py"), "grid.ini", "--jobs=1", "--minutes=0.001"])
+        end = time.monotonic() + 60
+        while not os.path.exists(self.path("runs", "small-seed1", "run.h5")):
+            self.assertLess(time.monotonic(), end)
+            time.sleep(0.05)
+        listed = self.sweep(text, "--list")
+        self.assertRegex(listed, r"small +1 +(running after \d+ rounds|finished|top1)")
+        self.assertRegex(listed, r"small +3 +not begun")
+        done = finish(job, 120)
+        self.assertEqual(done.returncode, 85, done.stdout + done.stderr)
+        self.assertRegex(done.stdout, "   1 of 3   small, seed 1")
+        self.assertEqual(len(self.rows()), 1)
+
+    def test_awkward_names(self):
+        text = "\ufeff[sweep]\ninput = small.ini\nrun.rounds = 1\n[variant {train.lr} größe]\ntrain.lr = 0.1\n[variant α]\n[variant β]\n"
+        self.sweep(text)
+        self.assertEqual([row["variant"] for row in self.rows()], ["0.1 größe", "α", "β"])
+        self.assertTrue(os.path.exists(self.path("runs", "α-seed1", "run.h5")))
+        self.assertEqual(table_of(self.compare("--sweep", "grid.csv"))["β"]["rounds"], "1")
+
+    def test_ctrl_c_before_a_run_begins(self):
+        lists = ", ".join(map(str, range(1, 61)))
+        self.write("grid.ini", f"[sweep]\ninput = small.ini\n[variant a]\ntrain.batch = [{lists}]\n")
+        job = self.begin([sys.executable, os.path.join(TOOLS, "sweep.py"), "grid.ini"])
+        time.sleep(2)
+        job.send_signal(signal.SIGINT)
+        done = finish(job, 10)
+        self.assertEqual((done.returncode, done.stderr), (85, "sweep.py: stopped before a run began\n"))
 
     def test_ranks_and_a_signal(self):
         text = "[sweep]\ninput = small.ini\nranks = 3\nseeds = 1-3\nrun.rounds = 400\ncheckpoint.every = 1000\n"
@@ -406,6 +497,8 @@ start = wrong
         refused("unknown key seed", begin + "[variant a]\nseed = 3\n")
         refused("is none of", begin + "[grid]\n")
         refused("is none of", begin + "[variant]\n")
+        refused("unknown key like", begin + "like = b\n")
+        refused("no list of seeds", begin + "seeds =\n")
         refused("no list of seeds", begin + "seeds = 1, x\n")
         refused("no list of seeds", begin + "seeds = 3-1\n")
         refused("no list in brackets", begin + "[variant a]\ntrain.lr = [1, 2\n")
@@ -416,17 +509,30 @@ start = wrong
         refused("no section [start b]", begin + "[variant a]\nstart = b\n")
         refused("several values", begin + "[start b]\ntrain.lr = [1, 2]\n[variant a]\n")
         refused("write `seeds =", begin + "[variant a]\nrun.seed = 2\n")
-        refused("ranks = two", begin + "ranks = two\n")
-        refused("target = high", begin + "target = high\n")
+        refused("sets run.name; write `[variant NAME]`", begin + "run.name = x\n")
+        refused("sets run.dir; write `dir = FOLDER`", begin + "[variant a]\nrun.dir = x\n")
+        for ranks in ("two", "0", "²", "-1"):
+            refused(f"ranks = {ranks}", begin + f"ranks = {ranks}\n")
+        for target in ("high", "80%", "nan", "-1"):
+            refused(f"target = {target} is no quality, such as 0.8", begin + f"target = {target}\n")
+        refused("{train.lr} in its name, but no value", begin + "[variant {train.lr}]\n")
+        refused("two sections [variant a]", begin + "[variant a]\n[variant  a]\n")
+        refused("has a start itself", begin + "[start b]\nstart = b\n[variant a]\nstart = b\n")
+        refused("needs also seed, config", begin + "columns = variant, top1\n")
+        refused("small.ini is no folder", begin + "dir = small.ini\n")
+        refused("small.ini is no folder", begin + "csv = small.ini/table.csv\n")
         refused("needs 2 parts", begin + "names = a, b\n[variant x]\n")
         refused("is no sweep file", "input = small.ini\n")
         refused("is no sweep file", begin + "[variant a]\n[variant a]\n")
         refused("is not the table of", begin + "csv = other.csv\n" if self.write("other.csv", "a,b\n1,2\n") else "")
         refused("is damaged", begin + "csv = cut.csv\n" if self.write("cut.csv", "variant,seed,config\na,1\n") else "", 3)
+        self.write("edited.csv", "variant,seed,top1,config\nsmall,1,n/a,x\n")
+        refused("top1 = n/a, which is no number", begin + "csv = edited.csv\n")
         self.refused(3, "there is no no.ini", "sweep.py", "no.ini")
         self.write("ok.ini", begin)
         self.refused(2, "has one of the words nothing", "sweep.py", "ok.ini", "nothing")
         self.refused(2, "unrecognized arguments: --fast", "sweep.py", "ok.ini", "--fast")
+        self.refused(2, "--jobs -1 must be", "sweep.py", "ok.ini", "--jobs=-1")
         done = self.tool("sweep.py", "ok.ini", env={"ESPALIER": self.path("no-program")})
         self.assertEqual(done.returncode, 3, done.stderr)
         self.assertIn("there is no program", done.stderr)
