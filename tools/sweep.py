@@ -70,7 +70,7 @@ def begin(sweep, options, rows):
     chosen = [cell for cell in sweep.cells if not options.only or any(word in cell.name for word in options.only)]
     if not chosen:
         raise SweepError(f"no run has one of the words {', '.join(options.only)} in its name; --list shows the names")
-    resolve(sweep)
+    resolve(sweep, sweep.cells)
     pending = [cell for cell in chosen if not cell.error and not find_row(sweep, options, cell, rows)]
     # All variants with the first seed come first, so that an early table is complete.
     pending.sort(key=lambda cell: sweep.seed_place[cell.key])

@@ -12,7 +12,7 @@ import subprocess
 import sys
 
 from espalier_h5 import RunError, configuration_hash, default_config, kind_of, open_run, parse_config, read_rows, summary
-from run_state import state_of
+from run_state import DAMAGE, damage, state_of
 from sweep_file import SweepError
 
 QUALITIES = ("perplexity", "top1", "server_top1")  # the first that a row has is shown
@@ -71,14 +71,14 @@ def error_sentence(stderr, status):
     return (stderr.strip().splitlines() or [f"ended with status {status}"])[-1]
 
 
-def resolve(sweep):
-    """Asks the program for the complete input of each start and cell, and sets its hash or the sentence that refuses it. A
-    start's folder gets its hash as a part of its name, so that a run's `model.init` says from which start it began."""
+def resolve(sweep, cells):
+    """Asks the program for the complete input of each start and of these cells, and sets its hash or the sentence that
+    refuses it. The name of a start's folder ends with its hash, so that a run's `model.init` says from which start it began."""
     starts = sweep.start_cells
-    ask([*starts.values(), *sweep.cells])
+    ask([*starts.values(), *cells])
     for start in starts.values():
         start.run_name += f"-{start.config}" if start.config else ""
-    for cell in sweep.cells:
+    for cell in cells:
         start = starts.get(cell.start)
         if start and cell.config:
             cell.error = f"its start {cell.start} is refused: {start.error}" if start.error else None
@@ -212,7 +212,10 @@ def row_of(sweep, cell, run):
     sets = sorted(set(run.evaluations["set"]))
     if sets and cell.evaluated not in sets:
         raise RunError(f"evaluated = {cell.evaluated}, but there are only evaluations of {', '.join(sets)}")
-    figures = summary(run, cell.target, cell.evaluated)
+    try:
+        figures = summary(run, cell.target, cell.evaluated)
+    except DAMAGE as error:
+        raise RunError(damage(run.path, error)) from None
     if cell.target is not None:
         figures = {"target": cell.target, **figures}
     labels = dict(zip(sweep.names, cell.labels))

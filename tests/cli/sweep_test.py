@@ -315,14 +315,14 @@ def measure(run, names):
         rows = self.rows()
         self.assertEqual(list(rows[0]), ["variant", "seed", "steps", "one", "config"])
         self.assertEqual(int(rows[0]["steps"]), self.column(self.path("runs", "0.1-seed3"), "steps").sum())
+        self.write("own.py", "import nothing_such")
+        self.refused(2, "own.py cannot be used for measure", "sweep.py", "grid.ini")
         self.write("own.py", "def measure(run, names):\n    return {'one': 'text'}\n")
         os.remove(self.path("grid.csv"))
         self.assertRegex(self.sweep(text, status=1), r"0\.2 +3 +failed: measure failed: ValueError")
         self.assertRegex(self.sweep("[sweep]\ninput = small.ini\nevaluated = tset\n", status=1),
                          "failed: evaluated = tset, but there are only evaluations of test")
         self.assertRegex(self.sweep("[sweep]\ninput = small.ini\ntarget = 80\n", status=1), "give a target such as 0.8")
-        self.write("own.py", "import nothing_such")
-        self.refused(2, "own.py cannot be used for measure", "sweep.py", "grid.ini")
 
     def test_a_start_from_a_trained_model(self):
         text = """
@@ -578,6 +578,7 @@ class Compare(ToolTest):
                 for table in ("rounds", "tasks", "evaluations"):
                     for column in file[table].values():
                         column.resize(rows, axis=0)
+        self.assertIn("Note: empty is unfinished.", self.compare("runs/empty").replace("Note: a", "Note: empty"))
         self.refused(2, "runs/begun is unfinished; runs/empty is unfinished", "compare.py", "runs/a", "runs/begun", "runs/empty")
         printed = self.compare("runs/a", "runs/begun", "runs/empty", "--allow-different", "budget")
         self.assertIn("begun is unfinished", printed)
@@ -596,25 +597,78 @@ class Compare(ToolTest):
         def rows(name, values, first=1):
             return [compare.Row(name, str(first + i), {"t": v}, {}) for i, v in enumerate(values)]
 
-        ratio, low, high, how, seeds = compare.speed_up(rows("a", [8, 6, 9, 7]), rows("b", [2, 3, 3, 2]), "t")
+        def found(function, base, other):
+            own = function(base, other, "t")
+            return [own.value, own.low, own.high], own.how, own.seeds
+
+        a, b = rows("a", [8, 6, 9, 7]), rows("b", [2, 3, 3, 2])
         logs = np.log([4, 2, 3, 3.5])
         half = 3.182446 * logs.std(ddof=1) / 2  # Student's t, three degrees of freedom
-        np.testing.assert_allclose([ratio, low, high], np.exp([logs.mean(), logs.mean() - half, logs.mean() + half]), rtol=1e-3)
+        wanted = np.exp([logs.mean(), logs.mean() - half, logs.mean() + half])
+        values, how, seeds = found(compare.speed_up, a, b)
+        np.testing.assert_allclose(values, wanted, rtol=1e-3)
         self.assertEqual((how, seeds), ("paired", 4))
-        # Other seeds: a bootstrap of the ratio of means, here with NumPy.
+        # Percent saved and the difference, also paired.
+        np.testing.assert_allclose(found(compare.saving, a, b)[0], 100 * (1 - 1 / wanted), rtol=1e-3)
+        steps = np.array([-6, -3, -6, -5])
+        half = 3.182446 * steps.std(ddof=1) / 2
+        np.testing.assert_allclose(found(compare.difference, a, b)[0], [-5, -5 - half, -5 + half], rtol=1e-3)
+        # Other seeds: a bootstrap, here with NumPy.
         a, b = [8.0, 6, 9, 7, 12], [2.0, 3, 3, 2]
-        ratio, low, high, how, _ = compare.speed_up(rows("a", a), rows("b", b, 10), "t")
         drawn = np.random.default_rng(3)
-        wanted = drawn.choice(a, (40000, 5)).mean(1) / drawn.choice(b, (40000, 4)).mean(1)
-        self.assertEqual((how, ratio), ("bootstrap", np.mean(a) / np.mean(b)))
-        np.testing.assert_allclose([low, high], np.quantile(wanted, [0.025, 0.975]), rtol=0.02)
-        # Seeds that did not get there have no part; one pair has a ratio and no interval.
-        ratio, low, _, _, seeds = compare.speed_up(rows("a", [8, math.nan]), rows("b", [2, 3]), "t")
-        self.assertEqual(seeds, 1)
-        self.assertTrue(math.isnan(low))
-        self.assertTrue(math.isnan(compare.speed_up(rows("a", [math.nan]), rows("b", [2]), "t")[0]))
+        means = drawn.choice(a, (40000, 5)).mean(1), drawn.choice(b, (40000, 4)).mean(1)
+        for function, wanted in ((compare.speed_up, means[0] / means[1]), (compare.saving, 100 * (1 - means[1] / means[0])),
+                                 (compare.difference, means[1] - means[0])):
+            values, how, _ = found(function, rows("a", a), rows("b", b, 10))
+            self.assertEqual(how, "bootstrap")
+            np.testing.assert_allclose(values[1:], np.quantile(wanted, [0.025, 0.975]), rtol=0.02)
+            self.assertTrue(values[1] < values[0] < values[2])
+        # Seeds that did not get there, or at once, have no part; one pair has a ratio and no interval.
+        values, how, seeds = found(compare.speed_up, rows("a", [8, math.nan]), rows("b", [2, 3]))
+        self.assertEqual((how, seeds), ("", 1))
+        self.assertTrue(math.isnan(values[1]))
+        self.assertTrue(math.isnan(found(compare.speed_up, rows("a", [math.nan]), rows("b", [2]))[0][0]))
+        self.assertTrue(math.isnan(found(compare.speed_up, rows("a", [0]), rows("b", [2]))[0][0]))
+        self.assertEqual(found(compare.speed_up, rows("a", [6, 6, 6]), rows("b", [0, 3, 3], 10))[0], [2, 2, 2])
+        self.assertEqual(found(compare.difference, rows("a", [math.inf]), rows("b", [2]))[1], "")
         for degrees, quantile in ((1, 12.7062), (20, 2.0860), (21, 2.0796), (60, 2.0003), (1000, 1.9623)):
             self.assertAlmostEqual(compare.t_quantile(degrees), quantile, places=3)
+
+    def test_savings_and_differences_in_the_table(self):
+        self.write("t.csv", "variant,seed,top1,virtual_s,config,commit\n" + "".join(
+            f"{name},{seed},{top},{seconds},x,y\n" for name, seed, top, seconds in
+            (("a_b%|", 1, 0.5, 10), ("a_b%|", 2, 0.6, 20), ("c", 1, 0.55, 5), ("c", 2, 0.7, 10))))
+        words = ("--sweep", "t.csv", "--columns", "virtual_s", "--baseline", "a_b%|", "--saved", "virtual_s", "--difference", "top1")
+        printed = self.compare(*words)
+        # Both save exactly a half. The differences are 0.05 and 0.1: mean 0.075, Student's t 12.706 with one degree of freedom.
+        self.assertIn("| c | 2 | 7.5 ± 3.5 s | 50.0 % (50.0 to 50.0) | +0.075 (−0.243 to +0.393) |\n", printed)
+        self.assertIn("| a_b%\\| | 2 | 15.0 ± 7.1 s | – | – |\n", printed)
+        self.assertIn("| virtual time, saved | top-1, difference |\n", printed)
+        self.assertIn("\nDifference: top-1 of the row minus that of a_b%|", printed)
+        plain = list(csv.DictReader(self.compare(*words, "--format=csv").splitlines()))
+        self.assertEqual(plain[1]["variant"], "c")
+        self.assertEqual(float(plain[1]["virtual_s_saved"]), 50)
+        self.assertAlmostEqual(float(plain[1]["top1_difference_low"]), 0.075 - 12.706 * 0.025, places=4)
+        latex = self.compare(*words, "--format=latex", "--head", "x^2 ~ \\ <")
+        self.assertIn(r"a\_b\%$|$ & 2", latex)
+        self.assertIn(r"x\textasciicircum{}2 \textasciitilde{} \textbackslash{} $<$ & seeds", latex)
+        self.assertIn("| a\\|b \\*c\\* | seeds", self.compare(*words, "--head", "a|b *c*"))
+        self.refused(2, "need --baseline", "compare.py", "--sweep", "t.csv", "--saved", "top1")
+        self.refused(2, "no column time for --saved", "compare.py", "--sweep", "t.csv", "--baseline", "c", "--saved", "time")
+        self.refused(4, "No such file", "compare.py", "--sweep", "t.csv", "-o", "nowhere/t.md")
+
+    def test_names_without_seeds(self):
+        for names, wanted in (((("lr-0.1", "1"),), "lr-0.1"), ((("resnet11", "1"),), "resnet11"), ((("a-seed1", "1"),), "a"),
+                              ((("a_s1", "1"), ("a_s2", "2")), "a"), ((("a.1", "1"), ("a.2", "2")), "a"),
+                              ((("net11", "1"), ("net12", "2")), "net11"), ((("seed1", "1"),), "seed1"),
+                              ((("a seed=12", "12"), ("a seed=3", "3")), "a")):
+            self.assertEqual(compare.name_without_seed(list(names)), wanted)
+
+    def test_rows_of_two_commits_are_noted(self):
+        self.write("t.csv", "variant,seed,top1,config,commit\na,1,0.5,x,y\na,2,0.6,x,z\n")
+        done = self.tool("compare.py", "--sweep", "t.csv")
+        self.assertEqual((done.returncode, len(table_of(done.stdout))), (0, 1))
+        self.assertIn("different commits of the program: y, z", done.stderr)
 
     def test_into_a_page(self):
         self.run_ok("a")
@@ -633,6 +687,8 @@ class Compare(ToolTest):
         os.truncate(self.path("runs", "b", "run.h5"), 3000)
         self.refused(3, "cannot be read", "compare.py", "runs/a", "runs/b")
         self.refused(3, "there is no", "compare.py", ".")
+        self.refused(2, "no run has evaluations of tset; there are test", "compare.py", "runs/a", "--evaluated", "tset")
+        self.refused(3, "give a target such as 0.8", "compare.py", "runs/a", "--target", "80")
         self.refused(3, "no run matches", "compare.py", "none*")
         self.refused(2, "give runs' folders, or --sweep", "compare.py")
         self.refused(2, "invalid choice: 'html'", "compare.py", "runs/a", "--format", "html")
@@ -693,7 +749,6 @@ class Paper(ToolTest):
                 ("methods", "cifar10", "depthfl with fedavg", "3"), ("ablations", "cifar10", "literal drift", "1"),
                 ("pretrained", "cifar10", "fedavg, smallest model", "1"), ("pretrained", "cifar10", "cos2p, random masks", "3"),
                 ("masks", "cifar10", "random", "2")]
-        resolve(made, list(made.start_cells.values()))
         resolve(made, [cells[key] for key in some])
         for key in some:
             self.assertEqual(cells[key].config, rows[key]["config"], key)
