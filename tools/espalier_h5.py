@@ -37,6 +37,8 @@ import numpy as np
 # A read during a run can coincide with a flush and fail; it succeeds a moment later.
 TRIES = 20
 PAUSE_S = 0.1
+# Processor time to read a file, besides 1 s per MB: far more than a sound file needs.
+CPU_S = 5
 # Options that name files and do not affect results.
 UNHASHED = ("run.name", "run.dir", "data.dir")
 # Every run file has these.
@@ -192,7 +194,7 @@ def open_run(path):
 def _guarded(path):
     """Reads a file in a child process with a limit of processor time, because a damaged file can crash the HDF5 library or
     keep it busy for ever. Returns the Run, or raises the child's RunError."""
-    limit = 5 + os.path.getsize(path) // 1000000
+    limit = CPU_S + os.path.getsize(path) // 1000000
     begin, end = os.pipe()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of Python 3.12, which fears other threads; none holds HDF5's lock

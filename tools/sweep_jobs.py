@@ -206,7 +206,7 @@ class Local:
         now = time.monotonic()
         seconds = sum(map(expected, waiting)) + sum(max(0, expected(job.cell) - (now - job.began)) for job in self.running)
         at_once = min(self.widest, len(waiting) + len(self.running))
-        return f"   about {duration(seconds / at_once)} left"
+        return f"   about {duration(max(1, round(seconds / at_once)))} left"
 
     def show_progress(self, waiting):
         if time.monotonic() - self.shown > 0.5:

@@ -474,6 +474,18 @@ start = wrong
         self.assertEqual(len(self.rows()), 5)
         self.assertIn("nothing to submit", self.sweep(text, "--slurm"))
 
+    def test_slurm_replaces_runs(self):
+        self.sweep(self.SMALL_GRID)
+        changed = self.SMALL_GRID.replace("[0.1, 0.2]", "[0.1, 0.2]\n[variant 0.2]\ntrain.batch = 20").replace("[0.1, 0.2]", "[0.1]", 1)
+        self.sweep(changed, "--slurm", "--overwrite")
+        with open(self.path("grid.sbatch")) as file:
+            words = re.findall(r"(?m)^    set -- (.*) ;;$", file.read())
+        self.assertEqual(len(words), 2)
+        for line in words:  # a requeued job resumes its own run
+            for restarts, count in (("", 1), ("1", 0)):
+                done = finish(self.begin(["bash", "-c", f'set -- {line}; echo "$@"'], {"SLURM_RESTART_COUNT": restarts or "0"}), 60)
+                self.assertEqual(done.stdout.split().count("--overwrite"), count)
+
     def test_two_at_once(self):
         self.write("grid.ini", "[sweep]\ninput = small.ini\nrun.rounds = 300\n")
         job = self.begin([sys.executable, os.path.join(TOOLS, "sweep.py"), "grid.ini"])
