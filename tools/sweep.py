@@ -31,6 +31,7 @@ import sys
 sys.path.append(os.path.dirname(os.path.abspath(__file__)))
 try:
     from espalier_h5 import RunError
+    from run_state import Parser
     from sweep_file import Sweep, SweepError
     from sweep_jobs import STOPPED, Local, slurm
     from sweep_rows import OtherRun, finished_run, is_current, program_commit, quality, resolve, saved_rows, take
@@ -47,7 +48,8 @@ EXAMPLES = """examples:
 
 
 def lock(sweep):
-    """Checks that the results can be written, and keeps a second sweep.py from the same runs; the system frees the lock when this process ends in any way."""
+    """Checks that the results can be written, and keeps a second sweep.py from the same runs. The system frees the lock when
+    this process ends in any way."""
     for folder in (sweep.dir, os.path.dirname(sweep.csv)):
         if os.path.exists(folder) and not os.path.isdir(folder):
             raise SweepError(f"{folder} is no folder; write another `dir = ` or `csv = ` into [sweep]")
@@ -146,16 +148,11 @@ def work(options):
         return 1 if any(cell.error for cell in cells) else 0
 
 
-def refuse(message):
-    print(f"sweep.py: {message}; --help shows the options", file=sys.stderr)
-    sys.exit(2)
-
-
 def main():
-    parser = argparse.ArgumentParser(usage="sweep.py SWEEP.ini [WORD...] [options]", description=__doc__.split("\n\n")[0],
-                                     epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(usage="sweep.py SWEEP.ini [WORD...] [options]", description=__doc__.split("\n\n")[0],
+                    epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sweep", metavar="SWEEP.ini", help="the sweep file; docs/sweeps.md describes it")
-    parser.add_argument("only", nargs="*", metavar="WORD", help="only runs whose name contains one of the words")
+    parser.add_argument("only", nargs="*", default=[], metavar="WORD", help="only runs whose name contains one of the words")
     parser.add_argument("--list", action="store_true", help="show every run and its state; run nothing")
     parser.add_argument("--slurm", action="store_true", help="write a Slurm job array of the runs that are not finished")
     parser.add_argument("--collect", action="store_true", help="write the rows of runs that are finished; run nothing")
@@ -164,7 +161,6 @@ def main():
     parser.add_argument("--dir", help="folder of the runs; default: `dir` of the sweep file, or runs")
     parser.add_argument("--overwrite", action="store_true", help="replace runs of another configuration in these folders")
     parser.add_argument("--same-commit", action="store_true", help="run again what another commit of the program ran")
-    parser.error = refuse
     try:
         status = work(parser.parse_intermixed_args())
     except (SweepError, RunError) as error:
