@@ -118,10 +118,10 @@ def show(sweep, cells, rows):
               "others again)")
     old = [cell for cell in cells if cell.key in rows and cell.state != "finished"]
     if old:
-        print(f"{len(old)} rows of the table are older than this sweep file; they stay until these runs are finished")
+        print(f"rows of the table that are older than this sweep file, until their runs are finished: {len(old)}")
     outside = [key for key in rows if key not in sweep.order]
     if outside:
-        print(f"{len(outside)} rows of the table belong to no run of this sweep")
+        print(f"rows of the table that belong to no run of this sweep: {len(outside)}")
     if os.path.exists(sweep.csv):
         print(f"table: {os.path.relpath(sweep.csv)}")
 

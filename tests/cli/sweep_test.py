@@ -357,7 +357,7 @@ start = wrong
         # A run that began from another start is not taken for one of this sweep; --overwrite replaces it.
         printed = self.sweep(longer, status=1)
         self.assertRegex(printed, r"tuned +1 +failed: .*model\.init.*--overwrite")
-        self.assertIn("2 rows of the table are older than this sweep file", printed)
+        self.assertIn("older than this sweep file, until their runs are finished: 2", printed)
         self.assertEqual(self.rows(), before)
         self.sweep(longer, "--overwrite", status=1)
         self.assertEqual(len(self.starts()), 2)
