@@ -19,9 +19,17 @@ import csv
 import glob
 import hashlib
 import os
+import pickle
 import re
+import signal
 import subprocess
 import time
+import warnings
+
+try:
+    import resource
+except ImportError:  # not on Windows
+    resource = None
 
 import h5py
 import numpy as np
@@ -29,6 +37,8 @@ import numpy as np
 # A read during a run can coincide with a flush and fail; it succeeds a moment later.
 TRIES = 20
 PAUSE_S = 0.1
+# Processor time to read a file, besides 1 s per MB: far more than a sound file needs.
+CPU_S = 5
 # Options that name files and do not affect results.
 UNHASHED = ("run.name", "run.dir", "data.dir")
 # Every run file has these.
@@ -178,6 +188,47 @@ def open_run(path):
     path = run_file(path)
     if not os.path.exists(path):
         raise RunError(f"there is no {path}; give a run's folder or its run.h5")
+    return _guarded(path) if hasattr(os, "fork") else _read(path)
+
+
+def _guarded(path):
+    """Reads a file in a child process with a limit of processor time, because a damaged file can crash the HDF5 library or
+    keep it busy for ever. Returns the Run, or raises the child's RunError."""
+    limit = CPU_S + os.path.getsize(path) // 1000000
+    begin, end = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of Python 3.12, which fears other threads; none holds HDF5's lock
+        child = os.fork()
+    if child == 0:
+        try:
+            os.close(begin)
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's matter
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            resource.setrlimit(resource.RLIMIT_CPU, (limit, limit))
+            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+            try:
+                found = _read(path)
+            except RunError as error:
+                found = error
+            with open(end, "wb") as file:
+                pickle.dump(found, file, pickle.HIGHEST_PROTOCOL)
+        finally:
+            os._exit(0)
+    os.close(end)
+    try:
+        with open(begin, "rb") as file:
+            found = pickle.load(file)
+    except (EOFError, pickle.UnpicklingError):
+        raise RunError(f"{path} cannot be read: it is damaged so much that the HDF5 library fails") from None
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    if isinstance(found, RunError):
+        raise found
+    return found
+
+
+def _read(path):
     for attempt in range(TRIES):
         try:
             with _open(path) as file:
@@ -240,7 +291,7 @@ def read_rows(path):
     if not os.path.exists(path):
         raise RunError(f"there is no {path}; give a table that sweep.py wrote")
     try:
-        with open(path, newline="", encoding="utf-8") as file:
+        with open(path, newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file, strict=True))
     except (OSError, ValueError, csv.Error) as error:
         raise RunError(f"{path} cannot be read: {error}") from None
@@ -261,6 +312,8 @@ def summary(run, target=None, evaluated="test"):
     if is_language:
         found.update(perplexity=_last(perplexity), best_perplexity=-_largest(-perplexity))
     if target is not None:
+        if target > 1 and not is_language and np.isfinite(top1).any():
+            raise RunError(f"{run.path} has a top-1 between 0 and 1, which cannot reach {target:g}; give a target such as 0.8")
         reached = np.flatnonzero(perplexity <= target if is_language else top1 >= target)
         found.update(_reach(rounds, seen, reached[0] if len(reached) else None))
     outcomes = tasks["outcome"]
@@ -377,6 +430,8 @@ def _open(path):
 def _plain(value):
     if isinstance(value, bytes):
         return value.decode("utf-8")
+    if isinstance(value, str):
+        value.encode("utf-8")  # raises an error if a damaged file has bytes that are no text
     if isinstance(value, np.ndarray):
         return [_plain(v) for v in value.tolist()]
     return value.item() if isinstance(value, np.generic) else value

@@ -3,9 +3,11 @@
 import importlib.util
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import unittest
+from unittest import mock
 
 import h5py
 import numpy as np
@@ -162,7 +164,7 @@ class Reader(ProgramTest):
                   "staleness": tasks["staleness"][tasks["outcome"] == b"merged"].mean()}
         for name, value in wanted.items():
             self.assertAlmostEqual(found[name], value, places=9, msg=name)
-        never = summary(open_run(folder), 1.1)
+        never = summary(open_run(folder), 1.0)
         self.assertTrue(np.isnan(never["target_s"]) and np.isnan(never["target_mb"]))
 
     def test_a_run_without_rows(self):
@@ -223,6 +225,32 @@ class Reader(ProgramTest):
         refused("there is no", path=self.path("nothing"))
         refused("no run matches", path=self.path("noth*"))
         refused("no run is given", path=[])
+
+    def test_a_damaged_file_can_neither_stop_nor_crash_a_tool(self):
+        """What the HDF5 library does with some damaged files, here by functions in its place."""
+        folder = self.run_ok("a")
+
+        def for_ever(path):
+            while True:
+                pass
+
+        def crash(path):
+            os.kill(os.getpid(), signal.SIGSEGV)
+
+        for read in (for_ever, crash):
+            with mock.patch.object(espalier_h5, "_read", read), mock.patch.object(espalier_h5, "CPU_S", 1):
+                with self.assertRaisesRegex(RunError, "run.h5 cannot be read: it is damaged"):
+                    open_run(folder)
+        with self.assertRaises(ChildProcessError):
+            os.waitpid(-1, os.WNOHANG)  # no child is left
+
+    def test_text_that_is_no_text(self):
+        folder = self.run_ok("a")
+        with h5py.File(os.path.join(folder, "run.h5"), "a") as file:
+            del file.attrs["config"]
+            file.attrs.create("config", b"[run]\nname = \xff", dtype=h5py.string_dtype("utf-8"))
+        with self.assertRaisesRegex(RunError, "cannot be read: 'utf-8' codec"):
+            open_run(folder)
 
     def test_patterns_leave_other_files_out(self):
         folder = self.run_ok("a")
