@@ -31,6 +31,7 @@ TRIES = 20
 PAUSE_S = 0.1
 # Options that name files and do not affect results.
 UNHASHED = ("run.name", "run.dir", "data.dir")
+STATISTICS = (".running_mean", ".running_var")  # entries of a checkpoint's model that are no parameters
 # Every run file has these.
 STANDARD = ("rounds", "tasks", "evaluations", "clients")
 
@@ -162,7 +163,10 @@ def run_paths(paths):
         if not matches:
             raise RunError(f"no run matches {path}; give runs' folders, such as 'runs/*'")
         found += sorted(matches, key=natural)
-    return list({os.path.realpath(run_file(path)): path for path in reversed(found)}.values())[::-1]
+    once = {}
+    for path in found:
+        once.setdefault(os.path.realpath(run_file(path)), path)
+    return list(once.values())
 
 
 def runs(paths):
@@ -193,6 +197,19 @@ def open_run(path):
             reason = " ".join(str(error).split()) or type(error).__name__
             time.sleep(PAUSE_S)
     raise RunError(f"{path} cannot be read: {reason}")
+
+
+def model_parameters(run):
+    """Number of parameters of the global model, from a checkpoint beside the run file; None if there is none that can be
+    read. Norm statistics do not count."""
+    folder = os.path.join(os.path.dirname(os.path.abspath(run.path)), "checkpoints")
+    for path in sorted(glob.glob(os.path.join(glob.escape(folder), "*.h5")), key=natural, reverse=True):
+        try:
+            with _open(path) as file:
+                return sum(values.size for name, values in file["model"].items() if not name.endswith(STATISTICS))
+        except Exception:  # it is damaged, or the program has just removed it
+            continue
+    return None
 
 
 def parse_config(text):
@@ -314,6 +331,14 @@ def time_unit(seconds):
         if seconds >= 3 * length:
             return name, length
     return "s", 1.0
+
+
+def byte_unit(size):
+    """Name and length of a readable unit for a number of bytes."""
+    for name, length in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size >= length:
+            return name, length
+    return "B", 1.0
 
 
 def natural(text):

@@ -64,6 +64,7 @@ class Reader(ProgramTest):
         other = self.copy(folder, "b")
         self.assertEqual(runs([folder, other]).names, [folder, other])
         self.assertEqual(len(runs([folder, os.path.join(folder, "run.h5"), self.path("runs", "*")])), 2)
+        self.assertEqual(run_paths([folder, other, folder]), [folder, other])  # in the order in which they are first named
 
     def test_tables_of_other_protocols(self):
         folder = self.copy(self.run_ok("plain"), "more")
@@ -246,6 +247,17 @@ class Reader(ProgramTest):
                               cwd=self.folder.name, env={**os.environ, "PYTHONPATH": self.path("site")})
         self.assertEqual(done.returncode, 0, done.stderr)
         self.assertIn(self.path("site"), done.stdout)
+        # Every command works on a run, from any folder.
+        for words in (["compare", folder], ["follow", folder], ["plot", folder], ["report", folder], ["sweep", "--help"],
+                      ["track", folder, "--to", "csv"]):
+            if words[0] == "plot" and importlib.util.find_spec("matplotlib") is None:
+                continue
+            command = self.path("site", "bin", "espalier-" + words[0])
+            done = subprocess.run([sys.executable, command, *words[1:]], capture_output=True, text=True,
+                                  cwd=self.folder.name, env={**os.environ, "PYTHONPATH": self.path("site")})
+            self.assertEqual((done.returncode, done.stderr), (0, ""), words)
+        for name in ("plot.png", "report.html"):
+            self.assertTrue(os.path.exists(os.path.join(folder, name)), name)
 
 
 if __name__ == "__main__":
