@@ -233,11 +233,19 @@ def default_config(program):
     return done.stdout
 
 
+def changed_options(text, defaults):
+    """A dict from "section.key" to (value, default) of the options of `text` that are not at their defaults; the default is None
+    for options that `defaults` does not have, such as those of a device. Names of files do not count."""
+    usual = parse_config(defaults)
+    return {key: (value, usual.get(key)) for key, value in parse_config(text).items()
+            if key not in UNHASHED and value != usual.get(key)}
+
+
 def configuration_hash(text, defaults):
     """A short hash of a complete input (`config_text` of a run, or the output of --print-config) over the options that are
     not at their defaults. A new option of the program therefore does not change it. Names of files do not count."""
-    at_default = set(_lines(defaults))
-    kept = [line for line in _lines(text) if line not in at_default]
+    kept = [f"{key.rpartition('.')[0]} {key.rpartition('.')[2]} = {value}".rstrip()
+            for key, (value, _) in changed_options(text, defaults).items()]
     return hashlib.sha256("\n".join(kept).encode()).hexdigest()[:12]
 
 
@@ -362,11 +370,6 @@ def _last(values):
 
 def _largest(values):
     return np.nanmax(values) if np.isfinite(values).any() else np.nan
-
-
-def _lines(text):
-    return [f"{key.rpartition('.')[0]} {key.rpartition('.')[2]} = {value}".rstrip()
-            for key, value in parse_config(text).items() if key not in UNHASHED]
 
 
 def _folder(path):

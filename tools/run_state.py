@@ -37,10 +37,16 @@ class Parser(argparse.ArgumentParser):
 
 
 class State:
-    """`kind`: "done", "running", "stopped" or "killed" (both resume when they are started again); `text`: one sentence."""
+    """`kind`: "done", "running", "stopped", "killed" (both resume when they are started again), "failed", or "copy" for a run file
+    without its folder; `text`: one sentence."""
 
     def __init__(self, kind, text):
         self.kind, self.text = kind, text
+
+    @property
+    def status(self):
+        """The exit status of a tool that followed the run."""
+        return {"stopped": 85, "killed": 85, "failed": 1}.get(self.kind, 0)
 
     @property
     def is_over(self):
@@ -59,7 +65,7 @@ def state_of(path):
     """The State of a run's folder or file."""
     folder = folder_of(path)
     if folder is None:
-        return State("done", "a copy of a run file, which does not grow")
+        return State("copy", "a run file without its folder; its run may have gone on since")
     done = read_text(os.path.join(folder, "DONE"))
     if done:
         return State("done", done.strip())
@@ -73,8 +79,10 @@ def state_of(path):
         return State("killed", "killed before its end; start it again to go on")
     if os.path.exists(os.path.join(folder, "LOCK")):
         return State("running", "starting")
-    stops = [line for line in log_lines(folder) if line.startswith("stopped at ")]
-    return State("stopped", stops[-1] if stops else "not finished; start it again to go on")
+    ends = [line for line in log_lines(folder) if line.startswith(("stopped at ", "error: "))]
+    if ends and ends[-1].startswith("error: "):
+        return State("failed", "failed: " + ends[-1].removeprefix("error: "))
+    return State("stopped", ends[-1] if ends else "not finished; start it again to go on")
 
 
 def start_of_process(pid):
