@@ -274,6 +274,11 @@ def read_rows(path):
     return rows
 
 
+def is_language(evaluations):
+    """Whether these are evaluations of a language model: only those have a perplexity."""
+    return bool(np.isfinite(evaluations.get("perplexity", np.nan)).any())
+
+
 def summary(run, target=None, evaluated="test"):
     """The figures of a run as a dict of numbers; NaN where a run has none. `target` is a quality: a share of correct samples,
     or a perplexity for language models. `evaluated` is the name of the set of /evaluations that counts."""
@@ -281,12 +286,12 @@ def summary(run, target=None, evaluated="test"):
     seen = {c: v[run.evaluations["set"] == evaluated] for c, v in run.evaluations.items()}
     nothing = np.full(len(seen["version"]), np.nan)
     top1, perplexity = seen.get("top1", nothing), seen.get("perplexity", nothing)
-    is_language = bool(np.isfinite(perplexity).any())
+    language = is_language(seen)
     found = {"top1": _last(top1), "best_top1": _largest(top1), "loss": _last(seen["loss"])}
-    if is_language:
+    if language:
         found.update(perplexity=_last(perplexity), best_perplexity=-_largest(-perplexity))
     if target is not None:
-        reached = np.flatnonzero(perplexity <= target if is_language else top1 >= target)
+        reached = np.flatnonzero(perplexity <= target if language else top1 >= target)
         found.update(_reach(rounds, seen, reached[0] if len(reached) else None))
     outcomes = tasks["outcome"]
     merged = outcomes == "merged"

@@ -36,7 +36,7 @@ try:
     from matplotlib.textpath import TextPath
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-    from espalier_h5 import RunError, byte_unit, model_parameters, open_run, run_paths, time_unit
+    from espalier_h5 import RunError, byte_unit, is_language, model_parameters, open_run, run_paths, time_unit
 except ImportError as error:
     sys.exit(f"plot.py: {error}; tools/setup.sh --python installs what the tools need")
 
@@ -169,9 +169,9 @@ def text(name):
 
 def quality_of(runs):
     """top1, or perplexity if all runs are language models."""
-    top1 = [column(run, "evaluations", "top1") for run in runs]
-    language = all(len(values) and np.isnan(values).all() for values in top1)
-    return "perplexity" if language else "top1"
+    for run in runs:
+        column(run, "evaluations", "top1")  # a sentence if there is none
+    return "perplexity" if all(is_language(run.evaluations) for run in runs) else "top1"
 
 
 def smaller_is_better(measure):

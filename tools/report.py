@@ -120,11 +120,16 @@ def curve(title, x_label, series, y_label="", from_zero=False):
 
 def thinned(xs, columns, most=75):
     """Blocks of consecutive rounds instead of more than twice `most` rounds: (number of rounds in a block, the x at the end of
-    each, the values of each column). `columns` holds (values, function of a block)."""
+    each, the values of each column, without those that are not finite). `columns` holds (values, function of a block)."""
     block = -(-len(xs) // most) if len(xs) > 2 * most else 1
     starts = range(0, len(xs), block)
     ends = np.array([xs[min(i + block, len(xs)) - 1] for i in starts])
-    return block, ends, [np.array([reduce(values[i:i + block]) for i in starts]) for values, reduce in columns]
+
+    def reduced(values, reduce):
+        values = values[np.isfinite(values)]
+        return reduce(values) if len(values) else np.nan
+
+    return block, ends, [np.array([reduced(values[i:i + block], reduce) for i in starts]) for values, reduce in columns]
 
 
 def every_few(xs, ys, most=1500):

@@ -14,7 +14,7 @@ import time
 
 import numpy as np
 
-from espalier_h5 import RunError, open_run, run_file
+from espalier_h5 import RunError, is_language, open_run, run_file
 
 FAILURES = ("out_of_memory", "crashed", "rejected", "unavailable")
 PATIENCE_S = 10.0  # a run that starts or resumes has no readable file for a moment
@@ -156,5 +156,4 @@ def quality_of(run):
         chosen = seen["set"] == seen["set"][0]
     perplexity = seen.get("perplexity", np.full(len(chosen), np.nan))[chosen]
     top1 = seen.get("top1", np.full(len(chosen), np.nan))[chosen]
-    is_language = bool(np.isfinite(perplexity).any()) and not np.isfinite(top1).any()
-    return ("perplexity", seen["version"][chosen], perplexity) if is_language else ("top-1", seen["version"][chosen], top1)
+    return ("perplexity", seen["version"][chosen], perplexity) if is_language(seen) else ("top-1", seen["version"][chosen], top1)

@@ -77,6 +77,20 @@ class Content(ReportTest):
         self.assertEqual(done.returncode, 0, done.stderr)
         self.assert_same(run, self.path("runs", "failing-again"), "--values")
 
+    def test_rounds_without_a_value_do_not_hide_a_curve_of_many_rounds(self):
+        run = self.run_ok("failing", "--run.rounds=400", "--record.evaluate_every=100")
+        with h5py.File(os.path.join(run, "run.h5"), "r+") as file:
+            share = file["rounds/utilisation"]
+            share[::3] = np.nan
+            share = share[()]
+        picture = self.text(run).split("<b>Utilisation</b>")[1].split("</figure>")[0]
+        self.assertIn("over 6 rounds each", picture)
+        heights = [float(y) for y in re.findall(r"[ML][\d.]+ ([\d.]+)", re.search(r'class="line c1" d="(.*?)"', picture)[1])]
+        means = [np.nanmean(share[i:i + 6]) for i in range(0, 400, 6)]
+        self.assertEqual(len(heights), len(means))
+        slope, zero = np.polyfit(means, heights, 1)
+        np.testing.assert_allclose(np.array(means) * slope + zero, heights, atol=0.06)  # one decimal of a pixel
+
     def test_nothing_comes_from_elsewhere(self):
         text = self.text(self.run_ok("failing"))
         self.assertEqual(re.findall(r"https?://[^\s\"'<]+", text), [])
