@@ -203,6 +203,17 @@ def axes_of(picture, view):
     return view.against or USUAL_AXES[picture]
 
 
+def moving_mean(y, count):
+    """The mean of each value and the count - 1 before it, over those that are finite; NaN if none is."""
+    finite = np.isfinite(y)
+    total = np.cumsum(np.insert(np.where(finite, y, 0.0), 0, 0.0))
+    number = np.cumsum(np.insert(finite, 0, 0))
+    end = np.arange(1, len(y) + 1)
+    begin = np.maximum(end - count, 0)
+    with np.errstate(invalid="ignore"):
+        return (total[end] - total[begin]) / (number[end] - number[begin])
+
+
 def series(run, measure, against, view=View()):
     """x and y of one run: a column of /evaluations, else of /rounds."""
     if measure in table_of(run, "evaluations"):
@@ -218,10 +229,8 @@ def series(run, measure, against, view=View()):
         y, versions = column(run, "rounds", measure), column(run, "rounds", "version")
     place = positions(run, against)
     x = np.array([place.get(version, np.nan) for version in versions])
-    if view.smooth > 1 and len(y):
-        total = np.cumsum(np.insert(y, 0, 0.0))
-        begin = np.maximum(np.arange(1, len(y) + 1) - view.smooth, 0)
-        y = (total[1:] - total[begin]) / (np.arange(1, len(y) + 1) - begin)
+    if view.smooth > 1:
+        y = moving_mean(y, view.smooth)
     # A row of a run that goes on can be there before its round is.
     seen = np.isfinite(x)
     return x[seen], np.where(np.isfinite(y), y, np.nan)[seen]
@@ -294,7 +303,9 @@ def curves_of(runs, measure, against, view=View()):
         found = []
         for label, members in groups(runs, view.group).items():
             lines = [series(run, measure, against, view) for run in members]
-            count = f"{len(members)} runs" if len(members) > 1 else "1 run"
+            used = sum(np.isfinite(y).any() for _, y in lines)
+            count = "" if used == len(members) else f"{used} of "
+            count += f"{len(members)} runs" if len(members) > 1 else "1 run"
             found.append(mean_curve(f"{label} ({count})", lines))
     if not any(np.isfinite(curve.y).any() for curve in found):
         numbers = [y for run in runs for y in series(run, measure, against, view)[1]]
@@ -413,14 +424,16 @@ def draw_curves(axis, runs, view, measure, against, bound=None):
     for style, curve in zip(styles, curves):
         dots = len(curve.x) == 1 or len(curve.x) <= MAX_DOTS and len(curves) <= FEW and not view.group
         own = {"lw": 1.2 if many else 1.7, "marker": "o" if dots else None, "ms": 3}
-        axis.plot(curve.x / length, curve.y, label=text(curve.name), **style, **own)
+        seen = np.isfinite(curve.y)  # a line goes on over rounds without a value
+        axis.plot(curve.x[seen] / length, curve.y[seen], label=text(curve.name), **style, **own)
         if curve.low is not None:
             band = {"color": style["color"], "alpha": 0.18, "lw": 0}
             axis.fill_between(curve.x / length, curve.low, curve.high, **band)
     if bound and len(curves) <= FEW:
         for style, extra in zip(styles, curves_of(runs, bound, against, view)):
             thin = {"lw": 1.0, "alpha": 0.6, "ls": (0, (3, 2)), "marker": "_" if len(extra.x) == 1 else None}
-            axis.plot(extra.x / length, extra.y, color=style["color"], **thin)
+            seen = np.isfinite(extra.y)
+            axis.plot(extra.x[seen] / length, extra.y[seen], color=style["color"], **thin)
     if view.target is not None and not bound:
         axis.axhline(view.target, color=INK, lw=0.9, ls=(0, (1, 2)), zorder=1)
         axis.annotate(f"target {view.target:g}", (1, view.target), (0, -3), fontsize=8,
@@ -919,9 +932,9 @@ def save(figure, out, dpi=160, kind=None):
 # --- command line --------------------------------------------------------------------------------
 
 USED_BY = {  # flag: pictures that read it
-    "--group": {"summary", "quality", "staleness", "utilisation", "coverage"},
-    "--against": {"quality", "staleness", "utilisation", "coverage"},
-    "--smooth": {"summary", "quality", "staleness", "utilisation", "coverage"},
+    "--group": {*USUAL_AXES},
+    "--against": {*MEASURED},
+    "--smooth": {*USUAL_AXES},
     "--target": {"summary", "quality"},
     "--measure": {"summary", "quality"},
     "--set": {"summary", "quality"},

@@ -65,9 +65,8 @@ def ticks(low, high, count=5):
 
 
 def limits(arrays, from_zero):
-    values = np.concatenate([a[np.isfinite(a)] for a in arrays])
-    if len(values) == 0:
-        return None
+    """The range of an axis for finite values."""
+    values = np.concatenate(arrays)
     low, high = float(values.min()), float(values.max())
     if from_zero:
         low, high = min(low, 0.0), max(high, 0.0)
@@ -80,7 +79,8 @@ def limits(arrays, from_zero):
 def curve(title, x_label, series, y_label="", from_zero=False):
     """A <figure> of lines. `series` holds (label, colour number, dashed, xs, ys). "" if there is no finite value."""
     series = [(label, colour, dashed, *every_few(np.asarray(xs, float), np.asarray(ys, float))) for label, colour, dashed, xs, ys in series]
-    series = [s for s in series if np.isfinite(s[4]).any()]
+    # A line goes on over rounds without a value.
+    series = [(*words, xs[np.isfinite(ys)], ys[np.isfinite(ys)]) for *words, xs, ys in series if np.isfinite(ys).any()]
     if not series:
         return ""
     y_low, y_high = limits([s[4] for s in series], from_zero)
@@ -101,15 +101,11 @@ def curve(title, x_label, series, y_label="", from_zero=False):
     parts.append(f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{HEIGHT - BOTTOM}" y2="{HEIGHT - BOTTOM}"/>')
     parts.append(f'<text x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 4}" text-anchor="middle">{escaped(x_label)}</text>')
     for label, colour, dashed, xs, ys in series:
-        path, pen_down = [], False
-        for x, y in zip(xs.tolist(), ys.tolist()):
-            if math.isfinite(y):
-                path.append(f"{'L' if pen_down else 'M'}{px(x):.1f} {py(y):.1f}")
-            pen_down = math.isfinite(y)
-        parts.append(f'<path class="line c{colour}{" dashed" if dashed else ""}" d="{"".join(path)}"/>')
+        path = "L".join(f"{px(x):.1f} {py(y):.1f}" for x, y in zip(xs.tolist(), ys.tolist()))
+        parts.append(f'<path class="line c{colour}{" dashed" if dashed else ""}" d="M{path}"/>')
         if len(xs) <= 60:
             parts += [f'<circle class="dot c{colour}" cx="{px(x):.1f}" cy="{py(y):.1f}" r="2.2"><title>{escaped(label)} {y:.4g} at '
-                      f"{x:.4g}</title></circle>" for x, y in zip(xs.tolist(), ys.tolist()) if math.isfinite(y)]
+                      f"{x:.4g}</title></circle>" for x, y in zip(xs.tolist(), ys.tolist())]
     keys = "".join(f'<span class="key"><i class="c{colour}{" dashed" if dashed else ""}"></i>{escaped(label)}</span>'
                    for label, colour, dashed, _, _ in series)
     unit = f" <small>{escaped(y_label)}</small>" if y_label else ""
@@ -150,7 +146,8 @@ def curves(run):
     label, x = f"virtual time ({unit})", rounds["virtual_time_s"] / length
     name, versions, _ = quality_of(run)
     column = "perplexity" if name == "perplexity" else "top1"
-    sets = list(dict.fromkeys(seen["set"].tolist()))[:4]
+    sets = list(dict.fromkeys(seen["set"].tolist()))
+    sets, words = sets[:4], f"; first 4 of {len(sets)} sets" if len(sets) > 4 else ""
 
     def of_sets(column):
         nothing = np.full(len(seen["version"]), np.nan)
@@ -165,8 +162,8 @@ def curves(run):
     over = f"; over {block} rounds each" if block > 1 else ""
     pictures = [
         curve("Perplexity" if column == "perplexity" else "Accuracy", label, of_sets(column),
-              "" if column == "perplexity" else "top-1, share of samples"),
-        curve("Loss", label, of_sets("loss") + [("training", 2, True, x, rounds["train_loss"])]),
+              ("" if column == "perplexity" else "top-1, share of samples") + words),
+        curve("Loss", label, of_sets("loss") + [("training", 0, True, x, rounds["train_loss"])]),
         curve("Updates in a round", label, [("merged", 1, False, ends, merged), ("of them stale", 2, False, ends, stale),
                                             ("lost", 4, True, ends, lost)], "updates" + over, True),
         curve("Staleness", label, [("mean", 1, False, ends, age), ("maximum", 2, True, ends, oldest)], "versions" + over, True),

@@ -387,6 +387,22 @@ class DrawnValues(PlotTest):
         expected = [rounds["staleness_mean"][max(0, i - 2):i + 1].mean() for i in range(len(rounds["round"]))]
         np.testing.assert_allclose(curves[0].y, expected, atol=1e-12)
 
+    def test_rounds_without_a_value(self):
+        """They break neither a line nor a moving mean, and a run without any is not counted in its group."""
+        runs = [espalier_h5.open_run(folder) for folder in self.seeds]
+        share = runs[0].rounds["utilisation"]
+        share[::2] = np.nan
+        axes = Figure().add_subplot()
+        plot.draw_utilisation(axes, runs[:1], plot.View())
+        np.testing.assert_array_equal(axes.get_lines()[0].get_ydata(), share[1::2])
+        curve = plot.draw_utilisation(axes, runs[:1], plot.View(smooth=2))[0]
+        expected = [np.nanmean(share[max(0, i - 1):i + 1]) for i in range(1, len(share))]
+        np.testing.assert_allclose(curve.y, [np.nan, *expected], atol=1e-12)
+        runs[2].evaluations["top1"][:] = np.nan
+        curve = plot.draw_quality(axes, runs, plot.View(group=("method",), against=("rounds",)))[0]
+        self.assertEqual(curve.name, "fedavg (2 of 3 runs)")
+        np.testing.assert_allclose(curve.y, (runs[0].evaluations["top1"] + runs[1].evaluations["top1"]) / 2, atol=1e-12)
+
     def test_memory(self):
         tasks = read(self.faulty)["tasks"]
         rows, axes = self.draw("memory", [self.faulty])

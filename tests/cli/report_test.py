@@ -91,6 +91,16 @@ class Content(ReportTest):
         slope, zero = np.polyfit(means, heights, 1)
         np.testing.assert_allclose(np.array(means) * slope + zero, heights, atol=0.06)  # one decimal of a pixel
 
+    def test_each_curve_of_a_picture_has_its_colour(self):
+        run = self.run_ok("exits", "--method.name=depthfl", "--model.name=cnn", "--model.channels=4, 4, 4", "--model.features=8",
+                          "--model.exits=3", "--run.rounds=2", "--device.tiny.memory_mb=0")
+        pictures = re.findall(r"<figcaption>(.*?)</figcaption>", self.text(run))
+        self.assertEqual(len(pictures), 9)
+        for picture in pictures:
+            colours = re.findall(r'<i class="(c\d)', picture)
+            self.assertEqual(len(set(colours)), len(colours), picture)
+        self.assertEqual(re.findall(r"</i>(.*?)<", pictures[1]), ["test", "exit 1", "exit 2", "mean of exits", "training"])
+
     def test_nothing_comes_from_elsewhere(self):
         text = self.text(self.run_ok("failing"))
         self.assertEqual(re.findall(r"https?://[^\s\"'<]+", text), [])
