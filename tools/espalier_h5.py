@@ -405,6 +405,10 @@ def _open(path):
         return h5py.File(path, "r", locking=False)
     except (TypeError, ValueError):  # h5py is too old for `locking`; the writer takes no lock anyway
         return h5py.File(path, "r")
+    except OSError as error:
+        if "locking flag" not in str(error):
+            raise
+        return h5py.File(path, "r")  # the caller has it open with locking; HDF5 wants the same of all in one process
 
 
 def _plain(value):

@@ -181,6 +181,24 @@ class Reader(ProgramTest):
         self.assertEqual(len(runs([self.path("runs", "a"), folder]).columns("tasks")["task"]),
                          len(self.column(self.path("runs", "a"), "task")))
 
+    def test_a_file_that_the_caller_has_open(self):
+        folder = self.run_ok("a")
+        with h5py.File(os.path.join(folder, "run.h5")) as file:
+            np.testing.assert_array_equal(open_run(folder).tasks["client"], file["tasks/client"][()])
+
+    def test_the_size_of_the_model(self):
+        run = self.run_ok("a", "--method.name=heterofl", "--method.widths=0.5")
+        self.assertEqual(espalier_h5.model_parameters(open_run(run)), 144 * 32 + 32 + 32 * 16 + 16 + 16 * 10 + 10)
+        checkpoint = self.checkpoint(run)
+        for name in os.listdir(os.path.dirname(checkpoint)):
+            os.truncate(os.path.join(os.path.dirname(checkpoint), name), 100)
+        self.assertIsNone(espalier_h5.model_parameters(open_run(run)))
+
+    def test_options_that_are_not_at_their_defaults(self):
+        changed = espalier_h5.changed_options("[run]\nname = b\nseed = 2\nrounds = 5\n[device.d]\ngflops = 1\n",
+                                              "[run]\nname = a\nseed = 1\nrounds = 5\n")
+        self.assertEqual(changed, {"run.seed": ("2", "1"), "device.d.gflops": ("1", None)})
+
     def test_refusals(self):
         folder = self.run_ok("a")
 
