@@ -603,7 +603,8 @@ def legend_width(names, columns, size=STYLE["font.size"], handle=2.0, gap=2.0):
     """Width in inches of a legend; `handle` and `gap` are handlelength and columnspacing, in sizes of the font."""
     widths = [max(text_width(name, size) for name in part)
               for part in np.array_split(np.array(names, dtype=object), columns)]
-    return sum(widths) + (columns * (handle + 0.8) + (columns - 1) * gap + 1.0) * size / 72
+    # Letters that are fitted to few pixels are a little wider.
+    return 1.05 * sum(widths) + (columns * (handle + 0.8) + (columns - 1) * gap + 1.8) * size / 72
 
 
 def columns_that_fit(names, room, **sizes):
@@ -809,9 +810,10 @@ def curve_legend(figure, axis, size):
         handles.append(Patch(color=INK, alpha=0.18, lw=0))
         names.append("mean ± standard deviation")
     width, height = figure.get_size_inches()
-    above = columns_that_fit(names, width - 0.1)
+    above = columns_that_fit(names, width - 0.1, handle=1.6, gap=1.5)
     if few and (math.ceil(len(names) / above) <= 2 or size):
-        figure.legend(handles, names, loc="outside upper center", ncols=above, frameon=False)
+        figure.legend(handles, names, loc="outside upper center", ncols=above, frameon=False,
+                      handlelength=1.6, columnspacing=1.5)
         return
     columns = math.ceil(len(names) / max(1, int(height / (1.75 * SMALL / 72))))
     beside = legend_width(names, columns, SMALL) + 0.1

@@ -7,6 +7,7 @@ The page is one file. It needs no network, so it can be mailed or archived. docs
 """
 
 import argparse
+import contextlib
 import html
 import json
 import math
@@ -413,8 +414,9 @@ def tiles(run):
 
 def command(run, path):
     """The shell command that repeats the run under another name."""
-    folder = folder_of(path)
-    source = os.path.join(folder, "config.ini") if folder else f"{run.name}.ini"
+    source = os.path.join(folder_of(path) or "", "config.ini")
+    if not folder_of(path) or not os.path.exists(source):
+        source = f"{run.name}.ini"  # the page has it as a link
     ranks = ranks_of(run)
     words = ["tools/mpirun.sh", "-n", str(ranks)] if ranks > 1 else []
     return shlex.join([*words, "build/espalier", "run", source, f"--run.name={run.name}-again"])
@@ -533,6 +535,8 @@ def write(path, text):
             file.write(text)
         os.replace(path + ".tmp", path)
     except OSError as error:
+        with contextlib.suppress(OSError):
+            os.remove(path + ".tmp")
         raise RunError(f"{path} cannot be written: {error.strerror}") from None
 
 

@@ -507,9 +507,12 @@ class Legible(PlotTest):
         for run, method in zip(runs, ("fedasync", "fedavg", "semi_async", "fedavg")):
             run.config = {**run.config, "method.name": method}
         twice = [run for run in runs for _ in range(2)]
-        for picture in ("utilisation", "quality"):
+        for picture in ("summary", "utilisation", "quality"):
             for against in (("virtual",), ("virtual", "bytes")):
-                self.assert_whole(plot.figure(picture, twice, plot.View(group=("method",), against=against)))
+                for dpi in (60, 80, 160):  # the fewer pixels, the wider the letters
+                    figure = plot.figure(picture, twice, plot.View(group=("method",), against=against, target=0.1))
+                    figure.set_dpi(dpi)
+                    self.assert_whole(figure)
 
     def test_many_kinds_of_failures_and_the_label_below_a_gantt(self):
         run = espalier_h5.open_run(self.faulty)

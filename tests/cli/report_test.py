@@ -118,6 +118,9 @@ class Content(ReportTest):
         text = self.text(self.path("copy.h5"))
         self.assertIn("There is no log.txt beside the run file", text)
         self.assertIn('class="state copy"><b>This is a copy:</b>', text)
+        self.assertIn("build/espalier run failing.ini --run.name=failing-again", text)
+        os.remove(os.path.join(run, "config.ini"))
+        self.assertIn("build/espalier run failing.ini --run.name=failing-again", self.text(run))
 
     def test_few_rows_if_there_are_many_clients(self):
         text = self.text(self.run_ok("failing"), "--clients", "3")
@@ -216,6 +219,9 @@ class Unusual(ReportTest):
         self.assert_sentence(self.report(self.folder.name), 3)
         self.assert_sentence(self.report(self.input), 3)
         self.assert_sentence(self.report(run, "-o", self.path("no", "such", "folder.html")), 3)
+        before = os.listdir(self.folder.name)
+        self.assert_sentence(self.report(run, "-o", self.path("runs")), 3)  # a folder
+        self.assertEqual(os.listdir(self.folder.name), before)
 
     def test_damaged_and_newer_files(self):
         run = self.run_ok("failing")
