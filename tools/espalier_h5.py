@@ -41,6 +41,7 @@ PAUSE_S = 0.1
 CPU_S = 5
 # Options that name files and do not affect results.
 UNHASHED = ("run.name", "run.dir", "data.dir")
+STATISTICS = (".running_mean", ".running_var")  # entries of a checkpoint's model that are no parameters
 # Every run file has these.
 STANDARD = ("rounds", "tasks", "evaluations", "clients")
 
@@ -172,7 +173,10 @@ def run_paths(paths):
         if not matches:
             raise RunError(f"no run matches {path}; give runs' folders, such as 'runs/*'")
         found += sorted(matches, key=natural)
-    return list({os.path.realpath(run_file(path)): path for path in reversed(found)}.values())[::-1]
+    once = {}
+    for path in found:
+        once.setdefault(os.path.realpath(run_file(path)), path)
+    return list(once.values())
 
 
 def runs(paths):
@@ -246,6 +250,19 @@ def _read(path):
     raise RunError(f"{path} cannot be read: {reason}")
 
 
+def model_parameters(run):
+    """Number of parameters of the global model, from a checkpoint beside the run file; None if there is none that can be
+    read. Norm statistics do not count."""
+    folder = os.path.join(os.path.dirname(os.path.abspath(run.path)), "checkpoints")
+    for path in sorted(glob.glob(os.path.join(glob.escape(folder), "*.h5")), key=natural, reverse=True):
+        try:
+            with _open(path) as file:
+                return sum(values.size for name, values in file["model"].items() if not name.endswith(STATISTICS))
+        except Exception:  # it is damaged, or the program has just removed it
+            continue
+    return None
+
+
 def parse_config(text):
     """Returns a dict from "section.key" to value."""
     values, section = {}, ""
@@ -267,11 +284,19 @@ def default_config(program):
     return done.stdout
 
 
+def changed_options(text, defaults):
+    """A dict from "section.key" to (value, default) of the options of `text` that are not at their defaults; the default is None
+    for options that `defaults` does not have, such as those of a device. Names of files do not count."""
+    usual = parse_config(defaults)
+    return {key: (value, usual.get(key)) for key, value in parse_config(text).items()
+            if key not in UNHASHED and value != usual.get(key)}
+
+
 def configuration_hash(text, defaults):
     """A short hash of a complete input (`config_text` of a run, or the output of --print-config) over the options that are
     not at their defaults. A new option of the program therefore does not change it. Names of files do not count."""
-    at_default = set(_lines(defaults))
-    kept = [line for line in _lines(text) if line not in at_default]
+    kept = [f"{key.rpartition('.')[0]} {key.rpartition('.')[2]} = {value}".rstrip()
+            for key, (value, _) in changed_options(text, defaults).items()]
     return hashlib.sha256("\n".join(kept).encode()).hexdigest()[:12]
 
 
@@ -300,6 +325,11 @@ def read_rows(path):
     return rows
 
 
+def is_language(evaluations):
+    """Whether these are evaluations of a language model: only those have a perplexity."""
+    return bool(np.isfinite(evaluations.get("perplexity", np.nan)).any())
+
+
 def summary(run, target=None, evaluated="test"):
     """The figures of a run as a dict of numbers; NaN where a run has none. `target` is a quality: a share of correct samples,
     or a perplexity for language models. `evaluated` is the name of the set of /evaluations that counts."""
@@ -307,14 +337,14 @@ def summary(run, target=None, evaluated="test"):
     seen = {c: v[run.evaluations["set"] == evaluated] for c, v in run.evaluations.items()}
     nothing = np.full(len(seen["version"]), np.nan)
     top1, perplexity = seen.get("top1", nothing), seen.get("perplexity", nothing)
-    is_language = bool(np.isfinite(perplexity).any())
+    language = is_language(seen)
     found = {"top1": _last(top1), "best_top1": _largest(top1), "loss": _last(seen["loss"])}
-    if is_language:
+    if language:
         found.update(perplexity=_last(perplexity), best_perplexity=-_largest(-perplexity))
     if target is not None:
-        if target > 1 and not is_language and np.isfinite(top1).any():
+        if target > 1 and not language and np.isfinite(top1).any():
             raise RunError(f"{run.path} has a top-1 between 0 and 1, which cannot reach {target:g}; give a target such as 0.8")
-        reached = np.flatnonzero(perplexity <= target if is_language else top1 >= target)
+        reached = np.flatnonzero(perplexity <= target if language else top1 >= target)
         found.update(_reach(rounds, seen, reached[0] if len(reached) else None))
     outcomes = tasks["outcome"]
     merged = outcomes == "merged"
@@ -369,6 +399,14 @@ def time_unit(seconds):
     return "s", 1.0
 
 
+def byte_unit(size):
+    """Name and length of a readable unit for a number of bytes."""
+    for name, length in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size >= length:
+            return name, length
+    return "B", 1.0
+
+
 def natural(text):
     """A sort key that puts seed2 before seed10."""
     return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", text) if part]
@@ -390,11 +428,6 @@ def _last(values):
 
 def _largest(values):
     return np.nanmax(values) if np.isfinite(values).any() else np.nan
-
-
-def _lines(text):
-    return [f"{key.rpartition('.')[0]} {key.rpartition('.')[2]} = {value}".rstrip()
-            for key, value in parse_config(text).items() if key not in UNHASHED]
 
 
 def _folder(path):
@@ -425,6 +458,10 @@ def _open(path):
         return h5py.File(path, "r", locking=False)
     except (TypeError, ValueError):  # h5py is too old for `locking`; the writer takes no lock anyway
         return h5py.File(path, "r")
+    except OSError as error:
+        if "locking flag" not in str(error):
+            raise
+        return h5py.File(path, "r")  # the caller has it open with locking; HDF5 wants the same of all in one process
 
 
 def _plain(value):

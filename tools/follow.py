@@ -24,7 +24,7 @@ EXAMPLES = """examples:
   tools/follow.py runs/quickstart --once             the present state, then end
   tools/follow.py runs/quickstart | tee rounds.txt   one line for each round
 
-Exit status: 0 the run is done; 85 it was stopped or killed, and goes on when it is started again."""
+Exit status: 0 the run is done; 85 it was stopped or killed, and goes on when it is started again; 1 it failed."""
 ROUNDS = 5  # in the picture of the clients
 SIGNS = {"download": "░", "compute": "█", "upload": "▒", "wait": "·", "failed": "×", "unknown": " ", "full": "█", "empty": "░",
          "spark": "▁▂▃▄▅▆▇█"}
@@ -225,7 +225,7 @@ def main():
         return 0
     except KeyboardInterrupt:
         state = state_of(options.run)
-    return 85 if state.kind in ("stopped", "killed") else 0
+    return state.status
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ EXAMPLES = """examples:
   tools/track.py runs/quickstart --to mlflow -o http://localhost:5000 --project digits
 
 csv, tensorboard and trace need no other package; mlflow, wandb and trackio need the package of that name.
-Exit status with --follow: 85 if the run was stopped or killed; it goes on when it is started again."""
+Exit status with --follow: 85 if the run was stopped or killed and goes on when it is started again, 1 if it failed."""
 
 
 class TrackError(Exception):
@@ -462,7 +462,7 @@ def main():
         print(f"track.py: the export cannot be written: {error}", file=sys.stderr)
         return 3
     print(place)
-    return 85 if options.follow and state.kind in ("stopped", "killed") else 0
+    return state.status if options.follow else 0
 
 
 if __name__ == "__main__":

@@ -96,6 +96,13 @@ class Pipe(FollowTest):
         self.assertEqual(done.returncode, 85)
         self.assertIn("killed before its end", done.stdout)
 
+    def test_a_failed_run(self):
+        failed = self.espalier("run", self.input, *(f"--device.{d}.memory_mb=0.001" for d in ("fast", "slow", "tiny")))
+        self.assertEqual(failed.returncode, 6, failed.stderr)
+        done = self.follow(self.path("runs", "failing"))
+        self.assertEqual(done.returncode, 1)  # not 85, with which a script would start it again
+        self.assertIn("failed: no client can answer", done.stdout)
+
     def test_a_run_on_another_computer(self):
         # The folder of a run that another computer is writing: a LOCK with another host and a process that is not here.
         run = self.run_ok("failing")

@@ -66,6 +66,7 @@ class Reader(ProgramTest):
         other = self.copy(folder, "b")
         self.assertEqual(runs([folder, other]).names, [folder, other])
         self.assertEqual(len(runs([folder, os.path.join(folder, "run.h5"), self.path("runs", "*")])), 2)
+        self.assertEqual(run_paths([folder, other, folder]), [folder, other])  # in the order in which they are first named
 
     def test_tables_of_other_protocols(self):
         folder = self.copy(self.run_ok("plain"), "more")
@@ -182,6 +183,24 @@ class Reader(ProgramTest):
         self.assertEqual(len(runs([self.path("runs", "a"), folder]).columns("tasks")["task"]),
                          len(self.column(self.path("runs", "a"), "task")))
 
+    def test_a_file_that_the_caller_has_open(self):
+        folder = self.run_ok("a")
+        with h5py.File(os.path.join(folder, "run.h5")) as file:
+            np.testing.assert_array_equal(open_run(folder).tasks["client"], file["tasks/client"][()])
+
+    def test_the_size_of_the_model(self):
+        run = self.run_ok("a", "--method.name=heterofl", "--method.widths=0.5")
+        self.assertEqual(espalier_h5.model_parameters(open_run(run)), 144 * 32 + 32 + 32 * 16 + 16 + 16 * 10 + 10)
+        checkpoint = self.checkpoint(run)
+        for name in os.listdir(os.path.dirname(checkpoint)):
+            os.truncate(os.path.join(os.path.dirname(checkpoint), name), 100)
+        self.assertIsNone(espalier_h5.model_parameters(open_run(run)))
+
+    def test_options_that_are_not_at_their_defaults(self):
+        changed = espalier_h5.changed_options("[run]\nname = b\nseed = 2\nrounds = 5\n[device.d]\ngflops = 1\n",
+                                              "[run]\nname = a\nseed = 1\nrounds = 5\n")
+        self.assertEqual(changed, {"run.seed": ("2", "1"), "device.d.gflops": ("1", None)})
+
     def test_refusals(self):
         folder = self.run_ok("a")
 
@@ -274,6 +293,17 @@ class Reader(ProgramTest):
                               cwd=self.folder.name, env={**os.environ, "PYTHONPATH": self.path("site")})
         self.assertEqual(done.returncode, 0, done.stderr)
         self.assertIn(self.path("site"), done.stdout)
+        # Every command works on a run, from any folder.
+        for words in (["compare", folder], ["follow", folder], ["plot", folder], ["report", folder], ["sweep", "--help"],
+                      ["track", folder, "--to", "csv"]):
+            if words[0] == "plot" and importlib.util.find_spec("matplotlib") is None:
+                continue
+            command = self.path("site", "bin", "espalier-" + words[0])
+            done = subprocess.run([sys.executable, command, *words[1:]], capture_output=True, text=True,
+                                  cwd=self.folder.name, env={**os.environ, "PYTHONPATH": self.path("site")})
+            self.assertEqual((done.returncode, done.stderr), (0, ""), words)
+        for name in ("plot.png", "report.html"):
+            self.assertTrue(os.path.exists(os.path.join(folder, name)), name)
 
 
 if __name__ == "__main__":
