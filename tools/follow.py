@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Shows a run live in the terminal: rounds, quality, time left, which clients work and which wait. It ends with the run.
+"""Shows a run live in the terminal: rounds, quality, time left, which clients
+work and which wait. It ends with the run.
 
     tools/follow.py runs/quickstart
 
@@ -13,18 +14,20 @@ import shutil
 import sys
 import time
 
-import numpy as np
-
 sys.path.append(os.path.dirname(os.path.abspath(__file__)))
+from needed_packages import need
+
+need("numpy", "h5py")
+import numpy as np
 from espalier_h5 import RunError, duration, run_file
 from run_state import DAMAGE, FAILURES, Parser, damage, quality_of, state_of, watch
 
 EXAMPLES = """examples:
   tools/follow.py runs/quickstart
   tools/follow.py runs/quickstart --once             the present state, then end
-  tools/follow.py runs/quickstart | tee rounds.txt   one line for each round
-
-Exit status: 0 the run is done; 85 it was stopped or killed, and goes on when it is started again."""
+  tools/follow.py runs/quickstart | tee rounds.txt   one line for each round"""
+STATUS = """Exit status: 0 if the run is done, 85 if it was stopped or killed; it goes on
+when it is started again. Ctrl-C ends the view, not the run."""
 ROUNDS = 5  # in the picture of the clients
 SIGNS = {"download": "░", "compute": "█", "upload": "▒", "wait": "·", "failed": "×", "unknown": " ", "full": "█", "empty": "░",
          "spark": "▁▂▃▄▅▆▇█"}
@@ -204,11 +207,12 @@ def follow(path, every_s, once, out):
 
 
 def main():
-    parser = Parser(prog="follow.py", description=__doc__.split("\n\n")[0], epilog=EXAMPLES,
+    parser = Parser(prog="follow.py", usage="follow.py RUN [options]",
+                    description=__doc__.split("\n\n")[0] + "\n" + STATUS, epilog=EXAMPLES,
                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", metavar="RUN", help="a run's folder or its run.h5")
     parser.add_argument("--once", action="store_true", help="show the present state and end")
-    parser.add_argument("--every", type=float, default=1.0, metavar="S", help="seconds between two looks at the file (1)")
+    parser.add_argument("--every", type=float, default=1.0, metavar="S", help="seconds between two looks at the file; default: 1")
     options = parser.parse_args()
     if not 0.05 <= options.every <= 3600:
         parser.error("--every is a number of seconds from 0.05 to 3600")

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Writes one HTML page about a run: what ran, curves, what each client did when, why tasks failed, the command to repeat it.
+"""Writes one HTML page about a run: what ran, curves, what each client did when,
+why tasks failed, the command to run it again.
 
     tools/report.py runs/quickstart            writes runs/quickstart/report.html
 
@@ -16,16 +17,18 @@ import shlex
 import sys
 import urllib.parse
 
-import numpy as np
-
 sys.path.append(os.path.dirname(os.path.abspath(__file__)))
+from needed_packages import need
+
+need("numpy", "h5py")
+import numpy as np
 from espalier_h5 import RunError, duration, open_run, time_unit
 from run_state import DAMAGE, FAILURES, Parser, damage, folder_of, quality_of, state_of, warnings_of
 
 EXAMPLES = """examples:
   tools/report.py runs/quickstart
   tools/report.py runs/quickstart -o quickstart.html
-  tools/report.py runs/large --clients 200           more rows in the chart and in the table"""
+  tools/report.py runs/large --clients 200    more clients in chart and table"""
 OUTCOMES = ("merged", "dropped_stale", "out_of_memory", "crashed", "rejected", "unavailable", "unfinished")
 MAX_TASKS = 20000  # in the chart; more make the page slow
 WIDE = {True: ' class="wide"', False: ' class="wide empty"'}
@@ -480,11 +483,11 @@ def write(path, text):
 
 
 def main():
-    parser = Parser(prog="report.py", description=__doc__.split("\n\n")[0], epilog=EXAMPLES,
+    parser = Parser(prog="report.py", usage="report.py RUN [options]", description=__doc__.split("\n\n")[0], epilog=EXAMPLES,
                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", metavar="RUN", help="a run's folder or its run.h5")
-    parser.add_argument("-o", "--out", metavar="FILE", help="page to write (default: report.html beside the run file)")
-    parser.add_argument("--clients", type=int, default=60, metavar="N", help="most clients in chart and table (60)")
+    parser.add_argument("-o", "--out", metavar="FILE", help="page to write; default: report.html beside run.h5")
+    parser.add_argument("--clients", type=int, default=60, metavar="N", help="most clients in chart and table; default: 60")
     options = parser.parse_args()
     if options.clients < 1:
         parser.error("--clients is a number of clients, at least 1")
