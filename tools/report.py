@@ -23,7 +23,7 @@ from needed_packages import need
 need("numpy", "h5py")
 import numpy as np
 from espalier_h5 import RunError, duration, open_run, time_unit
-from run_state import DAMAGE, FAILURES, Parser, damage, folder_of, quality_of, state_of, warnings_of
+from run_state import DAMAGE, FAILURES, Parser, damage, folder_of, quality_of, state_of, warnings_of, write_whole
 
 EXAMPLES = """examples:
   tools/report.py runs/quickstart
@@ -472,16 +472,6 @@ CHART = """<div id="chart" tabindex="0" aria-label="what each client did when; a
 <noscript><p>This chart needs JavaScript.</p></noscript>"""
 
 
-def write(path, text):
-    """Writes a file as a whole, so that a reader never sees a part of it."""
-    try:
-        with open(path + ".tmp", "w", encoding="utf-8", errors="replace") as file:
-            file.write(text)
-        os.replace(path + ".tmp", path)
-    except OSError as error:
-        raise RunError(f"{path} cannot be written: {error.strerror}") from None
-
-
 def main():
     parser = Parser(prog="report.py", usage="report.py RUN [options]", description=__doc__.split("\n\n")[0], epilog=EXAMPLES,
                     formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -495,7 +485,7 @@ def main():
         state = state_of(options.run)
         run = open_run(options.run)
         out = options.out or os.path.join(os.path.dirname(os.path.abspath(run.path)), "report.html")
-        write(out, page(run, options.run, state, options.clients))
+        write_whole(out, page(run, options.run, state, options.clients))
     except RunError as error:
         print(f"report.py: {error}", file=sys.stderr)
         return 3

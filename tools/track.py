@@ -24,7 +24,7 @@ from needed_packages import need
 need("numpy", "h5py")
 import numpy as np
 from espalier_h5 import RunError
-from run_state import DAMAGE, FAILURES, Parser, damage, state_of, watch
+from run_state import DAMAGE, FAILURES, Parser, damage, state_of, watch, write_whole
 
 EXAMPLES = """examples:
   tools/track.py runs/quickstart --to csv          files in runs/quickstart/csv
@@ -397,9 +397,7 @@ class Trace:
         other = {"run": run.name, "time": "emulated", "software": f"espalier {run.attributes.get('software_version', '?')}"}
         text = json.dumps({"traceEvents": trace_events(run), "displayTimeUnit": "ms", "otherData": other}, separators=(",", ":"),
                           allow_nan=False)
-        with open(self.path + ".tmp", "w", encoding="utf-8") as file:
-            file.write(text)
-        os.replace(self.path + ".tmp", self.path)
+        write_whole(self.path, text)
 
     def close(self):
         pass
@@ -463,7 +461,7 @@ def main():
         print(f"track.py: {damage(options.run, error)}", file=sys.stderr)
         return 3
     except OSError as error:
-        print(f"track.py: the export cannot be written: {error}", file=sys.stderr)
+        print(f"track.py: {error.filename or 'the export'} cannot be written: {error.strerror or error}", file=sys.stderr)
         return 3
     print(place)
     return 85 if options.follow and state.kind in ("stopped", "killed") else 0
