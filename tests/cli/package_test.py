@@ -4,8 +4,10 @@ import importlib
 import inspect
 import os
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
 import tomllib
 import unittest
 
@@ -15,12 +17,25 @@ sys.path.insert(0, TOOLS)
 
 class PackageTest(unittest.TestCase):
     def test_absent_packages(self):
-        for tool in ("sweep", "compare", "plot", "report", "track", "follow", "pack_images"):
-            # -I -S: a Python without the packages of its environment
-            done = subprocess.run([sys.executable, "-I", "-S", os.path.join(TOOLS, tool + ".py"), "--help"], text=True,
-                                  capture_output=True)
-            self.assertEqual((done.returncode, done.stdout), (2, ""), tool)
-            self.assertRegex(done.stderr, rf"^{tool}\.py needs numpy, h5py[^\n]*\n$")
+        with tempfile.TemporaryDirectory() as folder:
+            copy = shutil.copytree(TOOLS, os.path.join(folder, "tools"))
+
+            def helped(tool):  # -I -S: by a Python without the packages of its environment
+                return subprocess.run([sys.executable, "-I", "-S", os.path.join(copy, tool + ".py"), "--help"], text=True,
+                                      capture_output=True)
+
+            for tool in ("sweep", "compare", "plot", "report", "track", "follow", "pack_images"):
+                done = helped(tool)
+                self.assertEqual((done.returncode, done.stdout), (2, ""), tool)
+                self.assertRegex(done.stderr, rf"^{tool}\.py needs numpy, h5py[^\n]*\n$")
+            # With the project's Python beside it, the tool goes on.
+            os.makedirs(os.path.join(folder, ".venv", "bin"))
+            with open(os.path.join(folder, ".venv", "bin", "python"), "w") as file:
+                file.write(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+            os.chmod(file.name, 0o755)
+            done = helped("follow")
+            self.assertEqual((done.returncode, done.stderr), (0, ""))
+            self.assertIn("follow.py RUN", done.stdout)
 
     def test_the_installed_commands(self):
         with open(os.path.join(TOOLS, "pyproject.toml"), "rb") as file:
