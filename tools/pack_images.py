@@ -121,6 +121,8 @@ def main():
     parser.add_argument("--size", metavar="N", type=int, help="scale every image to N x N; default: all have one size")
     parser.add_argument("--grey", action="store_true", help="one channel instead of three")
     arguments = parser.parse_args()
+    if arguments.size is not None and arguments.size < 1:
+        sys.exit("error: --size is a number of pixels, at least 1")
     if not arguments.folder.is_dir():
         sys.exit(f"error: {arguments.folder} is not a folder")
     items, has_test, left_out = collect(arguments.folder)
