@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Makes a table of runs: quality, time, bytes and memory, as mean ± deviation over seeds, compared with a baseline.
+"""Makes a table of runs: quality, time, bytes and memory, as mean ± deviation over
+seeds, compared with a baseline.
 
     tools/compare.py runs/fedavg-seed* runs/heterofl-seed* --target 0.9 --baseline fedavg
     tools/compare.py --sweep inputs/sweep.csv
@@ -19,18 +20,16 @@ import statistics
 import sys
 
 sys.path.append(os.path.dirname(os.path.abspath(__file__)))
-try:
-    from espalier_h5 import RunError, kind_of, read_rows, runs, summary
-    from run_state import DAMAGE, Parser, damage
-except ModuleNotFoundError as error:
-    print(f"compare.py needs the Python package {error.name}: start it by .venv/bin/python, or pip install ./tools",
-          file=sys.stderr)
-    sys.exit(2)
+from needed_packages import need
+
+need("numpy", "h5py")
+from espalier_h5 import RunError, kind_of, read_rows, runs, summary
+from run_state import DAMAGE, Parser, damage
 
 EXAMPLES = """examples:
   tools/compare.py 'runs/*' --target 0.5 --baseline fedavg
   tools/compare.py --sweep inputs/sweep.csv --columns top1,peak_mb,mb_down+mb_up
-  tools/compare.py --sweep inputs/sweep.csv --baseline fedavg --saved virtual_s --difference top1
+  tools/compare.py --sweep inputs/sweep.csv --baseline fedavg --saved virtual_s
   tools/compare.py --sweep inputs/sweep.csv --format latex -o table.tex
   tools/compare.py --sweep inputs/sweep.csv --into README.md --mark results"""
 # Column: title, decimals (a number, or two limits: see `decimals_of`), unit.
@@ -515,24 +514,24 @@ def work(options):
 
 
 def main():
-    parser = Parser(usage="compare.py RUN... | --sweep CSV [options]", description=__doc__.split("\n\n")[0],
-                    epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="*", metavar="RUN", help="runs' folders or run.h5, also patterns")
-    parser.add_argument("--sweep", metavar="CSV", help="the table of a sweep, instead of runs")
-    parser.add_argument("--where", action="append", default=[], metavar="COLUMN=VALUE", help="only these rows of the sweep")
-    parser.add_argument("--target", type=float, help="quality to reach: top-1, or perplexity")
+    parser = Parser(usage="compare.py RUN... | --sweep CSV [options]", description=__doc__.split("\n\n")[0], epilog=EXAMPLES,
+                    formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=28))
+    parser.add_argument("runs", nargs="*", metavar="RUN", help="a run's folder, its run.h5, or a pattern like 'runs/a-*'")
+    parser.add_argument("--sweep", metavar="CSV", help="the CSV file of a sweep, instead of runs")
+    parser.add_argument("--where", action="append", default=[], metavar="COLUMN=VALUE", help="only these rows of the CSV file")
+    parser.add_argument("--target", type=float, metavar="Q", help="quality to reach: top-1, or perplexity")
     parser.add_argument("--evaluated", default="test", metavar="SET", help="set of /evaluations that counts; default: test")
-    parser.add_argument("--columns", default="", metavar="A,B+C,D=TITLE", help="columns; + joins two, = gives a title")
+    parser.add_argument("--columns", default="", metavar="LIST", help="like a,b+c,d=TITLE; + joins two columns")
     parser.add_argument("--baseline", metavar="NAME", help="variant for the speed-up")
     parser.add_argument("--speedup", metavar="COLUMN", help="what it divides; default: target_s, else virtual_s")
-    parser.add_argument("--saved", default="", metavar="A,B", help="percent less than the baseline, of virtual_s")
-    parser.add_argument("--difference", default="", metavar="A,B", help="difference from the baseline, of top1")
-    parser.add_argument("--allow-different", default="", metavar="data,fleet,budget", help="compare unequal runs; or all")
-    parser.add_argument("--format", choices=("markdown", "csv", "latex"), default="markdown")
-    parser.add_argument("--head", default="", help="title of the first column")
+    parser.add_argument("--saved", default="", metavar="LIST", help="percent less than the baseline, of virtual_s")
+    parser.add_argument("--difference", default="", metavar="LIST", help="difference from the baseline, of top1")
+    parser.add_argument("--allow-different", default="", metavar="KINDS", help="compare runs of unequal data, fleet, budget, or all")
+    parser.add_argument("--format", choices=("markdown", "csv", "latex"), default="markdown", metavar="F", help="markdown, csv or latex; default: markdown")
+    parser.add_argument("--head", default="", metavar="TITLE", help="title of the first column")
     parser.add_argument("-o", "--out", metavar="FILE", help="file to write; default: print")
-    parser.add_argument("--into", metavar="PAGE", help="write the table into a page, between the lines ...")
-    parser.add_argument("--mark", metavar="NAME", help="... <!-- NAME --> and <!-- end NAME -->")
+    parser.add_argument("--into", metavar="PAGE", help="write the table into a page, between the lines")
+    parser.add_argument("--mark", metavar="NAME", help="<!-- NAME --> and <!-- end NAME -->")
     try:
         work(parser.parse_intermixed_args())
     except (CompareError, RunError) as error:

@@ -26,19 +26,20 @@ import warnings
 # A notebook passes its backend on to programs that it starts; that backend cannot draw into files.
 if __name__ == "__main__":
     os.environ["MPLBACKEND"] = "Agg"
-try:
-    import matplotlib
-    import numpy as np
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.lines import Line2D
-    from matplotlib.patches import Patch
-    from matplotlib.textpath import TextPath
-    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+sys.path.append(os.path.dirname(os.path.abspath(__file__)))
+from needed_packages import need
 
-    from espalier_h5 import RunError, byte_unit, is_language, model_parameters, open_run, run_paths, time_unit
-except ImportError as error:
-    sys.exit(f"plot.py: {error}; tools/setup.sh --python installs what the tools need")
+need("numpy", "h5py", "matplotlib")
+import matplotlib
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.textpath import TextPath
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
+from espalier_h5 import RunError, byte_unit, is_language, model_parameters, open_run, run_paths, time_unit
 
 # The palette of Okabe and Ito, which colour-blind people can tell apart, without its yellow.
 COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#3d4349"]
@@ -946,18 +947,18 @@ USED_BY = {  # flag: pictures that read it
 }
 
 PICTURE_HELP = """pictures (-p):
-  summary      quality and loss of all runs; below, what each client of the first run did when
-  quality      quality against virtual time, rounds, bytes and wall time
-  staleness, utilisation, coverage      of each merge, for all runs
-  memory       peak memory of each client against the memory of its device, for each run
-  updates      update time of each client over the rounds, for each run
-  retention    share of the model that the submodels of each client hold, over the rounds
-  gantt        download, compute and upload of each client, for each run
+  summary    quality and loss of all runs; the clients of the first run
+  quality    quality against virtual time, rounds, bytes and wall time
+  staleness, utilisation, coverage    of each merge, for all runs
+  memory     peak memory of each client against that of its device, for each run
+  updates    update time of each client over the rounds, for each run
+  retention  share of the model that each client's submodels hold, over rounds
+  gantt      download, compute and upload of each client, for each run
 
 examples:
   tools/plot.py runs/quickstart
-  tools/plot.py 'runs/digits-*' --group method --target 0.9 -p quality -o quality.pdf
-  tools/plot.py runs/quickstart -p gantt --from 2 --to 4 --clients 0,3-5 -o gantt.svg
+  tools/plot.py 'runs/digits-*' --group method -p quality -o quality.pdf
+  tools/plot.py runs/quickstart -p gantt --from 2 --to 4 --clients 0,3-5
 """
 
 
@@ -997,15 +998,15 @@ def parse(words):
         usage="plot.py RUN... [-p PICTURE] [-o FILE] [options]",
         description="Draws runs: one picture for each call, as PNG, SVG or PDF.",
         epilog=PICTURE_HELP,
-        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=22, width=100),
+        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=22, width=80),
         allow_abbrev=False,
     )
     add = parser.add_argument
     add("runs", nargs="+", metavar="RUN", help="a run's folder, its run.h5, or a pattern like 'runs/a-*'")
     add("-p", "--picture", default="summary", metavar="P", help="what to draw; default: summary")
     add("-o", "--out", metavar="FILE", help=".png, .svg or .pdf; default: a PNG beside the first run.h5")
-    add("--group", metavar="OPT", help="one curve per value of these options (a,b), mean ± deviation")
-    add("--target", type=float, metavar="Q", help="mark, and print, where each curve reaches this quality")
+    add("--group", metavar="OPT", help="one curve per value of an option, mean ± deviation")
+    add("--target", type=float, metavar="Q", help="mark and print where each curve reaches it")
     add("--against", metavar="X", help="some of virtual,rounds,bytes,wall")
     add("--measure", default="", metavar="C", help="column of /evaluations or /rounds instead of quality")
     add("--set", default="test", metavar="S", help="set of the evaluations; default: test")

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Writes one HTML page about a run: what ran, curves, what each client did when, why tasks failed, the command to repeat it.
+"""Writes one HTML page about a run: what ran, curves, what each client did when,
+why tasks failed, the command to run it again.
 
     tools/report.py runs/quickstart            writes runs/quickstart/report.html
 
@@ -17,17 +18,19 @@ import shlex
 import sys
 import urllib.parse
 
-import numpy as np
-
 sys.path.append(os.path.dirname(os.path.abspath(__file__)))
+from needed_packages import need
+
+need("numpy", "h5py")
+import numpy as np
 from espalier_h5 import RunError, byte_unit, changed_options, duration, model_parameters, open_run, time_unit
-from run_state import DAMAGE, FAILURES, Parser, damage, folder_of, quality_of, state_of, warnings_of
+from run_state import DAMAGE, FAILURES, Parser, damage, folder_of, quality_of, state_of, warnings_of, write_whole
 from sweep_rows import defaults, program_commit
 
 EXAMPLES = """examples:
   tools/report.py runs/quickstart
   tools/report.py runs/quickstart -o quickstart.html
-  tools/report.py runs/large --clients 200           more rows in the chart and in the table"""
+  tools/report.py runs/large --clients 200    more clients in chart and table"""
 OUTCOMES = ("merged", "dropped_stale", "out_of_memory", "crashed", "rejected", "unavailable", "unfinished")
 MAX_TASKS = 20000  # in the chart; more make the page slow
 WIDE = {True: ' class="wide"', False: ' class="wide empty"'}
@@ -528,24 +531,12 @@ CHART = """<div id="chart" tabindex="0" role="group" aria-label="what each clien
 <noscript><p>This chart needs JavaScript.</p></noscript>"""
 
 
-def write(path, text):
-    """Writes a file as a whole, so that a reader never sees a part of it."""
-    try:
-        with open(path + ".tmp", "w", encoding="utf-8", errors="replace") as file:
-            file.write(text)
-        os.replace(path + ".tmp", path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            os.remove(path + ".tmp")
-        raise RunError(f"{path} cannot be written: {error.strerror}") from None
-
-
 def main():
-    parser = Parser(prog="report.py", description=__doc__.split("\n\n")[0], epilog=EXAMPLES,
+    parser = Parser(prog="report.py", usage="report.py RUN [options]", description=__doc__.split("\n\n")[0], epilog=EXAMPLES,
                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", metavar="RUN", help="a run's folder or its run.h5")
-    parser.add_argument("-o", "--out", metavar="FILE", help="page to write (default: report.html beside the run file)")
-    parser.add_argument("--clients", type=int, default=60, metavar="N", help="most clients in chart and table (60)")
+    parser.add_argument("-o", "--out", metavar="FILE", help="page to write; default: report.html beside run.h5")
+    parser.add_argument("--clients", type=int, default=60, metavar="N", help="most clients in chart and table; default: 60")
     options = parser.parse_args()
     if options.clients < 1:
         parser.error("--clients is a number of clients, at least 1")
@@ -553,7 +544,7 @@ def main():
         state = state_of(options.run)
         run = open_run(options.run)
         out = options.out or os.path.join(os.path.dirname(os.path.abspath(run.path)), "report.html")
-        write(out, page(run, options.run, state, options.clients))
+        write_whole(out, page(run, options.run, state, options.clients))
     except RunError as error:
         print(f"report.py: {error}", file=sys.stderr)
         return 3

@@ -139,6 +139,22 @@ def watch(path, every_s=1.0, always=False):
         time.sleep(every_s)
 
 
+def write_whole(path, text):
+    """Writes a text file, so that a reader never sees a part of it. Raises RunError if that fails."""
+    # A device or pipe, such as /dev/stdout, must not be replaced by a file.
+    is_file = os.path.isfile(path) or not os.path.exists(path)
+    place = path + ".tmp" if is_file else path
+    try:
+        with open(place, "w", encoding="utf-8", errors="replace") as file:
+            file.write(text)
+        if is_file:
+            os.replace(place, path)
+    except OSError as error:
+        if is_file and os.path.exists(place):
+            os.remove(place)
+        raise RunError(f"{path} cannot be written: {error.strerror}") from None
+
+
 def stamp_of(path):
     """Time of the last change and size of the run file; None if there is none."""
     try:

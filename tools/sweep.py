@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Runs a grid of variants and seeds, and writes one row for each finished run into a CSV file.
+"""Runs a grid of variants and seeds. Each finished run is a row of a CSV file.
 
     tools/sweep.py SWEEP.ini
 
@@ -29,22 +29,20 @@ import os
 import sys
 
 sys.path.append(os.path.dirname(os.path.abspath(__file__)))
-try:
-    from espalier_h5 import RunError
-    from run_state import Parser
-    from sweep_file import Sweep, SweepError
-    from sweep_jobs import STOPPED, Local, slurm
-    from sweep_rows import OtherRun, finished_run, is_current, program_commit, quality, resolve, saved_rows, take
-except ModuleNotFoundError as error:
-    print(f"sweep.py needs the Python package {error.name}: start it by .venv/bin/python, or pip install ./tools",
-          file=sys.stderr)
-    sys.exit(2)
+from needed_packages import need
+
+need("numpy", "h5py")
+from espalier_h5 import RunError
+from run_state import Parser
+from sweep_file import Sweep, SweepError
+from sweep_jobs import STOPPED, Local, slurm
+from sweep_rows import OtherRun, finished_run, is_current, program_commit, quality, resolve, saved_rows, take
 
 EXAMPLES = """examples:
-  tools/sweep.py inputs/sweep.ini                  runs what is not finished
-  tools/sweep.py inputs/sweep.ini --list           shows every run and its state, runs nothing
-  tools/sweep.py inputs/sweep.ini --slurm          writes a job array; submit it, and later --collect its rows
-  tools/compare.py --sweep inputs/sweep.csv        makes a table of the rows"""
+  tools/sweep.py inputs/sweep.ini              runs what is not finished
+  tools/sweep.py inputs/sweep.ini --list       shows every run, runs nothing
+  tools/sweep.py inputs/sweep.ini --slurm      a job array; later --collect
+  tools/compare.py --sweep inputs/sweep.csv    makes a table of the rows"""
 
 
 def lock(sweep):
@@ -154,12 +152,12 @@ def main():
     parser.add_argument("sweep", metavar="SWEEP.ini", help="the sweep file; docs/sweeps.md describes it")
     parser.add_argument("only", nargs="*", default=[], metavar="WORD", help="only runs whose name contains one of the words")
     parser.add_argument("--list", action="store_true", help="show every run and its state; run nothing")
-    parser.add_argument("--slurm", action="store_true", help="write a Slurm job array of the runs that are not finished")
+    parser.add_argument("--slurm", action="store_true", help="write a Slurm job array of the unfinished runs")
     parser.add_argument("--collect", action="store_true", help="write the rows of runs that are finished; run nothing")
-    parser.add_argument("--jobs", type=int, default=0, help="runs at once; default: as cores and memory allow")
-    parser.add_argument("--minutes", type=float, default=0, help="begin no run after this time")
-    parser.add_argument("--dir", help="folder of the runs; default: `dir` of the sweep file, or runs")
-    parser.add_argument("--overwrite", action="store_true", help="replace runs of another configuration in these folders")
+    parser.add_argument("--jobs", type=int, default=0, metavar="N", help="runs at once; default: as cores and memory allow")
+    parser.add_argument("--minutes", type=float, default=0, metavar="M", help="begin no run after M minutes")
+    parser.add_argument("--dir", metavar="FOLDER", help="folder of the runs; default: that of the file")
+    parser.add_argument("--overwrite", action="store_true", help="replace runs of another configuration")
     parser.add_argument("--same-commit", action="store_true", help="run again what another commit of the program ran")
     try:
         status = work(parser.parse_intermixed_args())
