@@ -951,8 +951,7 @@ PICTURE_HELP = """pictures (-p):
   quality    quality against virtual time, rounds, bytes and wall time
   staleness, utilisation, coverage    of each merge, for all runs
   memory     peak memory of each client against that of its device, for each run
-  updates    update time of each client over the rounds, for each run
-  retention  share of the model that each client's submodels hold, over rounds
+  updates, retention    of each client over rounds: time; share of the model
   gantt      download, compute and upload of each client, for each run
 
 examples:

@@ -8,7 +8,6 @@ The page is one file. It needs no network, so it can be mailed or archived. docs
 """
 
 import argparse
-import contextlib
 import html
 import json
 import math
