@@ -98,6 +98,7 @@ int run_on_all_ranks(const MpiEnvironment& mpi, const Protocols& protocols, cons
   std::optional<Service> service;  // only on rank 0
   on_all_ranks(mpi, [&] {
     experiment.emplace(build_experiment(config, request.check));
+    if (protocol.complete) protocol.complete(config, *experiment);
     if (experiment->data.train) data_print = fingerprint(experiment->data);
     if (mpi.rank() == 0) service.emplace(build_service(protocol, config, *experiment));
   });

@@ -13,6 +13,7 @@
 namespace espalier {
 namespace {
 
+constexpr double kNanosecondsPerByteAtOneMbps = 8000;
 const Purpose kModes = register_purpose("clients.modes");
 
 const DeviceClass kLaptop{.name = "laptop",
@@ -123,8 +124,13 @@ bool has_roofline(const DeviceClass& d) {
 }
 
 Nanoseconds transfer_time(double mbps, double latency_ms, std::int64_t bytes) {
-  const double on_the_link = mbps > 0 ? static_cast<double>(bytes) * 8000 / mbps : 0;
+  const double on_the_link =
+      mbps > 0 ? static_cast<double>(bytes) * kNanosecondsPerByteAtOneMbps / mbps : 0;
   return rounded(latency_ms * 1e6 + on_the_link, formatted("a message of {} bytes", bytes));
+}
+
+double transfer_mbps(std::int64_t bytes, double nanoseconds) {
+  return static_cast<double>(bytes) * kNanosecondsPerByteAtOneMbps / nanoseconds;
 }
 
 Nanoseconds compute_time(const DeviceClass& device, std::int64_t flops, double slowdown) {
@@ -293,6 +299,14 @@ DeviceClass Fleet::device_at(std::int64_t client, std::int64_t version) const {
   device.down_mbps *= link;
   device.up_mbps *= link;
   return device;
+}
+
+void Fleet::set_link_rates(std::int64_t client, double mbps) {
+  DeviceClass own = device(client);
+  own.down_mbps = mbps;
+  own.up_mbps = mbps;
+  class_of_.at(static_cast<std::size_t>(client)) = static_cast<std::int32_t>(classes_.size());
+  classes_.push_back(std::move(own));
 }
 
 Fleet::Fleet(const Config& config)

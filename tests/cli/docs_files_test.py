@@ -69,11 +69,12 @@ class DocsFiles(ProgramTest):
         pages = {page: rows_of(page) for page in ("run.md", "rounds.md")}
         seen = set()
         with h5py.File(os.path.join(run, "run.h5")) as file:
-            for table, columns in file.items():
+            tables = [name for name in file if name != "method"] + [f"method/{name}" for name in file["method"]]
+            for table in tables:
                 page = pages["run.md" if table in ("evaluations", "clients") else "rounds.md"]
-                self.assertEqual(sorted(page["/" + table]), sorted(columns))
+                self.assertEqual(sorted(page["/" + table]), sorted(file[table]))
                 seen.add(table)
-        self.assertEqual(seen, {"evaluations", "clients", "rounds", "tasks"})
+        self.assertEqual(seen, {"evaluations", "clients", "rounds", "tasks", "method/fleet"})
         names = set()
         folder = os.path.join(run, "checkpoints")
         for name in os.listdir(folder):

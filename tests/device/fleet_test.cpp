@@ -37,6 +37,7 @@ TEST(Times, AreClosedFormsRoundedOnce) {
   EXPECT_EQ(transfer_time(3, 0.0000008, 1), 2667);
   EXPECT_EQ(transfer_time(0, 10, 1'000'000'000), 10'000'000);
   EXPECT_EQ(transfer_time(0, 0, 5), 0);
+  EXPECT_EQ(transfer_mbps(12'500'000, 1e9), 100);
   EXPECT_EQ(compute_time({.name = "d", .gflops = 50}, 100'000'000'000), 2'000'000'000);
   EXPECT_EQ(compute_time({.name = "d", .gflops = 3}, 5), 2);
 }
@@ -79,6 +80,23 @@ TEST(Fleet, ABuiltInClassCanBeChanged) {
   const Fleet fleet(config_of("[clients]\ncount = 1\n[device.laptop]\ngflops = 7\n"));
   EXPECT_EQ(fleet.device(0).gflops, 7);
   EXPECT_EQ(fleet.device(0).down_mbps, 100);
+}
+
+TEST(Fleet, LinksOfOneClientLeaveTheOthersAlone) {
+  Fleet fleet(
+      config_of("[clients]\ncount = 4\nfleet = fast, slow\n"
+                "[device.fast]\ngflops = 100\n[device.slow]\nlatency_ms = 3\nlink_modes = 0.5\n"));
+  fleet.set_link_rates(1, 8);
+  fleet.set_link_rates(2, 3);
+  fleet.set_link_rates(1, 6);
+  const std::vector<double> down{100, 6, 3, 100}, up{20, 6, 3, 20}, gflops{100, 50, 100, 50};
+  for (int client = 0; client < 4; ++client) {
+    EXPECT_EQ(fleet.device(client).name, client % 2 == 0 ? "fast" : "slow");
+    EXPECT_EQ(fleet.device(client).down_mbps, down[client]);
+    EXPECT_EQ(fleet.device(client).up_mbps, up[client]);
+    EXPECT_EQ(fleet.device(client).gflops, gflops[client]);
+  }
+  EXPECT_EQ(fleet.device_at(1, 0).up_mbps, 3) << "modes multiply the client's own rate";
 }
 
 TEST(Fleet, RefusalsNameWhatToChange) {

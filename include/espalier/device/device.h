@@ -49,6 +49,8 @@ struct Steps {
 bool has_roofline(const DeviceClass& device);
 /// Latency plus 8 x bytes / mbps (mbps 0: latency alone), rounded once.
 Nanoseconds transfer_time(double mbps, double latency_ms, std::int64_t bytes);
+/// The rate at which a link carries `bytes` in that time, without latency.
+double transfer_mbps(std::int64_t bytes, double nanoseconds);
 /// flops / gflops x slowdown, rounded once. Like transfer_time: InputError beyond 100 years, which
 /// is a mistake of units.
 Nanoseconds compute_time(const DeviceClass& device, std::int64_t flops, double slowdown = 1);
@@ -90,6 +92,9 @@ class Fleet {
   /// and one of its link, drawn with the key (client, version / clients.modes_every).
   DeviceClass device_at(std::int64_t client, std::int64_t version) const;
   const std::vector<DeviceClass>& classes() const { return classes_; }
+  /// Gives the client a class of its own, equal to its former one but with these rates in both
+  /// directions. References to classes become invalid.
+  void set_link_rates(std::int64_t client, double mbps);
 
  private:
   std::vector<DeviceClass> classes_;

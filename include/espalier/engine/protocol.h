@@ -82,6 +82,9 @@ struct Protocol {
   /// Sets the defaults of the method. InputError if a chosen rule does not exist or does not work
   /// with another. May be called again on the same configuration.
   std::function<void(Config&)> choose{};
+  /// On every rank, once the experiment is built: sets the parts of it that follow from the sizes
+  /// of the protocol's messages, such as links. InputError if it cannot. May be empty.
+  std::function<void(const Config&, Experiment&)> complete{};
   /// On rank 0. InputError and DataError for errors of the input. Configuration and experiment must
   /// outlive the result.
   std::function<std::unique_ptr<Preparation>(const Config&, const Experiment&)> prepare{};

@@ -39,7 +39,8 @@ struct CheckLine {
 
 }  // namespace
 
-void print_check(const Experiment& e, const RuleNames& names, const ServerRules& rules) {
+void print_check(const Experiment& e, const RuleNames& names, const ServerRules& rules,
+                 const std::optional<Heterogeneity>& heterogeneity) {
   log_note(formatted("method   {} (submodel {}, window {}, merge {}, objective {})", names.method,
                      names.submodel, names.window, names.merge, names.objective));
   const auto full = Submodel::full(*e.model.layout);
@@ -87,6 +88,7 @@ void print_check(const Experiment& e, const RuleNames& names, const ServerRules&
   for (const CheckLine& line : lines) {
     log_note(formatted("         {:<14} {:>8} {}", line.device, line.clients, line.rest));
   }
+  log_note(description(heterogeneity));
   // The model, its evaluated copy, and for each client its payload, its update and three states:
   // the one before the task, the one after it, and the one to send next.
   log_note(formatted("server   {} at most, beside data and libraries",

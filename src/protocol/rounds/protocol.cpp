@@ -1,6 +1,7 @@
 #include "espalier/protocol/rounds/protocol.h"
 
 #include "espalier/protocol/rounds/check.h"
+#include "espalier/protocol/rounds/heterogeneity.h"
 #include "espalier/protocol/rounds/server.h"
 #include "espalier/protocol/rounds/tables.h"
 #include "espalier/train/weights.h"
@@ -17,11 +18,16 @@ class Rounds final : public Preparation {
         settings_(server_settings(config, experiment)),
         model_(first_model(config, experiment)) {
     refuse_endless_tasks(experiment, *rules_.tasks.objective, settings_.clock);
+    heterogeneity_ = heterogeneity(experiment);
   }
 
-  void print_check() const override { rounds::print_check(experiment_, names_, rules_); }
+  void print_check() const override {
+    rounds::print_check(experiment_, names_, rules_, heterogeneity_);
+  }
 
   std::unique_ptr<Conversation> converse(Run& run) override {
+    const bool is_recorded = run.records().rows(fleet_schema().path) > 0;  // before a resume
+    if (!is_recorded) record(run.records(), heterogeneity_.value());
     return std::make_unique<RoundsServer>(experiment_, std::move(settings_), std::move(rules_),
                                           std::move(model_), run);
   }
@@ -32,6 +38,7 @@ class Rounds final : public Preparation {
   ServerRules rules_;
   ServerSettings settings_;
   Parameters model_;  // before round 0
+  std::optional<Heterogeneity> heterogeneity_;
 };
 
 void declare(const Catalogue& catalogue, OptionTable& table) {
@@ -40,6 +47,7 @@ void declare(const Catalogue& catalogue, OptionTable& table) {
   declare_window_options(table);
   declare_sampling_options(table);
   declare_fault_options(table);
+  declare_spread_options(table);
 }
 
 template <class Value>
@@ -81,9 +89,10 @@ Protocol protocol(const Catalogue& c) {
           "clients train submodels of a global model; the server merges their updates in "
           "windows",
       .declare = [&c](OptionTable& table) { declare(c, table); },
-      .tables = {&rounds_schema(), &tasks_schema()},
+      .tables = {&rounds_schema(), &tasks_schema(), &fleet_schema()},
       .list = [&c] { return listings(c); },
       .choose = [&c](Config& config) { set_defaults(c, config); },
+      .complete = spread_links,
       .prepare =
           [&c](const Config& config, const Experiment& experiment) {
             return std::make_unique<Rounds>(c, config, experiment);

@@ -45,11 +45,16 @@ Nanoseconds TaskCosts::update_time(const Assignment& assigned, std::int64_t clie
   sent.task.search = assigned.search;
   sent.name_bytes = assigned.name_bytes;
   sent.buffer_layout = experiment_.plans->buffer_layout(assigned.submodel, Packing::dense);
-  const Flight flight = flight_of(sent, 0);
+  const Flight flight = flight_on(experiment_.fleet->device(client), sent, 0);
   return flight.download + flight.compute + flight.upload;
 }
 
 Flight TaskCosts::flight_of(const SentTask& sent, Nanoseconds now) {
+  return flight_on(experiment_.fleet->device_at(sent.task.client, sent.task.base_version), sent,
+                   now);
+}
+
+Flight TaskCosts::flight_on(const DeviceClass& device, const SentTask& sent, Nanoseconds now) {
   const ClientTask& task = sent.task;
   const bool searches = task.search > 0;
   Flight flight;
@@ -57,16 +62,21 @@ Flight TaskCosts::flight_of(const SentTask& sent, Nanoseconds now) {
   flight.is_bounded = searches && !rules_.search->size_is_known();
   flight.bytes_down = payload_bytes(*sent.buffer_layout) + description_bytes(sent);
   flight.sent = now;
-  const DeviceClass device = experiment_.fleet->device_at(task.client, task.base_version);
   flight.download = transfer_time(device.down_mbps, device.latency_ms, flight.bytes_down);
   const Submodel trained =
       searches ? rules_.search->expected(experiment_.model, task.submodel, task.search)
                : task.submodel;
-  charge(sent, trained, flight);
+  charge_on(device, sent, trained, flight);
   return flight;
 }
 
 void TaskCosts::charge(const SentTask& sent, const Submodel& trained, Flight& flight) {
+  charge_on(experiment_.fleet->device_at(sent.task.client, sent.task.base_version), sent, trained,
+            flight);
+}
+
+void TaskCosts::charge_on(const DeviceClass& device, const SentTask& sent, const Submodel& trained,
+                          Flight& flight) {
   const std::int64_t client = sent.task.client;
   std::vector<Steps> steps;
   const auto add_passes = [&](Phase phase, const Submodel& submodel, Workload::Passes passes) {
@@ -90,7 +100,6 @@ void TaskCosts::charge(const SentTask& sent, const Submodel& trained, Flight& fl
   add_passes(Phase::penalty, trained, {0, batches.steps});
   flight.flops = 0;
   for (const Steps& s : steps) flight.flops += s.count * s.cost.step_flops;
-  const DeviceClass device = experiment_.fleet->device_at(client, sent.task.base_version);
   flight.compute = compute_time(device, steps, sent.fault.slowdown);
   flight.upload = transfer_time(device.up_mbps, device.latency_ms, flight.bytes_up);
 }

@@ -5,13 +5,14 @@
 #include <set>
 
 #include "espalier/engine/tables.h"
+#include "espalier/protocol/rounds/heterogeneity.h"
 #include "espalier/record/outcome.h"
 
 namespace espalier::rounds {
 namespace {
 
 std::vector<const TableSchema*> all_tables() {
-  return with_engine_tables({&rounds_schema(), &tasks_schema()});
+  return with_engine_tables({&rounds_schema(), &tasks_schema(), &fleet_schema()});
 }
 
 std::string names(const TableSchema& schema) {
@@ -38,6 +39,8 @@ TEST(Schema, NamesAreThoseOfTheInterface) {
   EXPECT_EQ(names(evaluations_schema()), "version virtual_time_s set loss top1 top5 perplexity");
   EXPECT_EQ(names(clients_schema()),
             "client device memory_bytes gflops down_mbps up_mbps latency_ms samples");
+  EXPECT_EQ(names(fleet_schema()), "shortest_s longest_s sigma heterogeneity");
+  EXPECT_EQ(fleet_schema().path, "/method/fleet");
   EXPECT_EQ(rounds_schema().path, "/rounds");
   EXPECT_EQ(tasks_schema().path, "/tasks");
   EXPECT_EQ(evaluations_schema().path, "/evaluations");

@@ -20,14 +20,18 @@ class TaskCosts {
   /// The flight of a task that is sent at `now`. Call it before the client's state is added to the
   /// task, because the state is not charged to a link. With a search the times are lower bounds.
   Flight flight_of(const SentTask& sent, Nanoseconds now);
+  /// The same on a given device.
+  Flight flight_on(const DeviceClass& device, const SentTask& sent, Nanoseconds now);
   /// Sets the costs of the task after its download, if its client trains `trained`.
   void charge(const SentTask& sent, const Submodel& trained, Flight& flight);
-  /// Time of an update: download, work and upload of the client's task with this submodel in
-  /// version 0, without faults.
+  /// Time of an update: download, work and upload of the client's task with this submodel, on its
+  /// device without modes and faults.
   Nanoseconds update_time(const Assignment& assigned, std::int64_t client);
 
  private:
   enum class Phase { search, training, penalty };
+  void charge_on(const DeviceClass& device, const SentTask& sent, const Submodel& trained,
+                 Flight& flight);
   const TrainingCost& cost_of(Phase phase, const Submodel& submodel, std::int64_t batch);
 
   const Experiment& experiment_;
