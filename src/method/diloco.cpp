@@ -15,6 +15,12 @@ void register_diloco(Catalogue& c) {
                         {"regions.outer_lr", "1"},
                         {"regions.weights", "samples"},
                         {"train.optimizer_state", "keep"}};
+  Method sync_dp;
+  sync_dp.defaults = {{"regions.exchange", "gradients"},
+                      {"regions.schedule", "every_step"},
+                      {"regions.topology", "ring"},
+                      {"train.optimizer_state", "keep"}};
+  c.add("sync_dp", "the mean of the regions' gradients in every step (data parallel)", sync_dp);
   c.add("local_sgd", "the mean of the regions replaces their models every period (Stich 2019)",
         local_sgd);
 }

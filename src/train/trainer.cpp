@@ -77,6 +77,12 @@ std::span<const std::int64_t> Trainer::next_batch() {
 }
 
 double Trainer::train_batch(LocalObjective& objective, const LocalTask& task) {
+  const double sum = compute_gradient(objective, task);
+  update();
+  return sum;
+}
+
+double Trainer::compute_gradient(LocalObjective& objective, const LocalTask& task) {
   const auto batch = next_batch();
   const std::int64_t size = std::ssize(batch);
   const auto stream = [&](Purpose purpose) {
@@ -115,14 +121,17 @@ double Trainer::train_batch(LocalObjective& objective, const LocalTask& task) {
   }
   objective.after_backward(view);
   if (penalty_) penalty_->add_gradient(parameters_.trainable(), parameters_.gradients());
-  if (experiment_.train.clip > 0) {
-    clip_gradients(parameters_.gradients(), experiment_.train.clip);
-  }
-  optimizer_->step(parameters_.trainable(), parameters_.gradients(), lr_);
   ++steps_;
   samples_ += size;
   loss_samples_ += size;
   return sum;
+}
+
+void Trainer::update() {
+  if (experiment_.train.clip > 0) {
+    clip_gradients(parameters_.gradients(), experiment_.train.clip);
+  }
+  optimizer_->step(parameters_.trainable(), parameters_.gradients(), lr_);
 }
 
 void Trainer::begin_task(std::int64_t nth_task) {

@@ -71,7 +71,8 @@ class SameValues(RegionsTest):
                 ("--method.name=streaming_diloco", "--regions.codec=e3m0", "--regions.topology=star",
                  "--regions.weights=samples", "--data.partition=dirichlet", "--server.up_mbps=1", "--server.gflops=0.001"),
                 ("--regions.codec=int8", "--regions.outer=adam", "--regions.compensation=adaptive", "--regions.lock_step=true",
-                 "--regions.sends=5", "--model.norm=batch"))):
+                 "--regions.sends=5", "--model.norm=batch"),
+                ("--method.name=sync_dp", "--regions.overlap=0", "--train.optimizer=adamw", "--train.clip=0.5"))):
             with self.subTest(settings=more):
                 more = ("--checkpoint.every=1", *more)
                 one = self.run_ok(f"{number}-1", *more)
@@ -116,6 +117,22 @@ class Neutral(RegionsTest):
         cocodc = self.run_ok("cocodc", "--regions.lambda=0", "--regions.overlap=0", "--regions.schedule=offset")
         self.assert_equal_models(cocodc, self.run_ok("streaming", "--method.name=streaming_diloco", "--regions.alpha=0",
                                                      "--regions.overlap=0"))
+
+    def test_data_parallel_is_averaging_after_every_step(self):
+        common = ("--regions.overlap=0", "--train.optimizer=sgd", "--train.lr=0.05", "--data.partition=iid")
+        gradients = self.run_ok("gradients", "--method.name=sync_dp", *common)
+        values = self.run_ok("values", "--method.name=local_sgd", "--regions.period=1", "--run.rounds=32", *common)
+        for name, expected in self.model(values).items():
+            np.testing.assert_allclose(self.model(gradients)[name], expected, rtol=2e-5, atol=2e-6, err_msg=name)
+        exchanges = self.table(gradients, "exchanges")
+        self.assertEqual(len(exchanges["exchange"]), 32 * 4)
+        self.assertTrue((exchanges["sent_step"] == exchanges["exchange"] + 1).all())
+
+    def test_data_parallel_with_one_region_is_plain_training(self):
+        alone = ("--clients.count=1", "--clients.fleet=fast", "--data.synthetic_samples=31", "--regions.overlap=0",
+                 "--train.optimizer=adamw", "--train.clip=0.5", "--train.weight_decay=0.1")
+        self.assert_equal_models(self.run_ok("gradients", "--method.name=sync_dp", *alone),
+                                 self.run_ok("plain", "--method.name=diloco", *alone, *PLAIN))
 
     def test_one_region_alone_trains_as_without_exchanges(self):
         alone = ("--clients.count=1", "--clients.fleet=fast", "--data.synthetic_samples=31", *PLAIN)
@@ -186,6 +203,8 @@ class Refusals(RegionsTest):
                 ("regions.overlap", "--regions.overlap=8"), ("regions.fragment_count", "--regions.fragment_count=5"),
                 ("regions.sends", "--regions.sends=2"), ("regions.sends", "--regions.sends=9"),
                 ("more than the 2 steps", "--regions.period=2", "--regions.overlap=1"),
+                ("regions.exchange", "--method.name=sync_dp"),
+                ("belong together", "--method.name=sync_dp", "--regions.overlap=0", "--regions.schedule=together"),
                 ("memory_mb", "--device.slow.memory_mb=0.01")):
             self.assert_refused(2, words, "run", self.input, *settings)
             self.assertFalse(os.path.exists(self.path("runs")), settings)

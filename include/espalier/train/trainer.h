@@ -46,6 +46,10 @@ class Trainer {
   /// Trains the next batch, in all its parts: the gradients of the parts add up to that of the
   /// batch's mean. Returns the sum of its samples' losses.
   double train_batch(LocalObjective& objective, const LocalTask& task);
+  /// The two halves of train_batch(): the gradient of the next batch, and the step along the
+  /// gradient in parameters().gradients(), which may have been replaced.
+  double compute_gradient(LocalObjective& objective, const LocalTask& task);
+  void update();
   /// Frees weights and optimiser; the order of samples continues.
   void release();
 
@@ -59,6 +63,7 @@ class Trainer {
   void archive(Archive& archive);
 
   Parameters& parameters() { return parameters_; }
+  const Parameters& parameters() const { return parameters_; }
   Optimizer& optimizer() { return *optimizer_; }
   std::int64_t batch() const { return batch_; }
   /// Batches trained so far, and the samples in them, counting repeats.

@@ -78,11 +78,25 @@ class RegionStepper final : public Stepper {
 
 }  // namespace
 
+void declare_region_options(OptionTable& table) {
+  table.add_choice("regions.exchange", "values",
+                   "what regions exchange: values, from which their differences to the shared copy "
+                   "are taken; or gradients, in every step (data parallel)",
+                   {"values", "gradients"});
+}
+
 RegionSettings region_settings(const Config& config, const Experiment& e) {
   RegionSettings s{.train = e.train,
                    .arrival = arrival_settings(config),
                    .codec = codec_of(config),
                    .fragments = make_fragments(config, e.model, *e.plans)};
+  s.gradients = config.text("regions.exchange") == "gradients";
+  if (s.gradients && (s.fragments.size() > 1 || config.integer("regions.overlap") > 0 ||
+                      s.arrival.rule != Arrival::replace)) {
+    throw InputError(
+        "regions.exchange = gradients needs regions.fragments = whole, regions.overlap = 0 and "
+        "regions.arrival = replace: every step waits for the mean gradient");
+  }
   // Schedules count versions; a version is a period, and each of its steps has its own rate.
   const std::int64_t period = config.integer("regions.period");
   s.train.horizon *= period;
@@ -162,37 +176,45 @@ void Region::join(std::span<const float> model) {
   std::ranges::copy(model, floats_of(payload).begin());
   trainer_.place(experiment_.model.layout, full, payload);
   trainer_.attach_optimizer();
+  sent_.clear();
+  if (settings_.gradients) return;
   shared_ = Parameters(trainer_.parameters().buffer_layout_ptr());
   std::copy_n(trainer_.parameters().data(), shared_.buffer_layout().size(), shared_.data());
-  sent_.clear();
 }
 
-std::vector<float> Region::values_of(const Fragment& fragment, const Parameters& parameters) const {
+/// The fragment's values in a buffer of the replica's layout.
+std::vector<float> Region::values_of(const Fragment& fragment, const float* buffer) const {
   std::vector<float> values(static_cast<std::size_t>(fragment.values()));
-  experiment_.plans->plan(parameters.buffer_layout(), *fragment.layout, nullptr, kTrained)
-      ->copy(parameters.data(), values.data());
+  const BufferLayout& layout = trainer_.parameters().buffer_layout();
+  experiment_.plans->plan(layout, *fragment.layout, nullptr, kTrained)->copy(buffer, values.data());
   return values;
 }
 
 void Region::set_values(const Fragment& fragment, std::span<const float> values,
-                        Parameters& parameters) const {
-  experiment_.plans->plan(*fragment.layout, parameters.buffer_layout(), nullptr, kTrained)
-      ->copy(values.data(), parameters.data());
+                        float* buffer) const {
+  const BufferLayout& layout = trainer_.parameters().buffer_layout();
+  experiment_.plans->plan(*fragment.layout, layout, nullptr, kTrained)->copy(values.data(), buffer);
 }
 
 void Region::apply(const RegionTask::Applied& applied, std::span<const float> shared) {
   const Fragment& fragment = settings_.fragments[static_cast<std::size_t>(applied.fragment)];
-  set_values(fragment, shared, shared_);
+  last_applied_ = applied.exchange;
+  if (settings_.gradients) {
+    set_values(fragment, shared, trainer_.parameters().gradients().data_ptr<float>());
+    trainer_.set_learning_rate(learning_rate(settings_.train, step_ - 1));
+    trainer_.update();
+    return;
+  }
+  set_values(fragment, shared, shared_.data());
   const Charge buffer(*account_, value_bytes(fragment));
-  std::vector<float> local = values_of(fragment, trainer_.parameters());
+  std::vector<float> local = values_of(fragment, trainer_.parameters().data());
   const auto sent = sent_.extract(applied.exchange);
   const std::span<const float> before =
       sent.empty() ? std::span<const float>()
                    : std::span(sent.mapped().const_data_ptr<float>(), local.size());
   apply_arrival(settings_.arrival, fragment.tensors, shared, before, local, applied.steps,
                 learning_rate(settings_.train, step_));
-  set_values(fragment, local, trainer_.parameters());
-  last_applied_ = applied.exchange;
+  set_values(fragment, local, trainer_.parameters().data());
 }
 
 bool Region::step(const RegionTask& task) {
@@ -204,7 +226,8 @@ bool Region::step(const RegionTask& task) {
   local.client = region_;
   local.submodel = trainer_.parameters().submodel();
   const std::int64_t samples = trainer_.samples();
-  result_.loss_sum += trainer_.train_batch(objective_, local);
+  result_.loss_sum += settings_.gradients ? trainer_.compute_gradient(objective_, local)
+                                          : trainer_.train_batch(objective_, local);
   ++step_;
   const std::int64_t trained = trainer_.samples() - samples;
   result_.samples += trained;
@@ -218,14 +241,16 @@ Bytes Region::finish(const RegionTask& task) {
   Bytes all;
   for (const RegionTask::Sent& sent : task.sent) {
     const Fragment& fragment = settings_.fragments[static_cast<std::size_t>(sent.fragment)];
-    std::vector<float> values = values_of(fragment, trainer_.parameters());
+    std::vector<float> values = values_of(
+        fragment, settings_.gradients ? trainer_.parameters().gradients().const_data_ptr<float>()
+                                      : trainer_.parameters().data());
     if (settings_.arrival.needs_sent_values()) {
       at::Tensor kept = at::empty({std::ssize(values)}, at::kFloat);
       std::ranges::copy(values, kept.data_ptr<float>());
       sent_[sent.exchange] = kept;
     }
-    if (settings_.codec != Codec::float32) {
-      const std::vector<float> shared = values_of(fragment, shared_);
+    if (settings_.codec != Codec::float32 && !settings_.gradients) {
+      const std::vector<float> shared = values_of(fragment, shared_.data());
       for (std::size_t i = 0; i < values.size(); ++i) values[i] = shared[i] - values[i];
     }
     const Bytes encoded = encode(settings_.codec, fragment.tensors, values);
@@ -241,17 +266,16 @@ RegionResult Region::result() const {
   return result;
 }
 
-void Region::archive_values(Archive& archive, const char* name, Parameters& parameters) const {
-  const auto dense = experiment_.plans->buffer_layout(parameters.submodel(), Packing::dense);
+void Region::archive_values(Archive& archive, const char* name, float* buffer) const {
+  const BufferLayout& layout = trainer_.parameters().buffer_layout();
+  const auto dense = experiment_.plans->buffer_layout(layout.submodel(), Packing::dense);
   std::vector<float> values(static_cast<std::size_t>(dense->count(Kind::trainable)));
   if (!archive.loading()) {
-    experiment_.plans->plan(parameters.buffer_layout(), *dense, nullptr, kTrained)
-        ->copy(parameters.data(), values.data());
+    experiment_.plans->plan(layout, *dense, nullptr, kTrained)->copy(buffer, values.data());
   }
   archive.value(name, std::span<float>(values));
   if (archive.loading()) {
-    experiment_.plans->plan(*dense, parameters.buffer_layout(), nullptr, kTrained)
-        ->copy(values.data(), parameters.data());
+    experiment_.plans->plan(*dense, layout, nullptr, kTrained)->copy(values.data(), buffer);
   }
 }
 
@@ -274,8 +298,12 @@ void Region::archive(Archive& archive) {
     const std::vector<float> zeros(static_cast<std::size_t>(dense->count(Kind::trainable)), 0);
     join(zeros);
   }
-  archive_values(archive, "replica", trainer_.parameters());
-  archive_values(archive, "shared", shared_);
+  archive_values(archive, "replica", trainer_.parameters().data());
+  if (settings_.gradients) {
+    archive_values(archive, "gradient", trainer_.parameters().gradients().data_ptr<float>());
+  } else {
+    archive_values(archive, "shared", shared_.data());
+  }
   trainer_.optimizer().archive(archive, *experiment_.plans, trainer_.parameters().buffer_layout());
   std::vector<std::int64_t> exchanges;
   for (const auto& [exchange, values] : sent_) exchanges.push_back(exchange);

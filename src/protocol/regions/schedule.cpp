@@ -15,10 +15,12 @@ void declare_schedule_options(OptionTable& table) {
              "steps that a region trains between sending a fragment and applying the merged one; 0 "
              "= it waits",
              "steps", 0, 1e9});
-  table.add_choice("regions.schedule", "together",
-                   "when fragments are sent: all at the end of a period; each at its own offset in "
-                   "the period; or adaptive: at equal distances the one that changes fastest",
-                   {"together", "offset", "adaptive"});
+  table.add_choice(
+      "regions.schedule", "together",
+      "when fragments are sent: all at the end of a period, or in every step; each at its "
+      "own offset in the period; or adaptive: at equal distances the one that changes "
+      "fastest",
+      {"together", "every_step", "offset", "adaptive"});
   table.add({"regions.sends", OptionType::integer, "0",
              "schedule adaptive: fragments sent in a period; 0 = as many as the links allow", "", 0,
              1e9});
@@ -32,11 +34,18 @@ ScheduleSettings schedule_settings(const Config& config, std::int64_t fragments,
                                    const ExchangeTimes& times) {
   ScheduleSettings s;
   const std::string kind = config.text("regions.schedule");
-  s.kind = kind == "offset"     ? ScheduleKind::offset
-           : kind == "adaptive" ? ScheduleKind::adaptive
-                                : ScheduleKind::together;
+  s.kind = kind == "offset"       ? ScheduleKind::offset
+           : kind == "adaptive"   ? ScheduleKind::adaptive
+           : kind == "every_step" ? ScheduleKind::every_step
+                                  : ScheduleKind::together;
   s.period = s.longest = config.integer("regions.period");
   s.overlap = config.integer("regions.overlap");
+  const bool is_gradient = config.text("regions.exchange") == "gradients";
+  if (is_gradient != (s.kind == ScheduleKind::every_step)) {
+    throw InputError(
+        "regions.exchange = gradients and regions.schedule = every_step belong together: set both "
+        "or none");
+  }
   if (s.overlap >= s.period) {
     throw InputError(formatted(
         "regions.overlap = {} must be less than regions.period = {}: a fragment is applied before "
@@ -86,6 +95,8 @@ std::int64_t Schedule::next_slot(std::int64_t step) const {
   switch (settings_.kind) {
     case ScheduleKind::together:
       return (step / period + 1) * period;
+    case ScheduleKind::every_step:
+      return step + 1;
     case ScheduleKind::adaptive:
       return (step / settings_.spacing + 1) * settings_.spacing;
     case ScheduleKind::offset:
@@ -116,9 +127,9 @@ std::vector<int> Schedule::choose(std::int64_t step) {
   for (int p = 0; p < count; ++p) {
     const std::int64_t offset =
         settings_.kind == ScheduleKind::offset ? p * settings_.period / count : 0;
-    if (settings_.kind != ScheduleKind::adaptive && (step - offset) % settings_.period == 0) {
-      fragments.push_back(p);
-    }
+    const bool is_due =
+        settings_.kind == ScheduleKind::every_step || (step - offset) % settings_.period == 0;
+    if (settings_.kind != ScheduleKind::adaptive && is_due) fragments.push_back(p);
   }
   if (settings_.kind == ScheduleKind::adaptive) {
     if (const auto one = chosen(step)) fragments.push_back(*one);

@@ -155,6 +155,9 @@ RegionsServer::RegionsServer(const Experiment& experiment, ServerSettings settin
   for (const Fragment& fragment : settings_.regions.fragments) {
     outer_.emplace_back(settings_.outer, fragment.values());
   }
+  if (settings_.regions.gradients) {
+    inner_.emplace(experiment_.train, model_.trainable().numel());
+  }
   Place first;
   first.tokens_since.assign(settings_.regions.fragments.size(), 0);
   places_.assign(static_cast<std::size_t>(experiment.fleet->size()), first);
@@ -444,36 +447,45 @@ void RegionsServer::wake(std::int64_t number, std::int64_t region) {
   if (place.step == exchange->second.applied_step) go_on(region, now_);
 }
 
-/// Moves the shared copy by the mean of the regions' differences.
+double RegionsServer::weight_of(const Exchange& exchange, std::int64_t region) const {
+  switch (settings_.weights) {
+    case Weights::uniform:
+      return 1;
+    case Weights::samples:
+      return static_cast<double>(experiment_.samples_of(region));
+    case Weights::tokens:
+      return static_cast<double>(exchange.tokens[static_cast<std::size_t>(region)]);
+  }
+  return 1;
+}
+
+/// Moves the shared copy by the mean of the regions' differences, or along their mean gradient.
 void RegionsServer::merge(Exchange& exchange) {
+  const RegionSettings& s = settings_.regions;
   const auto index = static_cast<std::size_t>(exchange.fragment);
-  const Fragment& fragment = settings_.regions.fragments[index];
+  const Fragment& fragment = s.fragments[index];
   const auto size = static_cast<std::size_t>(fragment.values());
-  std::vector<float> shared(size), values(size);
-  const auto down =
-      experiment_.plans->plan(model_.buffer_layout(), *fragment.layout, nullptr, kTrained);
-  down->copy(model_.data(), shared.data());
+  // What a region sent is a difference to `shared`, unless it is a value or a gradient itself.
+  const bool is_difference = s.codec != Codec::float32 && !s.gradients;
+  std::vector<float> shared(size, 0.0F), values(size);
+  if (!s.gradients) {
+    experiment_.plans->plan(model_.buffer_layout(), *fragment.layout, nullptr, kTrained)
+        ->copy(model_.data(), shared.data());
+  }
   std::vector<double> mean(size, 0.0);
   double all = 0;
   for (std::int64_t region = 0; region < regions(); ++region) {
     const auto i = static_cast<std::size_t>(region);
-    double weight = 1;
-    if (settings_.weights == Weights::samples) {
-      weight = static_cast<double>(experiment_.samples_of(region));
-    } else if (settings_.weights == Weights::tokens) {
-      weight = static_cast<double>(exchange.tokens[i]);
-    }
-    exchange.weights[i] = weight;
+    exchange.weights[i] = weight_of(exchange, region);
     // Divide by the first weight, so that equal weights are exactly 1.
-    weight /= exchange.weights.front();
+    const double weight = exchange.weights[i] / exchange.weights.front();
     all += weight;
-    decode(settings_.regions.codec, fragment.tensors, exchange.values[i], values);
+    decode(s.codec, fragment.tensors, exchange.values[i], values);
     exchange.values[i] = Bytes();
     double square = 0;
     for (std::size_t j = 0; j < size; ++j) {
       const double before = shared[j];
-      const bool is_value = settings_.regions.codec == Codec::float32;
-      const double value = is_value ? values[j] : before - static_cast<double>(values[j]);
+      const double value = is_difference ? before - static_cast<double>(values[j]) : values[j];
       mean[j] += weight * value;
       square += (before - value) * (before - value);
     }
@@ -487,17 +499,32 @@ void RegionsServer::merge(Exchange& exchange) {
     const double difference = static_cast<double>(shared[j]) - mean[j];
     square += difference * difference;
   }
-  outer_[index].step(shared, mean);
   if (!std::isfinite(square)) {
     throw NotFiniteError("the values of a region are not finite; lower train.lr or set train.clip");
   }
   schedule_.merged(static_cast<int>(exchange.fragment), exchange.sent_step, std::sqrt(square));
-  experiment_.plans->plan(*fragment.layout, model_.buffer_layout(), nullptr, kTrained)
-      ->copy(shared.data(), model_.data());
+  if (s.gradients) {
+    for (std::size_t j = 0; j < size; ++j) shared[j] = static_cast<float>(mean[j]);
+    step_along(fragment, exchange.sent_step, shared);
+  } else {
+    outer_[index].step(shared, mean);
+    experiment_.plans->plan(*fragment.layout, model_.buffer_layout(), nullptr, kTrained)
+        ->copy(shared.data(), model_.data());
+  }
   forget_statistics(model_);
   const auto* bytes = reinterpret_cast<const std::byte*>(shared.data());
   exchange.merged.assign(bytes, bytes + size * sizeof(float));
   kill_point("regions.merged");
+}
+
+/// The step that every region makes too.
+void RegionsServer::step_along(const Fragment& fragment, std::int64_t step,
+                               std::span<const float> gradient) {
+  at::Tensor flat = at::zeros({model_.trainable().numel()}, at::kFloat);
+  experiment_.plans->plan(*fragment.layout, model_.buffer_layout(), nullptr, kTrained)
+      ->copy(gradient.data(), flat.data_ptr<float>());
+  if (experiment_.train.clip > 0) clip_gradients(flat, experiment_.train.clip);
+  inner_->step(model_.trainable(), flat, learning_rate(settings_.regions.train, step - 1));
 }
 
 /// `reached`: when the region came to the step at which it applies the exchange.
@@ -587,6 +614,7 @@ void RegionsServer::archive(Archive& archive) {
     outer_[i].archive(archive);
     archive.close();
   }
+  if (inner_) archive_inner(archive);
   archive.open("network");
   network_.archive(archive);
   archive.close();
@@ -614,6 +642,19 @@ void RegionsServer::archive(Archive& archive) {
   archive_residents(archive, run_.pool(), kRegion, endpoints);
   archive.close();
   archive.close();
+}
+
+void RegionsServer::archive_inner(Archive& archive) {
+  Bytes state;
+  if (!archive.loading()) {
+    ByteArchive out;
+    inner_->archive(out, *experiment_.plans, model_.buffer_layout());
+    state = out.take();
+  }
+  archive.value("inner", state);
+  if (!archive.loading()) return;
+  ByteArchive in(state);
+  inner_->archive(in, *experiment_.plans, model_.buffer_layout());
 }
 
 void RegionsServer::archive_place(Archive& archive, Place& place) {

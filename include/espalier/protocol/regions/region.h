@@ -26,9 +26,13 @@ struct RegionSettings {
   TrainSettings train;  ///< with the schedule in steps
   ArrivalSettings arrival;
   Codec codec = Codec::float32;
+  /// Regions exchange the gradients of every step instead of values, and each steps along the mean.
+  bool gradients = false;
   std::vector<Fragment> fragments;
 };
-/// `experiment` must outlive the result.
+/// regions.exchange.
+void declare_region_options(OptionTable& table);
+/// `experiment` must outlive the result. InputError if settings contradict each other.
 RegionSettings region_settings(const Config& config, const Experiment& experiment);
 
 /// The work of one job, in this order: join, apply, train up to a step, send.
@@ -75,10 +79,9 @@ class Region final : public Resident {
  private:
   void join(std::span<const float> model);
   void apply(const RegionTask::Applied& applied, std::span<const float> shared);
-  std::vector<float> values_of(const Fragment& fragment, const Parameters& parameters) const;
-  void set_values(const Fragment& fragment, std::span<const float> values,
-                  Parameters& parameters) const;
-  void archive_values(Archive& archive, const char* name, Parameters& parameters) const;
+  std::vector<float> values_of(const Fragment& fragment, const float* buffer) const;
+  void set_values(const Fragment& fragment, std::span<const float> values, float* buffer) const;
+  void archive_values(Archive& archive, const char* name, float* buffer) const;
 
   const Experiment& experiment_;
   const RegionSettings& settings_;
@@ -86,7 +89,7 @@ class Region final : public Resident {
   std::shared_ptr<MemoryAccount> account_;
   LocalObjective objective_;
   Trainer trainer_;
-  Parameters shared_;
+  Parameters shared_;  // none if gradients are exchanged: all replicas are equal
   std::map<std::int64_t, at::Tensor> sent_;  // own values when sent, by exchange, until applied
   std::int64_t joined_ = 0;                  // how often
   std::int64_t step_ = 0;

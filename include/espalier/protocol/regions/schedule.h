@@ -12,9 +12,10 @@
 namespace espalier::regions {
 
 enum class ScheduleKind {
-  together,  ///< every fragment at the end of each period
-  offset,    ///< fragment p of K at p/K of each period
-  adaptive   ///< at slots of equal distance, the fragment that changes fastest (CoCoDC)
+  together,    ///< every fragment at the end of each period
+  every_step,  ///< every fragment in each step
+  offset,      ///< fragment p of K at p/K of each period
+  adaptive     ///< at slots of equal distance, the fragment that changes fastest (CoCoDC)
 };
 
 struct ScheduleSettings {

@@ -98,11 +98,14 @@ class RegionsServer final : public Conversation {
   void hand_over(std::int64_t region, const Bytes& values);
   void on_network(const Network::Event& event);
   void merge(Exchange& exchange);
+  double weight_of(const Exchange& exchange, std::int64_t region) const;
+  void step_along(const Fragment& fragment, std::int64_t step, std::span<const float> gradient);
   void wake(std::int64_t number, std::int64_t region);
   void record(const Exchange& exchange, std::int64_t region, Nanoseconds reached);
   void end_period(std::int64_t region, std::int64_t peak_bytes);
   void make_versions();
   void archive_exchange(Archive& archive, Exchange& exchange);
+  void archive_inner(Archive& archive);
   static void archive_place(Archive& archive, Place& place);
 
   const Experiment& experiment_;
@@ -111,6 +114,7 @@ class RegionsServer final : public Conversation {
   Parameters model_;  // the shared copy
   Schedule schedule_;
   std::vector<OuterOptimizer> outer_;
+  std::optional<Optimizer> inner_;  // of the shared copy, if gradients are exchanged
   Network network_;
   std::unique_ptr<Clock> clock_;
   std::vector<Place> places_;
