@@ -197,6 +197,67 @@ class Times(RegionsTest):
         np.testing.assert_allclose(locked["reached_s"][locked["region"] == 0], locked["reached_s"][locked["region"] == 3])
 
 
+class Faults(RegionsTest):
+    """Regions that crash, are away, are late, and whose messages are lost."""
+
+    FAULTS = ("--clients.count=12", "--clients.fleet=12*fast", "--data.synthetic_samples=240", "--run.rounds=12",
+              "--faults.crash=0.15", "--faults.vanish=0.1", "--faults.vanish_tasks=1.5", "--faults.late=0.1", "--faults.lost=0.1")
+
+    def check(self, run):
+        regions, exchanges = self.table(run, "regions"), self.table(run, "exchanges")
+        # Every step of every region is trained or lost, in one row.
+        self.assertTrue((regions["steps"] + regions["lost_steps"] == 8).all())
+        seen = list(zip(regions["region"], regions["period"]))
+        self.assertEqual(len(seen), len(set(seen)))
+        for region in set(regions["region"]):
+            self.assertEqual(sorted(regions["period"][regions["region"] == region]),
+                             list(range(1, 1 + (regions["region"] == region).sum())))
+        self.assertGreater(regions["lost_steps"].sum(), 0)
+        self.assertEqual(len(set(zip(exchanges["exchange"], exchanges["region"]))), len(exchanges["exchange"]))
+        # The weights of those that took part sum to one, unless the run ended before the merge.
+        for number in set(exchanges["exchange"]):
+            rows = exchanges["exchange"] == number
+            if (exchanges["applied_step"][rows] >= 0).any() and exchanges["weight"][rows].any():
+                self.assertAlmostEqual(exchanges["weight"][rows].sum(), 1, 12)
+        lost = exchanges["lost"] == 1
+        self.assertTrue(lost.any() and (exchanges["weight"][lost] == 0).all())
+        self.assertTrue(np.isnan(exchanges["sent_s"][exchanges["sent_step"] < 0]).all())
+
+    def test_nothing_is_lost_on_any_number_of_ranks_and_after_a_kill(self):
+        for number, more in enumerate((
+                ("--regions.sends=4",),
+                ("--method.name=diloco", "--regions.overlap=0"),
+                ("--method.name=streaming_diloco", "--regions.topology=star", "--regions.codec=bfloat16"))):
+            with self.subTest(settings=more):
+                more = (*self.FAULTS, "--checkpoint.every=1", *more)
+                one = self.run_ok(f"{number}-1", *more)
+                self.check(one)
+                self.assert_same(one, self.run_ok(f"{number}-3", *more, ranks=3))
+                name = f"{number}-killed"
+                for point in ("regions.merged:5", "region.step:100", "regions.version:2"):
+                    done = self.espalier("run", self.input, f"--run.name={name}", *more, ranks=3,
+                                         env={"ESPALIER_KILL_AT": point})
+                    self.assertEqual(done.returncode, 137, done.stdout + done.stderr)
+                self.assert_same(one, self.run_ok(name, *more, ranks=2))
+
+    def test_a_lost_message_leaves_the_region_with_its_own_values(self):
+        # All messages of region 1 are lost: the others train as if it did not exist.
+        run = self.run_ok("lost", "--faults.lost=1", "--faults.clients=1", "--method.name=diloco", "--regions.overlap=0")
+        exchanges = self.table(run, "exchanges")
+        self.assertTrue((exchanges["lost"] == (exchanges["region"] == 1)).all())
+        merged = ~np.isnan(exchanges["arrived_s"])
+        self.assertTrue(np.allclose(exchanges["weight"][merged & (exchanges["region"] != 1)], 1 / 3))
+
+    def test_a_late_region_takes_longer_and_nothing_else_changes(self):
+        late = self.run_ok("late", "--faults.late=1", "--faults.late_factor=3", "--faults.clients=2")
+        plain = self.run_ok("plain")
+        self.assert_equal_models(late, plain)
+        a, b = self.table(late, "regions"), self.table(plain, "regions")
+        a = {name: values[np.lexsort((a["region"], a["period"]))] for name, values in a.items()}
+        b = {name: values[np.lexsort((b["region"], b["period"]))] for name, values in b.items()}
+        np.testing.assert_allclose(a["compute_s"], b["compute_s"] * np.where(a["region"] == 2, 3, 1), rtol=1e-6)
+
+
 class Refusals(RegionsTest):
     def test_settings_that_cannot_work(self):
         for words, *settings in (
@@ -205,6 +266,9 @@ class Refusals(RegionsTest):
                 ("more than the 2 steps", "--regions.period=2", "--regions.overlap=1"),
                 ("regions.exchange", "--method.name=sync_dp"),
                 ("belong together", "--method.name=sync_dp", "--regions.overlap=0", "--regions.schedule=together"),
+                ("faults.lost", "--faults.twice=0.1"),
+                ("availability", "--device.slow.availability=0.5"),
+                ("replicas must stay equal", "--method.name=sync_dp", "--regions.overlap=0", "--faults.lost=0.1"),
                 ("memory_mb", "--device.slow.memory_mb=0.01")):
             self.assert_refused(2, words, "run", self.input, *settings)
             self.assertFalse(os.path.exists(self.path("runs")), settings)

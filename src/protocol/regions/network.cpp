@@ -20,9 +20,8 @@ Nanoseconds ring_time(std::span<const DeviceClass> devices, std::int64_t bytes) 
   return transfer_time(mbps, latency_ms, 2 * (regions - 1) * bytes / regions);
 }
 
-Network::Network(Topology topology, std::vector<DeviceClass> devices, ServerResources server)
-    : topology_(topology),
-      devices_(std::move(devices)),
+Network::Network(std::vector<DeviceClass> devices, ServerResources server)
+    : devices_(std::move(devices)),
       server_(server),
       up_free_(devices_.size(), 0),
       down_free_(devices_.size(), 0) {}
@@ -37,19 +36,24 @@ Nanoseconds Network::pass(std::vector<std::int64_t>& free, std::int64_t region, 
 
 void Network::hand_over(std::int64_t exchange, std::int64_t region, std::int64_t bytes,
                         Nanoseconds time) {
-  const auto i = static_cast<std::size_t>(region);
-  if (topology_ == Topology::star) {
-    const Nanoseconds end = pass(up_free_, region, devices_[i].up_mbps, bytes, time);
-    events_.insert({end, exchange, Event::Kind::at_server_link, region, bytes});
-    return;
+  const double mbps = devices_[static_cast<std::size_t>(region)].up_mbps;
+  events_.insert({pass(up_free_, region, mbps, bytes, time), exchange, Event::Kind::at_server_link,
+                  region, bytes});
+}
+
+void Network::all_reduce(std::int64_t exchange, std::span<const std::int64_t> members,
+                         std::int64_t bytes, Nanoseconds time) {
+  std::vector<DeviceClass> devices;
+  for (const std::int64_t region : members) {
+    devices.push_back(devices_[static_cast<std::size_t>(region)]);
   }
-  auto handed = std::ranges::find(handed_, exchange, &Handed::exchange);
-  if (handed == handed_.end()) handed = handed_.insert(handed, {exchange, 0, 0});
-  handed->last = std::max(handed->last, time);
-  if (++handed->regions < std::ssize(devices_)) return;
-  ring_free_ = std::max(ring_free_, handed->last) + ring_time(devices_, bytes);
+  ring_free_ = std::max(ring_free_, time) + ring_time(devices, bytes);
   events_.insert({ring_free_, exchange, Event::Kind::averaged, 0});
-  handed_.erase(handed);
+}
+
+void Network::send_copy(std::int64_t region, std::int64_t bytes, Nanoseconds time) {
+  const double mbps = devices_[static_cast<std::size_t>(region)].down_mbps;
+  events_.insert({pass(down_free_, region, mbps, bytes, time), 0, Event::Kind::joined, region});
 }
 
 void Network::merge(std::int64_t exchange, std::int64_t flops, Nanoseconds time) {
@@ -82,11 +86,6 @@ void Network::archive(Archive& archive) {
   archive.value("up_free", up_free_);
   archive.value("down_free", down_free_);
   archive.value("ring_free", ring_free_);
-  archive_list(archive, "handed", handed_, [](Archive& a, Handed& handed) {
-    a.value("exchange", handed.exchange);
-    a.value("regions", handed.regions);
-    a.value("last", handed.last);
-  });
   std::vector<Event> events(events_.begin(), events_.end());
   archive_list(archive, "events", events, [](Archive& a, Event& event) {
     auto kind = static_cast<std::int64_t>(event.kind);

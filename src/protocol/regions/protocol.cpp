@@ -1,6 +1,7 @@
 #include "espalier/protocol/regions/protocol.h"
 
 #include "espalier/base/log.h"
+#include "espalier/engine/faults.h"
 #include "espalier/protocol/regions/server.h"
 #include "espalier/protocol/regions/tables.h"
 #include "espalier/train/weights.h"
@@ -71,6 +72,7 @@ void declare(OptionTable& table) {
   declare_arrival_options(table);
   declare_outer_options(table);
   declare_region_options(table);
+  declare_fault_options(table);
   declare_server_options(table);
 }
 

@@ -13,6 +13,7 @@ void archive_task(Archive& archive, RegionTask& task) {
     a.value("exchange", applied.exchange);
     a.value("fragment", applied.fragment);
     a.value("steps", applied.steps);
+    a.value("keeps", applied.keeps);
   });
   archive_list(archive, "sent", task.sent, [](Archive& a, RegionTask::Sent& sent) {
     a.value("exchange", sent.exchange);
@@ -206,13 +207,18 @@ void Region::apply(const RegionTask::Applied& applied, std::span<const float> sh
     return;
   }
   set_values(fragment, shared, shared_.data());
+  const auto sent = sent_.extract(applied.exchange);
+  if (applied.keeps != 0) return;
   const Charge buffer(*account_, value_bytes(fragment));
   std::vector<float> local = values_of(fragment, trainer_.parameters().data());
-  const auto sent = sent_.extract(applied.exchange);
-  const std::span<const float> before =
-      sent.empty() ? std::span<const float>()
-                   : std::span(sent.mapped().const_data_ptr<float>(), local.size());
-  apply_arrival(settings_.arrival, fragment.tensors, shared, before, local, applied.steps,
+  ArrivalSettings arrival = settings_.arrival;
+  std::span<const float> before;
+  if (!sent.empty()) {
+    before = std::span(sent.mapped().const_data_ptr<float>(), local.size());
+  } else if (arrival.needs_sent_values()) {
+    arrival.rule = Arrival::replace;  // the region joined after the fragment was sent
+  }
+  apply_arrival(arrival, fragment.tensors, shared, before, local, applied.steps,
                 learning_rate(settings_.train, step_));
   set_values(fragment, local, trainer_.parameters().data());
 }

@@ -12,6 +12,9 @@
 namespace espalier::regions {
 namespace {
 
+const Purpose kFailingStep = register_purpose("regions.failing_step");
+const Purpose kLost = register_purpose("faults.lost");
+
 std::vector<DeviceClass> devices_of(const Fleet& fleet) {
   std::vector<DeviceClass> devices;
   for (std::int64_t region = 0; region < fleet.size(); ++region) {
@@ -54,6 +57,37 @@ ExchangeTimes exchange_times(const Experiment& e, const ServerSettings& s) {
           seconds(s.topology == Topology::ring ? ring_time(devices, bytes) : both_ways)};
 }
 
+void refuse_unused_faults(const Config& config, const RegionSettings& settings) {
+  for (const char* fault : {"faults.twice", "faults.not_finite"}) {
+    if (config.real(fault) > 0) {
+      throw InputError(formatted(
+          "{} is for methods of rounds; regions have faults.crash, faults.vanish, faults.late and "
+          "faults.lost",
+          fault));
+    }
+  }
+  if (!settings.gradients) return;
+  for (const char* fault : {"faults.crash", "faults.vanish", "faults.lost"}) {
+    if (config.real(fault) > 0) {
+      throw InputError(formatted(
+          "{} does not work with regions.exchange = gradients, because all replicas must stay "
+          "equal: leave it out, or choose another method",
+          fault));
+    }
+  }
+}
+
+void refuse_absent_devices(const Fleet& fleet) {
+  for (std::int64_t region = 0; region < fleet.size(); ++region) {
+    const DeviceClass& device = fleet.device(region);
+    if (device.availability == 1) continue;
+    throw InputError(
+        formatted("device.{}.availability = {} is for methods of rounds; set faults.vanish to let "
+                  "regions be away",
+                  device.name, device.availability));
+  }
+}
+
 void refuse_little_memory(const Experiment& e, const RegionSettings& settings) {
   for (std::int64_t region = 0; region < e.fleet->size(); ++region) {
     const DeviceClass& device = e.fleet->device(region);
@@ -82,12 +116,19 @@ void declare_server_options(OptionTable& table) {
       {"uniform", "samples", "tokens"});
   table.add({"regions.lock_step", OptionType::boolean, "false",
              "every step of every region takes as long as that of the slowest region"});
+  table.add(
+      {"faults.lost", OptionType::real, "0",
+       "regions: fraction of messages that are lost: the merge goes without the region, which "
+       "goes on with its own values",
+       "", 0, 1});
 }
 
 ServerSettings server_settings(const Config& config, const Experiment& experiment) {
   ServerSettings s{.regions = region_settings(config, experiment),
                    .schedule = {},
                    .outer = outer_settings(config),
+                   .faults = Faults(config),
+                   .lost = config.real("faults.lost"),
                    .clock = clock_settings(config, *experiment.fleet)};
   if (config.text("regions.topology") == "ring") s.topology = Topology::ring;
   const std::string weights = config.text("regions.weights");
@@ -95,6 +136,8 @@ ServerSettings server_settings(const Config& config, const Experiment& experimen
               : weights == "tokens" ? Weights::tokens
                                     : Weights::uniform;
   s.lock_step = config.boolean("regions.lock_step");
+  refuse_unused_faults(config, s.regions);
+  refuse_absent_devices(*experiment.fleet);
   refuse_little_memory(experiment, s.regions);
   const ExchangeTimes times =
       experiment.partition ? exchange_times(experiment, s) : ExchangeTimes{};
@@ -143,21 +186,16 @@ RegionsServer::RegionsServer(const Experiment& experiment, ServerSettings settin
     : experiment_(experiment),
       settings_(std::move(settings)),
       run_(run),
-      model_(std::move(model)),
+      shared_(experiment, settings_.regions, settings_.outer, std::move(model)),
       schedule_(settings_.schedule,
                 [&] {
                   std::vector<std::int64_t> values;
-                  for (const Fragment& f : settings_.regions.fragments)
+                  for (const Fragment& f : settings_.regions.fragments) {
                     values.push_back(f.values());
+                  }
                   return values;
                 }()),
-      network_(settings_.topology, devices_of(*experiment.fleet), settings_.clock.server) {
-  for (const Fragment& fragment : settings_.regions.fragments) {
-    outer_.emplace_back(settings_.outer, fragment.values());
-  }
-  if (settings_.regions.gradients) {
-    inner_.emplace(experiment_.train, model_.trainable().numel());
-  }
+      network_(devices_of(*experiment.fleet), settings_.clock.server) {
   Place first;
   first.tokens_since.assign(settings_.regions.fragments.size(), 0);
   places_.assign(static_cast<std::size_t>(experiment.fleet->size()), first);
@@ -167,12 +205,12 @@ RegionsServer::RegionsServer(const Experiment& experiment, ServerSettings settin
 }
 
 void RegionsServer::begin() {
-  clock_->start(now_);
+  clock_->start(state_.now);
   for (std::int64_t region = 0; region < regions(); ++region) {
-    if (places_[static_cast<std::size_t>(region)].job >= 0) {
+    if (place(region).job >= 0) {
       clock_->send_again(flight_of(region), job_of(region));
-    } else {
-      go_on(region, now_);
+    } else if (place(region).is_present != 0) {
+      go_on(region, state_.now);
     }
   }
 }
@@ -196,37 +234,45 @@ void RegionsServer::advance() {
 }
 
 void RegionsServer::end() {
-  for (const auto& [number, exchange] : exchanges_) {
-    for (std::int64_t region = 0; region < regions(); ++region) {
-      const auto i = static_cast<std::size_t>(region);
-      if (exchange.handed[i] >= 0 && exchange.applied[i] < 0) record(exchange, region, 0);
-    }
-  }
+  for (const auto& [number, exchange] : exchanges_) record_unapplied(exchange);
 }
 
 std::string RegionsServer::summary() const {
-  return formatted("up_mb={:.3f} down_mb={:.3f}", static_cast<double>(bytes_up_) * 1e-6,
-                   static_cast<double>(bytes_down_) * 1e-6);
+  return formatted("up_mb={:.3f} down_mb={:.3f}", static_cast<double>(state_.bytes_up) * 1e-6,
+                   static_cast<double>(state_.bytes_down) * 1e-6);
 }
 
 // Regions ---------------------------------------------------------------------------------------
 
-/// The next step after `step` at which a region sends, applies, or ends a period.
-std::int64_t RegionsServer::next_stop(std::int64_t step) const {
-  const std::int64_t period = settings_.schedule.period;
-  std::int64_t next = std::min((step / period + 1) * period, schedule_.next_slot(step));
+/// The step, after `step` and in its period, before whose end the region fails.
+std::optional<std::int64_t> RegionsServer::failing_step(std::int64_t region,
+                                                        std::int64_t step) const {
+  const std::int64_t period = period_of(step);
+  const InjectedFault fault = settings_.faults.fault(region, period);
+  if (!fault.crashes && !fault.vanishes) return std::nullopt;
+  Stream stream(experiment_.seed, kFailingStep, region, period);
+  const std::int64_t length = settings_.schedule.period;
+  const std::int64_t failing = period * length + 1 + stream.below(length);
+  return failing > step ? std::optional(failing) : std::nullopt;
+}
+
+/// The next step after `step` at which the region sends, applies, fails or ends a period.
+std::int64_t RegionsServer::next_stop(std::int64_t region, std::int64_t step) const {
+  std::int64_t next =
+      std::min((period_of(step) + 1) * settings_.schedule.period, schedule_.next_slot(step));
   for (const auto& [number, exchange] : exchanges_) {
     if (exchange.applied_step > step) next = std::min(next, exchange.applied_step);
   }
-  return next;
+  return std::min(next, failing_step(region, step).value_or(next));
 }
 
-/// The exchanges that the region has sent before and applies at `step`.
-std::vector<RegionsServer::Exchange*> RegionsServer::due(std::int64_t region, std::int64_t step) {
+/// The exchanges that the region applies at `step`; it has sent its own values before.
+std::vector<Exchange*> RegionsServer::due(std::int64_t region, std::int64_t step) {
   const auto i = static_cast<std::size_t>(region);
   std::vector<Exchange*> found;
   for (auto& [number, exchange] : exchanges_) {
-    if (exchange.applied_step == step && exchange.handed[i] >= 0 && exchange.applied[i] < 0) {
+    if (exchange.applied_step == step && exchange.handed[i] != Exchange::kWaiting &&
+        exchange.applied[i] == Exchange::kWaiting) {
       found.push_back(&exchange);
     }
   }
@@ -239,212 +285,304 @@ std::vector<RegionTask::Sent> RegionsServer::sendings(std::int64_t region, std::
   if (step == 0 || schedule_.next_slot(step - 1) != step) return {};
   const auto [slot, is_new] = slots_.try_emplace(step);
   if (is_new) {
-    const auto count = places_.size();
     for (const int fragment : schedule_.choose(step)) {
-      Exchange e;
-      e.number = next_exchange_++;
-      e.fragment = fragment;
-      e.sent_step = step;
-      e.applied_step = step + settings_.schedule.overlap;
-      e.handed.assign(count, -1);
-      e.arrived = e.applied = e.handed;
-      e.tokens.assign(count, 0);
-      e.norms.assign(count, 0);
-      e.weights.assign(count, 0);
-      e.values.resize(count);
-      slot->second.push_back(e.number);
-      exchanges_.emplace(e.number, std::move(e));
+      slot->second.push_back(state_.next_exchange);
+      open_exchange(fragment, step);
     }
   }
   std::vector<RegionTask::Sent> sent;
   for (const std::int64_t number : slot->second) {
     const auto found = exchanges_.find(number);
-    if (found == exchanges_.end()) continue;  // all regions have applied it
-    if (found->second.handed[static_cast<std::size_t>(region)] >= 0) continue;
+    if (found == exchanges_.end()) continue;  // over
+    if (found->second.handed[static_cast<std::size_t>(region)] != Exchange::kWaiting) continue;
     sent.push_back({number, found->second.fragment});
   }
   return sent;
 }
 
+void RegionsServer::open_exchange(int fragment, std::int64_t step) {
+  Exchange e;
+  e.number = state_.next_exchange++;
+  e.fragment = fragment;
+  e.sent_step = step;
+  e.applied_step = step + settings_.schedule.overlap;
+  for (const Place& p : places_) {
+    e.handed.push_back(p.is_present != 0 ? Exchange::kWaiting : Exchange::kNever);
+    const auto region = static_cast<std::int64_t>(e.lost.size());
+    const bool is_lost =
+        settings_.lost > 0 && settings_.faults.concern(region) &&
+        Stream(experiment_.seed, kLost, region, e.number).uniform() < settings_.lost;
+    e.lost.push_back(is_lost ? 1 : 0);
+  }
+  e.applied = e.handed;
+  e.arrived.assign(places_.size(), Exchange::kWaiting);
+  e.tokens.assign(places_.size(), 0);
+  e.norms.assign(places_.size(), 0);
+  e.weights.assign(places_.size(), 0);
+  e.values.resize(places_.size());
+  exchanges_.emplace(e.number, std::move(e));
+}
+
 /// Sends the region's next job, unless it has to wait for a fragment or is at the end of the run.
 void RegionsServer::go_on(std::int64_t region, Nanoseconds now) {
   const auto i = static_cast<std::size_t>(region);
-  Place& place = places_[i];
-  const std::vector<Exchange*> applied = due(region, place.step);
+  Place& p = place(region);
+  const std::vector<Exchange*> applied = due(region, p.step);
   for (const Exchange* exchange : applied) {
-    if (exchange->arrived[i] < 0) return;
+    if (exchange->arrived[i] == Exchange::kWaiting) return;
   }
   RegionTask task;
-  task.joins = place.joins;
-  task.goal = place.step;
-  task.sent = sendings(region, place.step);
+  task.goal = p.step;
+  task.sent = sendings(region, p.step);
   if (task.sent.empty()) {
-    if (place.step >= last_step()) return;
-    task.goal = next_stop(place.step);
+    if (p.step >= last_step()) return;
+    task.goal = next_stop(region, p.step);
     if (due(region, task.goal).empty()) task.sent = sendings(region, task.goal);
   }
+  p.is_lost = task.goal > p.step && failing_step(region, p.step) == task.goal ? 1 : 0;
   Bytes payload;
   const auto append = [&](const Bytes& bytes) {
     payload.insert(payload.end(), bytes.begin(), bytes.end());
   };
-  if (place.joins > 0) {
-    const Submodel full = Submodel::full(*experiment_.model.layout);
-    append(*pack_payload(*experiment_.plans, model_,
-                         *experiment_.plans->buffer_layout(full, Packing::dense)));
+  if (std::exchange(p.must_join, 0) != 0) {
+    task.joins = p.joins;
+    append(shared_.values());
   }
   for (Exchange* exchange : applied) {
     task.applied.push_back(
-        {exchange->number, exchange->fragment, place.step - exchange->sent_step});
+        {exchange->number, exchange->fragment, p.step - exchange->sent_step, exchange->lost[i]});
     append(exchange->merged);
     exchange->applied[i] = now;
-    record(*exchange, region, place.time);
+    record(*exchange, region, p.time);
   }
-  std::erase_if(exchanges_, [](const auto& item) {
-    return std::ranges::all_of(item.second.applied, [](std::int64_t time) { return time >= 0; });
-  });
-  place.stalled += now - place.time;
-  place.time = now;
-  place.task = std::move(task);
-  place.payload = to_shared(std::move(payload));
-  place.job = next_job_++;
-  place.joins = 0;
+  forget_finished();
+  p.stalled += now - p.time;
+  p.time = now;
+  p.task = std::move(task);
+  p.payload = to_shared(std::move(payload));
+  p.job = state_.next_job++;
   clock_->send(flight_of(region), job_of(region));
 }
 
 Flight RegionsServer::flight_of(std::int64_t region) const {
-  const Place& place = places_[static_cast<std::size_t>(region)];
-  Flight flight{.number = place.job, .endpoint = region};
-  flight.sent = place.time;
-  flight.compute = work_time(region, place.step, place.task.goal);
-  flight.flops = (place.task.goal - place.step) + 1;  // all steps weigh the same
+  const Place& p = place(region);
+  Flight flight{.number = p.job, .endpoint = region};
+  flight.is_answered = p.is_lost == 0;
+  flight.sent = p.time;
+  flight.compute = work_time(region, p.step, p.task.goal);
+  flight.flops = (p.task.goal - p.step) + 1;  // all steps weigh the same
   return flight;
 }
 
 Job RegionsServer::job_of(std::int64_t region) const {
-  const Place& place = places_[static_cast<std::size_t>(region)];
-  Job job{.kind = kRegionJob, .number = place.job, .endpoint = region, .needs_resident = true};
-  job.version = version_;
-  job.head = to_shared(place.task.encode());
-  job.payload = place.payload;
+  const Place& p = place(region);
+  Job job{.kind = kRegionJob, .number = p.job, .endpoint = region, .needs_resident = true};
+  job.version = state_.version;
+  job.head = to_shared(p.task.encode());
+  job.payload = p.payload;
   return job;
 }
 
+/// Of steps in one period.
 Nanoseconds RegionsServer::work_time(std::int64_t region, std::int64_t begin,
                                      std::int64_t end) const {
   if (begin == end) return 0;
-  if (!settings_.lock_step) return own_time(experiment_, region, begin, end);
-  Nanoseconds slowest = 0;
-  for (std::int64_t other = 0; other < regions(); ++other) {
-    slowest = std::max(slowest, own_time(experiment_, other, begin, end));
+  Nanoseconds time = 0;
+  if (settings_.lock_step) {
+    for (std::int64_t other = 0; other < regions(); ++other) {
+      time = std::max(time, own_time(experiment_, other, begin, end));
+    }
+  } else {
+    time = own_time(experiment_, region, begin, end);
   }
-  return slowest;
+  const double slowdown = settings_.faults.fault(region, period_of(begin)).slowdown;
+  return slowdown == 1 ? time : std::llround(static_cast<double>(time) * slowdown);
 }
 
-/// A region has done its job.
+/// A region has done its job, or failed.
 void RegionsServer::finished(Clock::Event event) {
-  now_ = event.flight.finish;
+  state_.now = event.flight.finish;
   const std::int64_t region = event.flight.endpoint;
-  Place& place = places_[static_cast<std::size_t>(region)];
-  const RegionResult result = RegionResult::decode(*event.answer->head);
-  const bool has_trained = place.task.goal > place.step;
-  place.step = place.task.goal;
-  place.time = now_;
-  place.job = -1;
-  place.payload.reset();
-  place.computed += event.flight.compute;
-  place.samples += result.samples;
-  place.tokens += result.tokens;
-  place.loss_sum += result.loss_sum;
-  for (std::int64_t& tokens : place.tokens_since) tokens += result.tokens;
-  hand_over(region, *event.answer->payload);
-  if (has_trained && place.step % settings_.schedule.period == 0) {
-    end_period(region, result.peak_bytes);
+  Place& p = place(region);
+  p.time = state_.now;
+  p.job = -1;
+  p.payload.reset();
+  if (!event.answer) {
+    pass(region, p.task.goal, false);
+    leave(region);
+    return;
   }
-  go_on(region, now_);
+  const RegionResult result = RegionResult::decode(*event.answer->head);
+  p.computed += event.flight.compute;
+  p.samples += result.samples;
+  p.tokens += result.tokens;
+  p.loss_sum += result.loss_sum;
+  p.peak_bytes = result.peak_bytes;
+  for (std::int64_t& tokens : p.tokens_since) tokens += result.tokens;
+  pass(region, p.task.goal, true);
+  hand_over(region, *event.answer->payload);
+  go_on(region, state_.now);
+}
+
+/// The region is now at `step`; the steps up to there were trained or lost.
+void RegionsServer::pass(std::int64_t region, std::int64_t step, bool trained) {
+  Place& p = place(region);
+  while (p.step < step) {
+    const std::int64_t end = (period_of(p.step) + 1) * settings_.schedule.period;
+    const std::int64_t next = std::min(step, end);
+    (trained ? p.steps : p.lost_steps) += next - p.step;
+    p.step = next;
+    if (next == end) end_period(region);
+  }
+}
+
+void RegionsServer::end_period(std::int64_t region) {
+  Place& p = place(region);
+  const double loss = p.samples > 0 ? p.loss_sum / static_cast<double>(p.samples)
+                                    : std::numeric_limits<double>::quiet_NaN();
+  if (p.samples > 0) state_.period_loss = loss;
+  Row row(regions_schema());
+  row.set("period", period_of(p.step))
+      .set("region", region)
+      .set("steps", p.steps)
+      .set("lost_steps", p.lost_steps)
+      .set("samples", p.samples)
+      .set("tokens", p.tokens)
+      .set("train_loss", loss)
+      .set("reached_s", seconds(state_.now))
+      .set("compute_s", seconds(p.computed))
+      .set("stall_s", seconds(p.stalled))
+      .set("peak_bytes", p.peak_bytes);
+  run_.records().append(row);
+  p.steps = p.lost_steps = p.samples = p.tokens = 0;
+  p.loss_sum = 0;
+  p.computed = p.stalled = 0;
 }
 
 /// Hands what the region sends to its link.
 void RegionsServer::hand_over(std::int64_t region, const Bytes& values) {
   const auto i = static_cast<std::size_t>(region);
-  Place& place = places_[i];
-  std::size_t begin = 0;
-  for (const RegionTask::Sent& sent : place.task.sent) {
+  Place& p = place(region);
+  auto first = values.begin();
+  for (const RegionTask::Sent& sent : p.task.sent) {
     Exchange& exchange = exchanges_.at(sent.exchange);
-    const auto fragment = static_cast<std::size_t>(sent.fragment);
     const std::int64_t bytes =
-        encoded_bytes(settings_.regions.codec, settings_.regions.fragments[fragment].tensors);
-    const auto first = values.begin() + static_cast<std::ptrdiff_t>(begin);
+        encoded_bytes(settings_.regions.codec, fragment_of(exchange).tensors);
     exchange.values[i] = Bytes(first, first + bytes);
-    begin += static_cast<std::size_t>(bytes);
-    exchange.handed[i] = now_;
-    exchange.tokens[i] = std::exchange(place.tokens_since[fragment], 0);
-    bytes_up_ += bytes;
-    network_.hand_over(sent.exchange, region, bytes, now_);
+    first += bytes;
+    exchange.handed[i] = state_.now;
+    exchange.tokens[i] = std::exchange(p.tokens_since[static_cast<std::size_t>(sent.fragment)], 0);
+    state_.bytes_up += bytes;
+    if (settings_.topology == Topology::star && exchange.contributes(i)) {
+      network_.hand_over(sent.exchange, region, bytes, state_.now);
+    }
+    begin_merge(sent.exchange);
   }
 }
 
-void RegionsServer::end_period(std::int64_t region, std::int64_t peak_bytes) {
-  Place& place = places_[static_cast<std::size_t>(region)];
-  period_loss_ = place.loss_sum / static_cast<double>(place.samples);
-  Row row(regions_schema());
-  row.set("period", place.step / settings_.schedule.period)
-      .set("region", region)
-      .set("steps", settings_.schedule.period)
-      .set("samples", place.samples)
-      .set("tokens", place.tokens)
-      .set("train_loss", period_loss_)
-      .set("reached_s", seconds(now_))
-      .set("compute_s", seconds(place.computed))
-      .set("stall_s", seconds(place.stalled))
-      .set("peak_bytes", peak_bytes);
-  run_.records().append(row);
-  place.samples = place.tokens = 0;
-  place.loss_sum = 0;
-  place.computed = place.stalled = 0;
+/// The region has lost its replica. Merges go on without it until it has the shared copy: at once
+/// after a crash, after a while if it vanished.
+void RegionsServer::leave(std::int64_t region) {
+  const auto i = static_cast<std::size_t>(region);
+  Place& p = place(region);
+  p.is_present = 0;
+  std::vector<std::int64_t> open;
+  for (auto& [number, exchange] : exchanges_) {
+    if (exchange.handed[i] == Exchange::kWaiting) {
+      exchange.handed[i] = Exchange::kNever;
+      open.push_back(number);
+    }
+    if (exchange.applied[i] == Exchange::kWaiting) exchange.applied[i] = Exchange::kNever;
+  }
+  const std::int64_t period = period_of(p.step - 1);
+  Nanoseconds back = state_.now;
+  if (settings_.faults.fault(region, period).vanishes) {
+    const auto length =
+        static_cast<double>(own_time(experiment_, region, 0, settings_.schedule.period));
+    back += std::llround(settings_.faults.vanish_tasks() * length);
+  }
+  network_.send_copy(region, std::ssize(shared_.values()), back);
+  for (const std::int64_t number : open) begin_merge(number);
+  forget_finished();
+}
+
+/// The region has the shared copy, and goes on at the step of the foremost region. Merges that are
+/// still to come reach it too.
+void RegionsServer::join(std::int64_t region) {
+  const auto i = static_cast<std::size_t>(region);
+  Place& p = place(region);
+  std::int64_t foremost = p.step;
+  for (const Place& other : places_) {
+    if (other.is_present != 0) foremost = std::max(foremost, other.step);
+  }
+  pass(region, foremost, false);
+  p.is_present = p.must_join = 1;
+  ++p.joins;
+  p.time = state_.now;
+  std::ranges::fill(p.tokens_since, 0);
+  for (auto& [number, exchange] : exchanges_) {
+    if (exchange.is_merged == 0 && exchange.applied_step >= foremost) {
+      exchange.applied[i] = Exchange::kWaiting;
+    }
+  }
+  go_on(region, state_.now);
 }
 
 // Exchanges -------------------------------------------------------------------------------------
 
 void RegionsServer::on_network(const Network::Event& event) {
-  now_ = std::max(now_, event.time);
-  Exchange& exchange = exchanges_.at(event.exchange);
-  const Fragment& fragment =
-      settings_.regions.fragments[static_cast<std::size_t>(exchange.fragment)];
+  state_.now = std::max(state_.now, event.time);
   switch (event.kind) {
     case Network::Event::Kind::at_server_link:
       return;
     case Network::Event::Kind::received:
-      if (++exchange.received == regions()) {
-        network_.merge(event.exchange, kFlopsPerMergedValue * fragment.values() * regions(), now_);
-      }
+      ++exchanges_.at(event.exchange).received;
+      begin_merge(event.exchange);
       return;
     case Network::Event::Kind::averaged:
-      merge(exchange);
-      for (std::int64_t region = 0; region < regions(); ++region) {
-        if (settings_.topology == Topology::star) {
-          network_.send_down(event.exchange, region, std::ssize(exchange.merged), now_);
-        } else {
-          exchange.arrived[static_cast<std::size_t>(region)] = now_;
-          bytes_down_ += encoded_bytes(settings_.regions.codec, fragment.tensors);
-        }
-      }
-      if (settings_.topology == Topology::ring) {
-        for (std::int64_t region = 0; region < regions(); ++region) wake(event.exchange, region);
-      }
+      merge(exchanges_.at(event.exchange));
+      on_merged(event.exchange);
       return;
-    case Network::Event::Kind::arrived:
-      exchange.arrived[static_cast<std::size_t>(event.region)] = now_;
-      bytes_down_ += std::ssize(exchange.merged);
+    case Network::Event::Kind::arrived: {
+      const auto exchange = exchanges_.find(event.exchange);
+      if (exchange == exchanges_.end()) return;  // the region left, and all others have applied it
+      exchange->second.arrived[static_cast<std::size_t>(event.region)] = state_.now;
+      state_.bytes_down += std::ssize(exchange->second.merged);
       wake(event.exchange, event.region);
+      return;
+    }
+    case Network::Event::Kind::joined:
+      state_.bytes_down += std::ssize(shared_.values());
+      join(event.region);
   }
 }
 
-/// Lets a region go on that waits for the exchange.
-void RegionsServer::wake(std::int64_t number, std::int64_t region) {
-  const Place& place = places_[static_cast<std::size_t>(region)];
-  const auto exchange = exchanges_.find(number);
-  if (exchange == exchanges_.end() || place.job >= 0) return;
-  if (place.step == exchange->second.applied_step) go_on(region, now_);
+/// Begins to merge an exchange if every region that takes part has sent its values, and, with a
+/// star, the server has them.
+void RegionsServer::begin_merge(std::int64_t number) {
+  Exchange& exchange = exchanges_.at(number);
+  if (exchange.is_begun != 0 || !exchange.is_complete()) return;
+  const std::int64_t contributors = exchange.contributors();
+  const Fragment& fragment = fragment_of(exchange);
+  if (contributors == 0) {
+    exchange.is_begun = exchange.is_merged = 1;
+    exchange.merged = shared_.unchanged(exchange.fragment);
+    on_merged(number);
+    return;
+  }
+  if (settings_.topology == Topology::star) {
+    if (exchange.received < contributors) return;
+    exchange.is_begun = 1;
+    network_.merge(number, kFlopsPerMergedValue * fragment.values() * contributors, state_.now);
+    return;
+  }
+  exchange.is_begun = 1;
+  std::vector<std::int64_t> members;
+  for (std::int64_t region = 0; region < regions(); ++region) {
+    if (exchange.contributes(static_cast<std::size_t>(region))) members.push_back(region);
+  }
+  network_.all_reduce(number, members, encoded_bytes(settings_.regions.codec, fragment.tensors),
+                      state_.now);
 }
 
 double RegionsServer::weight_of(const Exchange& exchange, std::int64_t region) const {
@@ -459,101 +597,103 @@ double RegionsServer::weight_of(const Exchange& exchange, std::int64_t region) c
   return 1;
 }
 
-/// Moves the shared copy by the mean of the regions' differences, or along their mean gradient.
 void RegionsServer::merge(Exchange& exchange) {
-  const RegionSettings& s = settings_.regions;
-  const auto index = static_cast<std::size_t>(exchange.fragment);
-  const Fragment& fragment = s.fragments[index];
-  const auto size = static_cast<std::size_t>(fragment.values());
-  // What a region sent is a difference to `shared`, unless it is a value or a gradient itself.
-  const bool is_difference = s.codec != Codec::float32 && !s.gradients;
-  std::vector<float> shared(size, 0.0F), values(size);
-  if (!s.gradients) {
-    experiment_.plans->plan(model_.buffer_layout(), *fragment.layout, nullptr, kTrained)
-        ->copy(model_.data(), shared.data());
-  }
-  std::vector<double> mean(size, 0.0);
-  double all = 0;
+  std::vector<std::size_t> members;
+  std::vector<Contribution> contributions;
   for (std::int64_t region = 0; region < regions(); ++region) {
     const auto i = static_cast<std::size_t>(region);
-    exchange.weights[i] = weight_of(exchange, region);
-    // Divide by the first weight, so that equal weights are exactly 1.
-    const double weight = exchange.weights[i] / exchange.weights.front();
-    all += weight;
-    decode(s.codec, fragment.tensors, exchange.values[i], values);
-    exchange.values[i] = Bytes();
-    double square = 0;
-    for (std::size_t j = 0; j < size; ++j) {
-      const double before = shared[j];
-      const double value = is_difference ? before - static_cast<double>(values[j]) : values[j];
-      mean[j] += weight * value;
-      square += (before - value) * (before - value);
-    }
-    exchange.norms[i] = std::sqrt(square);
+    if (!exchange.contributes(i)) continue;
+    members.push_back(i);
+    contributions.push_back({&exchange.values[i], weight_of(exchange, region)});
   }
-  const double sum = std::accumulate(exchange.weights.begin(), exchange.weights.end(), 0.0);
-  for (double& weight : exchange.weights) weight /= sum;
-  double square = 0;
-  for (std::size_t j = 0; j < size; ++j) {
-    mean[j] /= all;
-    const double difference = static_cast<double>(shared[j]) - mean[j];
-    square += difference * difference;
+  SharedCopy::Merged merged = shared_.merge(exchange.fragment, exchange.sent_step, contributions);
+  for (std::size_t k = 0; k < members.size(); ++k) {
+    exchange.weights[members[k]] = contributions[k].weight;
+    exchange.norms[members[k]] = contributions[k].norm;
   }
-  if (!std::isfinite(square)) {
-    throw NotFiniteError("the values of a region are not finite; lower train.lr or set train.clip");
-  }
-  schedule_.merged(static_cast<int>(exchange.fragment), exchange.sent_step, std::sqrt(square));
-  if (s.gradients) {
-    for (std::size_t j = 0; j < size; ++j) shared[j] = static_cast<float>(mean[j]);
-    step_along(fragment, exchange.sent_step, shared);
-  } else {
-    outer_[index].step(shared, mean);
-    experiment_.plans->plan(*fragment.layout, model_.buffer_layout(), nullptr, kTrained)
-        ->copy(shared.data(), model_.data());
-  }
-  forget_statistics(model_);
-  const auto* bytes = reinterpret_cast<const std::byte*>(shared.data());
-  exchange.merged.assign(bytes, bytes + size * sizeof(float));
+  for (Bytes& values : exchange.values) values = Bytes();
+  schedule_.merged(static_cast<int>(exchange.fragment), exchange.sent_step, merged.norm);
+  exchange.is_merged = 1;
+  exchange.merged = std::move(merged.values);
   kill_point("regions.merged");
 }
 
-/// The step that every region makes too.
-void RegionsServer::step_along(const Fragment& fragment, std::int64_t step,
-                               std::span<const float> gradient) {
-  at::Tensor flat = at::zeros({model_.trainable().numel()}, at::kFloat);
-  experiment_.plans->plan(*fragment.layout, model_.buffer_layout(), nullptr, kTrained)
-      ->copy(gradient.data(), flat.data_ptr<float>());
-  if (experiment_.train.clip > 0) clip_gradients(flat, experiment_.train.clip);
-  inner_->step(model_.trainable(), flat, learning_rate(settings_.regions.train, step - 1));
+/// Brings the merged values to the regions that will apply them.
+void RegionsServer::on_merged(std::int64_t number) {
+  Exchange& exchange = exchanges_.at(number);
+  std::vector<std::int64_t> receivers;
+  for (std::int64_t region = 0; region < regions(); ++region) {
+    if (exchange.applied[static_cast<std::size_t>(region)] == Exchange::kWaiting) {
+      receivers.push_back(region);
+    }
+  }
+  if (settings_.topology == Topology::star) {
+    for (const std::int64_t region : receivers) {
+      network_.send_down(number, region, std::ssize(exchange.merged), state_.now);
+    }
+    return;
+  }
+  const std::int64_t bytes = encoded_bytes(settings_.regions.codec, fragment_of(exchange).tensors);
+  for (const std::int64_t region : receivers) {
+    exchange.arrived[static_cast<std::size_t>(region)] = state_.now;
+    state_.bytes_down += bytes;
+  }
+  for (const std::int64_t region : receivers) wake(number, region);
+}
+
+/// Lets a region go on that waits for the exchange.
+void RegionsServer::wake(std::int64_t number, std::int64_t region) {
+  const Place& p = place(region);
+  const auto exchange = exchanges_.find(number);
+  if (exchange == exchanges_.end() || p.job >= 0 || p.is_present == 0) return;
+  if (p.step == exchange->second.applied_step) go_on(region, state_.now);
+}
+
+void RegionsServer::forget_finished() {
+  std::erase_if(exchanges_, [this](const auto& item) {
+    const Exchange& exchange = item.second;
+    if (exchange.is_merged == 0 || !exchange.is_over()) return false;
+    record_unapplied(exchange);
+    return true;
+  });
+}
+
+/// Rows of the regions that sent values and did not apply the merged ones.
+void RegionsServer::record_unapplied(const Exchange& exchange) {
+  for (std::int64_t region = 0; region < regions(); ++region) {
+    const auto i = static_cast<std::size_t>(region);
+    if (exchange.handed[i] >= 0 && exchange.applied[i] < 0) record(exchange, region, 0);
+  }
 }
 
 /// `reached`: when the region came to the step at which it applies the exchange.
 void RegionsServer::record(const Exchange& exchange, std::int64_t region, Nanoseconds reached) {
   const auto i = static_cast<std::size_t>(region);
-  const Fragment& fragment =
-      settings_.regions.fragments[static_cast<std::size_t>(exchange.fragment)];
-  const bool is_applied = exchange.applied[i] >= 0;
-  const bool has_arrived = exchange.arrived[i] >= 0;
-  const auto seconds_or_none = [](bool is_known, Nanoseconds time) {
-    return is_known ? seconds(time) : std::numeric_limits<double>::quiet_NaN();
+  const Fragment& fragment = fragment_of(exchange);
+  const auto seconds_or_none = [](Nanoseconds time) {
+    return time >= 0 ? seconds(time) : std::numeric_limits<double>::quiet_NaN();
   };
+  const bool is_applied = exchange.applied[i] >= 0;
+  const bool has_sent = exchange.handed[i] >= 0;
   const std::int64_t up = encoded_bytes(settings_.regions.codec, fragment.tensors);
   const std::int64_t down = settings_.topology == Topology::star
                                 ? fragment.values() * static_cast<std::int64_t>(sizeof(float))
                                 : up;
+  const Nanoseconds stall =
+      is_applied ? std::max<Nanoseconds>(0, exchange.arrived[i] - reached) : 0;
   Row row(exchanges_schema());
   row.set("exchange", exchange.number)
       .set("fragment", exchange.fragment)
       .set("region", region)
-      .set("sent_step", exchange.sent_step)
+      .set("sent_step", has_sent ? exchange.sent_step : -1)
       .set("applied_step", is_applied ? exchange.applied_step : -1)
-      .set("sent_s", seconds(exchange.handed[i]))
-      .set("arrived_s", seconds_or_none(has_arrived, exchange.arrived[i]))
-      .set("applied_s", seconds_or_none(is_applied, exchange.applied[i]))
-      .set("stall_s",
-           is_applied ? seconds(std::max<Nanoseconds>(0, exchange.arrived[i] - reached)) : 0.0)
-      .set("bytes_up", up)
-      .set("bytes_down", has_arrived ? down : 0)
+      .set("sent_s", seconds_or_none(exchange.handed[i]))
+      .set("arrived_s", seconds_or_none(exchange.arrived[i]))
+      .set("applied_s", seconds_or_none(exchange.applied[i]))
+      .set("stall_s", seconds(stall))
+      .set("lost", has_sent ? exchange.lost[i] : 0)
+      .set("bytes_up", has_sent ? up : 0)
+      .set("bytes_down", exchange.arrived[i] >= 0 ? down : 0)
       .set("norm", exchange.norms[i])
       .set("weight", exchange.weights[i]);
   run_.records().append(row);
@@ -562,66 +702,49 @@ void RegionsServer::record(const Exchange& exchange, std::int64_t region, Nanose
 /// Version v is the shared copy with every exchange that was sent up to the end of period v.
 void RegionsServer::make_versions() {
   while (true) {
-    const std::int64_t step = (version_ + 1) * settings_.schedule.period;
+    const std::int64_t step = (state_.version + 1) * settings_.schedule.period;
     if (step > last_step()) return;
-    const bool are_there = std::ranges::all_of(places_, [&](const Place& place) {
-      return place.step >= step &&
-             !(place.step == step && place.job >= 0 && !place.task.sent.empty());
-    });
+    const auto is_there = [&](const Place& p) {
+      const bool sends = p.step == step && p.job >= 0 && !p.task.sent.empty();
+      return p.step >= step && !sends;
+    };
+    const bool any = std::ranges::any_of(places_, is_there);
+    const bool all = std::ranges::all_of(
+        places_, [&](const Place& p) { return p.is_present == 0 || is_there(p); });
     const bool are_merged = std::ranges::none_of(exchanges_, [&](const auto& item) {
-      return item.second.sent_step <= step && item.second.merged.empty();
+      return item.second.sent_step <= step && item.second.is_merged == 0;
     });
-    if (!are_there || !are_merged) return;
-    ++version_;
-    made_ = now_;
-    run_.report({version_, now_, period_loss_});
+    if (!any || !all || !are_merged) return;
+    ++state_.version;
+    state_.made = state_.now;
+    run_.report({state_.version, state_.now, state_.period_loss});
     kill_point("regions.version");
     std::erase_if(slots_, [&](const auto& slot) { return slot.first < step; });
-    if (!run_.made_version(version_, now_, model_)) return;
+    if (!run_.made_version(state_.version, state_.now, shared_.model())) return;
   }
 }
 
-void RegionsServer::archive_exchange(Archive& archive, Exchange& e) {
-  archive.value("number", e.number);
-  archive.value("fragment", e.fragment);
-  archive.value("sent_step", e.sent_step);
-  archive.value("applied_step", e.applied_step);
-  archive.value("handed", e.handed);
-  archive.value("arrived", e.arrived);
-  archive.value("applied", e.applied);
-  archive.value("tokens", e.tokens);
-  archive.value("norms", e.norms);
-  archive.value("weights", e.weights);
-  archive.value("received", e.received);
-  archive.value("merged", e.merged);
-  e.values.resize(places_.size());
-  for (Bytes& values : e.values) archive.value("values", values);
-}
+// Checkpoints -----------------------------------------------------------------------------------
 
 void RegionsServer::archive(Archive& archive) {
   archive.open("regions");
-  archive.value("version", version_);
-  archive.value("made", made_);
-  archive.value("now", now_);
-  archive.value("next_exchange", next_exchange_);
-  archive.value("next_job", next_job_);
-  archive.value("period_loss", period_loss_);
-  archive.value("bytes_up", bytes_up_);
-  archive.value("bytes_down", bytes_down_);
+  archive.value("version", state_.version);
+  archive.value("made", state_.made);
+  archive.value("now", state_.now);
+  archive.value("next_exchange", state_.next_exchange);
+  archive.value("next_job", state_.next_job);
+  archive.value("period_loss", state_.period_loss);
+  archive.value("bytes_up", state_.bytes_up);
+  archive.value("bytes_down", state_.bytes_down);
   schedule_.archive(archive);
-  for (std::size_t i = 0; i < outer_.size(); ++i) {
-    archive.open(("outer_" + std::to_string(i)).c_str());
-    outer_[i].archive(archive);
-    archive.close();
-  }
-  if (inner_) archive_inner(archive);
+  shared_.archive(archive);
   archive.open("network");
   network_.archive(archive);
   archive.close();
   std::vector<Exchange> exchanges;
-  for (auto& [number, exchange] : exchanges_) exchanges.push_back(exchange);
+  for (auto& [number, exchange] : exchanges_) exchanges.push_back(std::move(exchange));
   archive_list(archive, "exchanges", exchanges,
-               [this](Archive& a, Exchange& exchange) { archive_exchange(a, exchange); });
+               [](Archive& a, Exchange& exchange) { exchange.archive(a); });
   exchanges_.clear();
   for (Exchange& exchange : exchanges) {
     const std::int64_t number = exchange.number;
@@ -644,41 +767,34 @@ void RegionsServer::archive(Archive& archive) {
   archive.close();
 }
 
-void RegionsServer::archive_inner(Archive& archive) {
-  Bytes state;
-  if (!archive.loading()) {
-    ByteArchive out;
-    inner_->archive(out, *experiment_.plans, model_.buffer_layout());
-    state = out.take();
-  }
-  archive.value("inner", state);
-  if (!archive.loading()) return;
-  ByteArchive in(state);
-  inner_->archive(in, *experiment_.plans, model_.buffer_layout());
-}
-
-void RegionsServer::archive_place(Archive& archive, Place& place) {
-  archive.value("step", place.step);
-  archive.value("time", place.time);
-  archive.value("joins", place.joins);
-  archive.value("job", place.job);
+void RegionsServer::archive_place(Archive& archive, Place& p) {
+  archive.value("step", p.step);
+  archive.value("time", p.time);
+  archive.value("is_present", p.is_present);
+  archive.value("joins", p.joins);
+  archive.value("must_join", p.must_join);
+  archive.value("job", p.job);
+  archive.value("is_lost", p.is_lost);
   Bytes task, payload;
   if (!archive.loading()) {
-    task = place.task.encode();
-    if (place.payload) payload = *place.payload;
+    task = p.task.encode();
+    if (p.payload) payload = *p.payload;
   }
   archive.value("task", task);
   archive.value("payload", payload);
   if (archive.loading()) {
-    place.task = RegionTask::decode(task);
-    place.payload = to_shared(std::move(payload));
+    p.task = RegionTask::decode(task);
+    p.payload = to_shared(std::move(payload));
   }
-  archive.value("samples", place.samples);
-  archive.value("tokens", place.tokens);
-  archive.value("loss_sum", place.loss_sum);
-  archive.value("computed", place.computed);
-  archive.value("stalled", place.stalled);
-  archive.value("tokens_since", place.tokens_since);
+  archive.value("steps", p.steps);
+  archive.value("lost_steps", p.lost_steps);
+  archive.value("samples", p.samples);
+  archive.value("tokens", p.tokens);
+  archive.value("loss_sum", p.loss_sum);
+  archive.value("computed", p.computed);
+  archive.value("stalled", p.stalled);
+  archive.value("peak_bytes", p.peak_bytes);
+  archive.value("tokens_since", p.tokens_since);
 }
 
 }  // namespace espalier::regions

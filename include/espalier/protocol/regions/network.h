@@ -31,7 +31,8 @@ class Network {
       at_server_link,  ///< star: the region's fragment reaches the server's link
       received,        ///< star: the server has it
       averaged,        ///< the merge is complete (ring: at all regions)
-      arrived          ///< star: the region has the merged fragment
+      arrived,         ///< star: the region has the merged fragment
+      joined           ///< the region has the whole shared copy
     };
     Nanoseconds time = 0;
     std::int64_t exchange = 0;
@@ -42,14 +43,19 @@ class Network {
   };
 
   /// `devices`: of the regions.
-  Network(Topology topology, std::vector<DeviceClass> devices, ServerResources server);
+  Network(std::vector<DeviceClass> devices, ServerResources server);
 
-  /// Region `region` hands over its fragment of `bytes` at `time`; a ring begins when all have.
+  /// Star: region `region` hands over its fragment of `bytes` at `time`.
   void hand_over(std::int64_t exchange, std::int64_t region, std::int64_t bytes, Nanoseconds time);
+  /// Ring: these regions begin to average a fragment of `bytes` at `time`.
+  void all_reduce(std::int64_t exchange, std::span<const std::int64_t> members, std::int64_t bytes,
+                  Nanoseconds time);
   /// Star: the server begins to merge at `time`; the exchange is then averaged.
   void merge(std::int64_t exchange, std::int64_t flops, Nanoseconds time);
   /// Star: the merged fragment is sent to a region.
   void send_down(std::int64_t exchange, std::int64_t region, std::int64_t bytes, Nanoseconds time);
+  /// From `time` on a region gets the whole shared copy of `bytes`.
+  void send_copy(std::int64_t region, std::int64_t bytes, Nanoseconds time);
 
   std::optional<Nanoseconds> next_time() const;
   /// Removes the next event; none if it only took its place in the queue at the server's link.
@@ -57,20 +63,13 @@ class Network {
   void archive(Archive& archive);
 
  private:
-  struct Handed {
-    std::int64_t exchange = 0;
-    std::int64_t regions = 0;
-    Nanoseconds last = 0;
-  };
   Nanoseconds pass(std::vector<std::int64_t>& free, std::int64_t region, double mbps,
                    std::int64_t bytes, Nanoseconds time) const;
 
-  Topology topology_;
   std::vector<DeviceClass> devices_;
   ServerResources server_;
   std::vector<std::int64_t> up_free_, down_free_;  // by region
   Nanoseconds ring_free_ = 0;
-  std::vector<Handed> handed_;  // ring: exchanges that some regions have handed over
   std::set<Event> events_;
 };
 

@@ -40,6 +40,7 @@ struct RegionTask {
   struct Applied {
     std::int64_t exchange = 0, fragment = 0;
     std::int64_t steps = 0;  ///< since the region sent it
+    std::int64_t keeps = 0;  ///< 1: the region goes on with its own values (its message was lost)
   };
   struct Sent {
     std::int64_t exchange = 0, fragment = 0;

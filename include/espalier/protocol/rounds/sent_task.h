@@ -5,8 +5,8 @@
 #include <memory>
 
 #include "espalier/engine/clock.h"
+#include "espalier/engine/faults.h"
 #include "espalier/protocol/rounds/client_job.h"
-#include "espalier/protocol/rounds/faults.h"
 #include "espalier/protocol/rounds/rules.h"
 #include "espalier/record/outcome.h"
 

@@ -11,9 +11,9 @@
 #include <vector>
 
 #include "espalier/engine/clock.h"
+#include "espalier/engine/faults.h"
 #include "espalier/engine/protocol.h"
 #include "espalier/protocol/rounds/clients.h"
-#include "espalier/protocol/rounds/faults.h"
 #include "espalier/protocol/rounds/payloads.h"
 #include "espalier/protocol/rounds/recorder.h"
 #include "espalier/protocol/rounds/rules.h"

@@ -1,14 +1,14 @@
 #pragma once
 // Injected faults, to test a method and the server: clients that crash, answer late, answer twice,
-// answer with values that are not finite, or vanish for a while. The faults of a task are drawn
-// when it is sent, keyed by client and task, so they are the same on any number of ranks.
+// answer with values that are not finite, or vanish for a while. The faults of a task (in `regions`
+// of a period) are keyed by client and task, so they are the same on any number of ranks.
 
 #include <cstdint>
 #include <set>
 
 #include "espalier/config/config.h"
 
-namespace espalier::rounds {
+namespace espalier {
 
 /// The faults of one task.
 struct InjectedFault {
@@ -26,6 +26,8 @@ void declare_fault_options(OptionTable& table);
 class Faults {
  public:
   explicit Faults(const Config& config);
+  /// Whether the client may have faults (faults.clients).
+  bool concern(std::int64_t client) const { return clients_.empty() || clients_.contains(client); }
   InjectedFault fault(std::int64_t client, std::int64_t nth_task) const;
   /// Absence of a client that vanished, in lengths of the task that it left.
   double vanish_tasks() const { return vanish_tasks_; }
@@ -37,4 +39,4 @@ class Faults {
   bool any_ = false;
 };
 
-}  // namespace espalier::rounds
+}  // namespace espalier

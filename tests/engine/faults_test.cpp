@@ -1,4 +1,4 @@
-#include "espalier/protocol/rounds/faults.h"
+#include "espalier/engine/faults.h"
 
 #include <gtest/gtest.h>
 
@@ -6,7 +6,7 @@
 
 #include "espalier/base/error.h"
 
-namespace espalier::rounds {
+namespace espalier {
 namespace {
 
 Faults make_faults(const std::string& text, int seed = 1) {
@@ -87,4 +87,4 @@ TEST(Faults, ByDefaultThereAreNone) {
 }
 
 }  // namespace
-}  // namespace espalier::rounds
+}  // namespace espalier

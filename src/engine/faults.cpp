@@ -1,11 +1,11 @@
-#include "espalier/protocol/rounds/faults.h"
+#include "espalier/engine/faults.h"
 
 #include <cmath>
 
 #include "espalier/base/error.h"
 #include "espalier/base/random.h"
 
-namespace espalier::rounds {
+namespace espalier {
 namespace {
 
 const Purpose kFaults = register_purpose("faults");
@@ -51,7 +51,7 @@ Faults::Faults(const Config& config)
 
 InjectedFault Faults::fault(std::int64_t client, std::int64_t nth_task) const {
   InjectedFault fault;
-  if (!any_ || (!clients_.empty() && !clients_.contains(client))) return fault;
+  if (!any_ || !concern(client)) return fault;
   Stream stream(seed_, kFaults, client, nth_task);
   fault.crashes = stream.uniform() < crash_;
   fault.vanishes = stream.uniform() < vanish_ && !fault.crashes;
@@ -61,4 +61,4 @@ InjectedFault Faults::fault(std::int64_t client, std::int64_t nth_task) const {
   return fault;
 }
 
-}  // namespace espalier::rounds
+}  // namespace espalier
