@@ -207,6 +207,8 @@ class Faults(RegionsTest):
         regions, exchanges = self.table(run, "regions"), self.table(run, "exchanges")
         # Every step of every region is trained or lost, in one row.
         self.assertTrue((regions["steps"] + regions["lost_steps"] == 8).all())
+        # Batches of 7, 7 and 6 of a region's 20 samples.
+        self.assertTrue((np.abs(regions["samples"] - 20 / 3 * regions["steps"]) < 1.4).all())
         seen = list(zip(regions["region"], regions["period"]))
         self.assertEqual(len(seen), len(set(seen)))
         for region in set(regions["region"]):

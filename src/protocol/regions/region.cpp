@@ -8,6 +8,7 @@ namespace {
 
 void archive_task(Archive& archive, RegionTask& task) {
   archive.value("joins", task.joins);
+  archive.value("from", task.from);
   archive.value("goal", task.goal);
   archive_list(archive, "applied", task.applied, [](Archive& a, RegionTask::Applied& applied) {
     a.value("exchange", applied.exchange);
@@ -62,6 +63,7 @@ class RegionStepper final : public Stepper {
       begun_ = true;
     }
     if (!region_.step(task_)) return false;
+    ++steps_done_;
     kill_point("region.step");
     return true;
   }
@@ -69,11 +71,14 @@ class RegionStepper final : public Stepper {
     Bytes values = region_.finish(task_);
     return {to_shared(region_.result().encode()), to_shared(std::move(values))};
   }
+  std::int64_t steps() const override { return task_.goal - task_.from; }
+  std::int64_t steps_done() const override { return steps_done_; }
 
  private:
   Region& region_;
   Job job_;
   RegionTask task_;
+  std::int64_t steps_done_ = 0;
   bool begun_ = false;
 };
 
@@ -161,6 +166,7 @@ void Region::begin(std::int64_t job, const RegionTask& task, const Bytes& payloa
     if (task.joins > joined_) {
       join(model);
       joined_ = task.joins;
+      step_ = task.from;
     }
   }
   for (const RegionTask::Applied& applied : task.applied) {

@@ -332,7 +332,7 @@ void RegionsServer::go_on(std::int64_t region, Nanoseconds now) {
     if (exchange->arrived[i] == Exchange::kWaiting) return;
   }
   RegionTask task;
-  task.goal = p.step;
+  task.from = task.goal = p.step;
   task.sent = sendings(region, p.step);
   if (task.sent.empty()) {
     if (p.step >= last_step()) return;
@@ -501,7 +501,7 @@ void RegionsServer::leave(std::int64_t region) {
         static_cast<double>(own_time(experiment_, region, 0, settings_.schedule.period));
     back += std::llround(settings_.faults.vanish_tasks() * length);
   }
-  network_.send_copy(region, std::ssize(shared_.values()), back);
+  network_.send_copy(region, shared_.bytes(), back);
   for (const std::int64_t number : open) begin_merge(number);
   forget_finished();
 }
@@ -552,7 +552,7 @@ void RegionsServer::on_network(const Network::Event& event) {
       return;
     }
     case Network::Event::Kind::joined:
-      state_.bytes_down += std::ssize(shared_.values());
+      state_.bytes_down += shared_.bytes();
       join(event.region);
   }
 }

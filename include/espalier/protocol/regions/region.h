@@ -47,7 +47,7 @@ struct RegionTask {
   };
   std::int64_t joins = 0;  ///< > 0: takes the whole shared copy, for the n-th time
   std::vector<Applied> applied;
-  std::int64_t goal = 0;  ///< step
+  std::int64_t from = 0, goal = 0;  ///< steps: of the region before the job and after it
   std::vector<Sent> sent;
 
   Bytes encode() const;

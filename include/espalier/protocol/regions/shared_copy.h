@@ -26,6 +26,9 @@ class SharedCopy {
   Parameters& model() { return model_; }
   /// All of its values, dense, and those of one fragment; gradients are zero.
   Bytes values() const;
+  std::int64_t bytes() const {
+    return model_.buffer_layout().count(Kind::trainable) * static_cast<std::int64_t>(sizeof(float));
+  }
   Bytes unchanged(std::int64_t fragment) const;
 
   struct Merged {

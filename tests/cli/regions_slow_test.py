@@ -1,0 +1,64 @@
+"""32 regions, dozens of faults and kills of the whole program in one run: nothing is lost, all regions have the same
+shared copy, and the faults cost no more time than they take."""
+
+import os
+import struct
+import unittest
+
+import h5py
+import numpy as np
+
+from regions_test import RegionsTest
+
+PERIOD = 8
+STATE = struct.calcsize("<15q")  # of a region's state in a checkpoint, before its replica and its shared copy
+
+
+class ManyFaults(RegionsTest):
+    SIZE = ("--clients.count=32", "--clients.fleet=32*fast", "--data.synthetic_samples=448", "--run.rounds=16",
+            "--regions.overlap=3", "--regions.fragment_count=2", "--checkpoint.every=2")
+    FAULTS = ("--faults.crash=0.05", "--faults.vanish=0.03", "--faults.vanish_tasks=1", "--faults.lost=0.02")
+
+    def shared_copies(self, run):
+        """The shared copy of each region at the end of the run, as bytes."""
+        with h5py.File(self.checkpoint(run)) as file:
+            values = sum(entry.size for entry in file["model"].values())
+            return {int(name): state[()].tobytes()[STATE + 4 * values:STATE + 8 * values]
+                    for name, state in file["regions/residents"].items()}
+
+    def test_32_regions(self):
+        free = self.run_ok("free", *self.SIZE, ranks=3)
+        whole = self.run_ok("whole", *self.SIZE, *self.FAULTS, ranks=3)
+        kills = 0
+        for point, ranks in (("region.step:900", 3), ("regions.merged:6", 2), ("checkpoint.half:2", 3),
+                             ("regions.version:3", 3), ("region.step:400@1", 3)):
+            done = self.espalier("run", self.input, "--run.name=killed", *self.SIZE, *self.FAULTS, ranks=ranks,
+                                 env={"ESPALIER_KILL_AT": point})
+            self.assertEqual(done.returncode, 137, done.stdout + done.stderr)
+            kills += 1
+        self.assert_same(whole, self.run_ok("killed", *self.SIZE, *self.FAULTS, ranks=2))
+
+        regions, exchanges = self.table(whole, "regions"), self.table(whole, "exchanges")
+        self.assertTrue((regions["steps"] + regions["lost_steps"] == PERIOD).all())
+        for region in range(32):
+            own = np.sort(regions["period"][regions["region"] == region])
+            np.testing.assert_array_equal(own, np.arange(1, len(own) + 1))
+        failures = int((regions["lost_steps"] > 0).sum())
+        messages = int(exchanges["lost"].sum())
+        print(f"{failures} periods with a failure, {messages} lost messages, {kills} kills")
+        self.assertGreaterEqual(failures + messages + kills, 62)
+        copies = self.shared_copies(whole)
+        last = {region: regions["period"][regions["region"] == region].max() for region in range(32)}
+        there = [copies[region] for region in range(32) if last[region] == 16]
+        self.assertGreater(len(there), 25)
+        self.assertEqual(len(set(there)), 1)
+        self.assertGreater(len(set(self.shared_copies(free).values())), 0)
+
+        end, end_free = (self.table(run, "evaluations")["virtual_time_s"].max() for run in (whole, free))
+        step = (regions["compute_s"].sum() / regions["steps"].sum())
+        longest = max(regions["lost_steps"][regions["region"] == region].sum() for region in range(32))
+        self.assertLessEqual(end, 1.03 * (end_free + longest * step))
+
+
+if __name__ == "__main__":
+    unittest.main()
