@@ -1,6 +1,6 @@
 #pragma once
 // A protocol defines how server and clients communicate: round by round, by split training, as
-// regions that never wait. The engine runs any protocol: the protocol declares and checks its
+// replicas that never wait. The engine runs any protocol: the protocol declares and checks its
 // options, registers the jobs of its clients, and runs the conversation on rank 0.
 // method/register.cpp lists all protocols, and nothing else in the program names one.
 
