@@ -15,6 +15,7 @@ TOOLS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "to
 sys.path.insert(0, TOOLS)
 import espalier_h5  # noqa: E402
 import plot  # noqa: E402
+from matplotlib.figure import Figure  # noqa: E402
 from regions_test import INPUT  # noqa: E402
 from support import ProgramTest, finish  # noqa: E402
 
@@ -112,6 +113,10 @@ class RegionsToolsTest(ProgramTest):
         for curve, folder in zip(curves, self.runs):
             np.testing.assert_array_equal(curve.x, [8, 16, 24, 32])
             np.testing.assert_array_equal(curve.y, self.column(folder, "loss", "evaluations"))
+        for against, words in (("steps", "step"), ("rounds", "period"), ("virtual", "virtual time (s)")):
+            axes = Figure().add_subplot()
+            plot.PICTURES["quality"](axes, runs, plot.View(against=(against,)))
+            self.assertEqual(axes.get_xlabel(), words)
         drawn = plot.curves_of(runs, "loss", "bytes")[0]
         self.assertAlmostEqual(drawn.x[-1] * 1e-6, float(self.told["up_mb"]) + float(self.told["down_mb"]), 3)
         for picture in ("summary", "quality", "utilisation", "memory", "gantt"):
