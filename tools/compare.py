@@ -41,10 +41,11 @@ COLUMNS = {
     "target_wall_s": ("wall time to {target}", "fine", " s"), "peak_mb": ("peak memory", "fine", " MB"),
     "utilisation": ("utilisation", 2, ""), "staleness": ("staleness", 2, ""), "mb_down": ("down", "coarse", " MB"),
     "mb_up": ("up", "coarse", " MB"), "updates": ("updates", 0, ""), "failures": ("failures", 0, ""), "rounds": ("rounds", 0, ""),
+    "steps": ("steps", 0, ""), "target_steps": ("steps to {target}", 0, ""), "stall_s": ("stall", "fine", " s"),
     "virtual_s": ("virtual time", "fine", " s"), "wall_s": ("wall time", "fine", " s"),
 }
-USUAL = ("top1", "best_top1", "perplexity", "best_perplexity", "target_s", "target_rounds", "target_mb", "peak_mb", "utilisation",
-         "mb_down+mb_up", "rounds", "virtual_s", "wall_s")
+USUAL = ("top1", "best_top1", "perplexity", "best_perplexity", "target_s", "target_rounds", "target_steps", "target_mb", "peak_mb", "utilisation",
+         "mb_down+mb_up", "rounds", "steps", "virtual_s", "wall_s")
 KINDS = ("data", "fleet", "budget")
 # 97.5 % quantile of Student's t for 1, 2, ... degrees of freedom.
 T975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110,

@@ -111,6 +111,41 @@ keep = 9
 evaluate_every = 1
 """
 
+TINY_REGIONS = """
+[run]
+rounds = 5
+[data]
+name = synthetic
+synthetic_samples = 160
+synthetic_shape = 1, 6, 6
+[model]
+name = mlp
+hidden = 12, 8
+norm = batch
+[clients]
+count = 4
+fleet = 2*fast, 2*slow
+[device.fast]
+gflops = 0.002
+up_mbps = 0.1
+down_mbps = 0.1
+latency_ms = 20
+[device.slow]
+gflops = 0.001
+up_mbps = 0.1
+down_mbps = 0.1
+latency_ms = 20
+[regions]
+period = 6
+[train]
+batch = 10
+[checkpoint]
+every = 2
+keep = 9
+[record]
+evaluate_every = 1
+"""
+
 PROTOCOLS = {
     "rounds": Protocol(
         input=TINY,
@@ -185,6 +220,48 @@ PROTOCOLS = {
             ("tasks/delivered", "varies", "list of the tasks that ended in the open window"),
             ("wall/compute_s", "one per task of `tasks/delivered`", "host time of its training, in s"),
             ("wall/ranks", "one per task of `tasks/delivered`", "MPI rank that did the work"),
+        ]),
+    "regions": Protocol(
+        input=TINY_REGIONS,
+        runs={
+            "cocodc": ["--method.name=cocodc", "--regions.overlap=2", "--regions.fragment_count=3", "--regions.sends=3"],
+            "star": ["--method.name=streaming_diloco", "--regions.overlap=2", "--regions.fragment_count=2",
+                     "--regions.topology=star", "--server.up_mbps=1", "--regions.outer=adam"],
+        },
+        entries=[
+            ("regions", "", "state of the server and of the regions between two events"),
+            ("regions/version", ONE, "version of the shared copy: periods that all regions have ended"),
+            ("regions/made", ONE, "emulated time at which that version was produced, in ns"),
+            ("regions/now", ONE, "emulated time, in ns"),
+            ("regions/next_exchange", ONE, "number of the next exchange"),
+            ("regions/next_job", ONE, "number of the next job of a region"),
+            ("regions/period_loss", ONE, "mean training loss of the last period that a region ended"),
+            ("regions/bytes_up", ONE, "bytes that regions sent since the run began"),
+            ("regions/bytes_down", ONE, "bytes that regions received since the run began"),
+            ("regions/last_sent", "one per fragment", "step at which the fragment was last sent; 0: never"),
+            ("regions/interval", "one per fragment", "steps between the two last sendings"),
+            ("regions/change", "one per fragment", "norm of its last mean difference, per step and value"),
+            ("regions/norms", "varies", "list of the norms that do not count yet, because their fragments are under way"),
+            ("regions/outer_FRAGMENT", "", "outer optimiser of the fragment"),
+            ("regions/outer_FRAGMENT/steps", ONE, "steps that it made"),
+            ("regions/outer_FRAGMENT/first", "one per value, or none", "momentum; Adam: mean of the differences"),
+            ("regions/outer_FRAGMENT/second", "one per value, or none", "Adam: mean of the squares"),
+            ("regions/network", "", "the links"),
+            ("regions/network/down", ONE, "emulated time at which the server's outgoing link is free, in ns"),
+            ("regions/network/up", ONE, "emulated time at which its incoming link is free, in ns"),
+            ("regions/network/processor", ONE, "emulated time at which its processor is free, in ns"),
+            ("regions/network/up_free", "one per region", "emulated times at which the region's link up is free, in ns"),
+            ("regions/network/down_free", "one per region",
+             "emulated times at which the region's link down is free, in ns"),
+            ("regions/network/ring_free", ONE, "emulated time at which the ring is free, in ns"),
+            ("regions/network/handed", "varies", "list of the exchanges that a part of the regions handed to the ring"),
+            ("regions/network/events", "varies", "list of what will happen on the links"),
+            ("regions/exchanges", "varies", "list of the exchanges that not all regions have applied, with their values"),
+            ("regions/slots", "varies", "list of the steps whose fragments are chosen, with their exchanges"),
+            ("regions/places", "varies", "list of the regions: step, time, outstanding job, sums of the open period"),
+            ("regions/residents", "", "what is on the ranks of the regions"),
+            ("regions/residents/REGION", "varies",
+             "state of the region: its model, the shared copy, optimiser, values of fragments under way"),
         ]),
 }
 

@@ -42,8 +42,9 @@ CPU_S = 5
 # Options that name files and do not affect results.
 UNHASHED = ("run.name", "run.dir", "data.dir")
 STATISTICS = (".running_mean", ".running_var")  # entries of a checkpoint's model that are no parameters
-# Every run file has these.
-STANDARD = ("rounds", "tasks", "evaluations", "clients")
+# Every run file has these, and those of its protocol.
+STANDARD = ("evaluations", "clients")
+PROTOCOLS = {"rounds": ("rounds", "tasks"), "regions": ("regions", "exchanges")}
 
 
 class RunError(Exception):
@@ -55,7 +56,10 @@ class RunError(Exception):
 class Run:
     """One run: `rounds`, `tasks`, `evaluations`, `clients` (dicts of arrays), `tables` (all tables of the file by path, such
     as "tasks" and "method/pruning"), `method` (those below /method, without that prefix), `config` (a dict), `config_text`,
-    `attributes`, and `units`, from "table/column" to text."""
+    `attributes`, `units`, from "table/column" to text, and `protocol`, a key of PROTOCOLS.
+
+    In a run of the protocol `regions`, `rounds` has a row for each period that all regions have ended, computed from the
+    tables of the file, and `tasks` is empty."""
 
     def __init__(self, path, file):
         self.path = path
@@ -65,10 +69,15 @@ class Run:
         self.units = {}
         self.tables = {}
         file.visititems(lambda name, item: self._read(name, item))
-        absent = [name for name in STANDARD if name not in self.tables]
+        own = [name for name, tables in PROTOCOLS.items() if any(table in self.tables for table in tables)]
+        self.protocol = own[0] if own else "rounds"
+        absent = [name for name in (*PROTOCOLS[self.protocol], *STANDARD) if name not in self.tables]
         if absent:
             raise ValueError(f"it has no table {absent[0]}")
-        self.rounds, self.tasks, self.evaluations, self.clients = (self.tables[name] for name in STANDARD)
+        self.evaluations, self.clients = (self.tables[name] for name in STANDARD)
+        self.rounds, self.tasks = self.tables.get("rounds", {}), self.tables.get("tasks", {})
+        if self.protocol == "regions":
+            self.rounds = periods(self)
         self.method = {n.removeprefix("method/"): t for n, t in self.tables.items() if n.startswith("method/")}
 
     @property
@@ -93,7 +102,7 @@ class Run:
         if not isinstance(item, h5py.Group):
             return
         columns = {c: d for c, d in item.items() if isinstance(d, h5py.Dataset) and d.ndim > 0}
-        if not columns and name not in STANDARD:
+        if not columns and name not in (*STANDARD, *sum(PROTOCOLS.values(), ())):
             return
         # Columns grow one after the other, so only the rows that all columns have are valid.
         length = min((len(d) for d in columns.values()), default=0)
@@ -141,9 +150,9 @@ class Runs:
 
     def columns(self, name):
         """The same as a dict of arrays in any case. Rows of a run without a column have NaN, "" or False there."""
-        if name not in self.tables:
+        if name not in (*self.tables, "rounds"):
             raise RunError(f"no run has a table {name}; there are {', '.join(self.tables)}")
-        tables = [run.tables.get(name, {}) for run in self.runs]
+        tables = [run.rounds if name == "rounds" else run.tables.get(name, {}) for run in self.runs]
         lengths = [len(next(iter(table.values()), ())) for table in tables]
         joined = {"run": np.repeat(np.array(self.names, dtype=str), lengths)}
         joined.update({key: np.repeat(values, lengths) for key, values in self.options.items()})
@@ -250,6 +259,59 @@ def _read(path):
     raise RunError(f"{path} cannot be read: {reason}")
 
 
+def periods(run):
+    """The table `rounds` of a run of regions: for each period that all regions have ended, when its version was there, the
+    regions' mean loss over samples, their steps, bytes of what they sent in it, and their times."""
+    regions, exchanges, seen = (run.tables[name] for name in ("regions", "exchanges", "evaluations"))
+    count = len(run.clients["client"])
+    numbers = [n for n in np.unique(regions["period"]) if (regions["period"] == n).sum() >= count > 0]
+    made = dict(zip(seen["version"].tolist(), seen["virtual_time_s"].tolist()))
+    steps = int(run.config.get("regions.period") or 0)
+    sent_in = -(-exchanges["sent_step"] // max(1, steps))  # the period in which it was sent
+    rows = []
+    for number in numbers:
+        mine, sent = regions["period"] == number, sent_in == number
+        samples = regions["samples"][mine]
+        compute, stall = regions["compute_s"][mine].sum(), regions["stall_s"][mine].sum()
+        rows.append({
+            "round": number, "version": number, "step": number * steps,
+            "virtual_time_s": max(made.get(int(number), 0.0), regions["reached_s"][mine].max()),
+            "train_loss": np.average(regions["train_loss"][mine], weights=samples) if samples.sum() > 0 else np.nan,
+            "bytes_down": exchanges["bytes_down"][sent].sum(), "bytes_up": exchanges["bytes_up"][sent].sum(),
+            "utilisation": compute / (compute + stall) if compute + stall > 0 else np.nan, "stall_s": stall,
+            "peak_client_bytes": regions["peak_bytes"][regions["period"] <= number].max()})
+    columns = ("round", "version", "step", "virtual_time_s", "train_loss", "bytes_down", "bytes_up", "utilisation", "stall_s",
+               "peak_client_bytes")
+    whole = ("round", "version", "step", "bytes_down", "bytes_up", "peak_client_bytes")
+    run.units.update({"rounds/virtual_time_s": "s", "rounds/bytes_down": "B", "rounds/bytes_up": "B", "rounds/stall_s": "s",
+                      "rounds/peak_client_bytes": "B"})
+    return {c: np.array([row[c] for row in rows], dtype=np.int64 if c in whole else float) for c in columns}
+
+
+def region_spans(run):
+    """What regions did when: rows (region, "compute" | "stall", begin, end) in virtual seconds, without gaps, as far as
+    the file tells; and rows (region, fragment, begin, end) of the fragments under way."""
+    regions, exchanges = run.tables["regions"], run.tables["exchanges"]
+    done, travels = [], []
+    for region in run.clients["client"].tolist():
+        mine = exchanges["region"] == region
+        at, stop = 0.0, regions["reached_s"][regions["region"] == region].max(initial=0.0)
+        stalled = mine & (exchanges["stall_s"] > 0)
+        for end, length in sorted(zip(exchanges["applied_s"][stalled].tolist(), exchanges["stall_s"][stalled].tolist())):
+            begin = max(at, end - length)
+            if begin > at:
+                done.append((region, "compute", at, begin))
+            if end > begin:
+                done.append((region, "stall", begin, end))
+            at = max(at, end)
+        if stop > at:
+            done.append((region, "compute", at, stop))
+        there = mine & np.isfinite(exchanges["arrived_s"])
+        travels += [(region, int(f), b, e) for f, b, e in zip(exchanges["fragment"][there], exchanges["sent_s"][there].tolist(),
+                                                             exchanges["arrived_s"][there].tolist())]
+    return done, travels
+
+
 def model_parameters(run):
     """Number of parameters of the global model, from a checkpoint beside the run file; None if there is none that can be
     read. Norm statistics do not count."""
@@ -346,23 +408,27 @@ def summary(run, target=None, evaluated="test"):
             raise RunError(f"{run.path} has a top-1 between 0 and 1, which cannot reach {target:g}; give a target such as 0.8")
         reached = np.flatnonzero(perplexity <= target if language else top1 >= target)
         found.update(_reach(rounds, seen, reached[0] if len(reached) else None))
-    outcomes = tasks["outcome"]
-    merged = outcomes == "merged"
     ends = rounds["virtual_time_s"]
     spans = np.diff(ends, prepend=0.0)
     counted = np.isfinite(rounds["utilisation"]) & (spans > 0)
-    found.update({
-        "peak_mb": _largest(tasks["peak_bytes"] * 1e-6),
+    outcomes = tasks.get("outcome")  # None: the run has no tasks
+    merged = None if outcomes is None else outcomes == "merged"
+    figures = {
+        "peak_mb": _largest(tasks["peak_bytes"] if tasks else rounds["peak_client_bytes"]) * 1e-6,
         "utilisation": np.average(rounds["utilisation"][counted], weights=spans[counted]) if counted.any() else np.nan,
-        "staleness": tasks["staleness"][merged].mean() if merged.any() else np.nan,
+        "staleness": None if outcomes is None else tasks["staleness"][merged].mean() if merged.any() else np.nan,
         "mb_down": rounds["bytes_down"].sum() * 1e-6,
         "mb_up": rounds["bytes_up"].sum() * 1e-6,
-        "updates": int(merged.sum()),
-        "failures": int((~np.isin(outcomes, ("merged", "dropped_stale", "unfinished"))).sum()),
+        "updates": None if outcomes is None else int(merged.sum()),
+        "failures": None if outcomes is None else
+                    int((~np.isin(outcomes, ("merged", "dropped_stale", "unfinished"))).sum()),
         "rounds": len(rounds["round"]),
+        "steps": int(rounds["step"].max(initial=0)) if "step" in rounds else None,
+        "stall_s": rounds["stall_s"].sum() if "stall_s" in rounds else None,
         "virtual_s": _last(ends),
-        "wall_s": _last(rounds["wall_time_s"]),
-    })
+        "wall_s": _last(rounds["wall_time_s"]) if "wall_time_s" in rounds else None,
+    }
+    found.update({name: value for name, value in figures.items() if value is not None})
     return {name: value if isinstance(value, int) else float(value) for name, value in found.items()}
 
 
@@ -413,13 +479,15 @@ def natural(text):
 
 
 def _reach(rounds, seen, row):
-    """Time, rounds and bytes until row `row` of the evaluations; NaN if it is None."""
+    """Time, rounds, bytes and steps until row `row` of the evaluations; NaN if it is None."""
     if row is None:
-        return dict.fromkeys(("target_s", "target_rounds", "target_mb", "target_wall_s"), np.nan)
+        found = dict.fromkeys(("target_s", "target_rounds", "target_mb", "target_wall_s"), np.nan)
+        return {**found, "target_steps": np.nan} if "step" in rounds else found
     before = rounds["version"] <= seen["version"][row]
-    return {"target_s": seen["virtual_time_s"][row], "target_rounds": float(before.sum()),
-            "target_mb": (rounds["bytes_down"][before].sum() + rounds["bytes_up"][before].sum()) * 1e-6,
-            "target_wall_s": _last(rounds["wall_time_s"][before])}
+    found = {"target_s": seen["virtual_time_s"][row], "target_rounds": float(before.sum()),
+             "target_mb": (rounds["bytes_down"][before].sum() + rounds["bytes_up"][before].sum()) * 1e-6,
+             "target_wall_s": _last(rounds["wall_time_s"][before]) if "wall_time_s" in rounds else np.nan}
+    return {**found, "target_steps": float(_last(rounds["step"][before]))} if "step" in rounds else found
 
 
 def _last(values):

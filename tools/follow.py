@@ -19,7 +19,7 @@ from needed_packages import need
 
 need("numpy", "h5py")
 import numpy as np
-from espalier_h5 import RunError, duration, run_file
+from espalier_h5 import RunError, duration, region_spans, run_file
 from run_state import DAMAGE, FAILURES, Parser, damage, quality_of, state_of, watch
 
 EXAMPLES = """examples:
@@ -35,13 +35,18 @@ ASCII = {"download": "<", "compute": "#", "upload": ">", "wait": ".", "failed": 
          "spark": "_.:-=+*#"}
 
 
+def round_word(run):
+    """What `run.rounds` counts."""
+    return "period" if run.protocol == "regions" else "round"
+
+
 def total_rounds(run):
     return int(run.config.get("run.rounds", 0) or 0)
 
 
 def time_left(run, recent=20):
     """Seconds of this machine until the last round, from the wall time of the last rounds; NaN if unknown."""
-    wall, left = run.rounds["wall_time_s"], total_rounds(run) - len(run.rounds["round"])
+    wall, left = run.rounds.get("wall_time_s", np.empty(0)), total_rounds(run) - len(run.rounds["round"])
     wall = np.concatenate([[0.0], wall])[-recent - 1:]
     steps = np.diff(wall)
     steps = steps[steps >= 0]  # the clock starts again when a run resumes
@@ -54,9 +59,11 @@ def plain_line(run, i):
     name, versions, values = quality_of(run)
     known = np.flatnonzero(versions <= rounds["version"][i])
     quality = f"{name} {values[known[-1]]:.4f}" if len(known) else f"{name} -"
-    return (f"round {rounds['round'][i]}/{total_rounds(run)}   {quality}   loss {rounds['train_loss'][i]:.4f}   "
-            f"merged {rounds['updates_merged'][i]}   utilisation {rounds['utilisation'][i]:.2f}   "
-            f"virtual {duration(rounds['virtual_time_s'][i])}   wall {duration(rounds['wall_time_s'][i])}")
+    words = [f"{round_word(run)} {rounds['round'][i]}/{total_rounds(run)}", quality, f"loss {rounds['train_loss'][i]:.4f}"]
+    words += [f"merged {rounds['updates_merged'][i]}"] if "updates_merged" in rounds else []
+    words += [f"utilisation {rounds['utilisation'][i]:.2f}", f"virtual {duration(rounds['virtual_time_s'][i])}"]
+    words += [f"wall {duration(rounds['wall_time_s'][i])}"] if "wall_time_s" in rounds else []
+    return "   ".join(words)
 
 
 def fitted(parts, width, between="   "):
@@ -143,6 +150,28 @@ def client_lines(run, width, height, signs, is_over):
     return lines
 
 
+def region_lines(run, width, height, signs, is_over):
+    """The picture of the regions over the last periods, with one line for each."""
+    ends = run.rounds["virtual_time_s"]
+    shown = min(ROUNDS, len(ends))
+    if shown == 0:
+        return []
+    begin, end = (ends[-shown - 1] if len(ends) > shown else 0.0), ends[-1]
+    lines = fitted([f"last {shown} periods, {duration(end - begin)} of virtual time:",
+                    f"{signs['compute']} computes {signs['wait']} waits for a fragment, blank: not known"], width, " ")
+    spans, _ = region_spans(run)
+    regions = run.clients["client"].tolist()[:max(0, height - len(lines))]
+    bar = max(1, min(60, width - 30))
+    centres = begin + (np.arange(bar) + 0.5) * (end - begin) / bar
+    for region in regions:
+        cells, busy = np.full(bar, signs["unknown"]), 0.0
+        for _, part, start, stop in (span for span in spans if span[0] == region):
+            cells[(centres >= start) & (centres < stop)] = signs["compute" if part == "compute" else "wait"]
+            busy += max(0.0, min(stop, end) - max(start, begin)) if part == "compute" else 0.0
+        lines.append(f"region {region:<3} {''.join(cells)} {100 * busy / max(end - begin, 1e-12):3.0f} % busy")
+    return lines
+
+
 def last_word(run, rows, is_over):
     """What the last task of a client came to."""
     if len(rows) == 0:
@@ -166,10 +195,12 @@ def screen(run, state, width, height, signs, age_s):
     share = min(1.0, done / total) if total else 0.0
     filled = int(round(20 * share))
     bar = signs["full"] * filled + signs["empty"] * (20 - filled)
-    progress = [f"round {done}/{total} {bar} {100 * share:.0f} %"]
+    progress = [f"{round_word(run)} {done}/{total} {bar} {100 * share:.0f} %"]
     if done:
-        left = [] if state.is_over else [f"left about {duration(time_left(run))}"]
-        progress += [*left, f"virtual {duration(rounds['virtual_time_s'][-1])}", f"wall {duration(rounds['wall_time_s'][-1])}"]
+        seconds = time_left(run)
+        left = [] if state.is_over or not np.isfinite(seconds) else [f"left about {duration(seconds)}"]
+        progress += [*left, f"virtual {duration(rounds['virtual_time_s'][-1])}"]
+        progress += [f"wall {duration(rounds['wall_time_s'][-1])}"] if "wall_time_s" in rounds else []
     lines += fitted(progress, width)
     name, versions, values = quality_of(run)
     finite = np.flatnonzero(np.isfinite(values))
@@ -178,14 +209,18 @@ def screen(run, state, width, height, signs, age_s):
         lines += fitted([f"{name} {values[finite[-1]]:.4f}", f"best {values[best]:.4f} at version {versions[best]}",
                          spark(values, 24, signs)], width)
     if done:
-        lines += fitted([f"last round: {rounds['updates_merged'][-1]} merged ({rounds['updates_stale'][-1]} stale), "
-                         f"{rounds['updates_dropped'][-1]} lost", f"training loss {rounds['train_loss'][-1]:.4f}",
+        counts = (f": {rounds['updates_merged'][-1]} merged ({rounds['updates_stale'][-1]} stale), "
+                  f"{rounds['updates_dropped'][-1]} lost" if "updates_merged" in rounds else
+                  f": stalls of {duration(rounds['stall_s'][-1])}")
+        lines += fitted([f"last {round_word(run)}{counts}", f"training loss {rounds['train_loss'][-1]:.4f}",
                          f"utilisation {100 * rounds['utilisation'][-1]:.0f} %"], width)
-    failed = {outcome: int((run.tasks["outcome"] == outcome).sum()) for outcome in (*FAILURES, "dropped_stale")}
+    outcomes = run.tasks.get("outcome", np.empty(0, str))
+    failed = {outcome: int((outcomes == outcome).sum()) for outcome in (*FAILURES, "dropped_stale")}
     told = [f"{count} {outcome.replace('_', ' ')}" for outcome, count in failed.items() if count]
     if told:
         lines += fitted(["failed tasks: " + told[0], *told[1:]], width, ", ")
-    lines += client_lines(run, width, height - len(lines) - 1, signs, state.is_over)
+    draw = region_lines if run.protocol == "regions" else client_lines
+    lines += draw(run, width, height - len(lines) - 1, signs, state.is_over)
     return [line[:width] for line in lines[:max(1, height - 1)]]
 
 

@@ -39,13 +39,15 @@ from matplotlib.patches import Patch
 from matplotlib.textpath import TextPath
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from espalier_h5 import RunError, byte_unit, is_language, model_parameters, open_run, run_paths, time_unit
+from espalier_h5 import RunError, byte_unit, is_language, model_parameters, open_run, region_spans, run_paths, time_unit
 
 # The palette of Okabe and Ito, which colour-blind people can tell apart, without its yellow.
 COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#3d4349"]
 DASHES = ["-", (0, (5, 1.6)), (0, (1.2, 1.2)), (0, (6, 1.4, 1.2, 1.4))]
 INK, FAINT = "#2b2f33", "#d9dde1"
 SPANS = [("download", "#9ec3de"), ("compute", "#1f4e79"), ("upload", "#e8a15a")]
+UNDER_WAY = "fragment under way"
+REGION_SPANS = [("compute", "#1f4e79"), (UNDER_WAY, "#e8a15a")]
 FAILED = "#b3261e"
 FAILURES = {  # outcome: marker and words
     "out_of_memory": ("x", "out of memory"),
@@ -101,7 +103,7 @@ class View:
     """What to draw of the runs. Each picture reads the fields that concern it."""
 
     group: tuple = ()  # options; runs with equal values become one curve, mean and band
-    against: tuple = ()  # of "virtual", "rounds", "bytes", "wall"; empty: what suits the picture
+    against: tuple = ()  # of "virtual", "rounds", "steps", "bytes", "wall"; empty: what suits the picture
     measure: str = ""  # a column of evaluations or rounds; empty: top1, or perplexity
     set: str = "test"  # of the evaluations
     target: float = None  # in the unit of the measure
@@ -128,12 +130,16 @@ class Curve:
 
 def table_of(run, table):
     """The columns of a table; none if the run's protocol has no such table."""
-    return getattr(run, table, None) or {}
+    own = getattr(run, table, None)
+    return run.tables.get(table, {}) if own is None else own
 
 
 def column(run, table, name):
     """A column as numbers or text; a sentence if the run's protocol has none of this name."""
     columns = table_of(run, table)
+    if run.protocol == "regions" and name not in columns and table in ("rounds", "tasks"):
+        what = "tasks" if table == "tasks" else f"column {name}"
+        raise PlotError(f"{run.path} is a run of regions, which have no {what}; this can be drawn of runs with rounds of clients only")
     if not columns:
         raise PlotError(f"{run.path} has no table /{table}, so there is nothing to draw this from")
     if name not in columns:
@@ -184,6 +190,7 @@ def positions(run, against):
     versions = column(run, "rounds", "version")
     places = {
         "rounds": lambda: column(run, "rounds", "round"),
+        "steps": lambda: column(run, "rounds", "step"),
         "virtual": lambda: column(run, "rounds", "virtual_time_s"),
         "wall": lambda: column(run, "rounds", "wall_time_s"),
         "bytes": lambda: np.cumsum(
@@ -194,14 +201,19 @@ def positions(run, against):
 
 
 USUAL_AXES = {  # of the pictures whose x axis can be chosen
-    "summary": ("virtual", "rounds"), "quality": ("virtual", "rounds", "bytes", "wall"),
+    "summary": ("virtual", "rounds"), "quality": ("virtual", "rounds", "bytes", "wall", "steps"),
     "staleness": ("virtual",), "utilisation": ("virtual",), "coverage": ("rounds",),
 }
 
 
-def axes_of(picture, view):
-    """The x axes of a picture: those asked for, or those that suit it."""
-    return view.against or USUAL_AXES[picture]
+NEEDS = {"wall": "wall_time_s", "steps": "step"}  # axis: column of `rounds` that not every protocol has
+
+
+def axes_of(picture, view, runs=()):
+    """The x axes of a picture: those asked for, or those that suit it and that all runs have."""
+    return view.against or tuple(
+        axis for axis in USUAL_AXES[picture]
+        if axis not in NEEDS or runs and all(NEEDS[axis] in table_of(run, "rounds") for run in runs))
 
 
 def moving_mean(y, count):
@@ -329,6 +341,7 @@ def reached(curve, target, measure):
 AGAINST = {  # axis: words, and the unit for the largest value
     "virtual": ("virtual time", time_unit),
     "rounds": ("round", None),
+    "steps": ("step", None),
     "bytes": ("transferred, both ways", byte_unit),
     "wall": ("wall time", time_unit),
 }
@@ -447,7 +460,8 @@ def draw_curves(axis, runs, view, measure, against, bound=None):
                 axis.plot(curve.x[at] / length, curve.y[at], color=style["color"], **dot)
         if any(at is not None for at in places):
             axis.plot([], [], color=INK, label=REACHED, **dot)
-    rounds_below(axis, words) if against == "rounds" else axis.set_xlabel(f"{words} ({unit})")
+    words = "period" if against == "rounds" and all(run.protocol == "regions" for run in runs) else words
+    rounds_below(axis, words) if unit_of is None else axis.set_xlabel(f"{words} ({unit})")
     axis.set_xlim(left=0, auto=True)
     label_y(axis, measure_label(runs, measure, view))
     return curves
@@ -507,7 +521,8 @@ def client_labels(run, clients):
     table = table_of(run, "clients")
     devices = dict(zip(table.get("client", ()), table.get("device", ())))
     known = [f" ({devices[c]})" if c in devices else "" for c in clients]
-    return [text(f"client {int(c)}{device}") for c, device in zip(clients, known)]
+    word = "region" if run.protocol == "regions" else "client"
+    return [text(f"{word} {int(c)}{device}") for c, device in zip(clients, known)]
 
 
 def chosen_clients(run, view, present):
@@ -538,6 +553,8 @@ def how_many(drawn, total):
 
 def client_memory(run, view=View()):
     """For each client: number, peak and cap in bytes (cap 0: none), tasks out of memory."""
+    if run.protocol == "regions":
+        return region_memory(run, view)
     client = column(run, "tasks", "client")
     peak, cap = column(run, "tasks", "peak_bytes"), column(run, "tasks", "cap_bytes")
     if "search_peak_bytes" in run.tasks:
@@ -553,13 +570,30 @@ def client_memory(run, view=View()):
     return np.array(rows, dtype=float)
 
 
+def region_memory(run, view):
+    """The same for each region; a region never runs out of memory."""
+    region, peak = column(run, "regions", "region"), column(run, "regions", "peak_bytes")
+    caps = dict(zip(column(run, "clients", "client"), column(run, "clients", "memory_bytes")))
+    drawn = chosen_clients(run, view, region)
+    rows = [(c, peak[region == c].max(), caps.get(c, 0), 0) for c in drawn if (region == c).any()]
+    if not rows:
+        raise NothingToDraw(f"{run.path} has no finished periods yet, so there is no memory to draw")
+    return np.array(rows, dtype=float)
+
+
+def workers(run):
+    """Numbers of the clients that had work."""
+    is_regions = run.protocol == "regions"
+    return np.unique(column(run, "regions", "region") if is_regions else column(run, "tasks", "client"))
+
+
 def draw_memory(axis, runs, view):
     """Peak memory of each client against the memory of its device, of the first run.
 
     Of more clients than fit, those with the least room are drawn."""
     run = runs[0]
     rows = client_memory(run, view)
-    total = len(np.unique(column(run, "tasks", "client")))
+    total = len(workers(run))
     if len(rows) > 2 * MAX_LANES and not view.clients:
         room = np.where(rows[:, 2] > 0, rows[:, 1] / np.maximum(rows[:, 2], 1), 0)
         room = np.where(rows[:, 3] > 0, np.inf, room)
@@ -708,11 +742,13 @@ def draw_retention(axis, runs, view):
 def shown_range(run, view):
     """First and last virtual second of the Gantt chart, and words that say which part it is."""
     times = column(run, "rounds", "virtual_time_s")
-    finished = column(run, "tasks", "finished_s")
+    is_regions = run.protocol == "regions"
+    finished = column(run, "regions", "reached_s") if is_regions else column(run, "tasks", "finished_s")
     finished = finished[np.isfinite(finished)]
     if view.start is None and view.end is None and len(times):
         rounds = min(MAX_ROUNDS, len(times))
-        words = f"first {rounds} rounds" if rounds < len(times) else "all rounds"
+        word = "periods" if is_regions else "rounds"
+        words = f"first {rounds} {word}" if rounds < len(times) else f"all {word}"
         return 0.0, times[rounds - 1], words
     start = view.start or 0.0
     end = view.end if view.end is not None else max(finished.max(initial=0), times.max(initial=0))
@@ -725,6 +761,12 @@ def shown_range(run, view):
 def client_spans(run, view=View()):
     """Rows (client, part, begin, length) in seconds, within the range that is drawn."""
     start, end, _ = shown_range(run, view)
+    if run.protocol == "regions":
+        done, travels = region_spans(run)
+        found = [*done, *((region, UNDER_WAY, begin, stop) for region, _, begin, stop in travels)]
+        rows = [(float(region), part, max(begin, start), min(stop, end) - max(begin, start))
+                for region, part, begin, stop in found if part != "stall" and min(stop, end) > max(begin, start)]
+        return rows, np.array([row[0] for row in rows])
     client, sent = column(run, "tasks", "client"), column(run, "tasks", "sent_s")
     finished = column(run, "tasks", "finished_s")
     parts = [column(run, "tasks", part + "_s") for part, _ in SPANS]
@@ -753,23 +795,18 @@ def draw_gantt(axis, runs, view):
     lane = {client: i for i, client in enumerate(drawn)}
     unit, length = time_unit(end - start)
     rows = [row for row in rows if row[0] in lane]
-    for part, colour in SPANS:
+    is_regions = run.protocol == "regions"
+    parts = REGION_SPANS if is_regions else SPANS
+    for part, colour in parts:
+        # Fragments travel while their region computes, so they have the lower part of the lane.
+        place = {"compute": (0.4, -0.31), UNDER_WAY: (0.18, 0.13)}[part] if is_regions else (0.62, -0.31)
         for c, y in lane.items():
             bars = [(b / length, w / length) for client, p, b, w in rows if client == c and p == part]
-            axis.broken_barh(bars, (y - 0.31, 0.62), color=colour, lw=0)
-    outcome, client = column(run, "tasks", "outcome"), column(run, "tasks", "client")
-    finished = column(run, "tasks", "finished_s")
-    handles = [Patch(color=colour, lw=0, label=part) for part, colour in SPANS]
-    handles.append(Line2D([], [], color=INK, lw=0.8, ls=(0, (1, 2)), label="merge"))
-    for kind, (marker, words) in FAILURES.items():
-        here = (outcome == kind) & (finished >= start) & (finished <= end) & np.isin(client, drawn)
-        if here.any():
-            mark = {"ls": "", "marker": marker, "color": FAILED, "ms": 6, "mew": 1.8 if marker == "x" else 0.6}
-            if marker != "x":
-                mark["mec"] = "white"
-            y = [lane[c] for c in client[here]]
-            axis.plot(finished[here] / length, y, clip_on=False, zorder=4, **mark)
-            handles.append(Line2D([], [], label=words, **mark))
+            axis.broken_barh(bars, (y + place[1], place[0]), color=colour, lw=0)
+    handles = [Patch(color=colour, lw=0, label=part) for part, colour in parts]
+    handles.append(Line2D([], [], color=INK, lw=0.8, ls=(0, (1, 2)), label="version" if is_regions else "merge"))
+    if not is_regions:
+        mark_failures(axis, run, (start, end, length), lane, handles)
     times = column(run, "rounds", "virtual_time_s")
     for time in times[(times >= start) & (times <= end)]:
         axis.axvline(time / length, color=INK, lw=0.8, ls=(0, (1, 2)), zorder=0.5)
@@ -777,9 +814,26 @@ def draw_gantt(axis, runs, view):
     axis.set_xlim(start / length, end / length)
     axis.set_xlabel(f"virtual time ({unit})", loc="left")
     total = len(table_of(run, "clients").get("client", clients))
-    title(axis, f"What each client did when: {run_names(runs, view)[0]}, {range_words}" + how_many(len(drawn), total))
+    word = "region" if is_regions else "client"
+    title(axis, f"What each {word} did when: {run_names(runs, view)[0]}, {range_words}" + how_many(len(drawn), total))
     legend_below(axis, handles)
     return rows
+
+
+def mark_failures(axis, run, shown, lane, handles):
+    """Marks tasks that failed within `shown`, (first second, last second, seconds of a unit)."""
+    start, end, length = shown
+    outcome, client = column(run, "tasks", "outcome"), column(run, "tasks", "client")
+    finished = column(run, "tasks", "finished_s")
+    for kind, (marker, words) in FAILURES.items():
+        here = (outcome == kind) & (finished >= start) & (finished <= end) & np.isin(client, list(lane))
+        if here.any():
+            mark = {"ls": "", "marker": marker, "color": FAILED, "ms": 6, "mew": 1.8 if marker == "x" else 0.6}
+            if marker != "x":
+                mark["mec"] = "white"
+            y = [lane[c] for c in client[here]]
+            axis.plot(finished[here] / length, y, clip_on=False, zorder=4, **mark)
+            handles.append(Line2D([], [], label=words, **mark))
 
 
 PICTURES = {
@@ -833,7 +887,7 @@ def lanes_of(run, name, view):
     if view.clients:
         return len(view.clients)
     most = MAX_LANES if name == "gantt" else 2 * MAX_LANES
-    return min(most, max(1, len(np.unique(column(run, "tasks", "client")))))
+    return min(most, max(1, len(workers(run))))
 
 
 def new_figure(width, height, size):
@@ -880,7 +934,7 @@ def figure(name, runs, view=View(), size=None):
             return summary(runs, view, size)
         if name in OF_ONE_RUN:
             return panels_of_runs(name, runs, view, size)
-        views = [dataclasses.replace(view, against=(a,)) for a in axes_of(name, view)]
+        views = [dataclasses.replace(view, against=(a,)) for a in axes_of(name, view, runs)]
         columns = 2 if len(views) == 4 else len(views)
         rows = len(views) // columns
         new = new_figure((7.2, 9.6, 12.0)[columns - 1], max(2.9 * rows, 3.6), size)
@@ -948,7 +1002,7 @@ USED_BY = {  # flag: pictures that read it
 
 PICTURE_HELP = """pictures (-p):
   summary    quality and loss of all runs; the clients of the first run
-  quality    quality against virtual time, rounds, bytes and wall time
+  quality    quality against virtual time, rounds, bytes, and wall time or steps
   staleness, utilisation, coverage    of each merge, for all runs
   memory     peak memory of each client against that of its device, for each run
   updates, retention    of each client over rounds: time; share of the model
@@ -1006,7 +1060,7 @@ def parse(words):
     add("-o", "--out", metavar="FILE", help=".png, .svg or .pdf; default: a PNG beside the first run.h5")
     add("--group", metavar="OPT", help="one curve per value of an option, mean ± deviation")
     add("--target", type=float, metavar="Q", help="mark and print where each curve reaches it")
-    add("--against", metavar="X", help="some of virtual,rounds,bytes,wall")
+    add("--against", metavar="X", help="some of virtual,rounds,steps,bytes,wall")
     add("--measure", default="", metavar="C", help="column of /evaluations or /rounds instead of quality")
     add("--set", default="test", metavar="S", help="set of the evaluations; default: test")
     add("--smooth", type=int, default=1, metavar="N", help="moving mean over N points")
@@ -1088,7 +1142,7 @@ def drawable(picture, runs, view):
     """`view` without the axes on which no group has a mean; notes name what is left out."""
     measure = MEASURED[picture] or view.measure or quality_of(runs)
     kept, left_out = [], []
-    for axis in axes_of(picture, view):
+    for axis in axes_of(picture, view, runs):
         try:
             curves = curves_of(runs, measure, axis, view)
             kept.append(axis)
@@ -1104,7 +1158,7 @@ def drawable(picture, runs, view):
 
 def tell_target(runs, view, measure):
     """Prints where each curve reaches the target."""
-    words = {"virtual": "{:.6g} s virtual", "rounds": "round {:g}", "bytes": "{:.6g} MB", "wall": "{:.6g} s wall"}
+    words = {"virtual": "{:.6g} s virtual", "rounds": "round {:g}", "steps": "step {:g}", "bytes": "{:.6g} MB", "wall": "{:.6g} s wall"}
     places = {}
     for axis in AGAINST:
         try:

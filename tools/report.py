@@ -139,11 +139,16 @@ def every_few(xs, ys, most=1500):
     return xs[chosen], ys[chosen]
 
 
+def word_of(run):
+    """What `run.rounds` counts."""
+    return "period" if run.protocol == "regions" else "round"
+
+
 def curves(run):
     """All curves of a run, as HTML."""
     rounds, seen = run.rounds, run.evaluations
     if len(rounds["round"]) == 0 and len(seen["version"]) == 0:
-        return '<p class="none">No round is recorded yet.</p>'
+        return f'<p class="none">No {word_of(run)} is recorded yet.</p>'
     last = max(rounds["virtual_time_s"].max(initial=0), seen["virtual_time_s"].max(initial=0))
     unit, length = time_unit(last)
     label, x = f"virtual time ({unit})", rounds["virtual_time_s"] / length
@@ -158,11 +163,16 @@ def curves(run):
                 for i, s in enumerate(sets)]
 
     mega = 1e-6
-    block, ends, (merged, stale, lost, age, oldest, used, holders, fewest) = thinned(x, [
-        (rounds["updates_merged"], np.mean), (rounds["updates_stale"], np.mean), (rounds["updates_dropped"], np.mean),
-        (rounds["staleness_mean"], np.mean), (rounds["staleness_max"], np.max), (100 * rounds["utilisation"], np.mean),
-        (rounds["coverage_mean"], np.mean), (rounds["coverage_min"], np.min)])
-    over = f"; over {block} rounds each" if block > 1 else ""
+    none = np.full(len(x), np.nan)  # of what this protocol does not record; its picture is left out
+
+    def recorded(name):
+        return rounds.get(name, none)
+
+    block, ends, (merged, stale, lost, age, oldest, used, holders, fewest, stalls) = thinned(x, [
+        (recorded("updates_merged"), np.mean), (recorded("updates_stale"), np.mean), (recorded("updates_dropped"), np.mean),
+        (recorded("staleness_mean"), np.mean), (recorded("staleness_max"), np.max), (100 * rounds["utilisation"], np.mean),
+        (recorded("coverage_mean"), np.mean), (recorded("coverage_min"), np.min), (recorded("stall_s"), np.mean)])
+    over = f"; over {block} {word_of(run)}s each" if block > 1 else ""
     pictures = [
         curve("Perplexity" if column == "perplexity" else "Accuracy", label, of_sets(column),
               ("" if column == "perplexity" else "top-1, share of samples") + words),
@@ -173,10 +183,11 @@ def curves(run):
         curve("Utilisation", label, [("clients at work", 1, False, ends, used)], "% of their time" + over, True),
         curve("Coverage", label, [("mean", 1, False, ends, holders), ("minimum", 2, True, ends, fewest)],
               "updates per parameter" + over, True),
+        curve("Stalls", label, [("all regions", 4, False, ends, stalls)], "s in a period" + over, True),
         curve("Traffic, in sum", label, [("down", 1, False, x, np.cumsum(rounds["bytes_down"]) * mega),
                                          ("up", 2, True, x, np.cumsum(rounds["bytes_up"]) * mega)], "MB", True),
         curve("Largest memory of a client", label, [("peak", 1, False, x, rounds["peak_client_bytes"] * mega)], "MB", True),
-        curve("Time on this machine", label, [("wall time", 1, False, x, rounds["wall_time_s"])], "s", True),
+        curve("Time on this machine", label, [("wall time", 1, False, x, recorded("wall_time_s"))], "s", True),
     ]
     return f'<div class="curves">{"".join(pictures)}</div>'
 
@@ -321,6 +332,25 @@ def outcome_table(run, max_clients):
     return f'<table class="cards"><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table>{note}'
 
 
+def region_table(run):
+    """What each region did, as a table."""
+    regions, exchanges = run.tables["regions"], run.tables["exchanges"]
+    lines = []
+    for region, device, cap in zip(*(run.clients[c].tolist() for c in ("client", "device", "memory_bytes"))):
+        mine, sent = regions["region"] == region, exchanges["region"] == region
+        peak = regions["peak_bytes"][mine].max(initial=0)
+        loss = regions["train_loss"][mine]
+        compute, stall = regions["compute_s"][mine].sum(), regions["stall_s"][mine].sum()
+        cells = [("region", f"<b>{region}</b>"), ("device", escaped(str(device))), ("steps", number(int(regions["steps"][mine].sum()))),
+                 ("samples", number(int(regions["samples"][mine].sum()))), ("training loss", number(loss[-1], 4) if len(loss) else "–"),
+                 ("computes", duration(compute)), ("stalls", duration(stall)), ("fragments sent", number(int(sent.sum()))),
+                 ("up", size(exchanges["bytes_up"][sent].sum())), ("down", size(exchanges["bytes_down"][sent].sum())),
+                 ("peak memory", (size(peak) if peak else "–") + (f" of {size(cap)}" if cap else ""))]
+        lines.append("<tr>" + "".join(f'<td data-label="{label}"><div>{cell}</div></td>' for label, cell in cells) + "</tr>")
+    head = "".join(f"<th>{label}</th>" for label, _ in cells) if lines else ""
+    return f'<table class="cards"><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table>'
+
+
 def outcome_totals(run):
     outcomes = run.tasks["outcome"]
     counted = [(o, int((outcomes == o).sum())) for o in outcomes_of(run)]
@@ -339,10 +369,10 @@ def facts(run):
 
     rules = [f"{part} {config[f'method.{part}']}" for part in ("submodel", "window", "merge", "objective", "search")
              if config.get(f"method.{part}")]
-    whole, largest = model_parameters(run), tasks["parameters"].max(initial=0)
+    whole, largest = model_parameters(run), tasks["parameters"].max(initial=0) if tasks else 0
     parameters = f", {number(whole)} parameters" if whole else f", {number(largest)} parameters in the largest submodel" if largest else ""
     per_round = config.get("clients.per_round", "0")
-    work = f"{config['train.steps']} steps" if config.get("train.steps", "0") != "0" else f"{config.get('train.epochs', '?')} epochs".replace("1 epochs", "1 epoch")
+    work = f"periods of {config.get('regions.period', '?')} steps" if run.protocol == "regions" else f"{config['train.steps']} steps" if config.get("train.steps", "0") != "0" else f"{config.get('train.epochs', '?')} epochs".replace("1 epochs", "1 epoch")
     attributes = run.attributes
     pairs = [
         ("Method", f"<b>{escaped(config.get('method.name', '?'))}</b>" + (f" with {escaped(', '.join(rules))}" if rules else "")),
@@ -353,12 +383,14 @@ def facts(run):
         ("Clients", f"{number(len(clients['client']))}" + (f", {escaped(per_round)} at once" if per_round != "0" else ", all at once")),
         ("Training", f"{escaped(work)}, batch {escaped(config.get('train.batch', '?'))}, {escaped(config.get('train.optimizer', '?'))}, "
                      f"rate {escaped(config.get('train.lr', '?'))}, schedule {escaped(config.get('train.schedule', '?'))}"),
-        ("Window", given("window.min_updates", "window.grace_s", "window.deadline_s", "window.max_staleness", "window.stale",
+        ("Exchanges", given(*(f"regions.{o}" for o in ("fragments", "fragment_count", "overlap", "schedule", "sends", "codec", "arrival",
+                              "topology", "outer", "outer_lr"))).replace("regions.", "") if run.protocol == "regions" else ""),
+        ("Window", "" if run.protocol == "regions" else given("window.min_updates", "window.grace_s", "window.deadline_s", "window.max_staleness", "window.stale",
                          "window.release").replace("window.", "")),
         ("Clock", escaped(config.get("clock.kind", "?"))),
         ("Seed", escaped(config.get("run.seed", "?"))),
-        ("Program", f"espalier {escaped(attributes.get('software_version', '?'))}, commit {escaped(attributes.get('git_sha', '?'))}, "
-                    f"{ranks_of(run)} rank{'s' if ranks_of(run) > 1 else ''}"),
+        ("Program", f"espalier {escaped(attributes.get('software_version', '?'))}, commit {escaped(attributes.get('git_sha', '?'))}"
+                    + (f", {ranks_of(run)} rank{'s' if ranks_of(run) > 1 else ''}" if tasks else "")),
         ("Started", escaped(attributes.get("date", "?"))),
     ]
     return "<dl>" + "".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in pairs if value) + "</dl>"
@@ -384,7 +416,7 @@ def fleet(run):
 
 
 def ranks_of(run):
-    return int(run.tasks["rank"].max(initial=0)) + 1
+    return int(run.tasks["rank"].max(initial=0)) + 1 if run.tasks else 1
 
 
 def tiles(run):
@@ -397,9 +429,10 @@ def tiles(run):
         best = finite[np.argmin(values[finite]) if name == "perplexity" else np.argmax(values[finite])]
         shown.append((name, f"{values[finite[-1]]:.4g}", f"best {values[best]:.4g} at version {versions[best]}"))
     done, total = len(rounds["round"]), run.config.get("run.rounds", "?")
-    shown.append(("rounds", number(done), f"of {total}"))
+    shown.append((word_of(run) + "s", number(done), f"of {total}"))
     if done:
-        shown.append(("virtual time", duration(rounds["virtual_time_s"][-1]), f"{duration(rounds['wall_time_s'][-1])} on this machine"))
+        wall = f"{duration(rounds['wall_time_s'][-1])} on this machine" if "wall_time_s" in rounds else f"{number(int(rounds['step'][-1]))} steps"
+        shown.append(("virtual time", duration(rounds["virtual_time_s"][-1]), wall))
         shown.append(("traffic", size(rounds["bytes_down"].sum() + rounds["bytes_up"].sum()),
                       f"{size(rounds['bytes_down'].sum())} down, {size(rounds['bytes_up'].sum())} up"))
         spans = np.diff(rounds["virtual_time_s"], prepend=0.0)
@@ -407,9 +440,12 @@ def tiles(run):
         if counted.any():
             used = np.average(rounds["utilisation"][counted], weights=spans[counted])
             shown.append(("utilisation", f"{100 * used:.0f} %", "of the clients' time"))
-    outcomes = run.tasks["outcome"]
-    failed = int(np.isin(outcomes, FAILURES).sum())
-    shown.append(("failed tasks", number(failed), f"of {number(len(outcomes))}"))
+    if run.tasks:
+        outcomes = run.tasks["outcome"]
+        failed = int(np.isin(outcomes, FAILURES).sum())
+        shown.append(("failed tasks", number(failed), f"of {number(len(outcomes))}"))
+    elif done:
+        shown.append(("stalls", duration(rounds["stall_s"].sum()), "of all regions"))
     return '<div class="tiles">' + "".join(
         f'<div class="tile"><span>{escaped(a)}</span><b>{escaped(b)}</b><span>{escaped(c)}</span></div>' for a, b, c in shown) + "</div>"
 
@@ -493,20 +529,23 @@ def state_line(run, state):
     words = {"running": "This run goes on", "failed": "This run failed", "copy": "This is a copy"}.get(state.kind, "This run is not finished")
     text = state.text.removeprefix("failed: ")
     return (f'<p class="state {state.kind}"><b>{words}:</b> {escaped(text)}. '
-            f"The page shows {number(done)} of {escaped(total)} rounds.</p>")
+            f"The page shows {number(done)} of {escaped(total)} {word_of(run)}s.</p>")
 
 
 def page(run, path, state, max_clients):
     """The whole page as text."""
-    data = json.dumps(chart_data(run, max_clients), separators=(",", ":")).replace("</", "<\\/")
+    data = json.dumps(chart_data(run, max_clients) if run.tasks else {}, separators=(",", ":")).replace("</", "<\\/")
     with open(os.path.join(HERE, "report.css"), encoding="utf-8") as file:
         style = file.read()
     with open(os.path.join(HERE, "report.js"), encoding="utf-8") as file:
         script = file.read()
-    chart = CHART if len(run.tasks["task"]) else '<p class="none">No task is recorded yet.</p>'
+    if run.protocol == "regions":
+        own = [("What each region did", region_table(run))]
+    else:
+        chart = CHART if len(run.tasks["task"]) else '<p class="none">No task is recorded yet.</p>'
+        own = [("What each client did when", chart), ("Outcomes", outcome_totals(run) + outcome_table(run, max_clients))]
     sections = [
-        ("What ran", facts(run) + "<h3>Fleet</h3>" + fleet(run)), ("Curves", curves(run)), ("What each client did when", chart),
-        ("Outcomes", outcome_totals(run) + outcome_table(run, max_clients)), ("Warnings", warning_list(path)),
+        ("What ran", facts(run) + "<h3>Fleet</h3>" + fleet(run)), ("Curves", curves(run)), *own, ("Warnings", warning_list(path)),
         ("Run it again", repeat(run, path)),
     ]
     body = "".join(f'<section id="{title.lower().replace(" ", "-")}"><h2>{title}</h2>{content}</section>' for title, content in sections)

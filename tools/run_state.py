@@ -130,7 +130,7 @@ def watch(path, every_s=1.0, always=False):
                 raise
             time.sleep(every_s)
             continue
-        rows = len(run.rounds["round"]), len(run.tasks["task"]), len(run.evaluations["version"])
+        rows = {name: len(next(iter(table.values()), ())) for name, table in run.tables.items()}
         if always or rows != seen or state.is_over:
             seen = rows
             yield run, state

@@ -23,7 +23,7 @@ from needed_packages import need
 
 need("numpy", "h5py")
 import numpy as np
-from espalier_h5 import RunError
+from espalier_h5 import RunError, region_spans
 from run_state import DAMAGE, FAILURES, Parser, damage, state_of, watch, write_whole
 
 EXAMPLES = """examples:
@@ -56,7 +56,7 @@ ROUND_METRICS = {
     "updates/lost": ("updates_dropped", 1), "staleness/mean": ("staleness_mean", 1), "staleness/max": ("staleness_max", 1),
     "coverage/mean": ("coverage_mean", 1), "coverage/min": ("coverage_min", 1), "clients/utilisation": ("utilisation", 1),
     "clients/peak_MB": ("peak_client_bytes", 1e-6), "traffic/down_MB": ("bytes_down", 1e-6), "traffic/up_MB": ("bytes_up", 1e-6),
-    "time/virtual_s": ("virtual_time_s", 1), "time/wall_s": ("wall_time_s", 1),
+    "regions/stall_s": ("stall_s", 1), "training/step": ("step", 1), "time/virtual_s": ("virtual_time_s", 1), "time/wall_s": ("wall_time_s", 1),
 }
 EVALUATION_METRICS = ("loss", "top1", "top5", "perplexity")
 
@@ -74,14 +74,16 @@ def metrics(run, first_round=0, first_evaluation=0):
     """The rows of /rounds and /evaluations from the given ones on, in the order of their versions. Values that are not finite
     are left out."""
     rounds, seen, begin = run.rounds, run.evaluations, started(run)
+    # Without a wall time, the emulated one stands for it.
+    walls = rounds.get("wall_time_s", rounds["virtual_time_s"])
     rows = []
     for i in range(first_round, len(rounds["round"])):
         values = {name: float(rounds[column][i]) * scale for name, (column, scale) in ROUND_METRICS.items() if column in rounds}
-        rows.append((begin + float(rounds["wall_time_s"][i]), int(rounds["version"][i]), values))
+        rows.append((begin + float(walls[i]), int(rounds["version"][i]), values))
     for i in range(first_evaluation, len(seen["version"])):
         version = int(seen["version"][i])
         known = np.flatnonzero(rounds["version"] <= version)
-        wall = float(rounds["wall_time_s"][known[-1]]) if len(known) else 0.0
+        wall = float(walls[known[-1]]) if len(known) else 0.0
         rows.append((begin + wall, version, {f"{seen['set'][i]}/{name}": float(seen[name][i]) for name in EVALUATION_METRICS if name in seen}))
     rows.sort(key=lambda row: row[1])
     return [(wall, version, {name: v for name, v in values.items() if np.isfinite(v)}) for wall, version, values in rows]
@@ -264,9 +266,7 @@ class Csv:
             csv.writer(file).writerows(rows)
 
     def update(self, run):
-        tables = {"rounds": run.rounds, "tasks": run.tasks, "evaluations": run.evaluations, "clients": run.clients}
-        tables.update({f"method-{name.replace('/', '-')}": table for name, table in run.method.items()})
-        for name, table in tables.items():
+        for name, table in ((name.replace("/", "-"), table) for name, table in run.tables.items()):
             if not table:
                 continue
             if name not in self.rows:
@@ -310,10 +310,27 @@ def slice_of(pid, tid, name, begin, end, **args):
     return {"ph": "X", "pid": pid, "tid": tid, "ts": begin / 1000, "dur": (end - begin) / 1000, "name": name, "args": args}
 
 
-def trace_events(run):
-    """All events of the trace, in the order of their times; times are emulated microseconds."""
-    tasks, rounds, seen = run.tasks, run.rounds, run.evaluations
-    events, tracks = [], {}
+def region_events(run, tracks):
+    """What each region did, and its fragments under way."""
+    events, lanes = [], Lanes()
+    done, travels = region_spans(run)
+    devices = dict(zip(run.clients["client"].tolist(), run.clients["device"].tolist()))
+    for region, part, begin, end in done:
+        track = CLIENTS, region
+        tracks[track] = f"region {region} ({devices.get(region, '?')})"
+        begin, end = nanoseconds([begin, end]).tolist()
+        events.append(slice_of(*track, part, begin, end))
+    for region, fragment, begin, end in sorted(travels, key=lambda row: row[2]):
+        begin, end = nanoseconds([begin, end]).tolist()
+        track = CLIENTS, region + (1 + lanes.place(region, begin, end)) * LANES
+        tracks[track] = f"region {region}, fragments"
+        events.append(slice_of(*track, f"fragment {fragment}", begin, end))
+    return events
+
+
+def task_events(run, tracks):
+    """What each client and rank did."""
+    tasks, events = run.tasks, []
     sent, finished = nanoseconds(tasks["sent_s"]), nanoseconds(tasks["finished_s"])
     parts = {part: nanoseconds(tasks[part + "_s"]) for part in ("download", "compute", "upload")}
     client_lanes, rank_lanes = Lanes(), Lanes()
@@ -349,16 +366,26 @@ def trace_events(run):
         wall = float(tasks["wall_compute_s"][i])
         events.append(slice_of(*track, f"client {client}", begin, end, task=int(tasks["task"][i]),
                                wall_compute_s=wall if np.isfinite(wall) else None))
+    return events
+
+
+def trace_events(run):
+    """All events of the trace, in the order of their times; times are emulated microseconds."""
+    rounds, seen, tracks = run.rounds, run.evaluations, {}
+    is_regions = run.protocol == "regions"
+    events = region_events(run, tracks) if is_regions else task_events(run, tracks)
     ends = nanoseconds(rounds["virtual_time_s"])
     for i, end in enumerate(ends.tolist()):
         begin = int(ends[i - 1]) if i else 0
-        tracks[SERVER, 0] = "rounds"
-        events.append(slice_of(SERVER, 0, f"round {rounds['round'][i]}", begin, end, version=int(rounds["version"][i]),
-                               merged=int(rounds["updates_merged"][i]), stale=int(rounds["updates_stale"][i]),
-                               lost=int(rounds["updates_dropped"][i])))
+        tracks[SERVER, 0] = "periods" if is_regions else "rounds"
+        counts = {name: int(rounds[column][i]) for name, column in (
+            ("merged", "updates_merged"), ("stale", "updates_stale"), ("lost", "updates_dropped")) if column in rounds}
+        events.append(slice_of(SERVER, 0, f"{'period' if is_regions else 'round'} {rounds['round'][i]}", begin, end,
+                               version=int(rounds["version"][i]), **counts))
         events += counter("training loss", end, rounds["train_loss"][i])
         events += counter("utilisation", end, rounds["utilisation"][i])
-        events += counter("staleness", end, rounds["staleness_mean"][i])
+        if "staleness_mean" in rounds:
+            events += counter("staleness", end, rounds["staleness_mean"][i])
     for i, at in enumerate(nanoseconds(seen["virtual_time_s"]).tolist()):
         for name in EVALUATION_METRICS:
             events += counter(f"{seen['set'][i]} {name}", at, seen[name][i]) if name in seen else []

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 
 #include "espalier/base/error.h"
 
@@ -51,9 +52,13 @@ std::span<const float> part(std::span<const float> values, Range range) {
                         static_cast<std::size_t>(range.size()));
 }
 
+/// NaN if a value is not finite: the whole tensor is then decoded as NaN, which the server notices.
 float largest(std::span<const float> values) {
   float most = 0;
-  for (const float value : values) most = std::max(most, std::abs(value));
+  for (const float value : values) {
+    if (!std::isfinite(value)) return std::numeric_limits<float>::quiet_NaN();
+    most = std::max(most, std::abs(value));
+  }
   return most;
 }
 
@@ -96,7 +101,7 @@ unsigned e3m0_code(float value, float scale) {
 }
 
 float e3m0_value(unsigned code, float scale) {
-  if ((code & 7U) == kZeroCode) return 0;
+  if ((code & 7U) == kZeroCode) return 0 * scale;  // NaN if the scale is
   const float size = std::ldexp(scale, -static_cast<int>(code & 7U));
   return (code & kSignBit) != 0 ? -size : size;
 }
