@@ -63,7 +63,7 @@ class AdaptCL(ProgramTest):
         self.assertEqual(sorted(first_changed), [2, 3, 4, 5, 6])
 
     def test_without_pruning_it_is_fedavg(self):
-        fedavg = self.run_it("fedavg", "--method.name=fedavg")
+        fedavg = self.run_it("fedavg", "--method.name=fedavg", "--train.group_lasso=0.0001")  # adaptcl's default
         for settings in (("--method.prune_every=1000",), ("--method.prune_least=0.999",),
                          ("--method.prune_until=0", "--method.merge=by_worker")):
             ours = self.run_it("ours" + settings[0][8:], *settings)
@@ -107,6 +107,26 @@ class AdaptCL(ProgramTest):
         self.assertGreater(tasks["peak_bytes"][slow].max(), 0.5 * cap)
         self.assert_refused(2, "too little for the smallest submodel", "run", self.input, *SETTINGS, "--run.name=x",
                             "--device.slow.memory_mb=0.01")
+
+    def test_no_change_goes_below_the_floor(self):
+        # The slow clients would need 0.14, and one unit of conv2 is 0.02 of the parameters.
+        for learning in ("newton", "ideal"):
+            tasks = self.table(self.run_it(learning, f"--method.prune_learning={learning}", "--method.prune_floor=0.4"))
+            slowest = tasks["share"][tasks["client"] == 6].min()
+            self.assertGreaterEqual(slowest, 0.4, learning)
+            self.assertLess(slowest, 0.43, learning)
+
+    def test_a_new_order_does_not_change_the_sizes(self):
+        # Random orders, because they differ most. One unit is at most 0.035 of the parameters.
+        ranked = ("--method.order=random", "--method.order_constant=false", "--method.prune_every=1")
+        _, parameters = self.update_times(self.run_it("ranked", "--run.rounds=26", *ranked))
+        share = parameters / parameters.max()
+        self.assertLess(share[8, 2:5].max(), 0.5)
+        self.assertLess(np.abs(share[20:].mean(axis=0) - share[8:14].mean(axis=0)).max(), 0.02)
+        # Each task of a slow client lasts several versions, and its order is an older one than the server's.
+        tasks = self.table(self.run_it("asynchronous", "--method.window=asynchronous", "--run.rounds=120", *ranked))
+        for client in range(2, 7):
+            self.assertLess(tasks["share"][tasks["client"] == client].min(), 0.5, client)
 
     def test_an_oracle_reaches_the_times_at_the_first_change(self):
         time, parameters = self.update_times(self.run_it("oracle", "--method.prune_learning=ideal"))
