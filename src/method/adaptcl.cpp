@@ -398,11 +398,13 @@ void add_pruning_options(OptionTable& table) {
   table.add_choice(
       "method.prune_learning", "newton",
       "submodel learned_retention: sizes from observed times; or ideal: at the first change "
-      "each client gets the size with which it is as fast as the fastest client (an oracle)",
+      "each client gets the size with which it is as fast as the fastest client with the whole "
+      "model (an oracle)",
       {"newton", "ideal"});
   table.add_choice("method.prune_target", "anchored",
                    "submodel learned_retention: time that updates should take: of the fastest "
-                   "client whose submodel was never changed, or of the fastest of all",
+                   "client that never lost a unit (with the whole model, if the memory of any "
+                   "allows it), or of the fastest of all",
                    {"anchored", "fastest"});
   table.add({"method.prune_points", OptionType::integer, "2",
              "submodel learned_retention: points of the interpolation", "", 2, 100});
@@ -419,8 +421,11 @@ void add_pruning_options(OptionTable& table) {
              0.999});
   table.add({"method.prune_least", OptionType::real, "0.02",
              "submodel learned_retention: smallest fraction that is worth a change", "", 0, 0.999});
-  table.add({"method.prune_floor", OptionType::real, "0.1",
-             "submodel learned_retention: smallest fraction of the model's parameters", "", 0, 1});
+  table.add(
+      {"method.prune_floor", OptionType::real, "0.1",
+       "submodel learned_retention: smallest fraction of the model's parameters, except where "
+       "a client's memory asks for less",
+       "", 0, 1});
   table.add({"method.prune_regrow", OptionType::boolean, "false",
              "submodel learned_retention: a client that is 1.5 times faster than the target for "
              "three intervals gets units back"});
