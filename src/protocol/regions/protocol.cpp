@@ -71,7 +71,6 @@ void declare(OptionTable& table) {
   declare_codec_options(table);
   declare_arrival_options(table);
   declare_outer_options(table);
-  declare_region_options(table);
   declare_fault_options(table);
   declare_server_options(table);
 }

@@ -84,13 +84,6 @@ class RegionStepper final : public Stepper {
 
 }  // namespace
 
-void declare_region_options(OptionTable& table) {
-  table.add_choice("regions.exchange", "values",
-                   "what regions exchange: values, from which their differences to the shared copy "
-                   "are taken; or gradients, in every step (data parallel)",
-                   {"values", "gradients"});
-}
-
 RegionSettings region_settings(const Config& config, const Experiment& e) {
   RegionSettings s{.train = e.train,
                    .arrival = arrival_settings(config),

@@ -11,6 +11,10 @@ namespace espalier::regions {
 void declare_schedule_options(OptionTable& table) {
   table.add({"regions.period", OptionType::integer, "100",
              "steps of a period; run.rounds counts periods", "steps", 1, 1e9});
+  table.add_choice("regions.exchange", "values",
+                   "what regions exchange: values, from which their differences to the shared copy "
+                   "are taken; or gradients, in every step (data parallel)",
+                   {"values", "gradients"});
   table.add({"regions.overlap", OptionType::integer, "0",
              "steps that a region trains between sending a fragment and applying the merged one; 0 "
              "= it waits",

@@ -36,21 +36,14 @@ TEST(Network, RingTimeIsThatOfAnAllReduceAtTheSlowestLink) {
   EXPECT_EQ(ring_time(std::vector{device(1, 1, 5)}, 3'000'000), 5'000'000) << "alone";
 }
 
-TEST(Network, RingBeginsWhenAllHaveHandedOverAndServesOneAfterTheOther) {
-  const std::vector<DeviceClass> devices(4, device(8, 8, 10));
-  Network network(Topology::ring, devices, ServerResources());
+TEST(Network, ARingServesOneExchangeAfterTheOther) {
+  Network network(std::vector<DeviceClass>(4, device(8, 8, 10)), ServerResources());
   // 2 3 / 4 of 2 MB at 8 Mbit/s take 3 s, and 10 ms.
   const Nanoseconds ring = 3'010'000'000;
-  for (std::int64_t region = 0; region < 4; ++region) {
-    network.hand_over(0, region, 2'000'000, 100 * region);
-    EXPECT_EQ(network.next_time().has_value(), region == 3);
-  }
-  for (std::int64_t region = 3; region >= 0; --region) {
-    network.hand_over(1, region, 2'000'000, 1000 + region);
-  }
-  for (std::int64_t region = 0; region < 4; ++region) {
-    network.hand_over(2, region, 2'000'000, 100 * ring);
-  }
+  const std::vector<std::int64_t> all{0, 1, 2, 3}, two{1, 3};
+  network.all_reduce(0, all, 2'000'000, 300);
+  network.all_reduce(1, all, 2'000'000, 1003);
+  network.all_reduce(2, two, 2'000'000, 100 * ring);
   const auto events = drained(network);
   ASSERT_EQ(events.size(), 3U);
   for (std::size_t i = 0; i < 3; ++i) {
@@ -59,11 +52,23 @@ TEST(Network, RingBeginsWhenAllHaveHandedOverAndServesOneAfterTheOther) {
   }
   EXPECT_EQ(events[0].time, 300 + ring);
   EXPECT_EQ(events[1].time, 300 + 2 * ring) << "waits for the first";
-  EXPECT_EQ(events[2].time, 101 * ring) << "the ring was free";
+  // Among two: 2 1 / 2 of 2 MB, 2 s.
+  EXPECT_EQ(events[2].time, 100 * ring + 2'010'000'000) << "the ring was free";
+}
+
+TEST(Network, ACopyForAJoiningRegionPassesItsLink) {
+  Network network({device(4, 2, 3), device(8, 1, 5)}, ServerResources());
+  network.send_down(6, 1, 1'000'000, 100);
+  network.send_copy(1, 2'000'000, 200);
+  const auto events = drained(network);
+  ASSERT_EQ(events.size(), 2U);
+  EXPECT_EQ(events[1].kind, Kind::joined);
+  EXPECT_EQ(events[1].region, 1);
+  EXPECT_EQ(events[1].time, 100 + 3'005'000'000) << "after the fragment";
 }
 
 TEST(Network, StarPassesTheRegionsLinkInOrderOfHandingOver) {
-  Network network(Topology::star, {device(4, 2, 3), device(8, 1, 5)}, ServerResources());
+  Network network({device(4, 2, 3), device(8, 1, 5)}, ServerResources());
   // 1 MB takes 4 s up and 2 s down for region 0, 8 s and 1 s for region 1.
   network.hand_over(7, 0, 1'000'000, 10);
   network.hand_over(8, 0, 500'000, 20);
@@ -94,7 +99,7 @@ TEST(Network, StarPassesTheRegionsLinkInOrderOfHandingOver) {
 
 TEST(Network, ServersLinksAndProcessorAreQueues) {
   // 1 MB takes 2 s into the server and 1 s out of it, 1 MFLOP 1 s on its processor.
-  Network network(Topology::star, std::vector<DeviceClass>(3, device(0, 0, 1)),
+  Network network(std::vector<DeviceClass>(3, device(0, 0, 1)),
                   server_of("up_mbps = 4\ndown_mbps = 8\ngflops = 0.001\n"));
   for (std::int64_t region = 0; region < 3; ++region) {
     network.hand_over(0, region, 1'000'000, 500);
@@ -116,28 +121,31 @@ TEST(Network, ServersLinksAndProcessorAreQueues) {
 }
 
 TEST(Network, GoesOnFromItsState) {
-  for (const Topology topology : {Topology::ring, Topology::star}) {
-    const std::vector<DeviceClass> devices(3, device(4, 2, 3));
-    const auto make = [&] { return Network(topology, devices, server_of("up_mbps = 4\n")); };
-    Network first = make();
-    for (std::int64_t region = 0; region < 3; ++region) {
-      first.hand_over(0, region, 1'000'000, 10 * region);
-      if (region < 2) first.hand_over(1, region, 1'000'000, 40 + region);
-    }
-    if (topology == Topology::star) first.take();
-    ByteArchive saved;
-    first.archive(saved);
-    const Bytes bytes = saved.take();
-    Network second = make();
-    ByteArchive loaded(bytes);
-    second.archive(loaded);
-    EXPECT_TRUE(loaded.at_end());
-    first.hand_over(1, 2, 1'000'000, 90);
-    second.hand_over(1, 2, 1'000'000, 90);
-    const auto events = drained(first);
-    EXPECT_GE(events.size(), 2U);
-    EXPECT_EQ(events, drained(second));
+  const auto make = [] {
+    return Network(std::vector<DeviceClass>(3, device(4, 2, 3)), server_of("up_mbps = 4\n"));
+  };
+  const std::vector<std::int64_t> all{0, 1, 2};
+  Network first = make();
+  for (std::int64_t region = 0; region < 3; ++region) {
+    first.hand_over(0, region, 1'000'000, 10 * region);
   }
+  first.all_reduce(4, all, 1'000'000, 20);
+  first.take();
+  ByteArchive saved;
+  first.archive(saved);
+  const Bytes bytes = saved.take();
+  Network second = make();
+  ByteArchive loaded(bytes);
+  second.archive(loaded);
+  EXPECT_TRUE(loaded.at_end());
+  for (Network* network : {&first, &second}) {
+    network->hand_over(1, 2, 1'000'000, 90);
+    network->all_reduce(5, all, 1'000'000, 90);
+    network->send_copy(2, 1'000'000, 95);
+  }
+  const auto events = drained(first);
+  EXPECT_GE(events.size(), 7U);
+  EXPECT_EQ(events, drained(second));
 }
 
 }  // namespace

@@ -30,8 +30,6 @@ struct RegionSettings {
   bool gradients = false;
   std::vector<Fragment> fragments;
 };
-/// regions.exchange.
-void declare_region_options(OptionTable& table);
 /// `experiment` must outlive the result. InputError if settings contradict each other.
 RegionSettings region_settings(const Config& config, const Experiment& experiment);
 

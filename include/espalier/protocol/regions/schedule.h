@@ -25,7 +25,8 @@ struct ScheduleSettings {
   std::int64_t spacing = 0;    ///< adaptive: steps between two slots
   std::int64_t longest = 100;  ///< adaptive: a fragment that waits so many steps goes first
 };
-/// regions.period, regions.overlap, regions.schedule, regions.sends, regions.network_use.
+/// regions.period, regions.exchange, regions.overlap, regions.schedule, regions.sends,
+/// regions.network_use.
 void declare_schedule_options(OptionTable& table);
 
 /// Times of one step and of the exchange of one fragment, seconds; of the slowest.
