@@ -254,7 +254,6 @@ PROTOCOLS = {
             ("regions/network/down_free", "one per region",
              "emulated times at which the region's link down is free, in ns"),
             ("regions/network/ring_free", ONE, "emulated time at which the ring is free, in ns"),
-            ("regions/network/handed", "varies", "list of the exchanges that a part of the regions handed to the ring"),
             ("regions/network/events", "varies", "list of what will happen on the links"),
             ("regions/exchanges", "varies", "list of the exchanges that not all regions have applied, with their values"),
             ("regions/slots", "varies", "list of the steps whose fragments are chosen, with their exchanges"),
