@@ -62,7 +62,7 @@ class Paper(unittest.TestCase):
         from sweep_file import Sweep
         made = Sweep(os.path.join(INPUTS, "compare.ini"))
         cells = {cell.key for cell in made.cells}
-        self.assertEqual(len(cells), 93)
+        self.assertEqual(len(cells), 99)
         with open(os.path.join(ROOT, "docs", "methods", "adaptcl.csv"), newline="") as file:
             rows = {(row["sigma"], row["method"], row["seed"]) for row in csv.DictReader(file)}
         self.assertLessEqual(rows, cells)
