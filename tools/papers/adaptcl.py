@@ -20,6 +20,6 @@ def measure(run, labels):
     last = [np.flatnonzero(tasks["client"] == client)[-1] for client in range(WORKERS)]
     fastest, sigma = float(run.config["clients.fastest_s"]), float(labels["sigma"])
     synchronous = TASKS / WORKERS * sigma * fastest
-    return {"saved": round(1 - run.rounds["virtual_time_s"][-1] / synchronous, 6),
+    return {"saved": round(1 - run.rounds["virtual_time_s"][-1] / synchronous, 6) + 0.0,
             "slowest": time[last].max() / fastest,
             "retention": (tasks["parameters"][last] / tasks["parameters"].max()).mean()}
