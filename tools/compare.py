@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Makes a table of runs: quality, time, bytes and memory, as mean ± deviation over seeds, and the speed-up to a baseline.
+"""Makes a table of runs: quality, time, bytes and memory, as mean ± deviation over
+seeds, compared with a baseline.
 
     tools/compare.py runs/fedavg-seed* runs/heterofl-seed* --target 0.9 --baseline fedavg
     tools/compare.py --sweep inputs/sweep.csv
@@ -19,16 +20,16 @@ import statistics
 import sys
 
 sys.path.append(os.path.dirname(os.path.abspath(__file__)))
-try:
-    from espalier_h5 import RunError, kind_of, read_rows, runs, summary
-except ModuleNotFoundError as error:
-    print(f"compare.py needs the Python package {error.name}: start it by .venv/bin/python, or pip install ./tools",
-          file=sys.stderr)
-    sys.exit(2)
+from needed_packages import need
+
+need("numpy", "h5py")
+from espalier_h5 import RunError, kind_of, read_rows, runs, summary
+from run_state import DAMAGE, Parser, damage
 
 EXAMPLES = """examples:
   tools/compare.py 'runs/*' --target 0.5 --baseline fedavg
   tools/compare.py --sweep inputs/sweep.csv --columns top1,peak_mb,mb_down+mb_up
+  tools/compare.py --sweep inputs/sweep.csv --baseline fedavg --saved virtual_s
   tools/compare.py --sweep inputs/sweep.csv --format latex -o table.tex
   tools/compare.py --sweep inputs/sweep.csv --into README.md --mark results"""
 # Column: title, decimals (a number, or two limits: see `decimals_of`), unit.
@@ -49,6 +50,7 @@ KINDS = ("data", "fleet", "budget")
 T975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110,
         2.101, 2.093, 2.086)
 RESAMPLES = 10000
+LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", ">": "$>$", "|": "$|$"}
 
 
 class CompareError(Exception):
@@ -56,11 +58,12 @@ class CompareError(Exception):
 
 
 class Row:
-    """A run: `name` of its variant, `seed`, `figures` (numbers by column), `options` (texts by "section.key"), and `note`, what
-    else makes it unequal to others."""
+    """A run: `name` of its variant, `seed`, `figures` (numbers by column), `options` (texts by "section.key"), `note`, what
+    else makes it unequal to others, and `commit` of the program."""
 
-    def __init__(self, name, seed, figures, options, note=""):
+    def __init__(self, name, seed, figures, options, note="", commit=""):
         self.name, self.seed, self.figures, self.options, self.note = name, seed, figures, options, note
+        self.commit = commit
 
 
 # Where rows come from.
@@ -69,27 +72,44 @@ class Row:
 def rows_of_runs(paths, target=None, evaluated="test"):
     """A row of each run, with a short name of its variant."""
     many = runs(paths)
+    sets = sorted({name for run in many for name in run.evaluations["set"]})
+    if sets and evaluated not in sets:
+        raise CompareError(f"no run has evaluations of {evaluated}; there are {', '.join(sets)}")
     options = {key: [run.config.get(key, "") for run in many] for key in many.options}
     differing = [key for key in options if key not in ("run.seed", "run.isa")]
     keys = [tuple(options[key][i] for key in differing) for i in range(len(many))]
     names = variant_names(many, keys, differing)
-    return [Row(names[keys[i]], run.config.get("run.seed", ""), summary(run, target, evaluated),
-                {key: options[key][i] for key in differing}, "" if run.is_finished else f"{many.names[i]} is unfinished")
-            for i, run in enumerate(many)]
+    rows = []
+    for i, run in enumerate(many):
+        try:
+            figures = summary(run, target, evaluated)
+        except DAMAGE as error:
+            raise RunError(damage(run.path, error)) from None
+        rows.append(Row(names[keys[i]], run.config.get("run.seed", ""), figures, {key: options[key][i] for key in differing},
+                        "" if run.is_finished else f"{many.names[i]} is unfinished", run.attributes.get("git_sha", "")))
+    return rows
 
 
 def variant_names(many, keys, differing):
     """A unique name for each key: the runs' or their folders' name without its seed, or the options that differ."""
     for name_of in (lambda run: run.name, lambda run: os.path.basename(os.path.dirname(os.path.abspath(run.path)))):
-        names = {}
+        groups = {}
         for run, key in zip(many, keys):
-            name = name_of(run)
-            seed = re.escape(run.config.get("run.seed", ""))
-            names.setdefault(key, set()).add(re.sub(rf"[-_. ]?(seed|s)?[-_. ]?{seed}$", "", name) or name)
-        short = {key: min(found, key=len) for key, found in names.items()}
+            groups.setdefault(key, []).append((name_of(run), run.config.get("run.seed", "")))
+        short = {key: name_without_seed(found) for key, found in groups.items()}
         if len(set(short.values())) == len(short):
             return short
-    return {key: ", ".join(f"{name} = {value}" for name, value in zip(differing, key)) for key in names}
+    return {key: ", ".join(f"{name} = {value}" for name, value in zip(differing, key)) for key in groups}
+
+
+def name_without_seed(found):
+    """What the runs of a variant have in common in their names; `found` has (name, seed) of each. A number without a word for
+    seed counts only if several seeds show that it is one: the name of a single run may end with another number."""
+    for mark in (r"[-_. ]?seed[-_. =]?", r"[-_. ]s[-_. ]?", *([r"[-_. ]"] if len({seed for _, seed in found}) > 1 else [])):
+        names = {re.sub(mark + re.escape(seed) + "$", "", name) for name, seed in found}
+        if len(names) == 1 and names != {found[0][0]} and names != {""}:
+            return names.pop()
+    return min((name for name, _ in found), key=len)
 
 
 def rows_of_csv(path, where=()):
@@ -111,7 +131,7 @@ def rows_of_csv(path, where=()):
     figures = [c for c in columns[place + 1:] if c not in options and c not in ("config", "commit")]
     try:
         return [Row(" / ".join(row[c] for c in names), row["seed"], {c: number(row[c]) for c in figures},
-                    {c: row[c] for c in options}) for row in found]
+                    {c: row[c] for c in options}, commit=row.get("commit", "")) for row in found]
     except ValueError as error:
         raise CompareError(f"{path} is damaged: {error}") from None
 
@@ -141,7 +161,7 @@ def differences(rows):
         if kind_of(key) and len({row.options.get(key, "") for row in rows}) > 1:
             found.setdefault(kind_of(key), []).append(key)
     notes = [row.note for row in rows if row.note]
-    if notes:
+    if notes and len(rows) > 1:
         found.setdefault("budget", [])
     return found, notes
 
@@ -163,8 +183,8 @@ def check_equal(rows, allowed):
 
 
 def values_of(group, column):
-    """The numbers of a column that are not NaN."""
-    return [value for value in (row.figures.get(column, math.nan) for row in group) if not math.isnan(value)]
+    """The finite numbers of a column."""
+    return [value for value in (row.figures.get(column, math.nan) for row in group) if math.isfinite(value)]
 
 
 def decimals_of(rule, groups, column):
@@ -184,29 +204,66 @@ def mean_text(values, decimals):
     return f"{statistics.mean(values):.{decimals}f}{spread}"
 
 
-def speed_up(base, other, column):
-    """How many times smaller `column` is than for the baseline: (ratio, low, high, how, number of seeds). Where both have two
-    common seeds or more: geometric mean of the ratios of equal seeds, with a t interval of their logarithms. Otherwise the
-    ratio of the means, with a bootstrap interval if both have two values or more. Without an interval low is NaN."""
-    pairs = []
+def pairs_of(base, other, column):
+    """The values of both for each seed at which both have one."""
     by_seed = {row.seed: row.figures.get(column, math.nan) for row in base}
-    for row in other:
-        a, b = by_seed.get(row.seed, math.nan), row.figures.get(column, math.nan)
-        if a > 0 and b > 0:
-            pairs.append(math.log(a / b))
+    pairs = [(by_seed.get(row.seed, math.nan), row.figures.get(column, math.nan)) for row in other]
+    return [pair for pair in pairs if all(map(math.isfinite, pair))]
+
+
+class Compared:
+    """A figure of a variant against the baseline's: `value`, its 95 % interval from `low` to `high` (NaN: none), `how` it was
+    found ("paired", "bootstrap" or ""), and the number of `seeds`."""
+
+    def __init__(self, value=math.nan, low=math.nan, high=math.nan, how="", seeds=0):
+        self.value, self.low, self.high, self.how, self.seeds = value, low, high, how, seeds
+
+    def mapped(self, change):
+        """The same of `change(value)`; a falling function exchanges the ends."""
+        low, high = sorted((change(self.low), change(self.high))) if self.how else (math.nan, math.nan)
+        return Compared(change(self.value), low, high, self.how, self.seeds)
+
+
+def paired(values):
+    """Mean of the values of equal seeds, with a t interval."""
+    center = statistics.mean(values)
+    half = t_quantile(len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
+    return Compared(center, center - half, center + half, "paired", len(values))
+
+
+def bootstrap(a, b, combine):
+    """`combine` of the means of both, with a bootstrap interval if both have two values or more."""
+    found = Compared(combine(statistics.mean(a), statistics.mean(b)), seeds=min(len(a), len(b)))
+    if found.seeds >= 2:
+        drawn = random.Random(1)
+        every = sorted(combine(statistics.fmean(drawn.choices(a, k=len(a))), statistics.fmean(drawn.choices(b, k=len(b))))
+                       for _ in range(RESAMPLES))
+        found.low, found.high, found.how = every[int(0.025 * RESAMPLES)], every[int(0.975 * RESAMPLES)], "bootstrap"
+    return found
+
+
+def speed_up(base, other, column):
+    """How many times smaller `column` is than for the baseline. Where both have two common seeds or more: geometric mean of
+    the ratios of equal seeds, with a t interval of their logarithms. Otherwise the ratio of the means."""
+    logs = [math.log(a / b) for a, b in pairs_of(base, other, column) if a > 0 and b > 0]
+    if len(logs) >= 2:
+        return paired(logs).mapped(math.exp)
+    a, b = ([value for value in values_of(group, column) if value > 0] for group in (base, other))
+    return bootstrap(a, b, lambda x, y: x / y) if a and b else Compared()
+
+
+def saving(base, other, column):
+    """How many percent smaller `column` is than for the baseline: 100 (1 - 1 / speed-up)."""
+    return speed_up(base, other, column).mapped(lambda ratio: 100 * (1 - 1 / ratio))
+
+
+def difference(base, other, column):
+    """How much larger `column` is than for the baseline: mean difference at equal seeds, otherwise difference of the means."""
+    pairs = pairs_of(base, other, column)
     if len(pairs) >= 2:
-        center, half = statistics.mean(pairs), t_quantile(len(pairs) - 1) * statistics.stdev(pairs) / math.sqrt(len(pairs))
-        return math.exp(center), math.exp(center - half), math.exp(center + half), "paired", len(pairs)
+        return paired([b - a for a, b in pairs])
     a, b = values_of(base, column), values_of(other, column)
-    if not a or not b or statistics.mean(b) <= 0:
-        return math.nan, math.nan, math.nan, "", 0
-    ratio = statistics.mean(a) / statistics.mean(b)
-    if len(a) < 2 or len(b) < 2:
-        return ratio, math.nan, math.nan, "", min(len(a), len(b))
-    drawn = random.Random(1)
-    ratios = sorted(statistics.fmean(drawn.choices(a, k=len(a))) / statistics.fmean(drawn.choices(b, k=len(b)))
-                    for _ in range(RESAMPLES))
-    return ratio, ratios[int(0.025 * RESAMPLES)], ratios[int(0.975 * RESAMPLES)], "bootstrap", min(len(a), len(b))
+    return bootstrap(a, b, lambda x, y: y - x) if a and b else Compared()
 
 
 def t_quantile(degrees):
@@ -236,8 +293,8 @@ def parse_columns(text, groups):
     return chosen
 
 
-def make_table(rows, columns="", target=None, baseline=None, measure=None, allowed=(), head=""):
-    """The table as (titles, lines, notes), all texts."""
+def make_table(rows, columns="", target=None, against=(), allowed=(), head=""):
+    """The table as (titles, lines, notes), all texts. `against` is the result of `comparisons`."""
     groups = grouped(rows)
     shown = check_equal(rows, allowed)
     chosen = parse_columns(columns, groups)
@@ -259,8 +316,11 @@ def make_table(rows, columns="", target=None, baseline=None, measure=None, allow
             cells[name].append(text)
     notes = [f"Different between the runs: {', '.join(shown)}."] if shown else []
     notes += [f"Note: {note}." for note in differences(rows)[1]]
-    if baseline:
-        notes.append(add_speed_up(groups, titles, cells, baseline, measure or default_measure(rows)))
+    for comparison in against:
+        titles.append(comparison.title(named))
+        for name, text in comparison.cells(groups).items():
+            cells[name].append(text)
+        notes.append(comparison.note(groups))
     return titles, list(cells.values()), notes
 
 
@@ -268,43 +328,95 @@ def shown_options(group, keys):
     return [", ".join(dict.fromkeys(row.options.get(key, "") for row in group)) for key in keys]
 
 
+class Comparison:
+    """A column of the table that compares a figure, `column`, with the baseline's. `kind` is a key of COMPARISONS."""
+
+    def __init__(self, kind, column, baseline):
+        self.kind, self.column, self.baseline = kind, column, baseline
+        self.find = COMPARISONS[kind]
+
+    def title(self, named="the target"):
+        if self.kind == "speed_up":
+            return "speed-up"
+        word = COLUMNS.get(self.column, (self.column.replace("_", " "),))[0].replace("{target}", named)
+        return f"{word}, saved" if self.kind == "saved" else f"{word}, difference"
+
+    def values(self, groups):
+        return {name: self.find(groups[self.baseline], group, self.column) for name, group in groups.items()}
+
+    def written(self, value):
+        if self.kind == "speed_up":
+            return f"{value:.2f}"
+        decimals = 1 if self.kind == "saved" else COLUMNS.get(self.column, ("", 3))[1]
+        text = f"{value:+.{decimals if isinstance(decimals, int) else 3}f}".replace("-", "−")
+        return text if self.kind == "difference" else text.removeprefix("+")
+
+    def cells(self, groups):
+        found = {}
+        for name, own in self.values(groups).items():
+            unit = {"speed_up": " ×", "saved": " %"}.get(self.kind, COLUMNS.get(self.column, ("", 0, ""))[2])
+            text = "–" if math.isnan(own.value) else self.written(own.value) + unit
+            if name == self.baseline:
+                text = text if self.kind == "speed_up" else "–"
+            elif own.how:
+                way = ", bootstrap" if own.how == "bootstrap" else ""
+                text += f" ({self.written(own.low)} to {self.written(own.high)}{way})"
+                text += f" ({own.seeds} of {len(groups[name])})" if own.seeds < len(groups[name]) else ""
+            found[name] = text
+        return found
+
+    def note(self, groups):
+        """The sentence that explains the column."""
+        used = {own.how for name, own in self.values(groups).items() if name != self.baseline} - {""}
+        ratio = self.kind != "difference"
+        ways = {"paired": f"{'geometric mean' if ratio else 'mean'} over equal seeds and its 95 % t interval",
+                "bootstrap": f"{'ratio' if ratio else 'difference'} of means and its 95 % bootstrap interval"}
+        explained = "; ".join(ways[how] for how in sorted(used, reverse=True))
+        figure = COLUMNS.get(self.column, (self.column,))[0].replace(" to {target}", " to the target")
+        text = {"speed_up": f"Speed-up: {figure} of {self.baseline} divided by that of the row",
+                "saved": f"Saved: how much less {figure} the row needs than {self.baseline}, 1 − 1 / speed-up",
+                "difference": f"Difference: {figure} of the row minus that of {self.baseline}"}[self.kind]
+        return text + (f" ({explained})." if explained else ".")
+
+
+COMPARISONS = {"speed_up": speed_up, "saved": saving, "difference": difference}
+
+
+def comparisons(rows, baseline, speedup=None, saved="", differing=""):
+    """The Comparisons that the options ask for: a speed-up, unless only others are asked for."""
+    if not baseline:
+        if speedup or saved or differing:
+            raise CompareError("--speedup, --saved and --difference need --baseline NAME")
+        return []
+    groups = grouped(rows)
+    if baseline not in groups:
+        raise CompareError(f"there is no variant {baseline} for --baseline; there are {', '.join(groups)}")
+    wanted = [("speed_up", speedup or default_measure(rows))] if speedup or not (saved or differing) else []
+    wanted += [(kind, column.strip()) for kind, text in (("saved", saved), ("difference", differing))
+               for column in text.split(",") if column.strip()]
+    known = dict.fromkeys(name for row in rows for name in row.figures)
+    for kind, column in wanted:
+        if column not in known:
+            raise CompareError(f"there is no column {column} for --{kind.replace('_', '')}; there are {', '.join(known)}")
+    return [Comparison(kind, column, baseline) for kind, column in wanted]
+
+
 def default_measure(rows):
     return "target_s" if any("target_s" in row.figures for row in rows) else "virtual_s"
 
 
-def add_speed_up(groups, titles, cells, baseline, measure):
-    """Adds a column to the table, and returns the sentence that explains it."""
-    if baseline not in groups:
-        raise CompareError(f"there is no variant {baseline} for --baseline; there are {', '.join(groups)}")
-    if not any(measure in row.figures for group in groups.values() for row in group):
-        raise CompareError(f"there is no column {measure} for --speedup")
-    titles.append("speed-up")
-    used = set()
-    for name, group in groups.items():
-        ratio, low, high, how, seeds = speed_up(groups[baseline], group, measure)
-        text = "–" if math.isnan(ratio) else f"{ratio:.2f} ×"
-        if name != baseline and not math.isnan(low):
-            used.add(how)
-            text += f" ({low:.2f} to {high:.2f}{', bootstrap' if how == 'bootstrap' else ''})"
-            text += f" ({seeds} of {len(group)})" if seeds < len(group) else ""
-        cells[name].append(text)
-    ways = {"paired": "geometric mean over equal seeds and its 95 % t interval",
-            "bootstrap": "ratio of means and its 95 % bootstrap interval"}
-    explained = "; ".join(ways[how] for how in sorted(used, reverse=True))
-    title = COLUMNS.get(measure, (measure,))[0].replace(" to {target}", " to the target")
-    return f"Speed-up: {title} of {baseline} divided by that of the row" + (f" ({explained})." if explained else ".")
-
-
 def markdown(titles, lines, notes):
-    text = ["| " + " | ".join(titles) + " |" if titles[0] else "| | " + " | ".join(titles[1:]) + " |",
-            "|---" + "|--:" * (len(titles) - 1) + "|"]
-    text += ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
+    def line_of(cells):
+        return "| " + " | ".join(re.sub(r"([\\|*`<])", r"\\\1", cell) for cell in cells) + " |"
+
+    text = [line_of(titles) if titles[0] else "| " + line_of(titles[1:]), "|---" + "|--:" * (len(titles) - 1) + "|"]
+    text += [line_of(line) for line in lines]
     return "\n".join(text + ([""] + notes if notes else [])) + "\n"
 
 
 def latex(titles, lines, notes):
     def plain(text):
-        text = re.sub(r"([&%$#_{}])", r"\\\1", text)
+        text = re.sub(r"[\\&%$#_{}~^<>|]", lambda found: LATEX.get(found[0], "\\" + found[0]), text)
         for sign, word in (("±", r"$\pm$"), ("×", r"$\times$"), ("–", "--"), ("−", "$-$")):
             text = text.replace(sign, word)
         return text
@@ -315,25 +427,25 @@ def latex(titles, lines, notes):
     return "\n".join(text) + "\n"
 
 
-def machine_csv(rows, columns, baseline, measure, allowed):
+def machine_csv(rows, columns, against, allowed):
     """Means and deviations as plain numbers, a column each."""
     shown, groups = check_equal(rows, allowed), grouped(rows)
     names = [name for joined, _ in parse_columns(columns, groups) for name in joined]
-    measure = measure or default_measure(rows)
-    if baseline:
-        add_speed_up(groups, [], {name: [] for name in groups}, baseline, measure)  # refuses unknown names
+    compared = [(comparison.kind if comparison.kind == "speed_up" else f"{comparison.column}_{comparison.kind}",
+                 comparison.values(groups)) for comparison in against]
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["variant", "seeds", *shown, *(f"{name}{part}" for name in names for part in ("", "_deviation")),
-                     *(("speed_up", "speed_up_low", "speed_up_high") if baseline else ())])
+                     *(f"{title}{part}" for title, _ in compared for part in ("", "_low", "_high"))])
     for name, group in groups.items():
         line = [name, len(group), *shown_options(group, shown)]
         for column in names:
             values = values_of(group, column)
             line += [f"{statistics.mean(values):.9g}" if values else "",
                      f"{statistics.stdev(values):.9g}" if len(values) > 1 else ""]
-        if baseline:
-            line += ["" if math.isnan(v) else f"{v:.6g}" for v in speed_up(groups[baseline], group, measure)[:3]]
+        for _, values in compared:
+            own = values[name]
+            line += ["" if math.isnan(v) else f"{v:.6g}" for v in (own.value, own.low, own.high)]
         writer.writerow(line)
     return out.getvalue()
 
@@ -382,10 +494,15 @@ def work(options):
         if options.where:
             raise CompareError("--where needs --sweep; of runs, give those to compare")
         rows = rows_of_runs(options.runs, options.target, options.evaluated)
+    check_equal(rows, allowed)
+    commits = sorted({row.commit for row in rows} - {""})
+    if len(commits) > 1:
+        print(f"compare.py: note: the runs are of different commits of the program: {', '.join(commits)}", file=sys.stderr)
+    against = comparisons(rows, options.baseline, options.speedup, options.saved, options.difference)
     if options.format == "csv":
-        text = machine_csv(rows, options.columns, options.baseline, options.speedup, allowed)
+        text = machine_csv(rows, options.columns, against, allowed)
     else:
-        made = make_table(rows, options.columns, options.target, options.baseline, options.speedup, allowed, options.head)
+        made = make_table(rows, options.columns, options.target, against, allowed, options.head)
         text = (latex if options.format == "latex" else markdown)(*made)
     if options.into:
         put_into(options.into, options.mark, text)
@@ -396,34 +513,33 @@ def work(options):
         print(text, end="")
 
 
-def refuse(message):
-    print(f"compare.py: {message}; --help shows the options", file=sys.stderr)
-    sys.exit(2)
-
-
 def main():
-    parser = argparse.ArgumentParser(usage="compare.py RUN... | --sweep CSV [options]", description=__doc__.split("\n\n")[0],
-                                     epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="*", metavar="RUN", help="runs' folders or run.h5, also patterns")
-    parser.add_argument("--sweep", metavar="CSV", help="the table of a sweep, instead of runs")
-    parser.add_argument("--where", action="append", default=[], metavar="COLUMN=VALUE", help="only these rows of the sweep")
-    parser.add_argument("--target", type=float, help="quality to reach: top-1, or perplexity")
+    parser = Parser(usage="compare.py RUN... | --sweep CSV [options]", description=__doc__.split("\n\n")[0], epilog=EXAMPLES,
+                    formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=28))
+    parser.add_argument("runs", nargs="*", metavar="RUN", help="a run's folder, its run.h5, or a pattern like 'runs/a-*'")
+    parser.add_argument("--sweep", metavar="CSV", help="the CSV file of a sweep, instead of runs")
+    parser.add_argument("--where", action="append", default=[], metavar="COLUMN=VALUE", help="only these rows of the CSV file")
+    parser.add_argument("--target", type=float, metavar="Q", help="quality to reach: top-1, or perplexity")
     parser.add_argument("--evaluated", default="test", metavar="SET", help="set of /evaluations that counts; default: test")
-    parser.add_argument("--columns", default="", metavar="A,B+C,D=TITLE", help="columns; + joins two, = gives a title")
+    parser.add_argument("--columns", default="", metavar="LIST", help="like a,b+c,d=TITLE; + joins two columns")
     parser.add_argument("--baseline", metavar="NAME", help="variant for the speed-up")
-    parser.add_argument("--speedup", metavar="COLUMN", help="what the speed-up divides; default: target_s, else virtual_s")
-    parser.add_argument("--allow-different", default="", metavar="data,fleet,budget", help="compare unequal runs; or all")
-    parser.add_argument("--format", choices=("markdown", "csv", "latex"), default="markdown")
-    parser.add_argument("--head", default="", help="title of the first column")
+    parser.add_argument("--speedup", metavar="COLUMN", help="what it divides; default: target_s, else virtual_s")
+    parser.add_argument("--saved", default="", metavar="LIST", help="percent less than the baseline, of virtual_s")
+    parser.add_argument("--difference", default="", metavar="LIST", help="difference from the baseline, of top1")
+    parser.add_argument("--allow-different", default="", metavar="KINDS", help="compare runs of unequal data, fleet, budget, or all")
+    parser.add_argument("--format", choices=("markdown", "csv", "latex"), default="markdown", metavar="F", help="markdown, csv or latex; default: markdown")
+    parser.add_argument("--head", default="", metavar="TITLE", help="title of the first column")
     parser.add_argument("-o", "--out", metavar="FILE", help="file to write; default: print")
-    parser.add_argument("--into", metavar="PAGE", help="write the table into a page, between the lines ...")
-    parser.add_argument("--mark", metavar="NAME", help="... <!-- NAME --> and <!-- end NAME -->")
-    parser.error = refuse
+    parser.add_argument("--into", metavar="PAGE", help="write the table into a page, between the lines")
+    parser.add_argument("--mark", metavar="NAME", help="<!-- NAME --> and <!-- end NAME -->")
     try:
         work(parser.parse_intermixed_args())
-    except (CompareError, RunError, OSError) as error:
+    except (CompareError, RunError) as error:
         print(f"compare.py: {error}", file=sys.stderr)
         sys.exit(getattr(error, "status", 2))
+    except OSError as error:  # of the table or page
+        print(f"compare.py: {error.filename}: {error.strerror}", file=sys.stderr)
+        sys.exit(4)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
-# Builds the manual as a site: site/index.html. MkDocs Material is installed into build/site-venv, once.
+# Builds the manual as a site: site/index.html. MkDocs Material and latex2mathml are installed into
+# build/site-venv, once.
 #   tools/docs.sh
 # ESPALIER_MKDOCS=PROGRAM takes an installed mkdocs instead.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 mkdocs=${ESPALIER_MKDOCS:-build/site-venv/bin/mkdocs}
-if [[ -z ${ESPALIER_MKDOCS:-} && ! -x $mkdocs ]]; then
+if [[ -z ${ESPALIER_MKDOCS:-} ]] && ! build/site-venv/bin/python -c 'import material, latex2mathml' 2>/dev/null; then
   python3 -m venv build/site-venv
-  build/site-venv/bin/pip install --quiet mkdocs-material
+  build/site-venv/bin/pip install --quiet mkdocs-material latex2mathml
 fi
 
 # MkDocs wants every page in one folder, and the pages of the top level are beside docs/.
@@ -16,6 +17,7 @@ pages=build/site-pages
 rm -rf "$pages"
 mkdir -p "$pages"
 cp -r docs/. "$pages"
+printf 'math[display=block] { overflow-x: auto; overflow-y: hidden; padding: 0.3em 0; }\n' >"$pages/site.css"
 top=(README ARCHITECTURE CONTRIBUTING CHANGELOG)
 for name in "${top[@]}"; do
   lower=${name,,}

@@ -19,9 +19,17 @@ import csv
 import glob
 import hashlib
 import os
+import pickle
 import re
+import signal
 import subprocess
 import time
+import warnings
+
+try:
+    import resource
+except ImportError:  # not on Windows
+    resource = None
 
 import h5py
 import numpy as np
@@ -29,8 +37,11 @@ import numpy as np
 # A read during a run can coincide with a flush and fail; it succeeds a moment later.
 TRIES = 20
 PAUSE_S = 0.1
+# Processor time to read a file, besides 1 s per MB: far more than a sound file needs.
+CPU_S = 5
 # Options that name files and do not affect results.
 UNHASHED = ("run.name", "run.dir", "data.dir")
+STATISTICS = (".running_mean", ".running_var")  # entries of a checkpoint's model that are no parameters
 # Every run file has these.
 STANDARD = ("rounds", "tasks", "evaluations", "clients")
 
@@ -162,7 +173,10 @@ def run_paths(paths):
         if not matches:
             raise RunError(f"no run matches {path}; give runs' folders, such as 'runs/*'")
         found += sorted(matches, key=natural)
-    return list({os.path.realpath(run_file(path)): path for path in reversed(found)}.values())[::-1]
+    once = {}
+    for path in found:
+        once.setdefault(os.path.realpath(run_file(path)), path)
+    return list(once.values())
 
 
 def runs(paths):
@@ -178,6 +192,47 @@ def open_run(path):
     path = run_file(path)
     if not os.path.exists(path):
         raise RunError(f"there is no {path}; give a run's folder or its run.h5")
+    return _guarded(path) if hasattr(os, "fork") else _read(path)
+
+
+def _guarded(path):
+    """Reads a file in a child process with a limit of processor time, because a damaged file can crash the HDF5 library or
+    keep it busy for ever. Returns the Run, or raises the child's RunError."""
+    limit = CPU_S + os.path.getsize(path) // 1000000
+    begin, end = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of Python 3.12, which fears other threads; none holds HDF5's lock
+        child = os.fork()
+    if child == 0:
+        try:
+            os.close(begin)
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's matter
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            resource.setrlimit(resource.RLIMIT_CPU, (limit, limit))
+            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+            try:
+                found = _read(path)
+            except RunError as error:
+                found = error
+            with open(end, "wb") as file:
+                pickle.dump(found, file, pickle.HIGHEST_PROTOCOL)
+        finally:
+            os._exit(0)
+    os.close(end)
+    try:
+        with open(begin, "rb") as file:
+            found = pickle.load(file)
+    except (EOFError, pickle.UnpicklingError):
+        raise RunError(f"{path} cannot be read: it is damaged so much that the HDF5 library fails") from None
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    if isinstance(found, RunError):
+        raise found
+    return found
+
+
+def _read(path):
     for attempt in range(TRIES):
         try:
             with _open(path) as file:
@@ -193,6 +248,19 @@ def open_run(path):
             reason = " ".join(str(error).split()) or type(error).__name__
             time.sleep(PAUSE_S)
     raise RunError(f"{path} cannot be read: {reason}")
+
+
+def model_parameters(run):
+    """Number of parameters of the global model, from a checkpoint beside the run file; None if there is none that can be
+    read. Norm statistics do not count."""
+    folder = os.path.join(os.path.dirname(os.path.abspath(run.path)), "checkpoints")
+    for path in sorted(glob.glob(os.path.join(glob.escape(folder), "*.h5")), key=natural, reverse=True):
+        try:
+            with _open(path) as file:
+                return sum(values.size for name, values in file["model"].items() if not name.endswith(STATISTICS))
+        except Exception:  # it is damaged, or the program has just removed it
+            continue
+    return None
 
 
 def parse_config(text):
@@ -216,11 +284,19 @@ def default_config(program):
     return done.stdout
 
 
+def changed_options(text, defaults):
+    """A dict from "section.key" to (value, default) of the options of `text` that are not at their defaults; the default is None
+    for options that `defaults` does not have, such as those of a device. Names of files do not count."""
+    usual = parse_config(defaults)
+    return {key: (value, usual.get(key)) for key, value in parse_config(text).items()
+            if key not in UNHASHED and value != usual.get(key)}
+
+
 def configuration_hash(text, defaults):
     """A short hash of a complete input (`config_text` of a run, or the output of --print-config) over the options that are
     not at their defaults. A new option of the program therefore does not change it. Names of files do not count."""
-    at_default = set(_lines(defaults))
-    kept = [line for line in _lines(text) if line not in at_default]
+    kept = [f"{key.rpartition('.')[0]} {key.rpartition('.')[2]} = {value}".rstrip()
+            for key, (value, _) in changed_options(text, defaults).items()]
     return hashlib.sha256("\n".join(kept).encode()).hexdigest()[:12]
 
 
@@ -240,13 +316,18 @@ def read_rows(path):
     if not os.path.exists(path):
         raise RunError(f"there is no {path}; give a table that sweep.py wrote")
     try:
-        with open(path, newline="", encoding="utf-8") as file:
+        with open(path, newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file, strict=True))
     except (OSError, ValueError, csv.Error) as error:
         raise RunError(f"{path} cannot be read: {error}") from None
     if any(None in row or None in row.values() for row in rows):
         raise RunError(f"{path} is damaged: a row has more or fewer values than the first line has names")
     return rows
+
+
+def is_language(evaluations):
+    """Whether these are evaluations of a language model: only those have a perplexity."""
+    return bool(np.isfinite(evaluations.get("perplexity", np.nan)).any())
 
 
 def summary(run, target=None, evaluated="test"):
@@ -256,12 +337,14 @@ def summary(run, target=None, evaluated="test"):
     seen = {c: v[run.evaluations["set"] == evaluated] for c, v in run.evaluations.items()}
     nothing = np.full(len(seen["version"]), np.nan)
     top1, perplexity = seen.get("top1", nothing), seen.get("perplexity", nothing)
-    is_language = bool(np.isfinite(perplexity).any())
+    language = is_language(seen)
     found = {"top1": _last(top1), "best_top1": _largest(top1), "loss": _last(seen["loss"])}
-    if is_language:
+    if language:
         found.update(perplexity=_last(perplexity), best_perplexity=-_largest(-perplexity))
     if target is not None:
-        reached = np.flatnonzero(perplexity <= target if is_language else top1 >= target)
+        if target > 1 and not language and np.isfinite(top1).any():
+            raise RunError(f"{run.path} has a top-1 between 0 and 1, which cannot reach {target:g}; give a target such as 0.8")
+        reached = np.flatnonzero(perplexity <= target if language else top1 >= target)
         found.update(_reach(rounds, seen, reached[0] if len(reached) else None))
     outcomes = tasks["outcome"]
     merged = outcomes == "merged"
@@ -316,6 +399,14 @@ def time_unit(seconds):
     return "s", 1.0
 
 
+def byte_unit(size):
+    """Name and length of a readable unit for a number of bytes."""
+    for name, length in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size >= length:
+            return name, length
+    return "B", 1.0
+
+
 def natural(text):
     """A sort key that puts seed2 before seed10."""
     return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", text) if part]
@@ -337,11 +428,6 @@ def _last(values):
 
 def _largest(values):
     return np.nanmax(values) if np.isfinite(values).any() else np.nan
-
-
-def _lines(text):
-    return [f"{key.rpartition('.')[0]} {key.rpartition('.')[2]} = {value}".rstrip()
-            for key, value in parse_config(text).items() if key not in UNHASHED]
 
 
 def _folder(path):
@@ -372,11 +458,17 @@ def _open(path):
         return h5py.File(path, "r", locking=False)
     except (TypeError, ValueError):  # h5py is too old for `locking`; the writer takes no lock anyway
         return h5py.File(path, "r")
+    except OSError as error:
+        if "locking flag" not in str(error):
+            raise
+        return h5py.File(path, "r")  # the caller has it open with locking; HDF5 wants the same of all in one process
 
 
 def _plain(value):
     if isinstance(value, bytes):
         return value.decode("utf-8")
+    if isinstance(value, str):
+        value.encode("utf-8")  # raises an error if a damaged file has bytes that are no text
     if isinstance(value, np.ndarray):
         return [_plain(v) for v in value.tolist()]
     return value.item() if isinstance(value, np.generic) else value

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Shows a run live in the terminal: rounds, quality, time left, which clients work and which wait. It ends with the run.
+"""Shows a run live in the terminal: rounds, quality, time left, which clients
+work and which wait. It ends with the run.
 
     tools/follow.py runs/quickstart
 
@@ -13,18 +14,20 @@ import shutil
 import sys
 import time
 
-import numpy as np
-
 sys.path.append(os.path.dirname(os.path.abspath(__file__)))
+from needed_packages import need
+
+need("numpy", "h5py")
+import numpy as np
 from espalier_h5 import RunError, duration, run_file
 from run_state import DAMAGE, FAILURES, Parser, damage, quality_of, state_of, watch
 
 EXAMPLES = """examples:
   tools/follow.py runs/quickstart
   tools/follow.py runs/quickstart --once             the present state, then end
-  tools/follow.py runs/quickstart | tee rounds.txt   one line for each round
-
-Exit status: 0 the run is done; 85 it was stopped or killed, and goes on when it is started again."""
+  tools/follow.py runs/quickstart | tee rounds.txt   one line for each round"""
+STATUS = """Exit status: 0 if the run is done, 85 if it was stopped or killed (it goes
+on when it is started again), 1 if it failed. Ctrl-C ends the view, not the run."""
 ROUNDS = 5  # in the picture of the clients
 SIGNS = {"download": "░", "compute": "█", "upload": "▒", "wait": "·", "failed": "×", "unknown": " ", "full": "█", "empty": "░",
          "spark": "▁▂▃▄▅▆▇█"}
@@ -54,6 +57,17 @@ def plain_line(run, i):
     return (f"round {rounds['round'][i]}/{total_rounds(run)}   {quality}   loss {rounds['train_loss'][i]:.4f}   "
             f"merged {rounds['updates_merged'][i]}   utilisation {rounds['utilisation'][i]:.2f}   "
             f"virtual {duration(rounds['virtual_time_s'][i])}   wall {duration(rounds['wall_time_s'][i])}")
+
+
+def fitted(parts, width, between="   "):
+    """The parts in as few lines of at most `width` signs as they need; a part alone may be longer."""
+    lines = []
+    for part in parts:
+        if lines and len(lines[-1] + between + part) <= width:
+            lines[-1] += between + part
+        else:
+            lines.append(part)
+    return lines
 
 
 def spark(values, width, signs):
@@ -92,32 +106,38 @@ def strip(tasks, rows, begin, end, width, signs):
 def client_lines(run, width, height, signs, is_over):
     """The picture of the clients over the last rounds, with one line for each."""
     ends, tasks = run.rounds["virtual_time_s"], run.tasks
-    if len(ends) == 0 or height < 2:
+    if len(ends) == 0:
         return []
     shown = min(ROUNDS, len(ends))
     begin, end = (ends[-shown - 1] if len(ends) > shown else 0.0), ends[-1]
     if end <= begin:
         return []
+    lines = fitted([f"last {shown} rounds, {duration(end - begin)} of virtual time:",
+                    f"{signs['download']} download {signs['compute']} compute {signs['upload']} upload",
+                    f"{signs['wait']} waits {signs['failed']} failed, blank: not known"], width, " ")
+    height -= len(lines)
+    if height < 1:
+        return []
     active = np.flatnonzero((tasks["finished_s"] > begin) & (tasks["sent_s"] < end))
     clients = run.clients["client"]
-    if len(clients) > height - 1:  # those that had work come first
+    if len(clients) > height:  # those that had work come first
         clients = np.concatenate([np.unique(tasks["client"][active]), np.setdiff1d(clients, tasks["client"][active])])
-    left_out = max(0, len(clients) - (height - 1))
-    if left_out:
-        clients = clients[:height - 2]
-        left_out = len(run.clients["client"]) - len(clients)
+    if len(clients) > height:
+        clients = clients[:height - 1]
+    left_out = len(run.clients["client"]) - len(clients)
     devices = dict(zip(run.clients["client"].tolist(), run.clients["device"].tolist()))
     labels = [f"client {c} ({devices.get(c, '?')})" for c in clients.tolist()]
-    label_width = min(max((len(label) for label in labels), default=0), max(10, width // 4))
-    bar = max(10, min(60, width - label_width - 34))
-    legend = (f"{signs['download']} download {signs['compute']} compute {signs['upload']} upload {signs['wait']} waits "
-              f"{signs['failed']} failed, blank: not known")
-    lines = [f"last {shown} rounds, {duration(end - begin)} of virtual time: {legend}"]
+    if max((len(label) for label in labels), default=0) > width // 4:
+        labels = [f"client {c}" for c in clients.tolist()]
+    label_width = max((len(label) for label in labels), default=0)
+    has_words = width - label_width >= 44
+    bar = max(1, min(60, width - label_width - (34 if has_words else 12)))
     for client, label in zip(clients.tolist(), labels):
         rows = active[tasks["client"][active] == client]
         every = np.flatnonzero(tasks["client"] == client)
         picture, busy = strip(tasks, rows, begin, end, bar, signs)
-        lines.append(f"{label:{label_width}.{label_width}} {picture} {100 * busy:3.0f} % busy  {last_word(run, every, is_over)}")
+        words = f"  {last_word(run, every, is_over)}" if has_words else ""
+        lines.append(f"{label:{label_width}} {picture} {100 * busy:3.0f} % busy{words}")
     if left_out:
         lines.append(f"and {left_out} more clients")
     return lines
@@ -139,35 +159,34 @@ def screen(run, state, width, height, signs, age_s):
     """The whole view as a list of lines."""
     config, rounds = run.config, run.rounds
     done, total = len(rounds["round"]), total_rounds(run)
-    lines = [f"{run.name}: {config.get('method.name', '?')}, {config.get('model.name', '?')} on {config.get('data.name', '?')}, "
-             f"{config.get('clients.count', '?')} clients ({config.get('clients.fleet') or 'one class'})"]
+    lines = fitted([f"{run.name}: {config.get('method.name', '?')}, {config.get('model.name', '?')} on {config.get('data.name', '?')}",
+                    f"{config.get('clients.count', '?')} clients ({config.get('clients.fleet') or 'one class'})"], width, ", ")
     quiet = f"; its file grew {duration(age_s)} ago" if not state.is_over and age_s >= 30 else ""
-    lines.append(state.text + quiet)
+    lines += fitted((state.text + quiet).split(), width, " ")
     share = min(1.0, done / total) if total else 0.0
     filled = int(round(20 * share))
     bar = signs["full"] * filled + signs["empty"] * (20 - filled)
-    progress = f"round {done}/{total} {bar} {100 * share:.0f} %"
+    progress = [f"round {done}/{total} {bar} {100 * share:.0f} %"]
     if done:
-        left = time_left(run)
-        tail = "" if state.is_over else f"   left about {duration(left)}"
-        progress += f"   virtual {duration(rounds['virtual_time_s'][-1])}   wall {duration(rounds['wall_time_s'][-1])}{tail}"
-    lines.append(progress)
+        left = [] if state.is_over else [f"left about {duration(time_left(run))}"]
+        progress += [*left, f"virtual {duration(rounds['virtual_time_s'][-1])}", f"wall {duration(rounds['wall_time_s'][-1])}"]
+    lines += fitted(progress, width)
     name, versions, values = quality_of(run)
     finite = np.flatnonzero(np.isfinite(values))
     if len(finite):
         best = finite[np.argmin(values[finite]) if name == "perplexity" else np.argmax(values[finite])]
-        lines.append(f"{name} {values[finite[-1]]:.4f} (best {values[best]:.4f} at version {versions[best]})   "
-                     + spark(values, 24, signs))
+        lines += fitted([f"{name} {values[finite[-1]]:.4f}", f"best {values[best]:.4f} at version {versions[best]}",
+                         spark(values, 24, signs)], width)
     if done:
-        lines.append(f"last window: {rounds['updates_merged'][-1]} merged, {rounds['updates_stale'][-1]} of them stale, "
-                     f"{rounds['updates_dropped'][-1]} lost   training loss {rounds['train_loss'][-1]:.4f}   "
-                     f"utilisation {100 * rounds['utilisation'][-1]:.0f} %")
+        lines += fitted([f"last round: {rounds['updates_merged'][-1]} merged ({rounds['updates_stale'][-1]} stale), "
+                         f"{rounds['updates_dropped'][-1]} lost", f"training loss {rounds['train_loss'][-1]:.4f}",
+                         f"utilisation {100 * rounds['utilisation'][-1]:.0f} %"], width)
     failed = {outcome: int((run.tasks["outcome"] == outcome).sum()) for outcome in (*FAILURES, "dropped_stale")}
     told = [f"{count} {outcome.replace('_', ' ')}" for outcome, count in failed.items() if count]
     if told:
-        lines.append("failed tasks: " + ", ".join(told))
+        lines += fitted(["failed tasks: " + told[0], *told[1:]], width, ", ")
     lines += client_lines(run, width, height - len(lines) - 1, signs, state.is_over)
-    return [line[:width] for line in lines]
+    return [line[:width] for line in lines[:max(1, height - 1)]]
 
 
 def age_of(path):
@@ -204,11 +223,12 @@ def follow(path, every_s, once, out):
 
 
 def main():
-    parser = Parser(prog="follow.py", description=__doc__.split("\n\n")[0], epilog=EXAMPLES,
+    parser = Parser(prog="follow.py", usage="follow.py RUN [options]",
+                    description=__doc__.split("\n\n")[0] + "\n" + STATUS, epilog=EXAMPLES,
                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", metavar="RUN", help="a run's folder or its run.h5")
     parser.add_argument("--once", action="store_true", help="show the present state and end")
-    parser.add_argument("--every", type=float, default=1.0, metavar="S", help="seconds between two looks at the file (1)")
+    parser.add_argument("--every", type=float, default=1.0, metavar="S", help="seconds between two looks at the file; default: 1")
     options = parser.parse_args()
     if not 0.05 <= options.every <= 3600:
         parser.error("--every is a number of seconds from 0.05 to 3600")
@@ -225,7 +245,7 @@ def main():
         return 0
     except KeyboardInterrupt:
         state = state_of(options.run)
-    return 85 if state.kind in ("stopped", "killed") else 0
+    return state.status
 
 
 if __name__ == "__main__":

@@ -1,12 +1,7 @@
 #!/usr/bin/env python3
 """Downloads public data sets from their publishers and checks them.
 
-    tools/get_data.py NAME... [--to FOLDER] [--from PLACE]
-        NAME    mnist, fashion-mnist, cifar10, cifar100, tinyshakespeare, agnews, or all
-        FOLDER  parent folder of the data sets; default: $ESPALIER_DATA, else ./data
-        PLACE   a folder or URL with the same files, instead of the publishers'
-
-Complete files are not downloaded again. The script needs only Python.
+Complete files are not downloaded again. The script needs only Python. docs/data.md describes the sets.
 """
 
 import argparse
@@ -24,6 +19,11 @@ FASHION = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
 CIFAR = "https://www.cs.toronto.edu/~kriz/"
 SHAKESPEARE = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/"
 AG_NEWS = "https://raw.githubusercontent.com/mhjabreel/CharCnn_Keras/master/data/ag_news_csv/"
+
+EXAMPLES = """examples:
+  tools/get_data.py mnist cifar10
+  tools/get_data.py all --to /scratch/data
+  tools/get_data.py agnews --from /mnt/downloads    without a network"""
 
 # name: (folder, URL, {file: MD5 from its publisher or the usual loaders}, files of an archive)
 SETS = {
@@ -114,11 +114,14 @@ def unpack(archive, destination, members):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="+", metavar="NAME", choices=[*SETS, "all"])
+    parser = argparse.ArgumentParser(usage="get_data.py NAME... [options]", description=__doc__.split("\n\n")[0],
+                                     epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="+", metavar="NAME", choices=[*SETS, "all"], help=", ".join(SETS) + ", or all")
     parser.add_argument("--to", metavar="FOLDER", type=pathlib.Path,
-                        default=pathlib.Path(os.environ.get("ESPALIER_DATA") or "data"))
-    parser.add_argument("--from", metavar="PLACE", dest="place")
+                        default=pathlib.Path(os.environ.get("ESPALIER_DATA") or "data"),
+                        help="parent folder of the sets; default: $ESPALIER_DATA, else data")
+    parser.add_argument("--from", metavar="PLACE", dest="place",
+                        help="a folder or URL with the same files, not the publishers'")
     arguments = parser.parse_args()
     for name in SETS if "all" in arguments.names else arguments.names:
         get(name, arguments.to, arguments.place)

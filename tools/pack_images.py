@@ -1,11 +1,9 @@
 #!/usr/bin/env python3
-"""Packs a folder of images, one subfolder for each class, into one HDF5 file for `data.name = arrays`.
+"""Packs a folder of images, one subfolder for each class, into one HDF5 file for
+`data.name = arrays`. docs/data.md has the rules.
 
-    tools/pack_images.py FOLDER OUT.h5 [--size N] [--grey]
-        FOLDER    has a subfolder for each class; or `train` and `test`, each with such subfolders; without `test`,
-                  `val`, `valid` or `validation` replaces it; upper or lower case
-        --size N  scale every image to N x N; without it all images must have the same size
-        --grey    one channel instead of three
+FOLDER has a subfolder for each class; or `train` and `test`, each with such subfolders. Without `test`, `val`, `valid` or
+`validation` replaces it; upper or lower case.
 
 Classes are numbered in the order of their names; the attribute `classes` of `y` has the names. The pixels are
 contiguous bytes [sample, channel, row, column], so Espalier can map the file into memory. If any image
@@ -19,10 +17,18 @@ import contextlib
 import pathlib
 import sys
 
+sys.path.append(str(pathlib.Path(__file__).resolve().parent))
+from needed_packages import need
+
+need("numpy", "h5py", "PIL")
 import h5py
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+EXAMPLES = """examples:
+  tools/pack_images.py photos photos.h5
+  tools/pack_images.py photos photos.h5 --size 32 --grey
+  build/espalier run mine.ini --data.name=arrays --data.file=photos.h5"""
 LEFT_BY_SYSTEMS = {"__MACOSX", "@eaDir"}
 VALIDATION = ("val", "valid", "validation")
 ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".webp"}
@@ -107,12 +113,16 @@ def has_bytes(path):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", metavar="FOLDER", type=pathlib.Path)
-    parser.add_argument("out", metavar="OUT.h5", type=pathlib.Path)
-    parser.add_argument("--size", metavar="N", type=int)
-    parser.add_argument("--grey", action="store_true")
+    parser = argparse.ArgumentParser(usage="pack_images.py FOLDER OUT.h5 [options]", description=__doc__.split("\n\n")[0],
+                                     epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", metavar="FOLDER", type=pathlib.Path,
+                        help="a subfolder for each class; or train and test with such subfolders")
+    parser.add_argument("out", metavar="OUT.h5", type=pathlib.Path, help="the file to write, for data.file")
+    parser.add_argument("--size", metavar="N", type=int, help="scale every image to N x N; default: all have one size")
+    parser.add_argument("--grey", action="store_true", help="one channel instead of three")
     arguments = parser.parse_args()
+    if arguments.size is not None and arguments.size < 1:
+        sys.exit("error: --size is a number of pixels, at least 1")
     if not arguments.folder.is_dir():
         sys.exit(f"error: {arguments.folder} is not a folder")
     items, has_test, left_out = collect(arguments.folder)

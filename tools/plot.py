@@ -15,27 +15,31 @@ takes (axes, runs, view) and returns the drawn values in the units of the tables
 
 import argparse
 import dataclasses
-import glob
+import functools
 import math
 import os
 import re
 import sys
+import textwrap
 import warnings
 
 # A notebook passes its backend on to programs that it starts; that backend cannot draw into files.
 if __name__ == "__main__":
     os.environ["MPLBACKEND"] = "Agg"
-try:
-    import matplotlib
-    import numpy as np
-    from matplotlib.figure import Figure
-    from matplotlib.lines import Line2D
-    from matplotlib.patches import Patch
-    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+sys.path.append(os.path.dirname(os.path.abspath(__file__)))
+from needed_packages import need
 
-    from espalier_h5 import RunError, open_run, time_unit
-except ImportError as error:
-    sys.exit(f"plot.py: {error}; tools/setup.sh --python installs what the tools need")
+need("numpy", "h5py", "matplotlib")
+import matplotlib
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.textpath import TextPath
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
+from espalier_h5 import RunError, byte_unit, is_language, model_parameters, open_run, run_paths, time_unit
 
 # The palette of Okabe and Ito, which colour-blind people can tell apart, without its yellow.
 COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#3d4349"]
@@ -51,6 +55,9 @@ FAILURES = {  # outcome: marker and words
     "dropped_stale": ("v", "too stale, dropped"),
 }
 MAX_LANES, MAX_ROUNDS, MAX_PANELS, FEW = 12, 5, 6, 7
+MAX_DOTS = 40  # points of a curve that has a dot at each
+REACHED = "reaches the target"
+SMALL = 8.5  # points: size of the names beside a picture
 
 STYLE = {
     "font.size": 9.5,
@@ -79,6 +86,14 @@ class PlotError(Exception):
 
 class NothingToDraw(PlotError):
     """The runs have the columns, but no rows yet."""
+
+
+class Apart(PlotError):
+    """The runs of a group share no part of an axis."""
+
+    def __init__(self, group, against):
+        super().__init__(f"the runs of {group} have no part of the axis '{AGAINST[against][0]}' in common, so they have no "
+                         "mean there")
 
 
 @dataclasses.dataclass
@@ -155,9 +170,9 @@ def text(name):
 
 def quality_of(runs):
     """top1, or perplexity if all runs are language models."""
-    top1 = [column(run, "evaluations", "top1") for run in runs]
-    language = all(len(values) and np.isnan(values).all() for values in top1)
-    return "perplexity" if language else "top1"
+    for run in runs:
+        column(run, "evaluations", "top1")  # a sentence if there is none
+    return "perplexity" if all(is_language(run.evaluations) for run in runs) else "top1"
 
 
 def smaller_is_better(measure):
@@ -178,6 +193,28 @@ def positions(run, against):
     return {0.0: 0.0, **dict(zip(versions, places))}
 
 
+USUAL_AXES = {  # of the pictures whose x axis can be chosen
+    "summary": ("virtual", "rounds"), "quality": ("virtual", "rounds", "bytes", "wall"),
+    "staleness": ("virtual",), "utilisation": ("virtual",), "coverage": ("rounds",),
+}
+
+
+def axes_of(picture, view):
+    """The x axes of a picture: those asked for, or those that suit it."""
+    return view.against or USUAL_AXES[picture]
+
+
+def moving_mean(y, count):
+    """The mean of each value and the count - 1 before it, over those that are finite; NaN if none is."""
+    finite = np.isfinite(y)
+    total = np.cumsum(np.insert(np.where(finite, y, 0.0), 0, 0.0))
+    number = np.cumsum(np.insert(finite, 0, 0))
+    end = np.arange(1, len(y) + 1)
+    begin = np.maximum(end - count, 0)
+    with np.errstate(invalid="ignore"):
+        return (total[end] - total[begin]) / (number[end] - number[begin])
+
+
 def series(run, measure, against, view=View()):
     """x and y of one run: a column of /evaluations, else of /rounds."""
     if measure in table_of(run, "evaluations"):
@@ -193,10 +230,8 @@ def series(run, measure, against, view=View()):
         y, versions = column(run, "rounds", measure), column(run, "rounds", "version")
     place = positions(run, against)
     x = np.array([place.get(version, np.nan) for version in versions])
-    if view.smooth > 1 and len(y):
-        total = np.cumsum(np.insert(y, 0, 0.0))
-        begin = np.maximum(np.arange(1, len(y) + 1) - view.smooth, 0)
-        y = (total[1:] - total[begin]) / (np.arange(1, len(y) + 1) - begin)
+    if view.smooth > 1:
+        y = moving_mean(y, view.smooth)
     # A row of a run that goes on can be there before its round is.
     seen = np.isfinite(x)
     return x[seen], np.where(np.isfinite(y), y, np.nan)[seen]
@@ -221,12 +256,13 @@ def option_named(runs, option):
 
 
 def groups(runs, options):
-    """A dict from label to runs, in the order of the runs."""
+    """A dict from label, such as "fedavg, grace_s 2", to runs, in the order of the runs."""
     options = [option_named(runs, option) for option in options]
     members = {}
     for run in runs:
-        values = [run.config.get(option, "not set") or "empty" for option in options]
-        members.setdefault(", ".join(values), []).append(run)
+        words = [(option.rpartition(".")[2], run.config.get(option, "not set") or "empty") for option in options]
+        label = ", ".join(value if key in ("name", "kind") else f"{key} {value}" for key, value in words)
+        members.setdefault(label, []).append(run)
     return members
 
 
@@ -241,7 +277,7 @@ def differing(runs):
 
 
 def mean_curve(name, lines):
-    """Mean and mean ± one standard deviation of the runs, where all of them have values.
+    """Mean and mean ± one standard deviation of the runs, where all of them have values; empty if they never all have.
 
     Between its points a run counts as the straight line that the picture of it alone shows."""
     lines = [(x[np.isfinite(y)], y[np.isfinite(y)]) for x, y in lines]
@@ -251,8 +287,6 @@ def mean_curve(name, lines):
     first, last = max(x[0] for x, _ in lines), min(x[-1] for x, _ in lines)
     grid = np.unique(np.concatenate([x for x, _ in lines]))
     grid = grid[(grid >= first) & (grid <= last)]
-    if not len(grid):
-        raise PlotError(f"the runs of {name} have no part of this axis in common, so they have no mean")
     values = np.array([np.interp(grid, x, y) for x, y in lines])
     mean = values.mean(axis=0)
     if len(lines) == 1:
@@ -270,11 +304,15 @@ def curves_of(runs, measure, against, view=View()):
         found = []
         for label, members in groups(runs, view.group).items():
             lines = [series(run, measure, against, view) for run in members]
-            count = f"{len(members)} runs" if len(members) > 1 else "1 run"
+            used = sum(np.isfinite(y).any() for _, y in lines)
+            count = "" if used == len(members) else f"{used} of "
+            count += f"{len(members)} runs" if len(members) > 1 else "1 run"
             found.append(mean_curve(f"{label} ({count})", lines))
     if not any(np.isfinite(curve.y).any() for curve in found):
-        empty = all(len(curve.y) == 0 for curve in found)
-        why = "no rows yet" if empty else "no numbers"
+        numbers = [y for run in runs for y in series(run, measure, against, view)[1]]
+        if np.isfinite(numbers).any():
+            raise Apart(found[0].name, against)
+        why = "no numbers" if numbers else "no rows yet"
         raise NothingToDraw(f"{runs[0].path} has {why} for {measure}, so there is nothing to draw")
     return found
 
@@ -286,13 +324,6 @@ def reached(curve, target, measure):
 
 
 # --- axes ----------------------------------------------------------------------------------------
-
-
-def byte_unit(size):
-    for name, length in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if size >= length:
-            return name, length
-    return "B", 1.0
 
 
 AGAINST = {  # axis: words, and the unit for the largest value
@@ -320,6 +351,44 @@ def measure_label(runs, measure, view):
     if view.set != "test" and measure in table_of(runs[0], "evaluations"):
         label += f", {view.set}"
     return label + (f"\nmean of {view.smooth} points" if view.smooth > 1 else "")
+
+
+@functools.cache
+def text_width(words, size):
+    """Width of a line of text in inches; `size` is that of the font in points."""
+    return TextPath((0, 0), words, size=size).get_extents().width / 72 if words.strip() else 0.0
+
+
+def wrapped(words, room, size=STYLE["font.size"]):
+    """`words` in as many lines as they need where `room` inches are free."""
+    lines = []
+    for line in words.split("\n"):
+        share = room / max(text_width(line, size), 1e-9)
+        lines += textwrap.wrap(line, max(10, int(len(line) * share))) if share < 1 else [line]
+    return "\n".join(lines)
+
+
+def label_y(axis, words):
+    """Sets the label of the y axis, in two lines where the axes are low."""
+    height = axis.get_position().height * axis.figure.get_figheight()
+    axis.set_ylabel(wrapped(words, 1.1 * height))
+
+
+def room_of(axis):
+    """About the width of the axes in inches, which the layout does not know before it has drawn the labels at their left."""
+    labels = (text_width(label.get_text(), STYLE["font.size"]) for label in axis.get_yticklabels())
+    return axis.figure.get_figwidth() - max(labels, default=0.0) - 0.25
+
+
+def title(axis, words):
+    axis.set_title(wrapped(text(words), room_of(axis), 10), loc="left", fontsize=10)
+
+
+def rounds_below(axis, words):
+    """The x axis of rounds."""
+    axis.set_xlabel(words)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.set_xlim(left=0, auto=True)
 
 
 def look(i):
@@ -354,37 +423,40 @@ def draw_curves(axis, runs, view, measure, against, bound=None):
     styles = looks(runs, view, len(curves))
     many = max(len(curve.x) for curve in curves) > 100 or len(curves) > FEW
     for style, curve in zip(styles, curves):
-        dots = len(curve.x) <= 40 and len(curves) <= FEW and not view.group
+        dots = len(curve.x) == 1 or len(curve.x) <= MAX_DOTS and len(curves) <= FEW and not view.group
         own = {"lw": 1.2 if many else 1.7, "marker": "o" if dots else None, "ms": 3}
-        axis.plot(curve.x / length, curve.y, label=text(curve.name), **style, **own)
+        seen = np.isfinite(curve.y)  # a line goes on over rounds without a value
+        axis.plot(curve.x[seen] / length, curve.y[seen], label=text(curve.name), **style, **own)
         if curve.low is not None:
             band = {"color": style["color"], "alpha": 0.18, "lw": 0}
             axis.fill_between(curve.x / length, curve.low, curve.high, **band)
     if bound and len(curves) <= FEW:
         for style, extra in zip(styles, curves_of(runs, bound, against, view)):
-            thin = {"lw": 1.0, "alpha": 0.6, "ls": (0, (3, 2))}
-            axis.plot(extra.x / length, extra.y, color=style["color"], **thin)
+            thin = {"lw": 1.0, "alpha": 0.6, "ls": (0, (3, 2)), "marker": "_" if len(extra.x) == 1 else None}
+            seen = np.isfinite(extra.y)
+            axis.plot(extra.x[seen] / length, extra.y[seen], color=style["color"], **thin)
     if view.target is not None and not bound:
         axis.axhline(view.target, color=INK, lw=0.9, ls=(0, (1, 2)), zorder=1)
         axis.annotate(f"target {view.target:g}", (1, view.target), (0, -3), fontsize=8,
                       xycoords=("axes fraction", "data"), textcoords="offset points",
                       ha="right", va="top")
-        for style, curve in zip(styles, curves):
-            at = reached(curve, view.target, measure)
+        dot = {"marker": "D", "ms": 6, "mec": "white", "mew": 0.8, "zorder": 5, "ls": ""}
+        places = [reached(curve, view.target, measure) for curve in curves]
+        for style, curve, at in zip(styles, curves, places):
             if at is not None:
-                dot = {"marker": "D", "ms": 6, "mec": "white", "mew": 0.8, "zorder": 5, "ls": ""}
                 axis.plot(curve.x[at] / length, curve.y[at], color=style["color"], **dot)
-    axis.set_xlabel(f"{words} ({unit})" if unit else words)
-    axis.set_ylabel(measure_label(runs, measure, view))
-    if against == "rounds":
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if any(at is not None for at in places):
+            axis.plot([], [], color=INK, label=REACHED, **dot)
+    rounds_below(axis, words) if against == "rounds" else axis.set_xlabel(f"{words} ({unit})")
+    axis.set_xlim(left=0, auto=True)
+    label_y(axis, measure_label(runs, measure, view))
     return curves
 
 
 def draw_quality(axis, runs, view):
     """Quality of the model against the first of `view.against`."""
     measure = view.measure or quality_of(runs)
-    return draw_curves(axis, runs, view, measure, (view.against or ("virtual",))[0])
+    return draw_curves(axis, runs, view, measure, axes_of("quality", view)[0])
 
 
 def line_legend(axis, solid, dashed):
@@ -393,7 +465,7 @@ def line_legend(axis, solid, dashed):
         Line2D([], [], color=INK, lw=1.7, label=solid),
         Line2D([], [], color=INK, lw=1.0, alpha=0.6, ls=(0, (3, 2)), label=dashed),
     ]
-    axis.legend(handles=handles, frameon=False, loc="best", fontsize=8.5)
+    axis.legend(handles=handles, loc="best", fontsize=SMALL, edgecolor="none", framealpha=0.85)
 
 
 def from_zero(axis):
@@ -404,8 +476,7 @@ def from_zero(axis):
 
 def draw_staleness(axis, runs, view):
     """Staleness of the merged updates: mean, and dashed the largest of each round."""
-    against = (view.against or ("virtual",))[0]
-    curves = draw_curves(axis, runs, view, "staleness_mean", against, "staleness_max")
+    curves = draw_curves(axis, runs, view, "staleness_mean", axes_of("staleness", view)[0], "staleness_max")
     if len(curves) <= FEW:
         line_legend(axis, "mean of a merge", "largest of a merge")
     from_zero(axis)
@@ -414,15 +485,14 @@ def draw_staleness(axis, runs, view):
 
 def draw_utilisation(axis, runs, view):
     """Busy share of the clients that had a task."""
-    curves = draw_curves(axis, runs, view, "utilisation", (view.against or ("virtual",))[0])
+    curves = draw_curves(axis, runs, view, "utilisation", axes_of("utilisation", view)[0])
     axis.set_ylim(0, 1.02)
     return curves
 
 
 def draw_coverage(axis, runs, view):
     """How many of the merged updates hold a parameter: mean over parameters, and the fewest."""
-    against = (view.against or ("rounds",))[0]
-    curves = draw_curves(axis, runs, view, "coverage_mean", against, "coverage_min")
+    curves = draw_curves(axis, runs, view, "coverage_mean", axes_of("coverage", view)[0], "coverage_min")
     if len(curves) <= FEW:
         line_legend(axis, "mean over parameters", "parameter with the fewest")
     from_zero(axis)
@@ -498,10 +568,12 @@ def draw_memory(axis, runs, view):
     unit, length = byte_unit(sizes.max(initial=1) / 3)
     wide = sizes.max(initial=1) > 20 * sizes.min(initial=sizes.max(initial=1))
     for y, (_, peak, cap, failed) in enumerate(rows):
-        if cap > 0:
+        if cap > 0 and peak > 0:
             axis.plot([peak / length, cap / length], [y, y], color=FAINT, lw=3, zorder=1)
+        if cap > 0:
             axis.plot(cap / length, y, marker="|", color=INK, ms=11, mew=2, ls="")
-        axis.plot(peak / length, y, marker="o", color=COLOURS[0], ms=6, ls="")
+        if peak > 0:  # 0: not even the submodel that was sent fitted, so nothing was measured
+            axis.plot(peak / length, y, marker="o", color=COLOURS[0], ms=6, ls="")
         if failed:
             axis.plot(max(cap, peak) / length, y, marker="x", color=FAILED, ms=7, mew=2, ls="", zorder=4)
     lanes(axis, run, rows[:, 0])
@@ -514,9 +586,8 @@ def draw_memory(axis, runs, view):
         axis.set_xlim(left=0)
     axis.set_xlabel(f"memory ({unit}{', log scale' if wide else ''})", loc="left")
     least = "with the least room: " if len(rows) < total and not view.clients else ""
-    title = f"Peak memory of clients {least}{run_names(runs, view)[0]}" if least else (
-        f"Peak memory of each client: {run_names(runs, view)[0]}")
-    axis.set_title(text(title + how_many(len(rows), total)), loc="left", fontsize=10)
+    words = f"Peak memory of clients {least}" if least else "Peak memory of each client: "
+    title(axis, words + run_names(runs, view)[0] + how_many(len(rows), total))
     handles = [
         Line2D([], [], marker="o", color=COLOURS[0], ms=6, ls="", label="measured peak"),
         Line2D([], [], marker="|", color=INK, ms=11, mew=2, ls="", label="memory of its device"),
@@ -529,66 +600,108 @@ def draw_memory(axis, runs, view):
     return rows
 
 
+def legend_width(names, columns, size=STYLE["font.size"], handle=2.0, gap=2.0):
+    """Width in inches of a legend; `handle` and `gap` are handlelength and columnspacing, in sizes of the font."""
+    widths = [max(text_width(name, size) for name in part)
+              for part in np.array_split(np.array(names, dtype=object), columns)]
+    # Letters that are fitted to few pixels are a little wider.
+    return 1.05 * sum(widths) + (columns * (handle + 0.8) + (columns - 1) * gap + 1.8) * size / 72
+
+
+def columns_that_fit(names, room, **sizes):
+    """The largest number of columns of a legend that `room` inches hold, at least 1."""
+    fits = (n for n in range(len(names), 1, -1) if legend_width(names, n, **sizes) <= room)
+    return next(fits, 1)
+
+
 def legend_below(axis, handles):
-    """A legend in one line, right of the label of the x axis."""
+    """A legend right of the label of the x axis, or below it where both do not fit in one line."""
+    names = [handle.get_label() for handle in handles]
+    room, label = room_of(axis), text_width(axis.get_xlabel(), STYLE["font.size"]) + 0.2
+    columns = columns_that_fit(names, room, handle=1.3, gap=1.4)
+    beside = legend_width(names, len(names), handle=1.3, gap=1.4) + label <= room
     axis.legend(
         handles=handles,
-        ncols=len(handles),
+        ncols=columns,
         frameon=False,
         loc="upper right",
         bbox_to_anchor=(1.005, 0),
-        borderaxespad=1.9,
+        borderaxespad=1.9 if beside else 3.4,
         handlelength=1.3,
         columnspacing=1.4,
     )
 
 
-def client_updates(run, view=View()):
-    """A dict from client to (round in which a task was sent, seconds until its update was there)."""
-    client = column(run, "tasks", "client")
-    sent, finished = column(run, "tasks", "sent_s"), column(run, "tasks", "finished_s")
-    outcome, base = column(run, "tasks", "outcome"), column(run, "tasks", "base_version")
+def by_round(run, view, values, counts):
+    """A dict from client to (round in which a task was sent, value of the task), for the tasks that count."""
+    client, base = column(run, "tasks", "client"), column(run, "tasks", "base_version")
     place = positions(run, "rounds")
-    arrived = np.isin(outcome, ("merged", "dropped_stale", "rejected")) & np.isfinite(finished - sent)
     lines = {}
-    for c in chosen_clients(run, view, client[arrived]):
-        mine = np.flatnonzero(arrived & (client == c))
+    for c in chosen_clients(run, view, client[counts]):
+        mine = np.flatnonzero(counts & (client == c))
         rounds = np.array([place.get(base[i], np.nan) + 1 for i in mine])
         order = np.argsort(rounds, kind="stable")
-        lines[int(c)] = rounds[order], (finished - sent)[mine][order]
+        lines[int(c)] = rounds[order], values[mine][order]
     if not any(len(x) for x, _ in lines.values()):
-        raise NothingToDraw(f"{run.path} has no updates yet, so there are no times to draw")
+        raise NothingToDraw(f"{run.path} has no such tasks yet, so there is nothing to draw")
     return lines
 
 
-def draw_updates(axis, runs, view):
-    """Seconds from sending a task to the arrival of its update, for each client, of the first run.
-
-    Many clients are coloured by their device."""
-    run = runs[0]
-    lines = client_updates(run, view)
+def draw_by_round(axis, run, lines, length=1.0):
+    """A line for each client: the values of its tasks over rounds. Many clients are coloured by their device."""
     table = table_of(run, "clients")
     devices = dict(zip(table.get("client", ()), table.get("device", ())))
     by_client = len(lines) <= FEW or not devices
     keys = list(lines) if by_client else list(dict.fromkeys(devices.get(c, "?") for c in lines))
-    unit, length = time_unit(max(y.max() for _, y in lines.values() if len(y)))
     for c, (x, y) in lines.items():
         i = keys.index(c if by_client else devices.get(c, "?"))
-        thin = {"lw": 1.2, "marker": "o", "ms": 2.5, "alpha": 0.9} if by_client else {
-            "lw": 0.9, "marker": "o", "ms": 2, "alpha": 0.65}
-        axis.plot(x, y / length, **look(i), **thin)
+        thin = {"lw": 1.2, "ms": 2.5, "alpha": 0.9} if by_client else {"lw": 0.9, "ms": 2, "alpha": 0.65}
+        axis.plot(x, y / length, marker="o" if len(x) <= MAX_DOTS else None, **look(i), **thin)
     labels = client_labels(run, keys) if by_client else [
-        text(f"{key} ({sum(devices.get(c, '?') == key for c in lines)} clients)") for key in keys]
+        text(f"{key} ({count} client{'s' if count > 1 else ''})") for key in keys
+        for count in [sum(devices.get(c, "?") == key for c in lines)]]
     if len(keys) <= 4 * FEW:
         handles = [Line2D([], [], **look(i), lw=1.6, label=label) for i, label in enumerate(labels)]
-        axis.legend(handles=handles, frameon=False, fontsize=8.5, loc="upper left",
+        axis.legend(handles=handles, frameon=False, fontsize=SMALL, loc="upper left",
                     bbox_to_anchor=(1.0, 1.02))
-    axis.set_xlabel("round in which the task was sent")
-    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axis.set_ylabel(f"time until the update arrived ({unit})")
+    rounds_below(axis, "round in which the task was sent")
     axis.set_ylim(bottom=0)
-    title = f"Update time of each client: {run_names(runs, view)[0]}"
-    axis.set_title(text(title), loc="left", fontsize=10)
+
+
+def client_updates(run, view=View()):
+    """A dict from client to (round in which a task was sent, seconds until its update was there)."""
+    seconds = column(run, "tasks", "finished_s") - column(run, "tasks", "sent_s")
+    arrived = np.isin(column(run, "tasks", "outcome"), ("merged", "dropped_stale", "rejected"))
+    return by_round(run, view, seconds, arrived & np.isfinite(seconds))
+
+
+def draw_updates(axis, runs, view):
+    """Seconds from sending a task to the arrival of its update, for each client, of the first run."""
+    lines = client_updates(runs[0], view)
+    unit, length = time_unit(max(y.max() for _, y in lines.values() if len(y)))
+    draw_by_round(axis, runs[0], lines, length)
+    label_y(axis, f"time until the update arrived ({unit})")
+    title(axis, f"Update time of each client: {run_names(runs, view)[0]}")
+    return lines
+
+
+def client_retention(run, view=View()):
+    """A dict from client to (round in which a task was sent, share of the model's parameters in its submodel), and what
+    the share is of: the parameters of the model, or of the largest submodel if no checkpoint tells how large the model is."""
+    parameters = column(run, "tasks", "parameters")
+    whole = model_parameters(run)
+    of = "the model's parameters" if whole else "the largest submodel's parameters"
+    share = parameters / (whole or parameters.max(initial=1))
+    return by_round(run, view, share, parameters > 0), of
+
+
+def draw_retention(axis, runs, view):
+    """Share of the model's parameters that the submodel of each task holds, for each client, of the first run."""
+    lines, of = client_retention(runs[0], view)
+    draw_by_round(axis, runs[0], lines)
+    axis.set_ylim(0, max(1.04, 1.04 * max(y.max() for _, y in lines.values() if len(y))))
+    label_y(axis, f"retention (share of {of})")
+    title(axis, f"Retention of each client: {run_names(runs, view)[0]}")
     return lines
 
 
@@ -664,8 +777,7 @@ def draw_gantt(axis, runs, view):
     axis.set_xlim(start / length, end / length)
     axis.set_xlabel(f"virtual time ({unit})", loc="left")
     total = len(table_of(run, "clients").get("client", clients))
-    title = f"What each client did when: {run_names(runs, view)[0]}, {range_words}"
-    axis.set_title(text(title + how_many(len(drawn), total)), loc="left", fontsize=10)
+    title(axis, f"What each client did when: {run_names(runs, view)[0]}, {range_words}" + how_many(len(drawn), total))
     legend_below(axis, handles)
     return rows
 
@@ -677,34 +789,46 @@ PICTURES = {
     "coverage": draw_coverage,
     "memory": draw_memory,
     "updates": draw_updates,
+    "retention": draw_retention,
     "gantt": draw_gantt,
 }
-OF_ONE_RUN = ("memory", "updates", "gantt")
+MEASURED = {  # the column that a picture of curves shows; empty: the quality
+    "quality": "", "staleness": "staleness_mean", "utilisation": "utilisation", "coverage": "coverage_mean",
+}
+OF_ONE_RUN = ("memory", "updates", "retention", "gantt")
+BY_ROUND = ("updates", "retention")
 
 
 # --- figures -------------------------------------------------------------------------------------
 
 
-def curve_legend(figure, axis, count):
-    """Names of the curves: above if they are few, else in a column beside the axes."""
+def curve_legend(figure, axis, size):
+    """Names of the curves: above if they are few, else in columns beside the axes, for which the figure grows unless
+    `size` is given."""
     handles, names = axis.get_legend_handles_labels()
-    handles, names = handles[:count], names[:count]
+    few = len(names) - names.count(REACHED) <= FEW
     if any(name.endswith(" runs)") for name in names) and len(axis.collections):
         handles.append(Patch(color=INK, alpha=0.18, lw=0))
         names.append("mean ± standard deviation")
-        count += 1
-    if count == 1 or sum(len(name) + 6 for name in names) <= 110 and count <= FEW:
-        figure.legend(handles, names, loc="outside upper center", ncols=min(count, 4), frameon=False)
-        return
-    columns = math.ceil(count / 40)
     width, height = figure.get_size_inches()
-    figure.set_size_inches(width + columns * (0.6 + 0.065 * max(len(name) for name in names)), height)
-    figure.legend(handles, names, loc="outside right upper", ncols=columns, frameon=False, fontsize=8.5)
+    above = columns_that_fit(names, width - 0.1, handle=1.6, gap=1.5)
+    if few and (math.ceil(len(names) / above) <= 2 or size):
+        figure.legend(handles, names, loc="outside upper center", ncols=above, frameon=False,
+                      handlelength=1.6, columnspacing=1.5)
+        return
+    columns = math.ceil(len(names) / max(1, int(height / (1.75 * SMALL / 72))))
+    beside = legend_width(names, columns, SMALL) + 0.1
+    if size and beside > 0.6 * width:
+        raise PlotError(f"the names of {len(names)} curves do not fit in {width:g}x{height:g} inches; give a larger "
+                        "--size, or none")
+    if not size:
+        figure.set_size_inches(width + beside, height)
+    figure.legend(handles, names, loc="outside right upper", ncols=columns, frameon=False, fontsize=SMALL)
 
 
 def lanes_of(run, name, view):
     """Number of lines of the picture, for its height."""
-    if name == "updates":
+    if name in BY_ROUND:
         return 8
     if view.clients:
         return len(view.clients)
@@ -726,14 +850,14 @@ def summary(runs, view, size=None):
     grid = figure.add_gridspec(3, 2, height_ratios=[2.3, 2.1, below])
     axes = np.array([[figure.add_subplot(grid[r, c]) for c in range(2)] for r in range(2)])
     no_target = dataclasses.replace(view, target=None)
-    for c, against in enumerate(("virtual", "rounds")):
+    for c, against in enumerate(USUAL_AXES["summary"]):
         curves = draw_curves(axes[0, c], runs, view, quality, against)
         few = len(curves) <= FEW
         try:
             draw_curves(axes[1, c], runs, no_target, "loss", against, "train_loss" if few else None)
         except NothingToDraw:
             pass
-    axes[1, 0].set_ylabel("loss" if few else "test loss")
+    label_y(axes[1, 0], "loss" if few else "test loss")
     if few:
         line_legend(axes[1, 1], "test", "training")
     for r in range(2):
@@ -745,7 +869,7 @@ def summary(runs, view, size=None):
         axes[0, c].set_xlabel("")
         axes[0, c].tick_params(labelbottom=False)
     draw_gantt(figure.add_subplot(grid[2, :]), runs, view)
-    curve_legend(figure, axes[0, 0], len(curves))
+    curve_legend(figure, axes[0, 0], size)
     return figure
 
 
@@ -756,18 +880,17 @@ def figure(name, runs, view=View(), size=None):
             return summary(runs, view, size)
         if name in OF_ONE_RUN:
             return panels_of_runs(name, runs, view, size)
-        against = view.against or (tuple(AGAINST) if name == "quality" else ())
-        views = [dataclasses.replace(view, against=(a,)) for a in against] or [view]
+        views = [dataclasses.replace(view, against=(a,)) for a in axes_of(name, view)]
         columns = 2 if len(views) == 4 else len(views)
         rows = len(views) // columns
         new = new_figure((7.2, 9.6, 12.0)[columns - 1], max(2.9 * rows, 3.6), size)
         axes = new.subplots(rows, columns, sharey=True, squeeze=False).ravel()
         for axis, one in zip(axes, views):
-            curves = PICTURES[name](axis, runs, one)
+            PICTURES[name](axis, runs, one)
         for i, axis in enumerate(axes):
             if i % columns:
                 axis.set_ylabel("")
-        curve_legend(new, axes[0], len(curves))
+        curve_legend(new, axes[0], size)
         return new
 
 
@@ -785,6 +908,18 @@ def panels_of_runs(name, runs, view, size):
     return new
 
 
+def fits(figure):
+    """Whether the axes have room for more than their labels, and no label or legend is cut."""
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    with matplotlib.rc_context(STYLE):
+        figure.draw(renderer)
+    page = figure.bbox.padded(0.05 * figure.dpi)
+    boxes = [axis.get_tightbbox(renderer) for axis in figure.axes]
+    boxes += [legend.get_window_extent(renderer) for legend in figure.legends]
+    inside = all(page.x0 <= b.x0 and b.x1 <= page.x1 and page.y0 <= b.y0 and b.y1 <= page.y1 for b in boxes)
+    return inside and all(min(axis.bbox.width, axis.bbox.height) > 0.5 * figure.dpi for axis in figure.axes)
+
+
 FORMATS = {"png": {}, "svg": {"metadata": {"Date": None}}, "pdf": {"metadata": {"CreationDate": None}}}
 
 
@@ -800,29 +935,29 @@ def save(figure, out, dpi=160, kind=None):
 # --- command line --------------------------------------------------------------------------------
 
 USED_BY = {  # flag: pictures that read it
-    "--group": {"summary", "quality", "staleness", "utilisation", "coverage"},
-    "--against": {"quality", "staleness", "utilisation", "coverage"},
-    "--smooth": {"summary", "quality", "staleness", "utilisation", "coverage"},
+    "--group": {*USUAL_AXES},
+    "--against": {*MEASURED},
+    "--smooth": {*USUAL_AXES},
     "--target": {"summary", "quality"},
     "--measure": {"summary", "quality"},
     "--set": {"summary", "quality"},
     "--from": {"summary", "gantt"},
     "--to": {"summary", "gantt"},
-    "--clients": {"summary", "gantt", "memory", "updates"},
+    "--clients": {"summary", *OF_ONE_RUN},
 }
 
 PICTURE_HELP = """pictures (-p):
-  summary      quality and loss of all runs; below, what each client of the first run did when
-  quality      quality against virtual time, rounds, bytes and wall time
-  staleness, utilisation, coverage      of each merge, for all runs
-  memory       peak memory of each client against the memory of its device, for each run
-  updates      update time of each client over the rounds, for each run
-  gantt        download, compute and upload of each client, for each run
+  summary    quality and loss of all runs; the clients of the first run
+  quality    quality against virtual time, rounds, bytes and wall time
+  staleness, utilisation, coverage    of each merge, for all runs
+  memory     peak memory of each client against that of its device, for each run
+  updates, retention    of each client over rounds: time; share of the model
+  gantt      download, compute and upload of each client, for each run
 
 examples:
   tools/plot.py runs/quickstart
-  tools/plot.py 'runs/digits-*' --group method --target 0.9 -p quality -o quality.pdf
-  tools/plot.py runs/quickstart -p gantt --from 2 --to 4 --clients 0,3-5 -o gantt.svg
+  tools/plot.py 'runs/digits-*' --group method -p quality -o quality.pdf
+  tools/plot.py runs/quickstart -p gantt --from 2 --to 4 --clients 0,3-5
 """
 
 
@@ -862,15 +997,15 @@ def parse(words):
         usage="plot.py RUN... [-p PICTURE] [-o FILE] [options]",
         description="Draws runs: one picture for each call, as PNG, SVG or PDF.",
         epilog=PICTURE_HELP,
-        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=22, width=100),
+        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=22, width=80),
         allow_abbrev=False,
     )
     add = parser.add_argument
     add("runs", nargs="+", metavar="RUN", help="a run's folder, its run.h5, or a pattern like 'runs/a-*'")
     add("-p", "--picture", default="summary", metavar="P", help="what to draw; default: summary")
     add("-o", "--out", metavar="FILE", help=".png, .svg or .pdf; default: a PNG beside the first run.h5")
-    add("--group", metavar="OPT", help="one curve per value of these options (a,b), mean ± deviation")
-    add("--target", type=float, metavar="Q", help="mark, and print, where each curve reaches this quality")
+    add("--group", metavar="OPT", help="one curve per value of an option, mean ± deviation")
+    add("--target", type=float, metavar="Q", help="mark and print where each curve reaches it")
     add("--against", metavar="X", help="some of virtual,rounds,bytes,wall")
     add("--measure", default="", metavar="C", help="column of /evaluations or /rounds instead of quality")
     add("--set", default="test", metavar="S", help="set of the evaluations; default: test")
@@ -917,30 +1052,6 @@ def note(sentence):
     print(f"note: {sentence}", file=sys.stderr)
 
 
-def paths_of(words):
-    """The runs that the words name. A pattern stands for the runs that it fits, not other files."""
-    paths = []
-    for word in words:
-        if os.path.exists(word) or not glob.has_magic(word):
-            paths.append(word)
-            continue
-        fits = [p for p in sorted(glob.glob(word))
-                if p.endswith(".h5") or os.path.exists(os.path.join(p, "run.h5"))]
-        if not fits:
-            raise RunError(f"no run fits {word}")
-        paths += fits
-    return list(dict.fromkeys(paths))
-
-
-def read(path):
-    try:
-        return open_run(path)
-    except RunError:
-        raise
-    except Exception as error:  # a damaged file can break any assumption of the reader
-        raise RunError(f"{path} cannot be read: {error or type(error).__name__}") from None
-
-
 def has_rows(run):
     """Whether a run has begun. Of tables that are not there, the picture tells."""
     tables = [table for name in ("rounds", "tasks") if (table := table_of(run, name))]
@@ -959,7 +1070,7 @@ def with_rows(runs):
 
 
 def tell(picture, runs, view):
-    """Prints where each curve reaches the target; warns about what the picture cannot show."""
+    """Warns about what the picture cannot show; prints where each curve reaches the target."""
     count = len(groups(runs, view.group)) if view.group else len(runs)
     if picture not in OF_ONE_RUN and count > len(COLOURS) * len(DASHES):
         note(f"with {count} curves some look alike; --group makes them fewer")
@@ -969,27 +1080,53 @@ def tell(picture, runs, view):
             if other:
                 shown = ", ".join(other[:4]) + (", ..." if len(other) > 4 else "")
                 note(f"the runs of {label} differ in more than the seed: {shown}")
-    if view.target is None:
-        return
-    measure = view.measure or quality_of(runs)
-    every = {axis: curves_of(runs, measure, axis, dataclasses.replace(view, against=(axis,)))
-             for axis in AGAINST}
-    for i, curve in enumerate(every["virtual"]):
-        places = {axis: reached(every[axis][i], view.target, measure) for axis in AGAINST}
-        if any(at is None for at in places.values()):
-            print(f"{curve.name}: does not reach {measure} {view.target:g}")
+    if view.target is not None:
+        tell_target(runs, view, view.measure or quality_of(runs))
+
+
+def drawable(picture, runs, view):
+    """`view` without the axes on which no group has a mean; notes name what is left out."""
+    measure = MEASURED[picture] or view.measure or quality_of(runs)
+    kept, left_out = [], []
+    for axis in axes_of(picture, view):
+        try:
+            curves = curves_of(runs, measure, axis, view)
+            kept.append(axis)
+            left_out += [Apart(curve.name, axis) for curve in curves if len(curve.x) == 0]
+        except Apart as error:
+            left_out.append(error)
+    if not kept:
+        raise left_out[0]
+    for sentence in left_out:
+        note(sentence)
+    return dataclasses.replace(view, against=tuple(kept))
+
+
+def tell_target(runs, view, measure):
+    """Prints where each curve reaches the target."""
+    words = {"virtual": "{:.6g} s virtual", "rounds": "round {:g}", "bytes": "{:.6g} MB", "wall": "{:.6g} s wall"}
+    places = {}
+    for axis in AGAINST:
+        try:
+            found = curves_of(runs, measure, axis, view)
+        except PlotError:  # no group has a mean on this axis
             continue
-        at = {axis: every[axis][i].x[places[axis]] for axis in AGAINST}
-        print(f"{curve.name}: {measure} {view.target:g} after {at['virtual']:.6g} s virtual, "
-              f"round {at['rounds']:g}, {at['bytes'] / 1e6:.6g} MB, {at['wall']:.6g} s wall")
+        for curve in found:
+            told = places.setdefault(curve.name, [])
+            at = reached(curve, view.target, measure)
+            if at is not None:
+                told.append(words[axis].format(curve.x[at] / (1e6 if axis == "bytes" else 1)))
+    for name, told in places.items():
+        print(f"{name}: {measure} {view.target:g} after {', '.join(told)}" if told else
+              f"{name}: does not reach {measure} {view.target:g}")
 
 
 def draw(words):
     """Does what the command line says; raises one sentence."""
     arguments = parse(words)
     view = view_of(arguments)
-    runs = with_rows([read(path) for path in paths_of(arguments.runs)])
-    if view.group and not view.names:
+    runs = with_rows([open_run(path) for path in run_paths(arguments.runs)])
+    if view.group:
         groups(runs, view.group)  # refuses an unknown option before anything is drawn
     name = "plot" if arguments.picture == "summary" else arguments.picture
     folder = os.path.dirname(os.path.abspath(runs[0].path))
@@ -998,7 +1135,11 @@ def draw(words):
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
         try:
+            if view.group and arguments.picture != "summary":
+                view = drawable(arguments.picture, runs, view)
             drawn = figure(arguments.picture, runs, view, size)
+            if size and not fits(drawn):
+                raise PlotError(f"the picture does not fit in {arguments.size} inches; give a larger --size, or none")
             save(drawn, out, arguments.dpi)
         except (ValueError, ArithmeticError, IndexError, TypeError, MemoryError) as error:
             raise RunError(f"{runs[0].path} holds values that cannot be drawn, it may be damaged: {error}")
@@ -1008,10 +1149,10 @@ def draw(words):
     print(out)
 
 
-def main(words):
+def main(words=None):
     """Runs the tool and returns its exit status: 2 for a bad request, 3 for a file without a picture."""
     try:
-        draw(words)
+        draw(sys.argv[1:] if words is None else words)
         return 0
     except (RunError, PlotError) as error:
         print(f"plot.py: {' '.join(str(error).split())}", file=sys.stderr)
@@ -1019,4 +1160,4 @@ def main(words):
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -40,4 +40,5 @@ plot plots/utilisation.png "$runs/digits-*" --group method -p utilisation
 plot plots/coverage.png "$runs/quickstart" "$runs/unreliable" -p coverage
 plot plots/memory.png "$runs/unreliable" -p memory
 plot plots/updates.png "$runs/unreliable" -p updates
+plot plots/retention.png "$runs/quickstart" -p retention
 plot plots/gantt.png "$runs/unreliable" -p gantt --from 3 --to 5.4 --clients 0,3-6

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Writes one HTML page about a run: what ran, curves, what each client did when, why tasks failed, the command to repeat it.
+"""Writes one HTML page about a run: what ran, curves, what each client did when,
+why tasks failed, the command to run it again.
 
     tools/report.py runs/quickstart            writes runs/quickstart/report.html
 
@@ -16,16 +17,19 @@ import shlex
 import sys
 import urllib.parse
 
-import numpy as np
-
 sys.path.append(os.path.dirname(os.path.abspath(__file__)))
-from espalier_h5 import RunError, duration, open_run, time_unit
-from run_state import DAMAGE, FAILURES, Parser, damage, folder_of, quality_of, state_of, warnings_of
+from needed_packages import need
+
+need("numpy", "h5py")
+import numpy as np
+from espalier_h5 import RunError, byte_unit, changed_options, duration, model_parameters, open_run, time_unit
+from run_state import DAMAGE, FAILURES, Parser, damage, folder_of, quality_of, state_of, warnings_of, write_whole
+from sweep_rows import defaults, program_commit
 
 EXAMPLES = """examples:
   tools/report.py runs/quickstart
   tools/report.py runs/quickstart -o quickstart.html
-  tools/report.py runs/large --clients 200           more rows in the chart and in the table"""
+  tools/report.py runs/large --clients 200    more clients in chart and table"""
 OUTCOMES = ("merged", "dropped_stale", "out_of_memory", "crashed", "rejected", "unavailable", "unfinished")
 MAX_TASKS = 20000  # in the chart; more make the page slow
 WIDE = {True: ' class="wide"', False: ' class="wide empty"'}
@@ -45,10 +49,8 @@ def number(value, digits=4):
 
 def size(count):
     """Bytes with a decimal unit."""
-    for unit, length in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= length:
-            return f"{count / length:.3g} {unit}"
-    return f"{count:.0f} B"
+    unit, length = byte_unit(count)
+    return f"{count / length:.3g} {unit}"
 
 
 # Pictures -------------------------------------------------------------------------------------------------------------
@@ -66,9 +68,8 @@ def ticks(low, high, count=5):
 
 
 def limits(arrays, from_zero):
-    values = np.concatenate([a[np.isfinite(a)] for a in arrays])
-    if len(values) == 0:
-        return None
+    """The range of an axis for finite values."""
+    values = np.concatenate(arrays)
     low, high = float(values.min()), float(values.max())
     if from_zero:
         low, high = min(low, 0.0), max(high, 0.0)
@@ -81,7 +82,8 @@ def limits(arrays, from_zero):
 def curve(title, x_label, series, y_label="", from_zero=False):
     """A <figure> of lines. `series` holds (label, colour number, dashed, xs, ys). "" if there is no finite value."""
     series = [(label, colour, dashed, *every_few(np.asarray(xs, float), np.asarray(ys, float))) for label, colour, dashed, xs, ys in series]
-    series = [s for s in series if np.isfinite(s[4]).any()]
+    # A line goes on over rounds without a value.
+    series = [(*words, xs[np.isfinite(ys)], ys[np.isfinite(ys)]) for *words, xs, ys in series if np.isfinite(ys).any()]
     if not series:
         return ""
     y_low, y_high = limits([s[4] for s in series], from_zero)
@@ -102,15 +104,11 @@ def curve(title, x_label, series, y_label="", from_zero=False):
     parts.append(f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{HEIGHT - BOTTOM}" y2="{HEIGHT - BOTTOM}"/>')
     parts.append(f'<text x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 4}" text-anchor="middle">{escaped(x_label)}</text>')
     for label, colour, dashed, xs, ys in series:
-        path, pen_down = [], False
-        for x, y in zip(xs.tolist(), ys.tolist()):
-            if math.isfinite(y):
-                path.append(f"{'L' if pen_down else 'M'}{px(x):.1f} {py(y):.1f}")
-            pen_down = math.isfinite(y)
-        parts.append(f'<path class="line c{colour}{" dashed" if dashed else ""}" d="{"".join(path)}"/>')
+        path = "L".join(f"{px(x):.1f} {py(y):.1f}" for x, y in zip(xs.tolist(), ys.tolist()))
+        parts.append(f'<path class="line c{colour}{" dashed" if dashed else ""}" d="M{path}"/>')
         if len(xs) <= 60:
             parts += [f'<circle class="dot c{colour}" cx="{px(x):.1f}" cy="{py(y):.1f}" r="2.2"><title>{escaped(label)} {y:.4g} at '
-                      f"{x:.4g}</title></circle>" for x, y in zip(xs.tolist(), ys.tolist()) if math.isfinite(y)]
+                      f"{x:.4g}</title></circle>" for x, y in zip(xs.tolist(), ys.tolist())]
     keys = "".join(f'<span class="key"><i class="c{colour}{" dashed" if dashed else ""}"></i>{escaped(label)}</span>'
                    for label, colour, dashed, _, _ in series)
     unit = f" <small>{escaped(y_label)}</small>" if y_label else ""
@@ -121,11 +119,16 @@ def curve(title, x_label, series, y_label="", from_zero=False):
 
 def thinned(xs, columns, most=75):
     """Blocks of consecutive rounds instead of more than twice `most` rounds: (number of rounds in a block, the x at the end of
-    each, the values of each column). `columns` holds (values, function of a block)."""
+    each, the values of each column, without those that are not finite). `columns` holds (values, function of a block)."""
     block = -(-len(xs) // most) if len(xs) > 2 * most else 1
     starts = range(0, len(xs), block)
     ends = np.array([xs[min(i + block, len(xs)) - 1] for i in starts])
-    return block, ends, [np.array([reduce(values[i:i + block]) for i in starts]) for values, reduce in columns]
+
+    def reduced(values, reduce):
+        values = values[np.isfinite(values)]
+        return reduce(values) if len(values) else np.nan
+
+    return block, ends, [np.array([reduced(values[i:i + block], reduce) for i in starts]) for values, reduce in columns]
 
 
 def every_few(xs, ys, most=1500):
@@ -146,7 +149,8 @@ def curves(run):
     label, x = f"virtual time ({unit})", rounds["virtual_time_s"] / length
     name, versions, _ = quality_of(run)
     column = "perplexity" if name == "perplexity" else "top1"
-    sets = list(dict.fromkeys(seen["set"].tolist()))[:4]
+    sets = list(dict.fromkeys(seen["set"].tolist()))
+    sets, words = sets[:4], f"; first 4 of {len(sets)} sets" if len(sets) > 4 else ""
 
     def of_sets(column):
         nothing = np.full(len(seen["version"]), np.nan)
@@ -161,8 +165,8 @@ def curves(run):
     over = f"; over {block} rounds each" if block > 1 else ""
     pictures = [
         curve("Perplexity" if column == "perplexity" else "Accuracy", label, of_sets(column),
-              "" if column == "perplexity" else "top-1, share of samples"),
-        curve("Loss", label, of_sets("loss") + [("training", 2, True, x, rounds["train_loss"])]),
+              ("" if column == "perplexity" else "top-1, share of samples") + words),
+        curve("Loss", label, of_sets("loss") + [("training", 0, True, x, rounds["train_loss"])]),
         curve("Updates in a round", label, [("merged", 1, False, ends, merged), ("of them stale", 2, False, ends, stale),
                                             ("lost", 4, True, ends, lost)], "updates" + over, True),
         curve("Staleness", label, [("mean", 1, False, ends, age), ("maximum", 2, True, ends, oldest)], "versions" + over, True),
@@ -251,7 +255,7 @@ def reason(run, outcome, rows, device):
     if outcome == "dropped_stale":
         late = tasks["staleness"][rows]
         age = f"{late.min()}" if late.min() == late.max() else f"{late.min()} to {late.max()}"
-        return f"The update was too stale: {age} versions old, and window.max_staleness is {config.get('window.max_staleness', '?')}."
+        return f"The update was too stale: {age} version{'' if age == '1' else 's'} old, and window.max_staleness is {config.get('window.max_staleness', '?')}."
     return ""
 
 
@@ -295,17 +299,19 @@ def outcome_table(run, max_clients):
     rows, hidden = client_rows(run, max_clients)
     lines = []
     for row in rows:
-        share = min(1.0, row["peak"] / row["cap"]) if row["cap"] else 0
-        peak = f"{size(row['peak'])} of {size(row['cap'])}" if row["cap"] else size(row["peak"])
+        peak = size(row["peak"]) if row["peak"] else "–"
+        if row["cap"]:
+            share = min(1.0, row["peak"] / row["cap"])
+            peak = f'<span class="meter" style="--share:{share:.3f}"></span>{peak} of {size(row["cap"])}'
         why = "".join(f'<div class="why"><b>{count} {escaped(outcome.replace("_", " "))}.</b> {escaped(text)}</div>'
                       for outcome, count, text in row["reasons"])
         if row["unfinished"]:
             why += f'<div class="why quiet">{row["unfinished"]} unfinished when the run ended.</div>'
-        if row["tasks"] == 0:
+        if row["tasks"] == 0 and len(run.tasks["task"]):
             why = '<div class="why quiet">It was sent no task.</div>'
         cells = [("client", f'<b>{row["client"]}</b>'), ("device", escaped(row["device"])), ("samples", number(row["samples"])),
                  ("tasks", number(row["tasks"])), ("merged", number(row["merged"])), ("staleness", number(row["staleness"], 3)),
-                 ("busy", f'{100 * row["busy"]:.0f} %'), ("peak memory", f'<span class="meter" style="--share:{share:.3f}"></span>{peak}'),
+                 ("busy", f'{100 * row["busy"]:.0f} %'), ("peak memory", peak),
                  ("not merged", why)]
         lines.append("<tr>" + "".join(f'<td data-label="{label}"{WIDE.get(bool(cell), "") if label == "not merged" else ""}><div>{cell}</div></td>'
                                       for label, cell in cells) + "</tr>")
@@ -333,13 +339,14 @@ def facts(run):
 
     rules = [f"{part} {config[f'method.{part}']}" for part in ("submodel", "window", "merge", "objective", "search")
              if config.get(f"method.{part}")]
-    full = tasks["parameters"].max(initial=0)
+    whole, largest = model_parameters(run), tasks["parameters"].max(initial=0)
+    parameters = f", {number(whole)} parameters" if whole else f", {number(largest)} parameters in the largest submodel" if largest else ""
     per_round = config.get("clients.per_round", "0")
     work = f"{config['train.steps']} steps" if config.get("train.steps", "0") != "0" else f"{config.get('train.epochs', '?')} epochs".replace("1 epochs", "1 epoch")
     attributes = run.attributes
     pairs = [
         ("Method", f"<b>{escaped(config.get('method.name', '?'))}</b>" + (f" with {escaped(', '.join(rules))}" if rules else "")),
-        ("Model", f"<b>{escaped(config.get('model.name', '?'))}</b>" + (f", {number(full)} parameters in the largest submodel" if full else "")),
+        ("Model", f"<b>{escaped(config.get('model.name', '?'))}</b>" + parameters),
         ("Data", f"<b>{escaped(config.get('data.name', '?'))}</b>, {number(int(clients['samples'].sum()))} training samples, partition "
                  f"{escaped(config.get('data.partition', '?'))}"
                  + (f" with alpha {escaped(config['data.alpha'])}" if config.get("data.partition") == "dirichlet" else "")),
@@ -360,8 +367,12 @@ def facts(run):
 def fleet(run):
     """The device classes of the fleet as a table."""
     clients = run.clients
-    columns = [("memory", "memory_bytes", size), ("GFLOP/s", "gflops", number), ("down, Mbit/s", "down_mbps", number),
-               ("up, Mbit/s", "up_mbps", number), ("latency, ms", "latency_ms", number)]
+
+    def rate(mbps):
+        return number(mbps) if mbps else "no limit"
+
+    columns = [("memory", "memory_bytes", lambda cap: size(cap) if cap else "no cap"), ("GFLOP/s", "gflops", number),
+               ("down, Mbit/s", "down_mbps", rate), ("up, Mbit/s", "up_mbps", rate), ("latency, ms", "latency_ms", number)]
     lines = []
     for device in dict.fromkeys(clients["device"].tolist()):
         mine = clients["device"] == device
@@ -405,8 +416,9 @@ def tiles(run):
 
 def command(run, path):
     """The shell command that repeats the run under another name."""
-    folder = folder_of(path)
-    source = os.path.join(folder, "config.ini") if folder else f"{run.name}.ini"
+    source = os.path.join(folder_of(path) or "", "config.ini")
+    if not folder_of(path) or not os.path.exists(source):
+        source = f"{run.name}.ini"  # the page has it as a link
     ranks = ranks_of(run)
     words = ["tools/mpirun.sh", "-n", str(ranks)] if ranks > 1 else []
     return shlex.join([*words, "build/espalier", "run", source, f"--run.name={run.name}-again"])
@@ -422,7 +434,45 @@ def repeat(run, path):
     name = escaped(re.sub(r"[^\w.-]", "_", run.name))
     return (f'<pre class="command"><code>{escaped(command(run, path))}</code></pre>'
             f'<p>{same.get(kind, "")} The input with all options: <a download="{name}.ini" href="{link}">{name}.ini</a>.</p>'
-            f"<details><summary>All options of the run</summary><pre>{escaped(text)}</pre></details>")
+            + options_of(run))
+
+
+def options_of(run):
+    """The options that are not at their defaults, and all options with these marked."""
+    try:
+        usual = defaults()
+    except (RunError, OSError) as error:
+        changed = {}
+        told = f'<p class="quiet">Options that are not at their defaults are not marked: {escaped(error)}.</p>'
+    else:
+        changed = changed_options(run.config_text, usual)
+        lines = [f"<tr><td>{breakable(option)}</td><td><b>{shown(value)}</b></td><td>{shown(default)}</td></tr>"
+                 for option, (value, default) in changed.items()]
+        wrote, here = run.attributes.get("git_sha", "?"), program_commit()
+        notes = [] if wrote == here else [f"The defaults are those of commit {escaped(here)}; the run is of {escaped(wrote)}."]
+        if any(default is None for _, default in changed.values()):
+            notes.append("–: the defaults have no such device or option.")
+        note = f'<p class="quiet">{" ".join(notes)}</p>' if notes else ""
+        told = ('<h3>Options that are not at their defaults</h3><table class="options"><thead><tr><th>option</th><th>value</th>'
+                f'<th>default</th></tr></thead><tbody>{"".join(lines)}</tbody></table>{note}' if lines else
+                "<p>All options are at their defaults.</p>")
+    marked, section = [], ""
+    for line in run.config_text.splitlines():
+        if line.startswith("["):
+            section = line.strip("[] ")
+        option = f"{section}.{line.partition('=')[0].strip()}"
+        marked.append(f"<mark>{escaped(line)}</mark>" if option in changed else escaped(line))
+    return told + f"<details><summary>All options of the run</summary><pre>{chr(10).join(marked)}</pre></details>"
+
+
+def breakable(option):
+    """The name of an option that a narrow window can break after a dot or underscore."""
+    return re.sub("([._])", r"\1<wbr>", escaped(option))
+
+
+def shown(value):
+    """The value of an option; None if it has no default."""
+    return {None: "–", "": "empty"}.get(value, escaped(value))
 
 
 def warning_list(path):
@@ -433,6 +483,17 @@ def warning_list(path):
     if not found:
         return '<p class="none">The program gave no warning.</p>'
     return "<ul>" + "".join(f"<li>{escaped(line)}</li>" for line in found) + "</ul>"
+
+
+def state_line(run, state):
+    """What the top of the page says about the end of the run."""
+    done, total = len(run.rounds["round"]), run.config.get("run.rounds", "?")
+    if state.kind == "done":
+        return '<p class="state done">done</p>'
+    words = {"running": "This run goes on", "failed": "This run failed", "copy": "This is a copy"}.get(state.kind, "This run is not finished")
+    text = state.text.removeprefix("failed: ")
+    return (f'<p class="state {state.kind}"><b>{words}:</b> {escaped(text)}. '
+            f"The page shows {number(done)} of {escaped(total)} rounds.</p>")
 
 
 def page(run, path, state, max_clients):
@@ -453,12 +514,12 @@ def page(run, path, state, max_clients):
             f"<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; script-src "
             f"'unsafe-inline'\"><meta name=\"color-scheme\" content=\"light dark\"><title>{escaped(run.name)}</title>\n"
             f"<style>\n{style}</style></head><body><main>\n"
-            f'<header><h1>{escaped(run.name)}</h1><p class="state {state.kind}">{escaped(state.text)}</p></header>\n'
+            f'<header><h1>{escaped(run.name)}</h1>{state_line(run, state)}</header>\n'
             f"{tiles(run)}{body}</main>\n"
             f'<script type="application/json" id="data">{data}</script>\n<script>\n{script}</script>\n</body></html>\n')
 
 
-CHART = """<div id="chart" tabindex="0" aria-label="what each client did when; arrow keys move, + and - zoom"></div>
+CHART = """<div id="chart" tabindex="0" role="group" aria-label="what each client did when; arrow keys move, + and - zoom"></div>
 <div class="tools"><span class="buttons"><button data-do="in" title="zoom in (+)">+</button><button data-do="out" title="zoom out (-)">−</button>
 <button data-do="left" title="earlier (left arrow)">←</button><button data-do="right" title="later (right arrow)">→</button>
 <button data-do="all" title="the whole run (0)">all</button><button data-do="first" title="the first five rounds">first rounds</button></span>
@@ -469,22 +530,12 @@ CHART = """<div id="chart" tabindex="0" aria-label="what each client did when; a
 <noscript><p>This chart needs JavaScript.</p></noscript>"""
 
 
-def write(path, text):
-    """Writes a file as a whole, so that a reader never sees a part of it."""
-    try:
-        with open(path + ".tmp", "w", encoding="utf-8", errors="replace") as file:
-            file.write(text)
-        os.replace(path + ".tmp", path)
-    except OSError as error:
-        raise RunError(f"{path} cannot be written: {error.strerror}") from None
-
-
 def main():
-    parser = Parser(prog="report.py", description=__doc__.split("\n\n")[0], epilog=EXAMPLES,
+    parser = Parser(prog="report.py", usage="report.py RUN [options]", description=__doc__.split("\n\n")[0], epilog=EXAMPLES,
                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", metavar="RUN", help="a run's folder or its run.h5")
-    parser.add_argument("-o", "--out", metavar="FILE", help="page to write (default: report.html beside the run file)")
-    parser.add_argument("--clients", type=int, default=60, metavar="N", help="most clients in chart and table (60)")
+    parser.add_argument("-o", "--out", metavar="FILE", help="page to write; default: report.html beside run.h5")
+    parser.add_argument("--clients", type=int, default=60, metavar="N", help="most clients in chart and table; default: 60")
     options = parser.parse_args()
     if options.clients < 1:
         parser.error("--clients is a number of clients, at least 1")
@@ -492,7 +543,7 @@ def main():
         state = state_of(options.run)
         run = open_run(options.run)
         out = options.out or os.path.join(os.path.dirname(os.path.abspath(run.path)), "report.html")
-        write(out, page(run, options.run, state, options.clients))
+        write_whole(out, page(run, options.run, state, options.clients))
     except RunError as error:
         print(f"report.py: {error}", file=sys.stderr)
         return 3

@@ -14,7 +14,7 @@ import time
 
 import numpy as np
 
-from espalier_h5 import RunError, open_run, run_file
+from espalier_h5 import RunError, is_language, open_run, run_file
 
 FAILURES = ("out_of_memory", "crashed", "rejected", "unavailable")
 PATIENCE_S = 10.0  # a run that starts or resumes has no readable file for a moment
@@ -37,10 +37,16 @@ class Parser(argparse.ArgumentParser):
 
 
 class State:
-    """`kind`: "done", "running", "stopped" or "killed" (both resume when they are started again); `text`: one sentence."""
+    """`kind`: "done", "running", "stopped", "killed" (both resume when they are started again), "failed", or "copy" for a run file
+    without its folder; `text`: one sentence."""
 
     def __init__(self, kind, text):
         self.kind, self.text = kind, text
+
+    @property
+    def status(self):
+        """The exit status of a tool that followed the run."""
+        return {"stopped": 85, "killed": 85, "failed": 1}.get(self.kind, 0)
 
     @property
     def is_over(self):
@@ -59,7 +65,7 @@ def state_of(path):
     """The State of a run's folder or file."""
     folder = folder_of(path)
     if folder is None:
-        return State("done", "a copy of a run file, which does not grow")
+        return State("copy", "a run file without its folder; its run may have gone on since")
     done = read_text(os.path.join(folder, "DONE"))
     if done:
         return State("done", done.strip())
@@ -73,8 +79,10 @@ def state_of(path):
         return State("killed", "killed before its end; start it again to go on")
     if os.path.exists(os.path.join(folder, "LOCK")):
         return State("running", "starting")
-    stops = [line for line in log_lines(folder) if line.startswith("stopped at ")]
-    return State("stopped", stops[-1] if stops else "not finished; start it again to go on")
+    ends = [line for line in log_lines(folder) if line.startswith(("stopped at ", "error: "))]
+    if ends and ends[-1].startswith("error: "):
+        return State("failed", "failed: " + ends[-1].removeprefix("error: "))
+    return State("stopped", ends[-1] if ends else "not finished; start it again to go on")
 
 
 def start_of_process(pid):
@@ -131,6 +139,22 @@ def watch(path, every_s=1.0, always=False):
         time.sleep(every_s)
 
 
+def write_whole(path, text):
+    """Writes a text file, so that a reader never sees a part of it. Raises RunError if that fails."""
+    # A device or pipe, such as /dev/stdout, must not be replaced by a file.
+    is_file = os.path.isfile(path) or not os.path.exists(path)
+    place = path + ".tmp" if is_file else path
+    try:
+        with open(place, "w", encoding="utf-8", errors="replace") as file:
+            file.write(text)
+        if is_file:
+            os.replace(place, path)
+    except OSError as error:
+        if is_file and os.path.exists(place):
+            os.remove(place)
+        raise RunError(f"{path} cannot be written: {error.strerror}") from None
+
+
 def stamp_of(path):
     """Time of the last change and size of the run file; None if there is none."""
     try:
@@ -148,5 +172,4 @@ def quality_of(run):
         chosen = seen["set"] == seen["set"][0]
     perplexity = seen.get("perplexity", np.full(len(chosen), np.nan))[chosen]
     top1 = seen.get("top1", np.full(len(chosen), np.nan))[chosen]
-    is_language = bool(np.isfinite(perplexity).any()) and not np.isfinite(top1).any()
-    return ("perplexity", seen["version"][chosen], perplexity) if is_language else ("top-1", seen["version"][chosen], top1)
+    return ("perplexity", seen["version"][chosen], perplexity) if is_language(seen) else ("top-1", seen["version"][chosen], top1)

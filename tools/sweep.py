@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Runs a grid of variants and seeds, and writes one row for each finished run into a CSV file.
+"""Runs a grid of variants and seeds. Each finished run is a row of a CSV file.
 
     tools/sweep.py SWEEP.ini
 
@@ -23,32 +23,38 @@ docs/sweeps.md describes all keys.
 """
 
 import argparse
+import contextlib
 import fcntl
 import os
 import sys
 
 sys.path.append(os.path.dirname(os.path.abspath(__file__)))
-try:
-    from espalier_h5 import RunError
-    from sweep_file import Sweep, SweepError
-    from sweep_jobs import STOPPED, Local, slurm
-    from sweep_rows import is_current, program_commit, quality, resolve, saved_rows, take
-except ModuleNotFoundError as error:
-    print(f"sweep.py needs the Python package {error.name}: start it by .venv/bin/python, or pip install ./tools",
-          file=sys.stderr)
-    sys.exit(2)
+from needed_packages import need
+
+need("numpy", "h5py")
+from espalier_h5 import RunError
+from run_state import Parser
+from sweep_file import Sweep, SweepError
+from sweep_jobs import STOPPED, Local, slurm
+from sweep_rows import OtherRun, finished_run, is_current, program_commit, quality, resolve, saved_rows, take
 
 EXAMPLES = """examples:
-  tools/sweep.py inputs/sweep.ini                  runs what is not finished
-  tools/sweep.py inputs/sweep.ini --list           shows every run and its state, runs nothing
-  tools/sweep.py inputs/sweep.ini --slurm          writes a job array; submit it, and later --collect its rows
-  tools/compare.py --sweep inputs/sweep.csv        makes a table of the rows"""
+  tools/sweep.py inputs/sweep.ini              runs what is not finished
+  tools/sweep.py inputs/sweep.ini --list       shows every run, runs nothing
+  tools/sweep.py inputs/sweep.ini --slurm      a job array; later --collect
+  tools/compare.py --sweep inputs/sweep.csv    makes a table of the rows"""
 
 
 def lock(sweep):
-    """Keeps a second sweep.py from the same table; the system frees the lock when this process ends in any way."""
+    """Checks that the results can be written, and keeps a second sweep.py from the same runs. The system frees the lock when
+    this process ends in any way."""
+    for folder in (sweep.dir, os.path.dirname(sweep.csv)):
+        if os.path.exists(folder) and not os.path.isdir(folder):
+            raise SweepError(f"{folder} is no folder; write another `dir = ` or `csv = ` into [sweep]")
+        os.makedirs(folder, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(f"nothing can be written into {folder}; write another `dir = ` or `csv = ` into [sweep]")
     path = os.path.join(sweep.dir, f".{sweep.stem}.lock")
-    os.makedirs(sweep.dir, exist_ok=True)
     file = open(path, "w")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -60,30 +66,36 @@ def lock(sweep):
 
 
 def begin(sweep, options, rows):
-    """Finds the state of every cell, and returns the cells to run."""
+    """Finds the state of every cell, and returns the cells to show and those to run."""
     chosen = [cell for cell in sweep.cells if not options.only or any(word in cell.name for word in options.only)]
     if not chosen:
         raise SweepError(f"no run has one of the words {', '.join(options.only)} in its name; --list shows the names")
-    resolve(sweep, list(sweep.start_cells.values()))
     resolve(sweep, sweep.cells)
-    pending = []
-    for cell in chosen:
-        row = rows.get(cell.key)
-        if cell.error:
-            continue
-        if row and is_current(sweep, cell, row) and not (options.same_commit and row.get("commit") != program_commit()):
-            cell.row, cell.state = row, "finished"
-            continue
-        try:
-            if options.list or options.overwrite or options.same_commit:
-                raise RunError("changed since its row was written" if row else "")
-            take(sweep, cell, rows)
-        except RunError as error:
-            cell.state = str(error) if os.path.exists(cell.folder) else "not begun"
-            pending.append(cell)
+    pending = [cell for cell in chosen if not cell.error and not find_row(sweep, options, cell, rows)]
     # All variants with the first seed come first, so that an early table is complete.
-    pending.sort(key=lambda cell: [c.seed for c in sweep.cells if c.labels == cell.labels].index(cell.seed))
+    pending.sort(key=lambda cell: sweep.seed_place[cell.key])
     return chosen, pending
+
+
+def find_row(sweep, options, cell, rows):
+    """Whether a cell is finished: it has its row in the table, or its run is in its folder. Else its state says why not."""
+    row = rows.get(cell.key)
+    if row and is_current(sweep, cell, row) and not (options.same_commit and row.get("commit") != program_commit()):
+        cell.row, cell.state = row, "finished"
+        return True
+    try:
+        run = finished_run(sweep, cell)
+        commit = run.attributes.get("git_sha")
+        if options.same_commit and commit != program_commit():
+            raise OtherRun(f"{cell.folder} holds a run of commit {commit}")
+        if options.list:
+            raise RunError("finished, but without a row: --collect writes it")
+        take(sweep, cell, rows)
+        return True
+    except RunError as error:
+        cell.state = str(error)
+        cell.is_replaced = options.overwrite and isinstance(error, OtherRun)
+    return False
 
 
 def show(sweep, cells, rows):
@@ -102,16 +114,22 @@ def show(sweep, cells, rows):
     if len(commits) > 1 or commits not in ([], [program_commit()]):
         print(f"the rows come from commits {', '.join(commits)}; the program is {program_commit()} (--same-commit runs the "
               "others again)")
+    old = [cell for cell in cells if cell.key in rows and cell.state != "finished"]
+    if old:
+        print(f"rows of the table that are older than this sweep file, until their runs are finished: {len(old)}")
     outside = [key for key in rows if key not in sweep.order]
     if outside:
-        print(f"{len(outside)} rows of the table belong to no run of this sweep")
+        print(f"rows of the table that belong to no run of this sweep: {len(outside)}")
     if os.path.exists(sweep.csv):
         print(f"table: {os.path.relpath(sweep.csv)}")
 
 
 def work(options):
+    for name in ("jobs", "minutes"):
+        if getattr(options, name) < 0:
+            raise SweepError(f"--{name} {getattr(options, name):g} must be at least 0")
     sweep = Sweep(options.sweep, options.dir)
-    with lock(sweep):
+    with lock(sweep) if not options.list else contextlib.nullcontext():
         options.overwrite |= options.same_commit
         rows = saved_rows(sweep)
         cells, pending = begin(sweep, options, rows)
@@ -123,35 +141,35 @@ def work(options):
             stopped = Local(sweep, rows, options).run(pending)
         show(sweep, cells, rows)
         if stopped:
-            print("stopped; the same command goes on")
+            print("not all runs were run; the same command goes on")
             return STOPPED
         return 1 if any(cell.error for cell in cells) else 0
 
 
-def refuse(message):
-    print(f"sweep.py: {message}; --help shows the options", file=sys.stderr)
-    sys.exit(2)
-
-
 def main():
-    parser = argparse.ArgumentParser(usage="sweep.py SWEEP.ini [WORD...] [options]", description=__doc__.split("\n\n")[0],
-                                     epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(usage="sweep.py SWEEP.ini [WORD...] [options]", description=__doc__.split("\n\n")[0],
+                    epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sweep", metavar="SWEEP.ini", help="the sweep file; docs/sweeps.md describes it")
-    parser.add_argument("only", nargs="*", metavar="WORD", help="only runs whose name contains one of the words")
+    parser.add_argument("only", nargs="*", default=[], metavar="WORD", help="only runs whose name contains one of the words")
     parser.add_argument("--list", action="store_true", help="show every run and its state; run nothing")
-    parser.add_argument("--slurm", action="store_true", help="write a Slurm job array of the runs that are not finished")
+    parser.add_argument("--slurm", action="store_true", help="write a Slurm job array of the unfinished runs")
     parser.add_argument("--collect", action="store_true", help="write the rows of runs that are finished; run nothing")
-    parser.add_argument("--jobs", type=int, default=0, help="runs at once; default: as cores and memory allow")
-    parser.add_argument("--minutes", type=float, default=0, help="begin no run after this time")
-    parser.add_argument("--dir", help="folder of the runs; default: `dir` of the sweep file, or runs")
-    parser.add_argument("--overwrite", action="store_true", help="replace runs of another configuration in these folders")
+    parser.add_argument("--jobs", type=int, default=0, metavar="N", help="runs at once; default: as cores and memory allow")
+    parser.add_argument("--minutes", type=float, default=0, metavar="M", help="begin no run after M minutes")
+    parser.add_argument("--dir", metavar="FOLDER", help="folder of the runs; default: that of the file")
+    parser.add_argument("--overwrite", action="store_true", help="replace runs of another configuration")
     parser.add_argument("--same-commit", action="store_true", help="run again what another commit of the program ran")
-    parser.error = refuse
     try:
         status = work(parser.parse_intermixed_args())
-    except (SweepError, RunError, OSError) as error:
+    except (SweepError, RunError) as error:
         print(f"sweep.py: {error}", file=sys.stderr)
         status = getattr(error, "status", 2)
+    except OSError as error:  # a folder or the table cannot be written
+        print(f"sweep.py: {error.filename}: {error.strerror}" if error.filename else f"sweep.py: {error}", file=sys.stderr)
+        status = 4
+    except KeyboardInterrupt:  # before the first run has begun; later see Local.stop
+        print("sweep.py: stopped before a run began", file=sys.stderr)
+        status = STOPPED
     sys.exit(status)
 
 

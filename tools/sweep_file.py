@@ -1,16 +1,19 @@
 """Reads a sweep file into cells: one run each, a variant with a seed. docs/sweeps.md describes the file."""
 
+import collections
 import configparser
 import importlib.util
 import itertools
+import math
 import os
 import re
 
 from espalier_h5 import RunError
 
-SWEEP_KEYS = ("input", "seeds", "ranks", "jobs", "dir", "csv", "names", "columns", "measure", "target", "evaluated", "start",
-              "like")
+SWEEP_KEYS = ("input", "seeds", "ranks", "jobs", "dir", "csv", "names", "columns", "measure", "target", "evaluated")
 VARIANT_KEYS = ("input", "seeds", "ranks", "target", "evaluated", "start", "like")
+# Options that sweep.py sets itself, and what to write instead.
+OWN_OPTIONS = {"run.seed": "seeds = 1, 2, 3", "run.name": "[variant NAME]", "run.dir": "dir = FOLDER"}
 
 
 class SweepError(Exception):
@@ -26,20 +29,22 @@ class Cell:
         self.options = {key: value for key, value in values.items() if "." in key}
         self.input = sweep.find(values.get("input"))
         self.ranks = whole(values.get("ranks", "1"), "ranks")
-        self.target = number(values["target"], "target") if values.get("target") else None
+        self.target = quality_of(values["target"]) if values.get("target") else None
         self.evaluated = values.get("evaluated", "test")
         self.start = values.get("start")
         self.varied = []  # options that a list in brackets varies
-        self.run_name = re.sub(r"[^A-Za-z0-9._=+-]+", "-", " ".join(labels)).strip("-") + f"-seed{seed}"
-        self.folder = os.path.join(sweep.dir, self.run_name)
+        self.run_name = re.sub(r"[^\w.=+-]+", "-", " ".join(labels)).strip("-") + f"-seed{seed}"
+        self.dir = sweep.dir
         # Known after resolve():
         self.text = self.config = self.error = None
         self.threads = 1
         self.state = ""
         self.row = None
+        self.is_replaced = False  # whether the run in its folder is another one, which this one replaces
 
     key = property(lambda self: (*self.labels, str(self.seed)))
     name = property(lambda self: f"{' / '.join(self.labels)}, seed {self.seed}")
+    folder = property(lambda self: os.path.join(self.dir, self.run_name))
     cores = property(lambda self: max(1, self.ranks - 1) * self.threads)
 
     def arguments(self):
@@ -65,11 +70,12 @@ class Sweep:
             if kind not in kinds or not name.strip():
                 raise SweepError(f"{path}: section [{title}] is none of [sweep], [variant NAME], [base NAME], [start NAME]")
             kinds[kind][name.strip()] = items
-        self.dir = folder or self.common.get("dir", "runs")
+        self.dir = os.path.expanduser(folder or self.common.get("dir") or "runs")
         self.csv = self.beside(self.common.get("csv", self.stem + ".csv"))
         self.names = words(self.common.get("names", "variant"))
         self.columns = words(self.common.get("columns", ""))
-        self.jobs = whole(self.common.get("jobs", "0"), "jobs")
+        self.jobs = whole(self.common["jobs"], "jobs") if self.common.get("jobs") else 0
+        self.refuse_columns()
         self.measure = self.plugin(self.common.get("measure"))
         if not variants:
             variants = {os.path.splitext(os.path.basename(self.common.get("input", self.stem)))[0]: {}}
@@ -81,10 +87,20 @@ class Sweep:
                 raise SweepError(f"{path}: [start {name}] has several values in brackets; a start is one run")
             self.start_cells[name] = cells[0]
         self.order = {cell.key: place for place, cell in enumerate(self.cells)}
+        seen = collections.Counter()
+        self.seed_place = {}  # place of each cell among the seeds of its variant
+        for cell in self.cells:
+            self.seed_place[cell.key] = seen[cell.labels]
+            seen[cell.labels] += 1
         self.refuse_twice()
         for cell in self.cells:
             if cell.start is not None and cell.start not in self.start_cells:
                 raise SweepError(f"{path}: start = {cell.start}, but there is no section [start {cell.start}]")
+
+    def refuse_columns(self):
+        needed = [name for name in (*self.names, "seed", "config") if name not in self.columns]
+        if self.columns and needed:
+            raise SweepError(f"{self.path}: columns needs also {', '.join(needed)}, by which sweep.py knows its rows")
 
     def refuse_twice(self):
         seen = {}
@@ -133,15 +149,27 @@ class Sweep:
                 axes = {key: axes[key] for key in full if key in axes}
                 label = fill(name, axes)
                 unnamed = [value for key, value in axes.items() if "{" + key + "}" not in name and key != "like"]
-                label = " ".join([label, *unnamed])
-                if "run.seed" in full:
-                    raise SweepError(f"{self.path}: [{title}] sets run.seed; write `seeds = 1, 2, 3`")
+                label = self.filled(" ".join([label, *unnamed]), full, title)
+                for option in OWN_OPTIONS:
+                    if option in full:
+                        raise SweepError(f"{self.path}: [{title}] sets {option}; write `{OWN_OPTIONS[option]}`")
+                if kind == "start" and "start" in full:
+                    raise SweepError(f"{self.path}: [{title}] has a start itself; give it all its options instead")
                 options = {key: value for key, value in full.items() if "." in key or key in VARIANT_KEYS}
                 for seed in seeds_of(full.get("seeds", "1"), self.path)[: 1 if kind == "start" else None]:
                     cell = Cell(self.split(label, kind), seed, options, self)
                     cell.varied = [key for key in axes if "." in key]
                     found.append(cell)
         return found
+
+    def filled(self, label, values, title):
+        """A label whose remaining {key} are the section's single values."""
+        for key in re.findall(r"\{([^{}]*)\}", label):
+            if key not in values:
+                raise SweepError(f"{self.path}: [{title}] has {{{key}}} in its name, but no value of {key}; write "
+                                 f"`{key} = [A, B]` into the section")
+            label = label.replace("{" + key + "}", values[key])
+        return label
 
     def split(self, label, kind):
         """The parts of a variant's name, one for each word of `names`."""
@@ -171,7 +199,7 @@ def read_sections(path):
                                        interpolation=None, empty_lines_in_values=False, default_section="")
     parser.optionxform = str
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8-sig") as file:
             parser.read_file(file)
     except FileNotFoundError:
         raise RunError(f"there is no {path}; give a sweep file") from None
@@ -179,8 +207,13 @@ def read_sections(path):
         raise RunError(f"{path} cannot be read: {error}") from None
     except configparser.Error as error:
         raise SweepError(" ".join(f"{path} is no sweep file: {error.message}".split())) from None
-    return {" ".join(title.split()): {key: " ".join(value.split()) for key, value in parser[title].items()}
-            for title in parser.sections()}
+    sections = {}
+    for title in parser.sections():
+        name = " ".join(title.split())
+        if name in sections:
+            raise SweepError(f"{path} has two sections [{name}]; give one of them another name")
+        sections[name] = {key: " ".join(value.split()) for key, value in parser[title].items()}
+    return sections
 
 
 def refuse_unknown(path, title, items, known):
@@ -217,7 +250,7 @@ def fill(text, chosen):
 
 def seeds_of(text, path):
     found = []
-    for word in words(text.strip("[]")):
+    for word in words(text.strip("[]")) or [""]:
         ends = re.fullmatch(r"(\d+)(?:(?:-|\.\.)(\d+))?", word)
         if not ends or int(ends[2] or ends[1]) < int(ends[1]):
             raise SweepError(f"{path}: seeds = {text} is no list of seeds, such as 1, 2, 3 or 1-3")
@@ -226,13 +259,16 @@ def seeds_of(text, path):
 
 
 def whole(text, key):
-    if not text.isdigit():
-        raise SweepError(f"{key} = {text} is no whole number")
+    if not re.fullmatch(r"[0-9]+", text) or int(text) == 0:
+        raise SweepError(f"{key} = {text} is no whole number from 1")
     return int(text)
 
 
-def number(text, key):
+def quality_of(text):
     try:
-        return float(text)
+        value = float(text)
     except ValueError:
-        raise SweepError(f"{key} = {text} is no number") from None
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise SweepError(f"target = {text} is no quality, such as 0.8 for a top-1 of 80 %, or a perplexity")
+    return value

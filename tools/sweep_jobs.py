@@ -4,15 +4,13 @@ import ctypes
 import os
 import re
 import shlex
-import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 
 from espalier_h5 import RunError, duration
-from sweep_rows import cores, error_sentence, launcher, program, quality, take
+from sweep_rows import clear_line, cores, error_sentence, launcher, program, quality, show_line, take
 
 # Memory of one rank before a run of the sweep has been measured: the program, its libraries and a data set.
 RANK_BYTES = 600e6
@@ -20,13 +18,16 @@ STOPPED = 85
 
 
 def free_memory():
-    """Bytes that new processes can have, also within the limit of a container or job; infinite if unknown."""
+    """Bytes that new processes can have, also within the limit of a container or job; infinite if unknown. What the container
+    uses includes cached files; those that are not in use give way."""
     free = float("inf")
     try:
         with open("/proc/meminfo") as file:
             free = float(re.search(r"MemAvailable:\s*(\d+)", file.read())[1]) * 1024
-        with open("/sys/fs/cgroup/memory.max") as limit, open("/sys/fs/cgroup/memory.current") as used:
-            free = min(free, float(limit.read()) - float(used.read()))
+        with open("/sys/fs/cgroup/memory.max") as limit, open("/sys/fs/cgroup/memory.current") as used, \
+                open("/sys/fs/cgroup/memory.stat") as stat:
+            cached = float(re.search(r"(?m)^inactive_file (\d+)", stat.read())[1])
+            free = min(free, float(limit.read()) - float(used.read()) + cached)
     except (OSError, ValueError, TypeError):
         pass
     return free
@@ -86,33 +87,37 @@ class Local:
     def __init__(self, sweep, rows, options):
         self.sweep, self.rows, self.options = sweep, rows, options
         self.running, self.walls = [], {}
+        self.widest = 1  # most runs at once so far
         self.rank_bytes = RANK_BYTES
-        self.stopping = False
+        self.stopping = False  # by a signal
         self.began, self.shown = time.monotonic(), 0.0
         self.limit = options.jobs or sweep.jobs
 
     def run(self, pending):
-        """Runs the cells; returns whether it was stopped."""
+        """Runs the cells; returns whether some were not run, because of a signal or the time limit."""
         needed = dict.fromkeys(cell.start for cell in pending if cell.start)
         waiting = [self.sweep.start_cells[name] for name in needed] + pending
         self.total = len(waiting)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self.stop)
-        while (waiting and not self.stopping) or self.running:
+        while (waiting and not self.is_ending()) or self.running:
             for job in [job for job in self.running if job.status() is not None]:
                 self.running.remove(job)
                 self.finish(job, waiting)
-            if self.options.minutes and time.monotonic() - self.began > 60 * self.options.minutes:
-                waiting = []
             self.fail_without_start(waiting)
-            for cell in list(waiting) if not self.stopping else ():
+            for cell in list(waiting) if not self.is_ending() else ():
                 if self.is_startable(cell):
                     waiting.remove(cell)
                     self.begin(cell)
-            self.show_line(waiting)
+            self.show_progress(waiting)
             time.sleep(0.1)
         clear_line()
-        return self.stopping
+        return self.stopping or bool(waiting)
+
+    def is_ending(self):
+        """Whether no further run begins."""
+        minutes = (time.monotonic() - self.began) / 60
+        return self.stopping or (self.options.minutes > 0 and minutes > self.options.minutes)
 
     def stop(self, *_):
         """The first signal asks every run for a checkpoint; a second one ends the runs."""
@@ -150,12 +155,13 @@ class Local:
             except OSError as error:
                 cell.error = f"its start {cell.start} has no checkpoint: {error}"
                 return
-        if self.options.overwrite and cell.key in self.sweep.order:
+        if cell.is_replaced:
             command.append("--overwrite")
         if cell.ranks > 1:
             command = [*launcher(), "-n", str(cell.ranks), *command]
         cell.state = "running"
         self.running.append(Job(cell, command))
+        self.widest = max(self.widest, len(self.running))
 
     def finish(self, job, waiting):
         cell, status = job.cell, job.process.returncode
@@ -169,7 +175,7 @@ class Local:
             self.rank_bytes = max(peaks)
             self.walls.setdefault(cell.labels, []).append(wall)
         figure = ""
-        if status == 0 and cell.key not in self.sweep.order:
+        if status == 0 and cell in self.sweep.start_cells.values():
             cell.state = "finished"  # a start has no row
         elif status == 0:
             try:
@@ -188,6 +194,7 @@ class Local:
 
     def left(self, waiting):
         """About how long the rest takes, from the runs so far."""
+        waiting = [] if self.is_ending() else waiting
         if not self.walls or not (waiting or self.running):
             return ""
         every = [wall for walls in self.walls.values() for wall in walls]
@@ -198,20 +205,14 @@ class Local:
 
         now = time.monotonic()
         seconds = sum(map(expected, waiting)) + sum(max(0, expected(job.cell) - (now - job.began)) for job in self.running)
-        return f"   about {duration(seconds / max(1, len(self.running)))} left"
+        at_once = min(self.widest, len(waiting) + len(self.running))
+        return f"   about {duration(max(1, round(seconds / at_once)))} left"
 
-    def show_line(self, waiting):
-        if sys.stdout.isatty() and time.monotonic() - self.shown > 0.5:
+    def show_progress(self, waiting):
+        if time.monotonic() - self.shown > 0.5:
             self.shown = time.monotonic()
             names = "; ".join(job.cell.name for job in self.running)
-            line = f"{self.total - len(waiting) - len(self.running)} of {self.total}{self.left(waiting)}   running: {names}"
-            sys.stdout.write("\r\033[K" + line[: shutil.get_terminal_size().columns - 1])
-            sys.stdout.flush()
-
-
-def clear_line():
-    if sys.stdout.isatty():
-        sys.stdout.write("\r\033[K")
+            show_line(f"{self.total - len(waiting) - len(self.running)} of {self.total}{self.left(waiting)}   running: {names}")
 
 
 def last_checkpoint(cell):
@@ -262,13 +263,16 @@ def slurm_words(sweep, cell):
     if cell.start:
         folder = shlex.quote(os.path.join(sweep.start_cells[cell.start].folder, "checkpoints"))
         words.append(f'--model.init="$(ls {folder}/ckpt_*.h5 | tail -n 1)"')
+    if cell.is_replaced:  # a requeued job resumes its own run instead
+        words.append('$([ "${SLURM_RESTART_COUNT:-0}" -gt 0 ] || echo --overwrite)')
     return " ".join(words)
 
 
 def write_slurm(sweep, cells, file, limit):
     cases = "\n".join(f"  {place})  # {cell.name}\n    set -- {slurm_words(sweep, cell)} ;;"
                       for place, cell in enumerate(cells, 1))
-    text = SLURM.format(path=sweep.path, file=file, folder=os.getcwd(), name=sweep.stem, count=len(cells), cases=cases,
+    text = SLURM.format(path=shlex.quote(sweep.path), file=shlex.quote(file), folder=os.getcwd(),
+                        name=re.sub(r"[^\w.-]+", "-", sweep.stem), count=len(cells), cases=cases,
                         limit=f"%{limit}" if limit else "", ranks=max(cell.ranks for cell in cells),
                         threads=max(cell.threads for cell in cells), program=shlex.quote(program()))
     with open(file, "w", encoding="utf-8") as out:
@@ -282,10 +286,10 @@ def slurm(sweep, pending, limit):
     starts = [sweep.start_cells[name] for name in dict.fromkeys(cell.start for cell in pending if cell.start)]
     file = f"{sweep.stem}.sbatch"
     write_slurm(sweep, pending, file, limit)
-    submit = f"sbatch {file}"
+    submit = f"sbatch {shlex.quote(file)}"
     if starts:
         first = f"{sweep.stem}-start.sbatch"
         write_slurm(sweep, starts, first, limit)
-        submit = f"sbatch --dependency=afterok:$(sbatch --parsable {first}) {file}"
+        submit = f"sbatch --dependency=afterok:$(sbatch --parsable {shlex.quote(first)}) {shlex.quote(file)}"
     print(f"{len(pending)} runs; submit them and, when they are done, write their rows:\n\n    {submit}\n"
-          f"    tools/sweep.py {sweep.path} --collect")
+          f"    tools/sweep.py {shlex.quote(sweep.path)} --collect")

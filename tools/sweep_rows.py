@@ -9,11 +9,18 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 
 from espalier_h5 import RunError, configuration_hash, default_config, kind_of, open_run, parse_config, read_rows, summary
+from run_state import DAMAGE, damage, state_of
 from sweep_file import SweepError
 
+QUALITIES = ("perplexity", "top1", "server_top1")  # the first that a row has is shown
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+
+class OtherRun(RunError):
+    """A cell's folder has no run of this cell, or a run that cannot be read."""
 
 
 def cores():
@@ -65,14 +72,27 @@ def error_sentence(stderr, status):
 
 
 def resolve(sweep, cells):
-    """Asks the program for the complete input of each cell, and sets its hash or the sentence that refuses it. Cells that
-    differ only in their seed are one question."""
+    """Asks the program for the complete input of each start and of these cells, and sets its hash or the sentence that
+    refuses it. The name of a start's folder ends with its hash, so that a run's `model.init` says from which start it began."""
+    starts = sweep.start_cells
+    ask([*starts.values(), *cells])
+    for start in starts.values():
+        start.run_name += f"-{start.config}" if start.config else ""
+    for cell in cells:
+        start = starts.get(cell.start)
+        if start and cell.config:
+            cell.error = f"its start {cell.start} is refused: {start.error}" if start.error else None
+            cell.config = with_start(cell.config, start)
+
+
+def ask(cells):
+    """Sets `text`, `config` and `threads`, or `error`, of each cell. Cells that differ only in their seed are one question."""
     defaults()
     groups = {}
     for cell in cells:
         groups.setdefault((cell.input, tuple(cell.options.items())), []).append(cell)
 
-    def ask(group):
+    def ask_for(group):
         done = subprocess.run([program(), "run", *group[0].arguments(), "--print-config"], capture_output=True, text=True)
         for cell in group:
             if done.returncode != 0:
@@ -82,18 +102,29 @@ def resolve(sweep, cells):
             cell.config = configuration_hash(cell.text, defaults())
             cell.threads = int(parse_config(cell.text).get("run.threads", "1"))
 
-    with concurrent.futures.ThreadPoolExecutor(cores()) as pool:
-        list(pool.map(ask, groups.values()))
-    for cell in cells:
-        start = sweep.start_cells.get(cell.start)
-        if start and cell.config:
-            cell.error = f"its start {cell.start} is refused: {start.error}" if start.error else None
-            cell.config = with_start(cell.config, start)
+    pool = concurrent.futures.ThreadPoolExecutor(cores())
+    try:
+        for place, _ in enumerate(pool.map(ask_for, groups.values()), 1):
+            show_line(f"the program checks variant {place} of {len(groups)}")
+    finally:
+        pool.shutdown(cancel_futures=True)  # Ctrl-C must not wait for those that have not begun
+        clear_line()
 
 
 def with_start(config, start):
     """The hash of a run that begins with the model of another run."""
     return hashlib.sha256((config + start.config).encode()).hexdigest()[:12] if start.config else None
+
+
+def show_line(text):
+    """Replaces the last line of a terminal."""
+    if sys.stdout.isatty():
+        sys.stdout.write("\r\033[K" + text[: shutil.get_terminal_size().columns - 1])
+        sys.stdout.flush()
+
+
+def clear_line():
+    show_line("")
 
 
 def saved_rows(sweep):
@@ -103,6 +134,13 @@ def saved_rows(sweep):
     for name in (*sweep.names, "seed", "config") if rows else ():
         if name not in rows[0]:
             raise SweepError(f"{sweep.csv} has no column {name}, so it is not the table of {sweep.path}; write another `csv = `")
+    for row in rows:
+        for name in QUALITIES:
+            try:
+                float(row.get(name) or "nan")
+            except ValueError:
+                raise SweepError(f"{sweep.csv} has {name} = {row[name]}, which is no number; delete that line, and its row is "
+                                 "made again") from None
     return {tuple(row[name] for name in (*sweep.names, "seed")): row for row in rows}
 
 
@@ -128,7 +166,10 @@ def written(value):
 
 
 def save(sweep, rows):
-    """Writes the rows in the order of the cells. Rows of cells that the sweep no longer has stay, at the end."""
+    """Writes the rows in the order of the cells. Rows of cells that the sweep no longer has stay, at the end. So do rows that
+    a sweep with another `dir` has added meanwhile."""
+    for key, row in saved_rows(sweep).items():
+        rows.setdefault(key, row)
     ordered = sorted(rows.items(), key=lambda item: (sweep.order.get(item[0], len(sweep.order)), item[0]))
     known = {cell.key: parse_config(cell.text) for cell in sweep.cells if cell.text}
     options = option_columns(sweep)
@@ -145,41 +186,58 @@ def save(sweep, rows):
     os.replace(sweep.csv + ".tmp", sweep.csv)
 
 
-def row_of(sweep, cell):
-    """The row of a finished run. Raises RunError if there is none in the cell's folder."""
-    run = open_run(cell.folder)
-    text = re.sub(r"(?m)^init = .*$", "init =", run.config_text) if cell.start else run.config_text
+def finished_run(sweep, cell):
+    """The finished run in a cell's folder. Raises OtherRun if the folder has no run of this cell, and RunError if the run has
+    not ended or there is none."""
+    if not os.path.exists(cell.folder):
+        raise RunError("not begun")
+    try:
+        run = open_run(cell.folder)
+    except RunError as error:
+        raise OtherRun(f"{error}; --overwrite replaces it") from None
+    start = sweep.start_cells.get(cell.start)
+    text = re.sub(r"(?m)^init = .*$", "init =", run.config_text) if start else run.config_text
     config = configuration_hash(text, defaults())
-    if cell.start:
-        config = with_start(config, sweep.start_cells[cell.start])
-    if not run.is_finished:
-        raise RunError(f"unfinished, {len(run.rounds['round'])} rounds")
+    if start and f"{os.sep}{start.run_name}{os.sep}" in run.config.get("model.init", ""):
+        config = with_start(config, start)
     if config != cell.config:
-        raise RunError(f"{cell.folder} holds a run of another configuration; --overwrite replaces it")
-    figures = summary(run, cell.target, cell.evaluated)
+        raise OtherRun(f"{cell.folder} holds a run of another configuration; --overwrite replaces it")
+    if not run.is_finished:
+        raise RunError(f"{state_of(cell.folder).kind} after {len(run.rounds['round'])} rounds")
+    return run
+
+
+def row_of(sweep, cell, run):
+    """The row of a finished run."""
+    sets = sorted(set(run.evaluations["set"]))
+    if sets and cell.evaluated not in sets:
+        raise RunError(f"evaluated = {cell.evaluated}, but there are only evaluations of {', '.join(sets)}")
+    try:
+        figures = summary(run, cell.target, cell.evaluated)
+    except DAMAGE as error:
+        raise RunError(damage(run.path, error)) from None
     if cell.target is not None:
         figures = {"target": cell.target, **figures}
     labels = dict(zip(sweep.names, cell.labels))
-    if sweep.measure:
-        try:
-            figures.update(sweep.measure(run, labels))
-        except Exception as error:  # the user's own code
-            raise RunError(f"measure failed: {type(error).__name__}: {error}") from None
-    texts = {name: written(value) for name, value in figures.items()}
+    try:
+        figures.update(sweep.measure(run, labels) if sweep.measure else {})
+        texts = {name: written(value) for name, value in figures.items()}
+    except Exception as error:  # the user's own code
+        raise RunError(f"measure failed: {type(error).__name__}: {error}") from None
     return {**labels, "seed": str(cell.seed), **texts, "config": cell.config,
             "commit": run.attributes.get("git_sha", "unknown")}
 
 
 def take(sweep, cell, rows):
-    """Adds the row of a cell whose run is finished."""
-    cell.row = rows[cell.key] = row_of(sweep, cell)
+    """Adds the row of a cell whose run is finished, or raises RunError with its state."""
+    cell.row = rows[cell.key] = row_of(sweep, cell, finished_run(sweep, cell))
     cell.state = "finished"
     save(sweep, rows)
 
 
 def quality(row):
     """The final quality of a row in words: the first figure that it has."""
-    for name in ("perplexity", "top1", "server_top1"):
+    for name in QUALITIES:
         if row and row.get(name, "nan") not in ("nan", ""):
             return f"{name.replace('_', ' ')} {float(row[name]):.4g}"
     return ""

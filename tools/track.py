@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Exports a run to an experiment tracker, to CSV files, or to a trace for Perfetto; with --follow also while it goes on.
+"""Exports a run to an experiment tracker, to CSV files, or to a trace for
+Perfetto; with --follow also while it goes on.
 
     tools/track.py runs/quickstart --to tensorboard      then: tensorboard --logdir runs
     tools/track.py runs/quickstart --to trace            then open runs/quickstart/trace.json in ui.perfetto.dev
@@ -17,20 +18,22 @@ import os
 import struct
 import sys
 
-import numpy as np
-
 sys.path.append(os.path.dirname(os.path.abspath(__file__)))
+from needed_packages import need
+
+need("numpy", "h5py")
+import numpy as np
 from espalier_h5 import RunError
-from run_state import DAMAGE, FAILURES, Parser, damage, state_of, watch
+from run_state import DAMAGE, FAILURES, Parser, damage, state_of, watch, write_whole
 
 EXAMPLES = """examples:
-  tools/track.py runs/quickstart --to csv              one file for each table, in runs/quickstart/csv
-  tools/track.py runs/quickstart --to tensorboard --follow
+  tools/track.py runs/quickstart --to csv          files in runs/quickstart/csv
   tools/track.py runs/quickstart --to trace -o quickstart.json
-  tools/track.py runs/quickstart --to mlflow -o http://localhost:5000 --project digits
-
-csv, tensorboard and trace need no other package; mlflow, wandb and trackio need the package of that name.
-Exit status with --follow: 85 if the run was stopped or killed; it goes on when it is started again."""
+  tools/track.py runs/quickstart --to tensorboard --follow
+  tools/track.py runs/quickstart --to mlflow -o http://localhost:5000"""
+TARGETS_NEED = """csv, tensorboard and trace need no other package; mlflow, wandb and trackio
+need the package of that name. Exit status with --follow: 85 if the run was
+stopped or killed (it goes on when it is started again), 1 if it failed."""
 
 
 class TrackError(Exception):
@@ -394,9 +397,7 @@ class Trace:
         other = {"run": run.name, "time": "emulated", "software": f"espalier {run.attributes.get('software_version', '?')}"}
         text = json.dumps({"traceEvents": trace_events(run), "displayTimeUnit": "ms", "otherData": other}, separators=(",", ":"),
                           allow_nan=False)
-        with open(self.path + ".tmp", "w", encoding="utf-8") as file:
-            file.write(text)
-        os.replace(self.path + ".tmp", self.path)
+        write_whole(self.path, text)
 
     def close(self):
         pass
@@ -439,14 +440,15 @@ def send(options):
 
 
 def main():
-    parser = Parser(prog="track.py", description=__doc__.split("\n\n")[0], epilog=EXAMPLES,
-                    formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(prog="track.py", usage="track.py RUN --to TARGET [options]",
+                    description=__doc__.split("\n\n")[0] + "\n" + TARGETS_NEED, epilog=EXAMPLES,
+                    formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=26))
     parser.add_argument("run", metavar="RUN", help="a run's folder or its run.h5")
     parser.add_argument("--to", required=True, choices=TARGETS, metavar="TARGET", help=", ".join(TARGETS))
-    parser.add_argument("-o", "--out", metavar="PLACE", help="folder, file or address (default: beside the run file)")
-    parser.add_argument("--project", default="espalier", metavar="NAME", help="project or experiment of a tracker (espalier)")
+    parser.add_argument("-o", "--out", metavar="PLACE", help="folder, file or address; default: beside run.h5")
+    parser.add_argument("--project", default="espalier", metavar="NAME", help="project or experiment of a tracker; default: espalier")
     parser.add_argument("--follow", action="store_true", help="go on until the run is done")
-    parser.add_argument("--every", type=float, default=2.0, metavar="S", help="with --follow: seconds between two looks (2)")
+    parser.add_argument("--every", type=float, default=2.0, metavar="S", help="with --follow: seconds between two looks; default: 2")
     options = parser.parse_args()
     if not 0.05 <= options.every <= 3600:
         parser.error("--every is a number of seconds from 0.05 to 3600")
@@ -459,10 +461,10 @@ def main():
         print(f"track.py: {damage(options.run, error)}", file=sys.stderr)
         return 3
     except OSError as error:
-        print(f"track.py: the export cannot be written: {error}", file=sys.stderr)
+        print(f"track.py: {error.filename or 'the export'} cannot be written: {error.strerror or error}", file=sys.stderr)
         return 3
     print(place)
-    return 85 if options.follow and state.kind in ("stopped", "killed") else 0
+    return state.status if options.follow else 0
 
 
 if __name__ == "__main__":

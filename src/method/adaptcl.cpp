@@ -146,6 +146,7 @@ class LearnedRetention : public SubmodelRule {
         is_ideal_(context.config.text("method.prune_learning") == "ideal"),
         is_constant_(context.config.boolean("method.order_constant")),
         orders_(context),
+        floor_(context.config.real("method.prune_floor")),
         learner_(retention_settings(context.config), fleet_.size()),
         before_(model_, ranks_by_axis(first_scores(context.experiment)),
                 context.config.real("method.layer_floor")),
@@ -158,7 +159,7 @@ class LearnedRetention : public SubmodelRule {
                     model_.name));
     }
     for (std::int64_t client = 0; client < fleet_.size(); ++client) {
-      set_removed(client, fitting(client, 0), 0);
+      set_removed(client, fitting(client, 0));
     }
   }
 
@@ -176,8 +177,8 @@ class LearnedRetention : public SubmodelRule {
   void observe(const Experiment&, const TaskReport& task) override {
     if (task.outcome != Outcome::merged && task.outcome != Outcome::dropped_stale) return;
     Client& client = clients_[static_cast<std::size_t>(task.client)];
-    if (task.base_version < client.changed) return;  // of an earlier submodel
-    if (client.removed > 0) client.knows_order = 1;
+    if (task.base_version >= ranked() && !task.submodel.is_full()) client.knows_order = 1;
+    if (task.base_version < client.changed) return;  // of an earlier size
     const double time = seconds(task.download + task.compute + task.upload);
     if (task.base_version == begun_) {
       client.first_time = time;
@@ -195,13 +196,14 @@ class LearnedRetention : public SubmodelRule {
       for (Client& client : clients_) client.knows_order = 0;
     }
     if (is_ideal_) {
-      if (is_first || !is_constant_) set_ideal(made.version);
+      if (is_first || !is_constant_) set_ideal();
     } else {
-      learn(made.version);
+      learn(made.version, is_first);
     }
     begun_ = made.version;
     for (Client& client : clients_) {
-      client.time_sum = client.first_time = 0;
+      client.first_time = -1;
+      client.time_sum = 0;
       client.times = 0;
     }
   }
@@ -213,6 +215,7 @@ class LearnedRetention : public SubmodelRule {
     archive_list(archive, "clients", clients_, [](Archive& a, Client& client) {
       a.value("removed", client.removed);
       a.value("retention", client.retention);
+      a.value("wanted", client.wanted);
       a.value("changed", client.changed);
       a.value("knows_order", client.knows_order);
       a.value("first_time", client.first_time);
@@ -225,17 +228,20 @@ class LearnedRetention : public SubmodelRule {
   struct Client {
     std::int64_t removed = 0;  // units
     double retention = 1;
+    // The retention that was last asked for. A new order removes units up to it, and not up to
+    // `retention`, which would lose up to one unit every time.
+    double wanted = 1;
     std::int64_t knows_order = 0;  // whether it has answered a task with a prefix of the order
-    std::int64_t changed = 0;      // version at which its submodel last changed
+    std::int64_t changed = 0;      // version at which its size last changed
     // Times of the updates that ended in this interval, seconds: of the interval's first round,
-    // which counts only if there is no other (0: none), and the sum of the others.
-    double first_time = 0;
+    // which counts only if there is no other (negative: none), and the sum of the others.
+    double first_time = -1;
     double time_sum = 0;
     std::int64_t times = 0;
 
     std::optional<double> mean_time() const {
       if (times > 0) return time_sum / static_cast<double>(times);
-      return first_time > 0 ? std::optional(first_time) : std::nullopt;
+      return first_time >= 0 ? std::optional(first_time) : std::nullopt;
     }
   };
 
@@ -250,15 +256,28 @@ class LearnedRetention : public SubmodelRule {
     return orders_.empty() ? before_ : orders_.of(client);
   }
 
-  void set_removed(std::int64_t client, std::int64_t removed, std::int64_t version) {
+  /// The version at which the present order was made.
+  std::int64_t ranked() const { return orders_.empty() ? 0 : is_constant_ ? every_ : begun_; }
+
+  void set_removed(std::int64_t client, std::int64_t removed) {
     Client& c = clients_[static_cast<std::size_t>(client)];
     c.removed = removed;
-    c.changed = version;
     c.retention = order_of(client).retention(removed);
   }
 
+  /// Of a client that knows the order.
   Assignment assignment(std::int64_t client, std::int64_t removed) const {
-    return {order_of(client).without(removed), 1};
+    const UnitOrder& order = order_of(client);
+    return {.submodel = order.without(removed),
+            .width = order.retention(removed),
+            .name_bytes = kCountBytes};
+  }
+
+  /// The largest number to remove such that the retention is not below the floor.
+  std::int64_t most_removed(std::int64_t client) const {
+    const UnitOrder& order = order_of(client);
+    const std::int64_t removed = order.removed_for(floor_);
+    return order.retention(removed) < floor_ && removed > 0 ? removed - 1 : removed;
   }
 
   /// The smallest number to remove, at least `least`, with which the client's memory suffices; the
@@ -293,7 +312,7 @@ class LearnedRetention : public SubmodelRule {
     return least;
   }
 
-  void learn(std::int64_t version) {
+  void learn(std::int64_t version, bool is_first) {
     std::vector<std::optional<double>> times;
     std::vector<double> retentions;
     for (const Client& client : clients_) {
@@ -303,24 +322,31 @@ class LearnedRetention : public SubmodelRule {
     const std::vector<double> wanted = learner_.learn(times, retentions);
     for (std::int64_t client = 0; client < fleet_.size(); ++client) {
       const auto i = static_cast<std::size_t>(client);
-      const bool stays = wanted[i] == retentions[i] && is_constant_ && begun_ > 0;
-      if (stays) continue;
-      set_removed(client, fitting(client, order_of(client).removed_for(wanted[i])), version);
+      Client& c = clients_[i];
+      const bool is_asked = wanted[i] != retentions[i];
+      if (is_asked) c.wanted = wanted[i];
+      if (!is_asked && !is_first && is_constant_) continue;
+      const std::int64_t before = c.removed;
+      const std::int64_t removed =
+          std::min(order_of(client).removed_for(c.wanted), most_removed(client));
+      set_removed(client, fitting(client, removed));
+      // With a new order alone the size stays, so times of tasks under way still count.
+      if (c.removed != before && (is_asked || is_first)) c.changed = version;
     }
   }
 
   /// Every client at once gets the largest submodel with which it is as fast as the fastest client
   /// with the whole model.
-  void set_ideal(std::int64_t version) {
+  void set_ideal() {
     Nanoseconds fastest = std::numeric_limits<Nanoseconds>::max();
     for (std::int64_t client = 0; client < fleet_.size(); ++client) {
       fastest = std::min(fastest, update_time_(assignment(client, 0), client));
     }
     for (std::int64_t client = 0; client < fleet_.size(); ++client) {
-      const std::int64_t removed = smallest(0, order_of(client).size(), [&](std::int64_t units) {
+      const std::int64_t removed = smallest(0, most_removed(client), [&](std::int64_t units) {
         return update_time_(assignment(client, units), client) <= fastest;
       });
-      set_removed(client, fitting(client, removed), version);
+      set_removed(client, fitting(client, removed));
     }
   }
 
@@ -333,6 +359,7 @@ class LearnedRetention : public SubmodelRule {
   bool is_ideal_;
   bool is_constant_;
   Orders orders_;
+  double floor_;
   RetentionLearner learner_;
   UnitOrder before_;
   std::vector<Client> clients_;
@@ -371,11 +398,13 @@ void add_pruning_options(OptionTable& table) {
   table.add_choice(
       "method.prune_learning", "newton",
       "submodel learned_retention: sizes from observed times; or ideal: at the first change "
-      "each client gets the size with which it is as fast as the fastest client (an oracle)",
+      "each client gets the size with which it is as fast as the fastest client with the whole "
+      "model (an oracle)",
       {"newton", "ideal"});
   table.add_choice("method.prune_target", "anchored",
                    "submodel learned_retention: time that updates should take: of the fastest "
-                   "client whose submodel was never changed, or of the fastest of all",
+                   "client that never lost a unit (with the whole model, if the memory of any "
+                   "allows it), or of the fastest of all",
                    {"anchored", "fastest"});
   table.add({"method.prune_points", OptionType::integer, "2",
              "submodel learned_retention: points of the interpolation", "", 2, 100});
@@ -392,8 +421,11 @@ void add_pruning_options(OptionTable& table) {
              0.999});
   table.add({"method.prune_least", OptionType::real, "0.02",
              "submodel learned_retention: smallest fraction that is worth a change", "", 0, 0.999});
-  table.add({"method.prune_floor", OptionType::real, "0.1",
-             "submodel learned_retention: smallest fraction of the model's parameters", "", 0, 1});
+  table.add(
+      {"method.prune_floor", OptionType::real, "0.1",
+       "submodel learned_retention: smallest fraction of the model's parameters, except where "
+       "a client's memory asks for less",
+       "", 0, 1});
   table.add({"method.prune_regrow", OptionType::boolean, "false",
              "submodel learned_retention: a client that is 1.5 times faster than the target for "
              "three intervals gets units back"});

@@ -50,41 +50,48 @@ RetentionLearner::RetentionLearner(RetentionSettings settings, std::int64_t clie
 
 std::vector<double> RetentionLearner::learn(std::span<const std::optional<double>> times,
                                             std::span<const double> retentions) {
+  for (std::size_t i = 0; i < clients_.size(); ++i) {
+    if (!times[i]) continue;
+    std::vector<RetentionPoint>& points = clients_[i].points;
+    points.push_back({*times[i], retentions[i]});
+    points = usable(points, settings_.points);
+    std::ranges::reverse(points);
+  }
   std::vector<double> wanted(retentions.begin(), retentions.end());
-  set_target(times);
-  if (target_ == 0) return wanted;
+  const std::optional<double> target = this->target(retentions);
+  if (!target) return wanted;
   for (std::size_t i = 0; i < clients_.size(); ++i) {
     if (!times[i]) continue;
     Client& client = clients_[i];
-    const double time = *times[i];
-    client.points.push_back({time, retentions[i]});
-    // One more than is used, because the interpolation may skip one.
-    const auto most = static_cast<std::size_t>(settings_.points + 1);
-    if (client.points.size() > most) client.points.erase(client.points.begin());
-    client.fast_intervals = time < target_ / kFast ? client.fast_intervals + 1 : 0;
-    if (time > target_ * (1 + settings_.tolerance)) {
-      wanted[i] = smaller(client, time, retentions[i]);
+    client.fast_intervals = *times[i] < *target / kFast ? client.fast_intervals + 1 : 0;
+    if (*times[i] > *target * (1 + settings_.tolerance)) {
+      wanted[i] = smaller(client, *target);
       if (wanted[i] < retentions[i]) client.is_pruned = 1;
     } else if (settings_.regrows && client.fast_intervals >= kFastIntervals) {
-      wanted[i] = larger(client, time, retentions[i]);
+      wanted[i] = larger(client, *target);
       client.fast_intervals = 0;
     }
   }
   return wanted;
 }
 
-/// If no client that counts was heard of, the target stays.
-void RetentionLearner::set_target(std::span<const std::optional<double>> times) {
-  double fastest = std::numeric_limits<double>::infinity();
+std::optional<double> RetentionLearner::target(std::span<const double> retentions) const {
+  std::optional<double> fastest, fastest_whole;
+  const auto take = [](std::optional<double>& least, double time) {
+    least = std::min(least.value_or(time), time);
+  };
   for (std::size_t i = 0; i < clients_.size(); ++i) {
-    if (!times[i] || (settings_.is_anchored && clients_[i].is_pruned != 0)) continue;
-    fastest = std::min(fastest, *times[i]);
+    const Client& client = clients_[i];
+    if (client.points.empty() || (settings_.is_anchored && client.is_pruned != 0)) continue;
+    take(fastest, client.points.back().time);
+    if (retentions[i] == 1) take(fastest_whole, client.points.back().time);
   }
-  if (std::isfinite(fastest)) target_ = fastest;
+  return settings_.is_anchored && fastest_whole ? fastest_whole : fastest;
 }
 
-double RetentionLearner::smaller(const Client& client, double time, double retention) const {
-  const double aim = target_ * (1 + settings_.aim * settings_.tolerance);
+double RetentionLearner::smaller(const Client& client, double target) const {
+  const auto [time, retention] = client.points.back();
+  const double aim = target * (1 + settings_.aim * settings_.tolerance);
   const double proportional = retention * aim / time;
   const double fitted = interpolate(client.points, settings_.points, aim).value_or(proportional);
   const double next = fitted > 0 && fitted < retention ? fitted : proportional;
@@ -93,16 +100,15 @@ double RetentionLearner::smaller(const Client& client, double time, double reten
   return rate < settings_.least_rate ? retention : retention * (1 - rate);
 }
 
-double RetentionLearner::larger(const Client& client, double time, double retention) const {
-  const double proportional = retention * target_ / time;
-  const double fitted =
-      interpolate(client.points, settings_.points, target_).value_or(proportional);
+double RetentionLearner::larger(const Client& client, double target) const {
+  const auto [time, retention] = client.points.back();
+  const double proportional = retention * target / time;
+  const double fitted = interpolate(client.points, settings_.points, target).value_or(proportional);
   const double next = fitted > retention ? fitted : proportional;
   return std::min({next, retention / (1 - settings_.largest_rate), 1.0});
 }
 
 void RetentionLearner::archive(Archive& archive) {
-  archive.value("target", target_);
   archive_list(archive, "learned", clients_, [](Archive& a, Client& client) {
     std::vector<double> times, retentions;
     for (const RetentionPoint& p : client.points) {

@@ -8,6 +8,7 @@
 #include <string>
 
 #include "espalier/base/error.h"
+#include "espalier/base/wide_sums.h"
 
 namespace espalier {
 namespace {
@@ -36,47 +37,42 @@ bool joins_two_layers(const Model& model, int axis) {
   return makers.size() == 1 && readers.size() <= 1;
 }
 
-/// Calls work(unit, index) for each incoming weight of each kept unit.
+/// Calls work(unit, offset, count) for each run of a kept unit's incoming weights.
 template <class Work>
-void for_each_weight(const std::vector<UnitPlaces>& entries, const Work& work) {
+void for_each_run(const std::vector<UnitPlaces>& entries, const Work& work) {
   for (const UnitPlaces& p : entries) {
-    std::int64_t index = p.offset;
+    std::int64_t offset = p.offset;
     for (std::int64_t o = 0; o < p.outer; ++o) {
-      for (std::int64_t unit = 0; unit < p.units; ++unit) {
-        for (std::int64_t i = 0; i < p.inner; ++i) work(unit, index++);
+      for (std::int64_t unit = 0; unit < p.units; ++unit, offset += p.inner) {
+        work(static_cast<std::size_t>(unit), offset, p.inner);
       }
     }
   }
 }
 
-/// The sum over a unit's incoming weights of term(index), for each kept unit.
-template <class Term>
+/// The sum of sum_of_run(offset, count) over the runs of each kept unit's incoming weights.
+template <class Sum>
 std::vector<double> unit_sums(const std::vector<UnitPlaces>& entries, std::int64_t units,
-                              const Term& term) {
+                              const Sum& sum_of_run) {
   std::vector<double> sums(static_cast<std::size_t>(units), 0.0);
-  for_each_weight(entries, [&](std::int64_t unit, std::int64_t index) {
-    sums[static_cast<std::size_t>(unit)] += term(static_cast<std::size_t>(index));
+  for_each_run(entries, [&](std::size_t unit, std::int64_t offset, std::int64_t count) {
+    sums[unit] += sum_of_run(offset, count);
   });
   return sums;
 }
 
 /// The sum of each unit's distances to all others.
 std::vector<double> distance_sums(const std::vector<UnitPlaces>& entries, std::int64_t units,
-                                  std::span<const float> values) {
+                                  const float* values) {
   std::vector<std::vector<float>> weights(static_cast<std::size_t>(units));
-  for_each_weight(entries, [&](std::int64_t unit, std::int64_t index) {
-    weights[static_cast<std::size_t>(unit)].push_back(values[static_cast<std::size_t>(index)]);
+  for_each_run(entries, [&](std::size_t unit, std::int64_t offset, std::int64_t count) {
+    weights[unit].insert(weights[unit].end(), values + offset, values + offset + count);
   });
   std::vector<double> sums(weights.size(), 0.0);
   for (std::size_t a = 0; a < weights.size(); ++a) {
     for (std::size_t b = a + 1; b < weights.size(); ++b) {
-      double square = 0;
-      for (std::size_t i = 0; i < weights[a].size(); ++i) {
-        const double difference =
-            static_cast<double>(weights[a][i]) - static_cast<double>(weights[b][i]);
-        square += difference * difference;
-      }
-      const double distance = std::sqrt(square);
+      const double distance =
+          std::sqrt(squared_distance(weights[a].data(), weights[b].data(), std::ssize(weights[a])));
       sums[a] += distance;
       sums[b] += distance;
     }
@@ -96,7 +92,7 @@ std::vector<double> kept_scores(const BufferLayout& buffer_layout, int axis,
                                 std::span<const float> gradient) {
   const std::int64_t units = buffer_layout.submodel().width(axis);
   const std::vector<UnitPlaces> weights = incoming_weights(buffer_layout, axis);
-  const auto value = [&](std::size_t i) { return static_cast<double>(values[i]); };
+  const float* const v = values.data();
   std::vector<double> scores;
   switch (importance) {
     case Importance::scale: {
@@ -104,25 +100,29 @@ std::vector<double> kept_scores(const BufferLayout& buffer_layout, int axis,
       if (scales >= 0) {
         const BufferLayout::Place& place = buffer_layout.place(scales);
         for (std::int64_t i = 0; i < place.count; ++i) {
-          scores.push_back(std::abs(value(static_cast<std::size_t>(place.offset + i))));
+          scores.push_back(std::abs(static_cast<double>(v[place.offset + i])));
         }
         return scores;
       }
-      scores = unit_sums(weights, units, [&](std::size_t i) { return value(i) * value(i); });
+      scores = unit_sums(weights, units, [&](std::int64_t offset, std::int64_t count) {
+        return sum_of_products(v + offset, v + offset, count);
+      });
       for (double& score : scores) score = std::sqrt(score);
       break;
     }
     case Importance::norm:
-      scores = unit_sums(weights, units, [&](std::size_t i) { return std::abs(value(i)); });
+      scores = unit_sums(weights, units, [&](std::int64_t offset, std::int64_t count) {
+        return sum_of_magnitudes(v + offset, count);
+      });
       break;
     case Importance::taylor:
-      scores = unit_sums(weights, units, [&](std::size_t i) {
-        return static_cast<double>(gradient[i]) * value(i);
+      scores = unit_sums(weights, units, [&](std::int64_t offset, std::int64_t count) {
+        return sum_of_products(gradient.data() + offset, v + offset, count);
       });
       for (double& score : scores) score = std::abs(score);
       break;
     case Importance::median:
-      scores = distance_sums(weights, units, values);
+      scores = distance_sums(weights, units, v);
       break;
     case Importance::index:
       for (std::int64_t i = 0; i < units; ++i) {

@@ -7,29 +7,13 @@
 
 #include "espalier/base/error.h"
 #include "espalier/base/wide.h"
+#include "espalier/base/wide_sums.h"
 
 namespace espalier {
 namespace {
 
 // Fewest values per thread.
 constexpr std::int64_t kPenaltyGrain = 32768;
-
-/// Eight partial sums, so that the order of additions does not depend on the width of registers.
-ESPALIER_WIDE double sum_of_squares(const float* __restrict values, std::int64_t count) {
-  constexpr std::int64_t kLanes = 8;
-  double sums[kLanes] = {};
-  std::int64_t i = 0;
-  for (; i + kLanes <= count; i += kLanes) {
-    for (std::int64_t j = 0; j < kLanes; ++j) {
-      const double value = values[i + j];
-      sums[j] += value * value;
-    }
-  }
-  double sum = 0;
-  for (; i < count; ++i) sum += static_cast<double>(values[i]) * static_cast<double>(values[i]);
-  for (const double lane : sums) sum += lane;
-  return sum;
-}
 
 ESPALIER_WIDE void add_scaled(float factor, const float* __restrict values, float* __restrict sums,
                               std::int64_t count) {
@@ -119,7 +103,7 @@ void Penalty::add_lasso(const Group& group, std::int64_t unit, const float* weig
   };
   double square = 0;
   for_each_row([&](std::int64_t offset, std::int64_t size) {
-    square += sum_of_squares(weights + offset, size);
+    square += sum_of_products(weights + offset, weights + offset, size);
   });
   if (square == 0) return;
   const auto factor =

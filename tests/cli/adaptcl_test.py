@@ -6,6 +6,7 @@ import unittest
 
 import h5py
 import numpy as np
+import torch
 
 from support import ProgramTest
 
@@ -63,7 +64,7 @@ class AdaptCL(ProgramTest):
         self.assertEqual(sorted(first_changed), [2, 3, 4, 5, 6])
 
     def test_without_pruning_it_is_fedavg(self):
-        fedavg = self.run_it("fedavg", "--method.name=fedavg")
+        fedavg = self.run_it("fedavg", "--method.name=fedavg", "--train.group_lasso=0.0001")  # adaptcl's default
         for settings in (("--method.prune_every=1000",), ("--method.prune_least=0.999",),
                          ("--method.prune_until=0", "--method.merge=by_worker")):
             ours = self.run_it("ours" + settings[0][8:], *settings)
@@ -108,6 +109,26 @@ class AdaptCL(ProgramTest):
         self.assert_refused(2, "too little for the smallest submodel", "run", self.input, *SETTINGS, "--run.name=x",
                             "--device.slow.memory_mb=0.01")
 
+    def test_no_change_goes_below_the_floor(self):
+        # The slow clients would need 0.14, and one unit of conv2 is 0.02 of the parameters.
+        for learning in ("newton", "ideal"):
+            tasks = self.table(self.run_it(learning, f"--method.prune_learning={learning}", "--method.prune_floor=0.4"))
+            slowest = tasks["share"][tasks["client"] == 6].min()
+            self.assertGreaterEqual(slowest, 0.4, learning)
+            self.assertLess(slowest, 0.43, learning)
+
+    def test_a_new_order_does_not_change_the_sizes(self):
+        # Random orders, because they differ most. One unit is at most 0.035 of the parameters.
+        ranked = ("--method.order=random", "--method.order_constant=false", "--method.prune_every=1")
+        _, parameters = self.update_times(self.run_it("ranked", "--run.rounds=26", *ranked))
+        share = parameters / parameters.max()
+        self.assertLess(share[8, 2:5].max(), 0.5)
+        self.assertLess(np.abs(share[20:].mean(axis=0) - share[8:14].mean(axis=0)).max(), 0.02)
+        # Each task of a slow client lasts several versions, and its order is an older one than the server's.
+        tasks = self.table(self.run_it("asynchronous", "--method.window=asynchronous", "--run.rounds=120", *ranked))
+        for client in range(2, 7):
+            self.assertLess(tasks["share"][tasks["client"] == client].min(), 0.5, client)
+
     def test_an_oracle_reaches_the_times_at_the_first_change(self):
         time, parameters = self.update_times(self.run_it("oracle", "--method.prune_learning=ideal"))
         self.assertTrue((time[4:].max(axis=1) <= time[4:].min(axis=1) * 1.002).all() or
@@ -115,6 +136,81 @@ class AdaptCL(ProgramTest):
         self.assertTrue((parameters[3:] == parameters[3]).all())
         learned, _ = self.update_times(self.run_it("learned"))
         self.assertGreater(learned[3].max(), 1.2 * time[4].max())
+
+    def test_kept_momentum_moves_with_its_parameters(self):
+        """Every version from 2 on equals PyTorch's: each client's momentum covers its own submodel, and units that come
+        back with a new order start from zero. All samples are equal, so neither their order nor their owner matters."""
+        count, classes, lr, momentum, rounds, every = (14, 10), 4, 0.01, 0.9, 10, 2
+        image = np.random.default_rng(1).standard_normal((1, 7)).astype(np.float32)
+        with h5py.File(self.path("equal.h5"), "w") as file:
+            file["x"], file["y"] = np.repeat(image, 40, 0), np.full(40, 2)
+        inputs, label = torch.tensor(image, dtype=torch.double), torch.tensor([2])
+        run = self.run_ok(
+            "momentum", "--method.name=adaptcl", f"--method.prune_every={every}", "--method.prune_until=1",
+            "--method.order=random", "--method.order_constant=false", "--data.name=arrays",
+            "--data.file=" + self.path("equal.h5"), f"--data.classes={classes}", "--data.partition=iid",
+            "--method.weighting=uniform", "--model.hidden=14,10", "--clients.count=3", "--clients.fleet=fast,2*slow",
+            "--device.fast.down_mbps=1", "--device.fast.up_mbps=1", "--device.slow.down_mbps=0.4",
+            "--device.slow.up_mbps=0.3", "--train.batch=100", f"--train.lr={lr}", f"--train.momentum={momentum}",
+            "--train.optimizer_state=keep", "--train.group_lasso=0", f"--run.rounds={rounds}", "--checkpoint.every=1",
+            "--checkpoint.keep=100")
+
+        def checkpoint(version):
+            return h5py.File(os.path.join(run, "checkpoints", f"ckpt_{version:08d}.h5"))
+
+        sizes = (7, *count, classes)
+        shapes = {f"fc{i}.{part}": (sizes[i],) if part == "bias" else (sizes[i], sizes[i - 1])
+                  for i in (1, 2, 3) for part in ("weight", "bias")}
+
+        def model(version):
+            with checkpoint(version) as file:
+                return {name: torch.tensor(file["model"][name][()].reshape(shape), dtype=torch.double)
+                        for name, shape in shapes.items()}
+
+        def masks(kept):
+            units = [torch.ones(7), *kept, torch.ones(classes)]
+            return {name: (units[int(name[2])] if name.endswith("bias") else
+                           torch.outer(units[int(name[2])], units[int(name[2]) - 1])).double() for name in shapes}
+
+        def gradients(weights, kept):
+            part = {name: (values * masks(kept)[name]).requires_grad_() for name, values in weights.items()}
+            hidden = inputs
+            for i in (1, 2, 3):
+                hidden = hidden @ part[f"fc{i}.weight"].T + part[f"fc{i}.bias"]
+                hidden = hidden if i == 3 else torch.relu(hidden)
+            torch.nn.functional.cross_entropy(hidden, label).backward()
+            return {name: values.grad for name, values in part.items()}
+
+        tasks = self.table(run)
+        weights, whole = model(1), [torch.ones(n) for n in count]
+        first = {name: torch.zeros(shape) for name, shape in shapes.items()}
+        for _ in range(200):  # version 0 is not on disk: weights + lr x its gradient
+            first = gradients({name: weights[name] + lr * first[name] for name in shapes}, whole)
+        state = [first] * 3
+        for version in range(1, rounds):
+            order = []
+            if version >= every:
+                with checkpoint(version - version % every) as file:
+                    code = file["server/submodel_rule/order_0"][()].view("<i8").reshape(-1, 2)
+                order = [(int(axis != code[:, 0].min()), unit) for axis, unit in code]
+            total, holders = ({name: torch.zeros(shape) for name, shape in shapes.items()} for _ in range(2))
+            for client in range(3):
+                kept, rest = [units.clone() for units in whole], iter(order)
+                mine = tasks["parameters"][(tasks["client"] == client) & (tasks["base_version"] == version)][0]
+                while sum(int(mask.sum()) for mask in masks(kept).values()) > mine:
+                    axis, unit = next(rest)
+                    kept[axis][unit] = 0
+                gradient, mask = gradients(weights, kept), masks(kept)
+                state[client] = {name: (momentum * state[client][name] + gradient[name]) * mask[name] for name in shapes}
+                for name in shapes:
+                    total[name] = total[name] + mask[name] * (weights[name] - lr * state[client][name])
+                    holders[name] = holders[name] + mask[name]
+            weights = {name: torch.where(holders[name] > 0, total[name] / holders[name].clamp(min=1), weights[name])
+                       for name in shapes}
+            for name in shapes:
+                np.testing.assert_allclose(model(version + 1)[name], weights[name], rtol=0, atol=1e-6, err_msg=name)
+            self.assertGreater((model(version + 1)["fc1.weight"] - model(version)["fc1.weight"]).abs().max(), 1e-3)
+        self.assertLess(tasks["parameters"].min(), 0.5 * tasks["parameters"].max())
 
     def test_widths_by_time(self):
         run = self.run_it("widths", "--method.name=heterofl", "--clients.time_fit=width", "--method.masked_loss=false")

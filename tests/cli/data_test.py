@@ -81,6 +81,7 @@ class Tools(ProgramTest):
         png(self.path("images", "a", "1.png"), 12, 1)
         png(self.path("images", "b", "1.png"), 13, 1)
         self.assertIn("--size", self.tool("pack_images.py", "images", "mine.h5").stderr)
+        self.assertIn("--size is a number", self.tool("pack_images.py", "images", "mine.h5", "--size", "0").stderr)
         self.write(os.path.join("images", "b", "1.png"), "no picture")
         self.assertIn("cannot be read as an image", self.tool("pack_images.py", "images", "mine.h5").stderr)
         self.assertFalse(os.path.exists(self.path("mine.h5")))

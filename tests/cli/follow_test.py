@@ -96,6 +96,13 @@ class Pipe(FollowTest):
         self.assertEqual(done.returncode, 85)
         self.assertIn("killed before its end", done.stdout)
 
+    def test_a_failed_run(self):
+        failed = self.espalier("run", self.input, *(f"--device.{d}.memory_mb=0.001" for d in ("fast", "slow", "tiny")))
+        self.assertEqual(failed.returncode, 6, failed.stderr)
+        done = self.follow(self.path("runs", "failing"))
+        self.assertEqual(done.returncode, 1)  # not 85, with which a script would start it again
+        self.assertIn("failed: no client can answer", done.stdout)
+
     def test_a_run_on_another_computer(self):
         # The folder of a run that another computer is writing: a LOCK with another host and a process that is not here.
         run = self.run_ok("failing")
@@ -162,11 +169,14 @@ class Terminal(FollowTest):
 
     def test_it_fits_the_terminal(self):
         run = self.run_ok("failing")
-        for columns, lines in ((60, 12), (40, 8), (200, 60)):
+        for columns, lines in ((60, 12), (40, 8), (40, 24), (80, 24), (200, 60), (1, 1), (20, 4)):
             status, output = self.in_terminal(run, columns=columns, lines=lines)
             self.assertEqual(status, 0, output)
-            self.assertLess(max(map(len, output.splitlines())), columns)
-            self.assertLess(len(output.splitlines()), lines)
+            self.assertLess(max(map(len, output.splitlines())), max(columns, 2))
+            self.assertLess(len(output.splitlines()), max(lines, 2))
+            if lines >= 24:  # no part is cut
+                for word in (r"virtual \S+ s", r"wall \S+ m?s", "utilisation \\d+ %", "blank: not known", r"up_mb=\S+"):
+                    self.assertRegex(output, word)
 
     def test_a_run_that_goes_on_is_drawn_in_place(self):
         job, run = self.begin_run("--run.rounds=300", "--checkpoint.every=100")

@@ -98,6 +98,23 @@ class ResNet18(nn.Module):
         return self.fc(x.mean((2, 3)))
 
 
+class Vgg11(nn.Module):
+    """With batch norm, and one linear layer; torchvision's numbers."""
+
+    def __init__(self, width, classes):
+        super().__init__()
+        layers, inputs = [], 3
+        for units, count in zip((1, 2, 4, 8, 8), (1, 1, 2, 2, 2)):
+            for _ in range(count):
+                layers += [nn.Conv2d(inputs, width * units, 3, padding=1), nn.BatchNorm2d(width * units), nn.ReLU()]
+                inputs = width * units
+            layers.append(nn.MaxPool2d(2))
+        self.features, self.classifier = nn.Sequential(*layers), nn.Linear(inputs, classes)
+
+    def forward(self, x):
+        return self.classifier(self.features(x).flatten(1))
+
+
 class Attention(nn.Module):
     def __init__(self, width, heads, names, causal):
         super().__init__()
@@ -148,6 +165,34 @@ class Transformer(nn.Module):
             hidden = functional.gelu(block["mlp"][up](block[norm2](x)), approximate="tanh" if self.gpt else "none")
             x = x + block["mlp"][down](hidden)
         return self.ln_f(x) @ self.wte.weight.T if self.gpt else self.head(self.norm(x[:, 0]))
+
+
+class Vit(nn.Module):
+    """timm's vision transformer: classifies by a class token, or by the mean of the patches without such a token."""
+
+    def __init__(self, side, patch, width, heads, depth, classes, mean):
+        super().__init__()
+        self.mean, patches = mean, (side // patch) ** 2
+        norm = lambda: nn.LayerNorm(width, eps=1e-6)
+        self.patch_embed = nn.ModuleDict({"proj": nn.Conv2d(3, width, patch, patch)})
+        if not mean:
+            self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.pos_embed = nn.Parameter(torch.zeros(1, patches + (not mean), width))
+        self.blocks = nn.ModuleList(nn.ModuleDict({
+            "norm1": norm(), "attn": Attention(width, heads, ("qkv", "proj"), False), "norm2": norm(),
+            "mlp": nn.ModuleDict({"fc1": nn.Linear(width, 4 * width), "fc2": nn.Linear(4 * width, width)})}) for _ in range(depth))
+        self.norm, self.head = norm(), nn.Linear(width, classes)
+
+    def forward(self, x):
+        x = self.patch_embed["proj"](x).flatten(2).transpose(1, 2)
+        if not self.mean:
+            x = torch.cat((self.cls_token.expand(len(x), -1, -1), x), 1)
+        x = x + self.pos_embed
+        for block in self.blocks:
+            x = x + block["attn"](block["norm1"](x))
+            x = x + block["mlp"]["fc2"](functional.gelu(block["mlp"]["fc1"](block["norm2"](x))))
+        x = self.norm(x)
+        return self.head(x.mean(1) if self.mean else x[:, 0])
 
 
 def loaded(net, state):

@@ -45,6 +45,19 @@ class LinksTest(unittest.TestCase):
         self.assertEqual(wrong, [])
         self.assertGreater(seen, 50)
 
+    def test_a_blank_line_is_before_each_list(self):
+        # MkDocs reads a list directly below text as text.
+        wrong = []
+        for page in pages():
+            before, in_list = "", False
+            for number, line in enumerate(prose(page).splitlines(), 1):
+                is_item = bool(re.match(r"([-*]|\d+\.) ", line))
+                if is_item and not in_list and before.strip() and before[0] not in "#<|":
+                    wrong.append(f"{os.path.relpath(page, ROOT)}: {line[:60]}")
+                in_list = is_item or in_list and line.startswith(" ")
+                before = line
+        self.assertEqual(wrong, [])
+
 
 if __name__ == "__main__":
     unittest.main()

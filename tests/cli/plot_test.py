@@ -3,11 +3,13 @@
 import contextlib
 import copy
 import io
+import math
 import os
 import pathlib
 import random
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
@@ -54,6 +56,11 @@ class PlotTest(ProgramTest):
         pause = unittest.mock.patch.object(espalier_h5, "PAUSE_S", 0.001)
         pause.start()
         cls.addClassCleanup(pause.stop)
+
+    def run_of(self, name, *settings):
+        """A new run of the input of this test."""
+        self.input = self.write("small.ini", plot_input())
+        return self.run_ok(name, *settings)
 
     def plot(self, *words):
         """Exit status, output and errors of plot.py, in this process; the picture is self.out."""
@@ -106,10 +113,11 @@ class GoodRuns(PlotTest):
 
     def test_a_pattern_stands_for_runs(self):
         folder = os.path.dirname(self.seeds[0])
-        names = plot.paths_of([os.path.join(folder, "plain-*")])
-        self.assertEqual(names, self.seeds)
+        for words in (["plain-*"], ["plain-*", "plain-1"], ["plain-*", "plain-1/run.h5"]):  # each run once
+            output = self.assert_drawn(*(os.path.join(folder, word) for word in words), "-p", "quality", "--target", "2")
+            self.assertEqual([line[0] for line in output.splitlines()[:-1]], ["1", "2", "3"])
         self.assert_drawn(os.path.join(folder, "plain-[12]"))
-        self.assert_sentence((3,), "no run fits", os.path.join(folder, "nothing-*"))
+        self.assert_sentence((3,), "no run matches", os.path.join(folder, "nothing-*"))
 
     def test_formats_and_default_name(self):
         for ending, magic in ((".png", b"\x89PNG"), (".svg", b"<?xml"), (".pdf", b"%PDF"), (".PNG", b"\x89PNG")):
@@ -235,7 +243,7 @@ class BadInput(PlotTest):
                         if draw.random() < 0.2:
                             wild = {"f": (np.nan, np.inf, -np.inf, 1e300, -1), "i": (-1, 0, 2**62, -2**63)}
                             values[draw.randrange(len(values))] = draw.choice(wild.get(values.dtype.kind, ("?",)))
-            with self.subTest(i), unittest.mock.patch.object(plot, "read", lambda path: damaged[int(path)]):
+            with self.subTest(i), unittest.mock.patch.object(plot, "open_run", lambda path: damaged[int(path)]):
                 status, _, errors = self.plot("0", "1", "-p", ALL[i % len(ALL)])
                 self.assertIn(status, (0, 2, 3))
                 if status:
@@ -250,7 +258,7 @@ class BadInput(PlotTest):
         for table, pictures in needs.items():
             run = espalier_h5.open_run(self.faulty)
             setattr(run, table, {})
-            with unittest.mock.patch.object(plot, "read", lambda path: run):
+            with unittest.mock.patch.object(plot, "open_run", lambda path: run):
                 for picture in pictures:
                     with self.subTest(table=table, picture=picture):
                         self.assert_sentence((2,), f"no table /{table}", "run", "-p", picture)
@@ -379,6 +387,22 @@ class DrawnValues(PlotTest):
         expected = [rounds["staleness_mean"][max(0, i - 2):i + 1].mean() for i in range(len(rounds["round"]))]
         np.testing.assert_allclose(curves[0].y, expected, atol=1e-12)
 
+    def test_rounds_without_a_value(self):
+        """They break neither a line nor a moving mean, and a run without any is not counted in its group."""
+        runs = [espalier_h5.open_run(folder) for folder in self.seeds]
+        share = runs[0].rounds["utilisation"]
+        share[::2] = np.nan
+        axes = Figure().add_subplot()
+        plot.draw_utilisation(axes, runs[:1], plot.View())
+        np.testing.assert_array_equal(axes.get_lines()[0].get_ydata(), share[1::2])
+        curve = plot.draw_utilisation(axes, runs[:1], plot.View(smooth=2))[0]
+        expected = [np.nanmean(share[max(0, i - 1):i + 1]) for i in range(1, len(share))]
+        np.testing.assert_allclose(curve.y, [np.nan, *expected], atol=1e-12)
+        runs[2].evaluations["top1"][:] = np.nan
+        curve = plot.draw_quality(axes, runs, plot.View(group=("method",), against=("rounds",)))[0]
+        self.assertEqual(curve.name, "fedavg (2 of 3 runs)")
+        np.testing.assert_allclose(curve.y, (runs[0].evaluations["top1"] + runs[1].evaluations["top1"]) / 2, atol=1e-12)
+
     def test_memory(self):
         tasks = read(self.faulty)["tasks"]
         rows, axes = self.draw("memory", [self.faulty])
@@ -394,6 +418,40 @@ class DrawnValues(PlotTest):
         self.assertEqual(labels[0], "client 0 (fast)")
         self.assertEqual([t.get_text() for t in axes.get_legend().get_texts()],
                          ["measured peak", "memory of its device", "out of memory"])
+
+    def test_retention(self):
+        """HeteroFL's levels: a client of width w holds these parameters of an mlp 144-32-16-10."""
+        def held(width):
+            a, b = math.ceil(width * 32), math.ceil(width * 16)
+            return 144 * a + a + a * b + b + 10 * b + 10
+
+        run = self.run_of("levels", "--method.name=heterofl", "--run.rounds=3")
+        tasks = read(run)["tasks"]
+        lines, axes = self.draw("retention", [run])
+        self.assertEqual(sorted(lines), list(range(7)))
+        widths = {client: tasks["share"][tasks["client"] == client][0] for client in lines}
+        self.assertEqual(set(widths.values()), {1, 0.5, 0.25})
+        for client, (x, y) in lines.items():
+            mine = tasks["client"] == client
+            np.testing.assert_array_equal(x, np.sort(tasks["base_version"][mine]) + 1)
+            np.testing.assert_allclose(y, np.full(len(x), held(widths[client]) / held(1)), rtol=1e-12)
+        self.assertIn("share of the model's", axes.get_ylabel())
+        # If nobody holds the whole model, the share is still that of the model, which the checkpoint tells.
+        half = self.run_of("half", "--method.name=heterofl", "--method.widths=0.5", "--run.rounds=1")
+        for _, y in self.draw("retention", [half])[0].values():
+            np.testing.assert_allclose(y, held(0.5) / held(1), rtol=1e-12)
+        shutil.copy(os.path.join(half, "run.h5"), self.path("alone.h5"))
+        lines, axes = self.draw("retention", [self.path("alone.h5")])
+        self.assertEqual({value for _, y in lines.values() for value in y}, {1.0})
+        self.assertIn("share of the largest submodel's", axes.get_ylabel())
+
+    def test_statistics_are_no_parameters(self):
+        run = self.run_of("norm", "--model.name=cnn", "--model.channels=4", "--model.features=8", "--model.norm=batch",
+                          "--run.rounds=1", "--data.synthetic_samples=60")
+        with h5py.File(self.checkpoint(run)) as file:
+            self.assertTrue(any("running_mean" in name for name in file["model"]))
+        for _, y in self.draw("retention", [run])[0].values():
+            self.assertEqual(y.tolist(), [1.0])
 
     def test_update_times(self):
         tasks = read(self.seeds[0])["tasks"]
@@ -430,6 +488,97 @@ class DrawnValues(PlotTest):
 
 
 class Legible(PlotTest):
+    def boxes(self, figure):
+        """The page, and the box of each text, legend and pair of axes that is drawn."""
+        renderer = FigureCanvasAgg(figure).get_renderer()
+        with plot.matplotlib.rc_context(plot.STYLE):
+            figure.draw(renderer)
+        legends = figure.legends + [axes.get_legend() for axes in figure.axes if axes.get_legend()]
+        drawn = [*figure.axes, *legends, *(axes.xaxis.label for axes in figure.axes)]
+        return figure.bbox.padded(2), [thing.get_tightbbox(renderer) for thing in drawn]
+
+    def assert_whole(self, figure):
+        page, boxes = self.boxes(figure)
+        for box in boxes:
+            self.assertTrue(page.x0 <= box.x0 and box.x1 <= page.x1 and page.y0 <= box.y0 and box.y1 <= page.y1, box)
+
+    def test_legends_are_not_cut(self):
+        runs = [espalier_h5.open_run(folder) for folder in (*self.seeds, self.faulty)]
+        for run, method in zip(runs, ("fedasync", "fedavg", "semi_async", "fedavg")):
+            run.config = {**run.config, "method.name": method}
+        twice = [run for run in runs for _ in range(2)]
+        for picture in ("summary", "utilisation", "quality"):
+            for against in (("virtual",), ("virtual", "bytes")):
+                for dpi in (60, 80, 160):  # the fewer pixels, the wider the letters
+                    figure = plot.figure(picture, twice, plot.View(group=("method",), against=against, target=0.1))
+                    figure.set_dpi(dpi)
+                    self.assert_whole(figure)
+
+    def test_many_kinds_of_failures_and_the_label_below_a_gantt(self):
+        run = espalier_h5.open_run(self.faulty)
+        kinds = np.array([*plot.FAILURES])
+        run.tasks["outcome"] = np.resize(kinds, len(run.tasks["outcome"]))
+        for size in (None, (5.5, 4)):
+            figure = plot.figure("gantt", [run], plot.View(), size)
+            self.assert_whole(figure)
+            axes, legend, label = self.boxes(figure)[1]
+            self.assertEqual(len(figure.axes[0].get_legend().get_texts()), 4 + len(kinds))
+            self.assertFalse(legend.overlaps(label))
+
+    def test_forty_curves_have_all_their_names(self):
+        run = espalier_h5.open_run(self.seeds[0])
+        runs = [copy.copy(run) for _ in range(40)]
+        for i, one in enumerate(runs):
+            one.config = {**run.config, "run.name": f"r{i}", "train.lr": str(i)}
+        self.assert_whole(plot.figure("staleness", runs))
+
+    def test_a_size_is_kept_or_refused(self):
+        for words in (("-p", "gantt", "--size", "2x1"), ("-p", "quality", "--size", "1.5x1.5"),
+                      ("-p", "utilisation", "--group", "method,seed,lr,batch", "--size", "3.4x1.8")):
+            self.assert_sentence((2,), "give a larger --size", *self.seeds, self.faulty, *words)
+        out = self.path("sized.png")
+        for words in (("-p", "utilisation", "--size", "4x3"), ("-p", "quality", "--group", "method,seed", "--size", "9x6")):
+            self.assertEqual(self.plot(*self.seeds, self.faulty, *words, "--dpi", "100", "-o", out)[0], 0)
+            with open(out, "rb") as file:
+                size = struct.unpack(">II", file.read(24)[16:])
+            self.assertEqual(size, tuple(int(100 * float(side)) for side in words[-1].split("x")))
+
+    def test_a_run_of_one_round(self):
+        run = espalier_h5.open_run(self.run_of("one", "--run.rounds=1"))
+        axes = Figure().add_subplot()
+        plot.PICTURES["quality"](axes, [run], plot.View(against=("rounds",)))
+        self.assertEqual([tick for tick in axes.get_xticks() if tick % 1], [])
+        figure = plot.figure("summary", [run])
+        for line in figure.axes[2].get_lines():  # the losses: a line through one point is seen by its marker only
+            self.assertNotIn(line.get_marker(), (None, "None", ""))
+        figure = plot.figure("quality", [run] * 9)
+        self.assertEqual({line.get_marker() for line in figure.axes[0].get_lines()}, {"o"})
+
+    def test_a_group_without_a_mean_on_an_axis(self):
+        def later(file):
+            file["rounds/wall_time_s"][...] = file["rounds/wall_time_s"][()] + 1000.0
+        run = self.copied("later", later, self.seeds[0])
+        words = (run, self.seeds[1], "-p", "quality", "--group", "method", "--target", "0.01")
+        status, output, errors = self.plot(*words)
+        self.assertEqual(status, 0)
+        self.assertRegex(errors, r"^note: the runs of fedavg \(2 runs\) have no part of the axis 'wall time' in common[^\n]+\n$")
+        self.assertRegex(output, r"^fedavg \(2 runs\): top1 0.01 after [\d.]+ s virtual, round 1, [\d.]+ MB\n")
+        self.assert_sentence((2,), "no part of the axis 'wall time' in common", *words, "--against", "wall")
+
+    def test_labels_of_groups_name_the_option(self):
+        names = plot.groups([espalier_h5.open_run(run) for run in self.seeds], ("method", "seed"))
+        self.assertEqual(list(names), [f"fedavg, seed {s}" for s in (1, 2, 3)])
+
+    def test_a_client_without_a_measured_peak_has_no_dot(self):
+        run = espalier_h5.open_run(self.faulty)
+        run.tasks["peak_bytes"][run.tasks["outcome"] == "out_of_memory"] = 0  # the submodel itself did not fit
+        rows = plot.client_memory(run)
+        self.assertIn(0, rows[:, 1])
+        axes = Figure().add_subplot()
+        plot.draw_memory(axes, [run], plot.View())
+        dots = [line for line in axes.get_lines() if line.get_marker() == "o"]
+        self.assertEqual(len(dots), (rows[:, 1] > 0).sum())
+
     def test_eighteen_runs(self):
         def variant(seed, method, window):
             def change(file):

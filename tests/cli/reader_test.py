@@ -3,9 +3,11 @@
 import importlib.util
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import unittest
+from unittest import mock
 
 import h5py
 import numpy as np
@@ -64,6 +66,7 @@ class Reader(ProgramTest):
         other = self.copy(folder, "b")
         self.assertEqual(runs([folder, other]).names, [folder, other])
         self.assertEqual(len(runs([folder, os.path.join(folder, "run.h5"), self.path("runs", "*")])), 2)
+        self.assertEqual(run_paths([folder, other, folder]), [folder, other])  # in the order in which they are first named
 
     def test_tables_of_other_protocols(self):
         folder = self.copy(self.run_ok("plain"), "more")
@@ -162,7 +165,7 @@ class Reader(ProgramTest):
                   "staleness": tasks["staleness"][tasks["outcome"] == b"merged"].mean()}
         for name, value in wanted.items():
             self.assertAlmostEqual(found[name], value, places=9, msg=name)
-        never = summary(open_run(folder), 1.1)
+        never = summary(open_run(folder), 1.0)
         self.assertTrue(np.isnan(never["target_s"]) and np.isnan(never["target_mb"]))
 
     def test_a_run_without_rows(self):
@@ -179,6 +182,24 @@ class Reader(ProgramTest):
         self.assertTrue(np.isnan(found["top1"]) and np.isnan(found["peak_mb"]) and np.isnan(found["utilisation"]))
         self.assertEqual(len(runs([self.path("runs", "a"), folder]).columns("tasks")["task"]),
                          len(self.column(self.path("runs", "a"), "task")))
+
+    def test_a_file_that_the_caller_has_open(self):
+        folder = self.run_ok("a")
+        with h5py.File(os.path.join(folder, "run.h5")) as file:
+            np.testing.assert_array_equal(open_run(folder).tasks["client"], file["tasks/client"][()])
+
+    def test_the_size_of_the_model(self):
+        run = self.run_ok("a", "--method.name=heterofl", "--method.widths=0.5")
+        self.assertEqual(espalier_h5.model_parameters(open_run(run)), 144 * 32 + 32 + 32 * 16 + 16 + 16 * 10 + 10)
+        checkpoint = self.checkpoint(run)
+        for name in os.listdir(os.path.dirname(checkpoint)):
+            os.truncate(os.path.join(os.path.dirname(checkpoint), name), 100)
+        self.assertIsNone(espalier_h5.model_parameters(open_run(run)))
+
+    def test_options_that_are_not_at_their_defaults(self):
+        changed = espalier_h5.changed_options("[run]\nname = b\nseed = 2\nrounds = 5\n[device.d]\ngflops = 1\n",
+                                              "[run]\nname = a\nseed = 1\nrounds = 5\n")
+        self.assertEqual(changed, {"run.seed": ("2", "1"), "device.d.gflops": ("1", None)})
 
     def test_refusals(self):
         folder = self.run_ok("a")
@@ -224,6 +245,32 @@ class Reader(ProgramTest):
         refused("no run matches", path=self.path("noth*"))
         refused("no run is given", path=[])
 
+    def test_a_damaged_file_can_neither_stop_nor_crash_a_tool(self):
+        """What the HDF5 library does with some damaged files, here by functions in its place."""
+        folder = self.run_ok("a")
+
+        def for_ever(path):
+            while True:
+                pass
+
+        def crash(path):
+            os.kill(os.getpid(), signal.SIGSEGV)
+
+        for read in (for_ever, crash):
+            with mock.patch.object(espalier_h5, "_read", read), mock.patch.object(espalier_h5, "CPU_S", 1):
+                with self.assertRaisesRegex(RunError, "run.h5 cannot be read: it is damaged"):
+                    open_run(folder)
+        with self.assertRaises(ChildProcessError):
+            os.waitpid(-1, os.WNOHANG)  # no child is left
+
+    def test_text_that_is_no_text(self):
+        folder = self.run_ok("a")
+        with h5py.File(os.path.join(folder, "run.h5"), "a") as file:
+            del file.attrs["config"]
+            file.attrs.create("config", b"[run]\nname = \xff", dtype=h5py.string_dtype("utf-8"))
+        with self.assertRaisesRegex(RunError, "cannot be read: 'utf-8' codec"):
+            open_run(folder)
+
     def test_patterns_leave_other_files_out(self):
         folder = self.run_ok("a")
         self.write(os.path.join("runs", "notes.txt"), "")
@@ -246,6 +293,17 @@ class Reader(ProgramTest):
                               cwd=self.folder.name, env={**os.environ, "PYTHONPATH": self.path("site")})
         self.assertEqual(done.returncode, 0, done.stderr)
         self.assertIn(self.path("site"), done.stdout)
+        # Every command works on a run, from any folder.
+        for words in (["compare", folder], ["follow", folder], ["plot", folder], ["report", folder], ["sweep", "--help"],
+                      ["track", folder, "--to", "csv"]):
+            if words[0] == "plot" and importlib.util.find_spec("matplotlib") is None:
+                continue
+            command = self.path("site", "bin", "espalier-" + words[0])
+            done = subprocess.run([sys.executable, command, *words[1:]], capture_output=True, text=True,
+                                  cwd=self.folder.name, env={**os.environ, "PYTHONPATH": self.path("site")})
+            self.assertEqual((done.returncode, done.stderr), (0, ""), words)
+        for name in ("plot.png", "report.html"):
+            self.assertTrue(os.path.exists(os.path.join(folder, name)), name)
 
 
 if __name__ == "__main__":

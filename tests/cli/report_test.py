@@ -77,6 +77,30 @@ class Content(ReportTest):
         self.assertEqual(done.returncode, 0, done.stderr)
         self.assert_same(run, self.path("runs", "failing-again"), "--values")
 
+    def test_rounds_without_a_value_do_not_hide_a_curve_of_many_rounds(self):
+        run = self.run_ok("failing", "--run.rounds=400", "--record.evaluate_every=100")
+        with h5py.File(os.path.join(run, "run.h5"), "r+") as file:
+            share = file["rounds/utilisation"]
+            share[::3] = np.nan
+            share = share[()]
+        picture = self.text(run).split("<b>Utilisation</b>")[1].split("</figure>")[0]
+        self.assertIn("over 6 rounds each", picture)
+        heights = [float(y) for y in re.findall(r"[ML][\d.]+ ([\d.]+)", re.search(r'class="line c1" d="(.*?)"', picture)[1])]
+        means = [np.nanmean(share[i:i + 6]) for i in range(0, 400, 6)]
+        self.assertEqual(len(heights), len(means))
+        slope, zero = np.polyfit(means, heights, 1)
+        np.testing.assert_allclose(np.array(means) * slope + zero, heights, atol=0.06)  # one decimal of a pixel
+
+    def test_each_curve_of_a_picture_has_its_colour(self):
+        run = self.run_ok("exits", "--method.name=depthfl", "--model.name=cnn", "--model.channels=4, 4, 4", "--model.features=8",
+                          "--model.exits=3", "--run.rounds=2", "--device.tiny.memory_mb=0")
+        pictures = re.findall(r"<figcaption>(.*?)</figcaption>", self.text(run))
+        self.assertEqual(len(pictures), 9)
+        for picture in pictures:
+            colours = re.findall(r'<i class="(c\d)', picture)
+            self.assertEqual(len(set(colours)), len(colours), picture)
+        self.assertEqual(re.findall(r"</i>(.*?)<", pictures[1]), ["test", "exit 1", "exit 2", "mean of exits", "training"])
+
     def test_nothing_comes_from_elsewhere(self):
         text = self.text(self.run_ok("failing"))
         self.assertEqual(re.findall(r"https?://[^\s\"'<]+", text), [])
@@ -91,12 +115,61 @@ class Content(ReportTest):
         done = self.report(run)
         self.assertEqual(done.stdout.strip(), os.path.join(run, "report.html"))
         shutil.copy(os.path.join(run, "run.h5"), self.path("copy.h5"))
-        self.assertIn("There is no log.txt beside the run file", self.text(self.path("copy.h5")))
+        text = self.text(self.path("copy.h5"))
+        self.assertIn("There is no log.txt beside the run file", text)
+        self.assertIn('class="state copy"><b>This is a copy:</b>', text)
+        self.assertIn("build/espalier run failing.ini --run.name=failing-again", text)
+        os.remove(os.path.join(run, "config.ini"))
+        self.assertIn("build/espalier run failing.ini --run.name=failing-again", self.text(run))
 
     def test_few_rows_if_there_are_many_clients(self):
         text = self.text(self.run_ok("failing"), "--clients", "3")
         self.assertIn("7 more clients are left out", text)
         self.assertIn("3 of 10 clients are shown", text)
+
+
+    def test_options_that_are_not_at_their_defaults_are_marked(self):
+        run = self.run_ok("failing", "--train.momentum=0.25", "--window.grace_s=0")
+        text = self.text(run)
+        usual = options(self.espalier("run", os.devnull, "--print-config").stdout)
+        with h5py.File(os.path.join(run, "run.h5")) as file:
+            given = options(file.attrs["config"])
+        wanted = {key: (value, usual.get(key, "–") or "empty") for key, value in given.items()
+                  if value != usual.get(key) and key not in ("run.name", "run.dir", "data.dir")}
+        self.assertEqual(wanted["train.momentum"], ("0.25", "0"))
+        self.assertNotIn("window.grace_s", wanted)
+        rows = re.findall(r"<tr><td>(.*?)</td><td><b>(.*?)</b></td><td>(.*?)</td></tr>", text.replace("<wbr>", ""))
+        self.assertEqual({option: (value, default) for option, value, default in rows}, wanted)
+        marks = re.findall(r"<mark>(.*?)</mark>", text)
+        self.assertIn("momentum = 0.25", marks)
+        self.assertEqual(len(marks), len(wanted))
+
+    def test_without_the_program_the_page_says_that_nothing_is_marked(self):
+        run = self.run_ok("failing")
+        tool = [sys.executable, os.path.join(ROOT, "tools", "report.py"), run]
+        done = finish(self.begin(tool, env={"ESPALIER": self.path("no-program")}), 120)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        with open(os.path.join(run, "report.html"), encoding="utf-8") as file:
+            text = file.read()
+        self.assertIn("Options that are not at their defaults are not marked: there is no program", text)
+        self.assertNotIn("<mark>", text)
+
+    def test_devices_without_a_limit_and_one_version(self):
+        run = self.run_ok("failing", "--device.fast.down_mbps=0")
+        text = self.text(run)
+        fleet = text.split("<h3>Fleet</h3>")[1].split("</table>")[0]
+        self.assertEqual(re.findall(r'data-label="memory"><div>(.*?)</div>', fleet), ["no cap", "no cap", "15 kB"])
+        self.assertEqual(re.findall(r'data-label="down, Mbit/s"><div>(.*?)</div>', fleet), ["no limit", "100", "100"])
+        self.assertIn("too stale: 1 version old", text)
+        self.assertNotIn("0 B", text.split('<section id="curves">')[0] + text.split('<section id="outcomes">')[1])
+
+    def test_the_size_of_the_model(self):
+        self.assertIn("<b>mlp</b>, 5\u202f338 parameters<", self.text(self.run_ok("failing", "--method.widths=0.5")))
+        run = self.run_ok("half", "--method.name=heterofl", "--method.widths=0.5")
+        whole, largest = 144 * 32 + 32 + 32 * 16 + 16 + 160 + 10, 144 * 16 + 16 + 16 * 8 + 8 + 80 + 10
+        self.assertIn(f"<b>mlp</b>, {whole:,} parameters<".replace(",", "\u202f").replace("\u202f ", ", "), self.text(run))
+        shutil.copy(os.path.join(run, "run.h5"), self.path("copy.h5"))
+        self.assertIn(f"{largest:,} parameters in the largest submodel".replace(",", "\u202f"), self.text(self.path("copy.h5")))
 
 
 class Unusual(ReportTest):
@@ -105,7 +178,17 @@ class Unusual(ReportTest):
         self.assertEqual(done.returncode, 85, done.stderr)
         text = self.text(self.path("runs", "failing"))
         self.assertIn("stopped at version", text)
-        self.assertIn('class="state stopped"', text)
+        self.assertIn('class="state stopped"><b>This run is not finished:</b>', text)
+        rounds = len(self.column(self.path("runs", "failing"), "round", "rounds"))
+        self.assertIn(f"The page shows {rounds:,} of 1000000 rounds.".replace(",", "\u202f"), text)
+
+    def test_a_failed_run(self):
+        done = self.espalier("run", self.input, *(f"--device.{d}.memory_mb=0.001" for d in ("fast", "slow", "tiny")))
+        self.assertEqual(done.returncode, 6, done.stderr)
+        text = self.text(self.path("runs", "failing"))
+        why = done.stderr.split("error: ")[1].strip()
+        self.assertIn(f'class="state failed"><b>This run failed:</b> {html.escape(why)}. The page shows 0 of 8 rounds.', text)
+        self.assertNotIn("It was sent no task", text)
 
     def test_a_run_being_written(self):
         run = self.path("runs", "failing")
@@ -136,6 +219,9 @@ class Unusual(ReportTest):
         self.assert_sentence(self.report(self.folder.name), 3)
         self.assert_sentence(self.report(self.input), 3)
         self.assert_sentence(self.report(run, "-o", self.path("no", "such", "folder.html")), 3)
+        before = os.listdir(self.folder.name)
+        self.assert_sentence(self.report(run, "-o", self.path("runs")), 3)  # a folder
+        self.assertEqual(os.listdir(self.folder.name), before)
 
     def test_damaged_and_newer_files(self):
         run = self.run_ok("failing")
@@ -233,6 +319,41 @@ class InChromium(ReportTest):
                       tasks["outcome"][row].decode().replace("_", " "), told)
         self.assertEqual(browser.errors, [])
 
+    def test_the_chart_zooms_and_moves_by_keys_and_mouse(self):
+        run = self.run_ok("failing")
+        browser = self.browser
+        browser.open(self.page(run), 1200)
+        left, top = browser.value("""(() => { const c = document.getElementById("chart"); c.scrollIntoView(); c.focus();
+            const r = c.getBoundingClientRect(); return [r.left, r.top]; })()""")
+
+        def ticks():
+            """The times that the axis names, once the chart is drawn."""
+            browser.value("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => done(1))))")
+            return browser.value("[...document.querySelectorAll('#chart text[text-anchor=middle]')].map((t) => +t.textContent)")
+
+        whole = ticks()
+        for key, smaller in (("+", True), ("-", False)):
+            browser.press(key)
+            self.assertEqual(ticks()[-1] - ticks()[0] < whole[-1] - whole[0], smaller, key)
+        for zoom in (lambda: [browser.mouse(kind, left + 600, top + 30, clicks) for clicks in (1, 2) for kind in
+                              ("mousePressed", "mouseReleased")],
+                     lambda: [browser.wheel(left + 600, top + 30, -100, control=True) for _ in range(4)]):
+            zoom()
+            near = ticks()
+            self.assertLess(near[-1] - near[0], whole[-1] - whole[0])
+            browser.press("ArrowRight")
+            later = ticks()
+            self.assertGreater(later[0], near[0])
+            browser.press("ArrowLeft")
+            for kind, x in (("mousePressed", 800), ("mouseMoved", 500), ("mouseReleased", 500)):
+                browser.mouse(kind, left + x, top + 30)
+            self.assertGreater(ticks()[-1], near[-1])  # dragged to the left: later times
+            browser.press("0")
+            self.assertEqual(ticks(), whole)
+        browser.wheel(left + 600, top + 30, -100)  # without Ctrl the wheel scrolls the page
+        self.assertEqual(ticks(), whole)
+        self.assertEqual(browser.errors, [])
+
     def test_an_empty_run_gives_no_error(self):
         run = self.run_ok("failing")
         with h5py.File(os.path.join(run, "run.h5"), "r+") as file:
@@ -242,6 +363,18 @@ class InChromium(ReportTest):
         self.browser.open(self.page(run), 400)
         self.assertEqual(self.browser.errors, [])
         self.assertLessEqual(self.browser.value("document.documentElement.scrollWidth"), 400)
+
+
+def options(text):
+    """The options of an input, "section.key" to value."""
+    found, section = {}, ""
+    for line in text.splitlines():
+        if line.startswith("["):
+            section = line.strip()[1:-1]
+        elif "=" in line:
+            key, value = line.split("=", 1)
+            found[f"{section}.{key.strip()}"] = value.strip()
+    return found
 
 
 def luminance(colour):

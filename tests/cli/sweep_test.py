@@ -252,6 +252,13 @@ class Grid(ToolTest):
         self.write("grid.csv", text.replace(commit, "0123456789ab", 1))
         self.assertIn("0123456789ab", self.sweep(self.SMALL_GRID, env=env))
         self.assertEqual(len(self.started()), 4)
+        # Only the row is of another commit: it is made again. Then the run is, too: it runs again.
+        self.sweep(self.SMALL_GRID, "--same-commit", env=env)
+        self.assertEqual(len(self.started()), 4)
+        self.assertEqual({row["commit"] for row in self.rows()}, {commit})
+        self.write("grid.csv", text.replace(commit, "0123456789ab", 1))
+        with h5py.File(self.path("runs", "0.1-seed1", "run.h5"), "a") as file:
+            file.attrs["git_sha"] = "0123456789ab"
         self.sweep(self.SMALL_GRID, "--same-commit", env=env)
         self.assertEqual(self.started()[4:], ["0.1-seed1"])
         self.assertEqual({row["commit"] for row in self.rows()}, {commit})
@@ -310,6 +317,12 @@ def measure(run, names):
         self.assertEqual(int(rows[0]["steps"]), self.column(self.path("runs", "0.1-seed3"), "steps").sum())
         self.write("own.py", "import nothing_such")
         self.refused(2, "own.py cannot be used for measure", "sweep.py", "grid.ini")
+        self.write("own.py", "def measure(run, names):\n    return {'one': 'text'}\n")
+        os.remove(self.path("grid.csv"))
+        self.assertRegex(self.sweep(text, status=1), r"0\.2 +3 +failed: measure failed: ValueError")
+        self.assertRegex(self.sweep("[sweep]\ninput = small.ini\nevaluated = tset\n", status=1),
+                         "failed: evaluated = tset, but there are only evaluations of test")
+        self.assertRegex(self.sweep("[sweep]\ninput = small.ini\ntarget = 80\n", status=1), "give a target such as 0.8")
 
     def test_a_start_from_a_trained_model(self):
         text = """
@@ -329,16 +342,95 @@ start = wrong
 """
         printed = self.sweep(text, status=1)
         self.assertRegex(printed, r"lost +1 +failed: its start wrong is refused: train\.lr")
-        trained, tuned = self.path("runs", "trained-seed1"), self.path("runs", "tuned-seed2")
+        trained, tuned = self.starts()[0], self.path("runs", "tuned-seed2")
         with h5py.File(self.checkpoint(trained)) as a, h5py.File(self.checkpoint(tuned)) as b:
             for name, values in a["model"].items():
                 np.testing.assert_array_equal(values[()], b["model"][name][()])
         self.assertEqual([row["variant"] for row in self.rows()], ["tuned", "tuned"])
-        # The hash of a run covers its start.
-        self.assertIn("0 of 4 runs finished", self.sweep(text.replace("run.rounds = 2", "run.rounds = 3"), "--list", status=1))
+        # The hash of a run covers its start. The row comes back without the run.
+        longer = text.replace("run.rounds = 2", "run.rounds = 3")
+        self.assertIn("0 of 4 runs finished", self.sweep(longer, "--list", status=1))
         os.remove(self.path("grid.csv"))
         self.sweep(text, "--collect", status=1)
+        before = self.rows()
+        self.assertEqual(len(before), 2)
+        # A run that began from another start is not taken for one of this sweep; --overwrite replaces it.
+        printed = self.sweep(longer, status=1)
+        self.assertRegex(printed, r"tuned +1 +failed: .*model\.init.*--overwrite")
+        self.assertIn("older than this sweep file, until their runs are finished: 2", printed)
+        self.assertEqual(self.rows(), before)
+        self.sweep(longer, "--overwrite", status=1)
+        self.assertEqual(len(self.starts()), 2)
         self.assertEqual(len(self.rows()), 2)
+        self.assertNotEqual([row["loss"] for row in self.rows()], [row["loss"] for row in before])
+
+    def starts(self):
+        """Folders of the start [start trained]; each name ends with the hash of its configuration."""
+        return [self.path("runs", name) for name in sorted(os.listdir(self.path("runs"))) if name.startswith("trained-seed1-")]
+
+    def test_overwrite_replaces_only_other_runs(self):
+        env = self.logged()
+        self.sweep(self.SMALL_GRID, env=env)
+        os.remove(self.path("grid.csv"))
+        # A finished run without a row is taken, an unfinished one resumes, a damaged one and one of another configuration begin
+        # again.
+        os.remove(self.path("runs", "0.1-seed2", "DONE"))
+        os.truncate(self.path("runs", "0.2-seed1", "run.h5"), 3000)
+        shutil.rmtree(self.path("runs", "0.2-seed2"))
+        os.rename(self.path("runs", "0.1-seed1"), self.path("runs", "0.2-seed2"))
+        self.run_ok("0.1-seed1", "--train.lr=0.1")
+        listed = self.sweep(self.SMALL_GRID, "--list")
+        for words in (r"0\.1 +1 +finished, but without a row: --collect", r"0\.1 +2 +stopped after 3 rounds",
+                      r"0\.2 +1 +.* cannot be read", r"0\.2 +2 +.* another configuration; --overwrite"):
+            self.assertRegex(listed, words)
+        self.assertFalse(os.path.exists(self.path("grid.csv")))
+        self.sweep(self.SMALL_GRID, "--overwrite", env=env)
+        self.assertEqual(sorted(self.started()[4:]), ["0.1-seed2", "0.2-seed1", "0.2-seed2"])
+        self.assertEqual(len(self.rows()), 4)
+        with open(self.path("runs", "0.1-seed2", "log.txt")) as file:
+            self.assertIn("resum", file.read())
+
+    def test_two_folders_share_a_table(self):
+        text = "[sweep]\ninput = small.ini\nseeds = 1-2\nrun.rounds = 100\n"
+        self.write("grid.ini", text)
+        jobs = [self.begin([sys.executable, os.path.join(TOOLS, "sweep.py"), "grid.ini", f"seed {seed}", f"--dir=runs{seed}"])
+                for seed in (1, 2)]
+        for job in jobs:
+            self.assertEqual(finish(job, 120).returncode, 0)
+        self.assertEqual([row["seed"] for row in self.rows()], ["1", "2"])
+
+    def test_a_list_during_the_runs_and_a_time_limit(self):
+        text = "[sweep]\ninput = small.ini\nseeds = 1-3\nrun.rounds = 300\n"
+        self.write("grid.ini", text)
+        job = self.begin([sys.executable, os.path.join(TOOLS, "sweep.py"), "grid.ini", "--jobs=1", "--minutes=0.001"])
+        end = time.monotonic() + 60
+        while not os.path.exists(self.path("runs", "small-seed1", "run.h5")):
+            self.assertLess(time.monotonic(), end)
+            time.sleep(0.05)
+        listed = self.sweep(text, "--list")
+        self.assertRegex(listed, r"small +1 +(running after \d+ rounds|finished|top1)")
+        self.assertRegex(listed, r"small +3 +not begun")
+        done = finish(job, 120)
+        self.assertEqual(done.returncode, 85, done.stdout + done.stderr)
+        self.assertRegex(done.stdout, "   1 of 3   small, seed 1")
+        self.assertEqual(len(self.rows()), 1)
+
+    def test_awkward_names(self):
+        text = ("\ufeff[sweep]\ninput = small.ini\nrun.rounds = 1\n[variant {train.lr} größe]\ntrain.lr = 0.1\n[variant α]\n"
+                "[variant β]\n")
+        self.sweep(text)
+        self.assertEqual([row["variant"] for row in self.rows()], ["0.1 größe", "α", "β"])
+        self.assertTrue(os.path.exists(self.path("runs", "α-seed1", "run.h5")))
+        self.assertEqual(table_of(self.compare("--sweep", "grid.csv"))["β"]["rounds"], "1")
+
+    def test_ctrl_c_before_a_run_begins(self):
+        lists = ", ".join(map(str, range(1, 61)))
+        self.write("grid.ini", f"[sweep]\ninput = small.ini\n[variant a]\ntrain.batch = [{lists}]\n")
+        job = self.begin([sys.executable, os.path.join(TOOLS, "sweep.py"), "grid.ini"])
+        time.sleep(2)
+        job.send_signal(signal.SIGINT)
+        done = finish(job, 10)
+        self.assertEqual((done.returncode, done.stderr), (85, "sweep.py: stopped before a run began\n"))
 
     def test_ranks_and_a_signal(self):
         text = "[sweep]\ninput = small.ini\nranks = 3\nseeds = 1-3\nrun.rounds = 400\ncheckpoint.every = 1000\n"
@@ -383,6 +475,18 @@ start = wrong
         self.assertEqual(len(self.rows()), 5)
         self.assertIn("nothing to submit", self.sweep(text, "--slurm"))
 
+    def test_slurm_replaces_runs(self):
+        self.sweep(self.SMALL_GRID)
+        changed = self.SMALL_GRID.replace("[0.1, 0.2]", "[0.1]\n[variant 0.2]\ntrain.batch = 20")
+        self.sweep(changed, "--slurm", "--overwrite")
+        with open(self.path("grid.sbatch")) as file:
+            words = re.findall(r"(?m)^    set -- (.*) ;;$", file.read())
+        self.assertEqual(len(words), 2)
+        for line in words:  # a requeued job resumes its own run
+            for restarts, count in (("", 1), ("1", 0)):
+                done = finish(self.begin(["bash", "-c", f'set -- {line}; echo "$@"'], {"SLURM_RESTART_COUNT": restarts}), 60)
+                self.assertEqual(done.stdout.split().count("--overwrite"), count)
+
     def test_two_at_once(self):
         self.write("grid.ini", "[sweep]\ninput = small.ini\nrun.rounds = 300\n")
         job = self.begin([sys.executable, os.path.join(TOOLS, "sweep.py"), "grid.ini"])
@@ -406,6 +510,8 @@ start = wrong
         refused("unknown key seed", begin + "[variant a]\nseed = 3\n")
         refused("is none of", begin + "[grid]\n")
         refused("is none of", begin + "[variant]\n")
+        refused("unknown key like", begin + "like = b\n")
+        refused("no list of seeds", begin + "seeds =\n")
         refused("no list of seeds", begin + "seeds = 1, x\n")
         refused("no list of seeds", begin + "seeds = 3-1\n")
         refused("no list in brackets", begin + "[variant a]\ntrain.lr = [1, 2\n")
@@ -416,17 +522,30 @@ start = wrong
         refused("no section [start b]", begin + "[variant a]\nstart = b\n")
         refused("several values", begin + "[start b]\ntrain.lr = [1, 2]\n[variant a]\n")
         refused("write `seeds =", begin + "[variant a]\nrun.seed = 2\n")
-        refused("ranks = two", begin + "ranks = two\n")
-        refused("target = high", begin + "target = high\n")
+        refused("sets run.name; write `[variant NAME]`", begin + "run.name = x\n")
+        refused("sets run.dir; write `dir = FOLDER`", begin + "[variant a]\nrun.dir = x\n")
+        for ranks in ("two", "0", "²", "-1"):
+            refused(f"ranks = {ranks}", begin + f"ranks = {ranks}\n")
+        for target in ("high", "80%", "nan", "-1"):
+            refused(f"target = {target} is no quality, such as 0.8", begin + f"target = {target}\n")
+        refused("{train.lr} in its name, but no value", begin + "[variant {train.lr}]\n")
+        refused("two sections [variant a]", begin + "[variant a]\n[variant  a]\n")
+        refused("has a start itself", begin + "[start b]\nstart = b\n[variant a]\nstart = b\n")
+        refused("needs also seed, config", begin + "columns = variant, top1\n")
+        refused("small.ini is no folder", begin + "dir = small.ini\n")
+        refused("small.ini is no folder", begin + "csv = small.ini/table.csv\n")
         refused("needs 2 parts", begin + "names = a, b\n[variant x]\n")
         refused("is no sweep file", "input = small.ini\n")
         refused("is no sweep file", begin + "[variant a]\n[variant a]\n")
         refused("is not the table of", begin + "csv = other.csv\n" if self.write("other.csv", "a,b\n1,2\n") else "")
         refused("is damaged", begin + "csv = cut.csv\n" if self.write("cut.csv", "variant,seed,config\na,1\n") else "", 3)
+        self.write("edited.csv", "variant,seed,top1,config\nsmall,1,n/a,x\n")
+        refused("top1 = n/a, which is no number", begin + "csv = edited.csv\n")
         self.refused(3, "there is no no.ini", "sweep.py", "no.ini")
         self.write("ok.ini", begin)
         self.refused(2, "has one of the words nothing", "sweep.py", "ok.ini", "nothing")
         self.refused(2, "unrecognized arguments: --fast", "sweep.py", "ok.ini", "--fast")
+        self.refused(2, "--jobs -1 must be", "sweep.py", "ok.ini", "--jobs=-1")
         done = self.tool("sweep.py", "ok.ini", env={"ESPALIER": self.path("no-program")})
         self.assertEqual(done.returncode, 3, done.stderr)
         self.assertIn("there is no program", done.stderr)
@@ -472,6 +591,7 @@ class Compare(ToolTest):
                 for table in ("rounds", "tasks", "evaluations"):
                     for column in file[table].values():
                         column.resize(rows, axis=0)
+        self.assertIn("Note: empty is unfinished.", self.compare("runs/empty").replace("Note: a", "Note: empty"))
         self.refused(2, "runs/begun is unfinished; runs/empty is unfinished", "compare.py", "runs/a", "runs/begun", "runs/empty")
         printed = self.compare("runs/a", "runs/begun", "runs/empty", "--allow-different", "budget")
         self.assertIn("begun is unfinished", printed)
@@ -490,25 +610,79 @@ class Compare(ToolTest):
         def rows(name, values, first=1):
             return [compare.Row(name, str(first + i), {"t": v}, {}) for i, v in enumerate(values)]
 
-        ratio, low, high, how, seeds = compare.speed_up(rows("a", [8, 6, 9, 7]), rows("b", [2, 3, 3, 2]), "t")
+        def found(function, base, other):
+            own = function(base, other, "t")
+            return [own.value, own.low, own.high], own.how, own.seeds
+
+        a, b = rows("a", [8, 6, 9, 7]), rows("b", [2, 3, 3, 2])
         logs = np.log([4, 2, 3, 3.5])
         half = 3.182446 * logs.std(ddof=1) / 2  # Student's t, three degrees of freedom
-        np.testing.assert_allclose([ratio, low, high], np.exp([logs.mean(), logs.mean() - half, logs.mean() + half]), rtol=1e-3)
+        wanted = np.exp([logs.mean(), logs.mean() - half, logs.mean() + half])
+        values, how, seeds = found(compare.speed_up, a, b)
+        np.testing.assert_allclose(values, wanted, rtol=1e-3)
         self.assertEqual((how, seeds), ("paired", 4))
-        # Other seeds: a bootstrap of the ratio of means, here with NumPy.
+        # Percent saved and the difference, also paired.
+        np.testing.assert_allclose(found(compare.saving, a, b)[0], 100 * (1 - 1 / wanted), rtol=1e-3)
+        steps = np.array([-6, -3, -6, -5])
+        half = 3.182446 * steps.std(ddof=1) / 2
+        np.testing.assert_allclose(found(compare.difference, a, b)[0], [-5, -5 - half, -5 + half], rtol=1e-3)
+        # Other seeds: a bootstrap, here with NumPy.
         a, b = [8.0, 6, 9, 7, 12], [2.0, 3, 3, 2]
-        ratio, low, high, how, _ = compare.speed_up(rows("a", a), rows("b", b, 10), "t")
         drawn = np.random.default_rng(3)
-        wanted = drawn.choice(a, (40000, 5)).mean(1) / drawn.choice(b, (40000, 4)).mean(1)
-        self.assertEqual((how, ratio), ("bootstrap", np.mean(a) / np.mean(b)))
-        np.testing.assert_allclose([low, high], np.quantile(wanted, [0.025, 0.975]), rtol=0.02)
-        # Seeds that did not get there have no part; one pair has a ratio and no interval.
-        ratio, low, _, _, seeds = compare.speed_up(rows("a", [8, math.nan]), rows("b", [2, 3]), "t")
-        self.assertEqual(seeds, 1)
-        self.assertTrue(math.isnan(low))
-        self.assertTrue(math.isnan(compare.speed_up(rows("a", [math.nan]), rows("b", [2]), "t")[0]))
+        means = drawn.choice(a, (40000, 5)).mean(1), drawn.choice(b, (40000, 4)).mean(1)
+        for function, wanted in ((compare.speed_up, means[0] / means[1]), (compare.saving, 100 * (1 - means[1] / means[0])),
+                                 (compare.difference, means[1] - means[0])):
+            values, how, _ = found(function, rows("a", a), rows("b", b, 10))
+            self.assertEqual(how, "bootstrap")
+            np.testing.assert_allclose(values[1:], np.quantile(wanted, [0.025, 0.975]), rtol=0.02)
+            self.assertTrue(values[1] < values[0] < values[2])
+        # Seeds that did not get there, or at once, have no part; one pair has a ratio and no interval.
+        values, how, seeds = found(compare.speed_up, rows("a", [8, math.nan]), rows("b", [2, 3]))
+        self.assertEqual((how, seeds), ("", 1))
+        self.assertTrue(math.isnan(values[1]))
+        self.assertTrue(math.isnan(found(compare.speed_up, rows("a", [math.nan]), rows("b", [2]))[0][0]))
+        self.assertTrue(math.isnan(found(compare.speed_up, rows("a", [0]), rows("b", [2]))[0][0]))
+        self.assertEqual(found(compare.speed_up, rows("a", [6, 6, 6]), rows("b", [0, 3, 3], 10))[0], [2, 2, 2])
+        self.assertEqual(found(compare.difference, rows("a", [math.inf]), rows("b", [2]))[1], "")
         for degrees, quantile in ((1, 12.7062), (20, 2.0860), (21, 2.0796), (60, 2.0003), (1000, 1.9623)):
             self.assertAlmostEqual(compare.t_quantile(degrees), quantile, places=3)
+
+    def test_savings_and_differences_in_the_table(self):
+        self.write("t.csv", "variant,seed,top1,virtual_s,config,commit\n" + "".join(
+            f"{name},{seed},{top},{seconds},x,y\n" for name, seed, top, seconds in
+            (("a_b%|", 1, 0.5, 10), ("a_b%|", 2, 0.6, 20), ("c", 1, 0.55, 5), ("c", 2, 0.7, 10))))
+        words = ("--sweep", "t.csv", "--columns", "virtual_s", "--baseline", "a_b%|", "--saved", "virtual_s", "--difference",
+                 "top1")
+        printed = self.compare(*words)
+        # Both save exactly a half. The differences are 0.05 and 0.1: mean 0.075, Student's t 12.706 with one degree of freedom.
+        self.assertIn("| c | 2 | 7.5 ± 3.5 s | 50.0 % (50.0 to 50.0) | +0.075 (−0.243 to +0.393) |\n", printed)
+        self.assertIn("| a_b%\\| | 2 | 15.0 ± 7.1 s | – | – |\n", printed)
+        self.assertIn("| virtual time, saved | top-1, difference |\n", printed)
+        self.assertIn("\nDifference: top-1 of the row minus that of a_b%|", printed)
+        plain = list(csv.DictReader(self.compare(*words, "--format=csv").splitlines()))
+        self.assertEqual(plain[1]["variant"], "c")
+        self.assertEqual(float(plain[1]["virtual_s_saved"]), 50)
+        self.assertAlmostEqual(float(plain[1]["top1_difference_low"]), 0.075 - 12.706 * 0.025, places=4)
+        latex = self.compare(*words, "--format=latex", "--head", "x^2 ~ \\ <")
+        self.assertIn(r"a\_b\%$|$ & 2", latex)
+        self.assertIn(r"x\textasciicircum{}2 \textasciitilde{} \textbackslash{} $<$ & seeds", latex)
+        self.assertIn("| a\\|b \\*c\\* | seeds", self.compare(*words, "--head", "a|b *c*"))
+        self.refused(2, "need --baseline", "compare.py", "--sweep", "t.csv", "--saved", "top1")
+        self.refused(2, "no column time for --saved", "compare.py", "--sweep", "t.csv", "--baseline", "c", "--saved", "time")
+        self.refused(4, "No such file", "compare.py", "--sweep", "t.csv", "-o", "nowhere/t.md")
+
+    def test_names_without_seeds(self):
+        for names, wanted in (((("lr-0.1", "1"),), "lr-0.1"), ((("resnet11", "1"),), "resnet11"), ((("a-seed1", "1"),), "a"),
+                              ((("a_s1", "1"), ("a_s2", "2")), "a"), ((("a.1", "1"), ("a.2", "2")), "a"),
+                              ((("net11", "1"), ("net12", "2")), "net11"), ((("seed1", "1"),), "seed1"),
+                              ((("a seed=12", "12"), ("a seed=3", "3")), "a")):
+            self.assertEqual(compare.name_without_seed(list(names)), wanted)
+
+    def test_rows_of_two_commits_are_noted(self):
+        self.write("t.csv", "variant,seed,top1,config,commit\na,1,0.5,x,y\na,2,0.6,x,z\n")
+        done = self.tool("compare.py", "--sweep", "t.csv")
+        self.assertEqual((done.returncode, len(table_of(done.stdout))), (0, 1))
+        self.assertIn("different commits of the program: y, z", done.stderr)
 
     def test_into_a_page(self):
         self.run_ok("a")
@@ -527,6 +701,8 @@ class Compare(ToolTest):
         os.truncate(self.path("runs", "b", "run.h5"), 3000)
         self.refused(3, "cannot be read", "compare.py", "runs/a", "runs/b")
         self.refused(3, "there is no", "compare.py", ".")
+        self.refused(2, "no run has evaluations of tset; there are test", "compare.py", "runs/a", "--evaluated", "tset")
+        self.refused(3, "give a target such as 0.8", "compare.py", "runs/a", "--target", "80")
         self.refused(3, "no run matches", "compare.py", "none*")
         self.refused(2, "give runs' folders, or --sweep", "compare.py")
         self.refused(2, "invalid choice: 'html'", "compare.py", "runs/a", "--format", "html")
@@ -587,7 +763,6 @@ class Paper(ToolTest):
                 ("methods", "cifar10", "depthfl with fedavg", "3"), ("ablations", "cifar10", "literal drift", "1"),
                 ("pretrained", "cifar10", "fedavg, smallest model", "1"), ("pretrained", "cifar10", "cos2p, random masks", "3"),
                 ("masks", "cifar10", "random", "2")]
-        resolve(made, list(made.start_cells.values()))
         resolve(made, [cells[key] for key in some])
         for key in some:
             self.assertEqual(cells[key].config, rows[key]["config"], key)

@@ -259,6 +259,18 @@ class Follow(TrackTest):
 
     REQUIRED = Trace.REQUIRED
 
+    def test_a_device_is_not_replaced(self):
+        run = self.run_ok("failing")
+        done = self.track(run, "--to", "trace", "-o", "/dev/stdout")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertIn("traceEvents", json.loads(done.stdout.removesuffix("/dev/stdout\n")))
+        os.mkdir(self.path("folder"))
+        for place in ("folder", "none/trace.json"):
+            done = self.track(run, "--to", "trace", "-o", self.path(place))
+            self.assert_sentence(done, 3)
+            self.assertNotIn("Errno", done.stderr)
+        self.assertEqual([name for name in os.listdir(self.folder.name) if name.endswith(".tmp")], [])
+
     def test_a_run_that_is_killed(self):
         run = self.path("runs", "failing")
         job = self.begin(self.command("run", self.input, "-q", "--run.rounds=1000000", "--checkpoint.every=1000000"))

@@ -349,6 +349,26 @@ class ExportTest(ProgramTest):
         self.check(foreign.ResNet18(4, 10), read, "--data.name=cifar10", "--model.name=resnet", "--model.width=4",
                    "--data.train_limit=66", "--data.test_limit=45")
 
+    def images_test(self, net, *settings):
+        """On uint8 images of 32 x 32 pixels, drawn at random."""
+        random = numpy.random.default_rng(11)
+        images, labels = random.integers(0, 256, (60, 3, 32, 32), numpy.uint8), numpy.arange(60) % 10
+        for name, values in (("x", images), ("y", labels), ("split", numpy.arange(60) // 40)):
+            numpy.save(self.path("data", name + ".npy"), values)
+        self.check(net, lambda form: (foreign.normalised(images[40:], form), labels[40:]), "--data.name=arrays", "--data.file=data",
+                   *settings)
+
+    def test_vgg(self):
+        self.images_test(foreign.Vgg11(4, 10), "--model.name=vgg", "--model.width=4")
+
+    def test_vit(self):
+        self.images_test(foreign.Vit(32, 8, 12, 3, 2, 10, mean=False), "--model.name=vit", "--model.patch=8", "--model.embed=12",
+                         "--model.depth=2")
+
+    def test_vit_with_the_mean(self):
+        self.images_test(foreign.Vit(32, 8, 12, 3, 2, 10, mean=True), "--model.name=vit", "--model.patch=8", "--model.embed=12",
+                         "--model.depth=2", "--model.pooling=mean")
+
     def test_synthetic(self):
         self.check(foreign.Mlp(6, (9, 7), 3), lambda form: foreign.synthetic_test(3, 6, 3, 25, 0.5),
                    "--data.name=synthetic", "--data.synthetic_shape=6", "--data.synthetic_classes=3", "--run.seed=3",

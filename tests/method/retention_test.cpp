@@ -51,7 +51,7 @@ TEST(Learner, FirstStepIsProportionalAndLimited) {
   const Times times{2.0, 2.15, 4.0, 20.0, std::nullopt};
   const std::vector<double> whole(5, 1.0);
   const std::vector<double> next = learner.learn(times, whole);
-  EXPECT_EQ(learner.target(), 2);
+  EXPECT_EQ(learner.target(whole), 2);
   EXPECT_EQ(next, (std::vector<double>{1, 1, 0.5, 0.4, 1}));
   // The line of client 2 through (4, 1) and (2.4, 0.5) has 0.375 at 2; client 3 ends at the floor.
   const std::vector<double> then = learner.learn(Times{2.0, 2.1, 2.4, 9.0, 2.0}, next);
@@ -79,10 +79,65 @@ TEST(Learner, AnAnchoredTargetIgnoresPrunedClients) {
     RetentionLearner learner(settings, 2);
     const std::vector<double> next = learner.learn(Times{1.0, 2.0}, std::vector<double>(2, 1.0));
     learner.learn(Times{1.0, 0.8}, next);
-    EXPECT_EQ(learner.target(), anchored ? 1.0 : 0.8);
+    EXPECT_EQ(learner.target(next), anchored ? 1.0 : 0.8);
     learner.learn(Times{std::nullopt, std::nullopt}, next);
-    EXPECT_EQ(learner.target(), anchored ? 1.0 : 0.8);
+    EXPECT_EQ(learner.target(next), anchored ? 1.0 : 0.8);
   }
+}
+
+/// Only some clients answer in an interval: the target stays that of the fastest, which was heard
+/// of before, also without an anchor.
+TEST(Learner, TheTargetKeepsTheTimesOfClientsThatAreNotHeardOf) {
+  for (const bool anchored : {true, false}) {
+    RetentionSettings settings;
+    settings.is_anchored = anchored;
+    settings.aim = 0;
+    RetentionLearner learner(settings, 3);
+    const std::vector<double> whole(3, 1.0);
+    learner.learn(Times{0.5, std::nullopt, std::nullopt}, whole);
+    const std::vector<double> next = learner.learn(Times{std::nullopt, 0.8, 0.9}, whole);
+    EXPECT_EQ(learner.target(next), 0.5);
+    EXPECT_NEAR(next[1], 0.625, 1e-12);
+    EXPECT_NEAR(next[2], 0.5 / 0.9, 1e-12);
+    // A client may also become slower.
+    learner.learn(Times{0.7, std::nullopt, std::nullopt}, next);
+    EXPECT_EQ(learner.target(next), 0.7);
+  }
+}
+
+/// Client 0 has little memory, and its small submodel is the fastest.
+TEST(Learner, AnAnchorHasTheWholeModelIfAnyClientHas) {
+  RetentionSettings settings;
+  settings.aim = 0;
+  settings.largest_rate = 0.9;
+  RetentionLearner learner(settings, 3);
+  const std::vector<double> next =
+      learner.learn(Times{0.5, 2.0, 4.0}, std::vector<double>{0.25, 1, 1});
+  EXPECT_EQ(next, (std::vector<double>{0.25, 1, 0.5}));
+  RetentionLearner all_small(settings, 3);
+  EXPECT_EQ(all_small.learn(Times{0.5, 2.0, 1.0}, std::vector<double>{0.25, 0.75, 0.75}),
+            (std::vector<double>{0.25, 0.1875, 0.375}));
+}
+
+/// A client that was in the tolerance for long and then becomes slower: the line is still through
+/// its last two sizes.
+TEST(Learner, PointsOfTheSameSizeDoNotPushOutTheOthers) {
+  RetentionSettings settings;
+  settings.aim = 0;
+  RetentionLearner learner(settings, 2);
+  std::vector<double> next = learner.learn(Times{1.0, 2.0}, std::vector<double>(2, 1.0));
+  EXPECT_EQ(next[1], 0.5);
+  for (const double time : {1.01, 1.02, 1.03, 1.04, 1.05}) {
+    next = learner.learn(Times{1.0, time}, next);
+    EXPECT_EQ(next[1], 0.5);
+  }
+  next = learner.learn(Times{1.0, 1.25}, next);
+  EXPECT_NEAR(next[1], 0.5 - 0.25 * (0.5 / 0.75), 1e-12);  // (2, 1) and (1.25, 0.5), at 1
+}
+
+TEST(Learner, ATargetOfZeroIsATarget) {
+  RetentionLearner learner({}, 2);
+  EXPECT_EQ(learner.learn(Times{0.0, 2.0}, std::vector<double>(2, 1.0))[1], 0.5);
 }
 
 TEST(Learner, UnitsComeBackOnlyIfAskedFor) {

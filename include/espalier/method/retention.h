@@ -43,23 +43,24 @@ class RetentionLearner {
   /// left alone keeps its own.
   std::vector<double> learn(std::span<const std::optional<double>> times,
                             std::span<const double> retentions);
-  /// The target of the last interval, seconds; 0 before the first.
-  double target() const { return target_; }
+  /// The time that updates should take: the shortest of the clients' last known times, seconds;
+  /// none before a client that counts was heard of. Anchored, only clients count that were never
+  /// pruned, and of those only the ones with the whole model, if there are any: a small memory must
+  /// not make the others small.
+  std::optional<double> target(std::span<const double> retentions) const;
   void archive(Archive& archive);
 
  private:
   struct Client {
-    std::vector<RetentionPoint> points;  // the last ones
+    std::vector<RetentionPoint> points;  // the last ones that an interpolation can use
     std::int64_t is_pruned = 0;          // by this learner, ever
     std::int64_t fast_intervals = 0;     // consecutive, below target / 1.5
   };
-  void set_target(std::span<const std::optional<double>> times);
-  double smaller(const Client& client, double time, double retention) const;
-  double larger(const Client& client, double time, double retention) const;
+  double smaller(const Client& client, double target) const;
+  double larger(const Client& client, double target) const;
 
   RetentionSettings settings_;
   std::vector<Client> clients_;
-  double target_ = 0;
 };
 
 }  // namespace espalier::rounds

@@ -76,7 +76,8 @@ const TableSchema& tasks_schema() {
            "mean loss on the client's local test, of what it was sent, before it trains"},
           {"local_top1", kReal, "1", "likewise, share of samples with the right class"},
           {"weight", kReal, "1", "weight of the update in its merge"},
-          {"share", kReal, "1", "share of the model's width that was kept"},
+          {"share", kReal, "1",
+           "share of the model's width that was kept; adaptcl: of its parameters"},
           {"rank", kInteger, "1", "MPI rank that did the work", kWall},
       }};
   return schema;

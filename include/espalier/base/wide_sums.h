@@ -1,0 +1,13 @@
+#pragma once
+// Sums over floats in double precision. The same values on every processor, because the order of
+// additions does not depend on the width of its registers.
+
+#include <cstdint>
+
+namespace espalier {
+
+double sum_of_products(const float* a, const float* b, std::int64_t count);
+double sum_of_magnitudes(const float* values, std::int64_t count);
+double squared_distance(const float* a, const float* b, std::int64_t count);
+
+}  // namespace espalier
