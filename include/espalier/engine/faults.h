@@ -1,7 +1,8 @@
 #pragma once
 // Injected faults, to test a method and the server: clients that crash, answer late, answer twice,
-// answer with values that are not finite, or vanish for a while. The faults of a task (or of a period
-// of endless training) are keyed by client and task, so they are the same on any number of ranks.
+// answer with values that are not finite, or vanish for a while. The faults of a task (or of a
+// period of endless training) are keyed by client and task, so they are the same on any number of
+// ranks.
 
 #include <cstdint>
 #include <set>
