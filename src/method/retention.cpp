@@ -7,7 +7,8 @@
 namespace espalier::rounds {
 namespace {
 
-// A client that is faster than the target by this factor for so many intervals may grow again.
+// Factor by which a client must be faster than the target, and number of consecutive intervals,
+// before it may grow again.
 constexpr double kFast = 1.5;
 constexpr std::int64_t kFastIntervals = 3;
 

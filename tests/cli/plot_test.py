@@ -436,7 +436,7 @@ class DrawnValues(PlotTest):
             np.testing.assert_array_equal(x, np.sort(tasks["base_version"][mine]) + 1)
             np.testing.assert_allclose(y, np.full(len(x), held(widths[client]) / held(1)), rtol=1e-12)
         self.assertIn("share of the model's", axes.get_ylabel())
-        # If nobody holds the whole model, the share is still that of the model, which the checkpoint tells.
+        # If no client holds the whole model, the share is still of the whole model, whose size is in the checkpoint.
         half = self.run_of("half", "--method.name=heterofl", "--method.widths=0.5", "--run.rounds=1")
         for _, y in self.draw("retention", [half])[0].values():
             np.testing.assert_allclose(y, held(0.5) / held(1), rtol=1e-12)

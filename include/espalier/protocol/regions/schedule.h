@@ -23,7 +23,7 @@ struct ScheduleSettings {
   std::int64_t period = 100;   ///< H, steps
   std::int64_t overlap = 0;    ///< tau: steps from sending to applying
   std::int64_t spacing = 0;    ///< adaptive: steps between two slots
-  std::int64_t longest = 100;  ///< adaptive: a fragment that waits so many steps goes first
+  std::int64_t longest = 100;  ///< adaptive: steps of waiting after which a fragment goes first
 };
 /// regions.period, regions.exchange, regions.overlap, regions.schedule, regions.sends,
 /// regions.network_use.
