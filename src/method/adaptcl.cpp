@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 
+#include "espalier/config/choice.h"
 #include "espalier/method/retention.h"
 #include "espalier/method/widths.h"
 #include "espalier/model/unit_order.h"
@@ -23,10 +24,6 @@ constexpr std::int64_t kUnitBytes = 4;
 enum class Scores { scale, norm, taylor, median, index, random };
 constexpr const char* kScores[] = {"scale", "norm", "taylor", "median", "index", "random"};
 
-Scores scores_of(const std::string& name) {
-  return static_cast<Scores>(std::ranges::find(kScores, name) - std::begin(kScores));
-}
-
 RetentionSettings retention_settings(const Config& config) {
   RetentionSettings s;
   s.is_anchored = config.text("method.prune_target") == "anchored";
@@ -44,7 +41,7 @@ RetentionSettings retention_settings(const Config& config) {
 class Orders {
  public:
   explicit Orders(const RuleContext& context)
-      : scores_(scores_of(context.config.text("method.order"))),
+      : scores_(choice<Scores>(context.config, "method.order", kScores)),
         by_layer_(context.config.text("method.order_scope") == "layer"),
         is_shared_(context.config.boolean("method.order_shared")),
         floor_(context.config.real("method.layer_floor")),

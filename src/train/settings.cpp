@@ -7,6 +7,7 @@
 #include <numbers>
 
 #include "espalier/base/error.h"
+#include "espalier/config/choice.h"
 
 namespace espalier {
 namespace {
@@ -14,15 +15,8 @@ namespace {
 constexpr const char* kOptimizers[] = {"sgd", "adam", "adamw", "adan", "rmsprop"};
 constexpr const char* kSchedules[] = {"constant", "step", "exponential", "cosine"};
 
-template <class Enum, std::size_t count>
-Enum chosen(const Config& config, const char* key, const char* const (&names)[count]) {
-  const auto found = std::find(std::begin(names), std::end(names), config.text(key));
-  ESPALIER_CHECK(found != std::end(names), "{} is {}", key, config.text(key));
-  return static_cast<Enum>(found - std::begin(names));
-}
-
 void read_optimizer(const Config& config, TrainSettings& s) {
-  s.optimizer = chosen<OptimizerKind>(config, "train.optimizer", kOptimizers);
+  s.optimizer = choice<OptimizerKind>(config, "train.optimizer", kOptimizers);
   s.optimizer_state =
       config.text("train.optimizer_state") == "keep" ? OptimizerState::keep : OptimizerState::reset;
   s.lr = config.real("train.lr");
@@ -53,7 +47,7 @@ void read_optimizer(const Config& config, TrainSettings& s) {
 }
 
 void read_schedule(const Config& config, TrainSettings& s) {
-  s.schedule = chosen<Schedule>(config, "train.schedule", kSchedules);
+  s.schedule = choice<Schedule>(config, "train.schedule", kSchedules);
   s.warmup = config.integer("train.warmup");
   if (s.schedule == Schedule::step || s.schedule == Schedule::exponential) {
     s.step_every = config.integer("train.step_every");
@@ -175,6 +169,20 @@ std::int64_t part_size(const TrainSettings& s, std::int64_t batch) {
   return (batch + s.accumulate - 1) / s.accumulate;
 }
 
+std::vector<Workload::Passes> passes_of(const TrainSettings& s, std::int64_t batch,
+                                        std::initializer_list<Workload::Passes> steps) {
+  const std::int64_t part = part_size(s, batch);
+  std::map<std::int64_t, std::int64_t, std::greater<>> passes;
+  for (const auto& [size, count] : steps) {
+    if (count == 0) continue;
+    if (size / part > 0) passes[part] += count * (size / part);
+    if (size % part > 0) passes[size % part] += count;
+  }
+  std::vector<Workload::Passes> made;
+  for (const auto& [size, count] : passes) made.push_back({size, count});
+  return made;
+}
+
 Workload workload(const TrainSettings& s, std::int64_t batch, std::int64_t samples) {
   Workload w;
   if (samples == 0) return w;
@@ -186,16 +194,9 @@ Workload workload(const TrainSettings& s, std::int64_t batch, std::int64_t sampl
   const std::int64_t beyond = w.steps % per_epoch;
   w.samples = whole_epochs * samples + beyond * batch;
 
-  const std::int64_t part = part_size(s, batch);
-  std::map<std::int64_t, std::int64_t, std::greater<>> passes;
-  const auto add = [&](std::int64_t size, std::int64_t times) {
-    if (size / part > 0) passes[part] += times * (size / part);
-    if (size % part > 0) passes[size % part] += times;
-  };
   const std::int64_t full_steps = whole_epochs * full_per_epoch + beyond;
-  if (full_steps > 0) add(batch, full_steps);
-  if (rest > 0 && whole_epochs > 0) add(rest, whole_epochs);
-  for (const auto& [size, count] : passes) w.passes.push_back({size, count});
+  const std::int64_t rest_steps = rest > 0 ? whole_epochs : 0;
+  w.passes = passes_of(s, batch, {{batch, full_steps}, {rest, rest_steps}});
   return w;
 }
 

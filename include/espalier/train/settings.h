@@ -4,6 +4,7 @@
 // without a message.
 
 #include <cstdint>
+#include <initializer_list>
 #include <string>
 #include <vector>
 
@@ -76,6 +77,9 @@ struct Workload {
   /// Forward and backward passes, by descending size.
   std::vector<Passes> passes;
 };
+/// The passes of steps with batches of these sizes, of which `batch` is the full one.
+std::vector<Workload::Passes> passes_of(const TrainSettings& settings, std::int64_t batch,
+                                        std::initializer_list<Workload::Passes> steps);
 Workload workload(const TrainSettings& settings, std::int64_t batch, std::int64_t samples);
 
 }  // namespace espalier

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "espalier/config/choice.h"
+
 namespace espalier::regions {
 namespace {
 
@@ -49,13 +51,10 @@ void declare_arrival_options(OptionTable& table) {
 
 ArrivalSettings arrival_settings(const Config& config) {
   ArrivalSettings s;
-  s.rule = static_cast<Arrival>(std::ranges::find(kRules, config.text("regions.arrival")) -
-                                std::begin(kRules));
+  s.rule = choice<Arrival>(config, "regions.arrival", kRules);
   if (s.rule == Arrival::blend) s.alpha = config.real("regions.alpha");
   if (s.rule == Arrival::compensate) {
-    s.compensation = static_cast<Compensation>(
-        std::ranges::find(kCompensations, config.text("regions.compensation")) -
-        std::begin(kCompensations));
+    s.compensation = choice<Compensation>(config, "regions.compensation", kCompensations);
     s.lambda = config.real("regions.lambda");
   }
   return s;

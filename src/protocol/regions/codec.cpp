@@ -9,6 +9,7 @@
 #include <limits>
 
 #include "espalier/base/error.h"
+#include "espalier/config/choice.h"
 
 namespace espalier::regions {
 namespace {
@@ -125,10 +126,7 @@ void declare_codec_options(OptionTable& table) {
                    {std::begin(kCodecs), std::end(kCodecs)});
 }
 
-Codec codec_of(const Config& config) {
-  return static_cast<Codec>(std::ranges::find(kCodecs, config.text("regions.codec")) -
-                            std::begin(kCodecs));
-}
+Codec codec_of(const Config& config) { return choice<Codec>(config, "regions.codec", kCodecs); }
 
 Bytes encode(Codec codec, std::span<const Range> tensors, std::span<const float> values) {
   Bytes bytes;

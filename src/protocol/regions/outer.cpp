@@ -2,11 +2,18 @@
 
 #include <cmath>
 
+#include "espalier/config/choice.h"
+
 namespace espalier::regions {
+namespace {
+
+constexpr const char* kOuters[] = {"sgd", "nesterov", "adam"};
+
+}  // namespace
 
 void declare_outer_options(OptionTable& table) {
   table.add_choice("regions.outer", "nesterov", "outer optimiser, which moves the shared copy",
-                   {"sgd", "nesterov", "adam"});
+                   {std::begin(kOuters), std::end(kOuters)});
   table.add({"regions.outer_lr", OptionType::real, "0.7", "learning rate of the outer optimiser",
              "", 0, 1e3});
   table.add(
@@ -21,8 +28,7 @@ void declare_outer_options(OptionTable& table) {
 
 OuterSettings outer_settings(const Config& config) {
   OuterSettings s;
-  const std::string kind = config.text("regions.outer");
-  s.kind = kind == "sgd" ? OuterKind::sgd : kind == "adam" ? OuterKind::adam : OuterKind::nesterov;
+  s.kind = choice<OuterKind>(config, "regions.outer", kOuters);
   s.lr = config.real("regions.outer_lr");
   if (s.kind == OuterKind::nesterov) s.momentum = config.real("regions.outer_momentum");
   if (s.kind == OuterKind::adam) {

@@ -5,8 +5,14 @@
 #include <limits>
 
 #include "espalier/base/error.h"
+#include "espalier/config/choice.h"
 
 namespace espalier::regions {
+namespace {
+
+constexpr const char* kSchedules[] = {"together", "every_step", "offset", "adaptive"};
+
+}  // namespace
 
 void declare_schedule_options(OptionTable& table) {
   table.add({"regions.period", OptionType::integer, "100",
@@ -24,7 +30,7 @@ void declare_schedule_options(OptionTable& table) {
       "when fragments are sent: all at the end of a period, or in every step; each at its "
       "own offset in the period; or adaptive: at equal distances the one that changes "
       "fastest",
-      {"together", "every_step", "offset", "adaptive"});
+      {std::begin(kSchedules), std::end(kSchedules)});
   table.add({"regions.sends", OptionType::integer, "0",
              "schedule adaptive: fragments sent in a period; 0 = as many as the links allow", "", 0,
              1e9});
@@ -37,11 +43,7 @@ void declare_schedule_options(OptionTable& table) {
 ScheduleSettings schedule_settings(const Config& config, std::int64_t fragments,
                                    const ExchangeTimes& times) {
   ScheduleSettings s;
-  const std::string kind = config.text("regions.schedule");
-  s.kind = kind == "offset"       ? ScheduleKind::offset
-           : kind == "adaptive"   ? ScheduleKind::adaptive
-           : kind == "every_step" ? ScheduleKind::every_step
-                                  : ScheduleKind::together;
+  s.kind = choice<ScheduleKind>(config, "regions.schedule", kSchedules);
   s.period = s.longest = config.integer("regions.period");
   s.overlap = config.integer("regions.overlap");
   const bool is_gradient = config.text("regions.exchange") == "gradients";

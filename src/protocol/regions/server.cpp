@@ -5,12 +5,14 @@
 
 #include "espalier/base/error.h"
 #include "espalier/base/kill_point.h"
+#include "espalier/config/choice.h"
 #include "espalier/protocol/regions/tables.h"
-#include "espalier/train/evaluate.h"
 #include "espalier/train/task_cost.h"
 
 namespace espalier::regions {
 namespace {
+
+constexpr const char* kWeights[] = {"uniform", "samples", "tokens"};
 
 const Purpose kFailingStep = register_purpose("regions.failing_step");
 const Purpose kLost = register_purpose("faults.lost");
@@ -113,7 +115,7 @@ void declare_server_options(OptionTable& table) {
       "regions.weights", "uniform",
       "weight of a region in the mean: equal, by its samples, or by the tokens that it "
       "trained since its last exchange of the fragment",
-      {"uniform", "samples", "tokens"});
+      {std::begin(kWeights), std::end(kWeights)});
   table.add({"regions.lock_step", OptionType::boolean, "false",
              "every step of every region takes as long as that of the slowest region"});
   table.add(
@@ -131,10 +133,7 @@ ServerSettings server_settings(const Config& config, const Experiment& experimen
                    .lost = config.real("faults.lost"),
                    .clock = clock_settings(config, *experiment.fleet)};
   if (config.text("regions.topology") == "ring") s.topology = Topology::ring;
-  const std::string weights = config.text("regions.weights");
-  s.weights = weights == "samples"  ? Weights::samples
-              : weights == "tokens" ? Weights::tokens
-                                    : Weights::uniform;
+  s.weights = choice<Weights>(config, "regions.weights", kWeights);
   s.lock_step = config.boolean("regions.lock_step");
   refuse_unused_faults(config, s.regions);
   refuse_absent_devices(*experiment.fleet);
@@ -167,18 +166,7 @@ std::vector<Workload::Passes> passes_between(const Experiment& e, std::int64_t r
   const std::int64_t per_epoch = samples / batch + (rest > 0 ? 1 : 0);
   // Of the first n steps, every per_epoch-th has the rest of an epoch.
   const std::int64_t rests = rest > 0 ? end / per_epoch - begin / per_epoch : 0;
-  const std::int64_t part = part_size(e.train, e.batch_of(region));
-  std::map<std::int64_t, std::int64_t, std::greater<>> passes;
-  const auto add = [&](std::int64_t size, std::int64_t steps) {
-    if (steps == 0) return;
-    if (size / part > 0) passes[part] += steps * (size / part);
-    if (size % part > 0) passes[size % part] += steps;
-  };
-  add(batch, end - begin - rests);
-  add(rest, rests);
-  std::vector<Workload::Passes> made;
-  for (const auto& [size, count] : passes) made.push_back({size, count});
-  return made;
+  return passes_of(e.train, e.batch_of(region), {{batch, end - begin - rests}, {rest, rests}});
 }
 
 RegionsServer::RegionsServer(const Experiment& experiment, ServerSettings settings,
