@@ -128,7 +128,9 @@ class Slurm(ProgramTest):
         names = [f"{lr}-seed{seed}" for lr in ("0.1", "0.2") for seed in (1, 2)]
         self.wait_for("the array", lambda: all(map(self.is_done, names)))
         self.assertIn("4 of 4 runs finished", self.tool(*sweep, "--collect"))
-        trained = self.checkpoint(self.path("runs", "trained-seed1"))
+        # The name of a start ends with the hash of its configuration.
+        start, = pathlib.Path(self.path("runs")).glob("trained-seed1-*")
+        trained = self.checkpoint(start)
         for name in names:
             lr, seed = name.split("-seed")
             self.assert_same(self.run_ok(f"straight-{name}", f"--train.lr={lr}", f"--run.seed={seed}",
