@@ -5,6 +5,7 @@
 #include "espalier/method/cocodc.h"
 #include "espalier/method/cos2p.h"
 #include "espalier/method/dc_asgd.h"
+#include "espalier/method/decoupled_diloco.h"
 #include "espalier/method/depthfl.h"
 #include "espalier/method/diloco.h"
 #include "espalier/method/fedavg.h"
@@ -47,6 +48,7 @@ const regions::Catalogue& regions_catalogue() {
     regions::Catalogue c{"method"};
     regions::register_diloco(c);
     regions::register_cocodc(c);
+    regions::register_decoupled_diloco(c);
     return c;
   }();
   return all;

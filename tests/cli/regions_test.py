@@ -62,6 +62,14 @@ class RegionsTest(ProgramTest):
         for name, values in a.items():
             np.testing.assert_array_equal(values, b[name], err_msg=name)
 
+    def assert_every_step_has_a_row(self, regions, period):
+        """Every step of every region is trained or lost, in one row for each period; the last may be cut off by the end."""
+        for region in np.unique(regions["region"]):
+            rows = np.flatnonzero(regions["region"] == region)
+            rows = rows[np.argsort(regions["period"][rows])]
+            np.testing.assert_array_equal(regions["period"][rows], np.arange(1, len(rows) + 1))
+            self.assertTrue(((regions["steps"] + regions["lost_steps"])[rows][:-1] == period).all())
+
 
 class SameValues(RegionsTest):
     def test_on_any_number_of_ranks_and_after_a_kill(self):
@@ -144,6 +152,46 @@ class Neutral(RegionsTest):
             np.testing.assert_array_equal(tables[0]["train_loss"], tables[1]["train_loss"])
 
 
+class Parts(RegionsTest):
+    """Evaluations of the mean of replicas, and bases of the regions' own."""
+
+    def test_the_mean_of_replicas_is_the_merge_of_plain_averaging(self):
+        """With the plain mean as outer optimiser and tau = 0 the mean of replicas is the next shared copy, but for its order of
+        rounding; the run itself does not change."""
+        common = ("--method.name=local_sgd", "--regions.period=8", "--regions.overlap=0", "--regions.weights=uniform",
+                  "--data.partition=iid", "--record.evaluate_every=2", "--run.rounds=5")
+        shared = self.run_ok("shared", *common)
+        replicas = self.run_ok("replicas", *common, "--regions.evaluate=replicas", ranks=3)
+        a, b = (self.table(run, "evaluations") for run in (shared, replicas))
+        np.testing.assert_array_equal(a["version"], b["version"])
+        np.testing.assert_allclose(a["loss"], b["loss"], rtol=1e-6)
+        self.assert_equal_models(shared, replicas)
+
+    def test_the_mean_of_replicas_is_not_the_shared_copy(self):
+        more = ("--regions.codec=e3m0", "--checkpoint.every=1")
+        replicas = self.run_ok("replicas", *more, "--regions.evaluate=replicas")
+        shared = self.run_ok("shared", *more)
+        self.assert_equal_models(shared, replicas)
+        self.assertTrue((self.column(shared, "loss", "evaluations") != self.column(replicas, "loss", "evaluations")).all())
+        done = self.espalier("run", self.input, "--run.name=killed", *more, "--regions.evaluate=replicas", ranks=3,
+                             env={"ESPALIER_KILL_AT": "regions.version:3"})
+        self.assertEqual(done.returncode, 137, done.stderr)
+        self.assert_same(replicas, self.run_ok("killed", *more, "--regions.evaluate=replicas", ranks=2))
+
+    def test_bases_of_the_regions_own(self):
+        """One region has the same base either way; several have not."""
+        more = ("--method.name=streaming_diloco", "--regions.codec=float32")
+        alone = ("--clients.count=1", "--clients.fleet=fast", "--data.synthetic_samples=31", *PLAIN)
+        a = self.model(self.run_ok("alone", *more, *alone))
+        b = self.model(self.run_ok("alone-local", *more, *alone, "--regions.base=local"))
+        for name, values in a.items():
+            np.testing.assert_allclose(values, b[name], rtol=2e-4, atol=2e-6, err_msg=name)
+        one = self.run_ok("local", *more, "--regions.base=local", "--checkpoint.every=1")
+        self.assert_same(one, self.run_ok("ranks", *more, "--regions.base=local", "--checkpoint.every=1", ranks=3))
+        a, b = self.table(one, "exchanges"), self.table(self.run_ok("shared", *more), "exchanges")
+        self.assertTrue((a["norm"] != b["norm"])[a["exchange"] > 4].any())
+
+
 class Times(RegionsTest):
     """Emulated times by closed forms: every step of a region takes the same time, as all batches are equal."""
 
@@ -206,14 +254,9 @@ class Faults(RegionsTest):
     def check(self, run):
         regions, exchanges = self.table(run, "regions"), self.table(run, "exchanges")
         # Every step of every region is trained or lost, in one row.
-        self.assertTrue((regions["steps"] + regions["lost_steps"] == 8).all())
+        self.assert_every_step_has_a_row(regions, 8)
         # Batches of 7, 7 and 6 of a region's 20 samples.
         self.assertTrue((np.abs(regions["samples"] - 20 / 3 * regions["steps"]) < 1.4).all())
-        seen = list(zip(regions["region"], regions["period"]))
-        self.assertEqual(len(seen), len(set(seen)))
-        for region in set(regions["region"]):
-            self.assertEqual(sorted(regions["period"][regions["region"] == region]),
-                             list(range(1, 1 + (regions["region"] == region).sum())))
         self.assertGreater(regions["lost_steps"].sum(), 0)
         self.assertEqual(len(set(zip(exchanges["exchange"], exchanges["region"]))), len(exchanges["exchange"]))
         # The weights of those that took part sum to one, unless the run ended before the merge.
@@ -250,6 +293,26 @@ class Faults(RegionsTest):
         merged = ~np.isnan(exchanges["arrived_s"])
         self.assertTrue(np.allclose(exchanges["weight"][merged & (exchanges["region"] != 1)], 1 / 3))
 
+    def test_a_region_that_is_not_available_is_away(self):
+        run = self.run_ok("away", "--run.rounds=12", "--device.fast.availability=0.5", "--clients.availability_period_s=0.3",
+                          "--checkpoint.every=1")
+        regions, exchanges = self.table(run, "regions"), self.table(run, "exchanges")
+        self.assertTrue((regions["lost_steps"][regions["region"] >= 2] == 0).all())  # always available
+        self.assertGreater(regions["lost_steps"][regions["region"] < 2].sum(), 0)
+        for region in range(2):
+            rows = regions["region"] == region
+            self.assertGreater(regions["steps"][rows].sum(), 0)
+        self.assert_every_step_has_a_row(regions, 8)
+        self.assertGreater(len(set(exchanges["exchange"][exchanges["region"] == 2])
+                               - set(exchanges["exchange"][exchanges["region"] == 0])), 0)
+        more = ("--run.rounds=12", "--device.fast.availability=0.5", "--clients.availability_period_s=0.3", "--checkpoint.every=1")
+        done = self.espalier("run", self.input, "--run.name=killed", *more, ranks=3, env={"ESPALIER_KILL_AT": "regions.merged:9"})
+        self.assertEqual(done.returncode, 137, done.stderr)
+        self.assert_same(run, self.run_ok("killed", *more, ranks=2))
+        # If no region is ever there, the run ends with a sentence.
+        self.assert_refused(2, "no region is available", "run", self.input, "--run.name=nobody",
+                            "--device.fast.availability=1e-12", "--device.slow.availability=1e-12")
+
     def test_a_late_region_takes_longer_and_nothing_else_changes(self):
         late = self.run_ok("late", "--faults.late=1", "--faults.late_factor=3", "--faults.clients=2")
         plain = self.run_ok("plain")
@@ -269,7 +332,9 @@ class Refusals(RegionsTest):
                 ("regions.exchange", "--method.name=sync_dp"),
                 ("belong together", "--method.name=sync_dp", "--regions.overlap=0", "--regions.schedule=together"),
                 ("faults.lost", "--faults.twice=0.1"),
-                ("availability", "--device.slow.availability=0.5"),
+                ("replicas must stay equal", "--method.name=sync_dp", "--regions.overlap=0", "--device.slow.availability=0.5"),
+                ("regions.base = local", "--regions.base=local", "--faults.crash=0.1"),
+                ("batch norm", "--regions.evaluate=replicas", "--model.norm=batch"),
                 ("replicas must stay equal", "--method.name=sync_dp", "--regions.overlap=0", "--faults.lost=0.1"),
                 ("memory_mb", "--device.slow.memory_mb=0.01")):
             self.assert_refused(2, words, "run", self.input, *settings)

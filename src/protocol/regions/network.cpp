@@ -68,6 +68,15 @@ void Network::send_down(std::int64_t exchange, std::int64_t region, std::int64_t
       {pass(down_free_, region, mbps, bytes, left), exchange, Event::Kind::arrived, region});
 }
 
+void Network::ask(std::int64_t exchange, std::int64_t region, Nanoseconds time) {
+  const double latency_ms = devices_[static_cast<std::size_t>(region)].latency_ms;
+  events_.insert({time + transfer_time(0, latency_ms, 0), exchange, Event::Kind::asked, region});
+}
+
+void Network::close_at(std::int64_t exchange, Nanoseconds time) {
+  events_.insert({time, exchange, Event::Kind::closes, 0});
+}
+
 std::optional<Nanoseconds> Network::next_time() const {
   return events_.empty() ? std::nullopt : std::optional(events_.begin()->time);
 }

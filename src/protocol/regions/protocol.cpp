@@ -2,6 +2,7 @@
 
 #include "espalier/base/log.h"
 #include "espalier/engine/faults.h"
+#include "espalier/protocol/regions/decoupled.h"
 #include "espalier/protocol/regions/server.h"
 #include "espalier/protocol/regions/tables.h"
 #include "espalier/train/weights.h"
@@ -24,6 +25,10 @@ class Regions final : public Preparation {
   void print_check() const override;
 
   std::unique_ptr<Conversation> converse(Run& run) override {
+    if (settings_.decoupling) {
+      return std::make_unique<DecoupledServer>(experiment_, std::move(settings_), std::move(model_),
+                                               run);
+    }
     return std::make_unique<RegionsServer>(experiment_, std::move(settings_), std::move(model_),
                                            run);
   }
@@ -70,7 +75,8 @@ void declare(OptionTable& table) {
   declare_fragment_options(table);
   declare_codec_options(table);
   declare_arrival_options(table);
-  declare_outer_options(table);
+  declare_merge_options(table);
+  declare_region_options(table);
   declare_fault_options(table);
   declare_server_options(table);
 }

@@ -20,6 +20,7 @@ void archive_task(Archive& archive, RegionTask& task) {
     a.value("exchange", sent.exchange);
     a.value("fragment", sent.fragment);
   });
+  archive.value("shows", task.shows);
 }
 
 void archive_result(Archive& archive, RegionResult& result) {
@@ -84,6 +85,13 @@ class RegionStepper final : public Stepper {
 
 }  // namespace
 
+void declare_region_options(OptionTable& table) {
+  table.add_choice("regions.base", "shared",
+                   "values from which a region's difference is taken: of the shared copy, or its "
+                   "own of the last exchange (an earlier form of Streaming DiLoCo)",
+                   {"shared", "local"});
+}
+
 RegionSettings region_settings(const Config& config, const Experiment& e) {
   RegionSettings s{.train = e.train,
                    .arrival = arrival_settings(config),
@@ -95,6 +103,10 @@ RegionSettings region_settings(const Config& config, const Experiment& e) {
     throw InputError(
         "regions.exchange = gradients needs regions.fragments = whole, regions.overlap = 0 and "
         "regions.arrival = replace: every step waits for the mean gradient");
+  }
+  s.local_base = config.text("regions.base") == "local";
+  if (s.gradients && s.local_base) {
+    throw InputError("regions.base = local is for regions.exchange = values");
   }
   // Schedules count versions; a version is a period, and each of its steps has its own rate.
   const std::int64_t period = config.integer("regions.period");
@@ -139,13 +151,17 @@ Region::Region(const Experiment& experiment, const RegionSettings& settings, std
       account_(MemoryAccount::create(memory_bytes(experiment.fleet->device(region)))),
       trainer_(experiment, region, 0, 0) {}
 
+std::shared_ptr<const BufferLayout> Region::dense_layout() const {
+  return experiment_.plans->buffer_layout(Submodel::full(*experiment_.model.layout),
+                                          Packing::dense);
+}
+
 void Region::begin(std::int64_t job, const RegionTask& task, const Bytes& payload) {
   const MemoryScope scope(account_);
   const Charge message(*account_, std::ssize(payload));
-  if (job_ != job) {
-    result_ = {};
-    job_ = job;
-  }
+  if (job_ == job) return;
+  result_ = {};
+  job_ = job;
   std::span<const float> values = floats_of(payload);
   const auto take = [&](std::int64_t count) {
     const auto part = values.first(static_cast<std::size_t>(count));
@@ -153,19 +169,14 @@ void Region::begin(std::int64_t job, const RegionTask& task, const Bytes& payloa
     return part;
   };
   if (task.joins > 0) {
-    const auto full = Submodel::full(*experiment_.model.layout);
-    const auto model =
-        take(experiment_.plans->buffer_layout(full, Packing::dense)->count(Kind::trainable));
-    if (task.joins > joined_) {
-      join(model);
-      joined_ = task.joins;
-      step_ = task.from;
-    }
+    join(take(dense_layout()->count(Kind::trainable)));
+    joined_ = task.joins;
+    step_ = task.from;
   }
   for (const RegionTask::Applied& applied : task.applied) {
     const auto shared =
         take(settings_.fragments[static_cast<std::size_t>(applied.fragment)].values());
-    if (applied.exchange > last_applied_) apply(applied, shared);
+    apply(applied, shared);
   }
 }
 
@@ -198,26 +209,29 @@ void Region::set_values(const Fragment& fragment, std::span<const float> values,
 
 void Region::apply(const RegionTask::Applied& applied, std::span<const float> shared) {
   const Fragment& fragment = settings_.fragments[static_cast<std::size_t>(applied.fragment)];
-  last_applied_ = applied.exchange;
   if (settings_.gradients) {
     set_values(fragment, shared, trainer_.parameters().gradients().data_ptr<float>());
     trainer_.set_learning_rate(learning_rate(settings_.train, step_ - 1));
     trainer_.update();
     return;
   }
-  set_values(fragment, shared, shared_.data());
   const auto sent = sent_.extract(applied.exchange);
+  std::span<const float> before;  // own values when sent; none if the region joined later
+  if (!sent.empty()) before = {sent.mapped().const_data_ptr<float>(), shared.size()};
+  const Charge buffers(*account_, (settings_.local_base ? 2 : 1) * value_bytes(fragment));
+  std::vector<float> own;
+  std::span<const float> fresh = shared;
+  if (settings_.local_base) {
+    own = values_of(fragment, shared_.data());
+    for (std::size_t i = 0; i < own.size(); ++i) own[i] -= shared[i];
+    fresh = own;
+  }
+  set_values(fragment, settings_.local_base && !before.empty() ? before : fresh, shared_.data());
   if (applied.keeps != 0) return;
-  const Charge buffer(*account_, value_bytes(fragment));
   std::vector<float> local = values_of(fragment, trainer_.parameters().data());
   ArrivalSettings arrival = settings_.arrival;
-  std::span<const float> before;
-  if (!sent.empty()) {
-    before = std::span(sent.mapped().const_data_ptr<float>(), local.size());
-  } else if (arrival.needs_sent_values()) {
-    arrival.rule = Arrival::replace;  // the region joined after the fragment was sent
-  }
-  apply_arrival(arrival, fragment.tensors, shared, before, local, applied.steps,
+  if (before.empty() && arrival.needs_sent_values()) arrival.rule = Arrival::replace;
+  apply_arrival(arrival, fragment.tensors, fresh, before, local, applied.steps,
                 learning_rate(settings_.train, step_));
   set_values(fragment, local, trainer_.parameters().data());
 }
@@ -244,17 +258,25 @@ Bytes Region::finish(const RegionTask& task) {
   const MemoryScope scope(account_);
   std::vector<Charge> buffers;  // of values and their encoded form
   Bytes all;
+  if (task.shows != 0) {
+    const auto dense = dense_layout();
+    all.resize(static_cast<std::size_t>(dense->count(Kind::trainable)) * sizeof(float));
+    buffers.emplace_back(*account_, std::ssize(all));
+    const Parameters& own = trainer_.parameters();
+    experiment_.plans->plan(own.buffer_layout(), *dense, nullptr, kTrained)
+        ->copy(own.data(), floats_of(all).data());
+  }
   for (const RegionTask::Sent& sent : task.sent) {
     const Fragment& fragment = settings_.fragments[static_cast<std::size_t>(sent.fragment)];
     std::vector<float> values = values_of(
         fragment, settings_.gradients ? trainer_.parameters().gradients().const_data_ptr<float>()
                                       : trainer_.parameters().data());
-    if (settings_.arrival.needs_sent_values()) {
+    if (settings_.keeps_sent_values()) {
       at::Tensor kept = at::empty({std::ssize(values)}, at::kFloat);
       std::ranges::copy(values, kept.data_ptr<float>());
       sent_[sent.exchange] = kept;
     }
-    if (settings_.codec != Codec::float32 && !settings_.gradients) {
+    if (settings_.sends_differences()) {
       const std::vector<float> shared = values_of(fragment, shared_.data());
       for (std::size_t i = 0; i < values.size(); ++i) values[i] = shared[i] - values[i];
     }
@@ -273,7 +295,7 @@ RegionResult Region::result() const {
 
 void Region::archive_values(Archive& archive, const char* name, float* buffer) const {
   const BufferLayout& layout = trainer_.parameters().buffer_layout();
-  const auto dense = experiment_.plans->buffer_layout(layout.submodel(), Packing::dense);
+  const auto dense = dense_layout();
   std::vector<float> values(static_cast<std::size_t>(dense->count(Kind::trainable)));
   if (!archive.loading()) {
     experiment_.plans->plan(layout, *dense, nullptr, kTrained)->copy(buffer, values.data());
@@ -289,7 +311,6 @@ void Region::archive(Archive& archive) {
   archive.value("joined", joined_);
   archive.value("step", step_);
   archive.value("epoch", epoch_);
-  archive.value("last_applied", last_applied_);
   archive.value("job", job_);
   std::int64_t peak = result().peak_bytes;
   archive.value("peak", peak);
@@ -298,10 +319,8 @@ void Region::archive(Archive& archive) {
   if (joined_ == 0) return;
   trainer_.archive(archive);
   if (archive.loading()) {
-    const auto full = Submodel::full(*experiment_.model.layout);
-    const auto dense = experiment_.plans->buffer_layout(full, Packing::dense);
-    const std::vector<float> zeros(static_cast<std::size_t>(dense->count(Kind::trainable)), 0);
-    join(zeros);
+    const auto values = static_cast<std::size_t>(dense_layout()->count(Kind::trainable));
+    join(std::vector<float>(values, 0));
   }
   archive_values(archive, "replica", trainer_.parameters().data());
   if (settings_.gradients) {

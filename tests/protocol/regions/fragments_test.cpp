@@ -98,7 +98,36 @@ TEST(Fragments, StridedTakeEveryKthBlock) {
   EXPECT_EQ(blocks_of("fragments = strided\nfragment_blocks = 8\n").size(), 1U);
 }
 
+TEST(Fragments, BalancedHaveTheEndsInOneFragmentAndTheOthersBySize) {
+  using Blocks = std::vector<std::vector<int>>;
+  EXPECT_EQ(blocks_of("fragments = balanced\nfragment_count = 3\n"),
+            (Blocks{{0, 7}, {1, 3, 5}, {2, 4, 6}}));
+  EXPECT_EQ(blocks_of("fragments = balanced\nfragment_blocks = 1\n").size(), 7U);
+  EXPECT_EQ(blocks_of("fragments = balanced\nfragment_blocks = 4\n").size(), 3U);
+  // An mlp with layers of 600 = 20 30, 30 40, 40 10, 10 50 weights and biases between its ends.
+  const Scene s(
+      "[data]\nname = synthetic\nsynthetic_shape = 1, 4, 4\n[clients]\ncount = 4\n"
+      "[model]\nname = mlp\nhidden = 20, 30, 40, 10, 50\n"
+      "[regions]\nfragments = balanced\nfragment_count = 3\n");
+  Blocks blocks;
+  for (const Fragment& fragment : fragments_of(s)) blocks.push_back(fragment.blocks);
+  // Sizes 630, 1240, 410, 550: the largest alone, then 630, 550 and 410 together.
+  EXPECT_EQ(blocks, (Blocks{{0, 5}, {2}, {1, 3, 4}}));
+}
+
+TEST(Fragments, InnerTensorsAreThoseBetweenTheEnds) {
+  const Scene s(kTokens +
+                "synthetic_labels = next_token\n[model]\nname = gpt\ndepth = 6\nembed = 24\n"
+                "[regions]\nfragments = strided\nfragment_count = 7\n");
+  const auto fragments = fragments_of(s);
+  EXPECT_EQ(fragments[1].inner_tensors, fragments[1].tensors);
+  EXPECT_TRUE(!fragments[0].tensors.empty());
+  EXPECT_TRUE(fragments[0].inner_tensors.empty());  // embedding and head
+}
+
 TEST(Fragments, MoreThanThereAreBlocksAreRefused) {
+  EXPECT_THROW(blocks_of("fragments = balanced\nfragment_count = 8\n"), InputError);
+  EXPECT_THROW(blocks_of("fragments = balanced\nfragment_count = 1\n"), InputError);
   EXPECT_THROW(blocks_of("fragments = strided\nfragment_count = 9\n"), InputError);
 }
 

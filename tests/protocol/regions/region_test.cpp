@@ -164,6 +164,40 @@ TEST(Region, SendsTheDifferenceToTheSharedCopyWithOtherCodecs) {
   EXPECT_EQ(begin_byte, bytes.size());
 }
 
+TEST(Region, WithABaseOfItsOwnDifferencesAreFromWhatItSentLast) {
+  const Scene s = scene_of("[regions]\nbase = local\narrival = blend\nalpha = 0.25\n");
+  const Scene plain_scene = scene_of("[regions]\nfragments = whole\n");
+  OneRegion one(s), plain(plain_scene);
+  const std::vector<float>& first = one.first();
+  const auto sent = floats(one.run(0, join(3, {{0, 0}}), first));
+  const auto values = floats(plain.run(0, join(3, {{0, 0}}), first));
+  for (std::size_t i = 0; i < sent.size(); ++i) ASSERT_EQ(sent[i], first[i] - values[i]);
+  // It gets a movement, from its own base. Without steps in between, its values blend with
+  // first - movement, and the next difference is from the values that it sent.
+  const std::vector<float> movement(first.size(), 0.5F);
+  const auto next = floats(one.run(1, work({{0, 0, 0}}, 3, {{1, 0}}), movement));
+  for (std::size_t i = 0; i < next.size(); ++i) {
+    const float own = static_cast<float>(0.25 * values[i] + 0.75 * (first[i] - 0.5F));
+    ASSERT_NEAR(next[i], values[i] - own, 1e-6) << i;
+  }
+}
+
+TEST(Region, ShowsItsReplicaBeforeTheFragments) {
+  const Scene s = scene_of("[regions]\ncodec = e3m0\nfragments = strided\nfragment_count = 2\n");
+  OneRegion one(s), other(s);
+  RegionTask task = join(3, {{0, 1}});
+  const Bytes without = one.run(0, task, one.first());
+  task.shows = 1;
+  const Bytes with = other.run(0, task, other.first());
+  const auto size = static_cast<std::ptrdiff_t>(one.first().size() * sizeof(float));
+  EXPECT_EQ(Bytes(with.begin() + size, with.end()), without);
+  // Two regions of the same seed and steps are equal: the replica is what a whole fragment holds.
+  const Scene whole_scene = scene_of("");
+  OneRegion whole(whole_scene);
+  EXPECT_EQ(Bytes(with.begin(), with.begin() + size),
+            whole.run(0, join(3, {{0, 0}}), whole.first()));
+}
+
 TEST(Region, MemoryStaysWithinItsBound) {
   install_counting_allocator();
   for (const std::string more :
@@ -171,10 +205,12 @@ TEST(Region, MemoryStaysWithinItsBound) {
         "[train]\noptimizer = adamw\n[regions]\narrival = compensate\n",
         "[train]\noptimizer = adamw\nbatch = 1\n[regions]\narrival = compensate\nfragments = "
         "strided\nfragment_count = 3\ncodec = int8\n",
-        "[train]\nmomentum = 0.9\nbatch = 30\n[regions]\narrival = blend\n"}) {
+        "[train]\nmomentum = 0.9\nbatch = 30\n[regions]\narrival = blend\n",
+        "[train]\nbatch = 2\n[regions]\nbase = local\n"}) {
     const Scene s = scene_of(more);
     OneRegion one(s);
     RegionTask task = join(2, {});
+    task.shows = 1;
     std::vector<float> payload = one.first();
     const auto count = std::ssize(one.settings().fragments);
     for (std::int64_t p = 0; p < count; ++p) task.sent.push_back({p, p});

@@ -22,7 +22,10 @@ inline Config config_of(const std::string& text, const std::string& more) {
   declare_fragment_options(table);
   declare_codec_options(table);
   declare_arrival_options(table);
-  declare_outer_options(table);
+  declare_merge_options(table);
+  declare_region_options(table);
+  declare_fault_options(table);
+  declare_availability_options(table);
   declare_server_options(table);
   Config config(std::move(table));
   config.read_text(text, "the test");

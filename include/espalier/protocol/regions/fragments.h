@@ -16,8 +16,13 @@ struct Fragment {
   std::vector<int> blocks;
   std::shared_ptr<const BufferLayout> layout;  ///< dense, of these blocks alone
   std::vector<Range> tensors;                  ///< of its trained values, one for each entry
+  /// Of `tensors`, those of blocks other than the model's first and last (embedding, head).
+  std::vector<Range> inner_tensors;
   std::int64_t values() const { return layout->count(Kind::trainable); }
 };
+
+/// Number of values of each fragment.
+std::vector<std::int64_t> sizes_of(std::span<const Fragment> fragments);
 
 /// regions.fragments, regions.fragment_count, regions.fragment_blocks.
 void declare_fragment_options(OptionTable& table);

@@ -32,7 +32,9 @@ class Network {
       received,        ///< star: the server has it
       averaged,        ///< the merge is complete (ring: at all regions)
       arrived,         ///< star: the region has the merged fragment
-      joined           ///< the region has the whole shared copy
+      joined,          ///< the region has the whole shared copy
+      asked,           ///< the region has the server's request for a fragment
+      closes           ///< the server has waited long enough for further values
     };
     Nanoseconds time = 0;
     std::int64_t exchange = 0;
@@ -56,6 +58,11 @@ class Network {
   void send_down(std::int64_t exchange, std::int64_t region, std::int64_t bytes, Nanoseconds time);
   /// From `time` on a region gets the whole shared copy of `bytes`.
   void send_copy(std::int64_t region, std::int64_t bytes, Nanoseconds time);
+
+  /// The server asks a region for a fragment; the request is only latency.
+  void ask(std::int64_t exchange, std::int64_t region, Nanoseconds time);
+  /// The server will not wait beyond `time`.
+  void close_at(std::int64_t exchange, Nanoseconds time);
 
   std::optional<Nanoseconds> next_time() const;
   /// Removes the next event; none if it only took its place in the queue at the server's link.

@@ -28,8 +28,18 @@ struct RegionSettings {
   Codec codec = Codec::float32;
   /// Regions exchange the gradients of every step instead of values, and each steps along the mean.
   bool gradients = false;
+  /// Each region takes differences from its own values of the last exchange, not from the shared
+  /// copy.
+  bool local_base = false;
   std::vector<Fragment> fragments;
+
+  bool keeps_sent_values() const { return local_base || arrival.needs_sent_values(); }
+  /// Whether differences travel. With float32 a region sends its values, from which the difference
+  /// follows without rounding.
+  bool sends_differences() const { return !gradients && (local_base || codec != Codec::float32); }
 };
+/// regions.base.
+void declare_region_options(OptionTable& table);
 /// `experiment` must outlive the result. InputError if settings contradict each other.
 RegionSettings region_settings(const Config& config, const Experiment& experiment);
 
@@ -47,6 +57,7 @@ struct RegionTask {
   std::vector<Applied> applied;
   std::int64_t from = 0, goal = 0;  ///< steps: of the region before the job and after it
   std::vector<Sent> sent;
+  std::int64_t shows = 0;  ///< 1: sends its whole replica too
 
   Bytes encode() const;
   static RegionTask decode(const Bytes& bytes);
@@ -65,17 +76,18 @@ class Region final : public Resident {
  public:
   /// `settings` and `experiment` must outlive it.
   Region(const Experiment& experiment, const RegionSettings& settings, std::int64_t region);
-  /// The parts of job number `job`; each may be repeated. `payload`: the model (to join), then the
-  /// applied fragments, dense.
+  /// The first part of job number `job`; does nothing if it is repeated. `payload`: the model (to
+  /// join), then the applied fragments, dense.
   void begin(std::int64_t job, const RegionTask& task, const Bytes& payload);
   /// Trains one batch; false if the goal is reached.
   bool step(const RegionTask& task);
-  /// The sent fragments, encoded, one after the other.
+  /// The replica, dense, if the task shows it; then the sent fragments, encoded.
   Bytes finish(const RegionTask& task);
   RegionResult result() const;
   void archive(Archive& archive) override;
 
  private:
+  std::shared_ptr<const BufferLayout> dense_layout() const;  // of the whole model
   void join(std::span<const float> model);
   void apply(const RegionTask::Applied& applied, std::span<const float> shared);
   std::vector<float> values_of(const Fragment& fragment, const float* buffer) const;
@@ -88,12 +100,12 @@ class Region final : public Resident {
   std::shared_ptr<MemoryAccount> account_;
   LocalObjective objective_;
   Trainer trainer_;
-  Parameters shared_;  // none if gradients are exchanged: all replicas are equal
+  /// From which differences are taken; none if gradients are exchanged: all replicas are equal.
+  Parameters shared_;
   std::map<std::int64_t, at::Tensor> sent_;  // own values when sent, by exchange, until applied
   std::int64_t joined_ = 0;                  // how often
   std::int64_t step_ = 0;
-  std::int64_t epoch_ = 0;  // over its samples, since the beginning
-  std::int64_t last_applied_ = -1;
+  std::int64_t epoch_ = 0;        // over its samples, since the beginning
   std::int64_t peak_before_ = 0;  // memory before a resume
   RegionResult result_;
   std::int64_t job_ = -1;  // that result_ is about

@@ -11,6 +11,17 @@
 
 namespace espalier::regions {
 
+/// How what the regions sent of a fragment becomes one step of the shared copy.
+struct MergeSettings {
+  OuterSettings outer;
+  /// The mean of directions with the mean length, for each tensor between the first and the last
+  /// block (docs/methods/decoupled_diloco.md), instead of the mean.
+  bool is_radial = false;
+};
+/// regions.merge, and those of declare_outer_options.
+void declare_merge_options(OptionTable& table);
+MergeSettings merge_settings(const Config& config);
+
 /// What a region sent of a fragment.
 struct Contribution {
   const Bytes* values = nullptr;  ///< encoded
@@ -21,7 +32,7 @@ struct Contribution {
 class SharedCopy {
  public:
   /// `model`: before the first step, aligned. Experiment and settings must outlive it.
-  SharedCopy(const Experiment& experiment, const RegionSettings& settings, OuterSettings outer,
+  SharedCopy(const Experiment& experiment, const RegionSettings& settings, MergeSettings merge,
              Parameters model);
   Parameters& model() { return model_; }
   /// All of its values, dense, and those of one fragment; gradients are zero.
@@ -32,7 +43,9 @@ class SharedCopy {
   Bytes unchanged(std::int64_t fragment) const;
 
   struct Merged {
-    Bytes values;     ///< that the regions get: of the shared copy, or the mean gradient
+    /// What the regions get: values of the shared copy, its movement if each region has a base of
+    /// its own, or the mean gradient.
+    Bytes values;
     double norm = 0;  ///< L2 norm of the mean difference, or gradient
   };
   /// Merges the contributions to a fragment, in their order, which all sent after step `step`.
@@ -42,14 +55,19 @@ class SharedCopy {
 
  private:
   std::vector<float> fragment_values(const Fragment& fragment) const;
+  std::vector<float> base_of(std::int64_t fragment) const;
+  std::vector<float> moved(std::int64_t fragment, std::int64_t step, const std::vector<float>& base,
+                           const std::vector<double>& mean);
   void step_along(const Fragment& fragment, std::int64_t step, std::span<const float> gradient);
   void archive_inner(Archive& archive);
 
   const Experiment& experiment_;
   const RegionSettings& settings_;
   Parameters model_;
-  std::vector<OuterOptimizer> outer_;  // by fragment
-  std::optional<Optimizer> inner_;     // if gradients are exchanged
+  bool is_radial_;
+  std::vector<OuterOptimizer> outer_;      // by fragment
+  std::vector<std::vector<float>> bases_;  // by fragment, if each region has its own: their mean
+  std::optional<Optimizer> inner_;         // if gradients are exchanged
 };
 
 }  // namespace espalier::regions
