@@ -35,9 +35,10 @@ const TableSchema& exchanges_schema() {
           {"exchange", kInteger, "1", "number of the exchange, in order of sending"},
           {"fragment", kInteger, "1", "number of the fragment, from 0"},
           {"region", kInteger, "1", "the region"},
-          {"sent_step", kInteger, "1", "step of the region after which it sent its values"},
+          {"sent_step", kInteger, "1",
+           "step of the region after which it sent its values; -1: not at all"},
           {"applied_step", kInteger, "1",
-           "step after which it applied the merged values; -1: the run ended before"},
+           "step after which it applied the merged values; -1: not at all"},
           {"sent_s", kReal, "s", "emulated time at which the values were handed to the link"},
           {"arrived_s", kReal, "s", "emulated time at which the merged values arrived"},
           {"applied_s", kReal, "s", "emulated time at which the region applied them"},
@@ -47,7 +48,7 @@ const TableSchema& exchanges_schema() {
           {"bytes_up", kInteger, "B", "bytes that the region sent"},
           {"bytes_down", kInteger, "B", "bytes that the region received"},
           {"norm", kReal, "1", "L2 norm of the region's difference to the shared copy"},
-          {"weight", kReal, "1", "weight of the region in the mean; all weights sum to 1"},
+          {"weight", kReal, "1", "weight of the region in the merge, all of which sum to 1; 0: it took no part"},
       }};
   return schema;
 }
