@@ -11,9 +11,11 @@ from support import ProgramTest
 INPUTS = os.path.join(os.environ["ESPALIER_INPUTS"], "regions")
 
 
+SHAKESPEARE = os.path.exists(os.path.join(os.environ.get("ESPALIER_DATA", ""), "tinyshakespeare", "input.txt"))
+
+
 class Inputs(ProgramTest):
-    @unittest.skipUnless(os.path.exists(os.path.join(os.environ.get("ESPALIER_DATA", ""), "tinyshakespeare", "input.txt")),
-                         "skipped: ESPALIER_DATA names no folder with tinyshakespeare")
+    @unittest.skipUnless(SHAKESPEARE, "skipped: ESPALIER_DATA names no folder with tinyshakespeare")
     def test_shakespeare_runs_with_every_method(self):
         self.input = os.path.join(INPUTS, "shakespeare.ini")
         sent = {}
@@ -28,6 +30,21 @@ class Inputs(ProgramTest):
         # Four regions send 1,024,384 values of 4 bytes at the end of each period.
         self.assertEqual(sent["diloco"], 2 * 4 * 4 * 1024384)
         self.assertEqual(sent["local_sgd"], sent["diloco"])
+
+    @unittest.skipUnless(SHAKESPEARE, "skipped: ESPALIER_DATA names no folder with tinyshakespeare")
+    def test_six_million_parameters_over_links_of_real_sites(self):
+        self.input = os.path.join(INPUTS, "shakespeare-6m.ini")
+        run = self.run_ok("a", "--run.rounds=1", "--regions.period=4", "--regions.overlap=1", "--regions.sends=4",
+                          "--train.batch=1", "--data.test_limit=4", "--data.train_limit=40")
+        self.assertLess(self.column(run, "perplexity", "evaluations")[-1], 256)
+        # The ring is as fast as Frankfurt's link down, 339 Mbit/s, and as late as its pings: 147 ms for both ways.
+        sent, arrived, size = (self.column(run, name, "exchanges") for name in ("sent_s", "arrived_s", "bytes_up"))
+        fragment = self.column(run, "fragment", "exchanges")
+        self.assertEqual(len(np.unique(fragment)), 4)
+        first = fragment == fragment[np.argmin(sent)]
+        takes = arrived[first].min() - sent[first].max()
+        np.testing.assert_allclose(takes, 0.147 / 2 + 2 * 3 / 4 * size[first][0] * 8 / 339e6, rtol=1e-6)
+        np.testing.assert_array_equal(np.sort(self.column(run, "up_mbps", "clients")), [524, 535, 535, 719])
 
     def test_the_papers_model_passes_the_check(self):
         done = self.espalier("run", os.path.join(INPUTS, "paper-150m.ini"), "--check")
