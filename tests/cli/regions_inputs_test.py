@@ -130,8 +130,9 @@ class Comparison(ProgramTest):
         ratio = np.exp(np.mean(np.log([300 / 500, 375 / 600, 450 / 700])))
         for overlap in cocodc.OVERLAPS:
             self.assertRegex(text, rf"\n\| {overlap / 40:g} \| {overlap} \| 25\.0 % \(25\.0 to 25\.0\) \| {100 * (1 - ratio):.1f} % \(")
-        self.assertEqual(text.count("| cocodc | 3 | 3.75 ± 0.75 | 375.0 ± 75.0 |"), 4)
+        self.assertEqual(text.count("| cocodc | 3 | 3.75 ± 0.75 | 375 ± 75 |"), 4)
         self.assertEqual(text.count("| 25.0 % (25.0 to 25.0) |"), 8)
+        self.assertEqual(text.count("| steps to 7.5, saved |"), 4)
 
 
 if __name__ == "__main__":

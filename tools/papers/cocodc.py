@@ -12,7 +12,7 @@ import numpy as np
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 sys.path.insert(0, os.path.join(ROOT, "tools"))
-from compare import comparisons, make_table, markdown, put_into, rows_of_csv, saving  # noqa: E402
+from compare import COLUMNS, comparisons, make_table, markdown, put_into, rows_of_csv, saving  # noqa: E402
 
 ROWS = os.path.join(ROOT, "docs", "methods", "cocodc.csv")
 PAGE = os.path.join(ROOT, "docs", "methods", "cocodc.md")
@@ -54,11 +54,12 @@ def rows(overlap):
 def comparison(overlap):
     """All methods with this overlap, and those without any, against Streaming DiLoCo."""
     target = PERPLEXITIES[-1]
+    steps, seconds, traffic = (column(name, target) for name in ("steps", "s", "mb"))
+    COLUMNS.update({steps: (f"steps to {target}", 0, ""), seconds: (f"time to {target}", "fine", " s"),
+                    traffic: (f"traffic to {target}", "coarse", " MB")})
     every = rows(0) + rows(overlap)
-    reached = [f"{column(name, target)}={word} to {target}" for name, word in (("steps", "steps"), ("s", "seconds"), ("mb", "traffic"))]
-    columns = ",".join(["perplexity", *reached, "utilisation"])
-    against = comparisons(every, BASELINE, saved=column("steps", target), differing="perplexity")
-    return markdown(*make_table(every, columns, against=against, head="method"))
+    against = comparisons(every, BASELINE, saved=steps, differing="perplexity")
+    return markdown(*make_table(every, f"perplexity,{steps},{seconds},{traffic},utilisation", against=against, head="method"))
 
 
 def claims():
