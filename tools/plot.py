@@ -110,6 +110,7 @@ class View:
     smooth: int = 1  # moving mean over this many rounds
     start: float = None  # virtual seconds
     end: float = None
+    limits: tuple = ()  # of the vertical axis: smallest and largest value
     clients: tuple = ()  # numbers; empty: as many as fit
     names: tuple = ()  # of the runs; empty: short names from run.name
 
@@ -452,7 +453,7 @@ def draw_curves(axis, runs, view, measure, against, bound=None):
         axis.axhline(view.target, color=INK, lw=0.9, ls=(0, (1, 2)), zorder=1)
         axis.annotate(f"target {view.target:g}", (1, view.target), (0, -3), fontsize=8,
                       xycoords=("axes fraction", "data"), textcoords="offset points",
-                      ha="right", va="top")
+                      ha="right", va="top", annotation_clip=True)
         dot = {"marker": "D", "ms": 6, "mec": "white", "mew": 0.8, "zorder": 5, "ls": ""}
         places = [reached(curve, view.target, measure) for curve in curves]
         for style, curve, at in zip(styles, curves, places):
@@ -470,7 +471,10 @@ def draw_curves(axis, runs, view, measure, against, bound=None):
 def draw_quality(axis, runs, view):
     """Quality of the model against the first of `view.against`."""
     measure = view.measure or quality_of(runs)
-    return draw_curves(axis, runs, view, measure, axes_of("quality", view)[0])
+    curves = draw_curves(axis, runs, view, measure, axes_of("quality", view)[0])
+    if view.limits:
+        axis.set_ylim(*view.limits)
+    return curves
 
 
 def line_legend(axis, solid, dashed):
@@ -995,6 +999,7 @@ USED_BY = {  # flag: pictures that read it
     "--target": {"summary", "quality"},
     "--measure": {"summary", "quality"},
     "--set": {"summary", "quality"},
+    "--y": {"quality"},
     "--from": {"summary", "gantt"},
     "--to": {"summary", "gantt"},
     "--clients": {"summary", *OF_ONE_RUN},
@@ -1009,7 +1014,6 @@ PICTURE_HELP = """pictures (-p):
   gantt      download, compute and upload of each client, for each run
 
 examples:
-  tools/plot.py runs/quickstart
   tools/plot.py 'runs/digits-*' --group method -p quality -o quality.pdf
   tools/plot.py runs/quickstart -p gantt --from 2 --to 4 --clients 0,3-5
 """
@@ -1030,6 +1034,17 @@ def numbers(words):
             raise PlotError(f"--clients {words} must be numbers and ranges like 0,3-5")
         found += range(first, last + 1)
     return tuple(dict.fromkeys(found))
+
+
+def limits(words):
+    """"7,10.5" as (7.0, 10.5)."""
+    try:
+        low, high = (float(word) for word in words.split(","))
+    except ValueError:
+        low = high = math.nan
+    if not -math.inf < low < high < math.inf:
+        raise PlotError(f"--y {words} must be two numbers like 7,10.5, the smaller one first")
+    return low, high
 
 
 def size_in_inches(words):
@@ -1064,6 +1079,7 @@ def parse(words):
     add("--measure", default="", metavar="C", help="column of /evaluations or /rounds instead of quality")
     add("--set", default="test", metavar="S", help="set of the evaluations; default: test")
     add("--smooth", type=int, default=1, metavar="N", help="moving mean over N points")
+    add("--y", metavar="LOW,HIGH", help="limits of the vertical axis, of quality")
     add("--from", type=float, metavar="S", dest="start", help="gantt: first virtual second")
     add("--to", type=float, metavar="S", dest="end", help="gantt: last virtual second")
     add("--clients", metavar="LIST", help="only these clients, like 0,3-5")
@@ -1098,6 +1114,7 @@ def view_of(arguments):
         smooth=arguments.smooth,
         start=finite("--from", arguments.start),
         end=finite("--to", arguments.end),
+        limits=limits(arguments.y) if arguments.y else (),
         clients=numbers(arguments.clients) if arguments.clients else (),
     )
 

@@ -1,6 +1,7 @@
 """Devices: the catalogue, widths fitted to the memory, availability, injected faults."""
 
 import os
+import re
 import sys
 import unittest
 
@@ -31,11 +32,24 @@ class Catalogue(DevicesTest):
         self.assertEqual(again.returncode, 0, again.stderr)
         self.assert_same(run, self.path("runs", "b"))
 
-    def test_every_class_names_its_source(self):
+    def test_every_class_is_listed_and_names_its_source(self):
+        with open(os.path.join(os.environ["ESPALIER_INPUTS"], "devices.ini"), encoding="utf-8") as file:
+            sections = re.findall(r"^\[device\.([^]]+)\] *(# *[A-Z].{15,})?$", file.read(), re.M)
+        self.assertGreater(len(sections), 10)
         listed = self.espalier("list", "devices").stdout
-        for name in ("nano", "tx2", "xavier-nx", "agx-xavier", "agx-orin", "phone", "raspberry-pi-5",
-                     "rtx-a4000"):
-            self.assertIn(name, listed)
+        for name, source in sections:
+            self.assertTrue(source, f"{name} has no source beside its name")
+            self.assertRegex(listed, rf"(?m)^{name} ")
+        self.assertEqual(listed.count("\n"), len(sections) + 1)  # and the laptop, which the program knows
+
+    def test_the_link_of_a_region_is_the_median_of_those_measured(self):
+        # Tokyo with the nine other sites, as measured: Mbit/s to it, from it, and ms of a ping.
+        down = [861, 535, 696, 1100, 1010, 761, 366, 360, 465]
+        up = [523, 524, 694, 1110, 1050, 807, 441, 212, 460]
+        ping = [97, 143, 130, 34, 73, 100, 210, 223, 199]
+        run = self.run_ok("a", "--clients.fleet=2*region-tokyo,5*laptop", "--run.rounds=1")
+        for name, wanted in (("down_mbps", np.median(down)), ("up_mbps", np.median(up)), ("latency_ms", np.median(ping) / 2)):
+            np.testing.assert_array_equal(self.column(run, name, "clients")[:2], [wanted] * 2)
 
 
 class MemoryFit(DevicesTest):

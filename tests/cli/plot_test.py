@@ -278,6 +278,11 @@ class BadInput(PlotTest):
             (("--measure", "set"), "takes a column of numbers"),
             (("--set", "moon"), "no evaluations of the set 'moon', but of test"),
             (("--smooth", "0"), "--smooth"),
+            (("--y", "0.5,0.5", "-p", "quality"), "--y 0.5,0.5 must be two numbers"),
+            (("--y", "0.9,0.5", "-p", "quality"), "the smaller one first"),
+            (("--y", "0,1,2", "-p", "quality"), "--y 0,1,2"),
+            (("--y", "0,inf", "-p", "quality"), "--y 0,inf"),
+            (("--y", "0,1"), "the picture summary does not use --y"),
             (("--from", "5", "--to", "2"), "nothing between"),
             (("--from", "1e9"), "the run ends at"),
             (("--clients", "0,x"), "--clients 0,x"),
@@ -306,6 +311,14 @@ class DrawnValues(PlotTest):
         axes = Figure().add_subplot()
         runs = [espalier_h5.open_run(folder) for folder in folders]
         return plot.PICTURES[picture](axes, runs, plot.View(**view)), axes
+
+    def test_limits_of_the_vertical_axis(self):
+        curves, axes = self.draw("quality", [self.faulty], limits=(0.25, 0.375))
+        self.assertEqual(axes.get_ylim(), (0.25, 0.375))
+        np.testing.assert_array_equal(curves[0].y, self.draw("quality", [self.faulty])[0][0].y)
+        view = plot.view_of(plot.parse(["run", "--y=-1,0.5e1", "-p", "quality"]))
+        figure = plot.figure("quality", [espalier_h5.open_run(self.faulty)], view)
+        self.assertEqual({axes.get_ylim() for axes in figure.axes}, {(-1, 5)})
 
     def test_quality_against_each_axis(self):
         for folder in (self.seeds[1], self.faulty):
