@@ -234,6 +234,15 @@ class Times(RegionsTest):
             expected = 2 * 0.003 + size * 8 / 2e6 + size * 8 / 4e6
             self.assertAlmostEqual(exchanges["arrived_s"][row] - exchanges["sent_s"][row], expected, 6)
 
+    def test_a_version_is_made_when_its_last_merge_is(self):
+        """Without overlap every region has the merged values at that time, over a ring."""
+        run = self.run_ok("made", *self.EQUAL, "--method.name=diloco", "--regions.topology=ring", "--regions.overlap=0")
+        exchanges, made = self.table(run, "exchanges"), self.table(run, "evaluations")
+        for version, time in zip(made["version"], made["virtual_time_s"]):
+            if version < 4:  # the run ends with the last one
+                arrived = exchanges["arrived_s"][exchanges["sent_step"] == 9 * version]
+                np.testing.assert_allclose(time, arrived, rtol=1e-9)
+
     def test_a_slow_region_does_not_stop_the_others_before_the_fragment_is_due(self):
         run = self.run_ok("speeds", "--method.name=diloco", "--regions.overlap=3")
         regions = self.table(run, "regions")

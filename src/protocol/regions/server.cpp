@@ -355,7 +355,7 @@ void RegionsServer::make_versions() {
     const std::int64_t step = (state_.version + 1) * settings_.schedule.period;
     if (step > last_step()) return;
     const auto is_there = [&](const Place& p) {
-      const bool sends = p.step == step && p.job >= 0 && !p.task.sent.empty();
+      const bool sends = p.task.goal == step && p.job >= 0 && !p.task.sent.empty();
       return p.step >= step && !sends;
     };
     const bool any = std::ranges::any_of(places_, is_there);
