@@ -11,8 +11,6 @@ namespace espalier::split {
 namespace {
 
 constexpr std::int64_t kLabelBytes = 4;
-/// Bytes of a label in memory, as ATen has it.
-constexpr auto kLabelInMemory = static_cast<std::int64_t>(sizeof(std::int64_t));
 
 std::int64_t total(std::span<const std::int64_t> sizes) {
   return std::accumulate(sizes.begin(), sizes.end(), std::int64_t{0});
@@ -47,6 +45,11 @@ const TrainingCost& Costs::cost(Cache& cache, const Submodel& part, std::int64_t
 
 std::int64_t Costs::label_bytes(std::int64_t samples) const {
   return samples * experiment_.model.shape.targets() * kLabelBytes;
+}
+
+std::int64_t Costs::labels_in_memory(std::int64_t samples) const {
+  return samples * experiment_.model.shape.targets() *
+         static_cast<std::int64_t>(sizeof(std::int64_t));
 }
 
 std::int64_t Costs::batch_at(const WorkerPlan& worker, std::int64_t iteration) const {
@@ -90,21 +93,26 @@ Nanoseconds Costs::top_time(const DeviceClass& device, std::span<const std::int6
   return compute_time(device, top_steps(sizes));
 }
 
+/// Weights come and go alone; beside a batch there are its features or their gradient as a message.
 std::int64_t Costs::bottom_memory(std::int64_t batch) const {
-  // The features are held as a tensor and as a message, like their gradient later.
-  return bottom(batch).peak_bytes + feature_bytes(batch) +
-         batch * experiment_.model.shape.targets() * kLabelInMemory;
+  const TrainingCost& step = bottom(batch);
+  const std::int64_t messages = feature_bytes(batch) + labels_in_memory(batch);
+  return step.model_bytes + std::max(step.message_bytes, step.activation_bytes + messages);
 }
 
 std::int64_t Costs::top_memory(std::span<const std::int64_t> sizes) const {
   const std::int64_t samples = total(sizes);
-  const std::int64_t largest =
-      parts_.step == TopStep::merged ? samples : *std::ranges::max_element(sizes);
-  // Beside a step: the message with all features, these as a tensor, their gradient as a message,
-  // and the classifiers' logits once more, for the losses of each worker.
-  return top(largest).peak_bytes + 3 * feature_bytes(samples) +
-         samples * experiment_.model.shape.targets() * kLabelInMemory +
-         2 * logits_bytes(experiment_, largest);
+  const bool is_merged = parts_.step == TopStep::merged;
+  const std::int64_t largest = is_merged ? samples : *std::ranges::max_element(sizes);
+  const TrainingCost& step = top(largest);
+  // The features come as a message. In turn, those of all workers and their gradients are there
+  // beside a step on one batch; merged, some logits once more, for the losses of each worker.
+  const std::int64_t beside = is_merged
+                                  ? feature_bytes(samples) + 2 * logits_bytes(experiment_, samples)
+                                  : 3 * feature_bytes(samples);
+  const std::int64_t answering = 4 * feature_bytes(samples);  // both as tensors and as messages
+  return step.model_bytes + std::max({step.message_bytes, answering + labels_in_memory(samples),
+                                      step.activation_bytes + beside + labels_in_memory(samples)});
 }
 
 void Costs::refuse_little_memory(const RoundPlan& plan) const {

@@ -323,7 +323,9 @@ void merge(const Experiment& experiment, const Parts& parts, const Round& round,
     double weight;
   };
   std::vector<Term> terms;
+  std::map<const Submodel*, double> first;  // weights, so that equal ones are exactly 1
   const auto add = [&](const Submodel& part, const Bytes& values, double weight) {
+    weight /= first.try_emplace(&part, weight).first->second;
     const auto dense = plans.buffer_layout(part, Packing::dense);
     terms.push_back(
         {plans.plan(*dense, model.buffer_layout(), nullptr, kTrained), &values, weight});

@@ -57,6 +57,7 @@ class Costs {
  private:
   using Cache = std::map<std::int64_t, TrainingCost>;  // by batch
   const TrainingCost& cost(Cache& cache, const Submodel& part, std::int64_t batch) const;
+  std::int64_t labels_in_memory(std::int64_t samples) const;
   std::vector<Steps> top_steps(std::span<const std::int64_t> sizes) const;
 
   const Experiment& experiment_;
