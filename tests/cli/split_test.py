@@ -104,6 +104,7 @@ class SameValues(SplitTest):
             self.assertIsNone(job.poll())
         job.terminate()
         job.communicate()
+        self.assertFalse(os.path.exists(self.path("runs", "parts", "DONE")))
         self.assert_same(whole, self.run_ok("parts", *more, ranks=2))
 
     def test_more_rounds_later_are_the_same_run(self):
