@@ -146,6 +146,31 @@ keep = 9
 evaluate_every = 1
 """
 
+TINY_SPLIT = """
+[run]
+rounds = 4
+[data]
+name = synthetic
+synthetic_samples = 160
+synthetic_shape = 1, 6, 6
+[model]
+name = mlp
+hidden = 12, 8
+norm = batch
+[clients]
+count = 4
+[train]
+batch = 10
+optimizer = adam
+optimizer_state = keep
+[checkpoint]
+every = 2
+keep = 9
+[record]
+evaluate_every = 1
+iterations = true
+"""
+
 PROTOCOLS = {
     "rounds": Protocol(
         input=TINY,
@@ -268,6 +293,27 @@ PROTOCOLS = {
             ("regions/residents", "", "what is on the ranks of the regions"),
             ("regions/residents/REGION", "varies",
              "state of the region: its model, the shared copy, optimiser, values of fragments under way"),
+        ]),
+    "split": Protocol(
+        input=TINY_SPLIT,
+        runs={
+            "splitfed_v1": ["--method.name=splitfed_v1", "--server.up_mbps=1"],
+        },
+        entries=[
+            ("split", "", "state of the server between two rounds; a round that was interrupted is repeated"),
+            ("split/version", ONE, "version of the model: rounds that have ended"),
+            ("split/now", ONE, "emulated time at which that version was produced, in ns"),
+            ("split/tasks_of", "one per client", "rounds in which the client was a worker"),
+            ("split/server_bytes_up", ONE, "bytes that the server received since the run began"),
+            ("split/server_bytes_down", ONE, "bytes that the server sent since the run began"),
+            ("split/device_bytes", ONE, "bytes that clients sent to clients since the run began"),
+            ("split/bottom_optimizers", "varies", "list of the workers with the kept states of their bottoms' optimisers"),
+            ("split/top_optimizers", "varies", "list of the clusters with the kept states of their tops' optimisers"),
+            ("split/links", "", "queues of the server"),
+            ("split/links/down", ONE, "emulated time at which its outgoing link is free, in ns"),
+            ("split/links/up", ONE, "emulated time at which its incoming link is free, in ns"),
+            ("split/links/processor", ONE, "emulated time at which its processor is free, in ns"),
+            ("split/control", "", "state of the control module; empty for `fixed`"),
         ]),
 }
 

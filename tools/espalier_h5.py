@@ -44,7 +44,8 @@ UNHASHED = ("run.name", "run.dir", "data.dir")
 STATISTICS = (".running_mean", ".running_var")  # entries of a checkpoint's model that are no parameters
 # Every run file has these, and those of its protocol.
 STANDARD = ("evaluations", "clients")
-PROTOCOLS = {"rounds": ("rounds", "tasks"), "regions": ("regions", "exchanges")}
+PROTOCOLS = {"rounds": ("rounds", "tasks"), "regions": ("regions", "exchanges"),
+             "split": ("split_rounds", "clusters", "iterations")}
 
 
 class RunError(Exception):
@@ -59,7 +60,7 @@ class Run:
     `attributes`, `units`, from "table/column" to text, and `protocol`, a key of PROTOCOLS.
 
     In a run of the protocol `regions`, `rounds` has a row for each period that all regions have ended, computed from the
-    tables of the file, and `tasks` is empty."""
+    tables of the file, and `tasks` is empty. So it is in a run of `split`, with a row for each round."""
 
     def __init__(self, path, file):
         self.path = path
@@ -78,6 +79,8 @@ class Run:
         self.rounds, self.tasks = self.tables.get("rounds", {}), self.tables.get("tasks", {})
         if self.protocol == "regions":
             self.rounds = periods(self)
+        elif self.protocol == "split":
+            self.rounds = split_rounds(self)
         self.method = {n.removeprefix("method/"): t for n, t in self.tables.items() if n.startswith("method/")}
 
     @property
@@ -285,6 +288,32 @@ def periods(run):
     whole = ("round", "version", "step", "bytes_down", "bytes_up", "peak_client_bytes")
     run.units.update({"rounds/virtual_time_s": "s", "rounds/bytes_down": "B", "rounds/bytes_up": "B", "rounds/stall_s": "s",
                       "rounds/peak_client_bytes": "B"})
+    return {c: np.array([row[c] for row in rows], dtype=np.int64 if c in whole else float) for c in columns}
+
+
+def split_rounds(run):
+    """The table `rounds` of a run of split training: for each round when its version was there, the workers' mean loss over
+    samples, bytes on the server's links and between devices, and the workers' times."""
+    workers, clusters = run.tables["split_rounds"], run.tables["clusters"]
+    rows = []
+    for number in np.intersect1d(workers["round"], clusters["round"]):
+        mine, own = workers["round"] == number, clusters["round"] == number
+        end = (clusters["ended_s"] + clusters["waiting_s"])[own].max()
+        busy = (workers["compute_s"] + workers["transfer_s"])[mine].sum()
+        # A worker waits for its cluster, and then for the other clusters.
+        waiting = workers["waiting_s"][mine].sum() + (clusters["waiting_s"] * clusters["workers"])[own].sum()
+        idle = waiting + workers["top_s"][mine].sum()
+        rows.append({
+            "round": number, "version": number, "virtual_time_s": end,
+            "train_loss": np.average(workers["train_loss"][mine], weights=workers["samples"][mine]),
+            "bytes_down": clusters["server_bytes_down"][own].sum(), "bytes_up": clusters["server_bytes_up"][own].sum(),
+            "device_bytes": clusters["device_bytes"][own].sum(),
+            "utilisation": busy / (busy + idle) if busy + idle > 0 else np.nan, "waiting_s": waiting,
+            "peak_client_bytes": workers["peak_bytes"][workers["round"] <= number].max()})
+    whole = ("round", "version", "bytes_down", "bytes_up", "device_bytes", "peak_client_bytes")
+    columns = (*whole, "virtual_time_s", "train_loss", "utilisation", "waiting_s")
+    run.units.update({f"rounds/{name}": "s" if name.endswith("_s") else "B" for name in columns
+                      if name.endswith("_s") or "bytes" in name})
     return {c: np.array([row[c] for row in rows], dtype=np.int64 if c in whole else float) for c in columns}
 
 

@@ -172,6 +172,25 @@ def region_lines(run, width, height, signs, is_over):
     return lines
 
 
+def worker_lines(run, width, height, signs, is_over):
+    """What the workers of split training did in the last round, with one line for each: shares of its time. The order of the
+    signs is not that in time."""
+    workers, ends = run.tables["split_rounds"], run.rounds["virtual_time_s"]
+    if len(ends) == 0:
+        return []
+    span = ends[-1] - (ends[-2] if len(ends) > 1 else 0.0)
+    lines = fitted([f"shares of the last round, {duration(span)} of virtual time:",
+                    f"{signs['compute']} computes {signs['upload']} on links {signs['wait']} waits"], width, " ")
+    bar = max(1, min(60, width - 30))
+    rows = np.flatnonzero(workers["round"] == run.rounds["round"][-1])[:max(0, height - len(lines))]
+    for row in rows:
+        counts = [int(round(bar * workers[part][row] / max(span, 1e-12))) for part in ("compute_s", "transfer_s")]
+        cells = (signs["compute"] * counts[0] + signs["upload"] * counts[1]).ljust(bar, signs["wait"])[:bar]
+        share = 100 * (workers["compute_s"][row] + workers["transfer_s"][row]) / max(span, 1e-12)
+        lines.append(f"client {workers['client'][row]:<3} {cells} {share:3.0f} % busy")
+    return lines
+
+
 def last_word(run, rows, is_over):
     """What the last task of a client came to."""
     if len(rows) == 0:
@@ -211,7 +230,8 @@ def screen(run, state, width, height, signs, age_s):
     if done:
         counts = (f": {rounds['updates_merged'][-1]} merged ({rounds['updates_stale'][-1]} stale), "
                   f"{rounds['updates_dropped'][-1]} lost" if "updates_merged" in rounds else
-                  f": stalls of {duration(rounds['stall_s'][-1])}")
+                  f": stalls of {duration(rounds['stall_s'][-1])}" if "stall_s" in rounds else
+                  f": waits of {duration(rounds['waiting_s'][-1])}")
         lines += fitted([f"last {round_word(run)}{counts}", f"training loss {rounds['train_loss'][-1]:.4f}",
                          f"utilisation {100 * rounds['utilisation'][-1]:.0f} %"], width)
     outcomes = run.tasks.get("outcome", np.empty(0, str))
@@ -219,7 +239,7 @@ def screen(run, state, width, height, signs, age_s):
     told = [f"{count} {outcome.replace('_', ' ')}" for outcome, count in failed.items() if count]
     if told:
         lines += fitted(["failed tasks: " + told[0], *told[1:]], width, ", ")
-    draw = region_lines if run.protocol == "regions" else client_lines
+    draw = {"rounds": client_lines, "regions": region_lines, "split": worker_lines}[run.protocol]
     lines += draw(run, width, height - len(lines) - 1, signs, state.is_over)
     return [line[:width] for line in lines[:max(1, height - 1)]]
 

@@ -47,6 +47,8 @@ DASHES = ["-", (0, (5, 1.6)), (0, (1.2, 1.2)), (0, (6, 1.4, 1.2, 1.4))]
 INK, FAINT = "#2b2f33", "#d9dde1"
 SPANS = [("download", "#9ec3de"), ("compute", "#1f4e79"), ("upload", "#e8a15a")]
 UNDER_WAY = "fragment under way"
+SHARES = {"compute": ("computes", COLOURS[0]), "transfer": ("on links", COLOURS[1]), "waiting": ("waits for other workers", FAINT),
+          "top": ("waits for the top", COLOURS[2])}
 REGION_SPANS = [("compute", "#1f4e79"), (UNDER_WAY, "#e8a15a")]
 FAILED = "#b3261e"
 FAILURES = {  # outcome: marker and words
@@ -138,9 +140,11 @@ def table_of(run, table):
 def column(run, table, name):
     """A column as numbers or text; a sentence if the run's protocol has none of this name."""
     columns = table_of(run, table)
-    if run.protocol == "regions" and name not in columns and table in ("rounds", "tasks"):
+    if run.protocol != "rounds" and name not in columns and table in ("rounds", "tasks"):
         what = "tasks" if table == "tasks" else f"column {name}"
-        raise PlotError(f"{run.path} is a run of regions, which have no {what}; this can be drawn of runs with rounds of clients only")
+        kind = {"regions": "regions", "split": "split training"}[run.protocol]
+        have = "have" if run.protocol == "regions" else "has"
+        raise PlotError(f"{run.path} is a run of {kind}, which {have} no {what}; this can be drawn of runs with rounds of clients only")
     if not columns:
         raise PlotError(f"{run.path} has no table /{table}, so there is nothing to draw this from")
     if name not in columns:
@@ -557,8 +561,8 @@ def how_many(drawn, total):
 
 def client_memory(run, view=View()):
     """For each client: number, peak and cap in bytes (cap 0: none), tasks out of memory."""
-    if run.protocol == "regions":
-        return region_memory(run, view)
+    if run.protocol != "rounds":
+        return recorded_memory(run, view)
     client = column(run, "tasks", "client")
     peak, cap = column(run, "tasks", "peak_bytes"), column(run, "tasks", "cap_bytes")
     if "search_peak_bytes" in run.tasks:
@@ -574,21 +578,22 @@ def client_memory(run, view=View()):
     return np.array(rows, dtype=float)
 
 
-def region_memory(run, view):
-    """The same for each region; a region never runs out of memory."""
-    region, peak = column(run, "regions", "region"), column(run, "regions", "peak_bytes")
+def recorded_memory(run, view):
+    """The same for each region or worker, which never run out of memory."""
+    table, name = {"regions": ("regions", "region"), "split": ("split_rounds", "client")}[run.protocol]
+    region, peak = column(run, table, name), column(run, table, "peak_bytes")
     caps = dict(zip(column(run, "clients", "client"), column(run, "clients", "memory_bytes")))
     drawn = chosen_clients(run, view, region)
     rows = [(c, peak[region == c].max(), caps.get(c, 0), 0) for c in drawn if (region == c).any()]
     if not rows:
-        raise NothingToDraw(f"{run.path} has no finished periods yet, so there is no memory to draw")
+        raise NothingToDraw(f"{run.path} has no finished rounds or periods yet, so there is no memory to draw")
     return np.array(rows, dtype=float)
 
 
 def workers(run):
     """Numbers of the clients that had work."""
-    is_regions = run.protocol == "regions"
-    return np.unique(column(run, "regions", "region") if is_regions else column(run, "tasks", "client"))
+    table, name = {"rounds": ("tasks", "client"), "regions": ("regions", "region"), "split": ("split_rounds", "client")}[run.protocol]
+    return np.unique(column(run, table, name))
 
 
 def draw_memory(axis, runs, view):
@@ -824,6 +829,28 @@ def draw_gantt(axis, runs, view):
     return rows
 
 
+def draw_shares(axis, runs, view):
+    """For each worker of split training its time in all rounds, by what it did, of the first run."""
+    run = runs[0]
+    client = column(run, "split_rounds", "client")
+    clients = chosen_clients(run, view, client)
+    if len(clients) == 0:
+        raise NothingToDraw(f"{run.path} has no finished rounds yet, so there is nothing to draw this from")
+    drawn = clients if view.clients else clients[:MAX_LANES]
+    sums = np.array([[column(run, "split_rounds", part + "_s")[client == c].sum() for part in SHARES] for c in drawn])
+    unit, length = time_unit(sums.sum(axis=1).max())
+    begin = np.zeros(len(drawn))
+    for (words, colour), lengths in zip(SHARES.values(), sums.T / length):
+        axis.barh(range(len(drawn)), lengths, left=begin, height=0.62, color=colour, lw=0, label=words)
+        begin += lengths
+    lanes(axis, run, drawn)
+    axis.set_xlim(left=0)
+    axis.set_xlabel(f"virtual time of all rounds ({unit})", loc="left")
+    title(axis, f"What each worker's time went to: {run_names(runs, view)[0]}" + how_many(len(drawn), len(clients)))
+    legend_below(axis, axis.get_legend_handles_labels()[0])
+    return sums
+
+
 def mark_failures(axis, run, shown, lane, handles):
     """Marks tasks that failed within `shown`, (first second, last second, seconds of a unit)."""
     start, end, length = shown
@@ -926,7 +953,8 @@ def summary(runs, view, size=None):
         axes[0, c].sharex(axes[1, c])
         axes[0, c].set_xlabel("")
         axes[0, c].tick_params(labelbottom=False)
-    draw_gantt(figure.add_subplot(grid[2, :]), runs, view)
+    draw_clients = draw_shares if runs[0].protocol == "split" else draw_gantt
+    draw_clients(figure.add_subplot(grid[2, :]), runs, view)
     curve_legend(figure, axes[0, 0], size)
     return figure
 

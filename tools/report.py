@@ -168,10 +168,11 @@ def curves(run):
     def recorded(name):
         return rounds.get(name, none)
 
-    block, ends, (merged, stale, lost, age, oldest, used, holders, fewest, stalls) = thinned(x, [
+    block, ends, (merged, stale, lost, age, oldest, used, holders, fewest, stalls, waits) = thinned(x, [
         (recorded("updates_merged"), np.mean), (recorded("updates_stale"), np.mean), (recorded("updates_dropped"), np.mean),
         (recorded("staleness_mean"), np.mean), (recorded("staleness_max"), np.max), (100 * rounds["utilisation"], np.mean),
-        (recorded("coverage_mean"), np.mean), (recorded("coverage_min"), np.min), (recorded("stall_s"), np.mean)])
+        (recorded("coverage_mean"), np.mean), (recorded("coverage_min"), np.min), (recorded("stall_s"), np.mean),
+        (recorded("waiting_s"), np.mean)])
     over = f"; over {block} {word_of(run)}s each" if block > 1 else ""
     pictures = [
         curve("Perplexity" if column == "perplexity" else "Accuracy", label, of_sets(column),
@@ -184,6 +185,7 @@ def curves(run):
         curve("Coverage", label, [("mean", 1, False, ends, holders), ("minimum", 2, True, ends, fewest)],
               "updates per parameter" + over, True),
         curve("Stalls", label, [("all regions", 4, False, ends, stalls)], "s in a period" + over, True),
+        curve("Waiting", label, [("all workers", 4, False, ends, waits)], "s in a round" + over, True),
         curve("Traffic, in sum", label, [("down", 1, False, x, np.cumsum(rounds["bytes_down"]) * mega),
                                          ("up", 2, True, x, np.cumsum(rounds["bytes_up"]) * mega)], "MB", True),
         curve("Largest memory of a client", label, [("peak", 1, False, x, rounds["peak_client_bytes"] * mega)], "MB", True),
@@ -351,6 +353,27 @@ def region_table(run):
     return f'<table class="cards"><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table>'
 
 
+def worker_table(run):
+    """What each worker of split training did, as a table."""
+    workers = run.tables["split_rounds"]
+    lines = []
+    for client, device, cap in zip(*(run.clients[c].tolist() for c in ("client", "device", "memory_bytes"))):
+        mine = workers["client"] == client
+        peak, loss = workers["peak_bytes"][mine].max(initial=0), workers["train_loss"][mine]
+        batch = workers["batch"][mine]
+        cells = [("client", f"<b>{client}</b>"), ("device", escaped(str(device))), ("rounds", number(int(mine.sum()))),
+                 ("last batch", number(int(batch[-1])) if len(batch) else "–"),
+                 ("iterations", number(int(workers["iterations"][mine].sum()))), ("samples", number(int(workers["samples"][mine].sum()))),
+                 ("training loss", number(loss[-1], 4) if len(loss) else "–"),
+                 *((word, duration(workers[column][mine].sum())) for word, column in (
+                     ("computes", "compute_s"), ("on links", "transfer_s"), ("waits for workers", "waiting_s"), ("waits for the top", "top_s"))),
+                 ("up", size(workers["bytes_up"][mine].sum())), ("down", size(workers["bytes_down"][mine].sum())),
+                 ("peak memory", (size(peak) if peak else "–") + (f" of {size(cap)}" if cap else ""))]
+        lines.append("<tr>" + "".join(f'<td data-label="{label}"><div>{cell}</div></td>' for label, cell in cells) + "</tr>")
+    head = "".join(f"<th>{label}</th>" for label, _ in cells) if lines else ""
+    return f'<table class="cards"><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table>'
+
+
 def outcome_totals(run):
     outcomes = run.tasks["outcome"]
     counted = [(o, int((outcomes == o).sum())) for o in outcomes_of(run)]
@@ -385,7 +408,9 @@ def facts(run):
                      f"rate {escaped(config.get('train.lr', '?'))}, schedule {escaped(config.get('train.schedule', '?'))}"),
         ("Exchanges", given(*(f"regions.{o}" for o in ("fragments", "fragment_count", "overlap", "schedule", "sends", "codec", "arrival",
                               "topology", "outer", "outer_lr"))).replace("regions.", "") if run.protocol == "regions" else ""),
-        ("Window", "" if run.protocol == "regions" else given("window.min_updates", "window.grace_s", "window.deadline_s", "window.max_staleness", "window.stale",
+        ("Split", given(*(f"split.{o}" for o in ("cut", "control", "clusters", "top", "iterations", "host"))).replace("split.", "")
+                  if run.protocol == "split" else ""),
+        ("Window", "" if run.protocol != "rounds" else given("window.min_updates", "window.grace_s", "window.deadline_s", "window.max_staleness", "window.stale",
                          "window.release").replace("window.", "")),
         ("Clock", escaped(config.get("clock.kind", "?"))),
         ("Seed", escaped(config.get("run.seed", "?"))),
@@ -431,7 +456,7 @@ def tiles(run):
     done, total = len(rounds["round"]), run.config.get("run.rounds", "?")
     shown.append((word_of(run) + "s", number(done), f"of {total}"))
     if done:
-        wall = f"{duration(rounds['wall_time_s'][-1])} on this machine" if "wall_time_s" in rounds else f"{number(int(rounds['step'][-1]))} steps"
+        wall = f"{duration(rounds['wall_time_s'][-1])} on this machine" if "wall_time_s" in rounds else f"{number(int(rounds['step'][-1]))} steps" if "step" in rounds else "of the emulated devices"
         shown.append(("virtual time", duration(rounds["virtual_time_s"][-1]), wall))
         shown.append(("traffic", size(rounds["bytes_down"].sum() + rounds["bytes_up"].sum()),
                       f"{size(rounds['bytes_down'].sum())} down, {size(rounds['bytes_up'].sum())} up"))
@@ -444,6 +469,8 @@ def tiles(run):
         outcomes = run.tasks["outcome"]
         failed = int(np.isin(outcomes, FAILURES).sum())
         shown.append(("failed tasks", number(failed), f"of {number(len(outcomes))}"))
+    elif done and run.protocol == "split":
+        shown.append(("waiting", duration(rounds["waiting_s"].sum()), "of all workers"))
     elif done:
         shown.append(("stalls", duration(rounds["stall_s"].sum()), "of all regions"))
     return '<div class="tiles">' + "".join(
@@ -541,6 +568,8 @@ def page(run, path, state, max_clients):
         script = file.read()
     if run.protocol == "regions":
         own = [("What each region did", region_table(run))]
+    elif run.protocol == "split":
+        own = [("What each worker did", worker_table(run))]
     else:
         chart = CHART if len(run.tasks["task"]) else '<p class="none">No task is recorded yet.</p>'
         own = [("What each client did when", chart), ("Outcomes", outcome_totals(run) + outcome_table(run, max_clients))]

@@ -56,7 +56,7 @@ ROUND_METRICS = {
     "updates/lost": ("updates_dropped", 1), "staleness/mean": ("staleness_mean", 1), "staleness/max": ("staleness_max", 1),
     "coverage/mean": ("coverage_mean", 1), "coverage/min": ("coverage_min", 1), "clients/utilisation": ("utilisation", 1),
     "clients/peak_MB": ("peak_client_bytes", 1e-6), "traffic/down_MB": ("bytes_down", 1e-6), "traffic/up_MB": ("bytes_up", 1e-6),
-    "regions/stall_s": ("stall_s", 1), "training/step": ("step", 1), "time/virtual_s": ("virtual_time_s", 1), "time/wall_s": ("wall_time_s", 1),
+    "regions/stall_s": ("stall_s", 1), "split/waiting_s": ("waiting_s", 1), "traffic/devices_MB": ("device_bytes", 1e-6), "training/step": ("step", 1), "time/virtual_s": ("virtual_time_s", 1), "time/wall_s": ("wall_time_s", 1),
 }
 EVALUATION_METRICS = ("loss", "top1", "top5", "perplexity")
 
@@ -369,11 +369,24 @@ def task_events(run, tracks):
     return events
 
 
+def worker_events(run, tracks):
+    """A slice for each round of each worker of split training, with the times of its parts."""
+    workers, events = run.tables["split_rounds"], []
+    begins, ends = nanoseconds(workers["begun_s"]).tolist(), nanoseconds(workers["ended_s"]).tolist()
+    for i, (begin, end) in enumerate(zip(begins, ends)):
+        client = int(workers["client"][i])
+        tracks[CLIENTS, client] = f"client {client}"
+        times = {name: float(workers[name][i]) for name in ("compute_s", "transfer_s", "waiting_s", "top_s")}
+        events.append(slice_of(CLIENTS, client, f"round {workers['round'][i]}", begin, end, batch=int(workers["batch"][i]), **times))
+    return events
+
+
 def trace_events(run):
     """All events of the trace, in the order of their times; times are emulated microseconds."""
     rounds, seen, tracks = run.rounds, run.evaluations, {}
     is_regions = run.protocol == "regions"
-    events = region_events(run, tracks) if is_regions else task_events(run, tracks)
+    events_of = {"rounds": task_events, "regions": region_events, "split": worker_events}[run.protocol]
+    events = events_of(run, tracks)
     ends = nanoseconds(rounds["virtual_time_s"])
     for i, end in enumerate(ends.tolist()):
         begin = int(ends[i - 1]) if i else 0

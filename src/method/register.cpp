@@ -17,6 +17,7 @@
 #include "espalier/method/masks.h"
 #include "espalier/method/prunefl.h"
 #include "espalier/method/ramfed.h"
+#include "espalier/method/splitfed.h"
 #include "espalier/protocol/rounds/protocol.h"
 
 namespace espalier {
@@ -54,8 +55,18 @@ const regions::Catalogue& regions_catalogue() {
   return all;
 }
 
+const split::Catalogue& split_catalogue() {
+  static const split::Catalogue all = [] {
+    split::Catalogue c;
+    split::register_splitfed(c);
+    return c;
+  }();
+  return all;
+}
+
 std::vector<Protocol> protocols() {
-  return {rounds::protocol(rounds_catalogue()), regions::protocol(regions_catalogue())};
+  return {rounds::protocol(rounds_catalogue()), regions::protocol(regions_catalogue()),
+          split::protocol(split_catalogue())};
 }
 
 }  // namespace espalier

@@ -76,6 +76,11 @@ std::span<const std::int64_t> Trainer::next_batch() {
   return batch;
 }
 
+/// A stream of the present batch.
+Stream Trainer::batch_stream(Purpose purpose) const {
+  return {experiment_.seed, purpose, client_, nth_task_, steps_};
+}
+
 double Trainer::train_batch(LocalObjective& objective, const LocalTask& task) {
   const double sum = compute_gradient(objective, task);
   update();
@@ -85,13 +90,10 @@ double Trainer::train_batch(LocalObjective& objective, const LocalTask& task) {
 double Trainer::compute_gradient(LocalObjective& objective, const LocalTask& task) {
   const auto batch = next_batch();
   const std::int64_t size = std::ssize(batch);
-  const auto stream = [&](Purpose purpose) {
-    return Stream(experiment_.seed, purpose, client_, nth_task_, steps_);
-  };
   // One stream for all parts of a batch, so that the division into parts does not change the
   // augmentation.
-  Stream augment = stream(kAugment);
-  Stream random = stream(kDropout);
+  Stream augment = batch_stream(kAugment);
+  Stream random = batch_stream(kDropout);
   Context context;
   context.mode = Mode::train;
   context.random = &random;
@@ -125,6 +127,22 @@ double Trainer::compute_gradient(LocalObjective& objective, const LocalTask& tas
   samples_ += size;
   loss_samples_ += size;
   return sum;
+}
+
+Batch Trainer::forward_batch() {
+  const auto batch = next_batch();
+  Stream augment = batch_stream(kAugment);
+  Stream random = batch_stream(kDropout);
+  Context context;
+  context.mode = Mode::train;
+  context.random = &random;
+  parameters_.zero_gradients();
+  Batch data{experiment_.data.train->inputs(batch, &augment),
+             experiment_.data.train->labels(batch)};
+  data.inputs = forward(experiment_.model, parameters_, data.inputs, context);
+  ++steps_;
+  samples_ += std::ssize(batch);
+  return data;
 }
 
 void Trainer::update() {

@@ -1,7 +1,7 @@
 #pragma once
-// A protocol defines how server and clients communicate: round by round, by split training, or with
-// clients that never wait. The engine runs any protocol: the protocol declares and checks its
-// options, registers the jobs of its clients, and runs the conversation on rank 0.
+// A protocol defines how server and clients communicate: round by round, batch by batch on a model
+// cut in two, or with clients that never wait. The engine runs any protocol: the protocol declares
+// and checks its options, registers the jobs of its clients, and runs the conversation on rank 0.
 // method/register.cpp lists all protocols, and nothing else in the program names one.
 
 #include <cstdint>

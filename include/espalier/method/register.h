@@ -6,6 +6,7 @@
 #include "espalier/engine/protocol.h"
 #include "espalier/protocol/regions/protocol.h"
 #include "espalier/protocol/rounds/catalogue.h"
+#include "espalier/protocol/split/protocol.h"
 
 namespace espalier {
 
@@ -13,6 +14,8 @@ namespace espalier {
 const rounds::Catalogue& rounds_catalogue();
 /// Every method of `regions`.
 const regions::Catalogue& regions_catalogue();
+/// Every method and control module of `split`.
+const split::Catalogue& split_catalogue();
 
 std::vector<Protocol> protocols();
 

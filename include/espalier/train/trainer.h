@@ -50,6 +50,9 @@ class Trainer {
   /// gradient in parameters().gradients(), which may have been replaced.
   double compute_gradient(LocalObjective& objective, const LocalTask& task);
   void update();
+  /// For the bottom of a split model: the forward pass of the next batch, in one part, for which
+  /// the gradients are zeroed. The inputs of the result are the bottom's outputs, with their graph.
+  Batch forward_batch();
   /// Frees weights and optimiser; the order of samples continues.
   void release();
 
@@ -59,6 +62,8 @@ class Trainer {
   /// Whether the next batch begins a new epoch.
   bool is_between_epochs() const { return position_ == std::ssize(order_); }
   void set_learning_rate(double lr) { lr_ = lr; }
+  /// Samples in the following batches.
+  void set_batch(std::int64_t batch) { batch_ = batch; }
   /// The place in the order of samples, not weights, optimiser and losses.
   void archive(Archive& archive);
 
@@ -77,6 +82,7 @@ class Trainer {
 
  private:
   std::span<const std::int64_t> next_batch();
+  Stream batch_stream(Purpose purpose) const;
 
   const Experiment& experiment_;
   std::int64_t client_;

@@ -1,0 +1,28 @@
+#pragma once
+// The two parts of the model, cut at a block boundary: workers train copies of the bottom on their
+// data, a host trains the top on the features that bottoms send. Any model and any boundary, as
+// long as no block of one part uses weights of the other.
+
+#include "espalier/config/config.h"
+#include "espalier/train/experiment.h"
+
+namespace espalier::split {
+
+/// What the top does with the features of its workers' batches.
+enum class TopStep {
+  merged,  ///< one step on all of them as one batch
+  in_turn  ///< one step for each worker's batch, one after the other
+};
+
+struct Parts {
+  int cut = 0;  ///< blocks of the bottom
+  Submodel bottom, top;
+  TopStep step = TopStep::merged;
+  bool random_turns = true;  ///< in_turn: in another order in every iteration, else by client
+};
+/// split.cut, split.top, split.turns.
+void declare_part_options(OptionTable& table);
+/// InputError if the model cannot be cut there, or the training settings do not suit a split model.
+Parts make_parts(const Config& config, const Experiment& experiment);
+
+}  // namespace espalier::split

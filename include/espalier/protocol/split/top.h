@@ -1,0 +1,80 @@
+#pragma once
+// The top of a cluster on a rank, for the time of a round. Its jobs: the first brings the weights,
+// each further one the features of all workers' batches, for which it returns the gradient; the
+// last one returns the weights.
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "espalier/device/memory.h"
+#include "espalier/engine/job.h"
+#include "espalier/engine/resident.h"
+#include "espalier/protocol/split/parts.h"
+#include "espalier/train/trainer.h"
+
+namespace espalier::split {
+
+inline constexpr JobKind kTopJob = job_kind("split.top");
+/// Its endpoint is the number of the cluster.
+inline constexpr ResidentKind kTop = job_kind("split.host");
+
+struct TopTask {
+  enum class Kind : std::int64_t { begin, step, finish };
+  Kind kind = Kind::begin;
+  // With begin:
+  std::int64_t version = 0;
+  std::int64_t memory_bytes = 0;  ///< of the host; 0: not capped
+  Bytes optimizer{};              ///< state of the optimiser, if it is kept
+  // With step. The features of the workers, one after the other, are the payload.
+  std::vector<std::int64_t> samples{};  ///< of each worker
+  std::vector<std::int64_t> order{};    ///< in which the workers' batches are trained in turn
+  std::vector<std::int64_t> shape{};    ///< of one sample's features
+  std::vector<std::int64_t> labels{};   ///< of all samples
+
+  Bytes encode() const;
+  static TopTask decode(const Bytes& bytes);
+};
+
+/// The payload of the answer is the gradient of the features, or the weights.
+struct TopResult {
+  std::vector<double> loss_sums;  ///< of each worker's samples
+  std::int64_t peak_bytes = 0;    ///< of the round so far
+  Bytes optimizer{};              ///< with the weights, if it is kept
+
+  Bytes encode() const;
+  static TopResult decode(const Bytes& bytes);
+};
+
+class Top final : public Resident {
+ public:
+  /// `experiment` and `parts` must outlive it.
+  Top(const Experiment& experiment, const Parts& parts) : experiment_(experiment), parts_(parts) {}
+  void begin(const TopTask& task, const Bytes& weights);
+  /// One step on all batches as one, or one for each. A worker gets the gradient of the mean over
+  /// its own batch.
+  Stepper::Output step(const TopTask& task, const Bytes& features);
+  Stepper::Output finish();
+  /// Rounds are repeated from their beginning.
+  void archive(Archive&) override {}
+
+ private:
+  at::Tensor train_merged(const Batch& batch, const std::vector<Range>& ranges,
+                          std::vector<double>& loss_sums);
+  at::Tensor train_in_turn(const Batch& batch, const std::vector<Range>& ranges,
+                           const std::vector<std::int64_t>& order, std::vector<double>& loss_sums);
+  std::vector<double> train(const Batch& batch, const std::vector<Range>& ranges);
+  at::Tensor loss(const Batch& batch, const Outputs& outputs);
+
+  const Experiment& experiment_;
+  const Parts& parts_;
+  std::shared_ptr<MemoryAccount> account_;
+  std::unique_ptr<Trainer> trainer_;
+  LocalObjective objective_;
+};
+
+/// Adds the jobs and the residents of tops. All arguments must outlive them.
+void add_top_jobs(JobKinds& kinds, Residents& residents, const Experiment& experiment,
+                  std::shared_ptr<const Parts> parts);
+
+}  // namespace espalier::split

@@ -1,0 +1,214 @@
+#include "espalier/protocol/split/top.h"
+
+#include <c10/core/GradMode.h>
+
+#include <numeric>
+
+#include "espalier/base/kill_point.h"
+#include "espalier/protocol/split/bottom.h"
+#include "espalier/protocol/split/tensors.h"
+
+namespace espalier::split {
+namespace {
+
+void archive_task(Archive& archive, TopTask& task) {
+  auto kind = static_cast<std::int64_t>(task.kind);
+  archive.value("kind", kind);
+  task.kind = static_cast<TopTask::Kind>(kind);
+  archive.value("version", task.version);
+  archive.value("memory_bytes", task.memory_bytes);
+  archive.value("optimizer", task.optimizer);
+  archive.value("samples", task.samples);
+  archive.value("order", task.order);
+  archive.value("shape", task.shape);
+  archive.value("labels", task.labels);
+}
+
+void archive_result(Archive& archive, TopResult& result) {
+  archive.value("loss_sums", result.loss_sums);
+  archive.value("peak_bytes", result.peak_bytes);
+  archive.value("optimizer", result.optimizer);
+}
+
+class TopStepper final : public Stepper {
+ public:
+  TopStepper(Top& top, Job job)
+      : top_(top), job_(std::move(job)), task_(TopTask::decode(*job_.head)) {}
+
+  bool step() override {
+    if (done_ == 1) return false;
+    switch (task_.kind) {
+      case TopTask::Kind::begin:
+        top_.begin(task_, *job_.payload);
+        output_ = {to_shared(TopResult().encode()), to_shared({})};
+        break;
+      case TopTask::Kind::step:
+        output_ = top_.step(task_, *job_.payload);
+        break;
+      case TopTask::Kind::finish:
+        output_ = top_.finish();
+        break;
+    }
+    done_ = 1;
+    kill_point("split.top");
+    return true;
+  }
+  Output finish() override { return output_; }
+  std::int64_t steps() const override { return 1; }
+  std::int64_t steps_done() const override { return done_; }
+
+ private:
+  Top& top_;
+  Job job_;
+  TopTask task_;
+  Output output_;
+  std::int64_t done_ = 0;
+};
+
+/// The places of each worker's samples among all.
+std::vector<Range> ranges_of(const std::vector<std::int64_t>& samples) {
+  std::vector<Range> ranges;
+  std::int64_t begin = 0;
+  for (const std::int64_t count : samples) {
+    ranges.push_back({begin, begin + count});
+    begin += count;
+  }
+  return ranges;
+}
+
+at::Tensor rows(const at::Tensor& tensor, const Range& range) {
+  return tensor.narrow(0, range.begin, range.size());
+}
+
+/// [samples], or [samples, positions] of texts with a label at each position.
+at::Tensor labels_of(const DataShape& shape, const at::Tensor& flat) {
+  return shape.targets() == 1 ? flat : flat.view({-1, shape.targets()});
+}
+
+}  // namespace
+
+Bytes TopTask::encode() const { return encoded(*this, archive_task); }
+TopTask TopTask::decode(const Bytes& bytes) { return decoded<TopTask>(bytes, archive_task); }
+Bytes TopResult::encode() const { return encoded(*this, archive_result); }
+TopResult TopResult::decode(const Bytes& bytes) {
+  return decoded<TopResult>(bytes, archive_result);
+}
+
+void Top::begin(const TopTask& task, const Bytes& weights) {
+  trainer_ = std::make_unique<Trainer>(experiment_, 0, 0, task.version);
+  account_ = MemoryAccount::create(task.memory_bytes);
+  const MemoryScope scope(account_);
+  const Charge message(*account_, std::ssize(weights));
+  trainer_->place(experiment_.model.layout, parts_.top, weights);
+  trainer_->attach_optimizer();
+  restore_optimizer(experiment_, *trainer_, task.optimizer);
+}
+
+Stepper::Output Top::step(const TopTask& task, const Bytes& message) {
+  const MemoryScope scope(account_);
+  const Charge in(*account_, std::ssize(message));
+  const at::Tensor labels = at::tensor(task.labels, at::kLong);
+  std::vector<std::int64_t> shape = task.shape;
+  shape.insert(shape.begin(),
+               std::accumulate(task.samples.begin(), task.samples.end(), std::int64_t{0}));
+  const Batch batch{tensor_of(message, shape), labels_of(experiment_.model.shape, labels)};
+  TopResult result;
+  const at::Tensor gradient =
+      parts_.step == TopStep::merged
+          ? train_merged(batch, ranges_of(task.samples), result.loss_sums)
+          : train_in_turn(batch, ranges_of(task.samples), task.order, result.loss_sums);
+  Bytes answer = bytes_of(gradient);
+  const Charge out(*account_, std::ssize(answer));
+  result.peak_bytes = account_->peak_bytes();
+  return {to_shared(result.encode()), to_shared(std::move(answer))};
+}
+
+/// The gradient of the features, each worker's times all samples by its own: from the mean over all
+/// samples to that over its own.
+at::Tensor Top::train_merged(const Batch& batch, const std::vector<Range>& ranges,
+                             std::vector<double>& loss_sums) {
+  const Batch all{batch.inputs.detach().requires_grad_(), batch.labels};
+  loss_sums = train(all, ranges);
+  at::Tensor gradient = all.inputs.grad();
+  if (ranges.size() == 1) return gradient;
+  const auto samples = static_cast<double>(batch.inputs.size(0));
+  for (const Range& range : ranges) {
+    rows(gradient, range).mul_(samples / static_cast<double>(range.size()));
+  }
+  return gradient;
+}
+
+at::Tensor Top::train_in_turn(const Batch& batch, const std::vector<Range>& ranges,
+                              const std::vector<std::int64_t>& order,
+                              std::vector<double>& loss_sums) {
+  at::Tensor gradient = at::empty_like(batch.inputs);
+  loss_sums.resize(ranges.size());
+  for (const std::int64_t worker : order) {
+    const auto i = static_cast<std::size_t>(worker);
+    const Range& range = ranges[i];
+    const Batch own{rows(batch.inputs, range).detach().requires_grad_(), rows(batch.labels, range)};
+    loss_sums[i] = train(own, {{0, range.size()}})[0];
+    rows(gradient, range).copy_(own.inputs.grad());
+  }
+  return gradient;
+}
+
+/// One step on a batch, whose inputs get their gradient. Returns the sum of the losses of each
+/// range of samples.
+std::vector<double> Top::train(const Batch& batch, const std::vector<Range>& ranges) {
+  Context context;
+  context.mode = Mode::train;
+  Outputs outputs;
+  context.exits = &outputs.exits;
+  trainer_->parameters().zero_gradients();
+  outputs.logits =
+      espalier::forward(experiment_.model, trainer_->parameters(), batch.inputs, context);
+  const at::Tensor mean = loss(batch, outputs);
+  const auto sum_of = [](const at::Tensor& loss, const Range& range) {
+    return loss.item<double>() * static_cast<double>(range.size());
+  };
+  std::vector<double> sums;
+  if (ranges.size() == 1) {
+    sums.push_back(sum_of(mean, ranges[0]));
+  } else {
+    const c10::NoGradGuard no_graph;
+    for (const Range& range : ranges) {
+      Outputs own{rows(outputs.logits, range), {}};
+      for (const at::Tensor& exit : outputs.exits) own.exits.push_back(rows(exit, range));
+      sums.push_back(sum_of(loss({{}, rows(batch.labels, range)}, own), range));
+    }
+  }
+  outputs = {};
+  mean.backward();
+  trainer_->update();
+  return sums;
+}
+
+at::Tensor Top::loss(const Batch& batch, const Outputs& outputs) {
+  LocalTask local;
+  local.submodel = parts_.top;
+  return objective_.loss({experiment_, trainer_->parameters(), local}, batch, outputs);
+}
+
+Stepper::Output Top::finish() {
+  const auto dense = experiment_.plans->buffer_layout(parts_.top, Packing::dense);
+  const Charge message(*account_, payload_bytes(*dense));
+  TopResult result;
+  result.peak_bytes = account_->peak_bytes();
+  result.optimizer = optimizer_state(experiment_, *trainer_);
+  const auto weights = pack_payload(*experiment_.plans, trainer_->parameters(), *dense);
+  trainer_.reset();
+  return {to_shared(result.encode()), weights};
+}
+
+void add_top_jobs(JobKinds& kinds, Residents& residents, const Experiment& experiment,
+                  std::shared_ptr<const Parts> parts) {
+  residents.add(
+      kTop, [&experiment, parts](Endpoint) { return std::make_unique<Top>(experiment, *parts); });
+  kinds.add(kTopJob, [&residents](Job job) {
+    Top& top = residents.at<Top>(kTop, job.endpoint);
+    return std::make_unique<TopStepper>(top, std::move(job));
+  });
+}
+
+}  // namespace espalier::split

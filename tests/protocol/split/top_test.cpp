@@ -1,0 +1,79 @@
+// The steps of a top, without a server.
+
+#include "espalier/protocol/split/top.h"
+
+#include <ATen/Parallel.h>
+#include <gtest/gtest.h>
+
+#include <numeric>
+
+#include "espalier/protocol/split/tensors.h"
+#include "scene.h"
+
+namespace espalier::split {
+namespace {
+
+/// A top with weights of the scene.
+class OneTop {
+ public:
+  explicit OneTop(const Scene& s) : scene_(s), top_(s.experiment, *s.parts) {
+    at::set_num_threads(1);
+    top_.begin(TopTask(), *s.weights(s.parts->top));
+  }
+  /// The gradient of the features of workers with these batches, which are parts of one list of
+  /// samples from `first` on. The losses go to `sums`.
+  at::Tensor step(std::vector<std::int64_t> samples, std::int64_t first = 0,
+                  std::vector<std::int64_t> order = {}, std::vector<double>* sums = nullptr) {
+    const std::int64_t count = std::accumulate(samples.begin(), samples.end(), std::int64_t{0});
+    const at::Tensor features =
+        at::sin(at::arange(first * 12, (first + count) * 12, at::kFloat)).view({count, 12});
+    TopTask task{
+        .kind = TopTask::Kind::step, .samples = std::move(samples), .order = std::move(order)};
+    task.shape = {12};
+    for (std::int64_t i = first; i < first + count; ++i) task.labels.push_back(i * i % 10);
+    const Stepper::Output output = top_.step(task, bytes_of(features));
+    if (sums != nullptr) *sums = TopResult::decode(*output.head).loss_sums;
+    return tensor_of(*output.payload, {count, 12});
+  }
+  Bytes weights() { return *top_.finish().payload; }
+
+ private:
+  const Scene& scene_;
+  Top top_;
+};
+
+double largest_difference(const at::Tensor& a, const at::Tensor& b) {
+  return (a - b).abs().max().item<double>();
+}
+
+TEST(Top, ReturnsEachWorkerTheGradientOfItsOwnBatch) {
+  const Scene s = scene_of("");
+  std::vector<double> sums;
+  const at::Tensor merged = OneTop(s).step({5, 1, 3}, 0, {}, &sums);
+  std::int64_t first = 0;
+  for (std::size_t i = 0; const std::int64_t count : {5, 1, 3}) {
+    std::vector<double> own;
+    const at::Tensor alone = OneTop(s).step({count}, first, {}, &own);
+    EXPECT_GT(alone.abs().max().item<double>(), 0.01);
+    EXPECT_LT(largest_difference(merged.narrow(0, first, count), alone), 1e-6);
+    EXPECT_NEAR(sums[i++], own[0], 1e-5);
+    first += count;
+  }
+}
+
+TEST(Top, StepsInTheGivenOrder) {
+  const Scene s = scene_of("[split]\ntop = in_turn\n");
+  OneTop both(s), second_first(s), one_by_one(s);
+  const at::Tensor gradient = both.step({4, 2}, 0, {1, 0});
+  const at::Tensor of_second = one_by_one.step({2}, 4, {0});
+  const at::Tensor of_first = one_by_one.step({4}, 0, {0});
+  EXPECT_EQ(largest_difference(gradient.narrow(0, 4, 2), of_second), 0);
+  EXPECT_EQ(largest_difference(gradient.narrow(0, 0, 4), of_first), 0);
+  EXPECT_GT(largest_difference(second_first.step({4, 2}, 0, {0, 1}), gradient), 1e-4);
+  const Bytes weights = both.weights();
+  EXPECT_EQ(weights, one_by_one.weights());
+  EXPECT_NE(weights, second_first.weights());
+}
+
+}  // namespace
+}  // namespace espalier::split
