@@ -94,6 +94,20 @@ class SameValues(RegionsTest):
                     self.assertEqual(done.returncode, 137, done.stdout + done.stderr)
                     self.assert_same(one, self.run_ok(name, *more, ranks=ranks))
 
+    def test_a_star_and_a_ring_give_the_same_values(self):
+        """With tau a multiple of the distance of two slots, regions that wait for a fragment at the end of a period send the next
+        one only when it has arrived; the version waits for it."""
+        runs = [self.run_ok(topology, "--clients.fleet=4*fast", "--device.fast.gflops=0.02", "--model.hidden=100,100,20",
+                            "--data.synthetic_samples=112", "--regions.sends=4", "--regions.overlap=4", "--record.evaluate_every=1",
+                            f"--regions.topology={topology}") for topology in ("ring", "star")]
+        self.assert_equal_models(*runs)
+        ring, star = (self.table(run, "exchanges") for run in runs)
+        self.assertEqual(star["sent_step"].max(), 32)
+        np.testing.assert_array_equal(*(self.column(run, "loss", "evaluations") for run in runs))
+        for name in ("exchange", "fragment", "region", "sent_step", "norm", "weight"):
+            a, b = (t[name][np.lexsort((t["region"], t["exchange"]))] for t in (ring, star))
+            np.testing.assert_array_equal(a, b, name)
+
     def test_more_periods_later_are_the_same_run(self):
         whole = self.run_ok("whole", "--run.horizon=4")
         self.run_ok("parts", "--run.horizon=4", "--run.rounds=2", ranks=2)
