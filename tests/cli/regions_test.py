@@ -94,6 +94,20 @@ class SameValues(RegionsTest):
                     self.assertEqual(done.returncode, 137, done.stdout + done.stderr)
                     self.assert_same(one, self.run_ok(name, *more, ranks=ranks))
 
+    def test_a_star_and_a_ring_give_the_same_values(self):
+        """With tau a multiple of the distance of two slots, regions that wait for a fragment at the end of a period send the next
+        one only when it has arrived; the version waits for it."""
+        runs = [self.run_ok(topology, "--clients.fleet=4*fast", "--device.fast.gflops=0.02", "--model.hidden=100,100,20",
+                            "--data.synthetic_samples=112", "--regions.sends=4", "--regions.overlap=4", "--record.evaluate_every=1",
+                            f"--regions.topology={topology}") for topology in ("ring", "star")]
+        self.assert_equal_models(*runs)
+        ring, star = (self.table(run, "exchanges") for run in runs)
+        self.assertEqual(star["sent_step"].max(), 32)
+        np.testing.assert_array_equal(*(self.column(run, "loss", "evaluations") for run in runs))
+        for name in ("exchange", "fragment", "region", "sent_step", "norm", "weight"):
+            a, b = (t[name][np.lexsort((t["region"], t["exchange"]))] for t in (ring, star))
+            np.testing.assert_array_equal(a, b, name)
+
     def test_more_periods_later_are_the_same_run(self):
         whole = self.run_ok("whole", "--run.horizon=4")
         self.run_ok("parts", "--run.horizon=4", "--run.rounds=2", ranks=2)
@@ -321,6 +335,28 @@ class Faults(RegionsTest):
         # If no region is ever there, the run ends with a sentence.
         self.assert_refused(2, "no region is available", "run", self.input, "--run.name=nobody",
                             "--device.fast.availability=1e-12", "--device.slow.availability=1e-12")
+
+    def test_no_fragment_is_chosen_again_when_all_regions_were_away(self):
+        """The region that is back first goes on where fragments have been chosen, even if it was behind."""
+        run = self.run_ok("away", "--clients.count=3", "--clients.fleet=2*fast, slow", "--device.fast.availability=0.3",
+                          "--device.slow.availability=0.3", "--clients.availability_period_s=0.3", "--run.rounds=8",
+                          "--regions.sends=4")
+        exchanges, regions = self.table(run, "exchanges"), self.table(run, "regions")
+        sent = exchanges["sent_step"] >= 0
+        order = np.argsort(exchanges["exchange"][sent], kind="stable")
+        self.assertTrue((np.diff(exchanges["sent_step"][sent][order]) >= 0).all())
+        self.assert_every_step_has_a_row(regions, 8)
+
+    def test_regions_that_have_just_joined_may_send_before_a_step(self):
+        """They fail at a step after which a fragment is applied and another is sent. By tokens they all weigh nothing."""
+        for weights in ("tokens", "tokens_per_step"):
+            run = self.run_ok(weights, "--method.name=streaming_diloco", "--regions.fragment_count=4", f"--regions.weights={weights}",
+                              "--clients.count=2", "--clients.fleet=2*fast", "--faults.crash=0.8", "--run.rounds=8",
+                              "--run.seed=4", "--data.synthetic_samples=60")
+            exchanges = self.table(run, "exchanges")
+            sent = (exchanges["sent_step"] >= 0) & ~np.isnan(exchanges["arrived_s"])
+            for number in np.unique(exchanges["exchange"][sent]):
+                self.assertAlmostEqual(exchanges["weight"][exchanges["exchange"] == number].sum(), 1, 12)
 
     def test_a_late_region_takes_longer_and_nothing_else_changes(self):
         late = self.run_ok("late", "--faults.late=1", "--faults.late_factor=3", "--faults.clients=2")

@@ -1,5 +1,7 @@
 #include "espalier/protocol/regions/merge.h"
 
+#include <algorithm>
+
 #include "espalier/train/experiment.h"
 
 namespace espalier::regions {
@@ -17,7 +19,7 @@ double weight_of(const Experiment& experiment, Weights weights, const Exchange& 
     case Weights::tokens:
       return tokens;
     case Weights::tokens_per_step:
-      return tokens * tokens / static_cast<double>(exchange.steps[i]);
+      return exchange.steps[i] > 0 ? tokens * tokens / static_cast<double>(exchange.steps[i]) : 0;
   }
   return 1;
 }
@@ -35,6 +37,11 @@ double merge_exchange(const Experiment& experiment, Weights weights,
   for (const std::int64_t region : members) {
     contributions.push_back({&exchange.values[static_cast<std::size_t>(region)],
                              weight_of(experiment, weights, exchange, region)});
+  }
+  const auto weighs = [](const Contribution& c) { return c.weight > 0; };
+  if (std::ranges::none_of(contributions, weighs)) {
+    // Regions that have just taken the shared copy have trained nothing yet.
+    for (Contribution& contribution : contributions) contribution.weight = 1;
   }
   SharedCopy::Merged merged = shared.merge(exchange.fragment, exchange.slot, contributions);
   for (std::size_t k = 0; k < members.size(); ++k) {

@@ -59,10 +59,12 @@ Places::Places(const Experiment& experiment, const ServerSettings& settings, Run
   clock_ = make_clock(clock, run.pool(), run.real_time());
 }
 
-std::optional<std::int64_t> Places::foremost() const {
-  std::optional<std::int64_t> step;
+std::int64_t Places::foremost() const {
+  const auto is_present = [](const Place& place) { return place.is_present != 0; };
+  const bool any = std::ranges::any_of(places_, is_present);
+  std::int64_t step = 0;
   for (const Place& place : places_) {
-    if (place.is_present != 0) step = std::max(step.value_or(0), place.step);
+    if (!any || is_present(place)) step = std::max(step, place.step);
   }
   return step;
 }
@@ -202,7 +204,7 @@ std::optional<Nanoseconds> Places::leave(std::int64_t region, Nanoseconds now, b
 
 void Places::join(std::int64_t region, Nanoseconds now) {
   Place& p = at(region);
-  pass(region, std::max(p.step, foremost().value_or(0)), now, false);
+  pass(region, std::max(p.step, foremost()), now, false);
   p.is_present = p.must_join = 1;
   ++p.joins;
   p.time = now;

@@ -354,17 +354,16 @@ void RegionsServer::make_versions() {
   while (true) {
     const std::int64_t step = (state_.version + 1) * settings_.schedule.period;
     if (step > last_step()) return;
-    const auto is_there = [&](const Place& p) {
-      const bool sends = p.task.goal == step && p.job >= 0 && !p.task.sent.empty();
-      return p.step >= step && !sends;
-    };
+    const auto is_there = [&](const Place& p) { return p.step >= step; };
     const bool any = std::ranges::any_of(places_, is_there);
     const bool all = std::ranges::all_of(
         places_, [&](const Place& p) { return p.is_present == 0 || is_there(p); });
+    // Regions that wait for a fragment may not have sent yet what they send after this step.
+    const bool is_chosen = schedule_.next_slot(step - 1) != step || slots_.contains(step);
     const bool are_merged = std::ranges::none_of(exchanges_, [&](const auto& item) {
       return item.second.slot <= step && item.second.is_merged == 0;
     });
-    if (!any || !all || !are_merged) return;
+    if (!any || !all || !is_chosen || !are_merged) return;
     ++state_.version;
     state_.made = state_.now;
     run_.report({state_.version, state_.now, places_.period_loss()});

@@ -132,9 +132,11 @@ SharedCopy::Merged SharedCopy::merge(std::int64_t index, std::int64_t step,
   std::vector<double> mean(size, 0.0);
   double all = 0;
   double weights = 0;
-  const double first = contributions.front().weight;
+  const double first = std::ranges::find_if(contributions, [](const Contribution& c) {
+                         return c.weight > 0;
+                       })->weight;
   for (Contribution& contribution : contributions) {
-    // Divide by the first weight, so that equal weights are exactly 1.
+    // Divide by the first weight that is not 0, so that equal weights are exactly 1.
     const double weight = contribution.weight / first;
     all += weight;
     weights += contribution.weight;

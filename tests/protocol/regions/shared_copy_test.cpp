@@ -149,6 +149,15 @@ TEST(SharedCopy, RadialMeanIsTheFormula) {
   }
 }
 
+TEST(SharedCopy, ARegionOfWeightZeroChangesNothing) {
+  for (const char* more : {kRadial, "[regions]\nouter = sgd\nouter_lr = 1\n"}) {
+    Copy with(more), without(more);
+    const std::size_t size = with.values().size();
+    const auto a = noise(size, 1), b = noise(size, 2), c = noise(size, 3);
+    EXPECT_EQ(with.merge({a, b, c}, {0, 2, 3}), without.merge({b, c}, {2, 3}));
+  }
+}
+
 TEST(SharedCopy, DirectionsThatCancelFallBackToTheMean) {
   Copy copy(kRadial);
   const std::vector<float> first = copy.values();

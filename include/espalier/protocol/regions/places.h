@@ -61,8 +61,9 @@ class Places {
   Clock& clock() { return *clock_; }
   /// Mean training loss of the last period that a region ended.
   double period_loss() const { return period_loss_; }
-  /// The largest step of a region that is present; none if there is no such region.
-  std::optional<std::int64_t> foremost() const;
+  /// The largest step of a region that is present; if none is, the largest that any has reached,
+  /// because fragments were chosen up to there.
+  std::int64_t foremost() const;
 
   /// Of the fastest region, in emulated time.
   Nanoseconds shortest_step() const;
