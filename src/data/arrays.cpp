@@ -175,19 +175,33 @@ void check_finite(const Array& x) {
   });
 }
 
-/// Bytes are pixels, and divided by 255, if a sample has rows and columns.
-bool are_pixels(const Array& x) { return x.element == Element::u8 && x.shape.size() > 2; }
+/// The shape that a model gets for numbers whose samples have the extents `shape` in the file: grey
+/// images get their channel. If the model takes signals, one row is a signal of one channel, and
+/// several are the channels of one.
+std::vector<std::int64_t> shape_of_numbers(std::vector<std::int64_t> shape, const Config& config) {
+  const bool signals =
+      model_families().get(config.text("model.name")).value.takes == Takes::signals;
+  if (shape.empty()) shape = {1};
+  if (shape.size() == (signals ? 1 : 2)) shape.insert(shape.begin(), 1);
+  return shape;
+}
+
+/// Bytes are pixels, and divided by 255, if a sample is an image.
+bool are_pixels(const Array& x, const std::vector<std::int64_t>& shape) {
+  return x.element == Element::u8 && shape.size() > 2;
+}
 
 /// Warns if the rows of a table of bytes may be images.
-void note_of_bytes(const Array& x, const Config& config) {
-  if (x.element != Element::u8 || are_pixels(x) || config.text("data.normalise") != "none") return;
+void note_of_bytes(const Array& x, const std::vector<std::int64_t>& shape, const Config& config) {
+  if (x.element != Element::u8 || are_pixels(x, shape) || config.text("data.normalise") != "none")
+    return;
   const std::uint8_t* end = x.data + x.rows() * x.per_row();
   if (std::none_of(x.data, end, [](std::uint8_t byte) { return byte > 1; })) return;
-  log_note(
-      formatted("{}: bytes of a table are taken as numbers from 0 to 255; bytes of images "
-                "[samples, channels, height, width] are divided by 255; data.normalise = computed "
-                "scales both",
-                x.name));
+  log_note(formatted(
+      "{}: bytes of a table or signal are taken as numbers from 0 to 255; bytes of images "
+      "[samples, channels, height, width] are divided by 255; data.normalise = computed "
+      "scales both",
+      x.name));
 }
 
 struct Rows {
@@ -301,7 +315,7 @@ Normalisation given(const Config& config, std::int64_t channels) {
 
 Normalisation choose_normalisation(const Array& x, const std::vector<std::int64_t>& shape,
                                    const std::vector<std::uint32_t>& rows, const Config& config) {
-  const double unit = are_pixels(x) ? 1.0 / 255 : 1.0;
+  const double unit = are_pixels(x, shape) ? 1.0 / 255 : 1.0;
   const std::int64_t channels = shape[0];
   const std::string kind = config.text("data.normalise");
   if (kind == "none") return {{}, {}, unit};
@@ -410,13 +424,17 @@ DataShape declared_shape(const Config& config) {
   }
   if (shape.sample.size() == 1 && are_tokens(config, "data.array_values")) {
     shape.vocabulary = config.integer("data.vocabulary");
+  } else {
+    shape.sample = shape_of_numbers(shape.sample, config);
   }
   return shape;
 }
 
 Dataset with_stated_shape(Dataset dataset, const Config& config) {
   const std::vector<std::int64_t> stated = stated_shape(config);
-  if (!stated.empty() && stated != dataset.shape.sample) {
+  const bool numbers = dataset.shape.vocabulary == 0;
+  const auto meant = numbers ? shape_of_numbers(stated, config) : stated;
+  if (!stated.empty() && meant != dataset.shape.sample) {
     throw DataError(formatted(
         "{} holds samples of shape {}, and data.shape is {}; correct one of them", dataset.files[0],
         fmt::join(dataset.shape.sample, ", "), fmt::join(stated, ", ")));
@@ -453,10 +471,8 @@ Dataset make_dataset(const std::string& name, const ArraySet& arrays, const Conf
     shape.next_token = labels_of_positions(x, arrays.y);
   } else {
     check_finite(x);
-    note_of_bytes(x, config);
-    if (samples->shape.empty()) samples->shape = {1};
-    // Grey images, of one channel.
-    if (samples->shape.size() == 2) samples->shape.insert(samples->shape.begin(), 1);
+    samples->shape = shape_of_numbers(samples->shape, config);
+    note_of_bytes(x, samples->shape, config);
   }
   if (shape.next_token) {
     check_range(arrays.y, shape.vocabulary, "tokens",

@@ -272,14 +272,16 @@ Members by_client(const Dataset& data, std::int64_t clients) {
   }
   const std::int64_t named =
       *std::max_element(data.client_of.begin(), data.client_of.end()) + std::int64_t{1};
-  if (named != clients) {
+  if (named < clients) {
     throw InputError(
-        formatted("{} names {} clients (0 to {}), but clients.count is {}: set clients.count = {}",
-                  data.name, named, named - 1, clients, named));
+        formatted("clients.count = {} is more than the {} clients (0 to {}) that {} names: set it "
+                  "to at most {}",
+                  clients, named, named - 1, data.name, named));
   }
-  Members lists(static_cast<std::size_t>(clients));
+  Members lists(static_cast<std::size_t>(clients));  // of the first ones that the data names
   for (std::size_t i = 0; i < data.client_of.size(); ++i) {
-    lists[static_cast<std::size_t>(data.client_of[i])].push_back(static_cast<std::int64_t>(i));
+    const auto client = static_cast<std::size_t>(data.client_of[i]);
+    if (client < lists.size()) lists[client].push_back(static_cast<std::int64_t>(i));
   }
   for (std::int64_t client = 0; client < clients; ++client) {
     if (!lists[client].empty()) continue;

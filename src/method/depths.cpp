@@ -35,10 +35,11 @@ DepthLevels::DepthLevels(const RuleContext& context, bool searches)
         model_.name));
   }
   if (model_.depth.empty()) {
-    log_warning(formatted(
-        "model.name = {} with model.exits = {} has no blocks that a cut in depth can "
-        "drop, so every client holds all blocks; set model.exits to 2 or more (cnn, vit, encoder)",
-        model_.name, model_.exits.size()));
+    log_warning(
+        formatted("model.name = {} with model.exits = {} has no blocks that a cut in depth can "
+                  "drop, so every client holds all blocks; set model.exits to 2 or more (cnn, "
+                  "cnn1d, vit, encoder)",
+                  model_.name, model_.exits.size()));
   }
 }
 

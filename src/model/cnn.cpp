@@ -12,10 +12,13 @@ namespace espalier {
 namespace {
 
 void declare(OptionTable& table) {
-  table.add({"model.channels", OptionType::real_list, "32,64", "cnn: channels of the convolutions",
-             "channels", 1, 1e6});
-  table.add({"model.kernel", OptionType::integer, "5", "cnn: side of the convolution kernels, odd",
-             "", 1, 31});
+  table.add({"model.channels", OptionType::real_list, "32,64",
+             "cnn, cnn1d: channels of the convolutions", "channels", 1, 1e6});
+  table.add(
+      {"model.kernel", OptionType::integer, "5",
+       "cnn: side of the convolution kernels, odd; cnn1d: length of the kernels after the first "
+       "convolution",
+       "", 1, 31});
   table.add({"model.features", OptionType::integer, "512", "cnn: width of the hidden linear layer",
              "neurons", 1, 1e9});
 }
@@ -39,17 +42,6 @@ Model build(const Config& config, const DataShape& shape) {
         formatted("model.exits = {} is more than the {} of model.channels", exits, depth));
   }
   if (exits > 1) model.class_axis = layout->add_axis("classes", shape.classes, false);
-  const auto end_stage = [&](int block, int out) {
-    if (exits == 1) return;
-    model.depth.push_back(block);
-    const auto name = exit_due(model, depth, exits);
-    if (!name) return;
-    const int exit = layout->add_block(*name);
-    model.exits.push_back({exit, static_cast<int>(model.depth.size())});
-    model.blocks.push_back(make_block(
-        *layout, exit,
-        {global_pool(), linear(*layout, exit, *name + ".fc", out, 1, model.class_axis)}));
-  };
   int width = layout->add_axis("input", shape.sample[0], false);
   std::int64_t height = shape.sample[1];
   std::int64_t columns = shape.sample[2];
@@ -65,13 +57,13 @@ Model build(const Config& config, const DataShape& shape) {
     const int block = layout->add_block(number == 1 ? "stem" : "conv" + n);
     const int out = layout->add_axis("conv" + n, channels);
     std::vector<Layer> layers{
-        conv2d(*layout, block, "conv" + n, width, out, {kernel, 1, kernel / 2}, number == 1)};
+        convolution(*layout, block, "conv" + n, width, out, {kernel, 1, kernel / 2}, number == 1)};
     add_norm(layers, norms, *layout, block, "norm" + n, out);
     layers.push_back(relu_pool());
     layers.push_back(gate(out));
     model.masked.push_back({out, block});
     model.blocks.push_back(make_block(*layout, block, std::move(layers)));
-    if (number > 1) end_stage(block, out);
+    if (number > 1) end_stage(model, *layout, block, out, depth, exits);
     width = out;
     height /= 2;
     columns /= 2;
@@ -85,7 +77,7 @@ Model build(const Config& config, const DataShape& shape) {
   hidden.push_back(gate(features));
   model.masked.push_back({features, block});
   model.blocks.push_back(make_block(*layout, block, std::move(hidden)));
-  end_stage(block, features);
+  end_stage(model, *layout, block, features, depth, exits);
   block = layout->add_block("head");
   if (exits == 1) model.class_axis = layout->add_axis("classes", shape.classes, false);
   std::vector<Layer> head{linear(*layout, block, "fc2", features, 1, model.class_axis)};

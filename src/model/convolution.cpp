@@ -19,22 +19,30 @@ std::int64_t round_up(std::int64_t value, std::int64_t unit) {
 
 // With a single input channel LibTorch's own im2col kernel is up to five times as fast forward as
 // oneDNN, which pads the channels to a vector; oneDNN is faster backward and with more channels.
+// For signals with long kernels oneDNN takes up to five times the memory of the layer, in amounts
+// that jump with sizes and batch; so these are computed by columns in both passes.
 // With few samples at a time the columns fit the cache, and their memory is small.
 constexpr std::int64_t kSamplesAtOnce = 4;
 
-bool single_channel(std::int64_t channels, bool first) { return first && channels == 1; }
+/// Weights in the form of an image's, [out, in, height, width].
+at::Tensor of_image(const at::Tensor& weight) {
+  return weight.dim() == 3 ? weight.unsqueeze(2) : weight;
+}
 
-at::Tensor single_channel_forward(const at::Tensor& x, const at::Tensor& weight,
-                                  const std::optional<at::Tensor>& bias,
-                                  const ConvolutionShape& s) {
+bool few_at_once(std::int64_t channels, const ConvolutionShape& s, bool first) {
+  return s.signal || (first && channels == 1);
+}
+
+at::Tensor forward_few_at_once(const at::Tensor& x, const at::Tensor& weight,
+                               const std::optional<at::Tensor>& bias, const ConvolutionShape& s) {
   const std::int64_t batch = x.size(0);
-  at::Tensor out =
-      at::empty({batch, weight.size(0), s.outputs(x.size(2)), s.outputs(x.size(3))}, x.options());
+  at::Tensor out = at::empty(
+      {batch, weight.size(0), s.output_rows(x.size(2)), s.outputs(x.size(3))}, x.options());
   for (std::int64_t i = 0; i < batch; i += kSamplesAtOnce) {
     const std::int64_t count = std::min(kSamplesAtOnce, batch - i);
     at::Tensor part = out.narrow(0, i, count);
-    at::_slow_conv2d_forward_out(part, x.narrow(0, i, count), weight, {s.kernel, s.kernel}, bias,
-                                 {s.stride, s.stride}, {s.padding, s.padding});
+    at::_slow_conv2d_forward_out(part, x.narrow(0, i, count), weight, s.kernels(), bias,
+                                 s.strides(), s.paddings());
   }
   return out;
 }
@@ -42,8 +50,8 @@ at::Tensor single_channel_forward(const at::Tensor& x, const at::Tensor& weight,
 at::Tensor run_forward(const at::Tensor& x, const at::Tensor& weight,
                        const std::optional<at::Tensor>& bias, const ConvolutionShape& s,
                        bool first) {
-  if (single_channel(x.size(1), first)) return single_channel_forward(x, weight, bias, s);
-  return at::conv2d(x, weight, bias, {s.stride, s.stride}, {s.padding, s.padding});
+  if (few_at_once(x.size(1), s, first)) return forward_few_at_once(x, of_image(weight), bias, s);
+  return at::conv2d(x, of_image(weight), bias, s.strides(), s.paddings());
 }
 
 // With few positions and many channels (the last stages of a deep network) the weights are the
@@ -59,7 +67,7 @@ bool at_once(std::int64_t weights, const ConvolutionShape& s) {
   return weights <= 1 << 14 && s.stride == 1;
 }
 
-/// x [batch, in, h, w] as columns [in * kernel * kernel, batch * output positions].
+/// x [batch, in, h, w] as columns [in * taps, batch * output positions].
 at::Tensor columns(const at::Tensor& x, const ConvolutionShape& s, std::int64_t out_height,
                    std::int64_t out_width) {
   const at::Tensor contiguous = x.contiguous();
@@ -67,12 +75,14 @@ at::Tensor columns(const at::Tensor& x, const ConvolutionShape& s, std::int64_t 
   const std::int64_t channels = x.size(1);
   const std::int64_t height = x.size(2);
   const std::int64_t width = x.size(3);
-  at::Tensor result =
-      at::empty({channels * s.kernel * s.kernel, batch * out_height * out_width}, x.options());
+  const std::int64_t kernel_height = s.kernels()[0];
+  const std::int64_t stride_down = s.strides()[0];
+  const std::int64_t padding_above = s.paddings()[0];
+  at::Tensor result = at::empty({channels * s.taps(), batch * out_height * out_width}, x.options());
   const float* const from = contiguous.const_data_ptr<float>();
   float* to = result.mutable_data_ptr<float>();
   for (std::int64_t channel = 0; channel < channels; ++channel) {
-    for (std::int64_t ky = 0; ky < s.kernel; ++ky) {
+    for (std::int64_t ky = 0; ky < kernel_height; ++ky) {
       for (std::int64_t kx = 0; kx < s.kernel; ++kx) {
         // Outputs whose input is within the row.
         const std::int64_t left = s.padding - kx;
@@ -84,7 +94,7 @@ at::Tensor columns(const at::Tensor& x, const ConvolutionShape& s, std::int64_t 
         for (std::int64_t sample = 0; sample < batch; ++sample) {
           const float* plane = from + (sample * channels + channel) * height * width;
           for (std::int64_t oy = 0; oy < out_height; ++oy, to += out_width) {
-            const std::int64_t y = oy * s.stride - s.padding + ky;
+            const std::int64_t y = oy * stride_down - padding_above + ky;
             if (y < 0 || y >= height) {
               std::fill_n(to, out_width, 0.0F);
               continue;
@@ -101,24 +111,47 @@ at::Tensor columns(const at::Tensor& x, const ConvolutionShape& s, std::int64_t 
   return result;
 }
 
-/// Adds the weight's gradient to `place` [out, in, kernel, kernel]. g: the output's gradient.
-void add_by_columns(at::Tensor place, const at::Tensor& x, const at::Tensor& g,
-                    const ConvolutionShape& s) {
+/// Adds the weight's gradient to `place` [out, in, taps...], `at_once` samples after the other. g:
+/// the output's gradient.
+void add_by_columns(const at::Tensor& place, const at::Tensor& x, const at::Tensor& g,
+                    const ConvolutionShape& s, std::int64_t at_once) {
+  const std::int64_t batch = g.size(0);
   const std::int64_t out = g.size(1);
-  const at::Tensor input = columns(x, s, g.size(2), g.size(3));
-  const at::Tensor output = g.transpose(0, 1).reshape({out, -1});
-  place.view({out, -1}).addmm_(output, input.t());
+  for (std::int64_t i = 0; i < batch; i += at_once) {
+    const std::int64_t count = std::min(at_once, batch - i);
+    const at::Tensor input = columns(x.narrow(0, i, count), s, g.size(2), g.size(3));
+    const at::Tensor output = g.narrow(0, i, count).transpose(0, 1).reshape({out, -1});
+    place.view({out, -1}).addmm_(output, input.t());
+  }
+}
+
+/// The gradient of x, a signal. g: the output's gradient.
+at::Tensor input_gradient_few_at_once(const at::Tensor& x, const at::Tensor& weight,
+                                      const at::Tensor& g, const ConvolutionShape& s) {
+  const std::int64_t batch = x.size(0);
+  const auto gradient = [&](std::int64_t i, std::int64_t count) {
+    return std::get<0>(at::_slow_conv2d_backward(
+        g.narrow(0, i, count), x.narrow(0, i, count), of_image(weight), s.kernels(), s.strides(),
+        s.paddings(), std::array<bool, 3>{true, false, false}));
+  };
+  if (batch <= kSamplesAtOnce) return gradient(0, batch);
+  at::Tensor whole = at::empty(x.sizes(), x.options());
+  for (std::int64_t i = 0; i < batch; i += kSamplesAtOnce) {
+    const std::int64_t count = std::min(kSamplesAtOnce, batch - i);
+    whole.narrow(0, i, count).copy_(gradient(i, count));
+  }
+  return whole;
 }
 
 struct Convolution : torch::autograd::Function<Convolution> {
   static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& x,
                             const at::Tensor& weight, const std::optional<at::Tensor>& bias,
                             std::int64_t stride, std::int64_t padding, bool first) {
-    const ConvolutionShape s{weight.size(2), stride, padding, bias.has_value()};
     context->save_for_backward({x, weight});
     context->saved_data["stride"] = stride;
     context->saved_data["padding"] = padding;
-    context->saved_data["bias"] = s.bias;
+    context->saved_data["bias"] = bias.has_value();
+    const ConvolutionShape s = shape_of(*context, weight);
     return run_forward(x, weight, bias, s, first);
   }
 
@@ -128,32 +161,44 @@ struct Convolution : torch::autograd::Function<Convolution> {
     const at::Tensor& x = saved[0];
     const at::Tensor& weight = saved[1];
     const at::Tensor& g = gradients[0];
-    const ConvolutionShape s{weight.size(2), context->saved_data["stride"].toInt(),
-                             context->saved_data["padding"].toInt(),
-                             context->saved_data["bias"].toBool()};
+    const ConvolutionShape s = shape_of(*context, weight);
+    const at::Tensor kernels = of_image(weight);
     const auto gradient = [&](std::array<bool, 3> of) {
-      return at::convolution_backward(g, x, weight, at::IntArrayRef{weight.size(0)},
-                                      {s.stride, s.stride}, {s.padding, s.padding}, {1, 1}, false,
-                                      {0, 0}, 1, of);
+      return at::convolution_backward(g, x, kernels, at::IntArrayRef{weight.size(0)}, s.strides(),
+                                      s.paddings(), {1, 1}, false, {0, 0}, 1, of);
     };
     const bool wants_input = context->needs_input_grad(0);
     at::Tensor of_input, of_weight, of_bias;
     at::Tensor place = weight.grad();
-    if (place.defined() && by_columns(g.numel() / g.size(1), g.size(1))) {
-      add_by_columns(place, x, g, s);
+    if (!context->needs_input_grad(1)) {
+      // A frozen weight has no gradient.
+    } else if (place.defined() && (s.signal || by_columns(g.numel() / g.size(1), g.size(1)))) {
+      add_by_columns(place, x, g, s, s.signal ? kSamplesAtOnce : g.size(0));
       if (s.bias) of_bias = g.sum({0, 2, 3});
     } else {
       std::tie(of_input, of_weight, of_bias) =
           gradient({wants_input && at_once(weight.numel(), s), true, s.bias});
+      of_weight = of_weight.view_as(weight);
       if (place.defined()) {
         place.add_(of_weight);
         of_weight = at::Tensor();
       }
     }
     if (wants_input && !of_input.defined()) {
-      of_input = std::get<0>(gradient({true, false, false}));
+      of_input = s.signal ? input_gradient_few_at_once(x, weight, g, s)
+                          : std::get<0>(gradient({true, false, false}));
     }
     return {of_input, of_weight, of_bias, {}, {}, {}};
+  }
+
+ private:
+  /// The saved shape, with the sizes of the weights.
+  static ConvolutionShape shape_of(torch::autograd::AutogradContext& context,
+                                   const at::Tensor& weight) {
+    ConvolutionShape s{weight.size(-1), context.saved_data["stride"].toInt(),
+                       context.saved_data["padding"].toInt(), context.saved_data["bias"].toBool()};
+    s.signal = weight.dim() == 3;
+    return s;
   }
 };
 
@@ -164,7 +209,7 @@ void add_scratch(NodeCost& cost, std::int64_t in, std::int64_t out, std::int64_t
                  std::int64_t out_map, std::int64_t batch, const ConvolutionShape& s) {
   const bool wide = at::get_cpu_capability() == "AVX512";
   const std::int64_t lanes = wide ? 16 : 8;
-  const std::int64_t taps = s.kernel * s.kernel;
+  const std::int64_t taps = s.taps();
   const std::int64_t in_blocks = round_up(in, lanes) * in_map;
   const std::int64_t out_blocks = round_up(out, lanes) * out_map;
   const std::int64_t weight_blocks =
@@ -202,11 +247,30 @@ void add_scratch(NodeCost& cost, std::int64_t in, std::int64_t out, std::int64_t
   cost.backward_scratch_bytes = peak + kSmallTensors;
 }
 
+/// Bytes of the backward pass of a signal's convolution. `map`: of one channel of the samples that
+/// are computed at once.
+std::int64_t signal_scratch(const NodeCost& cost, std::int64_t in, std::int64_t out,
+                            std::int64_t in_map, std::int64_t map, std::int64_t batch,
+                            const ConvolutionShape& s) {
+  const std::int64_t count = std::min(batch, kSamplesAtOnce);
+  const std::int64_t input = in * in_map;
+  const std::int64_t columns = in * s.taps() * map;
+  // The output's gradient of several samples is copied. The weights' gradient is computed before
+  // the input's gradient exists.
+  std::int64_t peak = cost.trains ? columns + (count > 1 ? out * map : 0) : 0;
+  if (cost.input_gradient) {
+    peak = std::max(peak - input, columns + (count < batch ? input / batch * count : 0));
+  }
+  return peak + kSmallTensors;
+}
+
 }  // namespace
 
 at::Tensor convolve(const at::Tensor& x, const at::Tensor& weight,
                     const std::optional<at::Tensor>& bias, const ConvolutionShape& s, bool first) {
-  if (c10::GradMode::is_enabled() && weight.requires_grad()) {
+  // Autograd has no backward pass for the convolution of a few samples at once.
+  const bool own = weight.requires_grad() || (s.signal && x.requires_grad());
+  if (c10::GradMode::is_enabled() && own) {
     return Convolution::apply(x, weight, bias, s.stride, s.padding, first);
   }
   return run_forward(x, weight, bias, s, first);
@@ -217,22 +281,22 @@ void add_convolution_cost(CostTape& tape, std::int64_t in, std::int64_t out,
   const std::int64_t batch = tape.batch;
   std::vector<std::int64_t>& shape = tape.shape;
   const std::int64_t in_map = batch * shape[1] * shape[2] * kFloatBytes;
-  for (int i : {1, 2}) shape[i] = s.outputs(shape[i]);
-  shape[0] = out;
+  shape = {out, s.output_rows(shape[1]), s.outputs(shape[2])};
   const std::int64_t positions = batch * shape[1] * shape[2];
   NodeCost cost;
   cost.work = Work::convolution;
-  cost.forward_flops = positions * out * (2 * s.kernel * s.kernel * in + (s.bias ? 1 : 0));
-  cost.weight_bytes = out * in * s.kernel * s.kernel * kFloatBytes;
+  cost.forward_flops = positions * out * (2 * s.taps() * in + (s.bias ? 1 : 0));
+  cost.weight_bytes = out * in * s.taps() * kFloatBytes;
   cost.output_bytes = positions * out * kFloatBytes;
   cost.saves_input = true;
   cost.trains = trains_weight;
   cost.input_gradient = !first;
   add_scratch(cost, in, out, in_map, positions * kFloatBytes, batch, s);
-  if (single_channel(in, first)) {
-    cost.forward_scratch_bytes =
-        std::min(batch, kSamplesAtOnce) * s.kernel * s.kernel * shape[1] * shape[2] * kFloatBytes +
-        kSmallTensors;
+  if (few_at_once(in, s, first)) {
+    const std::int64_t map = std::min(batch, kSamplesAtOnce) * shape[1] * shape[2] * kFloatBytes;
+    cost.forward_scratch_bytes = in * s.taps() * map + kSmallTensors;
+    if (s.signal)
+      cost.backward_scratch_bytes = signal_scratch(cost, in, out, in_map, map, batch, s);
   }
   tape.add(cost);
 }

@@ -42,17 +42,15 @@ std::int64_t groups_for(std::int64_t width, std::int64_t groups) {
 
 }  // namespace
 
-Layer conv2d(Layout& layout, int block, const std::string& name, int in_axis, int out_axis,
-             ConvolutionShape s, bool first) {
-  const std::int64_t taps = s.kernel * s.kernel;
+Layer convolution(Layout& layout, int block, const std::string& name, int in_axis, int out_axis,
+                  ConvolutionShape s, bool first) {
+  const std::int64_t taps = s.taps();
   const std::int64_t fan_in = layout.axes[in_axis].size * taps;
   const std::int64_t fan_out = layout.axes[out_axis].size * taps;
   const Init he{Init::Rule::normal, std::sqrt(2 / static_cast<double>(fan_out))};
-  const int weight = layout.add_entry({name + ".weight",
-                                       Kind::trainable,
-                                       block,
-                                       {layout.along(out_axis), layout.along(in_axis),
-                                        Layout::constant(s.kernel), Layout::constant(s.kernel)},
+  std::vector<Dimension> dimensions{layout.along(out_axis), layout.along(in_axis)};
+  dimensions.resize(s.signal ? 3 : 4, Layout::constant(s.kernel));
+  const int weight = layout.add_entry({name + ".weight", Kind::trainable, block, dimensions,
                                        s.he_normal ? he : default_init(fan_in)});
   const int bias = s.bias ? layout.add_entry({name + ".bias",
                                               Kind::trainable,
@@ -221,16 +219,22 @@ Layer relu_pool() {
   return layer;
 }
 
-Layer max_pool(std::int64_t kernel, std::int64_t stride) {
+Layer signal_as_image() {
+  Layer layer;
+  layer.forward = [](const Parameters&, const at::Tensor& x, Context&) { return x.unsqueeze(2); };
+  layer.cost = [](CostTape& tape) { tape.shape.insert(tape.shape.begin() + 1, 1); };
+  return layer;
+}
+
+Layer max_pool(ConvolutionShape window) {
   Layer layer;
   layer.forward = [=](const Parameters&, const at::Tensor& x, Context&) {
-    return at::max_pool2d(x, {kernel, kernel}, {stride, stride}, {kernel / 2, kernel / 2});
+    return at::max_pool2d(x, window.kernels(), window.strides(), window.paddings());
   };
   layer.cost = [=](CostTape& tape) {
-    const ConvolutionShape window{kernel, stride, kernel / 2};
-    for (int i : {1, 2}) tape.shape[i] = window.outputs(tape.shape[i]);
+    tape.shape = {tape.shape[0], window.output_rows(tape.shape[1]), window.outputs(tape.shape[2])};
     NodeCost cost;
-    cost.forward_flops = tape.elements() * kernel * kernel;
+    cost.forward_flops = tape.elements() * window.taps();
     cost.trains = false;
     cost.output_bytes = tape.elements() * kFloatBytes;
     cost.saves_input = true;
@@ -360,6 +364,19 @@ std::optional<std::string> exit_due(const Model& model, std::int64_t depth, std:
   const auto nth = std::ssize(model.exits) + 1;
   if (nth >= exits || std::ssize(model.depth) != nth * depth / exits) return std::nullopt;
   return formatted("exits.{}", nth - 1);
+}
+
+void end_stage(Model& model, Layout& layout, int block, int out, std::int64_t depth,
+               std::int64_t exits) {
+  if (exits == 1) return;
+  model.depth.push_back(block);
+  const auto name = exit_due(model, depth, exits);
+  if (!name) return;
+  const int exit = layout.add_block(*name);
+  model.exits.push_back({exit, static_cast<int>(model.depth.size())});
+  model.blocks.push_back(
+      make_block(layout, exit,
+                 {global_pool(), linear(layout, exit, *name + ".fc", out, 1, model.class_axis)}));
 }
 
 void declare_depth(OptionTable& table) {

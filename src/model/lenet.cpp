@@ -41,13 +41,13 @@ Model build(const Config& config, const DataShape& shape) {
   add(
       "stem", "norm1", conv1,
       [&](int block) {
-        return conv2d(*layout, block, "conv1", input, conv1, {kKernel, 1, kKernel / 2}, true);
+        return convolution(*layout, block, "conv1", input, conv1, {kKernel, 1, kKernel / 2}, true);
       },
       relu_pool());
   add(
       "features", "norm2", conv2,
       [&](int block) {
-        return conv2d(*layout, block, "conv2", conv1, conv2, {kKernel, 1, 0});
+        return convolution(*layout, block, "conv2", conv1, conv2, {kKernel, 1, 0});
       },
       relu_pool());
   std::int64_t positions = 1;

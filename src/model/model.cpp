@@ -126,6 +126,8 @@ const Registry<ModelFamily>& model_families() {
              lenet_family());
     list.add("cnn", "convolutions each followed by 2x2 pooling, one hidden linear layer",
              cnn_family());
+    list.add("cnn1d", "convolutions along a signal (sound, motion), each followed by pooling",
+             cnn1d_family());
     list.add("vgg", "VGG 11, 13 or 16: 3x3 convolutions in five stages, batch norm by default",
              vgg_family());
     list.add("resnet", "ResNet 18, 34 or 50: residual blocks in four stages, batch norm by default",
@@ -153,10 +155,10 @@ void declare_model_options(OptionTable& table) {
              "", 1, 1e6});
   table.add({"model.classes", OptionType::integer, "0",
              "outputs of the classifier; 0 = the classes of the data", "", 0, 1e9});
-  table.add(
-      {"model.exits", OptionType::integer, "1",
-       "classifiers, at equal distances in depth; the last is the model's head (vit, encoder, cnn)",
-       "", 1, 1e6});
+  table.add({"model.exits", OptionType::integer, "1",
+             "classifiers, at equal distances in depth; the last is the model's head (vit, "
+             "encoder, cnn, cnn1d)",
+             "", 1, 1e6});
   declare_transformer_options(table);
   for (const auto& item : model_families().items()) item.value.declare(table);
 }
@@ -175,6 +177,8 @@ bool fits(Takes takes, const DataShape& data) {
       return data.vocabulary == 0;
     case Takes::images:
       return data.vocabulary == 0 && data.sample.size() == 3;
+    case Takes::signals:
+      return data.vocabulary == 0 && data.sample.size() == 2;
     case Takes::texts:
       return is_text && !data.next_token;
     case Takes::next_token:
@@ -189,6 +193,8 @@ const char* description(Takes takes) {
       return "numbers of any shape";
     case Takes::images:
       return "images (channels, height, width)";
+    case Takes::signals:
+      return "signals (channels, length)";
     case Takes::texts:
       return "texts with one class each";
     case Takes::next_token:

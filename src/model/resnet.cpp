@@ -51,7 +51,7 @@ void add(std::vector<Layer>& layers, const Place& place, const std::string& name
          const std::string& norm_name, int in, int out, std::int64_t kernel, std::int64_t stride,
          bool first = false) {
   const ConvolutionShape shape{kernel, stride, kernel / 2, /*bias=*/false, /*he_normal=*/true};
-  layers.push_back(conv2d(place.layout, place.block, name, in, out, shape, first));
+  layers.push_back(convolution(place.layout, place.block, name, in, out, shape, first));
   add_norm(layers, place.norms, place.layout, place.block, norm_name, out);
 }
 
@@ -72,7 +72,7 @@ Model build(const Config& config, const DataShape& shape) {
     add(layers, {*layout, norms, block}, "conv1", "bn1", input, stream, imagenet ? 7 : 3,
         imagenet ? 2 : 1, true);
     layers.push_back(relu());
-    if (imagenet) layers.push_back(max_pool(3, 2));
+    if (imagenet) layers.push_back(max_pool({3, 2, 1}));
     model.blocks.push_back(make_block(*layout, block, std::move(layers)));
   }
 

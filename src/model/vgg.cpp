@@ -62,9 +62,9 @@ Model build(const Config& config, const DataShape& shape) {
       const std::string name = "features." + std::to_string(place++);
       const int block = layout->add_block(first ? "stem" : name);
       const int out = layout->add_axis(name, width * kStages[stage]);
-      ConvolutionShape convolution{kKernel, 1, kKernel / 2};
-      convolution.he_normal = true;
-      std::vector<Layer> layers{conv2d(*layout, block, name, channels, out, convolution, first)};
+      ConvolutionShape form{kKernel, 1, kKernel / 2};
+      form.he_normal = true;
+      std::vector<Layer> layers{convolution(*layout, block, name, channels, out, form, first)};
       if (norms.kind != NormKind::none) {
         layers.push_back(norm(norms, *layout, block, "features." + std::to_string(place++), out));
       }

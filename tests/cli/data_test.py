@@ -9,6 +9,7 @@ import unittest
 import zlib
 
 import h5py
+import numpy as np
 
 sys.path.insert(0, os.path.dirname(__file__))
 from support import ProgramTest  # noqa: E402
@@ -130,6 +131,28 @@ class Tools(ProgramTest):
         self.assertNotEqual(refused.returncode, 0)
         self.assertIn("is not the expected file", refused.stderr)
         self.assertEqual(os.listdir(self.path("data", "tinyshakespeare")), [])
+
+    def test_windows_of_motion(self):
+        """A series of 530 values has five windows, of which the last is for tests; one of 99 has none."""
+        sys.path.insert(0, os.path.join(ROOT, "tools"))
+        import get_data
+        draw = np.random.default_rng(2)
+        series = {"X": [draw.normal(size=(length, 6)) for length in (530, 99, 200)], "y": np.array([4, 1, 0]),
+                  "subject": np.array([3, 2, 1])}
+        x, y, client, split = get_data.motion_windows(np, series)
+        self.assertEqual((x.shape, x.dtype), ((7, 6, 100), np.float32))
+        np.testing.assert_array_equal(x[3], series["X"][0][300:400].T.astype("f4"))
+        np.testing.assert_array_equal(x[6], series["X"][2][100:].T.astype("f4"))
+        self.assertEqual(y.tolist(), [4] * 5 + [0] * 2)
+        self.assertEqual(client.tolist(), [2] * 5 + [0] * 2)
+        self.assertEqual(split.tolist(), [0, 0, 0, 0, 1, 0, 0])
+
+    def test_another_package_of_motion_is_refused(self):
+        self.write("seglearn-1.2.5-py3-none-any.whl", "not the package")
+        refused = self.tool("get_data.py", "motion", "--from", ".", "--to", "data")
+        self.assertEqual(refused.returncode, 1)
+        self.assertRegex(refused.stderr, r"^error: \./seglearn-1\.2\.5\S+ is not the expected file")
+        self.assertEqual(os.listdir(self.path("data", "motion")), [])
 
     def test_a_right_file_is_kept(self):
         source = os.path.join(os.environ.get("ESPALIER_DATA", ""), "tinyshakespeare")

@@ -16,6 +16,8 @@ FAMILIES = {
     "mlp": IMAGES,
     "lenet": ("--data.synthetic_shape=1,20,20", "--data.synthetic_samples=240", "--model.norm=batch"),
     "cnn": (*IMAGES, "--model.channels=8,16", "--model.features=32", "--model.norm=batch"),
+    "cnn1d": ("--data.synthetic_shape=2,120", "--data.synthetic_samples=240", "--model.channels=8,16", "--model.first_kernel=9",
+              "--model.first_stride=2"),
     "vgg": ("--data.synthetic_shape=3,32,32", "--data.synthetic_samples=240", "--model.width=4"),
     "resnet": (*IMAGES, "--model.width=4"),
     "vit": (*IMAGES, *SLIM, "--model.patch=2"),

@@ -63,6 +63,26 @@ class Cnn(nn.Module):
         return self.fc2(functional.relu(self.norm3(self.fc1(x.flatten(1)))))
 
 
+class Cnn1d(nn.Module):
+    """Kernels of 3 after the first convolution."""
+
+    def __init__(self, inputs, channels, first_kernel, first_stride, pool, classes):
+        super().__init__()
+        self.pool, self.depth = pool, len(channels)
+        for i, width in enumerate(channels, 1):
+            form = (first_kernel, first_stride) if i == 1 else (3, 1)
+            self.add_module(f"conv{i}", nn.Conv1d(inputs, width, *form))
+            self.add_module(f"norm{i}", nn.BatchNorm1d(width))
+            inputs = width
+        self.fc = nn.Linear(inputs, classes)
+
+    def forward(self, x):
+        for i in range(1, self.depth + 1):
+            x = getattr(self, f"norm{i}")(getattr(self, f"conv{i}")(x))
+            x = functional.max_pool1d(functional.relu(x), self.pool)
+        return self.fc(x.mean(2))
+
+
 class BasicBlock(nn.Module):
     def __init__(self, inputs, outputs, stride):
         super().__init__()

@@ -17,6 +17,7 @@ FAMILIES = {
     "mlp": ["--model.hidden=6"],
     "lenet": [],
     "cnn": ["--model.channels=3,4", "--model.kernel=3", "--model.features=5"],
+    "cnn1d": ["--model.channels=4", "--model.first_kernel=2", "--model.first_stride=1", "--model.pool=1"],
     "vgg": ["--model.width=4"],
     "resnet": ["--model.width=4"],
     "vit": [*TRANSFORMER, "--model.patch=7"],
@@ -24,6 +25,7 @@ FAMILIES = {
     "encoder": TRANSFORMER,
 }
 IMAGES, NUMBERS, TEXTS, NEXT = ({"mlp", "lenet", "cnn", "vgg", "resnet", "vit"}, {"mlp"}, {"encoder"}, {"gpt"})
+SIGNALS = {"cnn1d"}  # arrays and tables become signals for them
 
 
 class Pairs(ProgramTest):
@@ -58,11 +60,12 @@ class Pairs(ProgramTest):
             "idx images": (["--data.name=mnist", here], IMAGES),
             "images of bytes": (arrays("bytes", draw.integers(0, 256, (40, 3, 14, 14)).astype(np.uint8)), IMAGES),
             "channels last": (arrays("last", draw.normal(size=(40, 28, 28, 3)).astype("f4")), NUMBERS),
-            "flat": (arrays("flat", draw.normal(size=(40, 9)).astype("f4")), NUMBERS),
+            "flat": (arrays("flat", draw.normal(size=(40, 9)).astype("f4")), NUMBERS | SIGNALS),
             "four dimensions": (arrays("deep", draw.normal(size=(40, 2, 3, 4, 5)).astype("f4")), NUMBERS),
-            "matrices in HDF5": (["--data.name=arrays", here, "--data.file=table.h5"], IMAGES),
-            "integers": (arrays("int64", draw.integers(0, 9, (40, 6))), NUMBERS | TEXTS),
-            "a table": (["--data.name=csv", here, "--data.file=table.csv"], NUMBERS),
+            "matrices in HDF5": (["--data.name=arrays", here, "--data.file=table.h5"], IMAGES | SIGNALS),
+            "integers": (arrays("int64", draw.integers(0, 9, (40, 6))), NUMBERS | TEXTS | SIGNALS),
+            "a table": (["--data.name=csv", here, "--data.file=table.csv"], NUMBERS | SIGNALS),
+            "made signals": (synthetic("3,20"), NUMBERS | SIGNALS),
             "made texts": (synthetic("6", "--data.synthetic_vocabulary=9"), TEXTS),
             "made chains": (synthetic("6", "--data.synthetic_vocabulary=9", "--data.synthetic_labels=next_token"), NEXT),
             "bytes of a text": (text, NEXT),

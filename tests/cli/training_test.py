@@ -109,6 +109,12 @@ class TrainingTest(ProgramTest):
         blocks = [line.split() for line in lenet[3:] if line.split()[0] != "total"]
         for column in range(1, 9):
             self.assertEqual(sum(int(b[column]) for b in blocks), int(total[column]))
+        # The families' own defaults: MergeSFL's network for speech; VGG 11 with batch norm, as torchvision's features and one layer.
+        pairs = ((3, 64), (64, 128), (128, 256), (256, 256), (256, 512), (512, 512), (512, 512), (512, 512))
+        vgg = sum(9 * a * b + b + 2 * b for a, b in pairs) + 512 * 10 + 10
+        totals = [line.split()[1] for line in listed.stdout.splitlines() if line.split()[0] == "total"]
+        self.assertIn("26915", totals)
+        self.assertIn(str(vgg), totals)
 
 
 if __name__ == "__main__":

@@ -361,6 +361,30 @@ class ExportTest(ProgramTest):
     def test_vgg(self):
         self.images_test(foreign.Vgg11(4, 10), "--model.name=vgg", "--model.width=4")
 
+    def signals_test(self, x, net, *settings):
+        """On integers, of which no file says that they are signals."""
+        labels = numpy.arange(60) % 4
+        for name, values in (("x", x), ("y", labels), ("split", numpy.arange(60) // 40)):
+            numpy.save(self.path("data", name + ".npy"), values)
+        x = x.reshape(60, -1, x.shape[-1])
+
+        def read(form):
+            self.assertEqual(form["unit"], 1)  # bytes of signals are no pixels
+            numpy.testing.assert_allclose(form["mean"], x[:40].mean((0, 2)), rtol=1e-9)
+            return foreign.normalised(x[40:], form), labels[40:]
+        self.check(net, read, "--data.name=arrays", "--data.file=data", "--data.normalise=computed", "--model.name=cnn1d",
+                   *settings)
+
+    def test_signals_of_one_channel(self):
+        x = numpy.random.default_rng(12).integers(-20000, 20000, (60, 900)).astype(numpy.int16)
+        self.signals_test(x, foreign.Cnn1d(1, (5, 6, 7), 30, 4, 3, 4), "--model.channels=5,6,7", "--model.first_kernel=30",
+                          "--model.first_stride=4", "--model.pool=3")
+
+    def test_signals_of_bytes(self):
+        x = numpy.random.default_rng(13).integers(0, 256, (60, 3, 80), numpy.uint8)
+        self.signals_test(x, foreign.Cnn1d(3, (5, 6), 7, 1, 2, 4), "--model.channels=5,6", "--model.first_kernel=7",
+                          "--model.first_stride=1", "--model.pool=2")
+
     def test_vit(self):
         self.images_test(foreign.Vit(32, 8, 12, 3, 2, 10, mean=False), "--model.name=vit", "--model.patch=8", "--model.embed=12",
                          "--model.depth=2")

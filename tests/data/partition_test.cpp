@@ -324,10 +324,16 @@ TEST(Partition, GivenFollowsTheColumn) {
     }
     return std::string("accepted");
   };
-  EXPECT_MENTIONS(refused(4), "clients.count = 3");
-  EXPECT_MENTIONS(refused(2), "clients.count = 3");
+  EXPECT_MENTIONS(refused(4),
+                  "clients.count = 4 is more than the 3 clients (0 to 2) that mine names");
+  // Fewer are the first ones; nobody trains on the samples of the others.
+  const Partition first = divide(data, "partition = given", 2);
+  EXPECT_EQ(lists(first), (std::vector<std::vector<std::int64_t>>{{1, 5}, {2}}));
+  const auto used = first.in_training();
+  EXPECT_EQ(std::set<std::int64_t>(used.begin(), used.end()), (std::set<std::int64_t>{1, 2, 5}));
   data.client_of = {2, 0, 0, 2, 2, 0};
   EXPECT_MENTIONS(refused(3), "no training sample of client 1");
+  EXPECT_EQ(refused(1), "accepted");
   data.client_of.clear();
   EXPECT_MENTIONS(refused(3), "names the client of each sample");
 }

@@ -160,6 +160,37 @@ TEST_F(CostBound, HoldsForOtherFormsOfVggAndResnet) {
   }
 }
 
+TEST_F(CostBound, HoldsForSignals) {
+  const Sizes speech{{"channels", "32,32,64,64"}, {"kernel", "3"}, {"first_stride", "4"}};
+  const Sizes motion{{"channels", "24,48"},
+                     {"kernel", "5"},
+                     {"first_kernel", "9"},
+                     {"first_stride", "1"},
+                     {"pool", "2"}};
+  for (const char* norm : {"none", "batch", "group", "layer"}) {
+    for (const double fraction : {1.0, 0.5, 0.25}) {
+      for (const std::int64_t batch : {1, 8, 64}) {
+        expect_bound({"cnn1d", norm, {{1, 4096}, 10}, fraction, batch, batch == 8, speech});
+        expect_bound({"cnn1d", norm, {{6, 100}, 7}, fraction, batch, batch == 8, motion});
+      }
+    }
+  }
+  // Kernels of any length, with a stride or without.
+  for (const char* kernel : {"1", "9", "25"}) {
+    for (const char* stride : {"1", "16"}) {
+      for (const std::int64_t batch : {1, 4, 5}) {
+        expect_bound({"cnn1d",
+                      "none",
+                      {{2, 4000}, 10},
+                      1.0,
+                      batch,
+                      false,
+                      {{"channels", "16,32,20"}, {"kernel", kernel}, {"first_stride", stride}, {"pool", "2"}}});
+      }
+    }
+  }
+}
+
 TEST_F(CostBound, HoldsForABatchOfOneAndTheNarrowestModel) {
   for (const char* name : {"mlp", "lenet", "cnn"}) {
     for (const double fraction : {1.0, 0.01}) {
@@ -182,6 +213,7 @@ TEST_F(CostBound, HoldsWithTwoThreads) {
       expect_bound({name, "batch", kCifar, fraction, 4, true, {{"width", "16"}}});
     }
   }
+  expect_bound({"cnn1d", "batch", {{1, 4096}, 10}, 1.0, 20, true});
 }
 
 }  // namespace

@@ -88,6 +88,8 @@ TEST(PartCost, BoundsTheMemoryOfBottomsAndTops) {
       {{{"name", "mlp"}, {"hidden", "200,100"}}, {{1, 28, 28}, 10}},
       {{{"name", "lenet"}}, {{1, 28, 28}, 10}},
       {{{"name", "cnn"}, {"norm", "batch"}}, {{3, 32, 32}, 10}},
+      {{{"name", "cnn1d"}, {"norm", "batch"}, {"channels", "32,32,64"}, {"first_stride", "4"}},
+       {{1, 4096}, 10}},
       {{{"name", "vgg"}, {"width", "16"}}, {{3, 32, 32}, 10}},
       {{{"name", "resnet"}, {"width", "16"}}, {{3, 32, 32}, 10}},
       {with(slim, {{"name", "vit"}, {"patch", "4"}}), {{3, 32, 32}, 10}},

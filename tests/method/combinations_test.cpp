@@ -71,6 +71,10 @@ std::map<std::string, std::string> others() {
           {"vit, nobody at full depth", images + transformer +
                                             "name = vit\npatch = 4\nexits = 2\n"
                                             "[method]\nwidths = 0.5, 0.25\n"},
+          {"cnn1d, two classifiers",
+           "[data]\nsynthetic_shape = 2, 40\nsynthetic_classes = 3\n[model]\nname = cnn1d\n"
+           "channels = 4, 4, 4\nkernel = 3\nfirst_kernel = 5\nfirst_stride = 1\npool = 2\n"
+           "exits = 2\n"},
           {"gpt", tokens + "synthetic_labels = next_token\n" + transformer + "name = gpt\n"},
           {"encoder", tokens + transformer + "name = encoder\n"},
           {"cnn, levels drawn", std::string(kCnn) + "[method]\nlevels = dynamic\n"},

@@ -16,11 +16,12 @@ Model make(const std::string& name, const std::string& norm = "none") {
   Config config(std::move(table));
   config.set("model.name", name, "test");
   config.set("model.norm", norm, "test");
-  return build_model(config, {{1, 28, 28}, 10});
+  return build_model(config,
+                     name == "cnn1d" ? DataShape{{1, 4096}, 10} : DataShape{{1, 28, 28}, 10});
 }
 
 TEST(Cost, CountsEveryTrainedValueAtAnyWidth) {
-  for (const char* name : {"mlp", "lenet", "cnn", "vgg", "resnet"}) {
+  for (const char* name : {"mlp", "lenet", "cnn", "cnn1d", "vgg", "resnet"}) {
     for (const char* norm : {"none", "batch", "group", "layer"}) {
       const Model model = make(name, norm);
       for (const double fraction : {1.0, 0.5, 0.25}) {
@@ -44,6 +45,19 @@ TEST(Cost, FlopsOfLenetMatchTheSumByHand) {
   const TrainingCost cost = training_cost(model, Submodel::full(*model.layout), batch, 0);
   EXPECT_EQ(cost.forward_flops, batch * (2 * products + biases + relu_and_pool));
   EXPECT_EQ(cost.step_flops, 3 * cost.forward_flops);
+}
+
+TEST(Cost, FlopsOfCnn1dMatchTheSumByHand) {
+  // Two convolutions of 32 and 64 channels: 4096 values, 252 by kernels of 80 with stride 16,
+  // pooled 63, 59 by kernels of 5, pooled 14.
+  const Model model = make("cnn1d");
+  const std::int64_t products = 80 * 32 * 252 + 5 * 32 * 64 * 59 + 64 * 10;
+  const std::int64_t biases = 32 * 252 + 64 * 59 + 10;
+  const std::int64_t relu = 32 * 252 + 64 * 59;
+  const std::int64_t pool = 4 * (32 * 63 + 64 * 14);  // each output reads four
+  const std::int64_t mean = 64 * 14;
+  const TrainingCost cost = training_cost(model, Submodel::full(*model.layout), 3, 0);
+  EXPECT_EQ(cost.forward_flops, 3 * (2 * products + biases + relu + pool + mean));
 }
 
 TEST(Cost, BlocksAddUpAndKeepWhatTheirLayersNeed) {
@@ -111,9 +125,10 @@ TEST(Cost, KindsOfWorkAddUpToAllFlopsInEveryFamily) {
       EXPECT_EQ(sum, cost.step_flops) << family.name;
       const bool convolves = kinds[static_cast<std::size_t>(Work::convolution)] > 0;
       const bool attends = kinds[static_cast<std::size_t>(Work::attention)] > 0;
-      const bool images = family.name == "lenet" || family.name == "cnn" || family.name == "vgg" ||
-                          family.name == "resnet";
-      EXPECT_EQ(convolves, images) << family.name;
+      const bool has_maps = family.name == "lenet" || family.name == "cnn" ||
+                            family.name == "cnn1d" || family.name == "vgg" ||
+                            family.name == "resnet";
+      EXPECT_EQ(convolves, has_maps) << family.name;
       EXPECT_EQ(attends, !model.transformer.empty()) << family.name;
       EXPECT_GT(kinds[static_cast<std::size_t>(Work::product)], 0) << family.name;
       EXPECT_GT(kinds[static_cast<std::size_t>(Work::other)], 0) << family.name;

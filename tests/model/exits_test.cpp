@@ -16,8 +16,15 @@ const std::vector<std::pair<Settings, DataShape>> kModels{
       {"kernel", "3"},
       {"exits", "3"}},
      {{3, 32, 32}, 10}},
-    {{{"name", "encoder"}, {"depth", "5"}, {"embed", "32"}, {"heads", "2"}, {"exits", "3"}},
-     kNews}};
+    {{{"name", "encoder"}, {"depth", "5"}, {"embed", "32"}, {"heads", "2"}, {"exits", "3"}}, kNews},
+    {{{"name", "cnn1d"},
+      {"channels", "4,8,8,6,8,9"},
+      {"kernel", "3"},
+      {"first_kernel", "9"},
+      {"first_stride", "2"},
+      {"pool", "2"},
+      {"exits", "3"}},
+     {{2, 500}, 10}}};
 
 at::Tensor samples(const Model& model) {
   return model.shape.vocabulary > 0
@@ -42,6 +49,7 @@ TEST(Exits, BlocksCanBeLeftOutInTurnWhereTheyKeepTheShape) {
   EXPECT_TRUE(make(kModels[0].first, kModels[0].second).depth_keeps_shape);
   EXPECT_FALSE(make(kModels[1].first, kModels[1].second).depth_keeps_shape);  // they pool
   EXPECT_TRUE(make(kModels[2].first, kModels[2].second).depth_keeps_shape);
+  EXPECT_FALSE(make(kModels[3].first, kModels[3].second).depth_keeps_shape);
 }
 
 TEST(Exits, LeaveTheModelAsItIs) {
@@ -95,6 +103,9 @@ TEST(Exits, AModelWithoutThemAnswersByItsHeadAtAnyDepth) {
 TEST(Exits, BadNumbersAreRefused) {
   EXPECT_THROW(make({{"name", "vit"}, {"depth", "3"}, {"exits", "4"}}, kImages), InputError);
   EXPECT_THROW(make({{"name", "lenet"}, {"exits", "2"}}), InputError);
+  // The first convolution always stays, so two have room for one classifier only.
+  EXPECT_THROW(make({{"name", "cnn1d"}, {"channels", "4,4"}, {"exits", "2"}}, {{1, 16000}, 10}),
+               InputError);
 }
 
 }  // namespace

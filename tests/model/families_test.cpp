@@ -8,9 +8,18 @@ const std::vector<Settings> kFamilies{
     {{"name", "mlp"}, {"hidden", "40,24"}},
     {{"name", "lenet"}},
     {{"name", "cnn"}, {"channels", "8,12"}, {"features", "32"}},
+    {{"name", "cnn1d"},
+     {"channels", "8,12"},
+     {"first_kernel", "9"},
+     {"first_stride", "2"},
+     {"pool", "2"}},
     {{"name", "vgg"}, {"width", "4"}, {"classifier", "24"}},
     {{"name", "resnet"}, {"width", "4"}},
     {{"name", "resnet"}, {"width", "4"}, {"depth", "50"}, {"stem", "imagenet"}}};
+
+/// The program's defaults of cnn1d.
+const Settings kSpeech{
+    {"name", "cnn1d"}, {"channels", "32,32,64,64"}, {"kernel", "3"}, {"norm", "batch"}};
 
 std::vector<Settings> with_norms() {
   std::vector<Settings> all;
@@ -28,6 +37,11 @@ TEST(Families, HaveTheParametersOfTheirPapersToTheUnit) {
   EXPECT_EQ(trainable_count(make({{"name", "lenet"}})), 61706);
   EXPECT_EQ(trainable_count(make({{"name", "cnn"}})), 1663370);
   EXPECT_EQ(trainable_count(make({{"name", "mlp"}})), 784 * 200 + 200 + 200 * 10 + 10);
+  // MergeSFL's network for speech: the part before the cut has 12,160 parameters.
+  const Model speech = make(kSpeech, {{1, 16000}, 35});
+  EXPECT_EQ(trainable_count(speech), 26915);
+  const Submodel bottom = part_of(speech, Submodel::full(*speech.layout), 0, 3);
+  EXPECT_EQ(values_of(speech, bottom).buffer_layout().count(Kind::trainable), 12160);
   // 3x32x32: 6 (75 + 1) + 16 (150 + 1) + 120 (16 x 36 + 1) + 84 x 121 + 10 x 85.
   EXPECT_EQ(trainable_count(make({{"name", "lenet"}}, {{3, 32, 32}, 10})),
             456 + 2416 + 120 * 577 + 84 * 121 + 850);
@@ -70,6 +84,9 @@ TEST(Families, NameThoseThatTakeTheData) {
   EXPECT_NE(refusal({{"name", "gpt"}}, {{1, 28, 28}, 4})
                 .find("take mlp, lenet, cnn, vgg, resnet, vit for it"),
             std::string::npos);
+  EXPECT_EQ(refusal({{"name", "cnn"}}, {{6, 100}, 7}),
+            "model.name = cnn is for images (channels, height, width), and the data is numbers of "
+            "the shape 6x100; take mlp, cnn1d for it");
   // Tokens that are not rows: no family reads them.
   EXPECT_NE(refusal({{"name", "encoder"}}, {{6, 2}, 4, 9}).find("rows of tokens"),
             std::string::npos);
@@ -143,7 +160,7 @@ TEST(Families, GradientsOfTwoPassesAddUp) {
     const Model model = make(settings);
     Parameters p = full_values(model);
     p.attach_gradients();
-    const at::Tensor x = images(4, {1, 28, 28});
+    const at::Tensor x = images(4, model.shape.sample);
     const auto pass = [&] {
       Context context;
       context.mode = Mode::train;
@@ -200,6 +217,53 @@ TEST(Families, CnnEqualsPlainATen) {
   expect_close(run(model, p, x), at::linear(h, v["fc2.weight"], v["fc2.bias"]));
 }
 
+/// cnn1d with batch norm by the formulas of PyTorch's modules for signals.
+at::Tensor plain_signals(const Named& v, const std::vector<std::int64_t>& strides,
+                         std::int64_t pool, const at::Tensor& x) {
+  at::Tensor h = x;
+  for (std::size_t i = 0; i < strides.size(); ++i) {
+    const std::string n = std::to_string(i + 1);
+    h = at::conv1d(h, v["conv" + n + ".weight"], v["conv" + n + ".bias"], strides[i]);
+    h = at::batch_norm(h, v["norm" + n + ".weight"], v["norm" + n + ".bias"], {}, {}, true, 0, 1e-5,
+                       false);
+    h = at::max_pool1d(at::relu(h), pool);
+  }
+  return at::linear(h.mean(2), v["fc.weight"], v["fc.bias"]);
+}
+
+TEST(Families, Cnn1dEqualsPyTorchsLayersForSignalsForwardAndBack) {
+  struct Case {
+    DataShape shape;
+    std::string first_stride;
+    std::string pool;
+  };
+  // The first has the single channel and the lengths of spoken digits.
+  for (const Case& c : {Case{{{1, 4096}, 10}, "4", "4"}, Case{{{6, 700}, 7}, "3", "2"}}) {
+    Settings settings = kSpeech;
+    settings.insert({{"first_stride", c.first_stride}, {"pool", c.pool}});
+    const Model model = make(settings, c.shape);
+    Parameters p = full_values(model);
+    p.attach_gradients();
+    const Named v(model, p);
+    EXPECT_EQ(v["conv1.weight"].sizes(), (std::vector<std::int64_t>{32, c.shape.sample[0], 80}));
+    const at::Tensor x = images(9, c.shape.sample);
+    const at::Tensor y = at::arange(9, at::kLong).remainder(c.shape.classes);
+    Context context;
+    context.mode = Mode::train;
+    const at::Tensor ours = forward(model, p, x, context);
+    at::cross_entropy_loss(ours, y).backward();
+    const at::Tensor gradients = p.gradients().clone();
+
+    p.zero_gradients();
+    const at::Tensor theirs =
+        plain_signals(v, {std::stoll(c.first_stride), 1, 1, 1}, std::stoll(c.pool), x);
+    at::cross_entropy_loss(theirs, y).backward();
+    expect_close(ours.detach(), theirs.detach());
+    expect_close(gradients, p.gradients());
+    EXPECT_GT(gradients.abs().max().item<double>(), 100 * kTolerance);
+  }
+}
+
 TEST(Families, SingleChannelConvolutionDoesNotDependOnTheBatchAround) {
   const Model model = make({{"name", "lenet"}});
   const Parameters p = full_values(model);
@@ -229,7 +293,7 @@ TEST(Families, ASliceEqualsTheFullModelWithTheDroppedUnitsZeroed) {
         shape[0] = -1;
         view.mul_(kept.view(shape));
       }
-      const at::Tensor x = images(6, {1, 28, 28});
+      const at::Tensor x = images(6, model.shape.sample);
       expect_close(run(model, small, x), run(model, full, x));
       if (!model.has_statistics) continue;
 
@@ -275,7 +339,9 @@ TEST(Families, GatherThenScatterIsTheIdentityOnKeptAndTouchesNothingElse) {
 
 TEST(Families, EveryWidthTrainsAndGivesOneLogitPerClass) {
   for (const Settings& settings : with_norms()) {
-    for (const DataShape& shape : {DataShape{{1, 28, 28}, 10}, DataShape{{3, 32, 32}, 4}}) {
+    const DataShape colour =
+        takes_signals(settings) ? DataShape{{1, 91}, 4} : DataShape{{3, 32, 32}, 4};
+    for (const DataShape& shape : {usual_shape(settings), colour}) {
       const Model model = make(settings, shape);
       EXPECT_FALSE(model.layout->axes[static_cast<std::size_t>(model.class_axis)].cuttable);
       const Submodel submodel = select(*model.layout, 0.25, Choice::random);
@@ -385,7 +451,7 @@ TEST(Scaler, ChangesNothingAtFullWidth) {
   for (const Settings& settings : kFamilies) {
     const Model model = make(settings);
     const Parameters p = full_values(model);
-    const at::Tensor x = images(3, {1, 28, 28});
+    const at::Tensor x = images(3, model.shape.sample);
     EXPECT_TRUE(
         same_bits(run(model, p, x, Mode::train, nullptr, true), run(model, p, x, Mode::train)));
   }
@@ -399,6 +465,20 @@ TEST(Families, RefuseSizesThatDoNotFitTheData) {
   EXPECT_THROW(make({{"name", "mlp"}, {"hidden", "20,0.5"}}), InputError);
   EXPECT_THROW(make({{"name", "mlp"}}, {{784}, 1}), InputError);
   EXPECT_THROW(make({{"name", "lent"}}), InputError);
+  // (60 - 9) / 2 + 1 = 26, pooled 13, 11, pooled 5, 3, pooled 1.
+  Settings signals{{"name", "cnn1d"}, {"channels", "4,4,4,4"}, {"kernel", "3"},
+                   {"pool", "2"},     {"first_kernel", "9"},   {"first_stride", "2"}};
+  EXPECT_NE(refusal(signals, {{3, 60}, 10})
+                .find("model.kernel = 3 is longer than the 1 values that are left of a signal of "
+                      "60 in convolution 4"),
+            std::string::npos);
+  signals["channels"] = "4,4,4";
+  EXPECT_EQ(refusal(signals, {{3, 60}, 10}), "");
+  EXPECT_NE(refusal(signals, {{3, 8}, 10}).find("model.first_kernel = 9 is longer than the 8"),
+            std::string::npos);
+  signals["pool"] = "3";
+  EXPECT_NE(refusal(signals, {{3, 11}, 10}).find("model.pool = 3 is longer than the 2"),
+            std::string::npos);
   EXPECT_EQ(trainable_count(make({{"name", "lenet"}}, {{1, 12, 12}, 10})),
             156 + 2416 + 120 * 17 + 84 * 121 + 850);
 }

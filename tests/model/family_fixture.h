@@ -29,13 +29,22 @@ inline ::testing::Environment* const one_thread =
 
 using Settings = std::map<std::string, std::string>;
 
-inline Model make(const Settings& settings, DataShape shape = {{1, 28, 28}, 10}) {
+inline bool takes_signals(const Settings& settings) { return settings.at("name") == "cnn1d"; }
+
+/// The shape of data for a test that has no other wish.
+inline DataShape usual_shape(const Settings& settings) {
+  return takes_signals(settings) ? DataShape{{3, 60}, 10} : DataShape{{1, 28, 28}, 10};
+}
+
+inline Model make(const Settings& settings, const DataShape& shape) {
   OptionTable table;
   declare_model_options(table);
   Config config(std::move(table));
   for (const auto& [key, value] : settings) config.set("model." + key, value, "test");
   return build_model(config, shape);
 }
+
+inline Model make(const Settings& settings) { return make(settings, usual_shape(settings)); }
 
 inline Parameters values_of(const Model& model, const Submodel& submodel) {
   return Parameters(std::make_shared<const BufferLayout>(model.layout, submodel, Packing::aligned));

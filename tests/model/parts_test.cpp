@@ -28,7 +28,16 @@ const std::vector<Family> kFamilies{
      {{3, 16, 16}, 10}},
     {{{"name", "gpt"}, {"depth", "2"}, {"embed", "24"}, {"heads", "2"}, {"tied", "false"}},
      {{10}, 40, 40, true}},
-    {{{"name", "encoder"}, {"depth", "2"}, {"embed", "24"}, {"heads", "2"}}, {{12}, 4, 40, false}}};
+    {{{"name", "encoder"}, {"depth", "2"}, {"embed", "24"}, {"heads", "2"}}, {{12}, 4, 40, false}},
+    {{{"name", "cnn1d"},
+      {"channels", "6,8,9"},
+      {"kernel", "3"},
+      {"first_kernel", "9"},
+      {"first_stride", "2"},
+      {"pool", "2"},
+      {"exits", "2"},
+      {"norm", "batch"}},
+     {{2, 70}, 10}}};
 
 at::Tensor samples(const Model& model) {
   if (model.shape.vocabulary == 0) return images(4, model.shape.sample);

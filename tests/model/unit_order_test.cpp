@@ -27,6 +27,8 @@ TEST(PrunableAxes, AreHiddenUnitsThatOneLayerReads) {
   EXPECT_EQ(prunable_names(make({{"name", "mlp"}, {"hidden", "30, 20"}})),
             (Names{"hidden1", "hidden2"}));
   EXPECT_EQ(prunable_names(make({{"name", "vgg"}, {"width", "4"}}, kColour)).size(), 8U);
+  EXPECT_EQ(prunable_names(make({{"name", "cnn1d"}, {"channels", "4,5"}}, {{1, 4096}, 10})),
+            (Names{"conv1", "conv2"}));
   // With exits, a classifier reads the channels too.
   EXPECT_EQ(prunable_names(make({{"name", "cnn"}, {"exits", "2"}})),
             (Names{"conv1", "conv2", "features"}));

@@ -16,7 +16,7 @@ class Partition {
  public:
   /// Reads data.partition and the options of that rule, data.samples_per_client, data.local_test,
   /// clients.count and run.seed. InputError if there are more clients than the samples allow, the
-  /// rule needs classes and the data has none, or clients.count differs from the data's.
+  /// rule needs classes and the data has none, or clients.count is above the data's clients.
   ///
   /// With data.samples_per_client = 0 every sample has exactly one client: iid: shuffled and split
   /// evenly. dirichlet: each class is split by proportions drawn from Dirichlet(alpha) (Hsu et al.
@@ -24,8 +24,8 @@ class Partition {
   /// data.shards_per_client of them (McMahan et al. 2017). dominant: an even split in which
   /// data.dominant_share of a client's samples have one class and the rest are spread over the
   /// others. long_tail: class sizes fall exponentially (Cui et al. 2019), then iid or dirichlet.
-  /// given: by Dataset::client_of. Clients below data.min_per_client are topped up from the
-  /// largest, except in given.
+  /// given: by Dataset::client_of, whose first clients.count clients take part. Clients below
+  /// data.min_per_client are topped up from the largest, except in given.
   ///
   /// With data.samples_per_client = m each client draws m samples for itself, without repeats
   /// unless its pool is smaller than m: iid from all samples; dirichlet by class proportions of its

@@ -18,14 +18,18 @@ struct Layer {
   std::function<void(CostTape&)> cost;
 };
 
-/// Declares `name`.weight [out, in, kernel, kernel] and, unless the shape has none, `name`.bias
-/// [out]. In training with Context::scaler the output is divided by the kept fraction of a cuttable
-/// `out` axis (HeteroFL). `first`: the input is the data, so it needs no gradient.
-Layer conv2d(Layout& layout, int block, const std::string& name, int in_axis, int out_axis,
-             ConvolutionShape shape, bool first = false);
+/// Declares `name`.weight [out, in, kernel, kernel] (of a signal [out, in, kernel]) and, unless the
+/// shape has none, `name`.bias [out]. In training with Context::scaler the output is divided by the
+/// kept fraction of a cuttable `out` axis (HeteroFL). `first`: the input is the data, so it needs
+/// no gradient.
+Layer convolution(Layout& layout, int block, const std::string& name, int in_axis, int out_axis,
+                  ConvolutionShape shape, bool first = false);
+
+/// Signals [batch, channels, length] as images of height 1.
+Layer signal_as_image();
 
 /// Declares `name`.weight [out, in x positions] and `name`.bias [out]; flattens its input to
-/// [batch, in x positions]. Scaler and `first` as in conv2d.
+/// [batch, in x positions]. Scaler and `first` as in convolution().
 Layer linear(Layout& layout, int block, const std::string& name, int in_axis,
              std::int64_t positions, int out_axis, bool first = false);
 
@@ -57,8 +61,8 @@ Layer relu();
 /// ReLU, then 2x2 max-pooling with stride 2 (pool.h).
 Layer relu_pool();
 
-/// kernel x kernel max-pooling with padding kernel / 2 (an odd kernel).
-Layer max_pool(std::int64_t kernel, std::int64_t stride);
+/// The largest value in each place of the window (kernel, stride, padding, signal).
+Layer max_pool(ConvolutionShape window);
 
 /// The mean over all positions: [batch, channels, height, width] becomes [batch, channels].
 Layer global_pool();
@@ -82,6 +86,12 @@ Block make_block(const Layout& layout, int block, std::vector<Layer> layers);
 /// The name of the classifier after the last block of Model::depth, if there is one: the k-th of
 /// `exits` classifiers follows block floor(k depth / exits), and the last is the head.
 std::optional<std::string> exit_due(const Model& model, std::int64_t depth, std::int64_t exits);
+
+/// For convolutions whose depth can be cut if they have several `exits`: appends `block`, whose
+/// outputs are `out`, to the `depth` blocks of Model::depth, and the classifier after it, if there
+/// is one: the mean over all positions, then a linear layer.
+void end_stage(Model& model, Layout& layout, int block, int out, std::int64_t depth,
+               std::int64_t exits);
 
 /// Declares "model.depth" for vgg, resnet and the transformers.
 void declare_depth(OptionTable& table);

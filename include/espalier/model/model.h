@@ -106,7 +106,8 @@ struct Block {
 
 /// The shape of data for a model.
 struct DataShape {
-  std::vector<std::int64_t> sample;  ///< {1, 28, 28} of an image, {length} of a text
+  std::vector<std::int64_t> sample;  ///< {1, 28, 28} of an image, {channels, length} of a signal,
+                                     ///< {length} of a text
   std::int64_t classes = 0;          ///< number of different labels
   std::int64_t vocabulary = 0;       ///< above 0: samples are tokens (int64) below this number
   bool next_token = false;           ///< each position has a label, the next token
@@ -178,7 +179,7 @@ Submodel cut_depth(const Model& model, std::int64_t kept);
 Submodel rolling_depth(const Model& model, std::int64_t kept, std::int64_t version);
 
 /// The kind of samples of a family.
-enum class Takes { numbers, images, texts, next_token };
+enum class Takes { numbers, images, signals, texts, next_token };
 
 /// A family: its options, and how to build a model of it for given data.
 struct ModelFamily {
@@ -190,10 +191,11 @@ struct ModelFamily {
   /// Its defaults of options that several families have ("model.norm").
   std::vector<std::pair<std::string, std::string>> defaults{};
 };
-/// mlp, lenet, cnn, vgg, resnet, vit, gpt, encoder (one file each in src/model).
+/// One file each in src/model.
 ModelFamily mlp_family();
 ModelFamily lenet_family();
 ModelFamily cnn_family();
+ModelFamily cnn1d_family();
 ModelFamily vgg_family();
 ModelFamily resnet_family();
 ModelFamily vit_family();

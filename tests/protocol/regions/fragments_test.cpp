@@ -12,6 +12,8 @@ namespace {
 
 const std::string kImages =
     "[data]\nname = synthetic\nsynthetic_samples = 40\nsynthetic_shape = 3, 32, 32\n";
+const std::string kSignals =
+    "[data]\nname = synthetic\nsynthetic_samples = 40\nsynthetic_shape = 1, 4096\n";
 const std::string kTokens =
     "[data]\nname = synthetic\nsynthetic_samples = 40\nsynthetic_vocabulary = 50\nlength = 8\n";
 
@@ -19,6 +21,7 @@ const std::vector<std::pair<std::string, std::string>> kFamilies{
     {"mlp", kImages + "[model]\nname = mlp\nhidden = 9, 8, 7\n"},
     {"lenet", kImages + "[model]\nname = lenet\n"},
     {"cnn", kImages + "[model]\nname = cnn\nnorm = batch\n"},
+    {"cnn1d", kSignals + "[model]\nname = cnn1d\nnorm = batch\n"},
     {"vgg", kImages + "[model]\nname = vgg\n"},
     {"resnet", kImages + "[model]\nname = resnet\n"},
     {"vit", kImages + "[model]\nname = vit\ndepth = 4\nembed = 24\npatch = 8\n"},
