@@ -464,7 +464,8 @@ Dataset make_dataset(const std::string& name, const ArraySet& arrays, const Conf
           formatted("{} holds {} in {} dimensions, but tokens are integers [samples, length]",
                     x.name, element_name(x.element), x.shape.size()));
     }
-    shape.vocabulary = config.integer("data.vocabulary");
+    shape.vocabulary =
+        arrays.vocabulary > 0 ? arrays.vocabulary : config.integer("data.vocabulary");
     check_range(x, shape.vocabulary, "tokens",
                 {"; if these are numbers, set data.array_values = numbers and take mlp",
                  "; raise data.vocabulary if that is right"});
@@ -480,7 +481,9 @@ Dataset make_dataset(const std::string& name, const ArraySet& arrays, const Conf
     shape.classes = shape.vocabulary;
     samples->y = arrays.y;
   } else {
-    shape.classes = take_labels(arrays.y, config.integer("data.classes"), samples->labels);
+    shape.classes =
+        take_labels(arrays.y, arrays.classes > 0 ? arrays.classes : config.integer("data.classes"),
+                    samples->labels);
   }
   shape.sample = samples->shape;
   Rows rows = split_rows(arrays, config);
@@ -507,7 +510,8 @@ DataSource arrays_source() {
                      {"auto", "numbers", "tokens"});
     table.add_choice(
         "data.normalise", "none",
-        "arrays, csv: normalisation by a mean and a deviation for each channel or feature: none "
+        "arrays, csv, leaf: normalisation by a mean and a deviation for each channel or feature: "
+        "none "
         "(bytes of images are divided by 255), computed from the training samples, or given",
         {"none", "computed", "given"});
     table.add(
@@ -523,19 +527,20 @@ DataSource arrays_source() {
     table.add({.key = "data.classes",
                .type = OptionType::integer,
                .default_value = "0",
-               .help = "arrays, csv: number of classes; 0 = the largest label + 1",
+               .help = "arrays, csv, leaf: number of classes; 0 = the largest label + 1",
                .minimum = 0,
                .maximum = 1e6});
     table.add({.key = "data.shape",
                .type = OptionType::real_list,
                .default_value = "",
-               .help = "arrays: shape of one sample, e.g. 3, 32, 32; needed only for --check "
-                       "without the file"});
+               .help = "arrays, leaf: shape of one sample, e.g. 3, 32, 32; needed only for --check "
+                       "without the file, and for images of leaf that are not square and grey"});
     table.add({.key = "data.test_share",
                .type = OptionType::real,
                .default_value = "0.1",
-               .help = "arrays, csv: fraction of the samples that is drawn for the test split, if "
-                       "the data has no test split",
+               .help =
+                   "arrays, csv, leaf: fraction of the samples that is drawn for the test split, "
+                   "if the data has no test split",
                .minimum = 0,
                .maximum = 1});
   };

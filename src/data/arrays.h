@@ -18,6 +18,8 @@ struct ArraySet {
   std::optional<Array> client;  ///< client of each sample, from 0
   std::optional<Array> split;   ///< 0 training, 1 test; else data.test_share are drawn
   bool tokens = false;          ///< x are tokens: integers [samples, length]
+  std::int64_t vocabulary = 0;  ///< 0: data.vocabulary
+  std::int64_t classes = 0;     ///< 0: data.classes
 };
 
 /// Whether the data are tokens by an option with the choices auto, numbers and tokens; auto: if the

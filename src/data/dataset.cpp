@@ -29,6 +29,9 @@ Registry<DataSource> make_sources() {
               agnews_source());
   sources.add("arrays", "your own arrays x and y (client, split) in an HDF5 file or npy files",
               arrays_source());
+  sources.add("leaf",
+              "the LEAF benchmark's JSON files with their users as clients: Shakespeare, FEMNIST",
+              leaf_source());
   sources.add("csv", "your own table of features or tokens, with a column for the class",
               csv_source());
   return sources;
@@ -51,12 +54,13 @@ void declare_data_options(OptionTable& table) {
        .default_value = "",
        .help = "folder of the data; empty = the environment variable ESPALIER_DATA, else 'data'",
        .on_resume = OnResume::place});
-  table.add(
-      {.key = "data.file",
-       .type = OptionType::text,
-       .default_value = "",
-       .help = "text, arrays, csv: the file, relative to the data folder or the working directory; "
-               "empty = tinyshakespeare/input.txt, arrays.h5 (or x.npy, y.npy, ...), data.csv"});
+  table.add({.key = "data.file",
+             .type = OptionType::text,
+             .default_value = "",
+             .help =
+                 "text, arrays, csv, leaf: the file, relative to the data folder or the working "
+                 "directory; empty = tinyshakespeare/input.txt, arrays.h5 (or x.npy, y.npy, ...), "
+                 "data.csv, the folder leaf"});
   table.add({.key = "data.length",
              .type = OptionType::integer,
              .default_value = "64",

@@ -1,5 +1,6 @@
 """Runs on data of every form: the user's own files, and partitions whose samples are drawn on demand."""
 
+import json
 import os
 import re
 import shutil
@@ -40,6 +41,23 @@ class Partitions(ProgramTest):
         self.write("data.csv", "\n".join(["who,a,b,class", *rows]) + "\n")
         self.run_ok("table", "--data.name=csv", f"--data.dir={self.folder.name}", "--data.partition=given",
                     "--data.csv_client=who", "--data.normalise=computed")
+
+    def test_users_of_leaf_are_clients(self):
+        """The speakers are three, and each line is its own; two of them take part."""
+        user_data = {}
+        for user, count in (("third", 90), ("first", 60), ("second", 75)):
+            line = (user + " says a word ") * 9
+            user_data[user] = {"x": [line[i:i + 6] for i in range(count)], "y": list(line[6:count + 6])}
+        users = ["first", "second", "third"]
+        self.write("mine.json", json.dumps({"users": users, "num_samples": [60, 75, 90], "user_data": user_data}))
+        settings = ("--data.name=leaf", f"--data.dir={self.folder.name}", "--data.file=mine.json", "--data.partition=given",
+                    "--data.test_share=0.2", "--clients.fleet=", "--model.name=gpt", "--model.depth=1", "--model.embed=12",
+                    "--model.heads=2", "--run.rounds=1", "--train.epochs=1")
+        self.same_on_one_and_three(*settings, "--clients.count=2")
+        tasks = self.table(self.path("runs", "one"), "tasks")
+        self.assertEqual(dict(zip(tasks["client"].tolist(), tasks["samples"].tolist())), {0: 48, 1: 60})
+        self.assert_refused(2, "clients.count = 4 is more than the 3 clients (0 to 2) that leaf names", "run", self.input, *settings,
+                            "--clients.count=4", "--run.name=four")
 
 
 def png(path, side, grey):

@@ -1,6 +1,7 @@
 """Every model family on every source of data: --check and the run both accept the pair, or both refuse it with one sentence."""
 
 import concurrent.futures
+import json
 import os
 import struct
 import sys
@@ -54,6 +55,11 @@ class Pairs(ProgramTest):
                                                             + labels.astype(np.uint8).tobytes())):
                 with open(self.path(f"{part}-{kind}-ubyte"), "wb") as file:
                     file.write(content)
+        speech = "to be or not to be that is the question " * 3
+        texts = {"x": [speech[i:i + 8] for i in range(80)], "y": list(speech[8:88])}
+        pictures = {"x": draw.uniform(size=(20, 196)).round(3).tolist(), "y": labels[:20].tolist()}
+        for name, of_user in (("texts", texts), ("pictures", pictures)):
+            self.write(f"{name}.json", json.dumps({"users": ["a", "b"], "user_data": {"b": of_user, "a": of_user}}))
         here = f"--data.dir={self.folder.name}"
         text = ["--data.name=text", here, "--data.file=tale.txt", "--data.length=8"]
         return {
@@ -66,13 +72,15 @@ class Pairs(ProgramTest):
             "integers": (arrays("int64", draw.integers(0, 9, (40, 6))), NUMBERS | TEXTS | SIGNALS),
             "a table": (["--data.name=csv", here, "--data.file=table.csv"], NUMBERS | SIGNALS),
             "made signals": (synthetic("3,20"), NUMBERS | SIGNALS),
+            "LEAF's texts": (["--data.name=leaf", here, "--data.file=texts.json", "--data.test_share=0.2"], TEXTS | NEXT),
+            "LEAF's images": (["--data.name=leaf", here, "--data.file=pictures.json"], IMAGES | SIGNALS),
             "made texts": (synthetic("6", "--data.synthetic_vocabulary=9"), TEXTS),
             "made chains": (synthetic("6", "--data.synthetic_vocabulary=9", "--data.synthetic_labels=next_token"), NEXT),
             "bytes of a text": (text, NEXT),
         }
 
     def one(self, name, family, settings):
-        words = ["run", self.bare, f"--run.name={name}-{family}".replace(" ", "-"), f"--model.name={family}",
+        words = ["run", self.bare, f"--run.name={name}-{family}".replace(" ", "-").replace("'", ""), f"--model.name={family}",
                  *FAMILIES[family], *settings]
         return self.espalier(*words, "--check"), self.espalier(*words)
 
@@ -93,7 +101,7 @@ class Pairs(ProgramTest):
                 self.assertEqual(len(run.stderr.splitlines()), 1, run.stderr)
                 self.assertIn(f"model.name = {family} is for", run.stderr)
                 self.assertRegex(run.stderr, "; (take|store)")
-                self.assertFalse(os.path.exists(self.path("runs", f"{name}-{family}".replace(" ", "-"))))
+                self.assertFalse(os.path.exists(self.path("runs", f"{name}-{family}".replace(" ", "-").replace("'", ""))))
         last = dict(zip(pairs, ended))[("channels last", "cnn")][1].stderr
         self.assertIn("channels come first, and samples of the shape 28x28x3 have them last; store them as 3x28x28", last)
 

@@ -87,6 +87,7 @@ DataSource synthetic_source();
 DataSource text_source();
 DataSource agnews_source();
 DataSource arrays_source();
+DataSource leaf_source();
 DataSource csv_source();
 /// data.name, data.dir, data.partition, data.alpha, ... and the sources' own options.
 void declare_data_options(OptionTable& table);
