@@ -187,7 +187,7 @@ void Region::join(std::span<const float> model) {
   std::ranges::copy(model, floats_of(payload).begin());
   trainer_.place(experiment_.model.layout, full, payload);
   trainer_.attach_optimizer();
-  sent_.clear();
+  kept_.clear();
   if (settings_.gradients) return;
   shared_ = Parameters(trainer_.parameters().buffer_layout_ptr());
   std::copy_n(trainer_.parameters().data(), shared_.buffer_layout().size(), shared_.data());
@@ -215,9 +215,11 @@ void Region::apply(const RegionTask::Applied& applied, std::span<const float> sh
     trainer_.update();
     return;
   }
-  const auto sent = sent_.extract(applied.exchange);
-  std::span<const float> before;  // own values when sent; none if the region joined later
-  if (!sent.empty()) before = {sent.mapped().const_data_ptr<float>(), shared.size()};
+  const auto kept = kept_.extract(applied.fragment);
+  std::span<const float> before;  // own values when sent; none if it has not sent any
+  if (!kept.empty() && kept.mapped().exchange == applied.exchange) {
+    before = {kept.mapped().values.const_data_ptr<float>(), shared.size()};
+  }
   const Charge buffers(*account_, (settings_.local_base ? 2 : 1) * value_bytes(fragment));
   std::vector<float> own;
   std::span<const float> fresh = shared;
@@ -274,7 +276,7 @@ Bytes Region::finish(const RegionTask& task) {
     if (settings_.keeps_sent_values()) {
       at::Tensor kept = at::empty({std::ssize(values)}, at::kFloat);
       std::ranges::copy(values, kept.data_ptr<float>());
-      sent_[sent.exchange] = kept;
+      kept_[sent.fragment] = {sent.exchange, kept};
     }
     if (settings_.sends_differences()) {
       const std::vector<float> shared = values_of(fragment, shared_.data());
@@ -329,15 +331,16 @@ void Region::archive(Archive& archive) {
     archive_values(archive, "shared", shared_.data());
   }
   trainer_.optimizer().archive(archive, *experiment_.plans, trainer_.parameters().buffer_layout());
-  std::vector<std::int64_t> exchanges;
-  for (const auto& [exchange, values] : sent_) exchanges.push_back(exchange);
-  archive.value("exchanges", exchanges);
-  for (const std::int64_t exchange : exchanges) {
-    at::Tensor& values = sent_[exchange];
-    auto size = archive.loading() ? std::int64_t{0} : values.numel();
-    archive.value("size", size);
-    if (archive.loading()) values = at::empty({size}, at::kFloat);
-    archive.value("values", std::span(values.data_ptr<float>(), static_cast<std::size_t>(size)));
+  std::vector<std::int64_t> fragments;
+  for (const auto& [fragment, kept] : kept_) fragments.push_back(fragment);
+  archive.value("kept", fragments);
+  for (const std::int64_t fragment : fragments) {
+    Kept& kept = kept_[fragment];
+    archive.value("exchange", kept.exchange);
+    const auto size = settings_.fragments[static_cast<std::size_t>(fragment)].values();
+    if (archive.loading()) kept.values = at::empty({size}, at::kFloat);
+    archive.value("values",
+                  std::span(kept.values.data_ptr<float>(), static_cast<std::size_t>(size)));
   }
 }
 

@@ -234,6 +234,21 @@ TEST(Region, MemoryStaysWithinItsBound) {
   }
 }
 
+TEST(Region, KeepsTheValuesThatItSentLast) {
+  // A server that has no values to merge, because all messages were lost, sends nothing back.
+  install_counting_allocator();
+  const Scene s = scene_of("[regions]\narrival = compensate\n");
+  OneRegion one(s);
+  one.run(0, join(1, {{0, 0}}), one.first());
+  for (std::int64_t job = 1; job < 10; ++job) one.run(job, work({}, job + 1, {{job, 0}}), {});
+  EXPECT_LE(one.region().result().peak_bytes,
+            region_bytes(s.experiment, one.settings(),
+                         part_size(s.experiment.train, s.experiment.batch_of(0))));
+  // Merged values of an exchange before the last replace its own.
+  const std::vector<float> merged(one.first().size(), 0.25F);
+  EXPECT_EQ(floats(one.run(10, work({{8, 0, 2}}, 10, {{10, 0}}), merged)), merged);
+}
+
 TEST(Region, GoesOnFromItsState) {
   const Scene s = scene_of(
       "[train]\nmomentum = 0.9\n[regions]\narrival = compensate\nfragments = strided\n"

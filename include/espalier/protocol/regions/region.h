@@ -102,8 +102,13 @@ class Region final : public Resident {
   Trainer trainer_;
   /// From which differences are taken; none if gradients are exchanged: all replicas are equal.
   Parameters shared_;
-  std::map<std::int64_t, at::Tensor> sent_;  // own values when sent, by exchange, until applied
-  std::int64_t joined_ = 0;                  // how often
+  /// Own values when they were sent, until the fragment is applied or sent again.
+  struct Kept {
+    std::int64_t exchange = 0;
+    at::Tensor values;
+  };
+  std::map<std::int64_t, Kept> kept_;  // by fragment
+  std::int64_t joined_ = 0;            // how often
   std::int64_t step_ = 0;
   std::int64_t epoch_ = 0;        // over its samples, since the beginning
   std::int64_t peak_before_ = 0;  // memory before a resume
