@@ -43,6 +43,16 @@ class SameValues(Decoupled):
                 self.assert_same(one, self.run_ok(f"{number}-killed", *more, ranks=2))
 
 
+    def test_more_periods_later_are_the_same_run(self):
+        more = (*DECOUPLED, "--run.horizon=8", "--faults.crash=0.1", "--train.schedule=cosine")
+        whole = self.run_ok("whole", *more, "--run.rounds=4")
+        self.run_ok("parts", *more, "--run.rounds=2", ranks=2)
+        parts = self.run_ok("parts", *more, "--run.rounds=4")
+        self.assert_equal_models(whole, parts)
+        np.testing.assert_array_equal(self.table(whole, "evaluations")["virtual_time_s"],
+                                      self.table(parts, "evaluations")["virtual_time_s"])
+
+
 class Neutral(Decoupled):
     def test_one_region_alone_trains_as_without_exchanges(self):
         alone = ("--clients.count=1", "--clients.fleet=fast", "--data.synthetic_samples=31", *FREE, *PLAIN)

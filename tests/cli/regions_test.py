@@ -2,6 +2,7 @@
 kill."""
 
 import os
+import time
 import unittest
 
 import h5py
@@ -268,6 +269,20 @@ class Times(RegionsTest):
         np.testing.assert_allclose(locked["reached_s"][locked["region"] == 0], locked["reached_s"][locked["region"] == 3])
 
 
+class Measured(RegionsTest):
+    def test_steps_take_the_time_of_the_host(self):
+        """With a host as fast as the fast regions, these take the time that their training took here."""
+        for method, *more in (("diloco", "--regions.overlap=0"), ("decoupled_diloco", "--regions.overlap=0")):
+            begun = time.monotonic()
+            run = self.run_ok(method, f"--method.name={method}", *more, "--clock.kind=measured", "--clock.host_gflops=0.002")
+            wall = time.monotonic() - begun
+            regions = self.table(run, "regions")
+            self.assertEqual(regions["samples"].min() > 0, True)
+            compute = regions["compute_s"][regions["region"] < 2].sum()
+            self.assertGreater(compute, 0)
+            self.assertLess(compute, wall)
+
+
 class Faults(RegionsTest):
     """Regions that crash, are away, are late, and whose messages are lost."""
 
@@ -373,7 +388,7 @@ class Refusals(RegionsTest):
         for words, *settings in (
                 ("regions.overlap", "--regions.overlap=8"), ("regions.fragment_count", "--regions.fragment_count=5"),
                 ("regions.sends", "--regions.sends=2"), ("regions.sends", "--regions.sends=9"),
-                ("more than the 2 steps", "--regions.period=2", "--regions.overlap=1"),
+                ("must have a step for each", "--regions.period=2", "--regions.overlap=1"),
                 ("regions.exchange", "--method.name=sync_dp"),
                 ("belong together", "--method.name=sync_dp", "--regions.overlap=0", "--regions.schedule=together"),
                 ("faults.lost", "--faults.twice=0.1"),

@@ -260,10 +260,9 @@ void DecoupledServer::on_network(const Network::Event& event) {
 
 /// Chooses fragments for all slots up to `step`, which a region has reached.
 void DecoupledServer::open_slots(std::int64_t step) {
-  const std::int64_t last = experiment_.rounds * settings_.schedule.period;
   while (true) {
     const std::int64_t slot = schedule_.next_slot(state_.slot);
-    if (slot > std::min(step, last)) return;
+    if (slot > step) return;
     state_.slot = slot;
     state_.slot_time = state_.now;
     for (const int fragment : schedule_.choose(slot)) ask(fragment, slot);

@@ -70,6 +70,7 @@ std::int64_t Places::foremost() const {
 }
 
 Nanoseconds Places::shortest_step() const {
+  if (settings_.lock_step) return times_.of_slowest(0, 1);
   Nanoseconds shortest = times_.of(0, 0, 1);
   for (std::int64_t region = 1; region < size(); ++region) {
     shortest = std::min(shortest, times_.of(region, 0, 1));
@@ -118,7 +119,7 @@ Flight Places::flight_of(std::int64_t region) {
   flight.is_answered = p.is_lost == 0;
   flight.sent = p.time;
   flight.compute = work_time(region, p.step, p.task.goal);
-  flight.flops = (p.task.goal - p.step) + 1;  // all steps weigh the same
+  flight.flops = std::max<std::int64_t>(1, times_.flops(region, p.step, p.task.goal));
   return flight;
 }
 

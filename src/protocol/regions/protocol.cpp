@@ -1,5 +1,8 @@
 #include "espalier/protocol/regions/protocol.h"
 
+#include <algorithm>
+#include <limits>
+
 #include "espalier/base/log.h"
 #include "espalier/engine/faults.h"
 #include "espalier/protocol/regions/decoupled.h"
@@ -12,6 +15,28 @@ namespace {
 
 std::string megabytes(std::int64_t bytes) {
   return formatted("{:.2f} MB", static_cast<double>(bytes) * 1e-6);
+}
+
+/// The part of the fastest region's period that the busiest link of a region needs to carry every
+/// fragment once.
+double link_use(const Experiment& e, const ServerSettings& settings) {
+  std::int64_t up = 0;
+  std::int64_t down = 0;
+  for (const Fragment& fragment : settings.regions.fragments) {
+    up += encoded_bytes(settings.regions.codec, fragment.tensors);
+    down += fragment.values() * static_cast<std::int64_t>(sizeof(float));
+  }
+  const StepTimes times(e);
+  Nanoseconds transfer = 0;
+  Nanoseconds step = std::numeric_limits<Nanoseconds>::max();
+  for (std::int64_t region = 0; region < e.fleet->size(); ++region) {
+    const DeviceClass& device = e.fleet->device(region);
+    transfer = std::max({transfer, transfer_time(device.up_mbps, 0, up),
+                         transfer_time(device.down_mbps, 0, down)});
+    step = std::min(step, times.of(region, 0, 1));
+  }
+  return static_cast<double>(transfer) /
+         static_cast<double>(std::max<Nanoseconds>(1, step * settings.schedule.period));
 }
 
 class Regions final : public Preparation {
@@ -68,6 +93,11 @@ void Regions::print_check() const {
                        region_bytes(e, settings_.regions, part_size(e.train, e.batch_of(region))));
   }
   log_note(formatted("memory   {} at most for a region", megabytes(largest)));
+  if (settings_.decoupling && e.partition) {
+    log_note(formatted(
+        "links    busy for {:.2f} of the time, if every fragment is exchanged once in a period",
+        link_use(e, settings_)));
+  }
 }
 
 void declare(OptionTable& table) {

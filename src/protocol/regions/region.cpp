@@ -105,6 +105,7 @@ RegionSettings region_settings(const Config& config, const Experiment& e) {
         "regions.arrival = replace: every step waits for the mean gradient");
   }
   s.local_base = config.text("regions.base") == "local";
+  s.shows_replicas = config.text("regions.evaluate") == "replicas";
   if (s.gradients && s.local_base) {
     throw InputError("regions.base = local is for regions.exchange = values");
   }

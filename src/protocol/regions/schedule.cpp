@@ -60,8 +60,8 @@ ScheduleSettings schedule_settings(const Config& config, std::int64_t fragments,
   }
   if (fragments > s.period) {
     throw InputError(
-        formatted("{} fragments are more than the {} steps of regions.period: choose fewer or a "
-                  "longer period",
+        formatted("{} fragments do not fit into regions.period = {}, which must have a step for "
+                  "each: choose fewer or a longer period",
                   fragments, s.period));
   }
   if (s.kind != ScheduleKind::adaptive) return s;

@@ -17,7 +17,7 @@ RegionsServer::RegionsServer(const Experiment& experiment, ServerSettings settin
       schedule_(settings_.schedule, sizes_of(settings_.regions.fragments)),
       network_(devices_of(*experiment.fleet), settings_.clock.server),
       places_(experiment, settings_, run),
-      replicas_(experiment, settings_.evaluates_replicas, settings_.evaluate_every) {}
+      replicas_(experiment, settings_.regions.shows_replicas, settings_.evaluate_every) {}
 
 void RegionsServer::begin() {
   places_.clock().start(state_.now);

@@ -70,7 +70,7 @@ std::optional<Decoupling> decoupling_of(const Config& config, const Fleet& fleet
                                         const ServerSettings& s) {
   if (!config.boolean("regions.decoupled")) return std::nullopt;
   if (s.topology != Topology::star || s.regions.gradients || s.regions.local_base ||
-      config.integer("regions.overlap") > 0 || s.evaluates_replicas) {
+      config.integer("regions.overlap") > 0 || s.regions.shows_replicas) {
     throw InputError(
         "regions.decoupled needs regions.topology = star, regions.exchange = values, regions.base "
         "= "
@@ -85,8 +85,7 @@ std::optional<Decoupling> decoupling_of(const Config& config, const Fleet& fleet
   return d;
 }
 
-bool evaluates_replicas(const Config& config, const Experiment& e) {
-  if (config.text("regions.evaluate") == "shared") return false;
+void refuse_statistics(const Experiment& e) {
   const bool has_statistics = std::ranges::any_of(
       e.model.layout->entries, [](const Entry& entry) { return entry.kind == Kind::statistic; });
   if (has_statistics) {
@@ -94,7 +93,6 @@ bool evaluates_replicas(const Config& config, const Experiment& e) {
         "regions.evaluate = replicas does not work with batch norm, because the mean of replicas "
         "has no statistics of its own: set model.norm to another, or regions.evaluate = shared");
   }
-  return true;
 }
 
 void refuse_little_memory(const Experiment& e, const RegionSettings& settings) {
@@ -123,8 +121,8 @@ std::vector<DeviceClass> devices_of(const Fleet& fleet) {
 
 void declare_server_options(OptionTable& table) {
   table.add_choice("regions.topology", "star",
-                   "star: fragments pass the server's links; ring: the regions average them among "
-                   "themselves (all-reduce)",
+                   "way of the fragments: through the server's links (star), or averaged by the regions "
+                   "among themselves (ring, an all-reduce)",
                    {"star", "ring"});
   table.add_choice("regions.weights", "uniform",
                    "weight of a region in a merge: equal; by its samples; by the tokens that it "
@@ -141,9 +139,9 @@ void declare_server_options(OptionTable& table) {
              "regions never wait: the server asks for fragments and merges those that come in "
              "time"});
   table.add({"regions.quorum", OptionType::integer, "1",
-             "decoupled: regions whose values a merge needs", "", 1, 1e6});
+             "regions.decoupled: regions whose values a merge needs", "", 1, 1e6});
   table.add({"regions.grace", OptionType::real, "1",
-             "decoupled: fraction of the time until the next fragment, at most a step, that a "
+             "regions.decoupled: fraction of the time until the next fragment, at most a step, that a "
              "merge with its quorum waits for further regions",
              "", 0, 1});
   table.add(
@@ -164,7 +162,7 @@ ServerSettings server_settings(const Config& config, const Experiment& experimen
   if (config.text("regions.topology") == "ring") s.topology = Topology::ring;
   s.weights = choice<Weights>(config, "regions.weights", kWeights);
   s.lock_step = config.boolean("regions.lock_step");
-  s.evaluates_replicas = evaluates_replicas(config, experiment);
+  if (s.regions.shows_replicas) refuse_statistics(experiment);
   s.evaluate_every = config.integer("record.evaluate_every");
   s.decoupling = decoupling_of(config, *experiment.fleet, s);
   refuse_unused_faults(config);
@@ -185,7 +183,8 @@ std::int64_t region_bytes(const Experiment& e, const RegionSettings& settings, s
     largest = std::max(largest, fragment.values() * static_cast<std::int64_t>(sizeof(float)));
   }
   // While fragments are applied or sent there are no activations, but a message and its values.
-  const std::int64_t messages = cost.model_bytes + 2 * cost.message_bytes + 2 * largest;
+  const std::int64_t copies = settings.shows_replicas ? 3 : 2;
+  const std::int64_t messages = cost.model_bytes + copies * cost.message_bytes + 2 * largest;
   const std::int64_t sent = settings.keeps_sent_values() ? cost.message_bytes : 0;
   return std::max(cost.peak_bytes, messages) + copy + sent;
 }

@@ -28,14 +28,25 @@ const TrainingCost& StepTimes::cost_of(std::int64_t batch) const {
   return costs_.emplace(batch, task_cost(experiment_, LocalObjective(), full, batch)).first->second;
 }
 
-Nanoseconds StepTimes::of(std::int64_t region, std::int64_t begin, std::int64_t end) const {
-  if (begin == end) return 0;
+std::vector<Steps> StepTimes::steps(std::int64_t region, std::int64_t begin,
+                                    std::int64_t end) const {
   std::vector<Steps> steps;
+  if (begin == end) return steps;
   for (const Workload::Passes& passes : passes_between(experiment_, region, begin, end)) {
     steps.push_back({cost_of(passes.size), passes.count});
   }
   steps.push_back({penalty_, end - begin});
-  return compute_time(experiment_.fleet->device(region), steps);
+  return steps;
+}
+
+Nanoseconds StepTimes::of(std::int64_t region, std::int64_t begin, std::int64_t end) const {
+  return compute_time(experiment_.fleet->device(region), steps(region, begin, end));
+}
+
+std::int64_t StepTimes::flops(std::int64_t region, std::int64_t begin, std::int64_t end) const {
+  std::int64_t flops = 0;
+  for (const Steps& s : steps(region, begin, end)) flops += s.count * s.cost.step_flops;
+  return flops;
 }
 
 Nanoseconds StepTimes::of_slowest(std::int64_t begin, std::int64_t end) const {

@@ -31,6 +31,8 @@ struct RegionSettings {
   /// Each region takes differences from its own values of the last exchange, not from the shared
   /// copy.
   bool local_base = false;
+  /// Evaluations are of the mean of the regions' replicas, not of the shared copy.
+  bool shows_replicas = false;
   std::vector<Fragment> fragments;
 
   bool keeps_sent_values() const { return local_base || arrival.needs_sent_values(); }

@@ -33,8 +33,6 @@ struct ServerSettings {
   Topology topology = Topology::star;
   Weights weights = Weights::uniform;
   bool lock_step = false;  ///< every step takes as long as the slowest region's
-  /// Evaluations are of the mean of the regions' replicas, not of the shared copy.
-  bool evaluates_replicas = false;
   std::int64_t evaluate_every = 1;  ///< versions
   std::optional<Decoupling> decoupling{};
   Faults faults;

@@ -20,11 +20,14 @@ class StepTimes {
   explicit StepTimes(const Experiment& experiment);
   /// Of the region's steps after step `begin`, up to step `end`, on its own device.
   Nanoseconds of(std::int64_t region, std::int64_t begin, std::int64_t end) const;
+  /// Operations of these steps.
+  std::int64_t flops(std::int64_t region, std::int64_t begin, std::int64_t end) const;
   /// The same steps on the slowest region.
   Nanoseconds of_slowest(std::int64_t begin, std::int64_t end) const;
 
  private:
   const TrainingCost& cost_of(std::int64_t batch) const;
+  std::vector<Steps> steps(std::int64_t region, std::int64_t begin, std::int64_t end) const;
 
   const Experiment& experiment_;
   TrainingCost penalty_;                                // of one step
