@@ -135,6 +135,7 @@ class Neutral(SplitTest):
             (7, ("--model.name=vgg", "--model.width=2", *image)),
             (4, ("--model.name=resnet", "--model.width=4", *image)),
             (2, ("--model.name=vit", "--model.patch=8", *small, *image)),
+            (1, ("--model.name=vit", "--model.patch=8", "--model.exits=2", *small, *image)),
             (3, ("--model.name=gpt", "--model.tied=false", "--data.synthetic_labels=next_token", *small, *text)),
             (1, ("--model.name=encoder", *small, *text)))
         for number, (cut, family) in enumerate(families):

@@ -106,10 +106,9 @@ std::int64_t Costs::top_memory(std::span<const std::int64_t> sizes) const {
   const std::int64_t largest = is_merged ? samples : *std::ranges::max_element(sizes);
   const TrainingCost& step = top(largest);
   // The features come as a message. In turn, those of all workers and their gradients are there
-  // beside a step on one batch; merged, some logits once more, for the losses of each worker.
-  const std::int64_t beside = is_merged
-                                  ? feature_bytes(samples) + 2 * logits_bytes(experiment_, samples)
-                                  : 3 * feature_bytes(samples);
+  // beside a step on one batch. The losses of each worker are computed before the backward pass,
+  // and need less than it.
+  const std::int64_t beside = (is_merged ? 1 : 3) * feature_bytes(samples);
   const std::int64_t answering = 4 * feature_bytes(samples);  // both as tensors and as messages
   return step.model_bytes + std::max({step.message_bytes, answering + labels_in_memory(samples),
                                       step.activation_bytes + beside + labels_in_memory(samples)});

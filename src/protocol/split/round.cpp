@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 #include <numeric>
+#include <set>
 
 #include "espalier/base/error.h"
 #include "espalier/train/evaluate.h"
@@ -22,6 +23,27 @@ void append(Bytes& all, std::span<const std::byte> more) {
   all.insert(all.end(), more.begin(), more.end());
 }
 
+/// Every client has one part, and every cluster has work.
+void check(const RoundPlan& plan) {
+  std::set<std::int64_t> clients;
+  ESPALIER_CHECK(!plan.clusters.empty(), "a plan has no cluster");
+  for (const ClusterPlan& cluster : plan.clusters) {
+    ESPALIER_CHECK(cluster.iterations > 0 && !cluster.workers.empty() && cluster.weight > 0,
+                   "a cluster of {} workers has {} iterations and weight {}",
+                   cluster.workers.size(), cluster.iterations, cluster.weight);
+    ESPALIER_CHECK(cluster.host == kServer || clients.insert(cluster.host).second,
+                   "client {} has two parts in a plan", cluster.host);
+    std::int64_t last = -1;
+    for (const WorkerPlan& worker : cluster.workers) {
+      ESPALIER_CHECK(worker.client > last && clients.insert(worker.client).second,
+                     "client {} has two parts in a plan, or not its place", worker.client);
+      ESPALIER_CHECK(worker.batch > 0 && worker.weight > 0, "client {} has batch {} and weight {}",
+                     worker.client, worker.batch, worker.weight);
+      last = worker.client;
+    }
+  }
+}
+
 }  // namespace
 
 Round::Round(const Experiment& experiment, const Parts& parts, const Costs& costs, Clock& clock,
@@ -32,9 +54,8 @@ Round::Round(const Experiment& experiment, const Parts& parts, const Costs& cost
       clock_(clock),
       links_(std::move(links)),
       start_(std::move(start)) {
+  check(plan);
   for (ClusterPlan& cluster : plan.clusters) {
-    ESPALIER_CHECK(cluster.iterations > 0 && !cluster.workers.empty(),
-                   "cluster {} of version {} has no work", clusters_.size(), start_.version);
     clusters_.push_back({.plan = std::move(cluster)});
     Cluster& made = clusters_.back();
     for (const WorkerPlan& worker : made.plan.workers) {

@@ -1,7 +1,8 @@
 #pragma once
 // The plan of a round: who trains, with which batch sizes, in which clusters, for how long. The
 // control module of a method makes it from what it has observed in earlier rounds; the protocol
-// carries it out. Plans are values.
+// carries it out. Plans are values. Each client has at most one part in a plan; batches, iterations
+// and weights are positive.
 
 #include <cstdint>
 #include <functional>
