@@ -95,7 +95,7 @@ class SameValues(ParallelTest):
         self.assertGreater(len(set(hosts)), 1)
 
     def test_everybody_has_one_part(self):
-        for number, more in enumerate(((), ("--method.clusters=random",), ("--method.top_choice=strict",),
+        for number, more in enumerate(((), ("--method.clusters=random",), ("--method.top_choice=strict", "--method.label_sets=1"),
                                        ("--method.label_distance=kl", "--method.label_sets=4"))):
             run = self.run_ok(f"parts{number}", "--run.rounds=3", "--method.recluster_every=1", *more)
             rounds, clusters = self.both(run)
@@ -246,6 +246,16 @@ class Figures(ParallelTest):
             run = self.run_ok(kind, *common, f"--method.clusters={kind}", "--method.waiting_share=0")
             divergences[kind] = self.table(run, "clusters")["label_divergence"].mean()
         self.assertLess(divergences["utility"], divergences["random"])
+
+
+class Inputs(ParallelTest):
+    def test_the_shipped_input_runs(self):
+        self.input = os.path.join(os.environ["ESPALIER_INPUTS"], "split", "parallelsfl-digits.ini")
+        rounds, clusters = self.both(self.run_ok("digits", "--run.rounds=2", "--method.most_iterations=4"))
+        np.testing.assert_array_equal(np.unique(clusters["round"]), [1, 2])
+        self.assertGreater(len(clusters["round"]), 4)
+        self.assertTrue((clusters["iterations"] <= 4).all() and (clusters["workers"] <= 5).all())
+        self.assertTrue(np.isfinite(rounds["train_loss"]).all())
 
 
 class Refused(ParallelTest):
