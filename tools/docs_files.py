@@ -298,6 +298,7 @@ PROTOCOLS = {
         input=TINY_SPLIT,
         runs={
             "splitfed_v1": ["--method.name=splitfed_v1", "--server.up_mbps=1"],
+            "parallelsfl": ["--method.name=parallelsfl", "--method.bottom_mbps=0"],
         },
         entries=[
             ("split", "", "state of the server between two rounds; a round that was interrupted is repeated"),
@@ -314,6 +315,18 @@ PROTOCOLS = {
             ("split/links/up", ONE, "emulated time at which its incoming link is free, in ns"),
             ("split/links/processor", ONE, "emulated time at which its processor is free, in ns"),
             ("split/control", "", "state of the control module; empty for `fixed`"),
+            ("split/control/version", ONE, "`parallelsfl`: rounds that it has observed"),
+            ("split/control/clustered", ONE, "`parallelsfl`: version at which the clusters were made"),
+            ("split/control/clusters", "varies", "`parallelsfl`: list of the clusters: top worker and bottoms"),
+            ("split/control/times_top", "one per client", "`parallelsfl`: rounds in which the client was a top worker"),
+            ("split/control/slowness", "", "`parallelsfl`: estimates of the clients' speeds, as factors of their classes"),
+            ("split/control/slowness/compute", "one per client", "time of compute by that of the device class"),
+            ("split/control/slowness/transfer", "one per client", "time of messages by that of the device classes"),
+            ("split/control/slowness/observed", "one per client", "rounds in which the client was observed"),
+            ("split/control/clustered_slowness", "", "`parallelsfl`: the same when the clusters were made"),
+            ("split/control/clustered_slowness/compute", "one per client", "as above"),
+            ("split/control/clustered_slowness/transfer", "one per client", "as above"),
+            ("split/control/clustered_slowness/observed", "one per client", "as above"),
         ]),
 }
 

@@ -89,8 +89,23 @@ std::int64_t Costs::top_flops(std::span<const std::int64_t> sizes) const {
   return flops;
 }
 
-Nanoseconds Costs::top_time(const DeviceClass& device, std::span<const std::int64_t> sizes) const {
-  return compute_time(device, top_steps(sizes));
+Nanoseconds Costs::top_time(const DeviceClass& device, std::span<const std::int64_t> sizes,
+                            double slowdown) const {
+  return compute_time(device, top_steps(sizes), slowdown);
+}
+
+Nanoseconds Costs::top_done(const DeviceClass& device, std::vector<Arrival> batches,
+                            double slowdown) const {
+  std::ranges::stable_sort(batches, {}, &Arrival::time);
+  Nanoseconds done = 0;
+  std::vector<std::int64_t> sizes;
+  for (const Arrival& batch : batches) {
+    sizes.push_back(batch.samples);
+    if (parts_.step != TopStep::accumulated) continue;
+    done = std::max(done, batch.time) + top_time(device, {&batch.samples, 1}, slowdown);
+  }
+  if (parts_.step == TopStep::accumulated) return done;
+  return batches.back().time + top_time(device, sizes, slowdown);
 }
 
 /// Weights come and go alone; beside a batch there are its features or their gradient as a message.
@@ -105,9 +120,9 @@ std::int64_t Costs::top_memory(std::span<const std::int64_t> sizes) const {
   const bool is_merged = parts_.step == TopStep::merged;
   const std::int64_t largest = is_merged ? samples : *std::ranges::max_element(sizes);
   const TrainingCost& step = top(largest);
-  // The features come as a message. In turn, those of all workers and their gradients are there
-  // beside a step on one batch. The losses of each worker are computed before the backward pass,
-  // and need less than it.
+  // The features come as a message. Batch by batch, those of all workers and their gradients are
+  // there beside a pass of one batch. The losses of each worker are computed before the backward
+  // pass, and need less than it.
   const std::int64_t beside = (is_merged ? 1 : 3) * feature_bytes(samples);
   const std::int64_t answering = 4 * feature_bytes(samples);  // both as tensors and as messages
   return step.model_bytes + std::max({step.message_bytes, answering + labels_in_memory(samples),

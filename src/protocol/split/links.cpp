@@ -11,13 +11,12 @@ double slower(double a, double b) {
   return std::min(a, b);
 }
 
-/// Between two clients.
+}  // namespace
+
 Nanoseconds peer_time(const DeviceClass& from, const DeviceClass& to, std::int64_t bytes) {
   return transfer_time(slower(from.up_mbps, to.down_mbps), std::max(from.latency_ms, to.latency_ms),
                        bytes);
 }
-
-}  // namespace
 
 Nanoseconds Links::send(Endpoint host, Nanoseconds time, std::int64_t bytes) {
   return host == kServer ? server_.down.take(time, bytes) : time;

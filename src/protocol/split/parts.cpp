@@ -9,7 +9,7 @@
 namespace espalier::split {
 namespace {
 
-constexpr const char* kSteps[] = {"merged", "in_turn"};
+constexpr const char* kSteps[] = {"merged", "in_turn", "accumulated"};
 
 /// The number of bottom blocks that the text means: a number, the name of the top's first block, or
 /// `middle`.
@@ -79,7 +79,8 @@ void declare_part_options(OptionTable& table) {
   table.add_choice(
       "split.top", "merged",
       "what the top does with the features of its workers' batches: one step on all of "
-      "them as one batch; or one step for each worker, one after the other",
+      "them as one batch; one step for each worker, one after the other; or one step on all, whose "
+      "gradient is summed batch by batch as they arrive",
       {std::begin(kSteps), std::end(kSteps)});
   table.add_choice("split.turns", "random",
                    "split.top = in_turn: order of the workers: random, another one in each "

@@ -31,7 +31,8 @@ void record_worker(RunFile& records, const Round& round, const Round::Worker& wo
   records.append(row);
 }
 
-void record_cluster(RunFile& records, const Round& round, const Round::Cluster& cluster) {
+void record_cluster(RunFile& records, const Round& round, const Round::Cluster& cluster,
+                    std::span<const LabelShares> labels) {
   double loss_sum = 0;
   std::int64_t samples = 0;
   for (const std::size_t i : cluster.workers) {
@@ -48,6 +49,8 @@ void record_cluster(RunFile& records, const Round& round, const Round::Cluster& 
       .set("iterations", cluster.iterations)
       .set("train_loss", loss_sum / static_cast<double>(samples))
       .set("weight", round.share(cluster))
+      .set("label_divergence",
+           divergence(cluster_shares(cluster.plan, labels), mean_shares(labels)))
       .set("top_s", seconds(cluster.top))
       .set("ended_s", seconds(cluster.ended))
       .set("waiting_s", seconds(round.ended() - cluster.ended))
@@ -72,12 +75,15 @@ void record_iteration(RunFile& records, const Round& round, const Round::Iterati
 
 }  // namespace
 
-void record(RunFile& records, const Round& round, bool with_iterations) {
+void record(RunFile& records, const Round& round, std::span<const LabelShares> labels,
+            bool with_iterations) {
   std::vector<const Round::Worker*> workers;
   for (const Round::Worker& worker : round.workers()) workers.push_back(&worker);
   std::ranges::sort(workers, {}, [](const Round::Worker* worker) { return worker->plan.client; });
   for (const Round::Worker* worker : workers) record_worker(records, round, *worker);
-  for (const Round::Cluster& cluster : round.clusters()) record_cluster(records, round, cluster);
+  for (const Round::Cluster& cluster : round.clusters()) {
+    record_cluster(records, round, cluster, labels);
+  }
   if (!with_iterations) return;
   for (const Round::Iteration& iteration : round.iterations()) {
     record_iteration(records, round, iteration);

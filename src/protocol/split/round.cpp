@@ -152,7 +152,11 @@ void Round::step_top(std::size_t index) {
     flight.compute = links_.processing_time(flight.flops);
     flight.download = links_.process(cluster.ready, flight.flops) - cluster.ready - flight.compute;
   } else {
-    flight.compute = costs_.top_time(device(cluster.plan.host), task.samples);
+    std::vector<Arrival> batches;
+    for (const std::size_t i : cluster.workers) {
+      batches.push_back({workers_[i].received, workers_[i].result.shape.front()});
+    }
+    flight.compute = costs_.top_done(device(cluster.plan.host), batches) - cluster.ready;
   }
   send(flight, kTopJob, task.encode(), to_shared(std::move(features)));
 }

@@ -61,7 +61,8 @@ SplitServer::SplitServer(const Experiment& experiment, ServerSettings settings,
       run_(run),
       control_(std::move(control)),
       model_(std::move(model)),
-      links_(*experiment.fleet, settings_.clock.server) {
+      links_(*experiment.fleet, settings_.clock.server),
+      labels_(label_shares(experiment)) {
   state_.tasks_of.assign(static_cast<std::size_t>(experiment.fleet->size()), 0);
   ClockSettings clock = settings_.clock;
   clock.server = ServerResources();  // the links have the server's
@@ -96,7 +97,7 @@ void SplitServer::begin_round() {
 
 void SplitServer::end_round() {
   const std::unique_ptr<Round> round = std::move(round_);
-  record(run_.records(), *round, settings_.record_iterations);
+  record(run_.records(), *round, labels_, settings_.record_iterations);
   merge(experiment_, *settings_.parts, *round, model_);
   double loss_sum = 0;
   std::int64_t samples = 0;

@@ -48,6 +48,9 @@ const TableSchema& clusters_schema() {
           {"iterations", kInteger, "1", "iterations of the round"},
           {"train_loss", kReal, "1", "mean training loss over its samples"},
           {"weight", kReal, "1", "weight of its model in the mean; those of a round sum to 1"},
+          {"label_divergence", kReal, "1",
+           "Kullback-Leibler divergence (in nats) of the labels in its workers' batches from those "
+           "of all clients, each client with the same weight"},
           {"top_s", kReal, "s",
            "emulated time of the top's steps, with the wait for the processor"},
           {"ended_s", kReal, "s", "emulated time at which the server had its model"},

@@ -113,10 +113,19 @@ Stepper::Output Top::step(const TopTask& task, const Bytes& message) {
                std::accumulate(task.samples.begin(), task.samples.end(), std::int64_t{0}));
   const Batch batch{tensor_of(message, shape), labels_of(experiment_.model.shape, labels)};
   TopResult result;
-  const at::Tensor gradient =
-      parts_.step == TopStep::merged
-          ? train_merged(batch, ranges_of(task.samples), result.loss_sums)
-          : train_in_turn(batch, ranges_of(task.samples), task.order, result.loss_sums);
+  const std::vector<Range> ranges = ranges_of(task.samples);
+  at::Tensor gradient;
+  switch (parts_.step) {
+    case TopStep::merged:
+      gradient = train_merged(batch, ranges, result.loss_sums);
+      break;
+    case TopStep::in_turn:
+      gradient = train_in_turn(batch, ranges, task.order, result.loss_sums);
+      break;
+    case TopStep::accumulated:
+      gradient = train_accumulated(batch, ranges, result.loss_sums);
+      break;
+  }
   Bytes answer = bytes_of(gradient);
   const Charge out(*account_, std::ssize(answer));
   result.peak_bytes = account_->peak_bytes();
@@ -153,16 +162,29 @@ at::Tensor Top::train_in_turn(const Batch& batch, const std::vector<Range>& rang
   return gradient;
 }
 
+/// Each batch adds the gradient of its mean loss times its share of the samples.
+at::Tensor Top::train_accumulated(const Batch& batch, const std::vector<Range>& ranges,
+                                  std::vector<double>& loss_sums) {
+  at::Tensor gradient = at::empty_like(batch.inputs);
+  trainer_->parameters().zero_gradients();
+  for (const Range& range : ranges) {
+    const Batch own{rows(batch.inputs, range).detach().requires_grad_(), rows(batch.labels, range)};
+    const at::Tensor mean = loss(own, forward(own.inputs));
+    const auto samples = static_cast<double>(range.size());
+    const double share = samples / static_cast<double>(batch.inputs.size(0));
+    loss_sums.push_back(mean.item<double>() * samples);
+    mean.backward(at::full_like(mean, share));
+    rows(gradient, range).copy_(own.inputs.grad()).div_(share);
+  }
+  trainer_->update();
+  return gradient;
+}
+
 /// One step on a batch, whose inputs get their gradient. Returns the sum of the losses of each
 /// range of samples.
 std::vector<double> Top::train(const Batch& batch, const std::vector<Range>& ranges) {
-  Context context;
-  context.mode = Mode::train;
-  Outputs outputs;
-  context.exits = &outputs.exits;
   trainer_->parameters().zero_gradients();
-  outputs.logits =
-      espalier::forward(experiment_.model, trainer_->parameters(), batch.inputs, context);
+  Outputs outputs = forward(batch.inputs);
   const at::Tensor mean = loss(batch, outputs);
   const auto sum_of = [](const at::Tensor& loss, const Range& range) {
     return loss.item<double>() * static_cast<double>(range.size());
@@ -182,6 +204,15 @@ std::vector<double> Top::train(const Batch& batch, const std::vector<Range>& ran
   mean.backward();
   trainer_->update();
   return sums;
+}
+
+Outputs Top::forward(const at::Tensor& features) {
+  Context context;
+  context.mode = Mode::train;
+  Outputs outputs;
+  context.exits = &outputs.exits;
+  outputs.logits = espalier::forward(experiment_.model, trainer_->parameters(), features, context);
+  return outputs;
 }
 
 at::Tensor Top::loss(const Batch& batch, const Outputs& outputs) {

@@ -60,7 +60,7 @@ TEST(Memory, IsBoundedAtEveryCutOfEveryFamily) {
         images + "[model]\nname = cnn\nnorm = batch\n",
         texts + "synthetic_labels = next_token\n[model]\nname = gpt\ntied = false\n" + slim,
         texts + "[model]\nname = encoder\n" + slim}) {
-    for (const std::string step : {"merged", "in_turn"}) {
+    for (const std::string step : {"merged", "in_turn", "accumulated"}) {
       const auto blocks = static_cast<int>(scene_of(family).experiment.model.blocks.size());
       for (int cut = 1; cut < blocks; ++cut) {
         const Scene s = scene_of(family + "[train]\nmomentum = 0.9\n[split]\ntop = " + step +

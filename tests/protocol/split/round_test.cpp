@@ -162,5 +162,34 @@ TEST(Round, QueuesTopsOnTheServersProcessor) {
   EXPECT_EQ(round->clusters()[1].top, 2 * step);
 }
 
+TEST(Round, AccumulatesOneBatchWhileOthersAreUnderWay) {
+  const std::string far = "[device.slow]\nlatency_ms = 25\n";
+  const Scene merged = scene_of(far), s = scene_of(far + "[split]\ntop = accumulated\n");
+  // A near and a far worker; then two near ones, whose batches come together.
+  const RoundPlan apart{{cluster(0, 1, {{1, 4, 1}, {3, 4, 1}}, 1)}};
+  const RoundPlan together{{cluster(0, 1, {{1, 4, 1}, {2, 4, 1}}, 1)}};
+  const Nanoseconds pass = s.costs.top(4).step_flops * 500;
+  const Nanoseconds both = s.costs.top(8).step_flops * 500;
+  Stage accumulating(s);
+  EXPECT_EQ(accumulating.run(apart)->clusters()[0].top, pass);
+  EXPECT_EQ(accumulating.run(together)->clusters()[0].top, 2 * pass);
+  Stage merging(merged);
+  EXPECT_EQ(merging.run(apart)->clusters()[0].top, both);
+  EXPECT_EQ(merging.run(together)->clusters()[0].top, both);
+}
+
+TEST(Costs, QueueAccumulatedBatchesInOrderOfArrival) {
+  const Scene s = scene_of("[split]\ntop = accumulated\n");
+  const DeviceClass& device = s.experiment.fleet->device(0);
+  const Nanoseconds small = s.costs.top(2).step_flops * 500;
+  const Nanoseconds large = s.costs.top(5).step_flops * 500;
+  ASSERT_GT(large, small + 10);
+  // The large one comes while the small one is worked on, and the next after a pause.
+  const std::vector<Arrival> batches{{100, 5}, {90, 2}, {90 + small + large + 7, 2}};
+  EXPECT_EQ(s.costs.top_done(device, batches), 90 + small + large + 7 + small);
+  EXPECT_EQ(s.costs.top_done(device, {batches[0], batches[1]}), 90 + small + large);
+  EXPECT_EQ(s.costs.top_done(device, {batches[0]}, 3), 100 + 3 * large);
+}
+
 }  // namespace
 }  // namespace espalier::split

@@ -75,5 +75,25 @@ TEST(Top, StepsInTheGivenOrder) {
   EXPECT_NE(weights, second_first.weights());
 }
 
+TEST(Top, AccumulatesTheStepOnAllBatches) {
+  const Scene merged_scene = scene_of(""), scene = scene_of("[split]\ntop = accumulated\n");
+  OneTop merged(merged_scene), accumulated(scene);
+  std::vector<double> merged_sums, sums;
+  for (int step = 0; step < 3; ++step) {
+    sums.clear();
+    const at::Tensor expected = merged.step({5, 1, 3}, 9 * step, {}, &merged_sums);
+    const at::Tensor gradient = accumulated.step({5, 1, 3}, 9 * step, {}, &sums);
+    EXPECT_LT(largest_difference(gradient, expected), 1e-5);
+    for (std::size_t i = 0; i < 3; ++i) EXPECT_NEAR(sums[i], merged_sums[i], 1e-4);
+  }
+  const Bytes weights = accumulated.weights(), expected = merged.weights();
+  for (std::size_t i = 0; i < floats_of(weights).size(); ++i) {
+    EXPECT_NEAR(floats_of(weights)[i], floats_of(expected)[i], 1e-5) << i;
+  }
+  OneTop alone_merged(merged_scene), alone(scene);
+  EXPECT_EQ(largest_difference(alone_merged.step({4}), alone.step({4})), 0);
+  EXPECT_EQ(alone_merged.weights(), alone.weights());
+}
+
 }  // namespace
 }  // namespace espalier::split

@@ -11,6 +11,12 @@
 
 namespace espalier::split {
 
+/// A worker's batch that has come to a host.
+struct Arrival {
+  Nanoseconds time = 0;
+  std::int64_t samples = 0;
+};
+
 class Costs {
  public:
   /// Both must outlive it.
@@ -46,7 +52,12 @@ class Costs {
   Nanoseconds backward_time(const DeviceClass& device, std::int64_t batch) const;
   /// Of the top's steps for batches of these sizes.
   std::int64_t top_flops(std::span<const std::int64_t> sizes) const;
-  Nanoseconds top_time(const DeviceClass& device, std::span<const std::int64_t> sizes) const;
+  Nanoseconds top_time(const DeviceClass& device, std::span<const std::int64_t> sizes,
+                       double slowdown = 1) const;
+  /// When a host of this class has made the top's steps for all the batches. Accumulated gradients
+  /// are made in the order of arrival, those of one batch while others are under way.
+  Nanoseconds top_done(const DeviceClass& device, std::vector<Arrival> batches,
+                       double slowdown = 1) const;
 
   /// Upper bounds of memory.
   std::int64_t bottom_memory(std::int64_t batch) const;

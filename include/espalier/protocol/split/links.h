@@ -11,6 +11,9 @@
 
 namespace espalier::split {
 
+/// Between two clients: the slower of the two links, with the larger latency.
+Nanoseconds peer_time(const DeviceClass& from, const DeviceClass& to, std::int64_t bytes);
+
 class Links {
  public:
   /// `fleet` must outlive it.

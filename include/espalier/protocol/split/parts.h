@@ -10,8 +10,9 @@ namespace espalier::split {
 
 /// What the top does with the features of its workers' batches.
 enum class TopStep {
-  merged,  ///< one step on all of them as one batch
-  in_turn  ///< one step for each worker's batch, one after the other
+  merged,      ///< one step on all of them as one batch
+  in_turn,     ///< one step for each worker's batch, one after the other
+  accumulated  ///< one step as merged, whose gradient is summed batch by batch as they arrive
 };
 
 struct Parts {

@@ -9,6 +9,7 @@
 
 #include "espalier/engine/clock.h"
 #include "espalier/engine/protocol.h"
+#include "espalier/protocol/split/labels.h"
 #include "espalier/protocol/split/round.h"
 
 namespace espalier::split {
@@ -58,6 +59,7 @@ class SplitServer final : public Conversation {
   Parameters model_;
   std::unique_ptr<Clock> clock_;
   Links links_;
+  std::vector<LabelShares> labels_;  // by client
   State state_;
   std::unique_ptr<Round> round_;  // null between two rounds
 };

@@ -51,7 +51,7 @@ class Top final : public Resident {
   /// `experiment` and `parts` must outlive it.
   Top(const Experiment& experiment, const Parts& parts) : experiment_(experiment), parts_(parts) {}
   void begin(const TopTask& task, const Bytes& weights);
-  /// One step on all batches as one, or one for each. A worker gets the gradient of the mean over
+  /// One step on all batches, or one for each. A worker gets the gradient of the mean over
   /// its own batch.
   Stepper::Output step(const TopTask& task, const Bytes& features);
   Stepper::Output finish();
@@ -61,9 +61,12 @@ class Top final : public Resident {
  private:
   at::Tensor train_merged(const Batch& batch, const std::vector<Range>& ranges,
                           std::vector<double>& loss_sums);
+  at::Tensor train_accumulated(const Batch& batch, const std::vector<Range>& ranges,
+                               std::vector<double>& loss_sums);
   at::Tensor train_in_turn(const Batch& batch, const std::vector<Range>& ranges,
                            const std::vector<std::int64_t>& order, std::vector<double>& loss_sums);
   std::vector<double> train(const Batch& batch, const std::vector<Range>& ranges);
+  Outputs forward(const at::Tensor& features);
   at::Tensor loss(const Batch& batch, const Outputs& outputs);
 
   const Experiment& experiment_;

@@ -1,0 +1,123 @@
+#include "espalier/method/parallelsfl_times.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "espalier/protocol/split/links.h"
+
+namespace espalier::split {
+namespace {
+
+constexpr double kSecond = 1e9;
+
+/// Observed by expected time; 1 where the class makes no time, so that nothing can be learned.
+double factor(Nanoseconds observed, double expected) {
+  return expected > 0 ? static_cast<double>(observed) / expected : 1;
+}
+
+bool is_apart(double a, double b, double change) {
+  return std::max(a, b) > (1 + change) * std::min(a, b);
+}
+
+}  // namespace
+
+Slowness::Slowness(std::int64_t clients, double kept)
+    : compute_(at(clients), 1.0),
+      transfer_(at(clients), 1.0),
+      observed_(at(clients), 0),
+      kept_(kept) {}
+
+void Slowness::observe(std::int64_t client, double compute, double transfer) {
+  const double kept = observed_[at(client)]++ > 0 ? kept_ : 0;
+  compute_[at(client)] = kept * compute_[at(client)] + (1 - kept) * compute;
+  transfer_[at(client)] = kept * transfer_[at(client)] + (1 - kept) * transfer;
+}
+
+bool Slowness::differs(const Slowness& other, double change) const {
+  for (std::size_t i = 0; i < compute_.size(); ++i) {
+    if (is_apart(compute_[i], other.compute_[i], change)) return true;
+    if (is_apart(transfer_[i], other.transfer_[i], change)) return true;
+  }
+  return false;
+}
+
+void Slowness::archive(Archive& archive) {
+  archive.value("compute", compute_);
+  archive.value("transfer", transfer_);
+  archive.value("observed", observed_);
+}
+
+double ParallelTimes::link(std::int64_t from, std::int64_t to, std::int64_t bytes) const {
+  const Fleet& fleet = *experiment_.fleet;
+  return static_cast<double>(peer_time(fleet.device(from), fleet.device(to), bytes));
+}
+
+double ParallelTimes::step(std::int64_t worker, std::int64_t samples) const {
+  const DeviceClass& device = experiment_.fleet->device(worker);
+  return static_cast<double>(costs_.forward_time(device, samples) +
+                             costs_.backward_time(device, samples));
+}
+
+double ParallelTimes::messages(std::int64_t worker, std::int64_t top, std::int64_t samples) const {
+  const std::int64_t features = costs_.feature_bytes(samples);
+  return link(top, worker, features) + link(worker, top, features + costs_.label_bytes(samples));
+}
+
+double ParallelTimes::side_s(const Slowness& slowness, std::int64_t worker,
+                             std::int64_t top) const {
+  const std::int64_t batch = experiment_.batch_of(worker);
+  return (slowness.compute(worker) * step(worker, batch) +
+          slowness.transfer(worker) * messages(worker, top, batch)) /
+         kSecond;
+}
+
+double ParallelTimes::top_s(const Slowness& slowness, std::int64_t top) const {
+  const std::int64_t one[] = {experiment_.train.batch};
+  return slowness.compute(top) *
+         static_cast<double>(costs_.top_time(experiment_.fleet->device(top), one)) / kSecond;
+}
+
+/// A round of n iterations: each worker's first forward pass with the bottom's way down, n - 1
+/// times the gradient's way, a step and the features' way, and at the end a backward pass with the
+/// bottom's way up; n times the top's steps.
+ClusterPace ParallelTimes::pace(const Slowness& slowness, const WorkerCluster& cluster) const {
+  const DeviceClass& host = experiment_.fleet->device(cluster.top);
+  const std::int64_t bottom = costs_.bottom_bytes(), whole = bottom + costs_.top_bytes();
+  std::vector<Arrival> first, between;
+  double last = 0;
+  for (const std::int64_t worker : cluster.bottoms) {
+    const DeviceClass& device = experiment_.fleet->device(worker);
+    const std::int64_t batch = experiment_.batch_of(worker);
+    const std::int64_t features = costs_.feature_bytes(batch);
+    const double links = slowness.transfer(worker), speed = slowness.compute(worker);
+    const double up = links * link(worker, cluster.top, features + costs_.label_bytes(batch));
+    const double down = links * link(cluster.top, worker, features);
+    const double forward = speed * static_cast<double>(costs_.forward_time(device, batch));
+    const double backward = speed * static_cast<double>(costs_.backward_time(device, batch));
+    first.push_back(
+        {std::llround(links * link(cluster.top, worker, bottom) + forward + up), batch});
+    between.push_back({std::llround(down + backward + forward + up), batch});
+    last = std::max(last, down + backward + links * link(worker, cluster.top, bottom));
+  }
+  const auto stepped = [&](const std::vector<Arrival>& batches) {
+    return static_cast<double>(costs_.top_done(host, batches, slowness.compute(cluster.top)));
+  };
+  const double model = slowness.transfer(cluster.top) *
+                       static_cast<double>(transfer_time(host.down_mbps, host.latency_ms, whole) +
+                                           transfer_time(host.up_mbps, host.latency_ms, whole));
+  return {.iteration_s = stepped(between) / kSecond,
+          .fixed_s = (model + stepped(first) - stepped(between) + last) / kSecond};
+}
+
+void ParallelTimes::learn(Slowness& slowness, const ClusterPlan& cluster, const WorkerPlan& worker,
+                          const Observation& seen) const {
+  double compute = 0, transfer = 0;
+  for (std::int64_t iteration = 0; iteration < cluster.iterations; ++iteration) {
+    const std::int64_t samples = costs_.batch_at(worker, iteration);
+    compute += step(worker.client, samples);
+    transfer += messages(worker.client, cluster.host, samples);
+  }
+  slowness.observe(worker.client, factor(seen.compute, compute), factor(seen.transfer, transfer));
+}
+
+}  // namespace espalier::split
