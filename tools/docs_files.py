@@ -291,6 +291,7 @@ PROTOCOLS = {
         input=TINY_SPLIT,
         runs={
             "splitfed_v1": ["--method.name=splitfed_v1", "--server.up_mbps=1"],
+            "mergesfl": ["--method.name=mergesfl"],
         },
         entries=[
             ("split", "", "state of the server between two rounds; a round that was interrupted is repeated"),
@@ -307,6 +308,9 @@ PROTOCOLS = {
             ("split/links/up", ONE, "emulated time at which its incoming link is free, in ns"),
             ("split/links/processor", ONE, "emulated time at which its processor is free, in ns"),
             ("split/control", "", "state of the control module; empty for `fixed`"),
+            ("split/control/times_selected", "one per client", "control `mergesfl`: rounds in which the client was selected"),
+            ("split/control/compute_s", "one per client", "control `mergesfl`: estimated seconds of compute for a sample"),
+            ("split/control/transfer_s", "one per client", "control `mergesfl`: estimated seconds of transfer for a sample"),
         ]),
 }
 

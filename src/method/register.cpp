@@ -14,6 +14,7 @@
 #include "espalier/method/fjord.h"
 #include "espalier/method/heterofl.h"
 #include "espalier/method/masks.h"
+#include "espalier/method/mergesfl.h"
 #include "espalier/method/prunefl.h"
 #include "espalier/method/ramfed.h"
 #include "espalier/method/splitfed.h"
@@ -57,6 +58,7 @@ const split::Catalogue& split_catalogue() {
   static const split::Catalogue all = [] {
     split::Catalogue c;
     split::register_splitfed(c);
+    split::register_mergesfl(c);
     return c;
   }();
   return all;
