@@ -103,10 +103,12 @@ class Refinement {
 
 Batches regulated_batches(std::span<const double> sample_s, std::int64_t largest,
                           std::span<const BatchRange> ranges) {
-  const double time = static_cast<double>(largest) * *std::ranges::min_element(sample_s);
+  const double least = *std::ranges::min_element(sample_s);
   Batches batches;
   for (std::size_t i = 0; i < sample_s.size(); ++i) {
-    const auto most = static_cast<std::int64_t>(std::floor(time / sample_s[i]));
+    // The quotient first: it is exactly 1 for the fastest.
+    const double exact = static_cast<double>(largest) * (least / sample_s[i]);
+    const auto most = static_cast<std::int64_t>(std::floor(exact));
     batches.push_back(std::max(ranges[i].least, std::min(ranges[i].most, most)));
   }
   return batches;

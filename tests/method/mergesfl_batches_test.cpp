@@ -34,6 +34,7 @@ TEST(Regulation, KeepsTimesWithinOneSample) {
     for (const std::int64_t largest : {64, 17}) {
       const Batches batches = regulated_batches(fleet.sample_s, largest, ranges(30, 1, largest));
       const double time = static_cast<double>(largest) * least;
+      EXPECT_EQ(*std::ranges::max_element(batches), largest);
       for (std::size_t i = 0; i < batches.size(); ++i) {
         const double own = static_cast<double>(batches[i]) * fleet.sample_s[i];
         EXPECT_GT(own, (time - fleet.sample_s[i]) * (1 - 1e-12));
