@@ -299,6 +299,7 @@ PROTOCOLS = {
         runs={
             "splitfed_v1": ["--method.name=splitfed_v1", "--server.up_mbps=1"],
             "parallelsfl": ["--method.name=parallelsfl", "--method.bottom_mbps=0"],
+            "mergesfl": ["--method.name=mergesfl"],
         },
         entries=[
             ("split", "", "state of the server between two rounds; a round that was interrupted is repeated"),
@@ -327,6 +328,9 @@ PROTOCOLS = {
             ("split/control/clustered_slowness/compute", "one per client", "as above"),
             ("split/control/clustered_slowness/transfer", "one per client", "as above"),
             ("split/control/clustered_slowness/observed", "one per client", "as above"),
+            ("split/control/times_selected", "one per client", "control `mergesfl`: rounds in which the client was selected"),
+            ("split/control/compute_s", "one per client", "control `mergesfl`: estimated seconds of compute for a sample"),
+            ("split/control/transfer_s", "one per client", "control `mergesfl`: estimated seconds of transfer for a sample"),
         ]),
 }
 

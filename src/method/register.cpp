@@ -15,6 +15,7 @@
 #include "espalier/method/fjord.h"
 #include "espalier/method/heterofl.h"
 #include "espalier/method/masks.h"
+#include "espalier/method/mergesfl.h"
 #include "espalier/method/parallelsfl.h"
 #include "espalier/method/prunefl.h"
 #include "espalier/method/ramfed.h"
@@ -60,6 +61,7 @@ const split::Catalogue& split_catalogue() {
   static const split::Catalogue all = [] {
     split::Catalogue c;
     split::register_splitfed(c);
+    split::register_mergesfl(c);
     split::register_parallelsfl(c);
     return c;
   }();

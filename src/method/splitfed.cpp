@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "espalier/base/error.h"
+#include "espalier/config/choice.h"
 #include "espalier/protocol/split/costs.h"
 
 namespace espalier::split {
@@ -11,14 +12,16 @@ namespace {
 
 const Purpose kSelect = register_purpose("split.select");
 
+constexpr const char* kWeights[] = {"samples", "uniform", "batch"};
+
 /// The same plan in every round, but for the choice of workers.
 class FixedControl final : public Control {
  public:
   explicit FixedControl(const ControlContext& context)
       : experiment_(context.experiment),
         costs_(context.costs),
+        weights_(worker_weights(context.config)),
         each_(context.config.text("split.clusters") == "each"),
-        by_samples_(context.config.text("split.weights") == "samples"),
         fastest_hosts_(context.config.text("split.host") == "fastest"),
         iterations_(context.config.integer("split.iterations")),
         per_round_(context.config.integer("clients.per_round")) {
@@ -39,7 +42,8 @@ class FixedControl final : public Control {
     }
     RoundPlan plan;
     for (const std::int64_t client : clients) {
-      all.workers.push_back({client, experiment_.batch_of(client), weight_of(client)});
+      const std::int64_t batch = experiment_.batch_of(client);
+      all.workers.push_back({client, batch, weight_of(weights_, experiment_, client, batch)});
       if (each_) plan.clusters.push_back(finished(std::exchange(all, {})));
     }
     if (!each_) plan.clusters.push_back(finished(std::move(all)));
@@ -61,10 +65,6 @@ class FixedControl final : public Control {
     });
   }
 
-  double weight_of(std::int64_t client) const {
-    return by_samples_ ? static_cast<double>(experiment_.samples_of(client)) : 1;
-  }
-
   ClusterPlan finished(ClusterPlan cluster) const {
     cluster.iterations = iterations_;
     cluster.weight = 0;
@@ -79,7 +79,8 @@ class FixedControl final : public Control {
 
   const Experiment& experiment_;
   const Costs& costs_;
-  bool each_, by_samples_, fastest_hosts_;
+  WorkerWeights weights_;
+  bool each_, fastest_hosts_;
   std::int64_t iterations_, per_round_;
 };
 
@@ -92,8 +93,8 @@ void declare_fixed_options(OptionTable& table) {
              "in the cluster that has the most",
              "", 0, 1e9});
   table.add_choice("split.weights", "samples",
-                   "control fixed: weight of a worker by its samples, or the same for all",
-                   {"samples", "uniform"});
+                   "weight of a worker by its samples, the same for all, or by its batch size",
+                   {std::begin(kWeights), std::end(kWeights)});
   table.add_choice(
       "split.host", "server",
       "control fixed: what holds the tops: the server; or of the chosen clients the one "
@@ -102,6 +103,23 @@ void declare_fixed_options(OptionTable& table) {
 }
 
 }  // namespace
+
+WorkerWeights worker_weights(const Config& config) {
+  return choice<WorkerWeights>(config, "split.weights", kWeights);
+}
+
+double weight_of(WorkerWeights weights, const Experiment& experiment, std::int64_t client,
+                 std::int64_t batch) {
+  switch (weights) {
+    case WorkerWeights::samples:
+      return static_cast<double>(experiment.samples_of(client));
+    case WorkerWeights::batch:
+      return static_cast<double>(batch);
+    case WorkerWeights::uniform:
+      break;
+  }
+  return 1;
+}
 
 void register_splitfed(Catalogue& c) {
   declare_fixed_options(c.options);

@@ -185,7 +185,10 @@ TEST_F(CostBound, HoldsForSignals) {
                       1.0,
                       batch,
                       false,
-                      {{"channels", "16,32,20"}, {"kernel", kernel}, {"first_stride", stride}, {"pool", "2"}}});
+                      {{"channels", "16,32,20"},
+                       {"kernel", kernel},
+                       {"first_stride", stride},
+                       {"pool", "2"}}});
       }
     }
   }

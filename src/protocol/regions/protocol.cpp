@@ -31,8 +31,8 @@ double link_use(const Experiment& e, const ServerSettings& settings) {
   Nanoseconds step = std::numeric_limits<Nanoseconds>::max();
   for (std::int64_t region = 0; region < e.fleet->size(); ++region) {
     const DeviceClass& device = e.fleet->device(region);
-    transfer = std::max({transfer, transfer_time(device.up_mbps, 0, up),
-                         transfer_time(device.down_mbps, 0, down)});
+    transfer = std::max(
+        {transfer, transfer_time(device.up_mbps, 0, up), transfer_time(device.down_mbps, 0, down)});
     step = std::min(step, times.of(region, 0, 1));
   }
   return static_cast<double>(transfer) /

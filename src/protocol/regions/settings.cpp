@@ -120,10 +120,11 @@ std::vector<DeviceClass> devices_of(const Fleet& fleet) {
 }
 
 void declare_server_options(OptionTable& table) {
-  table.add_choice("regions.topology", "star",
-                   "way of the fragments: through the server's links (star), or averaged by the regions "
-                   "among themselves (ring, an all-reduce)",
-                   {"star", "ring"});
+  table.add_choice(
+      "regions.topology", "star",
+      "way of the fragments: through the server's links (star), or averaged by the regions "
+      "among themselves (ring, an all-reduce)",
+      {"star", "ring"});
   table.add_choice("regions.weights", "uniform",
                    "weight of a region in a merge: equal; by its samples; by the tokens that it "
                    "trained since its last exchange of the fragment; or by these times the tokens "
@@ -140,10 +141,11 @@ void declare_server_options(OptionTable& table) {
              "time"});
   table.add({"regions.quorum", OptionType::integer, "1",
              "regions.decoupled: regions whose values a merge needs", "", 1, 1e6});
-  table.add({"regions.grace", OptionType::real, "1",
-             "regions.decoupled: fraction of the time until the next fragment, at most a step, that a "
-             "merge with its quorum waits for further regions",
-             "", 0, 1});
+  table.add(
+      {"regions.grace", OptionType::real, "1",
+       "regions.decoupled: fraction of the time until the next fragment, at most a step, that a "
+       "merge with its quorum waits for further regions",
+       "", 0, 1});
   table.add(
       {"faults.lost", OptionType::real, "0",
        "regions: fraction of messages that are lost: the merge goes without the region, which "

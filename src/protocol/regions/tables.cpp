@@ -48,7 +48,8 @@ const TableSchema& exchanges_schema() {
           {"bytes_up", kInteger, "B", "bytes that the region sent"},
           {"bytes_down", kInteger, "B", "bytes that the region received"},
           {"norm", kReal, "1", "L2 norm of the region's difference to the shared copy"},
-          {"weight", kReal, "1", "weight of the region in the merge, all of which sum to 1; 0: it took no part"},
+          {"weight", kReal, "1",
+           "weight of the region in the merge, all of which sum to 1; 0: it took no part"},
       }};
   return schema;
 }

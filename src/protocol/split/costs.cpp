@@ -75,9 +75,10 @@ Nanoseconds Costs::backward_time(const DeviceClass& device, std::int64_t batch) 
   return compute_time(device, one) - forward_time(device, batch);
 }
 
-/// The batches that the top steps on, each once.
+/// Mixtures cost as much as the batch, with a second pass of the optimiser, which is not made.
 std::vector<Steps> Costs::top_steps(std::span<const std::int64_t> sizes) const {
   if (parts_.step == TopStep::merged) return {{top(total(sizes)), 1}};
+  if (parts_.step == TopStep::mixup) return {{top(total(sizes)), sizes.size() > 1 ? 2 : 1}};
   std::vector<Steps> steps;
   for (const std::int64_t size : sizes) steps.push_back({top(size), 1});
   return steps;
@@ -85,7 +86,7 @@ std::vector<Steps> Costs::top_steps(std::span<const std::int64_t> sizes) const {
 
 std::int64_t Costs::top_flops(std::span<const std::int64_t> sizes) const {
   std::int64_t flops = 0;
-  for (const Steps& steps : top_steps(sizes)) flops += steps.cost.step_flops;
+  for (const Steps& steps : top_steps(sizes)) flops += steps.count * steps.cost.step_flops;
   return flops;
 }
 
@@ -117,13 +118,15 @@ std::int64_t Costs::bottom_memory(std::int64_t batch) const {
 
 std::int64_t Costs::top_memory(std::span<const std::int64_t> sizes) const {
   const std::int64_t samples = total(sizes);
-  const bool is_merged = parts_.step == TopStep::merged;
-  const std::int64_t largest = is_merged ? samples : *std::ranges::max_element(sizes);
+  const bool is_mixup = parts_.step == TopStep::mixup;
+  const bool is_whole = is_mixup || parts_.step == TopStep::merged;
+  const std::int64_t largest = is_whole ? samples : *std::ranges::max_element(sizes);
   const TrainingCost& step = top(largest);
   // The features come as a message. Batch by batch, those of all workers and their gradients are
-  // there beside a pass of one batch. The losses of each worker are computed before the backward
-  // pass, and need less than it.
-  const std::int64_t beside = (is_merged ? 1 : 3) * feature_bytes(samples);
+  // there beside a pass of one batch, and beside mixtures. The losses of each worker are computed
+  // before the backward pass, and need less than it.
+  const std::int64_t beside = (is_whole && !is_mixup ? 1 : 3) * feature_bytes(samples) +
+                              (is_mixup ? labels_in_memory(samples) : 0);
   const std::int64_t answering = 4 * feature_bytes(samples);  // both as tensors and as messages
   return step.model_bytes + std::max({step.message_bytes, answering + labels_in_memory(samples),
                                       step.activation_bytes + beside + labels_in_memory(samples)});

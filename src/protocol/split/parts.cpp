@@ -9,7 +9,7 @@
 namespace espalier::split {
 namespace {
 
-constexpr const char* kSteps[] = {"merged", "in_turn", "accumulated"};
+constexpr const char* kSteps[] = {"merged", "in_turn", "accumulated", "copies", "mixup"};
 
 /// The number of bottom blocks that the text means: a number, the name of the top's first block, or
 /// `middle`.
@@ -79,13 +79,19 @@ void declare_part_options(OptionTable& table) {
   table.add_choice(
       "split.top", "merged",
       "what the top does with the features of its workers' batches: one step on all of "
-      "them as one batch; one step for each worker, one after the other; or one step on all, whose "
-      "gradient is summed batch by batch as they arrive",
+      "them as one batch; one step for each worker, one after the other; one step on all, whose "
+      "gradient is summed batch by batch as they arrive; the mean of copies, of which each makes a "
+      "step for one worker; or merged with mixtures of two workers' features",
       {std::begin(kSteps), std::end(kSteps)});
   table.add_choice("split.turns", "random",
                    "split.top = in_turn: order of the workers: random, another one in each "
                    "iteration; or by client",
                    {"random", "by_client"});
+  table.add(
+      {"split.mixup_alpha", OptionType::real, "1",
+       "split.top = mixup: parameter of the Beta distribution from which the shares of the two "
+       "workers are drawn",
+       "", 0.1, 1e3});
 }
 
 Parts make_parts(const Config& config, const Experiment& experiment) {
@@ -100,6 +106,7 @@ Parts make_parts(const Config& config, const Experiment& experiment) {
               .top = part_of(model, full, cut, blocks),
               .step = choice<TopStep>(config, "split.top", kSteps)};
   if (parts.step == TopStep::in_turn) parts.random_turns = config.text("split.turns") == "random";
+  if (parts.step == TopStep::mixup) parts.mixup_alpha = config.real("split.mixup_alpha");
   return parts;
 }
 

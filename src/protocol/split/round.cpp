@@ -13,6 +13,22 @@ namespace espalier::split {
 namespace {
 
 const Purpose kTurns = register_purpose("split.turns");
+const Purpose kMixtures = register_purpose("split.mixtures");
+
+/// Each worker has another one as partner, and is the partner of one; shares are from a Beta
+/// distribution.
+std::vector<Mixture> mixtures_of(std::size_t workers, double alpha, Stream random) {
+  std::vector<std::int64_t> circle(workers);
+  std::iota(circle.begin(), circle.end(), 0);
+  random.shuffle(circle);
+  std::vector<Mixture> mixtures(workers);
+  for (std::size_t i = 0; i < workers; ++i) {
+    const double own = random.gamma(alpha), other = random.gamma(alpha);
+    mixtures[static_cast<std::size_t>(circle[i])] = {circle[(i + 1) % workers],
+                                                     own / (own + other)};
+  }
+  return mixtures;
+}
 
 /// Operations of adding `bytes` of weights to a mean.
 std::int64_t merge_flops(std::int64_t bytes) {
@@ -144,6 +160,11 @@ void Round::step_top(std::size_t index) {
              cluster.iterations)
           .shuffle(task.order);
     }
+  }
+  if (parts_.step == TopStep::mixup) {
+    task.mixtures = mixtures_of(cluster.workers.size(), parts_.mixup_alpha,
+                                Stream(experiment_.seed, kMixtures, start_.version,
+                                       static_cast<std::int64_t>(index), cluster.iterations));
   }
   Flight flight = next_flight({true, index, task.kind}, static_cast<Endpoint>(index));
   flight.sent = cluster.ready;

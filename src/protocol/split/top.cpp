@@ -20,6 +20,10 @@ void archive_task(Archive& archive, TopTask& task) {
   archive.value("optimizer", task.optimizer);
   archive.value("samples", task.samples);
   archive.value("order", task.order);
+  archive_list(archive, "mixtures", task.mixtures, [](Archive& a, Mixture& mixture) {
+    a.value("partner", mixture.partner);
+    a.value("share", mixture.share);
+  });
   archive.value("shape", task.shape);
   archive.value("labels", task.labels);
 }
@@ -80,6 +84,22 @@ at::Tensor rows(const at::Tensor& tensor, const Range& range) {
   return tensor.narrow(0, range.begin, range.size());
 }
 
+Outputs rows_of(const Outputs& outputs, const Range& range) {
+  Outputs own{rows(outputs.logits, range), {}};
+  for (const at::Tensor& exit : outputs.exits) own.exits.push_back(rows(exit, range));
+  return own;
+}
+
+/// From the gradient of the mean over all samples to that of the mean over each worker's own.
+at::Tensor own_means(at::Tensor gradient, const std::vector<Range>& ranges) {
+  if (ranges.size() == 1) return gradient;
+  const auto samples = static_cast<double>(gradient.size(0));
+  for (const Range& range : ranges) {
+    rows(gradient, range).mul_(samples / static_cast<double>(range.size()));
+  }
+  return gradient;
+}
+
 /// [samples], or [samples, positions] of texts with a label at each position.
 at::Tensor labels_of(const DataShape& shape, const at::Tensor& flat) {
   return shape.targets() == 1 ? flat : flat.view({-1, shape.targets()});
@@ -123,7 +143,11 @@ Stepper::Output Top::step(const TopTask& task, const Bytes& message) {
       gradient = train_in_turn(batch, ranges, task.order, result.loss_sums);
       break;
     case TopStep::accumulated:
-      gradient = train_accumulated(batch, ranges, result.loss_sums);
+    case TopStep::copies:
+      gradient = train_batch_by_batch(batch, ranges, result.loss_sums);
+      break;
+    case TopStep::mixup:
+      gradient = train_with_mixtures(batch, ranges, task.mixtures, result.loss_sums);
       break;
   }
   Bytes answer = bytes_of(gradient);
@@ -132,19 +156,13 @@ Stepper::Output Top::step(const TopTask& task, const Bytes& message) {
   return {to_shared(result.encode()), to_shared(std::move(answer))};
 }
 
-/// The gradient of the features, each worker's times all samples by its own: from the mean over all
-/// samples to that over its own.
 at::Tensor Top::train_merged(const Batch& batch, const std::vector<Range>& ranges,
                              std::vector<double>& loss_sums) {
   const Batch all{batch.inputs.detach().requires_grad_(), batch.labels};
-  loss_sums = train(all, ranges);
-  at::Tensor gradient = all.inputs.grad();
-  if (ranges.size() == 1) return gradient;
-  const auto samples = static_cast<double>(batch.inputs.size(0));
-  for (const Range& range : ranges) {
-    rows(gradient, range).mul_(samples / static_cast<double>(range.size()));
-  }
-  return gradient;
+  trainer_->parameters().zero_gradients();
+  loss_sums = add_gradient(all, ranges);
+  trainer_->update();
+  return own_means(all.inputs.grad(), ranges);
 }
 
 at::Tensor Top::train_in_turn(const Batch& batch, const std::vector<Range>& ranges,
@@ -156,22 +174,27 @@ at::Tensor Top::train_in_turn(const Batch& batch, const std::vector<Range>& rang
     const auto i = static_cast<std::size_t>(worker);
     const Range& range = ranges[i];
     const Batch own{rows(batch.inputs, range).detach().requires_grad_(), rows(batch.labels, range)};
-    loss_sums[i] = train(own, {{0, range.size()}})[0];
+    trainer_->parameters().zero_gradients();
+    loss_sums[i] = add_gradient(own, {{0, range.size()}})[0];
+    trainer_->update();
     rows(gradient, range).copy_(own.inputs.grad());
   }
   return gradient;
 }
 
-/// Each batch adds the gradient of its mean loss times its share of the samples.
-at::Tensor Top::train_accumulated(const Batch& batch, const std::vector<Range>& ranges,
-                                  std::vector<double>& loss_sums) {
+/// One step along a mean of the workers' gradients: by samples if they are accumulated; equal for
+/// copies, because the mean of copies that make one step of SGD each is that step.
+at::Tensor Top::train_batch_by_batch(const Batch& batch, const std::vector<Range>& ranges,
+                                     std::vector<double>& loss_sums) {
   at::Tensor gradient = at::empty_like(batch.inputs);
   trainer_->parameters().zero_gradients();
   for (const Range& range : ranges) {
     const Batch own{rows(batch.inputs, range).detach().requires_grad_(), rows(batch.labels, range)};
     const at::Tensor mean = loss(own, forward(own.inputs));
     const auto samples = static_cast<double>(range.size());
-    const double share = samples / static_cast<double>(batch.inputs.size(0));
+    const double share = parts_.step == TopStep::copies
+                             ? 1 / static_cast<double>(ranges.size())
+                             : samples / static_cast<double>(batch.inputs.size(0));
     loss_sums.push_back(mean.item<double>() * samples);
     mean.backward(at::full_like(mean, share));
     rows(gradient, range).copy_(own.inputs.grad()).div_(share);
@@ -180,10 +203,48 @@ at::Tensor Top::train_accumulated(const Batch& batch, const std::vector<Range>& 
   return gradient;
 }
 
-/// One step on a batch, whose inputs get their gradient. Returns the sum of the losses of each
-/// range of samples.
-std::vector<double> Top::train(const Batch& batch, const std::vector<Range>& ranges) {
+/// Workers get the gradient of their real losses alone.
+at::Tensor Top::train_with_mixtures(const Batch& batch, const std::vector<Range>& ranges,
+                                    const std::vector<Mixture>& mixtures,
+                                    std::vector<double>& loss_sums) {
+  const Batch all{batch.inputs.detach().requires_grad_(), batch.labels};
   trainer_->parameters().zero_gradients();
+  loss_sums = add_gradient(all, ranges);
+  if (ranges.size() > 1) add_gradient_of_mixtures(batch, ranges, mixtures);
+  trainer_->update();
+  return own_means(all.inputs.grad(), ranges);
+}
+
+/// The partner's samples are repeated or cut to the number of the worker's own.
+void Top::add_gradient_of_mixtures(const Batch& batch, const std::vector<Range>& ranges,
+                                   const std::vector<Mixture>& mixtures) {
+  Batch mixed{at::empty_like(batch.inputs), at::empty_like(batch.labels)};
+  for (std::size_t i = 0; i < ranges.size(); ++i) {
+    const Range& own = ranges[i];
+    const Range& other = ranges[static_cast<std::size_t>(mixtures[i].partner)];
+    const at::Tensor chosen = at::arange(own.size(), at::kLong).remainder_(other.size());
+    rows(mixed.labels, own).copy_(rows(batch.labels, other).index_select(0, chosen));
+    at::Tensor inputs = rows(mixed.inputs, own);
+    inputs.copy_(rows(batch.inputs, other).index_select(0, chosen));
+    inputs.mul_(1 - mixtures[i].share).add_(rows(batch.inputs, own), mixtures[i].share);
+  }
+  const Outputs outputs = forward(mixed.inputs);
+  at::Tensor sum;
+  const auto add = [&](const Range& range, const at::Tensor& labels, double weight) {
+    weight *= static_cast<double>(range.size()) / static_cast<double>(batch.inputs.size(0));
+    const at::Tensor part = loss({{}, rows(labels, range)}, rows_of(outputs, range)) * weight;
+    sum = sum.defined() ? sum + part : part;
+  };
+  for (std::size_t i = 0; i < ranges.size(); ++i) {
+    add(ranges[i], batch.labels, mixtures[i].share);
+    add(ranges[i], mixed.labels, 1 - mixtures[i].share);
+  }
+  sum.backward();
+}
+
+/// Of the mean loss of a batch, whose inputs get their gradient too. Returns the sum of the losses
+/// of each range of samples.
+std::vector<double> Top::add_gradient(const Batch& batch, const std::vector<Range>& ranges) {
   Outputs outputs = forward(batch.inputs);
   const at::Tensor mean = loss(batch, outputs);
   const auto sum_of = [](const at::Tensor& loss, const Range& range) {
@@ -195,14 +256,11 @@ std::vector<double> Top::train(const Batch& batch, const std::vector<Range>& ran
   } else {
     const c10::NoGradGuard no_graph;
     for (const Range& range : ranges) {
-      Outputs own{rows(outputs.logits, range), {}};
-      for (const at::Tensor& exit : outputs.exits) own.exits.push_back(rows(exit, range));
-      sums.push_back(sum_of(loss({{}, rows(batch.labels, range)}, own), range));
+      sums.push_back(sum_of(loss({{}, rows(batch.labels, range)}, rows_of(outputs, range)), range));
     }
   }
   outputs = {};
   mean.backward();
-  trainer_->update();
   return sums;
 }
 

@@ -34,6 +34,7 @@ Peaks peaks_of(const Scene& s, std::int64_t batch) {
     TopTask task{.kind = TopTask::Kind::step,
                  .samples = {batch, batch, batch},
                  .order = {2, 0, 1},
+                 .mixtures = {{1, 0.3}, {2, 0.3}, {0, 0.3}},
                  .shape = {result.shape.begin() + 1, result.shape.end()}};
     Bytes features;
     for (int worker = 0; worker < 3; ++worker) {
@@ -60,7 +61,7 @@ TEST(Memory, IsBoundedAtEveryCutOfEveryFamily) {
         images + "[model]\nname = cnn\nnorm = batch\n",
         texts + "synthetic_labels = next_token\n[model]\nname = gpt\ntied = false\n" + slim,
         texts + "[model]\nname = encoder\n" + slim}) {
-    for (const std::string step : {"merged", "in_turn", "accumulated"}) {
+    for (const std::string step : {"merged", "in_turn", "accumulated", "copies", "mixup"}) {
       const auto blocks = static_cast<int>(scene_of(family).experiment.model.blocks.size());
       for (int cut = 1; cut < blocks; ++cut) {
         const Scene s = scene_of(family + "[train]\nmomentum = 0.9\n[split]\ntop = " + step +

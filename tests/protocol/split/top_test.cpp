@@ -23,12 +23,14 @@ class OneTop {
   /// The gradient of the features of workers with these batches, which are parts of one list of
   /// samples from `first` on. The losses go to `sums`.
   at::Tensor step(std::vector<std::int64_t> samples, std::int64_t first = 0,
-                  std::vector<std::int64_t> order = {}, std::vector<double>* sums = nullptr) {
+                  std::vector<std::int64_t> order = {}, std::vector<double>* sums = nullptr,
+                  std::vector<Mixture> mixtures = {}) {
     const std::int64_t count = std::accumulate(samples.begin(), samples.end(), std::int64_t{0});
     const at::Tensor features =
         at::sin(at::arange(first * 12, (first + count) * 12, at::kFloat)).view({count, 12});
     TopTask task{
         .kind = TopTask::Kind::step, .samples = std::move(samples), .order = std::move(order)};
+    task.mixtures = std::move(mixtures);
     task.shape = {12};
     for (std::int64_t i = first; i < first + count; ++i) task.labels.push_back(i * i % 10);
     const Stepper::Output output = top_.step(task, bytes_of(features));
@@ -93,6 +95,66 @@ TEST(Top, AccumulatesTheStepOnAllBatches) {
   OneTop alone_merged(merged_scene), alone(scene);
   EXPECT_EQ(largest_difference(alone_merged.step({4}), alone.step({4})), 0);
   EXPECT_EQ(alone_merged.weights(), alone.weights());
+}
+
+/// The mean of tops that have made one step each, for batches of these sizes.
+std::vector<double> mean_of_copies(const Scene& s, const std::vector<std::int64_t>& samples) {
+  std::vector<double> mean;
+  std::int64_t first = 0;
+  for (const std::int64_t count : samples) {
+    OneTop copy(s);
+    copy.step({count}, first);
+    const Bytes weights = copy.weights();
+    const auto values = floats_of(weights);
+    mean.resize(values.size());
+    for (std::size_t i = 0; i < values.size(); ++i) {
+      mean[i] += static_cast<double>(values[i]) / static_cast<double>(samples.size());
+    }
+    first += count;
+  }
+  return mean;
+}
+
+TEST(Top, AveragesCopiesThatStepForOneWorkerEach) {
+  const Scene merged = scene_of(""), s = scene_of("[split]\ntop = copies\n");
+  OneTop top(s);
+  std::vector<double> sums, merged_sums;
+  const at::Tensor gradient = top.step({5, 1, 3}, 0, {}, &sums);
+  const at::Tensor own = OneTop(merged).step({5, 1, 3}, 0, {}, &merged_sums);
+  EXPECT_LT(largest_difference(gradient, own), 1e-6);
+  for (std::size_t i = 0; i < 3; ++i) EXPECT_NEAR(sums[i], merged_sums[i], 1e-5);
+  const std::vector<double> expected = mean_of_copies(merged, {5, 1, 3});
+  const Bytes weights = top.weights(), first = *s.weights(s.parts->top);
+  double largest = 0;
+  for (std::size_t i = 0; i < expected.size(); ++i) {
+    EXPECT_NEAR(floats_of(weights)[i], expected[i], 1e-6);
+    largest = std::max(largest, std::abs(expected[i] - floats_of(first)[i]));
+  }
+  EXPECT_GT(largest, 1e-3);
+}
+
+TEST(Top, TrainsOnMixturesOfTwoWorkersFeatures) {
+  // With a share of 1 a mixture is the worker's own features, so the gradient doubles; with a share
+  // of 0 it is the partner's, which is the same in sum if each worker is the partner of one.
+  const Scene merged = scene_of("[train]\nlr = 0.2\n"), s = scene_of("[split]\ntop = mixup\n");
+  const at::Tensor real = OneTop(merged).step({4, 4, 4});
+  std::vector<Bytes> weights;
+  for (const double share : {1.0, 0.0, 0.4}) {
+    OneTop top(s);
+    const std::vector<Mixture> mixtures = {{1, share}, {2, share}, {0, share}};
+    EXPECT_EQ(largest_difference(top.step({4, 4, 4}, 0, {}, nullptr, mixtures), real), 0);
+    weights.push_back(top.weights());
+  }
+  OneTop twice(merged);
+  twice.step({4, 4, 4});
+  const Bytes expected = twice.weights();
+  double mixed = 0;
+  for (std::size_t i = 0; i < floats_of(expected).size(); ++i) {
+    EXPECT_NEAR(floats_of(weights[0])[i], floats_of(expected)[i], 1e-6);
+    EXPECT_NEAR(floats_of(weights[1])[i], floats_of(expected)[i], 1e-6);
+    mixed = std::max<double>(mixed, std::abs(floats_of(weights[2])[i] - floats_of(expected)[i]));
+  }
+  EXPECT_GT(mixed, 1e-4);
 }
 
 }  // namespace

@@ -32,7 +32,7 @@ struct ServerSettings {
   MergeSettings merge;
   Topology topology = Topology::star;
   Weights weights = Weights::uniform;
-  bool lock_step = false;  ///< every step takes as long as the slowest region's
+  bool lock_step = false;           ///< every step takes as long as the slowest region's
   std::int64_t evaluate_every = 1;  ///< versions
   std::optional<Decoupling> decoupling{};
   Faults faults;

@@ -10,9 +10,11 @@ namespace espalier::split {
 
 /// What the top does with the features of its workers' batches.
 enum class TopStep {
-  merged,      ///< one step on all of them as one batch
-  in_turn,     ///< one step for each worker's batch, one after the other
-  accumulated  ///< one step as merged, whose gradient is summed batch by batch as they arrive
+  merged,       ///< one step on all of them as one batch
+  in_turn,      ///< one step for each worker's batch, one after the other
+  accumulated,  ///< one step as merged, whose gradient is summed batch by batch as they arrive
+  copies,  ///< a copy of the top for each worker's batch makes a step, and the copies are averaged
+  mixup    ///< one step on all of them as one batch, and on mixtures of two workers' features
 };
 
 struct Parts {
@@ -20,6 +22,7 @@ struct Parts {
   Submodel bottom, top;
   TopStep step = TopStep::merged;
   bool random_turns = true;  ///< in_turn: in another order in every iteration, else by client
+  double mixup_alpha = 1;    ///< mixup: of the Beta distribution of shares
 };
 /// split.cut, split.top, split.turns.
 void declare_part_options(OptionTable& table);

@@ -29,8 +29,8 @@ struct WorkerPlan {
 struct ClusterPlan {
   Endpoint host = kServer;  ///< of the top: the server, or a client that does not train itself
   std::int64_t iterations = 0;
-  std::vector<WorkerPlan> workers;  ///< by ascending client
-  double weight = 1;                ///< of its model in the mean, relative to the other clusters
+  std::vector<WorkerPlan> workers{};  ///< by ascending client
+  double weight = 1;                  ///< of its model in the mean, relative to the other clusters
 };
 
 struct RoundPlan {

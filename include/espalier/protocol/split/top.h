@@ -19,6 +19,12 @@ inline constexpr JobKind kTopJob = job_kind("split.top");
 /// Its endpoint is the number of the cluster.
 inline constexpr ResidentKind kTop = job_kind("split.host");
 
+/// A worker's features times `share`, with those of another one times 1 - share.
+struct Mixture {
+  std::int64_t partner = 0;
+  double share = 1;
+};
+
 struct TopTask {
   enum class Kind : std::int64_t { begin, step, finish };
   Kind kind = Kind::begin;
@@ -29,6 +35,7 @@ struct TopTask {
   // With step. The features of the workers, one after the other, are the payload.
   std::vector<std::int64_t> samples{};  ///< of each worker
   std::vector<std::int64_t> order{};    ///< in which the workers' batches are trained in turn
+  std::vector<Mixture> mixtures{};      ///< of each worker, for mixup
   std::vector<std::int64_t> shape{};    ///< of one sample's features
   std::vector<std::int64_t> labels{};   ///< of all samples
 
@@ -61,11 +68,16 @@ class Top final : public Resident {
  private:
   at::Tensor train_merged(const Batch& batch, const std::vector<Range>& ranges,
                           std::vector<double>& loss_sums);
-  at::Tensor train_accumulated(const Batch& batch, const std::vector<Range>& ranges,
-                               std::vector<double>& loss_sums);
   at::Tensor train_in_turn(const Batch& batch, const std::vector<Range>& ranges,
                            const std::vector<std::int64_t>& order, std::vector<double>& loss_sums);
-  std::vector<double> train(const Batch& batch, const std::vector<Range>& ranges);
+  at::Tensor train_batch_by_batch(const Batch& batch, const std::vector<Range>& ranges,
+                                  std::vector<double>& loss_sums);
+  at::Tensor train_with_mixtures(const Batch& batch, const std::vector<Range>& ranges,
+                                 const std::vector<Mixture>& mixtures,
+                                 std::vector<double>& loss_sums);
+  std::vector<double> add_gradient(const Batch& batch, const std::vector<Range>& ranges);
+  void add_gradient_of_mixtures(const Batch& batch, const std::vector<Range>& ranges,
+                                const std::vector<Mixture>& mixtures);
   Outputs forward(const at::Tensor& features);
   at::Tensor loss(const Batch& batch, const Outputs& outputs);
 
