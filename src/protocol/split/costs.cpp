@@ -125,8 +125,11 @@ std::int64_t Costs::top_memory(std::span<const std::int64_t> sizes) const {
   // The features come as a message. Batch by batch, those of all workers and their gradients are
   // there beside a pass of one batch, and beside mixtures. The losses of each worker are computed
   // before the backward pass, and need less than it.
-  const std::int64_t beside = (is_whole && !is_mixup ? 1 : 3) * feature_bytes(samples) +
-                              (is_mixup ? labels_in_memory(samples) : 0);
+  // A mixture has two losses, of two lists of labels.
+  const std::int64_t mixture_losses =
+      2 * logits_bytes(experiment_, samples) + labels_in_memory(samples);
+  const std::int64_t beside =
+      (is_whole && !is_mixup ? 1 : 3) * feature_bytes(samples) + (is_mixup ? mixture_losses : 0);
   const std::int64_t answering = 4 * feature_bytes(samples);  // both as tensors and as messages
   return step.model_bytes + std::max({step.message_bytes, answering + labels_in_memory(samples),
                                       step.activation_bytes + beside + labels_in_memory(samples)});
