@@ -65,6 +65,17 @@ class Inputs(ProgramTest):
         np.testing.assert_allclose(takes, 0.147 / 2 + 2 * 3 / 4 * size[first][0] * 8 / 339e6, rtol=1e-6)
         np.testing.assert_array_equal(np.sort(self.column(run, "up_mbps", "clients")), [524, 535, 535, 719])
 
+    def test_five_steps_hide_an_exchange(self):
+        """overlap.ini, in emulated time alone: the closed forms that its paced runs are compared with."""
+        self.input = os.path.join(INPUTS, "overlap.ini")
+        for overlap in (5, 0):
+            run = self.run_ok(f"overlap{overlap}", "--clock.kind=virtual", f"--regions.overlap={overlap}")
+            step = self.column(run, "compute_s", "regions").sum() / self.column(run, "steps", "regions").sum()
+            exchange = 0.01 + 2 * 3 / 4 * self.column(run, "bytes_up", "exchanges")[0] * 8 / 3.2e6
+            self.assertLess(exchange, 5 * step)
+            made = self.column(run, "virtual_time_s", "evaluations")[-1]
+            np.testing.assert_allclose(made, 240 * step + exchange * (1 if overlap else 24), rtol=1e-6)
+
     def test_the_papers_model_passes_the_check(self):
         done = self.espalier("run", os.path.join(INPUTS, "paper-150m.ini"), "--check")
         self.assertEqual(done.returncode, 0, done.stderr)
