@@ -279,8 +279,9 @@ void declare_merge_options(OptionTable& table) {
                    "mixes, or the mix of all samples",
                    {"workers", "samples"});
   table.add({"method.smoothing", OptionType::real, "0.8",
-             "control mergesfl: share of the old value in an estimate of a worker's speed", "", 0,
-             1});
+             "controls mergesfl, parallelsfl: share of the old value in an estimate of a client's "
+             "speed",
+             "", 0, 1});
   table.add({"method.noise", OptionType::real, "0.05",
              "control mergesfl: error of an observed time: up to this share more or less", "", 0,
              0.99});

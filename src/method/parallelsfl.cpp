@@ -81,7 +81,7 @@ class ParallelControl final : public Control {
         costs_(context.costs),
         settings_(parallel_settings(context.config, context.experiment.fleet->size())),
         times_(context.experiment, context.costs),
-        slowness_(context.experiment.fleet->size(), context.config.real("method.estimate_kept")),
+        slowness_(context.experiment.fleet->size(), context.config.real("method.smoothing")),
         clustered_slowness_(slowness_) {
     const std::int64_t clients = experiment_.fleet->size();
     if (clients < 2) {
@@ -275,8 +275,9 @@ void declare_parallelsfl_options(OptionTable& table) {
       {"method.recluster_change", OptionType::real, "0.2",
        "control parallelsfl: change of an estimate after which clusters are made anew at once", "",
        0, 1e6});
-  table.add({"method.estimate_kept", OptionType::real, "0.8",
-             "control parallelsfl: share of the old value in a new estimate of a client's speed",
+  table.add({"method.smoothing", OptionType::real, "0.8",
+             "controls mergesfl, parallelsfl: share of the old value in an estimate of a client's "
+             "speed",
              "", 0, 1});
 }
 
