@@ -80,11 +80,6 @@ void DecoupledServer::end() {
   places_.record_last();
 }
 
-std::string DecoupledServer::summary() const {
-  return formatted("up_mb={:.3f} down_mb={:.3f}", static_cast<double>(state_.bytes_up) * 1e-6,
-                   static_cast<double>(state_.bytes_down) * 1e-6);
-}
-
 // Regions ---------------------------------------------------------------------------------------
 
 /// What the region answers before its next step: every fragment that it was asked for and has
@@ -261,10 +256,10 @@ void DecoupledServer::on_network(const Network::Event& event) {
 /// Chooses fragments for all slots up to `step`, which a region has reached.
 void DecoupledServer::open_slots(std::int64_t step) {
   while (true) {
-    const std::int64_t slot = schedule_.next_slot(state_.slot);
+    const std::int64_t slot = schedule_.next_slot(slot_.step);
     if (slot > step) return;
-    state_.slot = slot;
-    state_.slot_time = state_.now;
+    slot_.step = slot;
+    slot_.time = state_.now;
     for (const int fragment : schedule_.choose(slot)) ask(fragment, slot);
   }
 }
@@ -306,15 +301,15 @@ void DecoupledServer::begin_merge(Exchange& exchange) {
   if (exchange.is_begun != 0) return;
   exchange.is_begun = 1;
   network_.merge(exchange.number,
-                 merge_flops(fragment_of(exchange), std::ssize(received(exchange))), state_.now);
+                 merge_flops(fragment_of(exchange), std::ranges::count(exchange.received, 1)),
+                 state_.now);
 }
 
 /// How long a merge waits for further values: a fraction of the time until the foremost region
 /// reaches the next slot, and at most of one of its steps.
 Nanoseconds DecoupledServer::grace() const {
   const Nanoseconds step = places_.shortest_step();
-  const Nanoseconds next_slot =
-      state_.slot_time + (schedule_.next_slot(state_.slot) - state_.slot) * step;
+  const Nanoseconds next_slot = slot_.time + (schedule_.next_slot(slot_.step) - slot_.step) * step;
   const Nanoseconds spare = std::clamp<Nanoseconds>(next_slot - state_.now, 0, step);
   return std::llround(settings_.decoupling->grace * static_cast<double>(spare));
 }
@@ -365,7 +360,7 @@ void DecoupledServer::make_versions() {
     const auto is_open = [&](const auto& item) {
       return item.second.slot <= step && item.second.is_merged == 0;
     };
-    if (schedule_.next_slot(state_.slot) <= step || std::ranges::any_of(exchanges_, is_open) ||
+    if (schedule_.next_slot(slot_.step) <= step || std::ranges::any_of(exchanges_, is_open) ||
         std::ranges::any_of(waiting_, [&](const Waiting& w) { return w.slot <= step; })) {
       return;
     }
@@ -381,14 +376,9 @@ void DecoupledServer::make_versions() {
 
 void DecoupledServer::archive(Archive& archive) {
   archive.open("regions");
-  archive.value("version", state_.version);
-  archive.value("made", state_.made);
-  archive.value("now", state_.now);
-  archive.value("next_exchange", state_.next_exchange);
-  archive.value("slot", state_.slot);
-  archive.value("slot_time", state_.slot_time);
-  archive.value("bytes_up", state_.bytes_up);
-  archive.value("bytes_down", state_.bytes_down);
+  state_.archive(archive);
+  archive.value("slot", slot_.step);
+  archive.value("slot_time", slot_.time);
   schedule_.archive(archive);
   shared_.archive(archive);
   archive.open("network");

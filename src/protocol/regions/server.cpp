@@ -55,11 +55,6 @@ void RegionsServer::end() {
   places_.record_last();
 }
 
-std::string RegionsServer::summary() const {
-  return formatted("up_mb={:.3f} down_mb={:.3f}", static_cast<double>(state_.bytes_up) * 1e-6,
-                   static_cast<double>(state_.bytes_down) * 1e-6);
-}
-
 // Regions ---------------------------------------------------------------------------------------
 
 /// The next step after `step` at which the region sends, applies, fails or ends a period.
@@ -379,12 +374,7 @@ void RegionsServer::make_versions() {
 
 void RegionsServer::archive(Archive& archive) {
   archive.open("regions");
-  archive.value("version", state_.version);
-  archive.value("made", state_.made);
-  archive.value("now", state_.now);
-  archive.value("next_exchange", state_.next_exchange);
-  archive.value("bytes_up", state_.bytes_up);
-  archive.value("bytes_down", state_.bytes_down);
+  state_.archive(archive);
   schedule_.archive(archive);
   shared_.archive(archive);
   archive.open("network");

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "espalier/engine/protocol.h"
+#include "espalier/protocol/regions/counts.h"
 #include "espalier/protocol/regions/exchange.h"
 #include "espalier/protocol/regions/network.h"
 #include "espalier/protocol/regions/places.h"
@@ -26,20 +27,17 @@ class DecoupledServer final : public Conversation {
 
   void begin() override;
   void advance() override;
-  Progress progress() const override { return {state_.version, state_.made, state_.now}; }
+  Progress progress() const override { return state_.progress(); }
   Parameters* model() override { return &shared_.model(); }
   void end() override;
-  std::string summary() const override;
+  std::string summary() const override { return state_.summary(); }
   void archive(Archive& archive) override;
 
  private:
-  struct State {
-    std::int64_t version = 0;
-    Nanoseconds made = 0, now = 0;
-    std::int64_t next_exchange = 0;
-    std::int64_t slot = 0;      // the last one; 0: none
-    Nanoseconds slot_time = 0;  // of the last slot
-    std::int64_t bytes_up = 0, bytes_down = 0;
+  /// The last step at which fragments were chosen, and when a region reached it.
+  struct Slot {
+    std::int64_t step = 0;
+    Nanoseconds time = 0;
   };
   /// A fragment that was chosen while its last exchange was still being merged.
   struct Waiting {
@@ -80,7 +78,8 @@ class DecoupledServer final : public Conversation {
   Exchanges exchanges_;
   std::vector<Waiting> waiting_;
   std::vector<Inbox> inboxes_;  // by region
-  State state_;
+  Counts state_;
+  Slot slot_;
 };
 
 }  // namespace espalier::regions

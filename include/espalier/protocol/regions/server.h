@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "espalier/engine/protocol.h"
+#include "espalier/protocol/regions/counts.h"
 #include "espalier/protocol/regions/exchange.h"
 #include "espalier/protocol/regions/network.h"
 #include "espalier/protocol/regions/places.h"
@@ -28,20 +29,13 @@ class RegionsServer final : public Conversation {
 
   void begin() override;
   void advance() override;
-  Progress progress() const override { return {state_.version, state_.made, state_.now}; }
+  Progress progress() const override { return state_.progress(); }
   Parameters* model() override { return &shared_.model(); }
   void end() override;
-  std::string summary() const override;
+  std::string summary() const override { return state_.summary(); }
   void archive(Archive& archive) override;
 
  private:
-  struct State {
-    std::int64_t version = 0;
-    Nanoseconds made = 0, now = 0;
-    std::int64_t next_exchange = 0;
-    std::int64_t bytes_up = 0, bytes_down = 0;
-  };
-
   const Fragment& fragment_of(const Exchange& exchange) const {
     return settings_.regions.fragments[static_cast<std::size_t>(exchange.fragment)];
   }
@@ -80,7 +74,7 @@ class RegionsServer final : public Conversation {
   Exchanges exchanges_;
   std::map<std::int64_t, std::vector<std::int64_t>> slots_;  // exchanges decided, by step
   ReplicaMean replicas_;
-  State state_;
+  Counts state_;
 };
 
 }  // namespace espalier::regions
