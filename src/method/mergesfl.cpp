@@ -123,7 +123,7 @@ class MergeControl final : public Control {
     }
   }
 
-  /// Whoever may be selected must be able to train with some batch.
+  /// Every client may be selected, so each must be able to train with its smallest batch.
   void refuse_small_devices() const {
     ClusterPlan smallest;
     for (std::int64_t i = 0; i < workers(); ++i) {

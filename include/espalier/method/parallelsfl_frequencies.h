@@ -21,7 +21,7 @@ std::vector<std::int64_t> frequencies(std::span<const ClusterPace> clusters, std
 double round_s(const ClusterPace& cluster, std::int64_t iterations);
 /// Mean waiting of the clusters for the last one, (16).
 double waiting(std::span<const ClusterPace> clusters, std::span<const std::int64_t> iterations);
-/// rho_c, (18), for clusters of so many bottoms.
+/// rho_c, (18), for clusters with these numbers of bottoms.
 std::vector<double> aggregation_weights(std::span<const std::int64_t> bottoms,
                                         std::span<const std::int64_t> iterations);
 

@@ -1,7 +1,9 @@
 #include "espalier/protocol/regions/region.h"
 
+#include "espalier/base/coded.h"
 #include "espalier/base/error.h"
 #include "espalier/base/kill_point.h"
+#include "espalier/device/charge.h"
 
 namespace espalier::regions {
 namespace {
@@ -29,24 +31,6 @@ void archive_result(Archive& archive, RegionResult& result) {
   archive.value("loss_sum", result.loss_sum);
   archive.value("peak_bytes", result.peak_bytes);
 }
-
-/// Counts bytes outside tensors while it lives.
-class Charge {
- public:
-  Charge(MemoryAccount& account, std::int64_t bytes) : account_(&account), bytes_(bytes) {
-    account.charge(bytes);
-  }
-  Charge(Charge&& other) noexcept
-      : account_(other.account_), bytes_(std::exchange(other.bytes_, 0)) {}
-  ~Charge() {
-    if (bytes_ != 0) account_->charge(-bytes_);
-  }
-  Charge& operator=(const Charge&) = delete;
-
- private:
-  MemoryAccount* account_;
-  std::int64_t bytes_;
-};
 
 std::int64_t value_bytes(const Fragment& fragment) {
   return fragment.values() * static_cast<std::int64_t>(sizeof(float));
@@ -117,32 +101,13 @@ RegionSettings region_settings(const Config& config, const Experiment& e) {
   return s;
 }
 
-Bytes RegionTask::encode() const {
-  ByteArchive archive;
-  RegionTask copy = *this;
-  archive_task(archive, copy);
-  return archive.take();
-}
-
+Bytes RegionTask::encode() const { return encoded(*this, archive_task); }
 RegionTask RegionTask::decode(const Bytes& bytes) {
-  ByteArchive archive(bytes);
-  RegionTask task;
-  archive_task(archive, task);
-  return task;
+  return decoded<RegionTask>(bytes, archive_task);
 }
-
-Bytes RegionResult::encode() const {
-  ByteArchive archive;
-  RegionResult copy = *this;
-  archive_result(archive, copy);
-  return archive.take();
-}
-
+Bytes RegionResult::encode() const { return encoded(*this, archive_result); }
 RegionResult RegionResult::decode(const Bytes& bytes) {
-  ByteArchive archive(bytes);
-  RegionResult result;
-  archive_result(archive, result);
-  return result;
+  return decoded<RegionResult>(bytes, archive_result);
 }
 
 Region::Region(const Experiment& experiment, const RegionSettings& settings, std::int64_t region)

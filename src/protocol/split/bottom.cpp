@@ -1,6 +1,8 @@
 #include "espalier/protocol/split/bottom.h"
 
+#include "espalier/base/coded.h"
 #include "espalier/base/kill_point.h"
+#include "espalier/device/charge.h"
 #include "espalier/protocol/split/tensors.h"
 
 namespace espalier::split {

@@ -4,7 +4,9 @@
 
 #include <numeric>
 
+#include "espalier/base/coded.h"
 #include "espalier/base/kill_point.h"
+#include "espalier/device/charge.h"
 #include "espalier/protocol/split/bottom.h"
 #include "espalier/protocol/split/tensors.h"
 
@@ -137,7 +139,8 @@ Stepper::Output Top::step(const TopTask& task, const Bytes& message) {
   at::Tensor gradient;
   switch (parts_.step) {
     case TopStep::merged:
-      gradient = train_merged(batch, ranges, result.loss_sums);
+    case TopStep::mixup:
+      gradient = train_merged(batch, ranges, task.mixtures, result.loss_sums);
       break;
     case TopStep::in_turn:
       gradient = train_in_turn(batch, ranges, task.order, result.loss_sums);
@@ -146,9 +149,6 @@ Stepper::Output Top::step(const TopTask& task, const Bytes& message) {
     case TopStep::copies:
       gradient = train_batch_by_batch(batch, ranges, result.loss_sums);
       break;
-    case TopStep::mixup:
-      gradient = train_with_mixtures(batch, ranges, task.mixtures, result.loss_sums);
-      break;
   }
   Bytes answer = bytes_of(gradient);
   const Charge out(*account_, std::ssize(answer));
@@ -156,11 +156,15 @@ Stepper::Output Top::step(const TopTask& task, const Bytes& message) {
   return {to_shared(result.encode()), to_shared(std::move(answer))};
 }
 
+/// With mixtures, workers get the gradient of their real losses alone.
 at::Tensor Top::train_merged(const Batch& batch, const std::vector<Range>& ranges,
-                             std::vector<double>& loss_sums) {
+                             const std::vector<Mixture>& mixtures, std::vector<double>& loss_sums) {
   const Batch all{batch.inputs.detach().requires_grad_(), batch.labels};
   trainer_->parameters().zero_gradients();
   loss_sums = add_gradient(all, ranges);
+  if (parts_.step == TopStep::mixup && ranges.size() > 1) {
+    add_gradient_of_mixtures(batch, ranges, mixtures);
+  }
   trainer_->update();
   return own_means(all.inputs.grad(), ranges);
 }
@@ -201,18 +205,6 @@ at::Tensor Top::train_batch_by_batch(const Batch& batch, const std::vector<Range
   }
   trainer_->update();
   return gradient;
-}
-
-/// Workers get the gradient of their real losses alone.
-at::Tensor Top::train_with_mixtures(const Batch& batch, const std::vector<Range>& ranges,
-                                    const std::vector<Mixture>& mixtures,
-                                    std::vector<double>& loss_sums) {
-  const Batch all{batch.inputs.detach().requires_grad_(), batch.labels};
-  trainer_->parameters().zero_gradients();
-  loss_sums = add_gradient(all, ranges);
-  if (ranges.size() > 1) add_gradient_of_mixtures(batch, ranges, mixtures);
-  trainer_->update();
-  return own_means(all.inputs.grad(), ranges);
 }
 
 /// The partner's samples are repeated or cut to the number of the worker's own.

@@ -11,7 +11,7 @@
 
 namespace espalier::regions {
 
-/// Operations of the server to merge the values of so many regions.
+/// Operations of the server to merge the values of `members` regions.
 std::int64_t merge_flops(const Fragment& fragment, std::int64_t members);
 
 /// Merges the values of the members, in order, and sets weights, norms and merged values of the

@@ -67,14 +67,11 @@ class Top final : public Resident {
 
  private:
   at::Tensor train_merged(const Batch& batch, const std::vector<Range>& ranges,
-                          std::vector<double>& loss_sums);
+                          const std::vector<Mixture>& mixtures, std::vector<double>& loss_sums);
   at::Tensor train_in_turn(const Batch& batch, const std::vector<Range>& ranges,
                            const std::vector<std::int64_t>& order, std::vector<double>& loss_sums);
   at::Tensor train_batch_by_batch(const Batch& batch, const std::vector<Range>& ranges,
                                   std::vector<double>& loss_sums);
-  at::Tensor train_with_mixtures(const Batch& batch, const std::vector<Range>& ranges,
-                                 const std::vector<Mixture>& mixtures,
-                                 std::vector<double>& loss_sums);
   std::vector<double> add_gradient(const Batch& batch, const std::vector<Range>& ranges);
   void add_gradient_of_mixtures(const Batch& batch, const std::vector<Range>& ranges,
                                 const std::vector<Mixture>& mixtures);
