@@ -104,7 +104,7 @@ class SameValues(ParallelTest):
                 parts = np.concatenate([clusters["host"][mine], rounds["client"][rounds["round"] == round_number]])
                 np.testing.assert_array_equal(np.sort(parts), np.arange(12))
                 self.assertGreater(mine.sum(), 1)
-            # A top's link has room for so many bottoms; the log names each one beyond.
+            # A top's link has room for a number of bottoms; the log names each one above it.
             room = np.array([16, 11, 6])[(clusters["host"] >= 3).astype(int) + (clusters["host"] >= 7)] // 5
             with open(os.path.join(run, "log.txt"), encoding="utf-8") as log:
                 beyond = log.read().count("no top had room for client")
