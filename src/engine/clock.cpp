@@ -23,19 +23,20 @@ class ComputedClock final : public Clock {
   /// `host_gflops`: empty for the virtual clock.
   ComputedClock(Pool& pool, const ServerResources& server, std::optional<double> host_gflops)
       : Clock(pool, server), host_gflops_(host_gflops) {}
+  ~ComputedClock() override { pool_.on_arrival({}); }
 
   void start(Nanoseconds) override {}
   void pass(Nanoseconds) override {}
+  void prepare(Job job) override { pool_.submit(std::move(job), 0); }
+  void on_arrival(std::function<void(Answer&)> handler) override {
+    pool_.on_arrival(std::move(handler));
+  }
 
   void hold(Flight flight, Job job) override {
-    flight.is_final =
-        flight.is_final || !(host_gflops_ || flight.is_bounded) || !flight.is_answered;
-    const bool is_measured = host_gflops_ && !flight.is_final;
-    flight.due = is_measured ? flight.arrives() - flight.compute : flight.arrives();
-    job.due = flight.due;
+    job.due = add(flight).due;
     if (flight.is_answered) pool_.submit(std::move(job), flight.flops);
-    out_.emplace(Key{flight.due, flight.endpoint, flight.number}, flight);
   }
+  void hold(Flight flight) override { add(flight); }
 
   std::optional<Event> next(std::optional<Nanoseconds> limit) override {
     while (true) {
@@ -52,6 +53,14 @@ class ComputedClock final : public Clock {
   }
 
  private:
+  const Flight& add(Flight flight) {
+    flight.is_final =
+        flight.is_final || !(host_gflops_ || flight.is_bounded) || !flight.is_answered;
+    const bool is_measured = host_gflops_ && !flight.is_final;
+    flight.due = is_measured ? flight.arrives() - flight.compute : flight.arrives();
+    return out_.emplace(Key{flight.due, flight.endpoint, flight.number}, flight).first->second;
+  }
+
   /// Waits for the first job's answer, and makes the job's times final.
   void finalise_first() {
     const Answer& answer = pool_.await(out_.begin()->second.number);
@@ -83,6 +92,11 @@ class PacedClock final : public Clock {
       : Clock(pool, server), real_time_(real_time) {}
 
   void start(Nanoseconds now) override { shift_ = now - real_time_.now(); }
+  void prepare(Job job) override {
+    const std::int64_t number = job.number;
+    prepared_.emplace(number, std::move(job));
+  }
+  void on_arrival(std::function<void(Answer&)> handler) override { arrived_ = std::move(handler); }
 
   void pass(Nanoseconds time) override {
     pool_.wait_until([&] { return now() >= time; },
@@ -99,6 +113,9 @@ class PacedClock final : public Clock {
       pool_.submit(std::move(job), rate(flight));
     }
     out_.emplace(key, flight);
+  }
+  void hold(Flight flight) override {
+    hold(flight, std::move(prepared_.extract(flight.number).mapped()));
   }
 
   std::optional<Event> next(std::optional<Nanoseconds> limit) override {
@@ -145,6 +162,7 @@ class PacedClock final : public Clock {
       flight.behind = flight.arrives() - scheduled;
       flight.is_final = true;
       std::get<0>(node.key()) = flight.arrives();
+      if (arrived_) arrived_(*answer);
       answers_.emplace(flight.number, std::move(*answer));
       out_.insert(std::move(node));
     }
@@ -152,7 +170,9 @@ class PacedClock final : public Clock {
 
   const RealTime& real_time_;
   Nanoseconds shift_ = 0;                   // emulated time minus real_time_
+  std::map<std::int64_t, Job> prepared_;    // not sent yet, by number
   std::map<std::int64_t, Answer> answers_;  // to jobs of out_, by number
+  std::function<void(Answer&)> arrived_;
 };
 
 /// The rate of the fastest device class in the fleet.
@@ -176,6 +196,11 @@ double fastest(const Fleet& fleet) {
 void Clock::send(Flight flight, Job job) {
   flight.queued = server_.down.take(flight.sent, flight.bytes_down) - flight.sent;
   hold(flight, std::move(job));
+}
+
+void Clock::send(Flight flight) {
+  flight.queued = server_.down.take(flight.sent, flight.bytes_down) - flight.sent;
+  hold(flight);
 }
 
 Nanoseconds Clock::first_done() const {

@@ -108,7 +108,8 @@ void Pool::take_answer(Answer answer) {
   --load.jobs;
   load.work -= placed.mapped().work;
   resident_jobs_ -= placed.mapped().needs_resident ? 1 : 0;
-  arrived_.emplace(answer.number, std::move(answer));
+  const auto [arrived, is_new] = arrived_.emplace(answer.number, std::move(answer));
+  if (arrival_) arrival_(arrived->second);
   hand_out();
 }
 

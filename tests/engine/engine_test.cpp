@@ -327,6 +327,29 @@ TEST_F(VirtualClock, AnswersQueueForTheServer) {
   EXPECT_EQ(second->flight.at_server(), 6'000 + 23'600 - 6'100);
 }
 
+TEST_F(VirtualClock, PreparedJobsRunAheadOfTheirFlights) {
+  make();
+  // Job 3 needs the answer of job 2, which comes last in emulated time.
+  clock_->on_arrival([this](Answer& answer) {
+    if (answer.number != 2) return;
+    clock_->prepare(job(3));
+    answer.payload = nullptr;
+  });
+  clock_->prepare(job(1, 4));
+  clock_->prepare(job(2));
+  clock_->send(flight(2, 50));
+  clock_->send(flight(1, 20));
+  EXPECT_EQ(clock_->next({})->flight.number, 1);
+  pool_.await(3);
+  EXPECT_EQ(made_, (Steps{1, 1, 1, 1, 2, 3}));
+  const auto event = clock_->next({});
+  EXPECT_EQ(event->flight.finish, 50);
+  EXPECT_EQ(event->answer->payload, nullptr);
+  clock_->send(flight(3, 5));
+  EXPECT_EQ(clock_->next({})->flight.number, 3);
+  clock_->on_arrival({});
+}
+
 TEST_F(VirtualClock, AMeasuredFlightTakesTheHostsTime) {
   make("[clock]\nkind = measured\nhost_gflops = 1\n");
   Flight one = flight(1, 1'000'000);

@@ -71,6 +71,14 @@ class Clock {
   virtual void pass(Nanoseconds time) = 0;
   /// Sends the job, if it will be answered; sets its due time and pace.
   void send(Flight flight, Job job);
+  /// Takes the job of a later send(flight). A computed clock hands it to its rank at once: work on
+  /// ranks may go ahead of emulated time where it does not depend on it.
+  virtual void prepare(Job job) = 0;
+  /// Sends the prepared job with the flight's number, which will be answered.
+  void send(Flight flight);
+  /// Called with each answer when it arrives, which may be long before its event; the answer in the
+  /// event is what the handler leaves of it. An empty handler removes the present one.
+  virtual void on_arrival(std::function<void(Answer&)> handler) = 0;
   /// The same for a job that was outstanding at a checkpoint: it has passed the outgoing link
   /// already, and its work is done again.
   void send_again(Flight flight, Job job) { hold(flight, std::move(job)); }
@@ -87,6 +95,8 @@ class Clock {
   Clock(Pool& pool, const ServerResources& server) : pool_(pool), server_(server) {}
   /// Takes a job that has passed the server's outgoing link.
   virtual void hold(Flight flight, Job job) = 0;
+  /// The same for a prepared job.
+  virtual void hold(Flight flight) = 0;
   /// Time at which the server has processed the first of out_, if no other comes before it.
   Nanoseconds first_done() const;
   /// Processes the first of out_ and removes it.

@@ -36,6 +36,9 @@ class Pool {
   Answer collect(std::int64_t number);
   /// The same, but the answer remains to be collected.
   const Answer& await(std::int64_t number);
+  /// Called with each answer that will be collected when it arrives. It may change the answer, and
+  /// submit jobs. An empty handler removes the present one.
+  void on_arrival(std::function<void(Answer&)> handler) { arrival_ = std::move(handler); }
   /// Any answer that has arrived.
   std::optional<Answer> take();
 
@@ -93,6 +96,7 @@ class Pool {
   std::map<std::int64_t, Placement> placed_;  // by number
   std::map<std::int64_t, Answer> arrived_;    // by number
   std::map<JobKind, AnswerHandler> handlers_;
+  std::function<void(Answer&)> arrival_;
   std::int64_t resident_jobs_ = 0;  // outstanding jobs that need a resident
   std::function<bool()> interrupt_;
   int stopped_ = 0;

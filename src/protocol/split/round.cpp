@@ -2,8 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
-#include <numeric>
 #include <set>
 
 #include "espalier/base/error.h"
@@ -12,35 +10,13 @@
 namespace espalier::split {
 namespace {
 
-const Purpose kTurns = register_purpose("split.turns");
-const Purpose kMixtures = register_purpose("split.mixtures");
-
-/// Each worker has another one as partner, and is the partner of one; shares are from a Beta
-/// distribution.
-std::vector<Mixture> mixtures_of(std::size_t workers, double alpha, Stream random) {
-  std::vector<std::int64_t> circle(workers);
-  std::iota(circle.begin(), circle.end(), 0);
-  random.shuffle(circle);
-  std::vector<Mixture> mixtures(workers);
-  for (std::size_t i = 0; i < workers; ++i) {
-    const double own = random.gamma(alpha), other = random.gamma(alpha);
-    mixtures[static_cast<std::size_t>(circle[i])] = {circle[(i + 1) % workers],
-                                                     own / (own + other)};
-  }
-  return mixtures;
-}
-
 /// Operations of adding `bytes` of weights to a mean.
 std::int64_t merge_flops(std::int64_t bytes) {
   return kFlopsPerMergedValue * bytes / static_cast<std::int64_t>(sizeof(float));
 }
 
-void append(Bytes& all, std::span<const std::byte> more) {
-  all.insert(all.end(), more.begin(), more.end());
-}
-
-/// Every client has one part, and every cluster has work.
-void check(const RoundPlan& plan) {
+/// The plan, in which every client has one part and every cluster has work.
+RoundPlan checked(RoundPlan plan) {
   std::set<std::int64_t> clients;
   ESPALIER_CHECK(!plan.clusters.empty(), "a plan has no cluster");
   for (const ClusterPlan& cluster : plan.clusters) {
@@ -58,6 +34,7 @@ void check(const RoundPlan& plan) {
       last = worker.client;
     }
   }
+  return plan;
 }
 
 }  // namespace
@@ -65,16 +42,16 @@ void check(const RoundPlan& plan) {
 Round::Round(const Experiment& experiment, const Parts& parts, const Costs& costs, Clock& clock,
              Links links, RoundPlan plan, RoundStart start)
     : experiment_(experiment),
-      parts_(parts),
       costs_(costs),
       clock_(clock),
       links_(std::move(links)),
-      start_(std::move(start)) {
-  check(plan);
-  for (ClusterPlan& cluster : plan.clusters) {
-    clusters_.push_back({.plan = std::move(cluster)});
+      plan_(checked(std::move(plan))),
+      start_(std::move(start)),
+      relay_(experiment, parts, costs, clock, plan_.clusters, start_) {
+  for (const ClusterPlan& cluster : plan_.clusters) {
+    clusters_.push_back({.plan = cluster});
     Cluster& made = clusters_.back();
-    for (const WorkerPlan& worker : made.plan.workers) {
+    for (const WorkerPlan& worker : cluster.workers) {
       made.workers.push_back(workers_.size());
       workers_.push_back({.plan = worker, .cluster = std::ssize(clusters_) - 1});
     }
@@ -83,15 +60,16 @@ Round::Round(const Experiment& experiment, const Parts& parts, const Costs& cost
 }
 
 void Round::begin() {
+  relay_.begin();
   for (std::size_t index = 0; index < clusters_.size(); ++index) begin_top(index);
 }
 
 void Round::take(const Clock::Event& event) {
-  const Target target = targets_[static_cast<std::size_t>(event.flight.number)];
-  if (target.is_top) {
-    top_done(target.index, target.kind, event);
+  const Turn turn = relay_.numbers().turn(event.flight.number);
+  if (turn.party.is_top) {
+    top_done(turn, event);
   } else {
-    worker_done(target.index, event);
+    worker_done(turn.party.index, event);
   }
 }
 
@@ -101,20 +79,16 @@ Nanoseconds Round::ended() const {
   return last;
 }
 
-// Jobs ------------------------------------------------------------------------------------------
+// Flights ---------------------------------------------------------------------------------------
 
-Flight Round::next_flight(Target target, Endpoint endpoint) {
-  targets_.push_back(target);
-  return {.number = std::ssize(targets_) - 1, .endpoint = endpoint};
+Flight Round::top_flight(std::size_t index, std::int64_t turn) const {
+  return {.number = relay_.numbers().number({{true, index}, turn}),
+          .endpoint = static_cast<Endpoint>(index)};
 }
 
-void Round::send(const Flight& flight, JobKind kind, Bytes head, SharedBytes payload) {
-  Job job{.kind = kind, .number = flight.number, .endpoint = flight.endpoint};
-  job.needs_resident = true;
-  job.version = start_.version;
-  job.head = to_shared(std::move(head));
-  job.payload = std::move(payload);
-  clock_.send(flight, std::move(job));
+/// Samples of the worker's batch that is under way.
+std::int64_t Round::samples(const Worker& worker) const {
+  return costs_.batch_at(worker.plan, worker.iterations - 1);
 }
 
 /// The top's weights go to its host. A client that is the host gets the bottom's too, for its
@@ -122,72 +96,43 @@ void Round::send(const Flight& flight, JobKind kind, Bytes head, SharedBytes pay
 void Round::begin_top(std::size_t index) {
   Cluster& cluster = clusters_[index];
   const Endpoint host = cluster.plan.host;
-  TopTask task;
-  task.version = start_.version;
-  if (const auto state = start_.states.tops.find(static_cast<std::int64_t>(index));
-      state != start_.states.tops.end()) {
-    task.optimizer = state->second;
-  }
-  Flight flight = next_flight({true, index, task.kind}, static_cast<Endpoint>(index));
+  Flight flight = top_flight(index, 0);
   flight.sent = start_.now;
   if (host != kServer) {
-    task.memory_bytes = memory_bytes(experiment_.fleet->device(host));
     const std::int64_t bytes = costs_.bottom_bytes() + costs_.top_bytes();
     flight.sent = links_.send(kServer, start_.now, bytes);
     flight.download = links_.down_time(kServer, host, start_.version, bytes);
     cluster.server_bytes_down += bytes;
   }
-  send(flight, kTopJob, task.encode(), start_.top);
+  clock_.send(flight);
 }
 
 /// The host has the features of all workers.
 void Round::step_top(std::size_t index) {
-  Cluster& cluster = clusters_[index];
-  TopTask task{.kind = TopTask::Kind::step};
-  Bytes features;
-  for (const std::size_t i : cluster.workers) {
-    Worker& worker = workers_[i];
-    task.samples.push_back(worker.result.shape.front());
-    task.shape.assign(worker.result.shape.begin() + 1, worker.result.shape.end());
-    task.labels.insert(task.labels.end(), worker.result.labels.begin(), worker.result.labels.end());
-    append(features, *std::exchange(worker.payload, nullptr));
-  }
-  if (parts_.step == TopStep::in_turn) {
-    task.order.resize(cluster.workers.size());
-    std::iota(task.order.begin(), task.order.end(), 0);
-    if (parts_.random_turns) {
-      Stream(experiment_.seed, kTurns, start_.version, static_cast<std::int64_t>(index),
-             cluster.iterations)
-          .shuffle(task.order);
-    }
-  }
-  if (parts_.step == TopStep::mixup) {
-    task.mixtures = mixtures_of(cluster.workers.size(), parts_.mixup_alpha,
-                                Stream(experiment_.seed, kMixtures, start_.version,
-                                       static_cast<std::int64_t>(index), cluster.iterations));
-  }
-  Flight flight = next_flight({true, index, task.kind}, static_cast<Endpoint>(index));
+  const Cluster& cluster = clusters_[index];
+  std::vector<std::int64_t> sizes;
+  for (const std::size_t i : cluster.workers) sizes.push_back(samples(workers_[i]));
+  Flight flight = top_flight(index, cluster.iterations + 1);
   flight.sent = cluster.ready;
-  flight.flops = costs_.top_flops(task.samples);
+  flight.flops = costs_.top_flops(sizes);
   if (cluster.plan.host == kServer) {
     flight.compute = links_.processing_time(flight.flops);
     flight.download = links_.process(cluster.ready, flight.flops) - cluster.ready - flight.compute;
   } else {
     std::vector<Arrival> batches;
     for (const std::size_t i : cluster.workers) {
-      batches.push_back({workers_[i].received, workers_[i].result.shape.front()});
+      batches.push_back({workers_[i].received, samples(workers_[i])});
     }
     flight.compute = costs_.top_done(device(cluster.plan.host), batches) - cluster.ready;
   }
-  send(flight, kTopJob, task.encode(), to_shared(std::move(features)));
+  clock_.send(flight);
 }
 
 /// The host has the bottoms of all workers. A client that is the host takes their mean, and sends
 /// the whole model to the server.
 void Round::finish_top(std::size_t index) {
   Cluster& cluster = clusters_[index];
-  const TopTask task{.kind = TopTask::Kind::finish};
-  Flight flight = next_flight({true, index, task.kind}, static_cast<Endpoint>(index));
+  Flight flight = top_flight(index, cluster.iterations + 1);
   flight.sent = cluster.ready;
   if (const Endpoint host = cluster.plan.host; host != kServer) {
     const std::int64_t bytes = costs_.bottom_bytes() + costs_.top_bytes();
@@ -196,41 +141,33 @@ void Round::finish_top(std::size_t index) {
     flight.upload = links_.up_time(kServer, host, start_.version, bytes);
     cluster.server_bytes_up += bytes;
   }
-  send(flight, kTopJob, task.encode(), to_shared({}));
+  clock_.send(flight);
 }
 
-/// The host hands the payload to the link at `time`: the first weights, or a gradient.
-void Round::send_bottom(std::size_t index, Nanoseconds time, SharedBytes payload) {
+/// The host hands a message to the link at `time`: the first weights, or a gradient.
+void Round::send_bottom(std::size_t index, Nanoseconds time) {
   Worker& worker = workers_[index];
   Cluster& cluster = clusters_[static_cast<std::size_t>(worker.cluster)];
   const Endpoint host = cluster.plan.host;
   const std::int64_t client = worker.plan.client;
-  BottomTask task;
-  task.begins = worker.iterations == 0 ? 1 : 0;
-  task.goes_on = worker.iterations < cluster.plan.iterations ? 1 : 0;
-  Flight flight = next_flight({false, index}, client);
-  if (task.begins != 0) {
-    task.version = start_.version;
-    task.nth_task = start_.nth_task[static_cast<std::size_t>(client)];
-    task.batch = worker.plan.batch;
-    if (const auto state = start_.states.bottoms.find(client);
-        state != start_.states.bottoms.end()) {
-      task.optimizer = state->second;
-    }
+  Flight flight{.number = relay_.numbers().number({{false, index}, worker.iterations}),
+                .endpoint = client};
+  if (worker.iterations == 0) {
     worker.begun = time;
     flight.bytes_down = costs_.bottom_bytes();
   } else {
-    const std::int64_t samples = costs_.batch_at(worker.plan, worker.iterations - 1);
-    flight.flops += costs_.backward_flops(samples);
-    flight.compute += costs_.backward_time(device(client), samples);
-    flight.bytes_down = costs_.feature_bytes(samples);
+    const std::int64_t batch = samples(worker);
+    flight.flops += costs_.backward_flops(batch);
+    flight.compute += costs_.backward_time(device(client), batch);
+    flight.bytes_down = costs_.feature_bytes(batch);
   }
-  if (task.goes_on != 0) {
-    const std::int64_t samples = costs_.batch_at(worker.plan, worker.iterations++);
-    worker.samples += samples;
-    flight.flops += costs_.forward_flops(samples);
-    flight.compute += costs_.forward_time(device(client), samples);
-    flight.bytes_up = costs_.feature_bytes(samples) + costs_.label_bytes(samples);
+  if (worker.iterations < cluster.plan.iterations) {
+    ++worker.iterations;
+    const std::int64_t batch = samples(worker);
+    worker.samples += batch;
+    flight.flops += costs_.forward_flops(batch);
+    flight.compute += costs_.forward_time(device(client), batch);
+    flight.bytes_up = costs_.feature_bytes(batch) + costs_.label_bytes(batch);
   } else {
     flight.bytes_up = costs_.bottom_bytes();
   }
@@ -246,7 +183,7 @@ void Round::send_bottom(std::size_t index, Nanoseconds time, SharedBytes payload
   flight.sent = links_.send(host, time, flight.bytes_down);
   flight.download = links_.down_time(host, client, start_.version, flight.bytes_down);
   flight.upload = links_.up_time(host, client, start_.version, flight.bytes_up);
-  send(flight, kBottomJob, task.encode(), std::move(payload));
+  clock_.send(flight);
 }
 
 // Answers ---------------------------------------------------------------------------------------
@@ -256,8 +193,6 @@ void Round::worker_done(std::size_t index, const Clock::Event& event) {
   Worker& worker = workers_[index];
   const auto place = static_cast<std::size_t>(worker.cluster);
   Cluster& cluster = clusters_[place];
-  worker.result = BottomResult::decode(*event.answer->head);
-  worker.payload = event.answer->payload;
   worker.received = links_.receive(cluster.plan.host, flight.finish, flight.bytes_up);
   const Nanoseconds down = flight.leaves() + flight.download - worker.handed;
   const Nanoseconds up = worker.received - (flight.finish - flight.upload);
@@ -266,6 +201,10 @@ void Round::worker_done(std::size_t index, const Clock::Event& event) {
   const bool is_first = cluster.iterations == 0;
   const bool is_last = cluster.iterations == cluster.plan.iterations;
   worker.model_transfer += (is_first ? down : 0) + (is_last ? up : 0);
+  if (is_last) {
+    worker.result = BottomResult::decode(*event.answer->head);
+    worker.weights = event.answer->payload;
+  }
   cluster.ready = std::max(cluster.ready, worker.received);
   if (--cluster.missing > 0) return;
   for (const std::size_t i : cluster.workers) {
@@ -278,45 +217,33 @@ void Round::worker_done(std::size_t index, const Clock::Event& event) {
   }
 }
 
-void Round::top_done(std::size_t index, TopTask::Kind kind, const Clock::Event& event) {
-  Cluster& cluster = clusters_[index];
+void Round::top_done(const Turn& turn, const Clock::Event& event) {
+  Cluster& cluster = clusters_[turn.party.index];
   const Nanoseconds time = event.flight.finish;
   cluster.missing = std::ssize(cluster.workers);
-  switch (kind) {
-    case TopTask::Kind::begin:
-      for (const std::size_t i : cluster.workers) send_bottom(i, time, start_.bottom);
-      return;
-    case TopTask::Kind::step:
-      cluster.result = TopResult::decode(*event.answer->head);
-      return_gradients(cluster, time, *event.answer->payload);
-      return;
-    case TopTask::Kind::finish:
-      cluster.result = TopResult::decode(*event.answer->head);
-      cluster.weights = event.answer->payload;
-      end(cluster, time);
+  if (turn.turn > cluster.plan.iterations) {
+    cluster.result = TopResult::decode(*event.answer->head);
+    cluster.weights = event.answer->payload;
+    end(cluster, time);
+    return;
   }
+  if (turn.turn > 0) end_iteration(cluster, time, TopResult::decode(*event.answer->head));
+  for (const std::size_t i : cluster.workers) send_bottom(i, time);
 }
 
-void Round::return_gradients(Cluster& cluster, Nanoseconds time, const Bytes& gradients) {
+void Round::end_iteration(Cluster& cluster, Nanoseconds time, const TopResult& result) {
   const Nanoseconds step = time - cluster.ready;
   cluster.top += step;
   Iteration iteration{.cluster = &cluster - clusters_.data(),
                       .iteration = ++cluster.iterations,
                       .received = cluster.ready,
                       .stepped = time};
-  auto rest = std::span(gradients);
   for (std::size_t k = 0; k < cluster.workers.size(); ++k) {
-    const std::size_t i = cluster.workers[k];
-    Worker& worker = workers_[i];
-    const std::int64_t samples = worker.result.shape.front();
-    const auto size = static_cast<std::size_t>(costs_.feature_bytes(samples));
+    Worker& worker = workers_[cluster.workers[k]];
     worker.top += step;
-    worker.loss_sum += cluster.result.loss_sums[k];
-    iteration.samples += samples;
-    iteration.loss_sum += cluster.result.loss_sums[k];
-    const auto own = rest.first(size);
-    rest = rest.subspan(size);
-    send_bottom(i, time, to_shared(Bytes(own.begin(), own.end())));
+    worker.loss_sum += result.loss_sums[k];
+    iteration.samples += samples(worker);
+    iteration.loss_sum += result.loss_sums[k];
   }
   iterations_.push_back(iteration);
 }
@@ -381,7 +308,7 @@ void merge(const Experiment& experiment, const Parts& parts, const Round& round,
     for (const std::size_t i : cluster.workers) all += round.workers()[i].plan.weight;
     for (const std::size_t i : cluster.workers) {
       const Round::Worker& worker = round.workers()[i];
-      add(parts.bottom, *worker.payload, cluster.plan.weight * (worker.plan.weight / all));
+      add(parts.bottom, *worker.weights, cluster.plan.weight * (worker.plan.weight / all));
     }
     add(parts.top, *cluster.weights, cluster.plan.weight);
   }

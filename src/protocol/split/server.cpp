@@ -92,10 +92,12 @@ void SplitServer::begin_round() {
   start.states = state_.optimizers;
   round_ = std::make_unique<Round>(experiment_, *settings_.parts, *settings_.costs, *clock_, links_,
                                    std::move(plan), std::move(start));
+  clock_->on_arrival([this](Answer& answer) { round_->arrived(answer); });
   round_->begin();
 }
 
 void SplitServer::end_round() {
+  clock_->on_arrival({});
   const std::unique_ptr<Round> round = std::move(round_);
   record(run_.records(), *round, labels_, settings_.record_iterations);
   merge(experiment_, *settings_.parts, *round, model_);

@@ -35,8 +35,10 @@ class Stage {
         std::make_unique<Round>(scene_.experiment, *scene_.parts, scene_.costs, *clock_,
                                 Links(*scene_.experiment.fleet, ServerResources(scene_.config)),
                                 std::move(plan), std::move(start));
+    clock_->on_arrival([&](Answer& answer) { round->arrived(answer); });
     round->begin();
     while (!round->has_ended()) round->take(*clock_->next({}));
+    clock_->on_arrival({});
     return round;
   }
 
@@ -91,12 +93,12 @@ TEST(Round, MergesByTheWeightsOfThePlan) {
   EXPECT_DOUBLE_EQ(round->share(round->clusters()[0]), 6.0 / 17);
   const std::vector<double> shares{2.0 / 17, 4.0 / 17, 2.0 / 17, 2.0 / 17, 2.0 / 17, 5.0 / 17};
   const auto& workers = round->workers();
-  const std::size_t bottom = floats_of(*workers[0].payload).size();
+  const std::size_t bottom = floats_of(*workers[0].weights).size();
   for (std::size_t w = 0; w < 6; ++w) EXPECT_DOUBLE_EQ(round->share(workers[w]), shares[w]);
   for (std::size_t i = 0; i < floats_of(model).size(); ++i) {
     double mean = 0;
     if (i < bottom) {
-      for (std::size_t w = 0; w < 6; ++w) mean += shares[w] * floats_of(*workers[w].payload)[i];
+      for (std::size_t w = 0; w < 6; ++w) mean += shares[w] * floats_of(*workers[w].weights)[i];
     } else {
       for (std::size_t c = 0; c < 3; ++c) {
         mean += (c < 2 ? 6.0 : 5.0) / 17 * floats_of(*round->clusters()[c].weights)[i - bottom];

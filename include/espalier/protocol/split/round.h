@@ -4,33 +4,15 @@
 // iteration; clusters are independent of each other. Nothing outside changes before the round has
 // ended, so an interrupted round is repeated from its beginning.
 
-#include <map>
-#include <memory>
 #include <vector>
 
 #include "espalier/engine/clock.h"
 #include "espalier/model/parameters.h"
-#include "espalier/protocol/split/bottom.h"
 #include "espalier/protocol/split/costs.h"
 #include "espalier/protocol/split/links.h"
-#include "espalier/protocol/split/top.h"
+#include "espalier/protocol/split/relay.h"
 
 namespace espalier::split {
-
-/// States of optimisers from earlier rounds, if they are kept.
-struct KeptStates {
-  std::map<std::int64_t, Bytes> bottoms;  ///< by client
-  std::map<std::int64_t, Bytes> tops;     ///< by cluster
-};
-
-/// What a round begins with.
-struct RoundStart {
-  std::int64_t version = 0;
-  Nanoseconds now = 0;
-  SharedBytes bottom{}, top{};           ///< weights, dense
-  std::vector<std::int64_t> nth_task{};  ///< by client: rounds in which it took part
-  KeptStates states{};
-};
 
 class Round {
  public:
@@ -40,8 +22,8 @@ class Round {
     std::int64_t iterations = 0;  ///< batches begun
     Nanoseconds handed = 0;       ///< when the host handed its last message to the link
     Nanoseconds received = 0;     ///< when the host had the worker's last message
-    BottomResult result{};        ///< of the last message
-    SharedBytes payload{};        ///< of the last message: features, at the end the weights
+    BottomResult result{};        ///< at the end
+    SharedBytes weights{};        ///< at the end
     // Sums of the round:
     Nanoseconds begun = 0, compute = 0, transfer = 0, waiting = 0, top = 0;
     Nanoseconds model_transfer = 0;  ///< the part of `transfer` that moved weights
@@ -58,7 +40,7 @@ class Round {
     Nanoseconds ended = 0;               ///< when the server had the cluster's model
     Nanoseconds top = 0;                 ///< time of the top's steps
     SharedBytes weights{};               ///< of the top, at the end
-    TopResult result{};                  ///< of the last job
+    TopResult result{};                  ///< at the end
     std::int64_t server_bytes_up = 0, server_bytes_down = 0, device_bytes = 0;
   };
   /// An iteration of a cluster that has ended.
@@ -76,7 +58,9 @@ class Round {
 
   /// Sends the first jobs.
   void begin();
-  /// Takes the answer to a job of the round.
+  /// Takes an answer when it arrives at the server, before its event.
+  void arrived(Answer& answer) { relay_.take(answer); }
+  /// Takes the events of the round's jobs.
   void take(const Clock::Event& event);
   bool has_ended() const { return open_ == 0; }
   /// When the last cluster's model was there.
@@ -94,19 +78,14 @@ class Round {
   std::vector<Observation> observations() const;
 
  private:
-  struct Target {
-    bool is_top = false;
-    std::size_t index = 0;  // of the cluster or the worker
-    TopTask::Kind kind = TopTask::Kind::begin;
-  };
-  Flight next_flight(Target target, Endpoint endpoint);
-  void send(const Flight& flight, JobKind kind, Bytes head, SharedBytes payload);
+  Flight top_flight(std::size_t index, std::int64_t turn) const;
+  std::int64_t samples(const Worker& worker) const;
   void begin_top(std::size_t index);
   void step_top(std::size_t index);
   void finish_top(std::size_t index);
-  void send_bottom(std::size_t index, Nanoseconds time, SharedBytes payload);
-  void top_done(std::size_t index, TopTask::Kind kind, const Clock::Event& event);
-  void return_gradients(Cluster& cluster, Nanoseconds time, const Bytes& gradients);
+  void send_bottom(std::size_t index, Nanoseconds time);
+  void top_done(const Turn& turn, const Clock::Event& event);
+  void end_iteration(Cluster& cluster, Nanoseconds time, const TopResult& result);
   void end(Cluster& cluster, Nanoseconds time);
   void worker_done(std::size_t index, const Clock::Event& event);
   DeviceClass device(std::int64_t client) const {
@@ -114,16 +93,16 @@ class Round {
   }
 
   const Experiment& experiment_;
-  const Parts& parts_;
   const Costs& costs_;
   Clock& clock_;
   Links links_;
+  RoundPlan plan_;
   RoundStart start_;
+  Relay relay_;
   std::vector<Worker> workers_;
   std::vector<Cluster> clusters_;
   std::vector<Iteration> iterations_;
-  std::vector<Target> targets_;  // by number of the job
-  std::int64_t open_ = 0;        // clusters that have not ended
+  std::int64_t open_ = 0;  // clusters that have not ended
 };
 
 /// The mean of the clusters' models, in double precision in the order of the workers, into `model`.

@@ -1,0 +1,190 @@
+#include "espalier/protocol/split/relay.h"
+
+#include <numeric>
+#include <utility>
+
+#include "espalier/base/error.h"
+
+namespace espalier::split {
+namespace {
+
+const Purpose kTurns = register_purpose("split.turns");
+const Purpose kMixtures = register_purpose("split.mixtures");
+
+/// Each worker has another one as partner, and is the partner of one; shares are from a Beta
+/// distribution.
+std::vector<Mixture> mixtures_of(std::size_t workers, double alpha, Stream random) {
+  std::vector<std::int64_t> circle(workers);
+  std::iota(circle.begin(), circle.end(), 0);
+  random.shuffle(circle);
+  std::vector<Mixture> mixtures(workers);
+  for (std::size_t i = 0; i < workers; ++i) {
+    const double own = random.gamma(alpha), other = random.gamma(alpha);
+    mixtures[static_cast<std::size_t>(circle[i])] = {circle[(i + 1) % workers],
+                                                     own / (own + other)};
+  }
+  return mixtures;
+}
+
+constexpr Nanoseconds kWholeRound = 1'000'000'000;
+
+void append(Bytes& all, std::span<const std::byte> more) {
+  all.insert(all.end(), more.begin(), more.end());
+}
+
+std::size_t workers_of(const std::vector<ClusterPlan>& clusters) {
+  std::size_t workers = 0;
+  for (const ClusterPlan& cluster : clusters) workers += cluster.workers.size();
+  return workers;
+}
+
+}  // namespace
+
+Relay::Relay(const Experiment& experiment, const Parts& parts, const Costs& costs, Clock& clock,
+             const std::vector<ClusterPlan>& clusters, const RoundStart& start)
+    : experiment_(experiment),
+      parts_(parts),
+      costs_(costs),
+      clock_(clock),
+      start_(start),
+      numbers_(clusters.size(), workers_of(clusters)) {
+  for (const ClusterPlan& plan : clusters) {
+    Cluster& cluster = clusters_.emplace_back(Cluster{.plan = &plan});
+    for (const WorkerPlan& worker : plan.workers) {
+      cluster.workers.push_back(workers_.size());
+      workers_.push_back({.plan = worker, .cluster = clusters_.size() - 1});
+    }
+  }
+}
+
+void Relay::begin() {
+  for (std::size_t index = 0; index < clusters_.size(); ++index) begin_top(index);
+}
+
+void Relay::take(Answer& answer) {
+  const auto [party, turn] = numbers_.turn(answer.number);
+  if (!party.is_top) {
+    take_features(party.index, answer);
+    return;
+  }
+  Cluster& cluster = clusters_[party.index];
+  if (turn > cluster.plan->iterations) return;  // the weights remain in the answer
+  cluster.missing = std::ssize(cluster.workers);
+  if (turn == 0) {
+    for (const std::size_t worker : cluster.workers) prepare_bottom(worker, start_.bottom);
+    return;
+  }
+  ++cluster.iteration;
+  return_gradients(party.index, *std::exchange(answer.payload, nullptr));
+}
+
+void Relay::take_features(std::size_t index, Answer& answer) {
+  Worker& worker = workers_[index];
+  Cluster& cluster = clusters_[worker.cluster];
+  if (cluster.iteration < cluster.plan->iterations) {
+    worker.result = BottomResult::decode(*answer.head);
+    ESPALIER_CHECK(worker.result.shape.front() == costs_.batch_at(worker.plan, cluster.iteration),
+                   "client {} has a batch of {} samples", worker.plan.client,
+                   worker.result.shape.front());
+    worker.features = std::exchange(answer.payload, nullptr);
+  }
+  if (--cluster.missing == 0) step_top(worker.cluster);
+}
+
+/// Jobs of all clusters alternate, so that all rounds end at about the same time on the ranks.
+void Relay::prepare(const Turn& turn, JobKind kind, Endpoint endpoint, Bytes head,
+                    SharedBytes payload) {
+  const Party& party = turn.party;
+  const std::size_t cluster = party.is_top ? party.index : workers_[party.index].cluster;
+  Job job{.kind = kind, .number = numbers_.number(turn), .endpoint = endpoint};
+  job.due = kWholeRound * turn.turn / clusters_[cluster].plan->iterations;
+  job.needs_resident = true;
+  job.version = start_.version;
+  job.head = to_shared(std::move(head));
+  job.payload = std::move(payload);
+  clock_.prepare(std::move(job));
+}
+
+void Relay::prepare_top(std::size_t index, TopTask task, SharedBytes payload) {
+  const std::int64_t iteration = clusters_[index].iteration;
+  const std::int64_t turn = task.kind == TopTask::Kind::begin ? 0 : iteration + 1;
+  prepare({{true, index}, turn}, kTopJob, static_cast<Endpoint>(index), task.encode(),
+          std::move(payload));
+}
+
+void Relay::begin_top(std::size_t index) {
+  TopTask task;
+  task.version = start_.version;
+  if (const auto state = start_.states.tops.find(static_cast<std::int64_t>(index));
+      state != start_.states.tops.end()) {
+    task.optimizer = state->second;
+  }
+  if (const Endpoint host = clusters_[index].plan->host; host != kServer) {
+    task.memory_bytes = memory_bytes(experiment_.fleet->device(host));
+  }
+  prepare_top(index, std::move(task), start_.top);
+}
+
+/// The host has the features of all workers, or at the end their weights.
+void Relay::step_top(std::size_t index) {
+  Cluster& cluster = clusters_[index];
+  if (cluster.iteration == cluster.plan->iterations) {
+    prepare_top(index, {.kind = TopTask::Kind::finish}, to_shared({}));
+    return;
+  }
+  TopTask task{.kind = TopTask::Kind::step};
+  Bytes features;
+  for (const std::size_t i : cluster.workers) {
+    Worker& worker = workers_[i];
+    task.samples.push_back(worker.result.shape.front());
+    task.shape.assign(worker.result.shape.begin() + 1, worker.result.shape.end());
+    task.labels.insert(task.labels.end(), worker.result.labels.begin(), worker.result.labels.end());
+    append(features, *std::exchange(worker.features, nullptr));
+  }
+  const auto random = [&](Purpose purpose) {
+    return Stream(experiment_.seed, purpose, start_.version, static_cast<std::int64_t>(index),
+                  cluster.iteration);
+  };
+  if (parts_.step == TopStep::in_turn) {
+    task.order.resize(cluster.workers.size());
+    std::iota(task.order.begin(), task.order.end(), 0);
+    if (parts_.random_turns) random(kTurns).shuffle(task.order);
+  }
+  if (parts_.step == TopStep::mixup) {
+    task.mixtures = mixtures_of(cluster.workers.size(), parts_.mixup_alpha, random(kMixtures));
+  }
+  prepare_top(index, std::move(task), to_shared(std::move(features)));
+}
+
+void Relay::return_gradients(std::size_t index, const Bytes& gradients) {
+  auto rest = std::span(gradients);
+  for (const std::size_t i : clusters_[index].workers) {
+    const auto size =
+        static_cast<std::size_t>(costs_.feature_bytes(workers_[i].result.shape.front()));
+    const auto own = rest.first(size);
+    rest = rest.subspan(size);
+    prepare_bottom(i, to_shared(Bytes(own.begin(), own.end())));
+  }
+}
+
+void Relay::prepare_bottom(std::size_t index, SharedBytes payload) {
+  const Worker& worker = workers_[index];
+  const Cluster& cluster = clusters_[worker.cluster];
+  const std::int64_t client = worker.plan.client;
+  BottomTask task;
+  task.begins = cluster.iteration == 0 ? 1 : 0;
+  task.goes_on = cluster.iteration < cluster.plan->iterations ? 1 : 0;
+  if (task.begins != 0) {
+    task.version = start_.version;
+    task.nth_task = start_.nth_task[static_cast<std::size_t>(client)];
+    task.batch = worker.plan.batch;
+    if (const auto state = start_.states.bottoms.find(client);
+        state != start_.states.bottoms.end()) {
+      task.optimizer = state->second;
+    }
+  }
+  prepare({{false, index}, cluster.iteration}, kBottomJob, client, task.encode(),
+          std::move(payload));
+}
+
+}  // namespace espalier::split
