@@ -40,7 +40,8 @@ COLUMNS = {
     "target_rounds": ("rounds to {target}", 0, ""), "target_mb": ("traffic to {target}", "coarse", " MB"),
     "target_wall_s": ("wall time to {target}", "fine", " s"), "peak_mb": ("peak memory", "fine", " MB"),
     "utilisation": ("utilisation", 2, ""), "staleness": ("staleness", 2, ""), "mb_down": ("down", "coarse", " MB"),
-    "mb_up": ("up", "coarse", " MB"), "updates": ("updates", 0, ""), "failures": ("failures", 0, ""), "rounds": ("rounds", 0, ""),
+    "mb_up": ("up", "coarse", " MB"), "mb_device": ("between devices", "coarse", " MB"), "waiting": ("waiting", 2, ""),
+    "updates": ("updates", 0, ""), "failures": ("failures", 0, ""), "rounds": ("rounds", 0, ""),
     "steps": ("steps", 0, ""), "target_steps": ("steps to {target}", 0, ""), "stall_s": ("stall", "fine", " s"),
     "virtual_s": ("virtual time", "fine", " s"), "wall_s": ("wall time", "fine", " s"),
 }
