@@ -57,7 +57,8 @@ class MergeControl final : public Control {
         estimates_(first_times(), settings_.kept) {
     refuse_contradictions();
     if (!experiment_.partition) return;
-    for (std::int64_t i = 0; i < workers(); ++i) ranges_.push_back(range_of(i));
+    for (std::int64_t i = 0; i < workers(); ++i)
+      ranges_.push_back(batch_range(experiment_, costs_, i));
     refuse_small_devices();
     labels_ = label_shares(experiment_);
     reference_ = settings_.by_samples ? shares_of_all() : mean_shares(labels_);
@@ -162,20 +163,6 @@ class MergeControl final : public Control {
 
   // Batches ---------------------------------------------------------------------------------------
 
-  /// At most the device's batch, the client's samples, and what fits into its memory; at least two
-  /// if batches are normalised.
-  BatchRange range_of(std::int64_t client) const {
-    const std::int64_t most =
-        std::min({experiment_.batch_of(client), settings_.largest, experiment_.samples_of(client)});
-    BatchRange range{1, most};
-    const std::int64_t cap = memory_bytes(experiment_.fleet->device(client));
-    if (cap > 0) {
-      while (range.most > 1 && costs_.bottom_memory(range.most) > cap) --range.most;
-    }
-    range.least = experiment_.model.has_statistics ? std::min<std::int64_t>(2, range.most) : 1;
-    return range;
-  }
-
   Batches largest_batches() const {
     Batches batches;
     for (const BatchRange& range : ranges_) batches.push_back(range.most);
@@ -251,8 +238,8 @@ class MergeControl final : public Control {
 
 void declare_merge_options(OptionTable& table) {
   table.add({"method.regulation", OptionType::boolean, "true",
-             "control mergesfl: batches such that all workers need the time of the fastest, which "
-             "has train.batch; false: all have the largest batch"});
+             "controls mergesfl, parallelsfl: batches such that all workers of a cluster need the "
+             "time of the fastest, which has train.batch; false: each has its largest batch"});
   table.add_choice(
       "method.selection", "genetic",
       "control mergesfl: workers of a round: by a genetic algorithm for the best mix of "

@@ -101,6 +101,17 @@ class Refinement {
 
 }  // namespace
 
+BatchRange batch_range(const Experiment& experiment, const Costs& costs, std::int64_t client) {
+  BatchRange range{1, std::min({experiment.batch_of(client), experiment.train.batch,
+                                experiment.samples_of(client)})};
+  const std::int64_t cap = memory_bytes(experiment.fleet->device(client));
+  if (cap > 0) {
+    while (range.most > 1 && costs.bottom_memory(range.most) > cap) --range.most;
+  }
+  range.least = experiment.model.has_statistics ? std::min<std::int64_t>(2, range.most) : 1;
+  return range;
+}
+
 Batches regulated_batches(std::span<const double> sample_s, std::int64_t largest,
                           std::span<const BatchRange> ranges) {
   const double least = *std::ranges::min_element(sample_s);

@@ -8,6 +8,7 @@
 #include "espalier/base/error.h"
 #include "espalier/base/log.h"
 #include "espalier/config/choice.h"
+#include "espalier/method/mergesfl_batches.h"
 #include "espalier/method/parallelsfl_clusters.h"
 #include "espalier/method/parallelsfl_frequencies.h"
 #include "espalier/method/parallelsfl_times.h"
@@ -26,7 +27,7 @@ struct ParallelSettings {
   std::int64_t label_sets, most_iterations, most_bottoms, recluster_every, swap_passes;
   TopChoice top_choice;
   LabelDistance label_distance;
-  bool has_random_bottoms, has_fixed_frequencies, has_uniform_weights;
+  bool regulates, has_random_bottoms, has_fixed_frequencies, has_uniform_weights;
 };
 
 ParallelSettings parallel_settings(const Config& config, std::int64_t clients) {
@@ -43,6 +44,7 @@ ParallelSettings parallel_settings(const Config& config, std::int64_t clients) {
           .swap_passes = config.integer("method.swap_passes"),
           .top_choice = choice<TopChoice>(config, "method.top_choice", kTopChoices),
           .label_distance = choice<LabelDistance>(config, "method.label_distance", kLabelDistances),
+          .regulates = config.boolean("method.regulation"),
           .has_random_bottoms = config.text("method.clusters") == "random",
           .has_fixed_frequencies = config.text("method.frequencies") == "fixed",
           .has_uniform_weights = config.text("method.cluster_weights") == "uniform"};
@@ -93,6 +95,7 @@ class ParallelControl final : public Control {
     labels_ = label_shares(experiment_);
     for (std::int64_t client = 0; client < clients; ++client) {
       fitting_.push_back(fitting_bottoms(experiment_, costs_, client));
+      ranges_.push_back(batch_range(experiment_, costs_, client));
     }
     refuse_small_devices();
   }
@@ -192,23 +195,47 @@ class ParallelControl final : public Control {
   }
 
   RoundPlan plan_of(const std::vector<WorkerCluster>& clusters) const {
+    RoundPlan plan;
     std::vector<ClusterPace> paces;
-    for (const WorkerCluster& cluster : clusters) paces.push_back(times_.pace(slowness_, cluster));
+    for (const WorkerCluster& cluster : clusters) {
+      plan.clusters.push_back({.host = cluster.top, .workers = workers_of(cluster)});
+      paces.push_back(times_.pace(slowness_, plan.clusters.back()));
+    }
     std::vector<std::int64_t> iterations(clusters.size(), settings_.most_iterations);
     if (!settings_.has_fixed_frequencies) {
       iterations = frequencies(paces, settings_.most_iterations, settings_.pace_quantile);
     }
-    RoundPlan plan;
     for (std::size_t c = 0; c < clusters.size(); ++c) {
-      ClusterPlan cluster{.host = clusters[c].top, .iterations = iterations[c]};
-      for (const std::int64_t client : clusters[c].bottoms) {
-        cluster.workers.push_back({client, experiment_.batch_of(client)});
-      }
-      const auto work = static_cast<double>(std::ssize(cluster.workers) * iterations[c]);
-      cluster.weight = settings_.has_uniform_weights ? 1 : work;
-      plan.clusters.push_back(std::move(cluster));
+      ClusterPlan& cluster = plan.clusters[c];
+      cluster.iterations = iterations[c];
+      if (settings_.has_uniform_weights) continue;
+      double workers = 0;
+      for (const WorkerPlan& worker : cluster.workers) workers += worker.weight;
+      cluster.weight = workers * static_cast<double>(iterations[c]);
     }
     return plan;
+  }
+
+  /// With regulation a worker counts as its batch does, as in MergeSFL; otherwise all count
+  /// equally.
+  std::vector<WorkerPlan> workers_of(const WorkerCluster& cluster) const {
+    std::vector<WorkerPlan> workers;
+    std::vector<double> sample_s;
+    std::vector<BatchRange> ranges;
+    for (const std::int64_t client : cluster.bottoms) {
+      const std::int64_t batch = experiment_.batch_of(client);
+      workers.push_back({client, batch});
+      sample_s.push_back(times_.side_s(slowness_, client, cluster.top) /
+                         static_cast<double>(batch));
+      ranges.push_back(ranges_[static_cast<std::size_t>(client)]);
+    }
+    if (!settings_.regulates) return workers;
+    const Batches batches = regulated_batches(sample_s, experiment_.train.batch, ranges);
+    for (std::size_t i = 0; i < workers.size(); ++i) {
+      workers[i].batch = batches[i];
+      workers[i].weight = static_cast<double>(batches[i]);
+    }
+    return workers;
   }
 
   const Experiment& experiment_;
@@ -217,6 +244,7 @@ class ParallelControl final : public Control {
   ParallelTimes times_;
   std::vector<LabelShares> labels_;    // by client
   std::vector<std::int64_t> fitting_;  // by client: most bottoms, by memory
+  std::vector<BatchRange> ranges_;     // by client, for regulation
   // Before the next round:
   std::int64_t version_ = 0, clustered_ = 0;
   std::vector<WorkerCluster> clusters_;  // of the last round
@@ -275,6 +303,9 @@ void declare_parallelsfl_options(OptionTable& table) {
       {"method.recluster_change", OptionType::real, "0.2",
        "control parallelsfl: change of an estimate after which clusters are made anew at once", "",
        0, 1e6});
+  table.add({"method.regulation", OptionType::boolean, "true",
+             "controls mergesfl, parallelsfl: batches such that all workers of a cluster need the "
+             "time of the fastest, which has train.batch; false: each has its largest batch"});
   table.add({"method.smoothing", OptionType::real, "0.8",
              "controls mergesfl, parallelsfl: share of the old value in an estimate of a client's "
              "speed",
@@ -291,7 +322,8 @@ void register_parallelsfl(Catalogue& c) {
   c.methods.add("parallelsfl",
                 "clusters of workers with a top on one of them; the server averages whole models "
                 "(Liao et al. 2024)",
-                {.control = "parallelsfl", .defaults = {{"split.top", "accumulated"}}});
+                {.control = "parallelsfl",
+                 .defaults = {{"split.top", "accumulated"}, {"method.regulation", "false"}}});
 }
 
 }  // namespace espalier::split

@@ -80,29 +80,28 @@ double ParallelTimes::top_s(const Slowness& slowness, std::int64_t top) const {
 /// A round of n iterations: each worker's first forward pass with the bottom's way down, n - 1
 /// times the gradient's way, a step and the features' way, and at the end a backward pass with the
 /// bottom's way up; n times the top's steps.
-ClusterPace ParallelTimes::pace(const Slowness& slowness, const WorkerCluster& cluster) const {
-  const DeviceClass& host = experiment_.fleet->device(cluster.top);
+ClusterPace ParallelTimes::pace(const Slowness& slowness, const ClusterPlan& cluster) const {
+  const DeviceClass& host = experiment_.fleet->device(cluster.host);
   const std::int64_t bottom = costs_.bottom_bytes(), whole = bottom + costs_.top_bytes();
   std::vector<Arrival> first, between;
   double last = 0;
-  for (const std::int64_t worker : cluster.bottoms) {
+  for (const auto& [worker, batch, weight] : cluster.workers) {
     const DeviceClass& device = experiment_.fleet->device(worker);
-    const std::int64_t batch = experiment_.batch_of(worker);
     const std::int64_t features = costs_.feature_bytes(batch);
     const double links = slowness.transfer(worker), speed = slowness.compute(worker);
-    const double up = links * link(worker, cluster.top, features + costs_.label_bytes(batch));
-    const double down = links * link(cluster.top, worker, features);
+    const double up = links * link(worker, cluster.host, features + costs_.label_bytes(batch));
+    const double down = links * link(cluster.host, worker, features);
     const double forward = speed * static_cast<double>(costs_.forward_time(device, batch));
     const double backward = speed * static_cast<double>(costs_.backward_time(device, batch));
     first.push_back(
-        {std::llround(links * link(cluster.top, worker, bottom) + forward + up), batch});
+        {std::llround(links * link(cluster.host, worker, bottom) + forward + up), batch});
     between.push_back({std::llround(down + backward + forward + up), batch});
-    last = std::max(last, down + backward + links * link(worker, cluster.top, bottom));
+    last = std::max(last, down + backward + links * link(worker, cluster.host, bottom));
   }
   const auto stepped = [&](const std::vector<Arrival>& batches) {
-    return static_cast<double>(costs_.top_done(host, batches, slowness.compute(cluster.top)));
+    return static_cast<double>(costs_.top_done(host, batches, slowness.compute(cluster.host)));
   };
-  const double model = slowness.transfer(cluster.top) *
+  const double model = slowness.transfer(cluster.host) *
                        static_cast<double>(transfer_time(host.down_mbps, host.latency_ms, whole) +
                                            transfer_time(host.up_mbps, host.latency_ms, whole));
   return {.iteration_s = stepped(between) / kSecond,

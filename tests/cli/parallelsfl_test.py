@@ -81,6 +81,8 @@ class SameValues(ParallelTest):
 
     def test_on_any_number_of_ranks_and_after_a_kill(self):
         one = self.run_ok("one", *self.CHANGING)
+        regulated = (*self.CHANGING, "--method.regulation=true")
+        self.assert_same(self.run_ok("regulated", *regulated), self.run_ok("regulated-3", *regulated, ranks=3))
         for ranks in (2, 3, 5):
             self.assert_same(one, self.run_ok(f"on-{ranks}", *self.CHANGING, ranks=ranks))
         for point, ranks in (("split.bottom:60", 2), ("split.top:22", 3), ("split.version:3", 1)):
@@ -238,6 +240,34 @@ class Figures(ParallelTest):
             shares[kind] = clusters["waiting_s"][mine].mean() / clusters["ended_s"][mine].max()
         self.assertLessEqual(shares["adaptive"], 0.1)
         self.assertGreaterEqual(shares["fixed"], 0.3)
+
+    def test_regulated_batches_remove_waiting_in_clusters(self):
+        common = (*EQUAL, "--run.rounds=1", "--data.synthetic_samples=1440", "--train.batch=60", "--device.fast.latency_ms=0",
+                  "--device.middle.latency_ms=0", "--device.slow.latency_ms=0", "--method.waiting_share=0")
+        equal, clusters = self.both(self.run_ok("equal", *common))
+        regulated, same = self.both(self.run_ok("regulated", *common, "--method.regulation=true"))
+        np.testing.assert_array_equal(equal["client"], regulated["client"])
+        np.testing.assert_array_equal(clusters["host"], same["host"])
+        up, down = (np.repeat(rates, (3, 4, 5)) for rates in ((20, 8, 3), (16, 11, 6)))
+        shares, work = {"equal": [], "regulated": []}, []
+        for cluster, host in zip(clusters["cluster"], clusters["host"]):
+            mine = equal["cluster"] == cluster
+            worker = equal["client"][mine]
+            # MergeSFL's (9) in the cluster, from the times of a sample: compute, gradient down, features and label up.
+            sample_s = (equal["compute_s"] / equal["samples"])[mine] + 8e-6 * (
+                FEATURES / np.minimum(up[host], down[worker]) + (FEATURES + 4) / np.minimum(up[worker], down[host]))
+            np.testing.assert_array_equal(regulated["batch"][mine], np.floor(60 * sample_s.min() / sample_s + 1e-6))
+            row = same["cluster"] == cluster
+            work.append((regulated["batch"][mine].sum() * same["iterations"][row])[0])
+            np.testing.assert_allclose(regulated["weight"][mine], same["weight"][row][0] * regulated["batch"][mine] /
+                                       regulated["batch"][mine].sum(), rtol=1e-12)
+            for name, rows in (("equal", equal), ("regulated", regulated)):
+                shares[name].append(rows["waiting_s"][mine].sum() / (rows["compute_s"] + rows["transfer_s"] + rows["waiting_s"])[mine].sum())
+        np.testing.assert_allclose(same["weight"], np.array(work) / sum(work), rtol=1e-12)
+        shared = np.array(shares["equal"]) > 0
+        self.assertGreaterEqual(shared.sum(), 2)
+        self.assertGreater(np.array(shares["equal"])[shared].min(), 0.4)
+        self.assertLess(np.array(shares["regulated"])[shared].mean(), 0.1)
 
     def test_labels_of_clusters_are_mixed(self):
         common = ("--run.rounds=1", "--data.partition=dominant", "--data.dominant_share=0.9")

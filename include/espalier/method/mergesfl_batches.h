@@ -7,6 +7,7 @@
 #include <span>
 #include <vector>
 
+#include "espalier/protocol/split/costs.h"
 #include "espalier/protocol/split/labels.h"
 
 namespace espalier::split {
@@ -16,6 +17,10 @@ using Batches = std::vector<std::int64_t>;
 struct BatchRange {
   std::int64_t least = 1, most = 1;
 };
+
+/// At most train.batch, the device's batch, the client's samples, and what fits into its memory; at
+/// least two if batches are normalised.
+BatchRange batch_range(const Experiment& experiment, const Costs& costs, std::int64_t client);
 
 /// (9): the worker with the least time for a sample gets `largest` samples, the others as many as
 /// they do in its time, rounded down; each within its range. `sample_s` is above 0.

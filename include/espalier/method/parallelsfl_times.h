@@ -43,9 +43,9 @@ class ParallelTimes {
   double side_s(const Slowness& slowness, std::int64_t worker, std::int64_t top) const;
   /// mu_p.
   double top_s(const Slowness& slowness, std::int64_t top) const;
-  /// t_{c,o} and beta_c. The latter has the model's way between server and top, and what the
-  /// bottoms' ways between the top and its workers add.
-  ClusterPace pace(const Slowness& slowness, const WorkerCluster& cluster) const;
+  /// t_{c,o} and beta_c at the planned batches. The latter has the model's way between server and
+  /// top, and what the bottoms' ways between the top and its workers add.
+  ClusterPace pace(const Slowness& slowness, const ClusterPlan& cluster) const;
   /// Adds what a round of that cluster has shown of the worker.
   void learn(Slowness& slowness, const ClusterPlan& cluster, const WorkerPlan& worker,
              const Observation& seen) const;
