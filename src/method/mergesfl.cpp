@@ -295,7 +295,8 @@ void register_mergesfl(Catalogue& c) {
       "one top for the merged features of workers whose batches fit their speed and their "
       "labels (Liao et al. 2024)",
       {.control = "mergesfl",
-       .defaults = {{"split.iterations", "42"}, {"split.weights", "batch"}}});
+       .defaults = {
+           {"split.iterations", "42"}, {"split.weights", "batch"}, {"split.last_batch", "drop"}}});
   c.methods.add(
       "adasfl",
       "batches that fit the workers' speed, and copies of the top that are averaged in each "
@@ -303,6 +304,7 @@ void register_mergesfl(Catalogue& c) {
       {.control = "mergesfl",
        .defaults = {{"split.top", "copies"},
                     {"split.iterations", "42"},
+                    {"split.last_batch", "drop"},
                     {"split.weights", "uniform"},
                     {"method.selection", "all"},
                     {"method.refinement", "false"},
@@ -311,7 +313,9 @@ void register_mergesfl(Catalogue& c) {
       "locfedmix_sl",
       "one top for merged features and mixtures of them, without the workers' local loss (Oh "
       "et al. 2022)",
-      {.control = "fixed", .defaults = {{"split.top", "mixup"}, {"split.iterations", "42"}}});
+      {.control = "fixed",
+       .defaults = {
+           {"split.top", "mixup"}, {"split.iterations", "42"}, {"split.last_batch", "drop"}}});
 }
 
 }  // namespace espalier::split

@@ -323,7 +323,9 @@ void register_parallelsfl(Catalogue& c) {
                 "clusters of workers with a top on one of them; the server averages whole models "
                 "(Liao et al. 2024)",
                 {.control = "parallelsfl",
-                 .defaults = {{"split.top", "accumulated"}, {"method.regulation", "false"}}});
+                 .defaults = {{"split.top", "accumulated"},
+                              {"split.last_batch", "drop"},
+                              {"method.regulation", "false"}}});
 }
 
 }  // namespace espalier::split

@@ -65,7 +65,8 @@ void Trainer::attach_optimizer() {
 }
 
 std::span<const std::int64_t> Trainer::next_batch() {
-  if (position_ == std::ssize(order_)) {
+  const std::int64_t left = std::ssize(order_) - position_;
+  if (left == 0 || (drops_last_ && position_ > 0 && left < batch_)) {
     order_ = epoch_order(experiment_.seed, client_, nth_task_, epoch_++,
                          experiment_.partition->samples(client_));
     position_ = 0;

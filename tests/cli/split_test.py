@@ -113,6 +113,18 @@ class SameValues(SplitTest):
         self.assert_equal_models(whole, self.run_ok("parts", "--run.horizon=4"))
 
 
+class LastBatch(SplitTest):
+    def test_is_left_out(self):
+        """Of 25 samples, in batches of 10."""
+        one = ("--clients.count=1", "--clients.fleet=fast", "--data.synthetic_samples=30", "--data.partition=iid", "--train.batch=10")
+        drop = "--split.last_batch=drop"
+        samples = [self.table(self.run_ok(name, *one, *more), "split_rounds")["samples"][0] for name, more in (
+            ("kept", ("--split.iterations=4",)), ("dropped", ("--split.iterations=4", drop)), ("only", ("--train.batch=40", drop)))]
+        self.assertEqual(samples, [35, 40, 25])
+        # An epoch is two batches then.
+        self.assert_equal_models(self.run_ok("epoch", *one, drop), self.run_ok("two", *one, "--split.iterations=2"))
+
+
 class Neutral(SplitTest):
     ALONE = ("--clients.count=1", "--clients.fleet=fast", "--data.synthetic_samples=40", "--data.partition=iid")
     OPTIMIZERS = (("--train.momentum=0.9",),

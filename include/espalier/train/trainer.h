@@ -64,6 +64,9 @@ class Trainer {
   void set_learning_rate(double lr) { lr_ = lr; }
   /// Samples in the following batches.
   void set_batch(std::int64_t batch) { batch_ = batch; }
+  /// Whether the samples left at the end of an epoch are dropped if they do not fill a batch. An
+  /// epoch has one batch at least.
+  void drop_last(bool drops) { drops_last_ = drops; }
   /// The place in the order of samples, not weights, optimiser and losses.
   void archive(Archive& archive);
 
@@ -88,6 +91,7 @@ class Trainer {
   std::int64_t client_;
   std::int64_t nth_task_;
   std::int64_t batch_;
+  bool drops_last_ = false;
   double lr_;
   Parameters parameters_;
   std::optional<Optimizer> optimizer_;

@@ -69,6 +69,7 @@ void Bottom::begin(const BottomTask& task, const Bytes& weights) {
   features_.reset();
   trainer_ = std::make_unique<Trainer>(experiment_, client_, task.nth_task, task.version);
   trainer_->set_batch(task.batch);
+  trainer_->drop_last(parts_.drops_last);
   account_ = MemoryAccount::create(memory_bytes(experiment_.fleet->device(client_)));
   const MemoryScope scope(account_);
   const Charge message(*account_, std::ssize(weights));

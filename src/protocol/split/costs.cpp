@@ -54,12 +54,15 @@ std::int64_t Costs::labels_in_memory(std::int64_t samples) const {
 
 std::int64_t Costs::batch_at(const WorkerPlan& worker, std::int64_t iteration) const {
   const std::int64_t samples = experiment_.samples_of(worker.client);
+  if (parts_.drops_last) return std::min(worker.batch, samples);
   const std::int64_t per_epoch = (samples + worker.batch - 1) / worker.batch;
   return std::min(worker.batch, samples - iteration % per_epoch * worker.batch);
 }
 
 std::int64_t Costs::batches(std::int64_t client, std::int64_t batch) const {
-  return workload(experiment_.train, batch, experiment_.samples_of(client)).steps;
+  std::int64_t samples = experiment_.samples_of(client);
+  if (parts_.drops_last && samples > batch) samples -= samples % batch;
+  return workload(experiment_.train, batch, samples).steps;
 }
 
 Nanoseconds Costs::forward_time(const DeviceClass& device, std::int64_t batch) const {

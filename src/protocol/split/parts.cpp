@@ -92,6 +92,10 @@ void declare_part_options(OptionTable& table) {
        "split.top = mixup: parameter of the Beta distribution from which the shares of the two "
        "workers are drawn",
        "", 0.1, 1e3});
+  table.add_choice("split.last_batch", "keep",
+                   "samples at the end of an epoch that do not fill a batch: a smaller batch, or "
+                   "left out",
+                   {"keep", "drop"});
 }
 
 Parts make_parts(const Config& config, const Experiment& experiment) {
@@ -104,7 +108,8 @@ Parts make_parts(const Config& config, const Experiment& experiment) {
   Parts parts{.cut = cut,
               .bottom = part_of(model, full, 0, cut),
               .top = part_of(model, full, cut, blocks),
-              .step = choice<TopStep>(config, "split.top", kSteps)};
+              .step = choice<TopStep>(config, "split.top", kSteps),
+              .drops_last = config.text("split.last_batch") == "drop"};
   if (parts.step == TopStep::in_turn) parts.random_turns = config.text("split.turns") == "random";
   if (parts.step == TopStep::mixup) parts.mixup_alpha = config.real("split.mixup_alpha");
   return parts;

@@ -38,7 +38,7 @@ class Costs {
   std::int64_t label_bytes(std::int64_t samples) const;
 
   /// Samples of the worker's batch number `iteration` of a round, from 0: the last batch of an
-  /// epoch may be smaller.
+  /// epoch may be smaller, unless it is left out.
   std::int64_t batch_at(const WorkerPlan& worker, std::int64_t iteration) const;
   /// Batches of the client in one task of rounds (train.epochs, train.steps) at this batch size.
   std::int64_t batches(std::int64_t client, std::int64_t batch) const;

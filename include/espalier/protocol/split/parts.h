@@ -21,10 +21,11 @@ struct Parts {
   int cut = 0;  ///< blocks of the bottom
   Submodel bottom, top;
   TopStep step = TopStep::merged;
+  bool drops_last = false;   ///< samples at the end of an epoch that do not fill a batch
   bool random_turns = true;  ///< in_turn: in another order in every iteration, else by client
   double mixup_alpha = 1;    ///< mixup: of the Beta distribution of shares
 };
-/// split.cut, split.top, split.turns.
+/// split.cut, split.top, split.turns, split.mixup_alpha, split.last_batch.
 void declare_part_options(OptionTable& table);
 /// InputError if the model cannot be cut there, or the training settings do not suit a split model.
 Parts make_parts(const Config& config, const Experiment& experiment);
