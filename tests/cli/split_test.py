@@ -116,7 +116,7 @@ class SameValues(SplitTest):
 class LastBatch(SplitTest):
     def test_is_left_out(self):
         """Of 25 samples, in batches of 10."""
-        one = ("--clients.count=1", "--clients.fleet=fast", "--data.synthetic_samples=30", "--data.partition=iid", "--train.batch=10")
+        one = ("--clients.count=1", "--clients.fleet=fast", "--data.synthetic_samples=25", "--data.partition=iid", "--train.batch=10")
         drop = "--split.last_batch=drop"
         samples = [self.table(self.run_ok(name, *one, *more), "split_rounds")["samples"][0] for name, more in (
             ("kept", ("--split.iterations=4",)), ("dropped", ("--split.iterations=4", drop)), ("only", ("--train.batch=40", drop)))]
