@@ -293,7 +293,7 @@ def periods(run):
 
 def split_rounds(run):
     """The table `rounds` of a run of split training: for each round when its version was there, the workers' mean loss over
-    samples, bytes on the server's links and between devices, and the workers' times; `waiting` is the share of waiting in these."""
+    samples, bytes on the server's links and between devices, and the workers' times and the shares of these."""
     workers, clusters = run.tables["split_rounds"], run.tables["clusters"]
     rows = []
     for number in np.intersect1d(workers["round"], clusters["round"]):
@@ -309,10 +309,11 @@ def split_rounds(run):
             "bytes_down": clusters["server_bytes_down"][own].sum(), "bytes_up": clusters["server_bytes_up"][own].sum(),
             "device_bytes": clusters["device_bytes"][own].sum(),
             "utilisation": busy / (busy + idle) if busy + idle > 0 else np.nan, "waiting_s": waiting,
-            "waiting": waiting / (busy + idle) if busy + idle > 0 else np.nan,
-            "peak_client_bytes": workers["peak_bytes"][workers["round"] <= number].max()})
+            "waiting_share": waiting / (busy + idle) if busy + idle > 0 else np.nan,
+            "peak_client_bytes": max(workers["peak_bytes"][workers["round"] <= number].max(),
+                                     clusters["peak_bytes"][(clusters["round"] <= number) & (clusters["host"] >= 0)].max(initial=0))})
     whole = ("round", "version", "bytes_down", "bytes_up", "device_bytes", "peak_client_bytes")
-    columns = (*whole, "virtual_time_s", "train_loss", "utilisation", "waiting_s", "waiting")
+    columns = (*whole, "virtual_time_s", "train_loss", "utilisation", "waiting_s", "waiting_share")
     run.units.update({f"rounds/{name}": "s" if name.endswith("_s") else "B" for name in columns
                       if name.endswith("_s") or "bytes" in name})
     return {c: np.array([row[c] for row in rows], dtype=np.int64 if c in whole else float) for c in columns}
@@ -456,7 +457,7 @@ def summary(run, target=None, evaluated="test"):
         "steps": int(rounds["step"].max(initial=0)) if "step" in rounds else None,
         "stall_s": rounds["stall_s"].sum() if "stall_s" in rounds else None,
         "mb_device": rounds["device_bytes"].sum() * 1e-6 if "device_bytes" in rounds else None,
-        "waiting": rounds["waiting"].mean() if "waiting" in rounds else None,
+        "waiting": rounds["waiting_share"].mean() if "waiting_share" in rounds else None,
         "virtual_s": _last(ends),
         "wall_s": _last(rounds["wall_time_s"]) if "wall_time_s" in rounds else None,
     }

@@ -47,9 +47,12 @@ DASHES = ["-", (0, (5, 1.6)), (0, (1.2, 1.2)), (0, (6, 1.4, 1.2, 1.4))]
 INK, FAINT = "#2b2f33", "#d9dde1"
 SPANS = [("download", "#9ec3de"), ("compute", "#1f4e79"), ("upload", "#e8a15a")]
 UNDER_WAY = "fragment under way"
-SHARES = {"compute": ("computes", COLOURS[0]), "transfer": ("on links", COLOURS[1]), "waiting": ("waits for other workers", FAINT),
+SHARES = {"compute": ("computes", COLOURS[0]), "transfer": ("on links", COLOURS[1]), "waiting": ("waits for workers", FAINT),
           "top": ("waits for the top", COLOURS[2])}
+BETWEEN, TRAINS_TOP = "waits for clusters", "trains the top"
 REGION_SPANS = [("compute", "#1f4e79"), (UNDER_WAY, "#e8a15a")]
+SPLIT_SPANS = [*SHARES.values(), (BETWEEN, "#aab1b8"), (TRAINS_TOP, COLOURS[3])]
+SERVER = -1  # as the host of a top
 FAILED = "#b3261e"
 FAILURES = {  # outcome: marker and words
     "out_of_memory": ("x", "out of memory"),
@@ -207,7 +210,7 @@ def positions(run, against):
 
 USUAL_AXES = {  # of the pictures whose x axis can be chosen
     "summary": ("virtual", "rounds"), "quality": ("virtual", "rounds", "bytes", "wall", "steps"),
-    "staleness": ("virtual",), "utilisation": ("virtual",), "coverage": ("rounds",),
+    "staleness": ("virtual",), "utilisation": ("virtual",), "coverage": ("rounds",), "waiting": ("rounds",),
 }
 
 
@@ -359,6 +362,7 @@ MEASURES = {  # column: words and unit, where the column's own name is not enoug
     "staleness_mean": "staleness (versions)",
     "utilisation": "busy share of the clients at work",
     "coverage_mean": "clients that hold a parameter",
+    "waiting_share": "waiting share of the workers' time",
 }
 
 
@@ -521,16 +525,23 @@ def draw_coverage(axis, runs, view):
     return curves
 
 
+def draw_waiting(axis, runs, view):
+    """Share of time in which the workers of split training waited for other workers and other clusters."""
+    curves = draw_curves(axis, runs, view, "waiting_share", axes_of("waiting", view)[0])
+    axis.set_ylim(0, 1.02)
+    return curves
+
+
 # --- clients of one run --------------------------------------------------------------------------
 
 
 def client_labels(run, clients):
-    """"client 3 (weak)" for each number."""
+    """"client 3 (weak)" for each number; "server" for the host of a top that is no client."""
     table = table_of(run, "clients")
     devices = dict(zip(table.get("client", ()), table.get("device", ())))
     known = [f" ({devices[c]})" if c in devices else "" for c in clients]
     word = "region" if run.protocol == "regions" else "client"
-    return [text(f"{word} {int(c)}{device}") for c, device in zip(clients, known)]
+    return ["server" if c == SERVER else text(f"{word} {int(c)}{device}") for c, device in zip(clients, known)]
 
 
 def chosen_clients(run, view, present):
@@ -579,9 +590,10 @@ def client_memory(run, view=View()):
 
 
 def recorded_memory(run, view):
-    """The same for each region or worker, which never run out of memory."""
-    table, name = {"regions": ("regions", "region"), "split": ("split_rounds", "client")}[run.protocol]
-    region, peak = column(run, table, name), column(run, table, "peak_bytes")
+    """The same for each region, or for each worker and host of split training, which never run out of memory."""
+    region, peak = (np.concatenate([column(run, table, name) for table, name in places]) for places in (
+        WORKERS[run.protocol], [(table, "peak_bytes") for table, _ in WORKERS[run.protocol]]))
+    region, peak = region[region != SERVER], peak[region != SERVER]
     caps = dict(zip(column(run, "clients", "client"), column(run, "clients", "memory_bytes")))
     drawn = chosen_clients(run, view, region)
     rows = [(c, peak[region == c].max(), caps.get(c, 0), 0) for c in drawn if (region == c).any()]
@@ -590,10 +602,15 @@ def recorded_memory(run, view):
     return np.array(rows, dtype=float)
 
 
+WORKERS = {  # protocol: columns with the numbers of those that had work
+    "rounds": [("tasks", "client")], "regions": [("regions", "region")], "split": [("split_rounds", "client"), ("clusters", "host")],
+}
+
+
 def workers(run):
     """Numbers of the clients that had work."""
-    table, name = {"rounds": ("tasks", "client"), "regions": ("regions", "region"), "split": ("split_rounds", "client")}[run.protocol]
-    return np.unique(column(run, table, name))
+    numbers = np.unique(np.concatenate([column(run, table, name) for table, name in WORKERS[run.protocol]]))
+    return numbers[numbers != SERVER]
 
 
 def draw_memory(axis, runs, view):
@@ -662,6 +679,7 @@ def legend_below(axis, handles):
     names = [handle.get_label() for handle in handles]
     room, label = room_of(axis), text_width(axis.get_xlabel(), STYLE["font.size"]) + 0.2
     columns = columns_that_fit(names, room, handle=1.3, gap=1.4)
+    columns = math.ceil(len(names) / math.ceil(len(names) / columns))  # rows of about the same length
     beside = legend_width(names, len(names), handle=1.3, gap=1.4) + label <= room
     axis.legend(
         handles=handles,
@@ -677,21 +695,25 @@ def legend_below(axis, handles):
 
 def by_round(run, view, values, counts):
     """A dict from client to (round in which a task was sent, value of the task), for the tasks that count."""
-    client, base = column(run, "tasks", "client"), column(run, "tasks", "base_version")
     place = positions(run, "rounds")
+    rounds = np.array([place.get(base, np.nan) + 1 for base in column(run, "tasks", "base_version")[counts]])
+    return lines_of_clients(run, view, column(run, "tasks", "client")[counts], rounds, values[counts], "tasks")
+
+
+def lines_of_clients(run, view, client, rounds, values, word):
+    """A dict from client to (its rounds, its values)."""
     lines = {}
-    for c in chosen_clients(run, view, client[counts]):
-        mine = np.flatnonzero(counts & (client == c))
-        rounds = np.array([place.get(base[i], np.nan) + 1 for i in mine])
-        order = np.argsort(rounds, kind="stable")
-        lines[int(c)] = rounds[order], values[mine][order]
+    for c in chosen_clients(run, view, client):
+        mine = np.flatnonzero(client == c)
+        order = np.argsort(rounds[mine], kind="stable")
+        lines[int(c)] = rounds[mine][order], values[mine][order]
     if not any(len(x) for x, _ in lines.values()):
-        raise NothingToDraw(f"{run.path} has no such tasks yet, so there is nothing to draw")
+        raise NothingToDraw(f"{run.path} has no such {word} yet, so there is nothing to draw")
     return lines
 
 
 def draw_by_round(axis, run, lines, length=1.0):
-    """A line for each client: the values of its tasks over rounds. Many clients are coloured by their device."""
+    """A line for each client: its values over rounds. Many clients are coloured by their device."""
     table = table_of(run, "clients")
     devices = dict(zip(table.get("client", ()), table.get("device", ())))
     by_client = len(lines) <= FEW or not devices
@@ -707,24 +729,43 @@ def draw_by_round(axis, run, lines, length=1.0):
         handles = [Line2D([], [], **look(i), lw=1.6, label=label) for i, label in enumerate(labels)]
         axis.legend(handles=handles, frameon=False, fontsize=SMALL, loc="upper left",
                     bbox_to_anchor=(1.0, 1.02))
-    rounds_below(axis, "round in which the task was sent")
+    rounds_below(axis, "round" if run.protocol == "split" else "round in which the task was sent")
     axis.set_ylim(bottom=0)
 
 
+def worker_lines(run, view, values):
+    """A dict from worker of split training to (its rounds, its values)."""
+    return lines_of_clients(run, view, column(run, "split_rounds", "client"), column(run, "split_rounds", "round"), values, "rounds")
+
+
 def client_updates(run, view=View()):
-    """A dict from client to (round in which a task was sent, seconds until its update was there)."""
+    """A dict from client to (round in which a task was sent, seconds until its update was there); in split training to (round,
+    seconds of its passes and its messages)."""
+    if run.protocol == "split":
+        return worker_lines(run, view, column(run, "split_rounds", "compute_s") + column(run, "split_rounds", "transfer_s"))
     seconds = column(run, "tasks", "finished_s") - column(run, "tasks", "sent_s")
     arrived = np.isin(column(run, "tasks", "outcome"), ("merged", "dropped_stale", "rejected"))
     return by_round(run, view, seconds, arrived & np.isfinite(seconds))
 
 
 def draw_updates(axis, runs, view):
-    """Seconds from sending a task to the arrival of its update, for each client, of the first run."""
+    """Seconds from sending a task to the arrival of its update, for each client, of the first run. In split training: seconds of
+    a worker's own passes and messages in a round."""
     lines = client_updates(runs[0], view)
     unit, length = time_unit(max(y.max() for _, y in lines.values() if len(y)))
     draw_by_round(axis, runs[0], lines, length)
-    label_y(axis, f"time until the update arrived ({unit})")
-    title(axis, f"Update time of each client: {run_names(runs, view)[0]}")
+    is_split = runs[0].protocol == "split"
+    label_y(axis, f"{'time without waiting' if is_split else 'time until the update arrived'} ({unit})")
+    title(axis, f"{'Time of each worker in a round' if is_split else 'Update time of each client'}: {run_names(runs, view)[0]}")
+    return lines
+
+
+def draw_batches(axis, runs, view):
+    """Planned batch size of each worker of split training over rounds, of the first run."""
+    lines = worker_lines(runs[0], view, column(runs[0], "split_rounds", "batch"))
+    draw_by_round(axis, runs[0], lines)
+    label_y(axis, "samples in a batch")
+    title(axis, f"Batch size of each worker: {run_names(runs, view)[0]}")
     return lines
 
 
@@ -751,12 +792,12 @@ def draw_retention(axis, runs, view):
 def shown_range(run, view):
     """First and last virtual second of the Gantt chart, and words that say which part it is."""
     times = column(run, "rounds", "virtual_time_s")
-    is_regions = run.protocol == "regions"
-    finished = column(run, "regions", "reached_s") if is_regions else column(run, "tasks", "finished_s")
+    finished = column(run, *{"rounds": ("tasks", "finished_s"), "regions": ("regions", "reached_s"),
+                             "split": ("split_rounds", "ended_s")}[run.protocol])
     finished = finished[np.isfinite(finished)]
     if view.start is None and view.end is None and len(times):
         rounds = min(MAX_ROUNDS, len(times))
-        word = "periods" if is_regions else "rounds"
+        word = "periods" if run.protocol == "regions" else "rounds"
         words = f"first {rounds} {word}" if rounds < len(times) else f"all {word}"
         return 0.0, times[rounds - 1], words
     start = view.start or 0.0
@@ -768,81 +809,138 @@ def shown_range(run, view):
 
 
 def client_spans(run, view=View()):
-    """Rows (client, part, begin, length) in seconds, within the range that is drawn."""
+    """Rows (client, part, begin, length) in seconds, within the range that is drawn, and the clients that had work in it."""
     start, end, _ = shown_range(run, view)
-    if run.protocol == "regions":
-        done, travels = region_spans(run)
-        found = [*done, *((region, UNDER_WAY, begin, stop) for region, _, begin, stop in travels)]
-        rows = [(float(region), part, max(begin, start), min(stop, end) - max(begin, start))
-                for region, part, begin, stop in found if part != "stall" and min(stop, end) > max(begin, start)]
-        return rows, np.array([row[0] for row in rows])
+    if run.protocol == "rounds":
+        inside = (column(run, "tasks", "sent_s") < end) & (column(run, "tasks", "finished_s") > start)
+        spans = task_spans(run, np.flatnonzero(inside))
+    else:
+        spans = {"regions": exchange_spans, "split": worker_spans}[run.protocol](run)
+    rows = [(client, part, max(begin, start), min(stop, end) - max(begin, start))
+            for client, part, begin, stop in spans if min(stop, end) > max(begin, start)]
+    # A task of no length has no row; its failure is drawn all the same.
+    return rows, column(run, "tasks", "client")[inside] if run.protocol == "rounds" else np.array([row[0] for row in rows])
+
+
+def exchange_spans(run):
+    """Rows (region, part, begin, end) of all training, and of all fragments under way."""
+    done, travels = region_spans(run)
+    found = [*done, *((region, UNDER_WAY, begin, stop) for region, _, begin, stop in travels)]
+    return [(float(region), *words) for region, *words in found if words[0] != "stall"]
+
+
+def task_spans(run, chosen):
+    """Rows (client, part, begin, end) of the chosen tasks."""
     client, sent = column(run, "tasks", "client"), column(run, "tasks", "sent_s")
     finished = column(run, "tasks", "finished_s")
     parts = [column(run, "tasks", part + "_s") for part, _ in SPANS]
-    inside = (sent < end) & (finished > start)
     rows = []
-    for i in np.flatnonzero(inside):
+    for i in chosen:
         begin = sent[i]
         for (part, _), lengths in zip(SPANS, parts):
-            span = min(np.nan_to_num(lengths[i]), max(finished[i] - begin, 0.0))
-            low, high = max(begin, start), min(begin + span, end)
-            if high > low:
-                rows.append((client[i], part, low, high - low))
-            begin += span
-    return rows, client[inside]
+            stop = begin + min(np.nan_to_num(lengths[i]), max(finished[i] - begin, 0.0))
+            rows.append((client[i], part, begin, stop))
+            begin = stop
+    return rows
+
+
+def worker_spans(run):
+    """Rows (client, part, begin, end) of split training: what each worker's time in a round went to, one part after the other,
+    its wait for other clusters, and the steps of the tops on their hosts."""
+    host, top, ended, waiting = (column(run, "clusters", name) for name in ("host", "top_s", "ended_s", "waiting_s"))
+    number = {place: row for row, place in enumerate(places_of(run, "clusters"))}
+    rows, stepped = [], set()
+    for place, *times in zip(places_of(run, "iterations"), column(run, "iterations", "received_s"), column(run, "iterations", "stepped_s")):
+        if place in number:
+            stepped.add(place)
+            rows.append((host[number[place]], TRAINS_TOP, *times))
+    lengths = [(words, column(run, "split_rounds", part + "_s")) for part, (words, _) in SHARES.items()]
+    client, begun = column(run, "split_rounds", "client"), column(run, "split_rounds", "begun_s")
+    for i, place in enumerate(places_of(run, "split_rounds")):
+        if place not in number:  # a run that goes on
+            continue
+        cluster, begin = number[place], begun[i]
+        if place not in stepped:  # iterations are not recorded
+            stepped.add(place)
+            rows.append((host[cluster], TRAINS_TOP, begin, begin + top[cluster]))
+        for words, seconds in lengths:
+            rows.append((client[i], words, begin, begin + seconds[i]))
+            begin += seconds[i]
+        rows.append((client[i], BETWEEN, ended[cluster], ended[cluster] + waiting[cluster]))
+    return rows
+
+
+def places_of(run, table):
+    """(round, cluster) of each row."""
+    return list(zip(column(run, table, "round"), column(run, table, "cluster")))
+
+
+GANTT = {  # protocol: parts and colours, word for what happens at a dashed line, words of the title
+    "rounds": (SPANS, "merge", "What each client did when"),
+    "regions": (REGION_SPANS, "version", "What each region did when"),
+    "split": (SPLIT_SPANS, "version", "What each worker's time in a round went to"),
+}
 
 
 def draw_gantt(axis, runs, view):
-    """Download, compute and upload of each client as bars on the virtual time, of the first run."""
+    """What each client did when, as bars on the virtual time, of the first run. In split training the parts of a worker's round
+    are sums over its iterations."""
     run = runs[0]
+    is_split = run.protocol == "split"
     start, end, range_words = shown_range(run, view)
     rows, present = client_spans(run, view)
-    clients = chosen_clients(run, view, present)
+    clients = chosen_clients(run, view, present[present != SERVER])
     if len(clients) == 0:
-        raise NothingToDraw(f"{run.path} has no tasks between {start:g} and {end:g} s")
+        raise NothingToDraw(f"{run.path} has no {'rounds' if is_split else 'tasks'} between {start:g} and {end:g} s")
     drawn = clients if view.clients else clients[:MAX_LANES]
-    lane = {client: i for i, client in enumerate(drawn)}
+    all_lanes = [*([SERVER] if SERVER in present else []), *drawn]
+    lane = {client: i for i, client in enumerate(all_lanes)}
     unit, length = time_unit(end - start)
     rows = [row for row in rows if row[0] in lane]
-    is_regions = run.protocol == "regions"
-    parts = REGION_SPANS if is_regions else SPANS
+    parts, mark, words = GANTT[run.protocol]
+    # Fragments travel while their region computes, so they have the lower part of the lane.
+    places = {"compute": (0.4, -0.31), UNDER_WAY: (0.18, 0.13)} if run.protocol == "regions" else {}
+    handles = []
     for part, colour in parts:
-        # Fragments travel while their region computes, so they have the lower part of the lane.
-        place = {"compute": (0.4, -0.31), UNDER_WAY: (0.18, 0.13)}[part] if is_regions else (0.62, -0.31)
+        height, shift = places.get(part, (0.62, -0.31))
         for c, y in lane.items():
             bars = [(b / length, w / length) for client, p, b, w in rows if client == c and p == part]
-            axis.broken_barh(bars, (y + place[1], place[0]), color=colour, lw=0)
-    handles = [Patch(color=colour, lw=0, label=part) for part, colour in parts]
-    handles.append(Line2D([], [], color=INK, lw=0.8, ls=(0, (1, 2)), label="version" if is_regions else "merge"))
-    if not is_regions:
+            # A step of a top can be too short for a bar that is seen.
+            axis.broken_barh(bars, (y + shift, height), color=colour, lw=0.7 if part == TRAINS_TOP else 0)
+        if not is_split or any(row[1] == part for row in rows):
+            handles.append(Patch(color=colour, lw=0, label=part))
+    handles.append(Line2D([], [], color=INK, lw=0.8, ls=(0, (1, 2)), label=mark))
+    if run.protocol == "rounds":
         mark_failures(axis, run, (start, end, length), lane, handles)
     times = column(run, "rounds", "virtual_time_s")
     for time in times[(times >= start) & (times <= end)]:
         axis.axvline(time / length, color=INK, lw=0.8, ls=(0, (1, 2)), zorder=0.5)
-    lanes(axis, run, drawn)
+    lanes(axis, run, all_lanes)
     axis.set_xlim(start / length, end / length)
-    axis.set_xlabel(f"virtual time ({unit})", loc="left")
+    axis.set_xlabel(f"virtual time ({unit})" + ("; the parts of a round are sums over its iterations" if is_split else ""), loc="left")
     total = len(table_of(run, "clients").get("client", clients))
-    word = "region" if is_regions else "client"
-    title(axis, f"What each {word} did when: {run_names(runs, view)[0]}, {range_words}" + how_many(len(drawn), total))
+    title(axis, f"{words}: {run_names(runs, view)[0]}, {range_words}" + how_many(len(drawn), total))
     legend_below(axis, handles)
     return rows
 
 
 def draw_shares(axis, runs, view):
-    """For each worker of split training its time in all rounds, by what it did, of the first run."""
+    """For each client of split training its time in all rounds, by what it did, of the first run: a dict from part to the seconds
+    of each client."""
     run = runs[0]
-    client = column(run, "split_rounds", "client")
+    rows = [(client, part, end - begin) for client, part, begin, end in worker_spans(run) if client != SERVER]
+    client, parts, lengths = (np.array(values) for values in zip(*rows)) if rows else 3 * [np.empty(0)]
     clients = chosen_clients(run, view, client)
     if len(clients) == 0:
         raise NothingToDraw(f"{run.path} has no finished rounds yet, so there is nothing to draw this from")
     drawn = clients if view.clients else clients[:MAX_LANES]
-    sums = np.array([[column(run, "split_rounds", part + "_s")[client == c].sum() for part in SHARES] for c in drawn])
-    unit, length = time_unit(sums.sum(axis=1).max())
+    sums = {part: np.array([lengths[(client == c) & (parts == part)].sum() for c in drawn]) for part, _ in SPLIT_SPANS}
+    unit, length = time_unit(sum(sums.values()).max())
     begin = np.zeros(len(drawn))
-    for (words, colour), lengths in zip(SHARES.values(), sums.T / length):
-        axis.barh(range(len(drawn)), lengths, left=begin, height=0.62, color=colour, lw=0, label=words)
-        begin += lengths
+    for part, colour in SPLIT_SPANS:
+        if sums[part].any():
+            axis.barh(range(len(drawn)), sums[part] / length, left=begin, height=0.62, color=colour, lw=0, label=part)
+        begin += sums[part] / length
     lanes(axis, run, drawn)
     axis.set_xlim(left=0)
     axis.set_xlabel(f"virtual time of all rounds ({unit})", loc="left")
@@ -872,16 +970,20 @@ PICTURES = {
     "staleness": draw_staleness,
     "utilisation": draw_utilisation,
     "coverage": draw_coverage,
+    "waiting": draw_waiting,
     "memory": draw_memory,
     "updates": draw_updates,
+    "batches": draw_batches,
     "retention": draw_retention,
     "gantt": draw_gantt,
 }
 MEASURED = {  # the column that a picture of curves shows; empty: the quality
     "quality": "", "staleness": "staleness_mean", "utilisation": "utilisation", "coverage": "coverage_mean",
+    "waiting": "waiting_share",
 }
-OF_ONE_RUN = ("memory", "updates", "retention", "gantt")
-BY_ROUND = ("updates", "retention")
+OF_ONE_RUN = ("memory", "updates", "batches", "retention", "gantt")
+BY_ROUND = ("updates", "batches", "retention")
+OF_SPLIT = ("waiting", "batches")  # pictures of split training only
 
 
 # --- figures -------------------------------------------------------------------------------------
@@ -918,7 +1020,7 @@ def lanes_of(run, name, view):
     if view.clients:
         return len(view.clients)
     most = MAX_LANES if name == "gantt" else 2 * MAX_LANES
-    return min(most, max(1, len(workers(run))))
+    return min(most, max(1, len(workers(run)))) + (name == "gantt" and SERVER in table_of(run, "clusters").get("host", ()))
 
 
 def new_figure(width, height, size):
@@ -961,6 +1063,9 @@ def summary(runs, view, size=None):
 
 def figure(name, runs, view=View(), size=None):
     """A new matplotlib figure: "summary" or a name of PICTURES. `size` is in inches."""
+    other = [run for run in runs if name in OF_SPLIT and run.protocol != "split"]
+    if other:
+        raise PlotError(f"{other[0].path} is no run of split training; only of such runs there is the picture {name}")
     with matplotlib.rc_context(STYLE):
         if name == "summary":
             return summary(runs, view, size)
@@ -1036,10 +1141,10 @@ USED_BY = {  # flag: pictures that read it
 PICTURE_HELP = """pictures (-p):
   summary    quality and loss of all runs; the clients of the first run
   quality    quality against virtual time, rounds, bytes, and wall time or steps
-  staleness, utilisation, coverage    of each merge, for all runs
+  staleness, utilisation, coverage, waiting    of each merge, for all runs
   memory     peak memory of each client against that of its device, for each run
-  updates, retention    of each client over rounds: time; share of the model
-  gantt      download, compute and upload of each client, for each run
+  updates, retention, batches    of each client over rounds: time, share, size
+  gantt      what each client did when, for each run
 
 examples:
   tools/plot.py 'runs/digits-*' --group method -p quality -o quality.pdf

@@ -144,6 +144,14 @@ def word_of(run):
     return "period" if run.protocol == "regions" else "round"
 
 
+def batches(run, xs):
+    """Lines of the batch sizes in each round of split training."""
+    workers = run.tables["split_rounds"]
+    of_rounds = [workers["batch"][workers["round"] == number] for number in run.rounds["round"]]
+    return [(word, colour, colour != 1, xs, np.array([reduce(sizes) for sizes in of_rounds]))
+            for word, colour, reduce in (("largest", 2, np.max), ("mean", 1, np.mean), ("smallest", 4, np.min))]
+
+
 def curves(run):
     """All curves of a run, as HTML."""
     rounds, seen = run.rounds, run.evaluations
@@ -172,7 +180,9 @@ def curves(run):
         (recorded("updates_merged"), np.mean), (recorded("updates_stale"), np.mean), (recorded("updates_dropped"), np.mean),
         (recorded("staleness_mean"), np.mean), (recorded("staleness_max"), np.max), (100 * rounds["utilisation"], np.mean),
         (recorded("coverage_mean"), np.mean), (recorded("coverage_min"), np.min), (recorded("stall_s"), np.mean),
-        (recorded("waiting_s"), np.mean)])
+        (100 * recorded("waiting_share"), np.mean)])
+    moved = np.cumsum(recorded("device_bytes")) * mega
+    between_devices = [("between devices", 4, False, x, moved)] if np.nanmax(moved, initial=0) > 0 else []
     over = f"; over {block} {word_of(run)}s each" if block > 1 else ""
     pictures = [
         curve("Perplexity" if column == "perplexity" else "Accuracy", label, of_sets(column),
@@ -185,9 +195,10 @@ def curves(run):
         curve("Coverage", label, [("mean", 1, False, ends, holders), ("minimum", 2, True, ends, fewest)],
               "updates per parameter" + over, True),
         curve("Stalls", label, [("all regions", 4, False, ends, stalls)], "s in a period" + over, True),
-        curve("Waiting", label, [("all workers", 4, False, ends, waits)], "s in a round" + over, True),
+        curve("Waiting", label, [("workers, for others", 4, False, ends, waits)], "% of their time" + over, True),
+        curve("Batch sizes", label, batches(run, x), "samples", True) if run.protocol == "split" else "",
         curve("Traffic, in sum", label, [("down", 1, False, x, np.cumsum(rounds["bytes_down"]) * mega),
-                                         ("up", 2, True, x, np.cumsum(rounds["bytes_up"]) * mega)], "MB", True),
+                                         ("up", 2, True, x, np.cumsum(rounds["bytes_up"]) * mega), *between_devices], "MB", True),
         curve("Largest memory of a client", label, [("peak", 1, False, x, rounds["peak_client_bytes"] * mega)], "MB", True),
         curve("Time on this machine", label, [("wall time", 1, False, x, recorded("wall_time_s"))], "s", True),
     ]
@@ -330,8 +341,7 @@ def outcome_table(run, max_clients):
                                       for label, cell in cells) + "</tr>")
     head = "".join(f"<th>{label}</th>" for label in
                    ("client", "device", "samples", "tasks", "merged", "staleness", "busy", "peak memory", "not merged, and why"))
-    note = f'<p class="quiet">{hidden} more clients are left out (--clients shows more).</p>' if hidden else ""
-    return f'<table class="cards"><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table>{note}'
+    return f'<table class="cards"><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table>{hidden_clients(hidden)}'
 
 
 def region_table(run):
@@ -353,15 +363,17 @@ def region_table(run):
     return f'<table class="cards"><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table>'
 
 
-def worker_table(run):
-    """What each worker of split training did, as a table."""
-    workers = run.tables["split_rounds"]
+def worker_table(run, max_clients):
+    """What each client of split training did, as a table."""
+    workers, clusters = run.tables["split_rounds"], run.tables["clusters"]
+    has_hosts = (clusters["host"] >= 0).any()
     lines = []
-    for client, device, cap in zip(*(run.clients[c].tolist() for c in ("client", "device", "memory_bytes"))):
-        mine = workers["client"] == client
-        peak, loss = workers["peak_bytes"][mine].max(initial=0), workers["train_loss"][mine]
-        batch = workers["batch"][mine]
+    for client, device, cap in list(zip(*(run.clients[c].tolist() for c in ("client", "device", "memory_bytes"))))[:max_clients]:
+        mine, held = workers["client"] == client, clusters["host"] == client
+        peak = max(workers["peak_bytes"][mine].max(initial=0), clusters["peak_bytes"][held].max(initial=0))
+        loss, batch = workers["train_loss"][mine], workers["batch"][mine]
         cells = [("client", f"<b>{client}</b>"), ("device", escaped(str(device))), ("rounds", number(int(mine.sum()))),
+                 *([("rounds as host of a top", number(int(held.sum())))] if has_hosts else []),
                  ("last batch", number(int(batch[-1])) if len(batch) else "–"),
                  ("iterations", number(int(workers["iterations"][mine].sum()))), ("samples", number(int(workers["samples"][mine].sum()))),
                  ("training loss", number(loss[-1], 4) if len(loss) else "–"),
@@ -371,7 +383,13 @@ def worker_table(run):
                  ("peak memory", (size(peak) if peak else "–") + (f" of {size(cap)}" if cap else ""))]
         lines.append("<tr>" + "".join(f'<td data-label="{label}"><div>{cell}</div></td>' for label, cell in cells) + "</tr>")
     head = "".join(f"<th>{label}</th>" for label, _ in cells) if lines else ""
-    return f'<table class="cards"><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table>'
+    return f'<table class="cards"><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table>' + hidden_clients(
+        len(run.clients["client"]) - len(lines))
+
+
+def hidden_clients(count):
+    """The line below a table that leaves clients out."""
+    return f'<p class="quiet">{count} more clients are left out (--clients shows more).</p>' if count else ""
 
 
 def outcome_totals(run):
@@ -381,6 +399,11 @@ def outcome_totals(run):
         return '<p class="none">No task is recorded yet.</p>'
     told = ", ".join(f"<b>{number(count)}</b> {o.replace('_', ' ')}" for o, count in counted if count)
     return f"<p>{number(len(outcomes))} tasks: {told}.</p>"
+
+
+def span_of(counts):
+    """The smallest and the largest of some counts, as "3 to 5"."""
+    return f"{min(counts)} to {max(counts)}" if min(counts) < max(counts) else f"{max(counts)}"
 
 
 def facts(run):
@@ -395,7 +418,11 @@ def facts(run):
     whole, largest = model_parameters(run), tasks["parameters"].max(initial=0) if tasks else 0
     parameters = f", {number(whole)} parameters" if whole else f", {number(largest)} parameters in the largest submodel" if largest else ""
     per_round = config.get("clients.per_round", "0")
+    at_once = f"{per_round} at once" if per_round != "0" else "all at once"
     work = f"periods of {config.get('regions.period', '?')} steps" if run.protocol == "regions" else f"{config['train.steps']} steps" if config.get("train.steps", "0") != "0" else f"{config.get('train.epochs', '?')} epochs".replace("1 epochs", "1 epoch")
+    if run.protocol == "split" and len(run.rounds["round"]):
+        at_once = f"{span_of(np.unique(run.tables['split_rounds']['round'], return_counts=True)[1])} of them workers in a round"
+        work = f"{span_of(run.tables['split_rounds']['iterations'])} iterations in a round"
     attributes = run.attributes
     pairs = [
         ("Method", f"<b>{escaped(config.get('method.name', '?'))}</b>" + (f" with {escaped(', '.join(rules))}" if rules else "")),
@@ -403,13 +430,13 @@ def facts(run):
         ("Data", f"<b>{escaped(config.get('data.name', '?'))}</b>, {number(int(clients['samples'].sum()))} training samples, partition "
                  f"{escaped(config.get('data.partition', '?'))}"
                  + (f" with alpha {escaped(config['data.alpha'])}" if config.get("data.partition") == "dirichlet" else "")),
-        ("Clients", f"{number(len(clients['client']))}" + (f", {escaped(per_round)} at once" if per_round != "0" else ", all at once")),
+        ("Clients", f"{number(len(clients['client']))}, {escaped(at_once)}"),
         ("Training", f"{escaped(work)}, batch {escaped(config.get('train.batch', '?'))}, {escaped(config.get('train.optimizer', '?'))}, "
                      f"rate {escaped(config.get('train.lr', '?'))}, schedule {escaped(config.get('train.schedule', '?'))}"),
         ("Exchanges", given(*(f"regions.{o}" for o in ("fragments", "fragment_count", "overlap", "schedule", "sends", "codec", "arrival",
                               "topology", "outer", "outer_lr"))).replace("regions.", "") if run.protocol == "regions" else ""),
-        ("Split", given(*(f"split.{o}" for o in ("cut", "control", "clusters", "top", "iterations", "host"))).replace("split.", "")
-                  if run.protocol == "split" else ""),
+        ("Split", given("split.cut", "split.control", "split.top", *(("split.clusters", "split.host") if
+                        config.get("split.control") == "fixed" else ())).replace("split.", "") if run.protocol == "split" else ""),
         ("Window", "" if run.protocol != "rounds" else given("window.min_updates", "window.grace_s", "window.deadline_s", "window.max_staleness", "window.stale",
                          "window.release").replace("window.", "")),
         ("Clock", escaped(config.get("clock.kind", "?"))),
@@ -460,6 +487,8 @@ def tiles(run):
         shown.append(("virtual time", duration(rounds["virtual_time_s"][-1]), wall))
         shown.append(("traffic", size(rounds["bytes_down"].sum() + rounds["bytes_up"].sum()),
                       f"{size(rounds['bytes_down'].sum())} down, {size(rounds['bytes_up'].sum())} up"))
+        if rounds.get("device_bytes", np.zeros(1)).any():
+            shown.append(("between devices", size(rounds["device_bytes"].sum()), "beside the server's traffic"))
         spans = np.diff(rounds["virtual_time_s"], prepend=0.0)
         counted = np.isfinite(rounds["utilisation"]) & (spans > 0)
         if counted.any():
@@ -569,7 +598,7 @@ def page(run, path, state, max_clients):
     if run.protocol == "regions":
         own = [("What each region did", region_table(run))]
     elif run.protocol == "split":
-        own = [("What each worker did", worker_table(run))]
+        own = [("What each worker did", worker_table(run, max_clients))]
     else:
         chart = CHART if len(run.tasks["task"]) else '<p class="none">No task is recorded yet.</p>'
         own = [("What each client did when", chart), ("Outcomes", outcome_totals(run) + outcome_table(run, max_clients))]
