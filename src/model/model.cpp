@@ -3,6 +3,7 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <numeric>
 #include <set>
 #include <utility>
 
@@ -219,15 +220,31 @@ bool has_channels_last(const std::vector<std::int64_t>& sample) {
   return is_square || (last > 1 && sample[0] >= 16 && sample[1] >= 16);
 }
 
-bool keeps_shape_in_depth(const Model& model) {
-  const Submodel full = Submodel::full(*model.layout);
-  CostTape tape{full, 1, model.shape.sample, {}, -1, nullptr};
+/// Whether the outputs of all blocks of Model::depth have the shape of their inputs.
+bool keeps_shape_in_depth(const Model& model, const Submodel& submodel) {
+  CostTape tape{submodel, 1, model.shape.sample, {}, -1, nullptr};
   for (int i = 0; i < static_cast<int>(model.blocks.size()); ++i) {
     if (model.is_exit(i)) continue;
     const std::vector<std::int64_t> before = tape.shape;
     model.blocks[static_cast<std::size_t>(i)].cost(tape);
     const bool is_cut = std::ranges::find(model.depth, i) != model.depth.end();
     if (is_cut && tape.shape != before) return false;
+  }
+  return true;
+}
+
+/// The same at every width: input and output are along one axis, and do not only have equal sizes.
+bool keeps_shape_in_depth(const Model& model) {
+  const Submodel full = Submodel::full(*model.layout);
+  if (!keeps_shape_in_depth(model, full)) return false;
+  for (std::size_t axis = 0; axis < model.layout->axes.size(); ++axis) {
+    const Axis& a = model.layout->axes[axis];
+    if (!a.cuttable || a.within >= 0 || a.size == 1) continue;
+    std::vector<std::int64_t> units(static_cast<std::size_t>(a.size - 1));
+    std::iota(units.begin(), units.end(), 0);
+    Submodel cut = full;
+    cut.keep(static_cast<int>(axis), std::move(units));
+    if (!keeps_shape_in_depth(model, cut)) return false;
   }
   return true;
 }

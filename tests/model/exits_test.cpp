@@ -50,6 +50,16 @@ TEST(Exits, BlocksCanBeLeftOutInTurnWhereTheyKeepTheShape) {
   EXPECT_FALSE(make(kModels[1].first, kModels[1].second).depth_keeps_shape);  // they pool
   EXPECT_TRUE(make(kModels[2].first, kModels[2].second).depth_keeps_shape);
   EXPECT_FALSE(make(kModels[3].first, kModels[3].second).depth_keeps_shape);
+  // These convolutions have outputs of the shape of their inputs only while all are whole.
+  EXPECT_FALSE(make({{"name", "cnn1d"},
+                     {"channels", "4,4,4"},
+                     {"kernel", "1"},
+                     {"first_kernel", "1"},
+                     {"first_stride", "1"},
+                     {"pool", "1"},
+                     {"exits", "2"}},
+                    {{2, 9}, 10})
+                   .depth_keeps_shape);
 }
 
 TEST(Exits, LeaveTheModelAsItIs) {
