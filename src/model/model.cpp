@@ -136,6 +136,8 @@ const Registry<ModelFamily>& model_families() {
     list.add("vit", "vision transformer for images", vit_family());
     list.add("gpt", "transformer that predicts the next token of a text", gpt_family());
     list.add("encoder", "transformer that classifies texts", encoder_family());
+    list.add("lstm", "LSTM layers that predict the next token of a text, or classify it",
+             lstm_family());
     return list;
   }();
   return families;
@@ -158,7 +160,7 @@ void declare_model_options(OptionTable& table) {
              "outputs of the classifier; 0 = the classes of the data", "", 0, 1e9});
   table.add({"model.exits", OptionType::integer, "1",
              "classifiers, at equal distances in depth; the last is the model's head (vit, "
-             "encoder, cnn, cnn1d)",
+             "encoder, cnn, cnn1d, lstm)",
              "", 1, 1e6});
   declare_transformer_options(table);
   for (const auto& item : model_families().items()) item.value.declare(table);
@@ -184,6 +186,8 @@ bool fits(Takes takes, const DataShape& data) {
       return is_text && !data.next_token;
     case Takes::next_token:
       return is_text && data.next_token;
+    case Takes::tokens:
+      return is_text;
   }
   return false;
 }
@@ -200,6 +204,8 @@ const char* description(Takes takes) {
       return "texts with one class each";
     case Takes::next_token:
       return "texts whose next token is predicted";
+    case Takes::tokens:
+      return "texts";
   }
   return "";
 }

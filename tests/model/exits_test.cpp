@@ -24,7 +24,9 @@ const std::vector<std::pair<Settings, DataShape>> kModels{
       {"first_stride", "2"},
       {"pool", "2"},
       {"exits", "3"}},
-     {{2, 500}, 10}}};
+     {{2, 500}, 10}},
+    {{{"name", "lstm"}, {"layers", "5"}, {"embed", "12"}, {"hidden", "12"}, {"exits", "3"}},
+     kNews}};
 
 at::Tensor samples(const Model& model) {
   return model.shape.vocabulary > 0
@@ -60,6 +62,9 @@ TEST(Exits, BlocksCanBeLeftOutInTurnWhereTheyKeepTheShape) {
                      {"exits", "2"}},
                     {{2, 9}, 10})
                    .depth_keeps_shape);
+  // Each layer of an lstm reads the units of the one before, of which a submodel may keep others
+  // than of its own, or another number.
+  EXPECT_FALSE(make(kModels[4].first, kModels[4].second).depth_keeps_shape);
 }
 
 TEST(Exits, LeaveTheModelAsItIs) {
