@@ -57,7 +57,6 @@ Layer embedding(Layout& layout, int block, int vocabulary_axis, int embed_axis) 
     node.weight_bytes = node.output_bytes;  // the rows that are looked up
     node.saves_input = true;
     node.input_gradient = false;
-    node.backward_scratch_bytes = kSmallTensors;
     tape.add(node);
   };
   return layer;
@@ -132,7 +131,7 @@ Layer classifier(Layout& layout, int block, const std::string& name, int unit_ax
     node.output_bytes = tape.elements() * kFloatBytes;
     node.trains = tape.trains(weight);
     node.saves_input = node.trains;
-    node.backward_scratch_bytes = outputs * kFloatBytes + kSmallTensors;
+    node.backward_scratch_bytes = outputs * kFloatBytes;
     tape.add(node);
   };
   return layer;

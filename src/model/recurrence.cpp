@@ -191,11 +191,10 @@ void add_lstm_cost(CostTape& tape, std::int64_t units, bool trains_weights) {
   products.saves_output = true;
   products.saved_bytes = rows * (kGates + 1) * units * kFloatBytes;  // gates and cells
   const std::int64_t bias_bytes = kGates * units * kFloatBytes;
-  products.forward_scratch_bytes = bias_bytes + kSmallTensors;
+  products.forward_scratch_bytes = bias_bytes;
   // Four tensors of one step, which are freed before the input's gradient is made.
   const std::int64_t step_bytes = kGates * tape.batch * units * kFloatBytes;
-  products.backward_scratch_bytes =
-      std::max<std::int64_t>(step_bytes - input_bytes, bias_bytes) + kSmallTensors;
+  products.backward_scratch_bytes = std::max<std::int64_t>(step_bytes - input_bytes, bias_bytes);
   tape.add(products);
   NodeCost elements;  // a part of the same operation: gates, cells and outputs
   elements.forward_flops = rows * units * (kGates + 5);
