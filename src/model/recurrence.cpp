@@ -4,6 +4,7 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <algorithm>
+#include <optional>
 #include <utility>
 
 #include "weight_target.h"
@@ -106,14 +107,15 @@ struct Lstm : torch::autograd::Function<Lstm> {
   static at::Tensor forward(AutogradContext* context, const at::Tensor& x,
                             const at::Tensor& input_weight, const at::Tensor& hidden_weight,
                             const at::Tensor& input_bias, const at::Tensor& hidden_bias,
-                            const at::Tensor& input_place, const at::Tensor& hidden_place,
-                            double input_factor, double hidden_factor) {
+                            const std::optional<at::Tensor>& input_place,
+                            const std::optional<at::Tensor>& hidden_place, double input_factor,
+                            double hidden_factor) {
     const Pass pass = run_forward(x, input_weight, hidden_weight, input_bias, hidden_bias,
                                   input_factor, hidden_factor);
     context->save_for_backward(
         {x, input_weight, hidden_weight, pass.gates, pass.cells, pass.outputs});
-    context->saved_data["input_place"] = input_place;
-    context->saved_data["hidden_place"] = hidden_place;
+    context->saved_data["input_place"] = input_place.value_or(at::Tensor());
+    context->saved_data["hidden_place"] = hidden_place.value_or(at::Tensor());
     context->saved_data["input_factor"] = input_factor;
     context->saved_data["hidden_factor"] = hidden_factor;
     return pass.outputs;
@@ -167,8 +169,12 @@ at::Tensor lstm(const at::Tensor& x, const LstmWeights& w, double input_factor,
   const bool trains = x.requires_grad() || a.requires_grad() || b.requires_grad() ||
                       w.input_bias.requires_grad() || w.hidden_bias.requires_grad();
   if (c10::GradMode::is_enabled() && trains) {
-    return Lstm::apply(x.contiguous(), a, b, w.input_bias, w.hidden_bias, w.input.gradient,
-                       w.hidden.gradient, input_factor, hidden_factor);
+    // Autograd takes no undefined tensors, which frozen weights have for gradients.
+    const auto place = [](const Weight& weight) {
+      return weight.gradient.defined() ? std::optional(weight.gradient) : std::nullopt;
+    };
+    return Lstm::apply(x.contiguous(), a, b, w.input_bias, w.hidden_bias, place(w.input),
+                       place(w.hidden), input_factor, hidden_factor);
   }
   return run_forward(x.contiguous(), a, b, w.input_bias, w.hidden_bias, input_factor, hidden_factor)
       .outputs;

@@ -9,6 +9,7 @@
 
 #include "espalier/base/error.h"
 #include "espalier/model/cost.h"
+#include "espalier/model/recurrence.h"
 #include "family_fixture.h"
 
 namespace espalier {
@@ -236,6 +237,23 @@ TEST(Lstm, AUnitIsTheRowsOfItsFourGatesAndItsColumns) {
                         f["fc.weight"].index_select(1, at::tensor({0, 7}, at::kLong))));
 }
 
+TEST(Lstm, GatherThenScatterIsTheIdentityOnKeptAndTouchesNothingElse) {
+  const Model model = make(small({{"layers", "3"}, {"hidden", "9"}}), kNext);
+  for (const Choice choice : {Choice::leading, Choice::rolling, Choice::random, Choice::smallest}) {
+    Parameters full = full_values(model);
+    full.flat().copy_(at::arange(1, full.flat().numel() + 1, at::kFloat));
+    const at::Tensor before = full.flat().clone();
+    Parameters part = sliced(model, full, select(*model.layout, 0.3, choice));
+    const Plan back(part.buffer_layout(), full.buffer_layout());
+    back.copy(part.data(), full.data());
+    EXPECT_TRUE(same_bits(full.flat(), before));
+    part.flat().mul_(2);
+    back.copy(part.data(), full.data());
+    EXPECT_EQ(full.flat().ne(before).sum().item<std::int64_t>(), part.buffer_layout().count());
+    EXPECT_EQ(full.flat().eq(before * 2).sum().item<std::int64_t>(), part.buffer_layout().count());
+  }
+}
+
 TEST(Lstm, HeteroFLsScalerDividesEachLayersOutputsByTheKeptFraction) {
   for (const DataShape& shape : {kNext, kClasses}) {
     const Model model = make(small(), shape);
@@ -268,6 +286,37 @@ TEST(Lstm, GradientsOfTwoPassesAddUp) {
     pass();
     EXPECT_TRUE(same_bits(p.gradients(), once));
   }
+}
+
+TEST(Lstm, FrozenWeightsPassTheSameGradientToTheirInput) {
+  const Model model = make(small({{"layers", "1"}, {"hidden", "6"}}), kNext);
+  const auto gradient = [&](bool frozen) {
+    Parameters p = full_values(model);
+    if (!frozen) p.attach_gradients();
+    const Named v(model, p);
+    const at::Tensor x = images(3, {5, 7}).requires_grad_();
+    const int input = entry_named(model, "lstm.weight_ih_l0");
+    const int hidden = entry_named(model, "lstm.weight_hh_l0");
+    const LstmWeights weights{p.weight(input), p.weight(hidden), v["lstm.bias_ih_l0"],
+                              v["lstm.bias_hh_l0"]};
+    lstm(x, weights, 1, 0.5).square().sum().backward();
+    EXPECT_EQ(v["lstm.weight_ih_l0"].grad().defined(), !frozen);
+    EXPECT_EQ(v["lstm.bias_ih_l0"].grad().defined(), !frozen);
+    return x.grad();
+  };
+  const at::Tensor trained = gradient(false);
+  EXPECT_GT(largest(trained), 1e-3);
+  EXPECT_TRUE(same_bits(gradient(true), trained));
+}
+
+TEST(Lstm, ASecondBackwardPassOfOneGraphIsRefused) {
+  // The first overwrites the gates by their gradients.
+  const Model model = make(small(), kNext);
+  Parameters p = full_values(model);
+  p.attach_gradients();
+  const at::Tensor loss = train(model, p, texts(2, kNext)).sum();
+  loss.backward({}, /*retain_graph=*/true);
+  EXPECT_THROW(loss.backward(), c10::Error);
 }
 
 TEST(Lstm, ALaterTokenChangesNoEarlierLogit) {
