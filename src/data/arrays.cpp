@@ -444,10 +444,13 @@ Dataset with_stated_shape(Dataset dataset, const Config& config) {
 
 }  // namespace
 
+bool reads_tokens(const Config& config) {
+  return model_families().get(config.text("model.name")).value.customary.vocabulary > 0;
+}
+
 bool are_tokens(const Config& config, const std::string& key) {
   const std::string choice = config.text(key);
-  if (choice != "auto") return choice == "tokens";
-  return model_families().get(config.text("model.name")).value.customary.vocabulary > 0;
+  return choice == "auto" ? reads_tokens(config) : choice == "tokens";
 }
 
 Dataset make_dataset(const std::string& name, const ArraySet& arrays, const Config& config) {
@@ -505,8 +508,8 @@ DataSource arrays_source() {
   const auto declare = [](OptionTable& table) {
     table.add_choice("data.array_values", "auto",
                      "arrays: content of x, numbers or the tokens of a text; auto = tokens if x "
-                     "holds integers [samples, length] and the model reads tokens (gpt, encoder) "
-                     "or y has the shape of x, else numbers",
+                     "holds integers [samples, length] and the model reads tokens (gpt, encoder, "
+                     "lstm) or y has the shape of x, else numbers",
                      {"auto", "numbers", "tokens"});
     table.add_choice(
         "data.normalise", "none",

@@ -22,8 +22,11 @@ struct ArraySet {
   std::int64_t classes = 0;     ///< 0: data.classes
 };
 
+/// Whether the model reads tokens: its customary data are tokens.
+bool reads_tokens(const Config& config);
+
 /// Whether the data are tokens by an option with the choices auto, numbers and tokens; auto: if the
-/// model reads tokens (its customary data are tokens).
+/// model reads tokens.
 bool are_tokens(const Config& config, const std::string& key);
 
 /// Uses data.classes, data.vocabulary, data.normalise (data.mean, data.deviation), data.test_share,

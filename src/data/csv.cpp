@@ -317,7 +317,7 @@ DataSource csv_source() {
     table.add_choice(
         "data.csv_values", "auto",
         "csv: content of the other columns, features (numbers) or the tokens of a text; auto = "
-        "tokens if the model reads tokens (gpt, encoder) and the first row has integers only",
+        "tokens if the model reads tokens (gpt, encoder, lstm) and the first row has integers only",
         {"auto", "numbers", "tokens"});
   };
   const auto shape = [](const Config&) -> DataShape {

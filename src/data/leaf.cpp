@@ -31,6 +31,12 @@ Takes taken(const Config& config) {
   return model_families().get(config.text("model.name")).value.takes;
 }
 
+/// Whether texts have a label for each of their characters, and not only for the last.
+bool labels_every_character(const Config& config) {
+  const std::string labels = config.text("data.leaf_labels");
+  return labels == "auto" ? taken(config) != Takes::texts : labels == "every";
+}
+
 /// Samples one after the other, in the order of the files.
 struct Samples {
   std::vector<std::uint8_t> text;  ///< bytes of all samples, or
@@ -337,11 +343,11 @@ Dataset load(const Config& config, const fs::path& folder) {
   if (set.tokens) {
     samples.text = kept(samples.text, split, length);
     set.vocabulary = set.classes = kBytes;
-    if (taken(config) == Takes::texts) {
-      set.y = array_of(name("y"), Element::i64, {rows}, samples.y);
-    } else {
+    if (labels_every_character(config)) {
       set.y = array_of(name("y"), Element::u8, {rows, length},
                        next_bytes(samples.text, samples.y, length));
+    } else {
+      set.y = array_of(name("y"), Element::i64, {rows}, samples.y);
     }
     set.x = array_of(name("x"), Element::u8, {rows, length}, std::move(samples.text));
   } else {
@@ -356,8 +362,8 @@ Dataset load(const Config& config, const fs::path& folder) {
 }
 
 DataShape shape(const Config& config) {
-  if (taken(config) == Takes::texts || taken(config) == Takes::next_token) {
-    return {{kShakespeare}, kBytes, kBytes, taken(config) == Takes::next_token};
+  if (reads_tokens(config)) {
+    return {{kShakespeare}, kBytes, kBytes, labels_every_character(config)};
   }
   const DataShape stated{whole_numbers(config, "data.shape", "size"),
                          config.integer("data.classes")};
@@ -372,7 +378,14 @@ DataShape shape(const Config& config) {
 }  // namespace
 
 DataSource leaf_source() {
-  return {[](OptionTable&) {}, shape, load};
+  const auto declare = [](OptionTable& table) {
+    table.add_choice("data.leaf_labels", "auto",
+                     "leaf: labels of a text: the character after each of its characters, or only "
+                     "the one after the last; auto = last for a model that only classifies texts, "
+                     "else every",
+                     {"auto", "every", "last"});
+  };
+  return {declare, shape, load};
 }
 
 }  // namespace espalier

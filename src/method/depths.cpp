@@ -38,7 +38,7 @@ DepthLevels::DepthLevels(const RuleContext& context, bool searches)
     log_warning(
         formatted("model.name = {} with model.exits = {} has no blocks that a cut in depth can "
                   "drop, so every client holds all blocks; set model.exits to 2 or more (cnn, "
-                  "cnn1d, vit, encoder)",
+                  "cnn1d, vit, encoder, lstm)",
                   model_.name, model_.exits.size()));
   }
 }

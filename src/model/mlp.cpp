@@ -10,8 +10,10 @@ namespace espalier {
 namespace {
 
 void declare(OptionTable& table) {
-  table.add({"model.hidden", OptionType::real_list, "200", "mlp: widths of the hidden layers",
-             "neurons", 1, 1e9});
+  table.add(
+      {"model.hidden", OptionType::real_list, "200",
+       "mlp: widths of the hidden layers; lstm: units of each layer, one number if they are equal",
+       "neurons", 1, 1e9});
 }
 
 Model build(const Config& config, const DataShape& shape) {

@@ -3,6 +3,7 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <numeric>
 #include <set>
 #include <utility>
 
@@ -135,6 +136,8 @@ const Registry<ModelFamily>& model_families() {
     list.add("vit", "vision transformer for images", vit_family());
     list.add("gpt", "transformer that predicts the next token of a text", gpt_family());
     list.add("encoder", "transformer that classifies texts", encoder_family());
+    list.add("lstm", "LSTM layers that predict the next token of a text, or classify it",
+             lstm_family());
     return list;
   }();
   return families;
@@ -157,7 +160,7 @@ void declare_model_options(OptionTable& table) {
              "outputs of the classifier; 0 = the classes of the data", "", 0, 1e9});
   table.add({"model.exits", OptionType::integer, "1",
              "classifiers, at equal distances in depth; the last is the model's head (vit, "
-             "encoder, cnn, cnn1d)",
+             "encoder, cnn, cnn1d, lstm)",
              "", 1, 1e6});
   declare_transformer_options(table);
   for (const auto& item : model_families().items()) item.value.declare(table);
@@ -183,6 +186,8 @@ bool fits(Takes takes, const DataShape& data) {
       return is_text && !data.next_token;
     case Takes::next_token:
       return is_text && data.next_token;
+    case Takes::tokens:
+      return is_text;
   }
   return false;
 }
@@ -199,6 +204,8 @@ const char* description(Takes takes) {
       return "texts with one class each";
     case Takes::next_token:
       return "texts whose next token is predicted";
+    case Takes::tokens:
+      return "texts";
   }
   return "";
 }
@@ -219,15 +226,31 @@ bool has_channels_last(const std::vector<std::int64_t>& sample) {
   return is_square || (last > 1 && sample[0] >= 16 && sample[1] >= 16);
 }
 
-bool keeps_shape_in_depth(const Model& model) {
-  const Submodel full = Submodel::full(*model.layout);
-  CostTape tape{full, 1, model.shape.sample, {}, -1, nullptr};
+/// Whether the outputs of all blocks of Model::depth have the shape of their inputs.
+bool keeps_shape_in_depth(const Model& model, const Submodel& submodel) {
+  CostTape tape{submodel, 1, model.shape.sample, {}, -1, nullptr};
   for (int i = 0; i < static_cast<int>(model.blocks.size()); ++i) {
     if (model.is_exit(i)) continue;
     const std::vector<std::int64_t> before = tape.shape;
     model.blocks[static_cast<std::size_t>(i)].cost(tape);
     const bool is_cut = std::ranges::find(model.depth, i) != model.depth.end();
     if (is_cut && tape.shape != before) return false;
+  }
+  return true;
+}
+
+/// The same at every width: input and output are along one axis, and do not only have equal sizes.
+bool keeps_shape_in_depth(const Model& model) {
+  const Submodel full = Submodel::full(*model.layout);
+  if (!keeps_shape_in_depth(model, full)) return false;
+  for (std::size_t axis = 0; axis < model.layout->axes.size(); ++axis) {
+    const Axis& a = model.layout->axes[axis];
+    if (!a.cuttable || a.within >= 0 || a.size == 1) continue;
+    std::vector<std::int64_t> units(static_cast<std::size_t>(a.size - 1));
+    std::iota(units.begin(), units.end(), 0);
+    Submodel cut = full;
+    cut.keep(static_cast<int>(axis), std::move(units));
+    if (!keeps_shape_in_depth(model, cut)) return false;
   }
   return true;
 }

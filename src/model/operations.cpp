@@ -7,6 +7,8 @@
 #include <utility>
 #include <vector>
 
+#include "weight_target.h"
+
 namespace espalier {
 namespace {
 
@@ -29,20 +31,6 @@ at::Tensor product(const at::Tensor& x, const at::Tensor& weight, const at::Tens
   }
   return out;
 }
-
-/// The tensor to which a weight's gradient is added: its `.grad`, or new memory if it has no place
-/// in a buffer. `first`: it is overwritten instead, because nothing was added in this step.
-struct Target {
-  Target(const at::Tensor& weight, const at::Tensor& place) {
-    first = !weight.grad().defined();
-    if (first && place.defined()) weight.mutable_grad() = place;
-    if (!weight.grad().defined()) own = at::empty_like(weight);
-    tensor = own.defined() ? own : weight.grad();
-  }
-  bool first;
-  at::Tensor own;
-  at::Tensor tensor;
-};
 
 // The matrix product adds the weight's gradient straight to its place in the flat buffer. Autograd
 // would first make a second copy of the largest tensor of the model, and add it in another pass.
@@ -68,8 +56,8 @@ struct Linear : torch::autograd::Function<Linear> {
       at::Tensor rows = input.view({-1, x.size(-1)});
       at::addmm_out(rows, rows, g, weight.flatten(1), 0, factor);
     }
-    const Target target(weight, context->saved_data["place"].toTensor());
-    target.tensor.flatten(1).addmm_(g.t(), rows_of(x), target.first ? 0 : 1, factor);
+    const WeightTarget target(weight, context->saved_data["place"].toTensor());
+    target.add_product(g.t(), rows_of(x), factor);
     if (context->saved_data["bias"].toBool()) {
       bias = g.sum(0);
       if (factor != 1) bias.mul_(factor);
@@ -96,7 +84,7 @@ struct Embedding : torch::autograd::Function<Embedding> {
   static variable_list backward(AutogradContext* context, variable_list gradients) {
     const auto saved = context->get_saved_variables();
     const at::Tensor& weight = saved[1];
-    const Target target(weight, context->saved_data["place"].toTensor());
+    const WeightTarget target(weight, context->saved_data["place"].toTensor());
     if (target.first) target.tensor.zero_();
     target.tensor.index_add_(0, saved[0].flatten(), rows_of(gradients[0]),
                              context->saved_data["factor"].toDouble());

@@ -381,8 +381,11 @@ Layer mean_token() {
 
 void declare_transformer_options(OptionTable& table) {
   declare_depth(table);
-  table.add({"model.embed", OptionType::integer, "192",
-             "transformers: width of the residual stream, a multiple of model.heads", "", 1, 1e6});
+  table.add(
+      {"model.embed", OptionType::integer, "192",
+       "transformers: width of the residual stream, a multiple of model.heads; lstm: width of the "
+       "embedding",
+       "", 1, 1e6});
   table.add({"model.heads", OptionType::integer, "3", "transformers: attention heads", "", 1, 1e4});
   table.add({"model.kv_heads", OptionType::integer, "0",
              "transformers: heads of keys and values, each used by the same number of query heads; "

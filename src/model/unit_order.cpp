@@ -22,17 +22,25 @@ bool has_axis(const Dimension& dimension, int axis) {
 /// A layer's name: "conv1" of "conv1.weight" and "conv1.bias".
 std::string layer_of(const Entry& entry) { return entry.name.substr(0, entry.name.rfind('.')); }
 
+/// "conv1.bias", "lstm.bias_ih_l0".
+bool is_named_bias(const Entry& entry) {
+  return entry.name.substr(entry.name.rfind('.') + 1).starts_with("bias");
+}
+
 bool is_weight_matrix(const Entry& entry) { return entry.dimensions.size() > 1; }
 
-/// Whether the axis has one layer that makes its units and one that reads them; a classifier at an
-/// exit is not counted.
+/// Whether the axis has one layer that makes its units and one that reads them. A classifier at an
+/// exit is not counted, nor a recurrent weight, by which a layer reads its own units.
 bool joins_two_layers(const Model& model, int axis) {
   std::set<std::string> makers, readers;
   for (const Entry& entry : model.layout->entries) {
     if (!is_weight_matrix(entry)) continue;
-    if (has_axis(entry.dimensions[0], axis)) makers.insert(layer_of(entry));
+    const bool makes = has_axis(entry.dimensions[0], axis);
+    const bool reads = has_axis(entry.dimensions[1], axis);
+    if (makes && reads) continue;
+    if (makes) makers.insert(layer_of(entry));
     const bool at_exit = model.is_exit(entry.block) && model.exits.size() > 1;
-    if (!at_exit && has_axis(entry.dimensions[1], axis)) readers.insert(layer_of(entry));
+    if (!at_exit && reads) readers.insert(layer_of(entry));
   }
   return makers.size() == 1 && readers.size() <= 1;
 }
@@ -157,7 +165,7 @@ std::vector<UnitPlaces> incoming_weights(const BufferLayout& buffer_layout, int 
     const Entry& entry = layout.entries[index];
     const BufferLayout::Place& place = buffer_layout.place(static_cast<int>(index));
     if (!place.present || !has_axis(entry.dimensions[0], axis)) continue;
-    const bool is_bias = entry.name.ends_with(".bias") && layers.contains(layer_of(entry));
+    const bool is_bias = is_named_bias(entry) && layers.contains(layer_of(entry));
     if (!is_weight_matrix(entry) && !(with_biases && is_bias)) continue;
     layers.insert(layer_of(entry));
     UnitPlaces places{place.offset, 1, submodel.width(axis), 1};

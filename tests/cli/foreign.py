@@ -187,6 +187,21 @@ class Transformer(nn.Module):
         return self.ln_f(x) @ self.wte.weight.T if self.gpt else self.head(self.norm(x[:, 0]))
 
 
+class Lstm(nn.Module):
+    """Predicts the next token after each one, or one class after the last."""
+
+    def __init__(self, vocabulary, embed, hidden, layers, classes, every):
+        super().__init__()
+        self.every = every
+        self.embedding = nn.Embedding(vocabulary, embed)
+        self.lstm = nn.LSTM(embed, hidden, layers, batch_first=True)
+        self.fc = nn.Linear(hidden, classes)
+
+    def forward(self, tokens):
+        steps, _ = self.lstm(self.embedding(tokens))
+        return self.fc(steps if self.every else steps[:, -1])
+
+
 class Vit(nn.Module):
     """timm's vision transformer: classifies by a class token, or by the mean of the patches without such a token."""
 

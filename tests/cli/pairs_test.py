@@ -24,8 +24,10 @@ FAMILIES = {
     "vit": [*TRANSFORMER, "--model.patch=7"],
     "gpt": TRANSFORMER,
     "encoder": TRANSFORMER,
+    "lstm": ["--model.embed=3", "--model.hidden=5"],
 }
-IMAGES, NUMBERS, TEXTS, NEXT = ({"mlp", "lenet", "cnn", "vgg", "resnet", "vit"}, {"mlp"}, {"encoder"}, {"gpt"})
+IMAGES, NUMBERS = ({"mlp", "lenet", "cnn", "vgg", "resnet", "vit"}, {"mlp"})
+TEXTS, NEXT = ({"encoder", "lstm"}, {"gpt", "lstm"})
 SIGNALS = {"cnn1d"}  # arrays and tables become signals for them
 
 
@@ -73,6 +75,10 @@ class Pairs(ProgramTest):
             "a table": (["--data.name=csv", here, "--data.file=table.csv"], NUMBERS | SIGNALS),
             "made signals": (synthetic("3,20"), NUMBERS | SIGNALS),
             "LEAF's texts": (["--data.name=leaf", here, "--data.file=texts.json", "--data.test_share=0.2"], TEXTS | NEXT),
+            "LEAF's texts, every": (["--data.name=leaf", here, "--data.file=texts.json", "--data.test_share=0.2",
+                                     "--data.leaf_labels=every"], NEXT),
+            "LEAF's texts, last": (["--data.name=leaf", here, "--data.file=texts.json", "--data.test_share=0.2",
+                                    "--data.leaf_labels=last"], TEXTS),
             "LEAF's images": (["--data.name=leaf", here, "--data.file=pictures.json"], IMAGES | SIGNALS),
             "made texts": (synthetic("6", "--data.synthetic_vocabulary=9"), TEXTS),
             "made chains": (synthetic("6", "--data.synthetic_vocabulary=9", "--data.synthetic_labels=next_token"), NEXT),

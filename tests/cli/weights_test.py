@@ -456,15 +456,21 @@ class ExportTest(ProgramTest):
         chosen = [words[min(39, int(random.exponential(8)))] for _ in range(count)]
         return " ".join(word + random.choice(["", "", ".", ","]) for word in chosen)
 
-    GPT = ("--data.name=text", "--data.dir=data", "--data.file=text.txt", "--data.length=12", "--model.name=gpt",
-           "--model.embed=16", "--model.heads=2", "--model.depth=2", "--data.train_limit=60")
+    TEXT = ("--data.name=text", "--data.dir=data", "--data.file=text.txt", "--data.length=12", "--data.train_limit=60")
+    GPT = (*TEXT, "--model.name=gpt", "--model.embed=16", "--model.heads=2", "--model.depth=2")
 
-    def test_text_of_bytes(self):
+    def bytes_test(self, net, *settings):
         text = self.sentences(numpy.random.default_rng(8), 900)
         self.write("data/text.txt", text)
         rest = text.encode()[len(text) - len(text) // 10:]
-        self.check(foreign.Transformer(256, 12, 16, 2, 2, gpt=True), lambda form: foreign.windows(list(rest), 12),
-                   *self.GPT)
+        self.check(net, lambda form: foreign.windows(list(rest), 12), *settings)
+
+    def test_text_of_bytes(self):
+        self.bytes_test(foreign.Transformer(256, 12, 16, 2, 2, gpt=True), *self.GPT)
+
+    def test_text_of_bytes_with_lstm(self):
+        self.bytes_test(foreign.Lstm(256, 6, 14, 2, 256, every=True), *self.TEXT, "--model.name=lstm", "--model.embed=6",
+                        "--model.hidden=14")
 
     def test_text_of_words(self):
         text = self.sentences(numpy.random.default_rng(9), 1200)
@@ -479,7 +485,7 @@ class ExportTest(ProgramTest):
         self.check(foreign.Transformer(25, 12, 16, 2, 2, gpt=True), read, *self.GPT, "--data.tokens=words",
                    "--data.vocabulary=25")
 
-    def test_ag_news(self):
+    def news_test(self, net, *settings):
         random = numpy.random.default_rng(10)
         for name, rows in (("train", 70), ("test", 33)):
             lines = [f'"{i % 4 + 1}","{self.sentences(random, 3)}","{self.sentences(random, 6)}"\n'
@@ -490,9 +496,16 @@ class ExportTest(ProgramTest):
             vocabulary = form["words"][0].decode().split("\n")
             self.assertEqual(form["vocabulary"], 30)
             return foreign.ag_news(self.path("data", "test.csv"), 8, vocabulary)
-        self.check(foreign.Transformer(30, 8, 16, 2, 1, gpt=False, classes=4), read, "--data.name=agnews",
-                   "--data.dir=data", "--data.length=8", "--data.vocabulary=30", "--model.name=encoder",
-                   "--model.embed=16", "--model.heads=2", "--model.depth=1")
+        self.check(net, read, "--data.name=agnews", "--data.dir=data", "--data.length=8", "--data.vocabulary=30", *settings)
+
+    def test_ag_news(self):
+        self.news_test(foreign.Transformer(30, 8, 16, 2, 1, gpt=False, classes=4), "--model.name=encoder", "--model.embed=16",
+                       "--model.heads=2", "--model.depth=1")
+
+    def test_ag_news_with_lstm(self):
+        self.news_test(foreign.Lstm(30, 5, 11, 3, 4, every=False), "--model.name=lstm", "--model.embed=5", "--model.layers=3",
+                       "--model.hidden=11")
+
 
 if __name__ == "__main__":
     unittest.main()

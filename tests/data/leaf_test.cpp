@@ -72,6 +72,16 @@ TEST_F(Leaf, TextsPredictTheNextCharacterAndShareNoneWithTheTests) {
   const Dataset classes = load_for("encoder", "file = a.json\ntest_share = 0.25\n");
   EXPECT_FALSE(classes.shape.next_token);
   EXPECT_EQ(classes.train->label(14), a[19]);
+  // A model that takes either gets what data.leaf_labels says.
+  for (const std::string labels : {"auto", "every", "last"}) {
+    const Dataset either =
+        load_for("lstm", "file = a.json\ntest_share = 0.25\nleaf_labels = " + labels + "\n");
+    EXPECT_EQ(either.shape.next_token, labels != "last");
+    EXPECT_EQ(tokens(either.train->labels(Indices{14})),
+              labels == "last" ? Indices{a[19]} : bytes(a.substr(15, 5)));
+    EXPECT_EQ(tokens(either.train->inputs(Indices{14})), bytes(a.substr(14, 5)));
+    EXPECT_EQ(either.test->size(), 7);
+  }
 }
 
 TEST_F(Leaf, ImagesKeepTheirUsersAndTheDivisionOfFolders) {

@@ -94,7 +94,9 @@ TEST(PartCost, BoundsTheMemoryOfBottomsAndTops) {
       {{{"name", "resnet"}, {"width", "16"}}, {{3, 32, 32}, 10}},
       {with(slim, {{"name", "vit"}, {"patch", "4"}}), {{3, 32, 32}, 10}},
       {with(slim, {{"name", "gpt"}, {"tied", "false"}}), {{32}, 200, 200, true}},
-      {with(slim, {{"name", "encoder"}}), {{32}, 4, 200, false}}};
+      {with(slim, {{"name", "encoder"}}), {{32}, 4, 200, false}},
+      {{{"name", "lstm"}, {"embed", "8"}, {"hidden", "48"}}, {{32}, 200, 200, true}},
+      {{{"name", "lstm"}, {"embed", "8"}, {"hidden", "48"}}, {{32}, 4, 200, false}}};
   for (const Family& family : families) {
     const Model model = make(family);
     const auto blocks = static_cast<int>(model.blocks.size());

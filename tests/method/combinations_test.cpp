@@ -76,6 +76,10 @@ std::map<std::string, std::string> others() {
            "channels = 4, 4, 4\nkernel = 3\nfirst_kernel = 5\nfirst_stride = 1\npool = 2\n"
            "exits = 2\n"},
           {"gpt", tokens + "synthetic_labels = next_token\n" + transformer + "name = gpt\n"},
+          {"lstm, two classifiers", tokens + "synthetic_labels = next_token\n"
+                                             "[model]\nname = lstm\nembed = 4\nhidden = 5\n"
+                                             "exits = 2\n"},
+          {"lstm", tokens + "[model]\nname = lstm\nembed = 4\nhidden = 6, 5\n"},
           {"encoder", tokens + transformer + "name = encoder\n"},
           {"cnn, levels drawn", std::string(kCnn) + "[method]\nlevels = dynamic\n"},
           {"cnn, widths fitted", std::string(kCnn) + small},

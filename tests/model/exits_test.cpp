@@ -24,7 +24,9 @@ const std::vector<std::pair<Settings, DataShape>> kModels{
       {"first_stride", "2"},
       {"pool", "2"},
       {"exits", "3"}},
-     {{2, 500}, 10}}};
+     {{2, 500}, 10}},
+    {{{"name", "lstm"}, {"layers", "5"}, {"embed", "12"}, {"hidden", "12"}, {"exits", "3"}},
+     kNews}};
 
 at::Tensor samples(const Model& model) {
   return model.shape.vocabulary > 0
@@ -50,6 +52,19 @@ TEST(Exits, BlocksCanBeLeftOutInTurnWhereTheyKeepTheShape) {
   EXPECT_FALSE(make(kModels[1].first, kModels[1].second).depth_keeps_shape);  // they pool
   EXPECT_TRUE(make(kModels[2].first, kModels[2].second).depth_keeps_shape);
   EXPECT_FALSE(make(kModels[3].first, kModels[3].second).depth_keeps_shape);
+  // These convolutions have outputs of the shape of their inputs only while all are whole.
+  EXPECT_FALSE(make({{"name", "cnn1d"},
+                     {"channels", "4,4,4"},
+                     {"kernel", "1"},
+                     {"first_kernel", "1"},
+                     {"first_stride", "1"},
+                     {"pool", "1"},
+                     {"exits", "2"}},
+                    {{2, 9}, 10})
+                   .depth_keeps_shape);
+  // Each layer of an lstm reads the units of the one before, of which a submodel may keep others
+  // than of its own, or another number.
+  EXPECT_FALSE(make(kModels[4].first, kModels[4].second).depth_keeps_shape);
 }
 
 TEST(Exits, LeaveTheModelAsItIs) {

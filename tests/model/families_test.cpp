@@ -78,8 +78,9 @@ TEST(Families, NameThoseThatTakeTheData) {
   const DataShape texts{{6}, 4, 9}, chains{{6}, 9, 9, true}, rows{{13}, 4};
   EXPECT_EQ(refusal({{"name", "mlp"}}, texts),
             "model.name = mlp is for numbers of any shape, and the data is texts of 6 tokens with "
-            "one class each; take encoder for it");
-  EXPECT_NE(refusal({{"name", "encoder"}}, chains).find("take gpt"), std::string::npos);
+            "one class each; take encoder, lstm for it");
+  EXPECT_NE(refusal({{"name", "encoder"}}, chains).find("take gpt, lstm for it"),
+            std::string::npos);
   EXPECT_NE(refusal({{"name", "gpt"}}, rows).find("take mlp for it"), std::string::npos);
   EXPECT_NE(refusal({{"name", "gpt"}}, {{1, 28, 28}, 4})
                 .find("take mlp, lenet, cnn, vgg, resnet, vit for it"),

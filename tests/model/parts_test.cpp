@@ -37,7 +37,10 @@ const std::vector<Family> kFamilies{
       {"pool", "2"},
       {"exits", "2"},
       {"norm", "batch"}},
-     {{2, 70}, 10}}};
+     {{2, 70}, 10}},
+    {{{"name", "lstm"}, {"embed", "6"}, {"hidden", "12,9"}}, {{10}, 40, 40, true}},
+    {{{"name", "lstm"}, {"layers", "3"}, {"embed", "6"}, {"hidden", "10"}, {"exits", "2"}},
+     {{12}, 4, 40, false}}};
 
 at::Tensor samples(const Model& model) {
   if (model.shape.vocabulary == 0) return images(4, model.shape.sample);

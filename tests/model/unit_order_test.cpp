@@ -29,6 +29,9 @@ TEST(PrunableAxes, AreHiddenUnitsThatOneLayerReads) {
   EXPECT_EQ(prunable_names(make({{"name", "vgg"}, {"width", "4"}}, kColour)).size(), 8U);
   EXPECT_EQ(prunable_names(make({{"name", "cnn1d"}, {"channels", "4,5"}}, {{1, 4096}, 10})),
             (Names{"conv1", "conv2"}));
+  // Of an lstm the units, which the layer itself reads too, but not the embedding.
+  EXPECT_EQ(prunable_names(make({{"name", "lstm"}, {"hidden", "5,6"}}, {{7}, 9, 9, true})),
+            (Names{"lstm.0", "lstm.1"}));
   // With exits, a classifier reads the channels too.
   EXPECT_EQ(prunable_names(make({{"name", "cnn"}, {"exits", "2"}})),
             (Names{"conv1", "conv2", "features"}));

@@ -18,13 +18,13 @@ constexpr double kLasso = 0.3;
 constexpr double kL1 = 0.7;
 constexpr double kUnit = 0x1p-24;  // of a float rounded to nearest
 
-/// The layers whose outputs are the same units, in `heads` groups of rows if that is not 0, and the
-/// norm of these units.
+/// The layers (or their weights and biases one by one) whose outputs are the same units, in `heads`
+/// groups of rows if that is not 0, and the norm of these units.
 struct Group {
   std::vector<std::string> layers;
   std::string norm = {};
   int heads_axis = -1;
-  bool fused = false;  // three layers in one: queries, keys and values of all heads
+  int parts = 1;  // layers in one: queries, keys and values of all heads, or the gates of an lstm
 };
 
 struct Case {
@@ -39,7 +39,7 @@ const DataShape kTokens{{12}, 40, 40, true};
 
 std::vector<Group> attention_and_mlp(const std::string& block, const std::string& qkv,
                                      const std::string& up, int heads_axis) {
-  return {{{block + qkv}, "", heads_axis, true}, {{block + up}}};
+  return {{{block + qkv}, "", heads_axis, 3}, {{block + up}}};
 }
 
 std::vector<Group> joined(std::vector<Group> a, const std::vector<Group>& b) {
@@ -103,6 +103,13 @@ std::vector<Case> cases() {
     separate.push_back({{block + "mlp.gate_proj", block + "mlp.c_fc"}});
   }
   all.push_back({"gpt", gpt, kTokens, separate});
+  std::vector<Group> lstm;
+  for (const std::string layer : {"_l0", "_l1"}) {
+    lstm.push_back({{"lstm.weight_ih" + layer, "lstm.weight_hh" + layer, "lstm.bias_ih" + layer,
+                     "lstm.bias_hh" + layer}});
+    lstm.back().parts = 4;
+  }
+  all.push_back({"lstm", {{"name", "lstm"}, {"embed", "7"}, {"hidden", "12,9"}}, kTokens, lstm});
   return all;
 }
 
@@ -146,14 +153,12 @@ class Copies {
 at::Tensor rows_of(const Copies& w, const Group& group, const Submodel& submodel) {
   std::vector<at::Tensor> parts;
   for (const std::string& layer : group.layers) {
-    for (const char* suffix : {".weight", ".bias"}) {
+    for (const char* suffix : {"", ".weight", ".bias"}) {
       if (!w.has(layer + suffix)) continue;
       const at::Tensor& value = w[layer + suffix];
       const std::int64_t units =
-          group.heads_axis < 0 ? value.size(0) : submodel.width(group.heads_axis);
-      parts.push_back(group.fused
-                          ? value.reshape({3, units, -1}).transpose(0, 1).reshape({units, -1})
-                          : value.reshape({units, -1}));
+          group.heads_axis < 0 ? value.size(0) / group.parts : submodel.width(group.heads_axis);
+      parts.push_back(value.reshape({group.parts, units, -1}).transpose(0, 1).reshape({units, -1}));
     }
   }
   return at::cat(parts, 1);

@@ -179,7 +179,14 @@ Submodel cut_depth(const Model& model, std::int64_t kept);
 Submodel rolling_depth(const Model& model, std::int64_t kept, std::int64_t version);
 
 /// The kind of samples of a family.
-enum class Takes { numbers, images, signals, texts, next_token };
+enum class Takes {
+  numbers,
+  images,
+  signals,
+  texts,       ///< with one class each
+  next_token,  ///< texts whose next token is predicted
+  tokens,      ///< texts of either kind
+};
 
 /// A family: its options, and how to build a model of it for given data.
 struct ModelFamily {
@@ -201,6 +208,7 @@ ModelFamily resnet_family();
 ModelFamily vit_family();
 ModelFamily gpt_family();
 ModelFamily encoder_family();
+ModelFamily lstm_family();
 const Registry<ModelFamily>& model_families();
 /// Declares "model.name", "model.norm", "model.groups", "model.classes" and every family's options
 /// ("model.hidden",

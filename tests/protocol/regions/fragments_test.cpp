@@ -27,6 +27,7 @@ const std::vector<std::pair<std::string, std::string>> kFamilies{
     {"vit", kImages + "[model]\nname = vit\ndepth = 4\nembed = 24\npatch = 8\n"},
     {"gpt",
      kTokens + "synthetic_labels = next_token\n[model]\nname = gpt\ndepth = 4\nembed = 24\n"},
+    {"lstm", kTokens + "[model]\nname = lstm\nlayers = 3\nembed = 8\nhidden = 12\n"},
     {"encoder", kTokens + "[model]\nname = encoder\ndepth = 4\nembed = 24\n"}};
 
 std::vector<Fragment> fragments_of(const Scene& s) {

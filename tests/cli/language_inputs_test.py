@@ -1,0 +1,44 @@
+"""The input in inputs/language/: short runs on a stand-in of LEAF's Shakespeare, with roles as clients."""
+
+import json
+import os
+import unittest
+
+import numpy as np
+
+from support import ProgramTest
+
+
+class Inputs(ProgramTest):
+    def setUp(self):
+        super().setUp()
+        self.input = os.path.join(os.environ["ESPALIER_INPUTS"], "language", "leaf-lstm.ini")
+        speech = "to be or not to be that is the question whether it is nobler in the mind to suffer " * 5
+        of_role = {"x": [speech[i:i + 80] for i in range(300)], "y": list(speech[80:380])}
+        users = [f"ROLE {i}" for i in range(24)]
+        os.makedirs(self.path("data", "leaf-shakespeare"))
+        self.write("data/leaf-shakespeare/all.json", json.dumps({"users": users, "user_data": dict.fromkeys(users, of_role)}))
+
+    def short(self, name, *settings, **more):
+        """The table of evaluations."""
+        run = self.run_ok(name, f"--data.dir={self.path('data')}", "--data.test_share=0.4", "--run.rounds=6", "--model.hidden=24",
+                          "--train.steps=8", "--train.lr=0.03", "--record.evaluate_every=3", *settings, **more)
+        tasks = self.table(run, "tasks")
+        self.assertEqual(np.bincount(tasks["merged_version"])[1:].tolist(), [10] * 6)
+        self.assertTrue((tasks["samples"] == 8 * 10).all())
+        return self.table(run, "evaluations")
+
+    def test_ten_roles_of_a_round_learn_every_next_character(self):
+        found = self.short("every", ranks=3)
+        self.assertLess(found["loss"][-1], found["loss"][0])
+        self.assertLess(found["perplexity"][-1], 10)  # 12.1 for a model of the letters' frequencies
+        self.assertTrue(np.isnan(found["top1"]).all())
+
+    def test_or_the_character_after_the_last(self):
+        found = self.short("last", "--data.leaf_labels=last")
+        self.assertGreater(found["top1"][-1], 0.24)  # 0.23 are blanks
+        self.assertTrue(np.isnan(found["perplexity"]).all())
+
+
+if __name__ == "__main__":
+    unittest.main()
