@@ -55,7 +55,7 @@ class MergeControl final : public Control {
         settings_(context),
         selected_(static_cast<std::size_t>(workers()), 0),
         estimates_(first_times(), settings_.kept) {
-    refuse_contradictions();
+    refuse_contradictions(context.config);
     if (!experiment_.partition) return;
     for (std::int64_t i = 0; i < workers(); ++i)
       ranges_.push_back(batch_range(experiment_, costs_, i));
@@ -100,7 +100,12 @@ class MergeControl final : public Control {
  private:
   std::int64_t workers() const { return experiment_.fleet->size(); }
 
-  void refuse_contradictions() const {
+  void refuse_contradictions(const Config& config) const {
+    if (config.text("split.exchange") == "models") {
+      throw InputError(
+          "split.control = mergesfl chooses batches by the time that a sample's features need: set "
+          "split.exchange = features, or another split.control");
+    }
     if (settings_.iterations == 0) {
       throw InputError(
           "split.control = mergesfl has workers with batches of different sizes, which make "

@@ -88,7 +88,13 @@ class ParallelControl final : public Control {
     const std::int64_t clients = experiment_.fleet->size();
     if (clients < 2) {
       throw InputError(
-          "parallelsfl needs two clients or more, of which one holds the top: set clients.count");
+          "split.control = parallelsfl needs two clients or more, of which one is the host: set "
+          "clients.count");
+    }
+    if (settings_.regulates && context.config.text("split.exchange") == "models") {
+      throw InputError(
+          "method.regulation chooses batches by the time that a sample's features need: set "
+          "method.regulation = false, or split.exchange = features");
     }
     times_top_.assign(static_cast<std::size_t>(clients), 0);
     if (!experiment_.partition) return;

@@ -53,20 +53,20 @@ double ParallelTimes::link(std::int64_t from, std::int64_t to, std::int64_t byte
 }
 
 double ParallelTimes::step(std::int64_t worker, std::int64_t samples) const {
-  const DeviceClass& device = experiment_.fleet->device(worker);
-  return static_cast<double>(costs_.forward_time(device, samples) +
-                             costs_.backward_time(device, samples));
+  return static_cast<double>(
+      costs_.step_time(experiment_.fleet->device(worker), experiment_.batch_of(worker), samples));
 }
 
 double ParallelTimes::messages(std::int64_t worker, std::int64_t top, std::int64_t samples) const {
-  const std::int64_t features = costs_.feature_bytes(samples);
-  return link(top, worker, features) + link(worker, top, features + costs_.label_bytes(samples));
+  return link(top, worker, costs_.down_bytes(samples)) +
+         link(worker, top, costs_.up_bytes(samples));
 }
 
 double ParallelTimes::side_s(const Slowness& slowness, std::int64_t worker,
                              std::int64_t top) const {
   const std::int64_t batch = experiment_.batch_of(worker);
-  return (slowness.compute(worker) * step(worker, batch) +
+  const double compute = static_cast<double>(costs_.local_steps()) * step(worker, batch);
+  return (slowness.compute(worker) * compute +
           slowness.transfer(worker) * messages(worker, top, batch)) /
          kSecond;
 }
@@ -77,26 +77,23 @@ double ParallelTimes::top_s(const Slowness& slowness, std::int64_t top) const {
          static_cast<double>(costs_.top_time(experiment_.fleet->device(top), one)) / kSecond;
 }
 
-/// A round of n iterations: each worker's first forward pass with the bottom's way down, n - 1
-/// times the gradient's way, a step and the features' way, and at the end a backward pass with the
-/// bottom's way up; n times the top's steps.
+/// A round of n iterations: each worker's first job, n - 1 times one between two iterations, and
+/// its last one, if there is one; n times the host's work.
 ClusterPace ParallelTimes::pace(const Slowness& slowness, const ClusterPlan& cluster) const {
   const DeviceClass& host = experiment_.fleet->device(cluster.host);
-  const std::int64_t bottom = costs_.bottom_bytes(), whole = bottom + costs_.top_bytes();
+  const std::int64_t whole = costs_.model_bytes();
   std::vector<Arrival> first, between;
   double last = 0;
   for (const auto& [worker, batch, weight] : cluster.workers) {
-    const DeviceClass& device = experiment_.fleet->device(worker);
-    const std::int64_t features = costs_.feature_bytes(batch);
-    const double links = slowness.transfer(worker), speed = slowness.compute(worker);
-    const double up = links * link(worker, cluster.host, features + costs_.label_bytes(batch));
-    const double down = links * link(cluster.host, worker, features);
-    const double forward = speed * static_cast<double>(costs_.forward_time(device, batch));
-    const double backward = speed * static_cast<double>(costs_.backward_time(device, batch));
-    first.push_back(
-        {std::llround(links * link(cluster.host, worker, bottom) + forward + up), batch});
-    between.push_back({std::llround(down + backward + forward + up), batch});
-    last = std::max(last, down + backward + links * link(worker, cluster.host, bottom));
+    const auto time = [&](const WorkerJob& job) {
+      return slowness.transfer(worker) * (link(cluster.host, worker, job.bytes_down) +
+                                          link(worker, cluster.host, job.bytes_up)) +
+             slowness.compute(worker) * static_cast<double>(job.compute);
+    };
+    const WholeJobs jobs = costs_.whole_jobs(experiment_.fleet->device(worker), batch);
+    first.push_back({std::llround(time(jobs.first)), batch});
+    between.push_back({std::llround(time(jobs.between)), batch});
+    if (jobs.last) last = std::max(last, time(*jobs.last));
   }
   const auto stepped = [&](const std::vector<Arrival>& batches) {
     return static_cast<double>(costs_.top_done(host, batches, slowness.compute(cluster.host)));
@@ -111,10 +108,11 @@ ClusterPace ParallelTimes::pace(const Slowness& slowness, const ClusterPlan& clu
 void ParallelTimes::learn(Slowness& slowness, const ClusterPlan& cluster, const WorkerPlan& worker,
                           const Observation& seen) const {
   double compute = 0, transfer = 0;
+  for (std::int64_t batch = 0; batch < cluster.iterations * costs_.local_steps(); ++batch) {
+    compute += step(worker.client, costs_.batch_at(worker, batch));
+  }
   for (std::int64_t iteration = 0; iteration < cluster.iterations; ++iteration) {
-    const std::int64_t samples = costs_.batch_at(worker, iteration);
-    compute += step(worker.client, samples);
-    transfer += messages(worker.client, cluster.host, samples);
+    transfer += messages(worker.client, cluster.host, costs_.batch_at(worker, iteration));
   }
   slowness.observe(worker.client, factor(seen.compute, compute), factor(seen.transfer, transfer));
 }

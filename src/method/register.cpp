@@ -14,6 +14,7 @@
 #include "espalier/method/fedrolex.h"
 #include "espalier/method/fjord.h"
 #include "espalier/method/heterofl.h"
+#include "espalier/method/hier_favg.h"
 #include "espalier/method/masks.h"
 #include "espalier/method/mergesfl.h"
 #include "espalier/method/parallelsfl.h"
@@ -63,6 +64,7 @@ const split::Catalogue& split_catalogue() {
     split::register_splitfed(c);
     split::register_mergesfl(c);
     split::register_parallelsfl(c);
+    split::register_hier_favg(c);
     return c;
   }();
   return all;

@@ -72,7 +72,7 @@ class FixedControl final : public Control {
       cluster.weight += worker.weight;
       if (iterations_ > 0) continue;
       cluster.iterations =
-          std::max(cluster.iterations, costs_.batches(worker.client, worker.batch));
+          std::max(cluster.iterations, costs_.iterations(worker.client, worker.batch));
     }
     return cluster;
   }

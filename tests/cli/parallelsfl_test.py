@@ -291,7 +291,7 @@ class Inputs(ParallelTest):
 class Refused(ParallelTest):
     def test_what_does_not_work(self):
         for words, more in (
-                ("parallelsfl needs two clients", ("--clients.count=1", "--clients.fleet=fast")),
+                ("needs two clients", ("--clients.count=1", "--clients.fleet=fast")),
                 ("method.bottom_mbps", ("--method.bottom_mbps=50",)),
                 ("with the bottom needs", ("--device.slow.memory_mb=0.01",))):
             with self.subTest(words=words):

@@ -20,6 +20,7 @@ void archive_task(Archive& archive, BottomTask& task) {
 void archive_result(Archive& archive, BottomResult& result) {
   archive.value("shape", result.shape);
   archive.value("labels", result.labels);
+  archive.value("loss_sum", result.loss_sum);
   archive.value("peak_bytes", result.peak_bytes);
   archive.value("optimizer", result.optimizer);
 }
@@ -65,8 +66,7 @@ BottomResult BottomResult::decode(const Bytes& bytes) {
   return decoded<BottomResult>(bytes, archive_result);
 }
 
-void Bottom::begin(const BottomTask& task, const Bytes& weights) {
-  features_.reset();
+void WorkerPart::begin(const BottomTask& task, const Bytes& weights) {
   trainer_ = std::make_unique<Trainer>(experiment_, client_, task.nth_task, task.version);
   trainer_->set_batch(task.batch);
   trainer_->drop_last(parts_.drops_last);
@@ -76,6 +76,16 @@ void Bottom::begin(const BottomTask& task, const Bytes& weights) {
   trainer_->place(experiment_.model.layout, parts_.bottom, weights);
   trainer_->attach_optimizer();
   restore_optimizer(experiment_, *trainer_, task.optimizer);
+}
+
+Stepper::Output WorkerPart::weights(BottomResult result, bool is_last) {
+  const auto dense = experiment_.plans->buffer_layout(parts_.bottom, Packing::dense);
+  const Charge message(*account_, payload_bytes(*dense));
+  result.peak_bytes = account_->peak_bytes();
+  if (is_last) result.optimizer = optimizer_state(experiment_, *trainer_);
+  const auto values = pack_payload(*experiment_.plans, trainer_->parameters(), *dense);
+  if (is_last) trainer_.reset();
+  return {to_shared(result.encode()), values};
 }
 
 Stepper::Output Bottom::forward() {
@@ -99,17 +109,6 @@ void Bottom::step(const Bytes& gradient) {
   const at::Tensor features = std::exchange(features_, at::Tensor());
   features.backward(tensor_of(gradient, features.sizes()));
   trainer_->update();
-}
-
-Stepper::Output Bottom::finish() {
-  const auto dense = experiment_.plans->buffer_layout(parts_.bottom, Packing::dense);
-  const Charge message(*account_, payload_bytes(*dense));
-  BottomResult result;
-  result.peak_bytes = account_->peak_bytes();
-  result.optimizer = optimizer_state(experiment_, *trainer_);
-  const auto weights = pack_payload(*experiment_.plans, trainer_->parameters(), *dense);
-  trainer_.reset();
-  return {to_shared(result.encode()), weights};
 }
 
 void add_bottom_jobs(JobKinds& kinds, Residents& residents, const Experiment& experiment,

@@ -5,6 +5,8 @@
 #include <numeric>
 
 #include "espalier/base/error.h"
+#include "espalier/engine/resources.h"
+#include "espalier/train/penalty.h"
 #include "espalier/train/task_cost.h"
 
 namespace espalier::split {
@@ -16,14 +18,19 @@ std::int64_t total(std::span<const std::int64_t> sizes) {
   return std::accumulate(sizes.begin(), sizes.end(), std::int64_t{0});
 }
 
-void refuse_above(const DeviceClass& device, std::int64_t needed, const std::string& who) {
+void refuse_above(const DeviceClass& device, std::int64_t needed, const std::string& who,
+                  const char* remedy) {
   const std::int64_t cap = memory_bytes(device);
   if (cap == 0 || needed <= cap) return;
-  throw InputError(
-      formatted("{} needs {:.3f} MB, but device.{}.memory_mb = {}: give it more, choose another "
-                "split.cut, or "
-                "train with smaller batches",
-                who, static_cast<double>(needed) * 1e-6, device.name, device.memory_mb));
+  throw InputError(formatted("{} needs {:.3f} MB, but device.{}.memory_mb = {}: give it more, {}",
+                             who, static_cast<double>(needed) * 1e-6, device.name, device.memory_mb,
+                             remedy));
+}
+
+std::int64_t flops_of(std::span<const Steps> steps) {
+  std::int64_t flops = 0;
+  for (const Steps& s : steps) flops += s.count * s.cost.step_flops;
+  return flops;
 }
 
 }  // namespace
@@ -34,8 +41,12 @@ std::vector<std::int64_t> batch_sizes(const ClusterPlan& cluster) {
   return sizes;
 }
 
+std::int64_t merge_flops(std::int64_t bytes) {
+  return kFlopsPerMergedValue * bytes / static_cast<std::int64_t>(sizeof(float));
+}
+
 Costs::Costs(const Experiment& experiment, const Parts& parts)
-    : experiment_(experiment), parts_(parts) {}
+    : experiment_(experiment), parts_(parts), penalty_(penalty_cost(experiment, parts.bottom)) {}
 
 const TrainingCost& Costs::cost(Cache& cache, const Submodel& part, std::int64_t batch) const {
   const auto found = cache.find(batch);
@@ -43,14 +54,30 @@ const TrainingCost& Costs::cost(Cache& cache, const Submodel& part, std::int64_t
   return cache.emplace(batch, task_cost(experiment_, LocalObjective(), part, batch)).first->second;
 }
 
+// Messages --------------------------------------------------------------------------------------
+
+std::int64_t Costs::model_bytes() const {
+  return has_features() ? bottom_bytes() + top(1).message_bytes : bottom_bytes();
+}
+
 std::int64_t Costs::label_bytes(std::int64_t samples) const {
   return samples * experiment_.model.shape.targets() * kLabelBytes;
 }
 
-std::int64_t Costs::labels_in_memory(std::int64_t samples) const {
-  return samples * experiment_.model.shape.targets() *
-         static_cast<std::int64_t>(sizeof(std::int64_t));
+std::int64_t Costs::down_bytes(std::int64_t samples) const {
+  return has_features() ? feature_bytes(samples) : model_bytes();
 }
+
+std::int64_t Costs::up_bytes(std::int64_t samples) const {
+  return has_features() ? feature_bytes(samples) + label_bytes(samples) : model_bytes();
+}
+
+std::int64_t Costs::merged_bytes(const ClusterPlan& cluster) const {
+  if (!has_features() || cluster.host != kServer) return model_bytes();
+  return model_bytes() + (std::ssize(cluster.workers) - 1) * bottom_bytes();
+}
+
+// Workers ---------------------------------------------------------------------------------------
 
 std::int64_t Costs::batch_at(const WorkerPlan& worker, std::int64_t iteration) const {
   const std::int64_t samples = experiment_.samples_of(worker.client);
@@ -59,24 +86,95 @@ std::int64_t Costs::batch_at(const WorkerPlan& worker, std::int64_t iteration) c
   return std::min(worker.batch, samples - iteration % per_epoch * worker.batch);
 }
 
-std::int64_t Costs::batches(std::int64_t client, std::int64_t batch) const {
+std::int64_t Costs::iterations(std::int64_t client, std::int64_t batch) const {
   std::int64_t samples = experiment_.samples_of(client);
   if (parts_.drops_last && samples > batch) samples -= samples % batch;
-  return workload(experiment_.train, batch, samples).steps;
+  const std::int64_t batches = workload(experiment_.train, batch, samples).steps;
+  return (batches + parts_.local_steps - 1) / parts_.local_steps;
+}
+
+std::int64_t Costs::jobs(std::int64_t iterations) const {
+  return has_features() ? iterations + 1 : iterations;
+}
+
+WorkerJob Costs::job(const DeviceClass& device, const WorkerPlan& worker, std::int64_t iterations,
+                     std::int64_t number) const {
+  if (has_features()) {
+    return split_job(device, number == 0 ? 0 : batch_at(worker, number - 1),
+                     number == iterations ? 0 : batch_at(worker, number));
+  }
+  std::vector<std::int64_t> sizes;
+  for (std::int64_t step = 0; step < parts_.local_steps; ++step) {
+    sizes.push_back(batch_at(worker, number * parts_.local_steps + step));
+  }
+  return model_job(device, worker.batch, sizes);
+}
+
+WholeJobs Costs::whole_jobs(const DeviceClass& device, std::int64_t batch) const {
+  if (has_features()) {
+    return {split_job(device, 0, batch), split_job(device, batch, batch),
+            split_job(device, batch, 0)};
+  }
+  const std::vector<std::int64_t> sizes(static_cast<std::size_t>(parts_.local_steps), batch);
+  const WorkerJob each = model_job(device, batch, sizes);
+  return {each, each, {}};
+}
+
+/// The backward pass of a batch with `before` samples and the forward pass of one with `next`; 0:
+/// there is none, and the bottom's weights are the message instead.
+WorkerJob Costs::split_job(const DeviceClass& device, std::int64_t before,
+                           std::int64_t next) const {
+  WorkerJob job{.bytes_down = bottom_bytes(), .bytes_up = bottom_bytes(), .samples = next};
+  if (before > 0) {
+    job.bytes_down = down_bytes(before);
+    job.flops += bottom(before).step_flops - bottom(before).forward_flops;
+    job.compute += backward_time(device, before);
+  }
+  if (next > 0) {
+    job.bytes_up = up_bytes(next);
+    job.flops += bottom(next).forward_flops;
+    job.compute += forward_time(device, next);
+  }
+  return job;
+}
+
+WorkerJob Costs::model_job(const DeviceClass& device, std::int64_t batch,
+                           std::span<const std::int64_t> sizes) const {
+  WorkerJob job{.bytes_down = model_bytes(), .bytes_up = model_bytes(), .samples = total(sizes)};
+  for (const std::int64_t size : sizes) {
+    job.flops += flops_of(step_costs(batch, size));
+    job.compute += step_time(device, batch, size);
+  }
+  return job;
+}
+
+/// The passes of a batch, in parts if train.accumulate says so, and its penalties.
+std::vector<Steps> Costs::step_costs(std::int64_t batch, std::int64_t samples) const {
+  std::vector<Steps> steps;
+  for (const auto& [size, count] : passes_of(experiment_.train, batch, {{samples, 1}})) {
+    steps.push_back({bottom(size), count});
+  }
+  if (has_penalty(experiment_.train)) steps.push_back({penalty_, 1});
+  return steps;
+}
+
+Nanoseconds Costs::step_time(const DeviceClass& device, std::int64_t batch,
+                             std::int64_t samples) const {
+  return compute_time(device, step_costs(batch, samples));
 }
 
 Nanoseconds Costs::forward_time(const DeviceClass& device, std::int64_t batch) const {
   const TrainingCost& step = bottom(batch);
   const auto share = static_cast<double>(step.forward_flops) /
                      static_cast<double>(std::max<std::int64_t>(1, step.step_flops));
-  const Steps one[] = {{step, 1}};
-  return std::llround(share * static_cast<double>(compute_time(device, one)));
+  return std::llround(share * static_cast<double>(step_time(device, batch, batch)));
 }
 
 Nanoseconds Costs::backward_time(const DeviceClass& device, std::int64_t batch) const {
-  const Steps one[] = {{bottom(batch), 1}};
-  return compute_time(device, one) - forward_time(device, batch);
+  return step_time(device, batch, batch) - forward_time(device, batch);
 }
+
+// Hosts -----------------------------------------------------------------------------------------
 
 /// Mixtures cost as much as the batch, with a second pass of the optimiser, which is not made.
 std::vector<Steps> Costs::top_steps(std::span<const std::int64_t> sizes) const {
@@ -88,14 +186,18 @@ std::vector<Steps> Costs::top_steps(std::span<const std::int64_t> sizes) const {
 }
 
 std::int64_t Costs::top_flops(std::span<const std::int64_t> sizes) const {
-  std::int64_t flops = 0;
-  for (const Steps& steps : top_steps(sizes)) flops += steps.count * steps.cost.step_flops;
-  return flops;
+  if (!has_features()) return merge_flops(model_bytes()) * std::ssize(sizes);
+  return flops_of(top_steps(sizes));
 }
 
 Nanoseconds Costs::top_time(const DeviceClass& device, std::span<const std::int64_t> sizes,
                             double slowdown) const {
+  if (!has_features()) return compute_time(device, top_flops(sizes), slowdown);
   return compute_time(device, top_steps(sizes), slowdown);
+}
+
+std::int64_t Costs::closing_flops(std::int64_t workers) const {
+  return has_features() ? merge_flops(bottom_bytes()) * workers : 0;
 }
 
 Nanoseconds Costs::top_done(const DeviceClass& device, std::vector<Arrival> batches,
@@ -112,14 +214,23 @@ Nanoseconds Costs::top_done(const DeviceClass& device, std::vector<Arrival> batc
   return batches.back().time + top_time(device, sizes, slowdown);
 }
 
-/// Weights come and go alone; beside a batch there are its features or their gradient as a message.
+// Memory ----------------------------------------------------------------------------------------
+
+std::int64_t Costs::labels_in_memory(std::int64_t samples) const {
+  return samples * experiment_.model.shape.targets() *
+         static_cast<std::int64_t>(sizeof(std::int64_t));
+}
+
+/// Weights come and go alone; beside the batch of a bottom there are its features or their gradient
+/// as a message.
 std::int64_t Costs::bottom_memory(std::int64_t batch) const {
-  const TrainingCost& step = bottom(batch);
-  const std::int64_t messages = feature_bytes(batch) + labels_in_memory(batch);
+  const TrainingCost& step = bottom(part_size(experiment_.train, batch));
+  const std::int64_t messages = has_features() ? feature_bytes(batch) + labels_in_memory(batch) : 0;
   return step.model_bytes + std::max(step.message_bytes, step.activation_bytes + messages);
 }
 
 std::int64_t Costs::top_memory(std::span<const std::int64_t> sizes) const {
+  if (!has_features()) return (std::ssize(sizes) + 1) * model_bytes();  // and their mean
   const std::int64_t samples = total(sizes);
   const bool is_mixup = parts_.step == TopStep::mixup;
   const bool is_whole = is_mixup || parts_.step == TopStep::merged;
@@ -139,14 +250,20 @@ std::int64_t Costs::top_memory(std::span<const std::int64_t> sizes) const {
 }
 
 void Costs::refuse_little_memory(const RoundPlan& plan) const {
+  const char* remedy = has_features() ? "choose another split.cut, or train with smaller batches"
+                                      : "or choose a smaller model, batch or cluster";
   for (const ClusterPlan& cluster : plan.clusters) {
     for (const WorkerPlan& worker : cluster.workers) {
-      refuse_above(experiment_.fleet->device(worker.client), bottom_memory(worker.batch),
-                   formatted("client {} with the bottom", worker.client));
+      refuse_above(
+          experiment_.fleet->device(worker.client), bottom_memory(worker.batch),
+          formatted("client {} with the {}", worker.client, has_features() ? "bottom" : "model"),
+          remedy);
     }
     if (cluster.host == kServer) continue;
     refuse_above(experiment_.fleet->device(cluster.host), top_memory(batch_sizes(cluster)),
-                 formatted("client {} with the top", cluster.host));
+                 formatted("client {} with the {}", cluster.host,
+                           has_features() ? "top" : "models of its workers"),
+                 remedy);
   }
 }
 

@@ -9,6 +9,7 @@
 namespace espalier::split {
 namespace {
 
+constexpr const char* kExchanges[] = {"features", "models"};
 constexpr const char* kSteps[] = {"merged", "in_turn", "accumulated", "copies", "mixup"};
 
 /// The number of bottom blocks that the text means: a number, the name of the top's first block, or
@@ -70,11 +71,40 @@ void refuse_unsuited(const TrainSettings& train) {
   }
 }
 
+/// InputError if one of these options was given a value of its own, which nothing would read.
+void refuse_given(const Config& config, std::initializer_list<const char*> keys,
+                  const char* reason) {
+  const std::vector<std::string> unread = config.unread();
+  for (const char* key : keys) {
+    if (std::ranges::find(unread, key) == unread.end()) continue;
+    throw InputError(formatted("{} {}: leave it out, or give its default", key, reason));
+  }
+}
+
+Parts whole_models(const Config& config, const Experiment& experiment) {
+  refuse_given(config, {"split.cut", "split.top", "split.turns", "split.mixup_alpha"},
+               "has no meaning with split.exchange = models, where workers train the whole model");
+  const Submodel full = Submodel::full(*experiment.model.layout);
+  return {.exchange = Exchange::models,
+          .cut = static_cast<int>(experiment.model.blocks.size()),
+          .bottom = full,
+          .top = full,
+          .local_steps = config.integer("split.local_steps")};
+}
+
 }  // namespace
 
 void declare_part_options(OptionTable& table) {
+  table.add_choice("split.exchange", "features",
+                   "what workers send to their host in every iteration: the features of a batch, "
+                   "with the model cut in two; or models, which each trains as a whole and of "
+                   "which the host returns the mean",
+                   {std::begin(kExchanges), std::end(kExchanges)});
+  table.add({"split.local_steps", OptionType::integer, "1",
+             "split.exchange = models: batches of each worker in an iteration", "", 1, 1e6});
   table.add({"split.cut", OptionType::text, "middle",
-             "block boundary at which the model is cut: the number of bottom blocks, the name of "
+             "split.exchange = features: block boundary at which the model is cut: the number of "
+             "bottom blocks, the name of "
              "the top's first block, or middle"});
   table.add_choice(
       "split.top", "merged",
@@ -99,6 +129,10 @@ void declare_part_options(OptionTable& table) {
 }
 
 Parts make_parts(const Config& config, const Experiment& experiment) {
+  if (choice<Exchange>(config, "split.exchange", kExchanges) == Exchange::models) {
+    return whole_models(config, experiment);
+  }
+  refuse_given(config, {"split.local_steps"}, "is for split.exchange = models");
   const Model& model = experiment.model;
   const auto blocks = static_cast<int>(model.blocks.size());
   const Submodel full = Submodel::full(*model.layout);

@@ -55,10 +55,15 @@ void Split::print_check() const {
   log_note(formatted("data     {}, {} training and {} test samples", e.data.name,
                      e.data.train ? e.data.train->size() : 0,
                      e.data.test ? e.data.test->size() : 0));
-  log_note(formatted("bottom   {} of {} blocks, {} parameters, {} features a sample", parts.cut,
-                     blocks.size(), costs.bottom(1).parameters, costs.feature_bytes(1) / 4));
-  log_note(formatted("top      from block {}, {} parameters",
-                     blocks[static_cast<std::size_t>(parts.cut)], costs.top(1).parameters));
+  if (parts.exchange == Exchange::models) {
+    log_note(formatted("workers  the whole model ({}), batches in an iteration: {}",
+                       megabytes(costs.model_bytes()), parts.local_steps));
+  } else {
+    log_note(formatted("bottom   {} of {} blocks, {} parameters, {} features a sample", parts.cut,
+                       blocks.size(), costs.bottom(1).parameters, costs.feature_bytes(1) / 4));
+    log_note(formatted("top      from block {}, {} parameters",
+                       blocks[static_cast<std::size_t>(parts.cut)], costs.top(1).parameters));
+  }
   if (e.partition) print_plan();
 }
 
@@ -76,10 +81,12 @@ void Split::print_plan() const {
     for (const std::int64_t size : sizes) bottom = std::max(bottom, costs.bottom_memory(size));
     top = std::max(top, costs.top_memory(sizes));
   }
-  log_note(formatted("round    {} workers, {} tops, {} iterations", workers, plan.clusters.size(),
+  const bool splits = settings_.parts->exchange == Exchange::features;
+  log_note(formatted("round    {} workers, {} {}, {} iterations", workers, plan.clusters.size(),
+                     splits ? "tops" : "hosts",
                      fewest == most ? formatted("{}", most) : formatted("{} to {}", fewest, most)));
-  log_note(formatted("memory   {} at most for a bottom, {} for a top", megabytes(bottom),
-                     megabytes(top)));
+  log_note(formatted("memory   {} at most for a {}, {} for a {}", megabytes(bottom),
+                     splits ? "bottom" : "worker", megabytes(top), splits ? "top" : "host"));
 }
 
 void declare(const Catalogue& catalogue, OptionTable& table) {
@@ -117,8 +124,8 @@ Protocol protocol(const Catalogue& catalogue) {
   return {
       .name = "split",
       .help =
-          "workers train the bottom of a model, hosts its top; features and gradients go between "
-          "them in every iteration",
+          "workers train the bottom of a model, hosts its top; features and gradients, or whole "
+          "models and their mean, go between them in every iteration",
       .declare = [&catalogue](OptionTable& table) { declare(catalogue, table); },
       .tables = {&split_rounds_schema(), &clusters_schema(), &iterations_schema()},
       .list = [&catalogue] { return listings(catalogue); },
@@ -130,9 +137,8 @@ Protocol protocol(const Catalogue& catalogue) {
       .add_jobs =
           [](JobKinds& kinds, Residents& residents, const Config& config,
              const Experiment& experiment) {
-            const auto parts = std::make_shared<const Parts>(make_parts(config, experiment));
-            add_bottom_jobs(kinds, residents, experiment, parts);
-            add_top_jobs(kinds, residents, experiment, parts);
+            add_round_jobs(kinds, residents, experiment,
+                           std::make_shared<const Parts>(make_parts(config, experiment)));
           }};
 }
 

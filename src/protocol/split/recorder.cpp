@@ -15,7 +15,7 @@ void record_worker(RunFile& records, const Round& round, const Round::Worker& wo
       .set("client", worker.plan.client)
       .set("cluster", worker.cluster)
       .set("batch", worker.plan.batch)
-      .set("iterations", worker.iterations)
+      .set("iterations", cluster.iterations)
       .set("samples", worker.samples)
       .set("train_loss", worker.mean_loss())
       .set("weight", round.share(worker))

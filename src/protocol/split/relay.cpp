@@ -64,7 +64,7 @@ void Relay::begin() {
 void Relay::take(Answer& answer) {
   const auto [party, turn] = numbers_.turn(answer.number);
   if (!party.is_top) {
-    take_features(party.index, answer);
+    take_of_worker(party.index, answer);
     return;
   }
   Cluster& cluster = clusters_[party.index];
@@ -75,20 +75,29 @@ void Relay::take(Answer& answer) {
     return;
   }
   ++cluster.iteration;
-  return_gradients(party.index, *std::exchange(answer.payload, nullptr));
+  const SharedBytes message = std::exchange(answer.payload, nullptr);
+  if (cluster.iteration < costs_.jobs(cluster.plan->iterations)) {
+    pass_on(party.index, message);
+  } else {
+    finish_top(party.index);
+  }
 }
 
-void Relay::take_features(std::size_t index, Answer& answer) {
+/// The last weights of bottoms remain in the answers.
+void Relay::take_of_worker(std::size_t index, Answer& answer) {
   Worker& worker = workers_[index];
   Cluster& cluster = clusters_[worker.cluster];
-  if (cluster.iteration < cluster.plan->iterations) {
+  const bool has_ended = cluster.iteration == cluster.plan->iterations;
+  if (!has_ended) {
     worker.result = BottomResult::decode(*answer.head);
-    ESPALIER_CHECK(worker.result.shape.front() == costs_.batch_at(worker.plan, cluster.iteration),
-                   "client {} has a batch of {} samples", worker.plan.client,
-                   worker.result.shape.front());
-    worker.features = std::exchange(answer.payload, nullptr);
+    worker.payload = std::exchange(answer.payload, nullptr);
   }
-  if (--cluster.missing == 0) step_top(worker.cluster);
+  if (--cluster.missing > 0) return;
+  if (has_ended) {
+    finish_top(worker.cluster);
+  } else {
+    step_top(worker.cluster);
+  }
 }
 
 /// Jobs of all clusters alternate, so that all rounds end at about the same time on the ranks.
@@ -125,21 +134,29 @@ void Relay::begin_top(std::size_t index) {
   prepare_top(index, std::move(task), start_.top);
 }
 
-/// The host has the features of all workers, or at the end their weights.
+/// The host has the messages of all workers.
 void Relay::step_top(std::size_t index) {
-  Cluster& cluster = clusters_[index];
-  if (cluster.iteration == cluster.plan->iterations) {
-    prepare_top(index, {.kind = TopTask::Kind::finish}, to_shared({}));
-    return;
-  }
+  const Cluster& cluster = clusters_[index];
   TopTask task{.kind = TopTask::Kind::step};
-  Bytes features;
+  Bytes messages;
   for (const std::size_t i : cluster.workers) {
-    Worker& worker = workers_[i];
-    task.samples.push_back(worker.result.shape.front());
-    task.shape.assign(worker.result.shape.begin() + 1, worker.result.shape.end());
-    task.labels.insert(task.labels.end(), worker.result.labels.begin(), worker.result.labels.end());
-    append(features, *std::exchange(worker.features, nullptr));
+    append(messages, *std::exchange(workers_[i].payload, nullptr));
+    task.weights.push_back(workers_[i].plan.weight);
+  }
+  if (has_features()) add_batches(index, task);
+  prepare_top(index, std::move(task), to_shared(std::move(messages)));
+}
+
+/// What a top needs for its step beside the features.
+void Relay::add_batches(std::size_t index, TopTask& task) const {
+  const Cluster& cluster = clusters_[index];
+  for (const std::size_t i : cluster.workers) {
+    const auto& [plan, place, result, payload] = workers_[i];
+    ESPALIER_CHECK(result.shape.front() == costs_.batch_at(plan, cluster.iteration),
+                   "client {} has a batch of {} samples", plan.client, result.shape.front());
+    task.samples.push_back(result.shape.front());
+    task.shape.assign(result.shape.begin() + 1, result.shape.end());
+    task.labels.insert(task.labels.end(), result.labels.begin(), result.labels.end());
   }
   const auto random = [&](Purpose purpose) {
     return Stream(experiment_.seed, purpose, start_.version, static_cast<std::int64_t>(index),
@@ -153,12 +170,20 @@ void Relay::step_top(std::size_t index) {
   if (parts_.step == TopStep::mixup) {
     task.mixtures = mixtures_of(cluster.workers.size(), parts_.mixup_alpha, random(kMixtures));
   }
-  prepare_top(index, std::move(task), to_shared(std::move(features)));
 }
 
-void Relay::return_gradients(std::size_t index, const Bytes& gradients) {
-  auto rest = std::span(gradients);
+void Relay::finish_top(std::size_t index) {
+  prepare_top(index, {.kind = TopTask::Kind::finish}, to_shared({}));
+}
+
+/// The host's answer goes to its workers: to each its own gradient, or the mean to all.
+void Relay::pass_on(std::size_t index, const SharedBytes& answer) {
+  auto rest = std::span(*answer);
   for (const std::size_t i : clusters_[index].workers) {
+    if (!has_features()) {
+      prepare_bottom(i, answer);
+      continue;
+    }
     const auto size =
         static_cast<std::size_t>(costs_.feature_bytes(workers_[i].result.shape.front()));
     const auto own = rest.first(size);
@@ -173,7 +198,7 @@ void Relay::prepare_bottom(std::size_t index, SharedBytes payload) {
   const std::int64_t client = worker.plan.client;
   BottomTask task;
   task.begins = cluster.iteration == 0 ? 1 : 0;
-  task.goes_on = cluster.iteration < cluster.plan->iterations ? 1 : 0;
+  task.goes_on = cluster.iteration + 1 < costs_.jobs(cluster.plan->iterations) ? 1 : 0;
   if (task.begins != 0) {
     task.version = start_.version;
     task.nth_task = start_.nth_task[static_cast<std::size_t>(client)];

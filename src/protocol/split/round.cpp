@@ -5,15 +5,11 @@
 #include <set>
 
 #include "espalier/base/error.h"
+#include "espalier/protocol/split/models.h"
 #include "espalier/train/evaluate.h"
 
 namespace espalier::split {
 namespace {
-
-/// Operations of adding `bytes` of weights to a mean.
-std::int64_t merge_flops(std::int64_t bytes) {
-  return kFlopsPerMergedValue * bytes / static_cast<std::int64_t>(sizeof(float));
-}
 
 /// The plan, in which every client has one part and every cluster has work.
 RoundPlan checked(RoundPlan plan) {
@@ -42,6 +38,7 @@ RoundPlan checked(RoundPlan plan) {
 Round::Round(const Experiment& experiment, const Parts& parts, const Costs& costs, Clock& clock,
              Links links, RoundPlan plan, RoundStart start)
     : experiment_(experiment),
+      parts_(parts),
       costs_(costs),
       clock_(clock),
       links_(std::move(links)),
@@ -86,12 +83,7 @@ Flight Round::top_flight(std::size_t index, std::int64_t turn) const {
           .endpoint = static_cast<Endpoint>(index)};
 }
 
-/// Samples of the worker's batch that is under way.
-std::int64_t Round::samples(const Worker& worker) const {
-  return costs_.batch_at(worker.plan, worker.iterations - 1);
-}
-
-/// The top's weights go to its host. A client that is the host gets the bottom's too, for its
+/// The top's weights go to its host. A client that is the host gets the whole model, also for its
 /// workers.
 void Round::begin_top(std::size_t index) {
   Cluster& cluster = clusters_[index];
@@ -99,7 +91,7 @@ void Round::begin_top(std::size_t index) {
   Flight flight = top_flight(index, 0);
   flight.sent = start_.now;
   if (host != kServer) {
-    const std::int64_t bytes = costs_.bottom_bytes() + costs_.top_bytes();
+    const std::int64_t bytes = costs_.model_bytes();
     flight.sent = links_.send(kServer, start_.now, bytes);
     flight.download = links_.down_time(kServer, host, start_.version, bytes);
     cluster.server_bytes_down += bytes;
@@ -107,11 +99,11 @@ void Round::begin_top(std::size_t index) {
   clock_.send(flight);
 }
 
-/// The host has the features of all workers.
+/// The host has the messages of all workers.
 void Round::step_top(std::size_t index) {
   const Cluster& cluster = clusters_[index];
   std::vector<std::int64_t> sizes;
-  for (const std::size_t i : cluster.workers) sizes.push_back(samples(workers_[i]));
+  for (const std::size_t i : cluster.workers) sizes.push_back(workers_[i].asked);
   Flight flight = top_flight(index, cluster.iterations + 1);
   flight.sent = cluster.ready;
   flight.flops = costs_.top_flops(sizes);
@@ -121,22 +113,22 @@ void Round::step_top(std::size_t index) {
   } else {
     std::vector<Arrival> batches;
     for (const std::size_t i : cluster.workers) {
-      batches.push_back({workers_[i].received, samples(workers_[i])});
+      batches.push_back({workers_[i].received, workers_[i].asked});
     }
     flight.compute = costs_.top_done(device(cluster.plan.host), batches) - cluster.ready;
   }
   clock_.send(flight);
 }
 
-/// The host has the bottoms of all workers. A client that is the host takes their mean, and sends
-/// the whole model to the server.
-void Round::finish_top(std::size_t index) {
+/// The host has what its workers return at the end. A client that is the host takes the mean of
+/// bottoms, and sends the whole model to the server.
+void Round::finish_top(std::size_t index, Nanoseconds time) {
   Cluster& cluster = clusters_[index];
   Flight flight = top_flight(index, cluster.iterations + 1);
-  flight.sent = cluster.ready;
+  flight.sent = time;
   if (const Endpoint host = cluster.plan.host; host != kServer) {
-    const std::int64_t bytes = costs_.bottom_bytes() + costs_.top_bytes();
-    flight.flops = merge_flops(costs_.bottom_bytes()) * std::ssize(cluster.workers);
+    const std::int64_t bytes = costs_.model_bytes();
+    flight.flops = costs_.closing_flops(std::ssize(cluster.workers));
     flight.compute = compute_time(device(host), flight.flops);
     flight.upload = links_.up_time(kServer, host, start_.version, bytes);
     cluster.server_bytes_up += bytes;
@@ -144,33 +136,23 @@ void Round::finish_top(std::size_t index) {
   clock_.send(flight);
 }
 
-/// The host hands a message to the link at `time`: the first weights, or a gradient.
+/// The host hands a message to the link at `time`: weights, or a gradient.
 void Round::send_bottom(std::size_t index, Nanoseconds time) {
   Worker& worker = workers_[index];
   Cluster& cluster = clusters_[static_cast<std::size_t>(worker.cluster)];
   const Endpoint host = cluster.plan.host;
   const std::int64_t client = worker.plan.client;
-  Flight flight{.number = relay_.numbers().number({{false, index}, worker.iterations}),
+  const WorkerJob job =
+      costs_.job(device(client), worker.plan, cluster.plan.iterations, worker.jobs);
+  if (worker.jobs == 0) worker.begun = time;
+  Flight flight{.number = relay_.numbers().number({{false, index}, worker.jobs++}),
                 .endpoint = client};
-  if (worker.iterations == 0) {
-    worker.begun = time;
-    flight.bytes_down = costs_.bottom_bytes();
-  } else {
-    const std::int64_t batch = samples(worker);
-    flight.flops += costs_.backward_flops(batch);
-    flight.compute += costs_.backward_time(device(client), batch);
-    flight.bytes_down = costs_.feature_bytes(batch);
-  }
-  if (worker.iterations < cluster.plan.iterations) {
-    ++worker.iterations;
-    const std::int64_t batch = samples(worker);
-    worker.samples += batch;
-    flight.flops += costs_.forward_flops(batch);
-    flight.compute += costs_.forward_time(device(client), batch);
-    flight.bytes_up = costs_.feature_bytes(batch) + costs_.label_bytes(batch);
-  } else {
-    flight.bytes_up = costs_.bottom_bytes();
-  }
+  flight.bytes_down = job.bytes_down;
+  flight.bytes_up = job.bytes_up;
+  flight.flops = job.flops;
+  flight.compute = job.compute;
+  worker.asked = job.samples;
+  worker.samples += job.samples;
   worker.handed = time;
   worker.bytes_down += flight.bytes_down;
   worker.bytes_up += flight.bytes_up;
@@ -200,18 +182,16 @@ void Round::worker_done(std::size_t index, const Clock::Event& event) {
   worker.transfer += down + up;
   const bool is_first = cluster.iterations == 0;
   const bool is_last = cluster.iterations == cluster.plan.iterations;
-  worker.model_transfer += (is_first ? down : 0) + (is_last ? up : 0);
-  if (is_last) {
-    worker.result = BottomResult::decode(*event.answer->head);
-    worker.weights = event.answer->payload;
-  }
+  if (has_features()) worker.model_transfer += (is_first ? down : 0) + (is_last ? up : 0);
+  if (is_last || !has_features()) worker.result = BottomResult::decode(*event.answer->head);
+  if (is_last) worker.weights = event.answer->payload;
   cluster.ready = std::max(cluster.ready, worker.received);
   if (--cluster.missing > 0) return;
   for (const std::size_t i : cluster.workers) {
     workers_[i].waiting += cluster.ready - workers_[i].received;
   }
   if (is_last) {
-    finish_top(place);
+    finish_top(place, cluster.ready);
   } else {
     step_top(place);
   }
@@ -228,32 +208,38 @@ void Round::top_done(const Turn& turn, const Clock::Event& event) {
     return;
   }
   if (turn.turn > 0) end_iteration(cluster, time, TopResult::decode(*event.answer->head));
-  for (const std::size_t i : cluster.workers) send_bottom(i, time);
+  if (cluster.iterations == costs_.jobs(cluster.plan.iterations)) {  // all jobs of workers are done
+    finish_top(turn.party.index, time);
+    return;
+  }
+  for (const std::size_t i : cluster.workers) {
+    if (turn.turn > 0) workers_[i].top += time - cluster.ready;
+    send_bottom(i, time);
+  }
 }
 
+/// The host has done its work for an iteration.
 void Round::end_iteration(Cluster& cluster, Nanoseconds time, const TopResult& result) {
-  const Nanoseconds step = time - cluster.ready;
-  cluster.top += step;
+  cluster.top += time - cluster.ready;
   Iteration iteration{.cluster = &cluster - clusters_.data(),
                       .iteration = ++cluster.iterations,
                       .received = cluster.ready,
                       .stepped = time};
   for (std::size_t k = 0; k < cluster.workers.size(); ++k) {
     Worker& worker = workers_[cluster.workers[k]];
-    worker.top += step;
-    worker.loss_sum += result.loss_sums[k];
-    iteration.samples += samples(worker);
-    iteration.loss_sum += result.loss_sums[k];
+    const double loss_sum = has_features() ? result.loss_sums[k] : worker.result.loss_sum;
+    worker.loss_sum += loss_sum;
+    iteration.samples += worker.asked;
+    iteration.loss_sum += loss_sum;
   }
   iterations_.push_back(iteration);
 }
 
 /// The server has the cluster's model, or its bottoms and top, and adds them to the mean.
 void Round::end(Cluster& cluster, Nanoseconds time) {
-  const bool is_here = cluster.plan.host == kServer;
-  const std::int64_t bottoms = is_here ? std::ssize(cluster.workers) : 1;
-  const std::int64_t bytes = bottoms * costs_.bottom_bytes() + costs_.top_bytes();
-  const Nanoseconds there = is_here ? time : links_.receive(kServer, time, bytes);
+  const std::int64_t bytes = costs_.merged_bytes(cluster.plan);
+  const Nanoseconds there =
+      cluster.plan.host == kServer ? time : links_.receive(kServer, time, bytes);
   cluster.ended = links_.process(there, merge_flops(bytes));
   --open_;
 }
@@ -287,6 +273,16 @@ std::vector<Observation> Round::observations() const {
   return seen;
 }
 
+void add_round_jobs(JobKinds& kinds, Residents& residents, const Experiment& experiment,
+                    std::shared_ptr<const Parts> parts) {
+  if (parts->exchange == Exchange::models) {
+    add_model_jobs(kinds, residents, experiment, parts);
+    return;
+  }
+  add_bottom_jobs(kinds, residents, experiment, parts);
+  add_top_jobs(kinds, residents, experiment, parts);
+}
+
 void merge(const Experiment& experiment, const Parts& parts, const Round& round,
            Parameters& model) {
   PlanCache& plans = *experiment.plans;
@@ -304,11 +300,13 @@ void merge(const Experiment& experiment, const Parts& parts, const Round& round,
         {plans.plan(*dense, model.buffer_layout(), nullptr, kTrained), &values, weight});
   };
   for (const Round::Cluster& cluster : round.clusters()) {
-    double all = 0;
-    for (const std::size_t i : cluster.workers) all += round.workers()[i].plan.weight;
-    for (const std::size_t i : cluster.workers) {
-      const Round::Worker& worker = round.workers()[i];
-      add(parts.bottom, *worker.weights, cluster.plan.weight * (worker.plan.weight / all));
+    if (parts.exchange == Exchange::features) {
+      double all = 0;
+      for (const std::size_t i : cluster.workers) all += round.workers()[i].plan.weight;
+      for (const std::size_t i : cluster.workers) {
+        const Round::Worker& worker = round.workers()[i];
+        add(parts.bottom, *worker.weights, cluster.plan.weight * (worker.plan.weight / all));
+      }
     }
     add(parts.top, *cluster.weights, cluster.plan.weight);
   }

@@ -21,6 +21,7 @@ void archive_task(Archive& archive, TopTask& task) {
   archive.value("memory_bytes", task.memory_bytes);
   archive.value("optimizer", task.optimizer);
   archive.value("samples", task.samples);
+  archive.value("weights", task.weights);
   archive.value("order", task.order);
   archive_list(archive, "mixtures", task.mixtures, [](Archive& a, Mixture& mixture) {
     a.value("partner", mixture.partner);
@@ -36,23 +37,23 @@ void archive_result(Archive& archive, TopResult& result) {
   archive.value("optimizer", result.optimizer);
 }
 
-class TopStepper final : public Stepper {
+class HostStepper final : public Stepper {
  public:
-  TopStepper(Top& top, Job job)
-      : top_(top), job_(std::move(job)), task_(TopTask::decode(*job_.head)) {}
+  HostStepper(Host& host, Job job)
+      : host_(host), job_(std::move(job)), task_(TopTask::decode(*job_.head)) {}
 
   bool step() override {
     if (done_ == 1) return false;
     switch (task_.kind) {
       case TopTask::Kind::begin:
-        top_.begin(task_, *job_.payload);
+        host_.begin(task_, *job_.payload);
         output_ = {to_shared(TopResult().encode()), to_shared({})};
         break;
       case TopTask::Kind::step:
-        output_ = top_.step(task_, *job_.payload);
+        output_ = host_.step(task_, *job_.payload);
         break;
       case TopTask::Kind::finish:
-        output_ = top_.finish();
+        output_ = host_.finish();
         break;
     }
     done_ = 1;
@@ -64,7 +65,7 @@ class TopStepper final : public Stepper {
   std::int64_t steps_done() const override { return done_; }
 
  private:
-  Top& top_;
+  Host& host_;
   Job job_;
   TopTask task_;
   Output output_;
@@ -286,9 +287,13 @@ void add_top_jobs(JobKinds& kinds, Residents& residents, const Experiment& exper
                   std::shared_ptr<const Parts> parts) {
   residents.add(
       kTop, [&experiment, parts](Endpoint) { return std::make_unique<Top>(experiment, *parts); });
+  add_host_jobs(kinds, residents);
+}
+
+void add_host_jobs(JobKinds& kinds, Residents& residents) {
   kinds.add(kTopJob, [&residents](Job job) {
-    Top& top = residents.at<Top>(kTop, job.endpoint);
-    return std::make_unique<TopStepper>(top, std::move(job));
+    Host& host = residents.at<Host>(kTop, job.endpoint);
+    return std::make_unique<HostStepper>(host, std::move(job));
   });
 }
 

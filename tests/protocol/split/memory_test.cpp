@@ -1,13 +1,12 @@
-// The memory of bottoms and tops against the bounds by which a run is refused.
+// The memory of workers and hosts against the bounds by which a run is refused.
 
 #include "espalier/device/memory.h"
 
 #include <ATen/Parallel.h>
 #include <gtest/gtest.h>
 
-#include "espalier/protocol/split/bottom.h"
+#include "espalier/protocol/split/models.h"
 #include "espalier/protocol/split/tensors.h"
-#include "espalier/protocol/split/top.h"
 #include "scene.h"
 
 namespace espalier::split {
@@ -49,18 +48,20 @@ Peaks peaks_of(const Scene& s, std::int64_t batch) {
   return peaks;
 }
 
-TEST(Memory, IsBoundedAtEveryCutOfEveryFamily) {
-  install_counting_allocator();
-  at::set_num_threads(1);
+std::vector<std::string> families() {
   const std::string images = "[data]\nsynthetic_shape = 3, 32, 32\n";
   const std::string texts = "[data]\nsynthetic_vocabulary = 200\nlength = 32\n";
   const std::string slim = "depth = 3\nembed = 48\nheads = 4\n";
-  for (const std::string& family :
-       {"[data]\nsynthetic_shape = 1, 28, 28\n[model]\nname = mlp\nhidden = 200, 100\n" +
-            std::string(),
-        images + "[model]\nname = cnn\nnorm = batch\n",
-        texts + "synthetic_labels = next_token\n[model]\nname = gpt\ntied = false\n" + slim,
-        texts + "[model]\nname = encoder\n" + slim}) {
+  return {"[data]\nsynthetic_shape = 1, 28, 28\n[model]\nname = mlp\nhidden = 200, 100\n",
+          images + "[model]\nname = cnn\nnorm = batch\n",
+          texts + "synthetic_labels = next_token\n[model]\nname = gpt\ntied = false\n" + slim,
+          texts + "[model]\nname = encoder\n" + slim};
+}
+
+TEST(Memory, IsBoundedAtEveryCutOfEveryFamily) {
+  install_counting_allocator();
+  at::set_num_threads(1);
+  for (const std::string& family : families()) {
     for (const std::string step : {"merged", "in_turn", "accumulated", "copies", "mixup"}) {
       const auto blocks = static_cast<int>(scene_of(family).experiment.model.blocks.size());
       for (int cut = 1; cut < blocks; ++cut) {
@@ -75,6 +76,51 @@ TEST(Memory, IsBoundedAtEveryCutOfEveryFamily) {
         EXPECT_LE(bottom, 1.25 * static_cast<double>(peaks.bottom)) << family << cut;
         EXPECT_LE(top, 1.25 * static_cast<double>(peaks.top)) << family << step << cut;
       }
+    }
+  }
+}
+
+/// Two iterations of two batches each, and the mean of three models.
+Peaks peaks_of_models(const Scene& s, std::int64_t batch) {
+  ModelWorker worker(s.experiment, *s.parts, 0);
+  ModelHost host;
+  BottomTask begin;
+  begin.batch = batch;
+  const SharedBytes first = s.weights(s.parts->bottom);
+  worker.begin(begin, *first);
+  host.begin(TopTask(), *first);
+  Peaks peaks;
+  for (int iteration = 0; iteration < 2; ++iteration) {
+    worker.train();
+    worker.train();
+    const Stepper::Output sent = worker.answer(iteration == 1);
+    peaks.bottom = BottomResult::decode(*sent.head).peak_bytes;
+    Bytes models;
+    for (int other = 0; other < 3; ++other) {
+      models.insert(models.end(), sent.payload->begin(), sent.payload->end());
+    }
+    const Stepper::Output mean =
+        host.step({.kind = TopTask::Kind::step, .weights = {1, 2, 3}}, models);
+    if (iteration == 0) worker.replace(*mean.payload);
+  }
+  peaks.top = TopResult::decode(*host.finish().head).peak_bytes;
+  return peaks;
+}
+
+TEST(Memory, IsBoundedForWholeModelsOfEveryFamily) {
+  install_counting_allocator();
+  at::set_num_threads(1);
+  for (const std::string& family : families()) {
+    for (const std::string parts : {"1", "3"}) {
+      const Scene s = scene_of(family + "[train]\nmomentum = 0.9\naccumulate = " + parts +
+                               "\n[split]\nexchange = models\ncut = middle\n");
+      const Peaks peaks = peaks_of_models(s, 8);
+      const std::int64_t sizes[] = {8, 8, 8};
+      const auto worker = static_cast<double>(s.costs.bottom_memory(8));
+      EXPECT_LE(peaks.bottom, worker) << family << parts;
+      EXPECT_LE(worker, 1.25 * static_cast<double>(peaks.bottom)) << family << parts;
+      EXPECT_EQ(s.costs.top_memory(sizes), peaks.top) << family;
+      EXPECT_EQ(peaks.top, 4 * std::ssize(*s.weights(s.parts->top))) << family;
     }
   }
 }

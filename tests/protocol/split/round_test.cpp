@@ -44,8 +44,7 @@ class Stage {
 
  private:
   JobKinds& add_jobs() {
-    add_bottom_jobs(kinds_, residents_, scene_.experiment, scene_.parts);
-    add_top_jobs(kinds_, residents_, scene_.experiment, scene_.parts);
+    add_round_jobs(kinds_, residents_, scene_.experiment, scene_.parts);
     return kinds_;
   }
 
@@ -150,6 +149,52 @@ TEST(Round, TakesTheTimeOfItsParts) {
   EXPECT_EQ(only.device_bytes, 2 * bottom + 2 * (2 * features + labels));
   const std::vector<Observation> seen = round->observations();
   EXPECT_EQ(seen[0].transfer, down + up - link(2, 5, bottom) - link(1, 5, bottom));
+}
+
+TEST(Round, TakesTheTimeOfItsPartsWithModels) {
+  // Client 4 has 20 samples: batches of 8, 8 and 4. Two iterations of two batches each.
+  const Scene s = scene_of("[split]\nexchange = models\ncut = middle\nlocal_steps = 2\n");
+  ASSERT_EQ(s.experiment.samples_of(4), 20);
+  Stage stage(s);
+  const auto round = stage.run({{cluster(0, 2, {{4, 8, 1}}, 1)}});
+  const Round::Worker& worker = round->workers()[0];
+  const Round::Cluster& only = round->clusters()[0];
+  const std::int64_t values = 36 * 12 + 12 + 12 * 10 + 10 + 10 * 10 + 10, model = 4 * values;
+  const auto link = [](double mbps, double latency_ms, std::int64_t bytes) {
+    return std::llround(latency_ms * 1e6 + static_cast<double>(bytes) * 8e3 / mbps);
+  };
+  const Nanoseconds ways = 2 * (link(2, 5, model) + link(1, 5, model));
+  const Nanoseconds whole = link(4, 3, model) + link(2, 3, model);
+  const Nanoseconds compute =
+      (3 * s.costs.bottom(8).step_flops + s.costs.bottom(4).step_flops) * 1000;
+  const Nanoseconds mean = 2 * values * 500;
+  EXPECT_EQ(worker.samples, 28);
+  EXPECT_EQ(worker.transfer, ways);
+  EXPECT_EQ(worker.compute, compute);
+  EXPECT_EQ(worker.top, mean);  // of the first iteration
+  EXPECT_EQ(only.top, 2 * mean);
+  EXPECT_EQ(only.ended, 1'000'000'000 + whole + ways + compute + 2 * mean);
+  EXPECT_EQ(only.server_bytes_up, model);
+  EXPECT_EQ(only.server_bytes_down, model);
+  EXPECT_EQ(only.device_bytes, 4 * model);
+  EXPECT_EQ(round->observations()[0].transfer, ways);
+}
+
+TEST(Round, HasMeansOfModelsByTheWeightsOfThePlan) {
+  const Scene s = scene_of("[split]\nexchange = models\ncut = middle\nlocal_steps = 3\n");
+  Stage stage(s);
+  const auto alone = [&](WorkerPlan worker) {
+    return merged(s, *stage.run({{cluster(kServer, 1, {worker}, 1)}}));
+  };
+  const Bytes first = alone({1, 4, 1}), second = alone({4, 3, 1}), third = alone({3, 4, 1});
+  const Bytes model = merged(s, *stage.run({{cluster(0, 1, {{1, 4, 1}, {4, 3, 2}}, 6),
+                                             cluster(kServer, 1, {{3, 4, 1}}, 5)}}));
+  EXPECT_NE(first, second);
+  for (std::size_t i = 0; i < floats_of(model).size(); ++i) {
+    const double mean = 6.0 / 11 * (floats_of(first)[i] / 3 + 2 * floats_of(second)[i] / 3) +
+                        5.0 / 11 * floats_of(third)[i];
+    EXPECT_NEAR(floats_of(model)[i], mean, 1e-7) << i;
+  }
 }
 
 TEST(Round, QueuesTopsOnTheServersProcessor) {

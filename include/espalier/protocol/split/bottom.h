@@ -1,9 +1,9 @@
 #pragma once
-// A worker on its rank: the bottom that it trains during a round, and the batch whose features are
-// under way. Its jobs: the first brings the weights and makes the first forward pass; each further
-// one brings the gradient of the last features, steps, and makes the next forward pass; the last
-// one returns the weights. Nothing remains after the round, so a repeated round begins with new
-// weights.
+// A worker on its rank, which trains its part of the model during a round. If that is a bottom, the
+// first job brings the weights and makes the first forward pass; each further one brings the
+// gradient of the last features, steps, and makes the next forward pass; the last one returns the
+// weights. (models.h: if it is the whole model.) Nothing remains after the round, so a repeated
+// round begins with new weights.
 
 #include <cstdint>
 #include <memory>
@@ -21,8 +21,8 @@ inline constexpr JobKind kBottomJob = job_kind("split.bottom");
 inline constexpr ResidentKind kBottom = job_kind("split.worker");
 
 struct BottomTask {
-  std::int64_t begins = 0;   ///< 1: the payload is the bottom's weights; 0: a gradient
-  std::int64_t goes_on = 0;  ///< 1: a forward pass follows; 0: the weights are returned
+  std::int64_t begins = 0;   ///< 1: the first of the round, whose payload is the weights
+  std::int64_t goes_on = 0;  ///< 0: the last of the round, whose answer is the weights
   // Of the round, with begins:
   std::int64_t version = 0, nth_task = 0, batch = 0;
   Bytes optimizer{};  ///< state of the optimiser, if it is kept
@@ -35,31 +35,47 @@ struct BottomTask {
 struct BottomResult {
   std::vector<std::int64_t> shape;   ///< of the features
   std::vector<std::int64_t> labels;  ///< of the batch, flat
+  double loss_sum = 0;               ///< of the samples of the iteration, if the worker knows it
   std::int64_t peak_bytes = 0;       ///< of the round so far
-  Bytes optimizer{};                 ///< with the weights, if it is kept
+  Bytes optimizer{};                 ///< with the last weights, if it is kept
 
   Bytes encode() const;
   static BottomResult decode(const Bytes& bytes);
 };
 
-class Bottom final : public Resident {
+/// What all workers have: weights and optimiser for the time of a round.
+class WorkerPart : public Resident {
  public:
   /// `experiment` and `parts` must outlive it.
-  Bottom(const Experiment& experiment, const Parts& parts, std::int64_t client)
+  WorkerPart(const Experiment& experiment, const Parts& parts, std::int64_t client)
       : experiment_(experiment), parts_(parts), client_(client) {}
   void begin(const BottomTask& task, const Bytes& weights);
-  void step(const Bytes& gradient);
-  Stepper::Output forward();
-  Stepper::Output finish();
   /// Rounds are repeated from their beginning.
   void archive(Archive&) override {}
 
- private:
+ protected:
+  /// The weights with this result; the last ones of a round with the optimiser, which ends it.
+  Stepper::Output weights(BottomResult result, bool is_last);
+
   const Experiment& experiment_;
   const Parts& parts_;
   std::int64_t client_;
   std::shared_ptr<MemoryAccount> account_;
   std::unique_ptr<Trainer> trainer_;
+};
+
+class Bottom final : public WorkerPart {
+ public:
+  using WorkerPart::WorkerPart;
+  void begin(const BottomTask& task, const Bytes& weights) {
+    features_.reset();
+    WorkerPart::begin(task, weights);
+  }
+  void step(const Bytes& gradient);
+  Stepper::Output forward();
+  Stepper::Output finish() { return weights({}, true); }
+
+ private:
   at::Tensor features_;
 };
 

@@ -22,12 +22,12 @@ class Costs;
 struct WorkerPlan {
   std::int64_t client = 0;
   std::int64_t batch = 0;  ///< samples of a batch
-  double weight = 1;       ///< in the mean of its cluster's bottoms, relative to the others
+  double weight = 1;       ///< in the mean of its cluster, relative to the others
 };
 
-/// Workers that share a top and go on in step.
+/// Workers that share a host and go on in step.
 struct ClusterPlan {
-  Endpoint host = kServer;  ///< of the top: the server, or a client that does not train itself
+  Endpoint host = kServer;  ///< the server, or a client that does not train itself
   std::int64_t iterations = 0;
   std::vector<WorkerPlan> workers{};  ///< by ascending client
   double weight = 1;                  ///< of its model in the mean, relative to the other clusters
@@ -40,7 +40,7 @@ struct RoundPlan {
 /// What the control module learns of a worker's round.
 struct Observation {
   std::int64_t client = 0, cluster = 0, samples = 0;
-  /// Times of the iterations alone: without the transfers of models.
+  /// Times of the iterations alone: without the transfers of bottoms before and after them.
   Nanoseconds compute = 0, transfer = 0;
   double train_loss = 0;  ///< mean over the samples
 };

@@ -1,7 +1,8 @@
 #pragma once
 // The protocol `split`, for the engine: workers hold the bottom of a model and their data, hosts
-// hold tops; features go up and gradients come down in every iteration. A method is a control
-// module, which plans each round, and a set of option defaults.
+// hold tops; features go up and gradients come down in every iteration. Or workers train the whole
+// model, and hosts take means. A method is a control module, which plans each round, and a set of
+// option defaults.
 
 #include <string>
 #include <utility>

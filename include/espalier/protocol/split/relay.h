@@ -1,6 +1,7 @@
 #pragma once
-// The messages of a round: features of a cluster's workers go to its host, gradients back. A
-// message is made as soon as its contents are there. With a computed clock this is before the
+// The messages of a round: what a cluster's workers send goes to its host (features, or models),
+// the host's answer back (gradients, or their mean). A message is made as soon as its contents are
+// there. With a computed clock this is before the
 // emulated time at which it leaves (Clock::prepare), so clusters do not wait for each other on the
 // ranks. The round itself decides the times. Who computes what does not depend on them.
 
@@ -26,7 +27,7 @@ struct KeptStates {
 struct RoundStart {
   std::int64_t version = 0;
   Nanoseconds now = 0;
-  SharedBytes bottom{}, top{};           ///< weights, dense
+  SharedBytes bottom{}, top{};           ///< weights of the parts, dense
   std::vector<std::int64_t> nth_task{};  ///< by client: rounds in which it took part
   KeptStates states{};
 };
@@ -40,8 +41,8 @@ struct Party {
 };
 
 /// The turns of a party are the numbers of its jobs. A host has `begin` in turn 0, a step in each
-/// of the turns 1 to n, and `finish` in turn n + 1; n: iterations of the cluster. A worker has its
-/// first batch in turn 0, and returns its weights in turn n.
+/// of the turns 1 to n, and `finish` in turn n + 1; n: iterations of the cluster. A worker has as
+/// many as Costs::jobs() says, from 0.
 struct Turn {
   Party party{};
   std::int64_t turn = 0;
@@ -75,7 +76,7 @@ class Relay {
         const std::vector<ClusterPlan>& clusters, const RoundStart& start);
   /// Prepares the first jobs.
   void begin();
-  /// Takes features and gradients out of the answer, and prepares the jobs that need them.
+  /// Takes what others need out of the answer, and prepares the jobs that need it.
   void take(Answer& answer);
 
   const JobNumbers& numbers() const { return numbers_; }
@@ -84,22 +85,25 @@ class Relay {
   struct Worker {
     WorkerPlan plan;
     std::size_t cluster = 0;
-    BottomResult result{};  // of the last batch
-    SharedBytes features{};
+    BottomResult result{};  // of the last answer
+    SharedBytes payload{};  // of the last answer: features or weights
   };
   struct Cluster {
     const ClusterPlan* plan = nullptr;
     std::vector<std::size_t> workers{};
     std::int64_t iteration = 0;  // that the workers are in, from 0
-    std::int64_t missing = 0;    // workers that have not answered in this iteration
+    std::int64_t missing = 0;    // workers that have not answered
   };
   void prepare(const Turn& turn, JobKind kind, Endpoint endpoint, Bytes head, SharedBytes payload);
   void prepare_top(std::size_t index, TopTask task, SharedBytes payload);
   void prepare_bottom(std::size_t index, SharedBytes payload);
   void begin_top(std::size_t index);
   void step_top(std::size_t index);
-  void return_gradients(std::size_t index, const Bytes& gradients);
-  void take_features(std::size_t index, Answer& answer);
+  void add_batches(std::size_t index, TopTask& task) const;
+  void finish_top(std::size_t index);
+  void pass_on(std::size_t index, const SharedBytes& answer);
+  void take_of_worker(std::size_t index, Answer& answer);
+  bool has_features() const { return parts_.exchange == Exchange::features; }
 
   const Experiment& experiment_;
   const Parts& parts_;

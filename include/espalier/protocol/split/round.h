@@ -19,14 +19,15 @@ class Round {
   struct Worker {
     WorkerPlan plan;
     std::int64_t cluster = 0;
-    std::int64_t iterations = 0;  ///< batches begun
-    Nanoseconds handed = 0;       ///< when the host handed its last message to the link
-    Nanoseconds received = 0;     ///< when the host had the worker's last message
-    BottomResult result{};        ///< at the end
-    SharedBytes weights{};        ///< at the end
+    std::int64_t jobs = 0;     ///< begun
+    std::int64_t asked = 0;    ///< samples of the iteration for which the last job answers
+    Nanoseconds handed = 0;    ///< when the host handed its last message to the link
+    Nanoseconds received = 0;  ///< when the host had the worker's last message
+    BottomResult result{};     ///< at the end; with models of the last iteration
+    SharedBytes weights{};     ///< of the bottom, at the end
     // Sums of the round:
     Nanoseconds begun = 0, compute = 0, transfer = 0, waiting = 0, top = 0;
-    Nanoseconds model_transfer = 0;  ///< the part of `transfer` that moved weights
+    Nanoseconds model_transfer = 0;  ///< the part of `transfer` that belongs to no iteration
     std::int64_t samples = 0, bytes_up = 0, bytes_down = 0;
     double loss_sum = 0;
     double mean_loss() const { return loss_sum / static_cast<double>(samples); }
@@ -34,12 +35,12 @@ class Round {
   struct Cluster {
     ClusterPlan plan;
     std::vector<std::size_t> workers{};  ///< indices, by ascending client
-    std::int64_t iterations = 0;         ///< that the top has been trained
+    std::int64_t iterations = 0;         ///< for which the host has done its work
     std::int64_t missing = 0;            ///< workers whose message the host waits for
     Nanoseconds ready = 0;               ///< when the host had the last of these messages
     Nanoseconds ended = 0;               ///< when the server had the cluster's model
-    Nanoseconds top = 0;                 ///< time of the top's steps
-    SharedBytes weights{};               ///< of the top, at the end
+    Nanoseconds top = 0;                 ///< time of the host's work
+    SharedBytes weights{};               ///< of the host's part, at the end
     TopResult result{};                  ///< at the end
     std::int64_t server_bytes_up = 0, server_bytes_down = 0, device_bytes = 0;
   };
@@ -79,13 +80,13 @@ class Round {
 
  private:
   Flight top_flight(std::size_t index, std::int64_t turn) const;
-  std::int64_t samples(const Worker& worker) const;
   void begin_top(std::size_t index);
   void step_top(std::size_t index);
-  void finish_top(std::size_t index);
+  void finish_top(std::size_t index, Nanoseconds time);
   void send_bottom(std::size_t index, Nanoseconds time);
   void top_done(const Turn& turn, const Clock::Event& event);
   void end_iteration(Cluster& cluster, Nanoseconds time, const TopResult& result);
+  bool has_features() const { return parts_.exchange == Exchange::features; }
   void end(Cluster& cluster, Nanoseconds time);
   void worker_done(std::size_t index, const Clock::Event& event);
   DeviceClass device(std::int64_t client) const {
@@ -93,6 +94,7 @@ class Round {
   }
 
   const Experiment& experiment_;
+  const Parts& parts_;
   const Costs& costs_;
   Clock& clock_;
   Links links_;
@@ -104,6 +106,10 @@ class Round {
   std::vector<Iteration> iterations_;
   std::int64_t open_ = 0;  // clusters that have not ended
 };
+
+/// Adds the jobs of workers and hosts, and their residents. All arguments must outlive them.
+void add_round_jobs(JobKinds& kinds, Residents& residents, const Experiment& experiment,
+                    std::shared_ptr<const Parts> parts);
 
 /// The mean of the clusters' models, in double precision in the order of the workers, into `model`.
 /// NotFiniteError if a value is not finite.

@@ -1,7 +1,7 @@
 #pragma once
-// The top of a cluster on a rank, for the time of a round. Its jobs: the first brings the weights,
-// each further one the features of all workers' batches, for which it returns the gradient; the
-// last one returns the weights.
+// The host of a cluster on a rank, for the time of a round. Its jobs: the first brings the weights,
+// each further one the messages of all workers; the last one returns the weights. A top answers
+// the features of the workers' batches with their gradient. (models.h: the host of whole models.)
 
 #include <cstdint>
 #include <memory>
@@ -32,8 +32,9 @@ struct TopTask {
   std::int64_t version = 0;
   std::int64_t memory_bytes = 0;  ///< of the host; 0: not capped
   Bytes optimizer{};              ///< state of the optimiser, if it is kept
-  // With step. The features of the workers, one after the other, are the payload.
+  // With step. The messages of the workers, one after the other, are the payload.
   std::vector<std::int64_t> samples{};  ///< of each worker
+  std::vector<double> weights{};        ///< of each worker's model in their mean
   std::vector<std::int64_t> order{};    ///< in which the workers' batches are trained in turn
   std::vector<Mixture> mixtures{};      ///< of each worker, for mixup
   std::vector<std::int64_t> shape{};    ///< of one sample's features
@@ -43,9 +44,10 @@ struct TopTask {
   static TopTask decode(const Bytes& bytes);
 };
 
-/// The payload of the answer is the gradient of the features, or the weights.
+/// The payload of the answer is the gradient of the features, the mean of the models, or the
+/// weights.
 struct TopResult {
-  std::vector<double> loss_sums;  ///< of each worker's samples
+  std::vector<double> loss_sums;  ///< of each worker's samples, if the host knows them
   std::int64_t peak_bytes = 0;    ///< of the round so far
   Bytes optimizer{};              ///< with the weights, if it is kept
 
@@ -53,17 +55,24 @@ struct TopResult {
   static TopResult decode(const Bytes& bytes);
 };
 
-class Top final : public Resident {
+class Host : public Resident {
+ public:
+  virtual void begin(const TopTask& task, const Bytes& weights) = 0;
+  virtual Stepper::Output step(const TopTask& task, const Bytes& messages) = 0;
+  virtual Stepper::Output finish() = 0;
+  /// Rounds are repeated from their beginning.
+  void archive(Archive&) override {}
+};
+
+class Top final : public Host {
  public:
   /// `experiment` and `parts` must outlive it.
   Top(const Experiment& experiment, const Parts& parts) : experiment_(experiment), parts_(parts) {}
-  void begin(const TopTask& task, const Bytes& weights);
+  void begin(const TopTask& task, const Bytes& weights) override;
   /// One step on all batches, or one for each. A worker gets the gradient of the mean over
   /// its own batch.
-  Stepper::Output step(const TopTask& task, const Bytes& features);
-  Stepper::Output finish();
-  /// Rounds are repeated from their beginning.
-  void archive(Archive&) override {}
+  Stepper::Output step(const TopTask& task, const Bytes& features) override;
+  Stepper::Output finish() override;
 
  private:
   at::Tensor train_merged(const Batch& batch, const std::vector<Range>& ranges,
@@ -88,5 +97,7 @@ class Top final : public Resident {
 /// Adds the jobs and the residents of tops. All arguments must outlive them.
 void add_top_jobs(JobKinds& kinds, Residents& residents, const Experiment& experiment,
                   std::shared_ptr<const Parts> parts);
+/// Adds the jobs alone, of hosts of any kind.
+void add_host_jobs(JobKinds& kinds, Residents& residents);
 
 }  // namespace espalier::split
