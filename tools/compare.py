@@ -46,7 +46,7 @@ COLUMNS = {
     "virtual_s": ("virtual time", "fine", " s"), "wall_s": ("wall time", "fine", " s"),
 }
 USUAL = ("top1", "best_top1", "perplexity", "best_perplexity", "target_s", "target_rounds", "target_steps", "target_mb", "peak_mb", "utilisation",
-         "mb_down+mb_up", "rounds", "steps", "virtual_s", "wall_s")
+         "mb_down+mb_up", "mb_device", "rounds", "steps", "virtual_s", "wall_s")
 KINDS = ("data", "fleet", "budget")
 # 97.5 % quantile of Student's t for 1, 2, ... degrees of freedom.
 T975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110,

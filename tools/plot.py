@@ -48,10 +48,10 @@ INK, FAINT = "#2b2f33", "#d9dde1"
 SPANS = [("download", "#9ec3de"), ("compute", "#1f4e79"), ("upload", "#e8a15a")]
 UNDER_WAY = "fragment under way"
 SHARES = {"compute": ("computes", COLOURS[0]), "transfer": ("on links", COLOURS[1]), "waiting": ("waits for workers", FAINT),
-          "top": ("waits for the top", COLOURS[2])}
-BETWEEN, TRAINS_TOP = "waits for clusters", "trains the top"
+          "top": ("waits for the host", COLOURS[2])}
+BETWEEN, AS_HOST = "waits for clusters", "works as host"
 REGION_SPANS = [("compute", "#1f4e79"), (UNDER_WAY, "#e8a15a")]
-SPLIT_SPANS = [*SHARES.values(), (BETWEEN, "#aab1b8"), (TRAINS_TOP, COLOURS[3])]
+SPLIT_SPANS = [*SHARES.values(), (BETWEEN, "#aab1b8"), (AS_HOST, COLOURS[3])]
 SERVER = -1  # as the host of a top
 FAILED = "#b3261e"
 FAILURES = {  # outcome: marker and words
@@ -147,7 +147,8 @@ def column(run, table, name):
         what = "tasks" if table == "tasks" else f"column {name}"
         kind = {"regions": "regions", "split": "split training"}[run.protocol]
         have = "have" if run.protocol == "regions" else "has"
-        raise PlotError(f"{run.path} is a run of {kind}, which {have} no {what}; this can be drawn of runs with rounds of clients only")
+        hint = "this can be drawn of runs with rounds of clients only" if table == "tasks" else f"/{table} has {', '.join(columns)}"
+        raise PlotError(f"{run.path} is a run of {kind}, which {have} no {what}; {hint}")
     if not columns:
         raise PlotError(f"{run.path} has no table /{table}, so there is nothing to draw this from")
     if name not in columns:
@@ -440,6 +441,8 @@ def draw_curves(axis, runs, view, measure, against, bound=None):
     """Draws `measure` against `against`; `bound` is a second column, thin and dashed, if few."""
     curves = curves_of(runs, measure, against, view)
     words, unit_of = AGAINST[against]
+    if against == "bytes" and any(run.protocol == "split" for run in runs):
+        words = "over the server's links, both ways"  # those between devices are /clusters/device_bytes
     longest = max((np.nanmax(c.x) for c in curves if len(c.x)), default=0.0)
     unit, length = unit_of(longest) if unit_of else ("", 1.0)
     styles = looks(runs, view, len(curves))
@@ -846,14 +849,14 @@ def task_spans(run, chosen):
 
 def worker_spans(run):
     """Rows (client, part, begin, end) of split training: what each worker's time in a round went to, one part after the other,
-    its wait for other clusters, and the steps of the tops on their hosts."""
+    its wait for other clusters, and the work of the hosts (steps of tops, or means)."""
     host, top, ended, waiting = (column(run, "clusters", name) for name in ("host", "top_s", "ended_s", "waiting_s"))
     number = {place: row for row, place in enumerate(places_of(run, "clusters"))}
     rows, stepped = [], set()
     for place, *times in zip(places_of(run, "iterations"), column(run, "iterations", "received_s"), column(run, "iterations", "stepped_s")):
         if place in number:
             stepped.add(place)
-            rows.append((host[number[place]], TRAINS_TOP, *times))
+            rows.append((host[number[place]], AS_HOST, *times))
     lengths = [(words, column(run, "split_rounds", part + "_s")) for part, (words, _) in SHARES.items()]
     client, begun = column(run, "split_rounds", "client"), column(run, "split_rounds", "begun_s")
     for i, place in enumerate(places_of(run, "split_rounds")):
@@ -862,7 +865,7 @@ def worker_spans(run):
         cluster, begin = number[place], begun[i]
         if place not in stepped:  # iterations are not recorded
             stepped.add(place)
-            rows.append((host[cluster], TRAINS_TOP, begin, begin + top[cluster]))
+            rows.append((host[cluster], AS_HOST, begin, begin + top[cluster]))
         for words, seconds in lengths:
             rows.append((client[i], words, begin, begin + seconds[i]))
             begin += seconds[i]
@@ -906,7 +909,7 @@ def draw_gantt(axis, runs, view):
         for c, y in lane.items():
             bars = [(b / length, w / length) for client, p, b, w in rows if client == c and p == part]
             # A step of a top can be too short for a bar that is seen.
-            axis.broken_barh(bars, (y + shift, height), color=colour, lw=0.7 if part == TRAINS_TOP else 0)
+            axis.broken_barh(bars, (y + shift, height), color=colour, lw=0.7 if part == AS_HOST else 0)
         if not is_split or any(row[1] == part for row in rows):
             handles.append(Patch(color=colour, lw=0, label=part))
     handles.append(Line2D([], [], color=INK, lw=0.8, ls=(0, (1, 2)), label=mark))

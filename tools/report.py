@@ -378,7 +378,7 @@ def worker_table(run, max_clients):
                  ("iterations", number(int(workers["iterations"][mine].sum()))), ("samples", number(int(workers["samples"][mine].sum()))),
                  ("training loss", number(loss[-1], 4) if len(loss) else "–"),
                  *((word, duration(workers[column][mine].sum())) for word, column in (
-                     ("computes", "compute_s"), ("on links", "transfer_s"), ("waits for workers", "waiting_s"), ("waits for the top", "top_s"))),
+                     ("computes", "compute_s"), ("on links", "transfer_s"), ("waits for workers", "waiting_s"), ("waits for the host", "top_s"))),
                  ("up", size(workers["bytes_up"][mine].sum())), ("down", size(workers["bytes_down"][mine].sum())),
                  ("peak memory", (size(peak) if peak else "–") + (f" of {size(cap)}" if cap else ""))]
         lines.append("<tr>" + "".join(f'<td data-label="{label}"><div>{cell}</div></td>' for label, cell in cells) + "</tr>")

@@ -96,6 +96,11 @@ class ParallelControl final : public Control {
           "method.regulation chooses batches by the time that a sample's features need: set "
           "method.regulation = false, or split.exchange = features");
     }
+    if (context.config.integer("clients.per_round") > 0) {
+      log_warning(
+          "clients.per_round has no meaning with split.control = parallelsfl: all clients take part "
+          "in every round");
+    }
     times_top_.assign(static_cast<std::size_t>(clients), 0);
     if (!experiment_.partition) return;
     labels_ = label_shares(experiment_);

@@ -21,7 +21,7 @@ import plot  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 from split_test import INPUT  # noqa: E402
 
-PARTS = {"computes": "compute_s", "on links": "transfer_s", "waits for workers": "waiting_s", "waits for the top": "top_s"}
+PARTS = {"computes": "compute_s", "on links": "transfer_s", "waits for workers": "waiting_s", "waits for the host": "top_s"}
 
 
 class SplitTools(ProgramTest):
@@ -94,8 +94,8 @@ class SplitTools(ProgramTest):
                 end = max((clusters["ended_s"] + clusters["waiting_s"])[clusters["round"] == number])
                 wanted.append((workers["client"][i], "waits for clusters", clusters["ended_s"][own], end - clusters["ended_s"][own]))
                 if not has_server and i % 3 == 0:  # iterations are not recorded, so the steps of the top are one bar
-                    wanted.append((clusters["host"][own], "trains the top", workers["begun_s"][i], clusters["top_s"][own]))
-            wanted += [(-1, "trains the top", begin, end - begin) for begin, end in zip(iterations["received_s"], iterations["stepped_s"])]
+                    wanted.append((clusters["host"][own], "works as host", workers["begun_s"][i], clusters["top_s"][own]))
+            wanted += [(-1, "works as host", begin, end - begin) for begin, end in zip(iterations["received_s"], iterations["stepped_s"])]
             self.assertEqual(len(iterations["round"]), 4 * 3 * 3 if has_server else 0)
             wanted = sorted(row for row in wanted if row[3] > 1e-12)
             self.assertEqual([row[:2] for row in sorted(rows)], [row[:2] for row in wanted])
@@ -149,7 +149,7 @@ class SplitTools(ProgramTest):
                 np.testing.assert_allclose(sums[part], [workers[column][workers["client"] == c].sum() for c in range(4)], atol=1e-9)
             self.assertAlmostEqual(sums["waits for clusters"].sum(), (clusters["waiting_s"] * clusters["workers"]).sum(), 9)
             held = clusters["host"] >= 0
-            self.assertAlmostEqual(sums["trains the top"].sum(), clusters["top_s"][held].sum(), 9)
+            self.assertAlmostEqual(sums["works as host"].sum(), clusters["top_s"][held].sum(), 9)
         rows, _ = self.drawn("memory", [self.run_folder])
         workers, clusters = self.table(self.run_folder, "split_rounds"), self.table(self.run_folder, "clusters")
         self.assertEqual(rows[:, 0].tolist(), list(range(4)))
@@ -171,7 +171,7 @@ class SplitTools(ProgramTest):
         with open(self.path("report.html"), encoding="utf-8") as file:
             page = file.read()
         self.assertIn("What each worker did", page)
-        self.assertEqual(page.count('data-label="waits for the top"'), 4)
+        self.assertEqual(page.count('data-label="waits for the host"'), 4)
         host = self.column(self.run_folder, "host", "clusters")
         told = [int(n) for n in re.findall(r'data-label="rounds as host of a top"><div>(\d+)<', page)]
         self.assertEqual(told, [int((host == c).sum()) for c in range(4)])

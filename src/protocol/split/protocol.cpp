@@ -82,8 +82,8 @@ void Split::print_plan() const {
     top = std::max(top, costs.top_memory(sizes));
   }
   const bool splits = settings_.parts->exchange == Exchange::features;
-  log_note(formatted("round    {} workers, {} {}, {} iterations", workers, plan.clusters.size(),
-                     splits ? "tops" : "hosts",
+  log_note(formatted("round    {} workers, {}: {}, iterations: {}", workers,
+                     splits ? "tops" : "hosts", plan.clusters.size(),
                      fewest == most ? formatted("{}", most) : formatted("{} to {}", fewest, most)));
   log_note(formatted("memory   {} at most for a {}, {} for a {}", megabytes(bottom),
                      splits ? "bottom" : "worker", megabytes(top), splits ? "top" : "host"));
