@@ -113,21 +113,24 @@ void Worker::watch(Work& work, double step_s) {
   }
   if (warned_) return;
   constexpr std::int64_t kEnough = 3;
-  double load = 0;  // needed host time over available time
+  // A job that the device does in no time (a mean, a server without a rate) says nothing about
+  // load.
+  constexpr double kShortest = 1e-3;  // real seconds
+  double load = 0;                    // needed host time over available time
   std::int64_t clients = 0;
   for (const Work& other : jobs_) {
     const std::int64_t enough = std::clamp<std::int64_t>(other.stepper->steps() - 1, 1, kEnough);
     if (other.measured < enough) continue;
-    const Nanoseconds length = std::max<Nanoseconds>(1, other.job.pace->length);
-    load += other.step_s * static_cast<double>(other.stepper->steps()) /
-            (seconds(length) * real_time_->scale());
+    const double length_s = seconds(other.job.pace->length) * real_time_->scale();
+    if (length_s < kShortest) continue;
+    load += other.step_s * static_cast<double>(other.stepper->steps()) / length_s;
     ++clients;
   }
   if (load <= 1) return;
   warned_ = true;
   const std::string text = formatted(
       "rank {} cannot keep the pace: the batches of {} client{} that train there at the same time "
-      "need {:.3g} times its computing power, so they end late (behind_s in /tasks); "
+      "need {:.3g} times its computing power, so they end late; "
       "set clock.scale to at least {:.3g}, or use more ranks on more cores",
       message_rank(), clients, clients == 1 ? "" : "s", load, load * real_time_->scale());
   Message message;

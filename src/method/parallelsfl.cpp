@@ -98,7 +98,8 @@ class ParallelControl final : public Control {
     }
     if (context.config.integer("clients.per_round") > 0) {
       log_warning(
-          "clients.per_round has no meaning with split.control = parallelsfl: all clients take part "
+          "clients.per_round has no meaning with split.control = parallelsfl: all clients take "
+          "part "
           "in every round");
     }
     times_top_.assign(static_cast<std::size_t>(clients), 0);

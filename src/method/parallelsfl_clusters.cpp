@@ -191,13 +191,39 @@ class Greedy {
       roomiest = &cluster;
       least = used;
     }
-    if (roomiest == nullptr) {
+    if (roomiest != nullptr) {
+      add_bottom(*roomiest, lone);
+    } else if (!add_cluster(lone)) {
       throw InputError(formatted(
-          "client {} finds no cluster: no client can be a top for it; lower method.bottom_mbps, or "
-          "give clients a faster down_mbps or more memory_mb",
+          "client {} finds no cluster: the clients that can be a host have no room for it; lower "
+          "method.bottom_mbps, or give clients a faster down_mbps or more memory_mb",
           lone));
     }
-    add_bottom(*roomiest, lone);
+  }
+
+  /// Where all clusters are full: a bottom that its cluster can spare is one more top with `lone`,
+  /// or the bottom of `lone`; or a bottom with more room takes the place of its top.
+  bool add_cluster(std::int64_t lone) {
+    for (WorkerCluster& cluster : result_.clusters) {
+      for (const std::int64_t other : cluster.bottoms) {
+        const bool is_spare = cluster.bottoms.size() > 1;
+        if (is_spare && (can_be_top(lone) || can_be_top(other))) {
+          std::erase(cluster.bottoms, other);
+          result_.clusters.push_back(can_be_top(lone) ? WorkerCluster{lone, {other}}
+                                                      : WorkerCluster{other, {lone}});
+          return true;
+        }
+        if (can_be_top(other) && candidate(workers_, other).fitting > std::ssize(cluster.bottoms)) {
+          WorkerCluster turned{.top = other, .bottoms = cluster.bottoms};
+          std::erase(turned.bottoms, other);
+          add_bottom(turned, cluster.top);
+          add_bottom(turned, lone);
+          cluster = std::move(turned);
+          return true;
+        }
+      }
+    }
+    return false;
   }
 
   const Workers& workers_;

@@ -365,6 +365,9 @@ class Refused(HierTest):
                 ("split.top has no meaning", ("--split.top=mixup",)),
                 ("split.turns has no meaning", ("--split.turns=by_client",)),
                 ("split.mixup_alpha has no meaning", ("--split.mixup_alpha=0.5",)),
+                ("split.last_batch has no meaning", ("--split.last_batch=drop",)),
+                ("server.gflops = 1e-15 the server would be busy", ("--split.control=fixed", "--split.iterations=2", "--server.gflops=1e-15")),
+                ("server.up_mbps = 1e-15 the server would be busy", ("--server.up_mbps=1e-15",)),
                 ("split.local_steps is for split.exchange = models", ("--split.exchange=features",)),
                 ("set split.exchange = features", ("--split.control=mergesfl", "--split.iterations=3")),
                 ("faults.crash", ("--faults.crash=0.1",))):

@@ -297,6 +297,10 @@ class Refused(ParallelTest):
             with self.subTest(words=words):
                 self.assert_refused(2, words, "run", self.input, "--run.name=no", *more)
 
+    def test_workers_of_a_round_cannot_be_limited(self):
+        done = self.espalier("run", self.input, "--check", "--clients.per_round=3")
+        self.assertIn("clients.per_round has no meaning with split.control = parallelsfl", done.stderr)
+
     def test_memory_limits_tops(self):
         # A top's memory is mostly features here, so that a limit of memory is one of bottoms.
         wide = ("--run.rounds=1", "--model.hidden=64", "--split.cut=1", "--data.synthetic_shape=1, 2, 2", "--train.batch=30", *EQUAL)

@@ -201,6 +201,36 @@ TEST(Greedy, AttachesALoneWorkerWhereMostRoomIs) {
       InputError);
 }
 
+TEST(Greedy, MakesOneMoreClusterWhereAllAreFull) {
+  // Every client has room for three bottoms: of five clients one would be left over.
+  for (const std::int64_t clients : {5, 6, 9, 10, 13}) {
+    const Workers workers = simple(std::vector<std::int64_t>(static_cast<std::size_t>(clients), 0),
+                                   std::vector<double>(static_cast<std::size_t>(clients), 1), 0, 3);
+    const std::vector<std::int64_t> sets(static_cast<std::size_t>(clients), 0);
+    const auto clusters = greedy_clusters(workers, sets, TopChoice::strict).clusters;
+    expect_everyone_once(clusters, clients);
+    for (const WorkerCluster& cluster : clusters) {
+      EXPECT_GE(std::ssize(cluster.bottoms), 1);
+      EXPECT_LE(std::ssize(cluster.bottoms), 3);
+    }
+  }
+  // The last one cannot be a top, so a bottom becomes one.
+  Workers workers = simple({0, 0, 0, 0, 0}, {1, 1, 1, 1, 0.5}, 0, 3);
+  workers.all[4].limit = workers.all[4].fitting = 0;
+  expect_everyone_once(
+      greedy_clusters(workers, std::vector<std::int64_t>(5, 0), TopChoice::strict).clusters, 5);
+}
+
+TEST(Greedy, GivesTheTopToABottomWithMoreRoom) {
+  Workers workers = simple({0, 0, 0}, {1, 2, 1}, 0, 1);
+  workers.all[0].bandwidth = 2;
+  workers.all[1].limit = workers.all[1].fitting = 2;
+  workers.all[2].limit = workers.all[2].fitting = 0;
+  const Clustering result =
+      greedy_clusters(workers, std::vector<std::int64_t>{0, 0, 0}, TopChoice::strict);
+  EXPECT_EQ(result.clusters, (std::vector<WorkerCluster>{{1, {0, 2}}}));
+}
+
 TEST(Greedy, TakesTurnsAsTops) {
   Workers workers = simple({0, 0, 0, 0, 0}, {1, 1, 1, 1, 1}, 0, 4);
   for (std::size_t i = 0; i < 5; ++i) workers.all[i].bandwidth = static_cast<double>(10 - i);

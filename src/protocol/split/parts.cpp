@@ -82,8 +82,10 @@ void refuse_given(const Config& config, std::initializer_list<const char*> keys,
 }
 
 Parts whole_models(const Config& config, const Experiment& experiment) {
-  refuse_given(config, {"split.cut", "split.top", "split.turns", "split.mixup_alpha"},
-               "has no meaning with split.exchange = models, where workers train the whole model");
+  refuse_given(
+      config, {"split.cut", "split.top", "split.turns", "split.mixup_alpha", "split.last_batch"},
+      "has no meaning with split.exchange = models, where workers train the whole model on all "
+      "samples");
   const Submodel full = Submodel::full(*experiment.model.layout);
   return {.exchange = Exchange::models,
           .cut = static_cast<int>(experiment.model.blocks.size()),

@@ -24,7 +24,10 @@ class Split final : public Preparation {
         control_(catalogue.controls.get(config.text("split.control"))
                      .value({config, experiment, *settings_.costs})),
         model_(first_model(config, experiment)) {
-    if (experiment.partition) settings_.costs->refuse_little_memory(control_->plan(0));
+    if (!experiment.partition) return;
+    const RoundPlan plan = control_->plan(0);
+    settings_.costs->refuse_little_memory(plan);
+    refuse_slow_server(ServerResources(config), plan);
   }
 
   void print_check() const override;
@@ -36,6 +39,7 @@ class Split final : public Preparation {
 
  private:
   void print_plan() const;
+  void refuse_slow_server(ServerResources server, const RoundPlan& plan) const;
 
   const Experiment& experiment_;
   std::string method_;
@@ -43,6 +47,24 @@ class Split final : public Preparation {
   std::unique_ptr<Control> control_;
   Parameters model_;  // before the first round
 };
+
+/// InputError if the server would need an absurd time for one iteration of the plan, or for the
+/// models of hosts that are clients.
+void Split::refuse_slow_server(ServerResources server, const RoundPlan& plan) const {
+  const Costs& costs = *settings_.costs;
+  for (const ClusterPlan& cluster : plan.clusters) {
+    if (cluster.host != kServer) {
+      server.down.take(0, costs.model_bytes());
+      server.up.take(0, costs.model_bytes());
+      continue;
+    }
+    for (const WorkerPlan& worker : cluster.workers) {
+      server.down.take(0, costs.down_bytes(worker.batch));
+      server.up.take(0, costs.up_bytes(worker.batch));
+    }
+    server.processor.take(0, costs.top_flops(batch_sizes(cluster)));
+  }
+}
 
 void Split::print_check() const {
   const Experiment& e = experiment_;
