@@ -20,6 +20,7 @@
 #include "espalier/method/parallelsfl.h"
 #include "espalier/method/prunefl.h"
 #include "espalier/method/ramfed.h"
+#include "espalier/method/server_optimizers.h"
 #include "espalier/method/splitfed.h"
 #include "espalier/protocol/rounds/protocol.h"
 
@@ -42,6 +43,7 @@ const rounds::Catalogue& rounds_catalogue() {
     rounds::register_prunefl(c);
     rounds::register_fjord(c);
     rounds::register_adaptcl(c);
+    rounds::register_server_optimizers(c);
     return c;
   }();
   return all;

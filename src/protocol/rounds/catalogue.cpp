@@ -1,5 +1,6 @@
 #include "espalier/protocol/rounds/catalogue.h"
 
+#include "espalier/protocol/rounds/server_optimizer.h"
 #include "espalier/protocol/rounds/task_costs.h"
 #include "espalier/train/task_cost.h"
 
@@ -69,7 +70,7 @@ ServerRules build_rules(const Catalogue& catalogue, const RuleNames& names, cons
   ServerRules rules;
   RuleContext context{config, experiment};
   rules.tasks.objective = catalogue.objectives.get(names.objective).value(context);
-  rules.merge = catalogue.merges.get(names.merge).value(context);
+  rules.merge = with_server_optimizer(config, catalogue.merges.get(names.merge).value(context));
   if (!names.search.empty()) {
     rules.tasks.search = catalogue.searches.get(names.search).value(context);
   }

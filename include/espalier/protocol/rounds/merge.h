@@ -86,8 +86,6 @@ class AverageMerge : public MergeRule {
   void merge(const Experiment& experiment, Parameters& model, std::span<Update> updates) override;
 
  protected:
-  /// The part of an update's submodel that is merged; null, the default: all of it.
-  virtual const Submodel* restriction(const Experiment&, const Update&) const { return nullptr; }
   /// Makes the next version; by default weighted_mean().
   virtual void combine(Parameters& model, std::span<const Holding> holdings) const {
     weighted_mean(model, holdings);

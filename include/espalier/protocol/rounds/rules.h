@@ -100,6 +100,9 @@ class MergeRule {
   /// weights.
   virtual void merge(const Experiment& experiment, Parameters& model,
                      std::span<Update> updates) = 0;
+  /// The part of an update's submodel that is merged; null, the default: all of it. Valid until the
+  /// next call.
+  virtual const Submodel* restriction(const Experiment&, const Update&) const { return nullptr; }
   virtual void archive(Archive&) {}
 };
 
