@@ -10,6 +10,7 @@
 #include "espalier/method/diloco.h"
 #include "espalier/method/fedavg.h"
 #include "espalier/method/feddyn.h"
+#include "espalier/method/fednova.h"
 #include "espalier/method/fedprox.h"
 #include "espalier/method/fedrolex.h"
 #include "espalier/method/fjord.h"
@@ -44,6 +45,7 @@ const rounds::Catalogue& rounds_catalogue() {
     rounds::register_fjord(c);
     rounds::register_adaptcl(c);
     rounds::register_server_optimizers(c);
+    rounds::register_fednova(c);
     return c;
   }();
   return all;

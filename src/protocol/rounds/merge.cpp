@@ -123,12 +123,15 @@ AverageMerge::AverageMerge(const RuleContext& context)
     : by_samples_(context.config.text("method.weighting") == "samples"),
       staleness_(context.config) {}
 
+double AverageMerge::weight_of(const Update& update) const {
+  return (by_samples_ ? static_cast<double>(update.samples) : 1.0) * staleness_(update.staleness);
+}
+
 void AverageMerge::merge(const Experiment& experiment, Parameters& model,
                          std::span<Update> updates) {
   std::vector<Holding> holdings;
   for (Update& update : updates) {
-    update.weight =
-        (by_samples_ ? static_cast<double>(update.samples) : 1.0) * staleness_(update.staleness);
+    update.weight = weight_of(update);
     // Divide by the first weight, so that equal weights are exactly 1.
     holdings.push_back({experiment.plans->plan(*update.buffer_layout, model.buffer_layout(),
                                                restriction(experiment, update), kTrained),

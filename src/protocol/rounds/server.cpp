@@ -283,12 +283,15 @@ std::vector<Update> RoundsServer::merge() {
   std::vector<Update> updates;
   for (const Delivered* d : sources) {
     const ClientTask& task = d->sent.task;
+    // Batches of a search do not train the weights.
+    const std::int64_t search_steps =
+        task.search > 0 ? rules_.tasks.search->workload(experiment_, task.client).steps : 0;
     updates.push_back({.task = task.task,
                        .client = task.client,
                        .base_version = task.base_version,
                        .staleness = d->staleness,
                        .samples = experiment_.samples_of(task.client),
-                       .steps = d->arrival.result.steps,
+                       .steps = d->arrival.result.steps - search_steps,
                        .lr = learning_rate(experiment_.train, task.base_version),
                        .buffer_layout = d->sent.buffer_layout,
                        .values = d->arrival.values,

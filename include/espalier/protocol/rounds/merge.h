@@ -86,6 +86,7 @@ class AverageMerge : public MergeRule {
   void merge(const Experiment& experiment, Parameters& model, std::span<Update> updates) override;
 
  protected:
+  double weight_of(const Update& update) const;
   /// Makes the next version; by default weighted_mean().
   virtual void combine(Parameters& model, std::span<const Holding> holdings) const {
     weighted_mean(model, holdings);
