@@ -19,6 +19,7 @@
 #include "espalier/method/masks.h"
 #include "espalier/method/mergesfl.h"
 #include "espalier/method/parallelsfl.h"
+#include "espalier/method/personal_layers.h"
 #include "espalier/method/prunefl.h"
 #include "espalier/method/ramfed.h"
 #include "espalier/method/server_optimizers.h"
@@ -46,6 +47,7 @@ const rounds::Catalogue& rounds_catalogue() {
     rounds::register_adaptcl(c);
     rounds::register_server_optimizers(c);
     rounds::register_fednova(c);
+    rounds::register_personal_layers(c);
     return c;
   }();
   return all;

@@ -81,7 +81,8 @@ Coverage coverage(const Experiment& experiment, const BufferLayout& model,
   for (const Update& update : updates) ++holders[update.buffer_layout.get()];
   Coverage result;
   if (updates.empty()) return result;
-  const std::int64_t values = model.count(Kind::trainable);
+  const std::int64_t values =
+      experiment.plans->buffer_layout(model.submodel(), Packing::shared)->count(Kind::trainable);
   double sum = 0;
   for (const auto& [buffer_layout, count] : holders) {
     sum += static_cast<double>(count) * static_cast<double>(buffer_layout->count(Kind::trainable));
@@ -103,7 +104,8 @@ Coverage coverage(const Experiment& experiment, const BufferLayout& model,
   std::int32_t least = std::numeric_limits<std::int32_t>::max();
   for (std::size_t entry = 0; entry < model.layout().entries.size(); ++entry) {
     const BufferLayout::Place& place = model.place(static_cast<int>(entry));
-    if (model.layout().entries[entry].kind != Kind::trainable || !place.present) continue;
+    const Entry& kept = model.layout().entries[entry];
+    if (kept.kind != Kind::trainable || kept.personal || !place.present) continue;
     for (std::int64_t i = place.offset; i < place.offset + place.count; ++i) {
       least = std::min(least, count[static_cast<std::size_t>(i)]);
     }

@@ -49,6 +49,8 @@ class WithServerOptimizer final : public MergeRule {
     return rule_->restriction(experiment, update);
   }
 
+  const Parameters* companion() const override { return rule_->companion(); }
+
   void archive(Archive& archive) override {
     rule_->archive(archive);
     archive_floats(archive, "first", first_);
