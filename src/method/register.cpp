@@ -22,6 +22,7 @@
 #include "espalier/method/personal_layers.h"
 #include "espalier/method/prunefl.h"
 #include "espalier/method/ramfed.h"
+#include "espalier/method/scaffold.h"
 #include "espalier/method/server_optimizers.h"
 #include "espalier/method/splitfed.h"
 #include "espalier/protocol/rounds/protocol.h"
@@ -47,6 +48,7 @@ const rounds::Catalogue& rounds_catalogue() {
     rounds::register_adaptcl(c);
     rounds::register_server_optimizers(c);
     rounds::register_fednova(c);
+    rounds::register_scaffold(c);
     rounds::register_personal_layers(c);
     return c;
   }();

@@ -58,7 +58,7 @@ class OwnValues(PersonalTest):
             (self.assertTrue if name.startswith("fc3") else self.assertFalse)(np.array_equal(values, first[name]), name)
         with h5py.File(self.checkpoint(run)) as file:
             heads = [file[f"server/states/{client}"][()].tobytes() for client in range(7)]
-        self.assertEqual({len(head) for head in heads}, {4 * HEAD})
+        self.assertEqual({len(head) for head in heads}, {8 + 4 * HEAD})  # their number, then the values
         self.assertEqual(len(set(heads)), 7)
 
     def test_messages_are_smaller(self):

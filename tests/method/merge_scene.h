@@ -28,6 +28,7 @@ struct Scene {
     made->add_entry({"a", Kind::trainable, block, {made->along(hidden), made->along(in)}, {}});
     made->add_entry({"b", Kind::trainable, block, {made->along(out), made->along(hidden)}, {}});
     layout = made;
+    experiment.model.layout = layout;
     OptionTable table;
     declare_experiment_options(table);
     declare_device_options(table);
