@@ -54,7 +54,7 @@ TEST(Personal, NormsAreThoseOfEveryFamily) {
     return personal_names(*s).size();
   };
   // A weight and a bias for each norm.
-  EXPECT_EQ(count(images + "[model]\nname = resnet\nwidth = 4\n"), 2 * 20);
+  EXPECT_EQ(count(images + "[model]\nname = resnet\nwidth = 4\nnorm = batch\n"), 2 * 20);
   EXPECT_EQ(count(images + "[model]\nname = vgg\nwidth = 4\nnorm = group\ngroups = 2\n"), 2 * 8);
   EXPECT_EQ(count(images + "[model]\nname = vit\npatch = 4\nembed = 8\nheads = 2\ndepth = 3\n"),
             2 * 7);

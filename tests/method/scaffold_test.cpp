@@ -44,7 +44,8 @@ TrainedTask train_with_control(const Setting& s, const Submodel& submodel, Bytes
   while (stepper.step()) {
   }
   const auto [result, values] = stepper.finish();
-  const auto trained = floats_of(*values), sent = floats_of(*payload).first(weights);
+  const std::span<const float> trained = floats_of(*values);
+  const std::span<const float> sent = floats_of(*payload).first(weights);
   return {result, {sent.begin(), sent.end()}, {trained.begin(), trained.end()}};
 }
 
