@@ -119,6 +119,27 @@ TEST(ControlledSteps, AreRefusedWithoutTheirMergeRuleOrPlainSgd) {
   EXPECT_THROW(refused("[train]\noptimizer = adam\n"), InputError);
 }
 
+TEST(Payloads, CarryCompanionValuesAndAreNarrowedWithThem) {
+  Scene s;
+  PlanCache& plans = *s.experiment.plans;
+  Parameters companion(s.before.buffer_layout_ptr());
+  plans.plan(companion.buffer_layout(), companion.buffer_layout())
+      ->for_each_value(
+          [&](std::int64_t at, std::int64_t) { companion.data()[at] = -s.before.data()[at]; });
+  Submodel wide = Submodel::full(*s.layout), narrow = wide;
+  wide.keep(s.hidden, {1, 4, 7, 30});
+  narrow.keep(s.hidden, {4, 30});
+  const auto from = plans.buffer_layout(wide, Packing::shared);
+  const auto to = plans.buffer_layout(narrow, Packing::shared);
+  Payloads payloads(plans);
+  const SharedBytes sent = payloads.payload(s.before, &companion, wide, *from);
+  const auto [weights, beside] = parted(narrowed(plans, *sent, *from, *to), *to);
+  // As if the smaller submodel had been sent.
+  EXPECT_EQ(*weights, *pack_payload(plans, s.before, *to));
+  EXPECT_EQ(*beside, *pack_payload(plans, companion, *to));
+  EXPECT_EQ(parted(weights, *to), std::pair(weights, SharedBytes()));
+}
+
 TEST(ControlledAverage, MovesTheServersControlVariateByTheClientsChanges) {
   Scene s;
   auto rule = s.rule("control_variates", "weighting = uniform\n");
