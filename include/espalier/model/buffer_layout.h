@@ -1,9 +1,8 @@
 #pragma once
-// The places of a submodel's entries in one flat buffer. Two packings: `aligned` for training
-// (every entry starts at a multiple of 64 bytes, so that tensors are views with fast kernels) and
-// `dense` for messages and files; `shared` and `personal` are the dense parts of it without and with
-// the personal entries only. Segments are ordered by kind, then block, so the trained entries are
-// one contiguous range.
+// The places of a submodel's entries in one flat buffer. `aligned` is for training (every entry
+// starts at a multiple of 64 bytes, so that tensors are views with fast kernels), `dense` for files
+// and messages; `shared` is dense without the personal entries, `personal` only these. Segments are
+// ordered by kind, then block, so the trained entries are one contiguous range.
 
 #include <array>
 #include <cstdint>

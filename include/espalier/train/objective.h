@@ -22,7 +22,7 @@ struct LocalTask {
   std::int64_t base_version = 0;  ///< of the global model from which it starts
   Submodel submodel;
   double search = 0;  ///< above 0: the fraction of units to search for before the training
-  /// Values that the merge rule sends beside the weights, one for each (packing shared); null: none.
+  /// Values that the merge rule sends beside the weights, with their layout (shared); null: none.
   SharedBytes companion{};
 };
 
