@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "espalier/protocol/rounds/merge.h"
+#include "espalier/protocol/rounds/server_optimizer.h"
 #include "espalier/protocol/rounds/window.h"
 
 namespace espalier::rounds {
@@ -35,10 +36,12 @@ class Mix : public MergeRule {
 /// server_lr (mean trained), so that fresh updates at server_lr 1 give exactly their mean.
 class BufferedDifferences : public MergeRule {
  public:
-  explicit BufferedDifferences(const RuleContext& context)
-      : rate_(context.config.real("method.server_lr")),
-        momentum_(context.config.real("method.server_momentum")),
-        staleness_(context.config) {}
+  /// A server optimiser makes the step with rate and momentum, so the rule's own is the plain one.
+  explicit BufferedDifferences(const RuleContext& context) : staleness_(context.config) {
+    if (has_server_optimizer(context.config)) return;
+    rate_ = context.config.real("method.server_lr");
+    momentum_ = context.config.real("method.server_momentum");
+  }
 
   void merge(const Experiment& experiment, Parameters& model, std::span<Update> updates) override {
     std::vector<Holding> trained, sent;
@@ -80,8 +83,8 @@ class BufferedDifferences : public MergeRule {
   void archive(Archive& archive) override { archive_floats(archive, "velocity", velocity_); }
 
  private:
-  double rate_;
-  double momentum_;
+  double rate_ = 1;
+  double momentum_ = 0;
   StalenessWeight staleness_;
   std::vector<float> velocity_;
 };
@@ -149,10 +152,7 @@ void register_asynchronous(Catalogue& c) {
   declare_average_options(c.options);
   c.options.add({"method.alpha", OptionType::real, "0.6",
                  "merge mix: weight of a fresh update in the next version", "", 0, 1});
-  c.options.add({"method.server_lr", OptionType::real, "1",
-                 "merge buffered_differences: factor of the mean difference", "", 0, 1e6});
-  c.options.add({"method.server_momentum", OptionType::real, "0",
-                 "merge buffered_differences: momentum of the server's steps", "", 0, 1});
+  declare_server_options(c.options);
   register_windows(c);
   c.merges.add("mix", "(1 - a) model + a update, one update after the other", make_rule<Mix>);
   c.merges.add("buffered_differences", "server step along the mean difference of the updates",

@@ -37,7 +37,7 @@ void DynamicTerm::begin(const LocalView& view) {
   PlanCache& plans = *view.experiment.plans;
   const BufferLayout& own = view.parameters.buffer_layout();
   const auto dense =
-      plans.buffer_layout(Submodel::decode(*view.experiment.model.layout, code_), Packing::dense);
+      plans.buffer_layout(Submodel::decode(*view.experiment.model.layout, code_), Packing::shared);
   const Range trained = own.kind_range(Kind::trainable);
   ESPALIER_CHECK(trained.begin == 0, "trained values begin at {}", trained.begin);
   plans.plan(*dense, own, nullptr, kTrained)->copy(state_.data(), memory_.data_ptr<float>());
@@ -57,7 +57,7 @@ void DynamicTerm::end(const LocalView& view) {
   memory_.add_(sent_, own_alpha_);
   PlanCache& plans = *view.experiment.plans;
   const BufferLayout& own = view.parameters.buffer_layout();
-  const auto dense = plans.buffer_layout(own.submodel(), Packing::dense);
+  const auto dense = plans.buffer_layout(own.submodel(), Packing::shared);
   code_ = own.submodel().encode();
   state_.resize(static_cast<std::size_t>(dense->kind_range(Kind::trainable).size()));
   plans.plan(own, *dense, nullptr, kTrained)->copy(memory_.data_ptr<float>(), state_.data());

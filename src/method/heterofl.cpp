@@ -61,7 +61,6 @@ class MaskedAverage : public AverageMerge {
   explicit MaskedAverage(const RuleContext& context)
       : AverageMerge(context), masked_(context.config.boolean("method.masked_loss")) {}
 
- protected:
   const Submodel* restriction(const Experiment& e, const Update& update) const override {
     if (!masked_) return nullptr;
     auto [place, added] = present_.try_emplace(update.client, Submodel::full(*e.model.layout));

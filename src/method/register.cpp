@@ -10,6 +10,7 @@
 #include "espalier/method/diloco.h"
 #include "espalier/method/fedavg.h"
 #include "espalier/method/feddyn.h"
+#include "espalier/method/fednova.h"
 #include "espalier/method/fedprox.h"
 #include "espalier/method/fedrolex.h"
 #include "espalier/method/fjord.h"
@@ -18,8 +19,11 @@
 #include "espalier/method/masks.h"
 #include "espalier/method/mergesfl.h"
 #include "espalier/method/parallelsfl.h"
+#include "espalier/method/personal_layers.h"
 #include "espalier/method/prunefl.h"
 #include "espalier/method/ramfed.h"
+#include "espalier/method/scaffold.h"
+#include "espalier/method/server_optimizers.h"
 #include "espalier/method/splitfed.h"
 #include "espalier/protocol/rounds/protocol.h"
 
@@ -42,6 +46,10 @@ const rounds::Catalogue& rounds_catalogue() {
     rounds::register_prunefl(c);
     rounds::register_fjord(c);
     rounds::register_adaptcl(c);
+    rounds::register_server_optimizers(c);
+    rounds::register_fednova(c);
+    rounds::register_scaffold(c);
+    rounds::register_personal_layers(c);
     return c;
   }();
   return all;

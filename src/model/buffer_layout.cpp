@@ -33,6 +33,7 @@ BufferLayout::BufferLayout(std::shared_ptr<const Layout> layout, Submodel submod
         const Entry& entry = layout_->entries[index];
         if (static_cast<int>(entry.kind) != kind || entry.block != block) continue;
         if (!submodel_.has_block(block)) continue;
+        if (packing_ == (entry.personal ? Packing::shared : Packing::personal)) continue;
         Place& place = places_[index];
         place.present = true;
         place.offset = size_;

@@ -105,7 +105,7 @@ std::vector<double> kept_scores(const BufferLayout& buffer_layout, int axis,
   switch (importance) {
     case Importance::scale: {
       const int scales = scale_entry(buffer_layout.layout(), axis);
-      if (scales >= 0) {
+      if (scales >= 0 && buffer_layout.place(scales).present) {  // messages lack personal ones
         const BufferLayout::Place& place = buffer_layout.place(scales);
         for (std::int64_t i = 0; i < place.count; ++i) {
           scores.push_back(std::abs(static_cast<double>(v[place.offset + i])));

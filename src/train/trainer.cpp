@@ -34,7 +34,7 @@ Trainer::Trainer(const Experiment& experiment, std::int64_t client, std::int64_t
 
 void Trainer::place(const std::shared_ptr<const Layout>& layout, const Submodel& submodel,
                     const Bytes& payload) {
-  const auto dense = experiment_.plans->buffer_layout(submodel, Packing::dense);
+  const auto dense = experiment_.plans->buffer_layout(submodel, Packing::shared);
   ESPALIER_CHECK(std::ssize(payload) == payload_bytes(*dense),
                  "client {}: payload of {} bytes, expected {}", client_, payload.size(),
                  payload_bytes(*dense));

@@ -12,6 +12,7 @@
 #include "espalier/method/register.h"
 #include "espalier/model/model.h"
 #include "espalier/protocol/rounds/client_stepper.h"
+#include "espalier/protocol/rounds/server_optimizer.h"
 #include "purpose.h"
 
 namespace espalier::rounds {
@@ -27,6 +28,7 @@ struct Scene {
     made->add_entry({"a", Kind::trainable, block, {made->along(hidden), made->along(in)}, {}});
     made->add_entry({"b", Kind::trainable, block, {made->along(out), made->along(hidden)}, {}});
     layout = made;
+    experiment.model.layout = layout;
     OptionTable table;
     declare_experiment_options(table);
     declare_device_options(table);
@@ -70,13 +72,14 @@ struct Scene {
     return u;
   }
 
-  /// A registered merge rule, with `settings` of [method].
+  /// A registered merge rule, with `settings` of [method], and the server optimiser of these.
   std::unique_ptr<MergeRule> rule(const std::string& name, const std::string& settings) {
     OptionTable table;
     for (const Option& option : rounds_catalogue().options.options()) table.add(option);
     Config config(table);
     config.read_text("[method]\n" + settings, "the test");
-    return rounds_catalogue().merges.get(name).value({config, experiment});
+    return with_server_optimizer(config,
+                                 rounds_catalogue().merges.get(name).value({config, experiment}));
   }
 
   double value(int entry, std::int64_t index) const {

@@ -1,8 +1,8 @@
 #pragma once
-// The places of a submodel's entries in one flat buffer. Two packings: `aligned` for training
-// (every entry starts at a multiple of 64 bytes, so that tensors are views with fast kernels) and
-// `dense` for messages and files. Segments are ordered by kind, then block, so the trained entries
-// are one contiguous range.
+// The places of a submodel's entries in one flat buffer. `aligned` is for training (every entry
+// starts at a multiple of 64 bytes, so that tensors are views with fast kernels), `dense` for files
+// and messages; `shared` is dense without the personal entries, `personal` only these. Segments are
+// ordered by kind, then block, so the trained entries are one contiguous range.
 
 #include <array>
 #include <cstdint>
@@ -17,7 +17,7 @@ namespace espalier {
 /// Every entry of an aligned buffer layout starts at a multiple of these floats (64 bytes).
 inline constexpr std::int64_t kAlignmentFloats = 16;
 
-enum class Packing { aligned, dense };
+enum class Packing { aligned, dense, shared, personal };
 
 /// A half-open range of floats in a buffer.
 struct Range {

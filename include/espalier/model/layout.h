@@ -49,6 +49,8 @@ struct Entry {
   Init init;
   /// Only products and look-ups read it; they write its gradient themselves (operations.h).
   bool product = false;
+  /// Trained by each client for itself: in no message.
+  bool personal = false;
 };
 
 struct Layout {

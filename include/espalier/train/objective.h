@@ -6,9 +6,11 @@
 
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "espalier/base/archive.h"
+#include "espalier/base/bytes.h"
 #include "espalier/train/experiment.h"
 
 namespace espalier {
@@ -20,6 +22,8 @@ struct LocalTask {
   std::int64_t base_version = 0;  ///< of the global model from which it starts
   Submodel submodel;
   double search = 0;  ///< above 0: the fraction of units to search for before the training
+  /// Values that the merge rule sends beside the weights, with their layout (shared); null: none.
+  SharedBytes companion{};
 };
 
 /// The objects that an objective may use during a task.
@@ -78,6 +82,8 @@ class LocalObjective {
   virtual std::vector<SubmodelPasses> passes(const Experiment&, const LocalTask&,
                                              const Submodel& trained,
                                              const Workload& batches) const;
+  /// The merge rule whose companion values it reads; empty: none.
+  virtual std::string companion_rule() const { return {}; }
   /// State that the client keeps between tasks; nothing by default.
   virtual void archive(Archive&) {}
 };

@@ -22,7 +22,7 @@ inline constexpr unsigned kTrained = 1u << static_cast<unsigned>(Kind::trainable
 /// The kind of entries that a search freezes; payloads carry these as trained ones.
 inline constexpr unsigned kFrozen = 1u << static_cast<unsigned>(Kind::frozen);
 
-/// Number of bytes of a message's payload: the trained values, dense.
+/// Number of bytes of a message's payload: the trained values of a dense or shared layout.
 std::int64_t payload_bytes(const BufferLayout& dense);
 /// The payload with the trained values of `dense`, whose submodel the model contains.
 std::shared_ptr<Bytes> pack_payload(PlanCache& plans, const Parameters& model,
@@ -35,8 +35,8 @@ class Trainer {
   Trainer(const Experiment& experiment, std::int64_t client, std::int64_t nth_task,
           std::int64_t base_version);
 
-  /// Sets the weights from a payload of `submodel`. `layout`: of the experiment's model, or one
-  /// with frozen entries. Removes the optimiser.
+  /// Sets the weights from a payload of `submodel`; personal ones become zero. `layout`: of the
+  /// experiment's model, or one with frozen entries. Removes the optimiser.
   void place(const std::shared_ptr<const Layout>& layout, const Submodel& submodel,
              const Bytes& payload);
   /// Allocates gradients and a new optimiser for these weights; the mean loss starts again. Weights

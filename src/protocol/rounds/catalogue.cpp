@@ -1,5 +1,7 @@
 #include "espalier/protocol/rounds/catalogue.h"
 
+#include "espalier/protocol/rounds/personal.h"
+#include "espalier/protocol/rounds/server_optimizer.h"
 #include "espalier/protocol/rounds/task_costs.h"
 #include "espalier/train/task_cost.h"
 
@@ -14,6 +16,7 @@ void declare_method_options(OptionTable& table) {
   table.add({"method.search", OptionType::text, "",
              "search of a submodel rule whose clients search (masked_depth); empty = the rule's "
              "own (masks)"});
+  declare_personal_options(table);
 }
 
 namespace {
@@ -64,12 +67,28 @@ void set_defaults(const Catalogue& catalogue, Config& config) {
   }
 }
 
+namespace {
+
+/// An objective that reads what only one merge rule sends has no sense without it.
+void refuse_missing_companion(const RuleNames& names, const LocalObjective& objective) {
+  const std::string needed = objective.companion_rule();
+  if (needed.empty() || names.merge == needed) return;
+  throw InputError(
+      formatted("method.objective = {} reads values that only merge rule {} sends: set "
+                "method.merge = {}, or take another objective than {}",
+                names.objective, needed, needed, names.objective));
+}
+
+}  // namespace
+
 ServerRules build_rules(const Catalogue& catalogue, const RuleNames& names, const Config& config,
                         const Experiment& experiment) {
   ServerRules rules;
   RuleContext context{config, experiment};
   rules.tasks.objective = catalogue.objectives.get(names.objective).value(context);
-  rules.merge = catalogue.merges.get(names.merge).value(context);
+  rules.merge = with_server_optimizer(config, catalogue.merges.get(names.merge).value(context));
+  refuse_missing_companion(names, *rules.tasks.objective);
+  if (rules.merge->companion() != nullptr) rules.tasks.vectors = 2;
   if (!names.search.empty()) {
     rules.tasks.search = catalogue.searches.get(names.search).value(context);
   }
@@ -92,16 +111,31 @@ ClientRules client_rules(const Catalogue& catalogue, const RuleNames& names) {
   return rules;
 }
 
+namespace {
+
+/// The cost model's message has one value for each weight of the model.
+TrainingCost with_message(const Experiment& e, const TaskRules& rules, const Submodel& submodel,
+                          TrainingCost cost) {
+  const std::int64_t more = message_bytes(e, rules, submodel) - cost.message_bytes;
+  cost.message_bytes += more;
+  cost.peak_bytes += more;
+  return cost;
+}
+
+}  // namespace
+
 Peaks assignment_peaks(const Experiment& e, const TaskRules& rules, const Assignment& assigned,
                        std::int64_t client) {
   const std::int64_t batch = part_size(e.train, e.batch_of(client));
   const Submodel& sent = assigned.submodel;
-  if (assigned.search == 0) return {0, task_cost(e, *rules.objective, sent, batch)};
+  if (assigned.search == 0) {
+    return {0, with_message(e, rules, sent, task_cost(e, *rules.objective, sent, batch))};
+  }
   // A search may find a submodel as large as the sent one.
   const Submodel trained =
       rules.search->size_is_known() ? rules.search->expected(e.model, sent, assigned.search) : sent;
-  return {search_cost(e, *rules.search, sent, batch).peak_bytes,
-          task_cost(e, *rules.objective, trained, batch)};
+  return {with_message(e, rules, sent, search_cost(e, *rules.search, sent, batch)).peak_bytes,
+          with_message(e, rules, trained, task_cost(e, *rules.objective, trained, batch))};
 }
 
 }  // namespace espalier::rounds

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "espalier/base/log.h"
+#include "espalier/protocol/rounds/personal.h"
 #include "espalier/train/optimizer.h"
 
 namespace espalier::rounds {
@@ -47,6 +48,8 @@ void print_check(const Experiment& e, const RuleNames& names, const ServerRules&
   const std::int64_t values =
       e.plans->buffer_layout(full, Packing::aligned)->count(Kind::trainable);
   log_note(formatted("model    {}, {} parameters", e.model.name, values));
+  const std::string personal = personal_description(e);
+  if (!personal.empty()) log_note(personal);
   log_note(formatted("data     {}, {} training and {} test samples", e.data.name,
                      e.data.train ? e.data.train->size() : 0,
                      e.data.test ? e.data.test->size() : 0));

@@ -51,7 +51,7 @@ FullUpdates::FullUpdates(const Experiment& experiment)
     : experiment_(experiment),
       costs_(experiment, TaskRules{std::make_shared<LocalObjective>(), nullptr}) {
   sent_.task.submodel = Submodel::full(*experiment.model.layout);
-  sent_.buffer_layout = experiment.plans->buffer_layout(sent_.task.submodel, Packing::dense);
+  sent_.buffer_layout = experiment.plans->buffer_layout(sent_.task.submodel, Packing::shared);
 }
 
 const Flight& FullUpdates::of(std::int64_t client) {

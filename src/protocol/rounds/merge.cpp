@@ -81,7 +81,8 @@ Coverage coverage(const Experiment& experiment, const BufferLayout& model,
   for (const Update& update : updates) ++holders[update.buffer_layout.get()];
   Coverage result;
   if (updates.empty()) return result;
-  const std::int64_t values = model.count(Kind::trainable);
+  const std::int64_t values =
+      experiment.plans->buffer_layout(model.submodel(), Packing::shared)->count(Kind::trainable);
   double sum = 0;
   for (const auto& [buffer_layout, count] : holders) {
     sum += static_cast<double>(count) * static_cast<double>(buffer_layout->count(Kind::trainable));
@@ -103,7 +104,8 @@ Coverage coverage(const Experiment& experiment, const BufferLayout& model,
   std::int32_t least = std::numeric_limits<std::int32_t>::max();
   for (std::size_t entry = 0; entry < model.layout().entries.size(); ++entry) {
     const BufferLayout::Place& place = model.place(static_cast<int>(entry));
-    if (model.layout().entries[entry].kind != Kind::trainable || !place.present) continue;
+    const Entry& kept = model.layout().entries[entry];
+    if (kept.kind != Kind::trainable || kept.personal || !place.present) continue;
     for (std::int64_t i = place.offset; i < place.offset + place.count; ++i) {
       least = std::min(least, count[static_cast<std::size_t>(i)]);
     }
@@ -123,12 +125,15 @@ AverageMerge::AverageMerge(const RuleContext& context)
     : by_samples_(context.config.text("method.weighting") == "samples"),
       staleness_(context.config) {}
 
+double AverageMerge::weight_of(const Update& update) const {
+  return (by_samples_ ? static_cast<double>(update.samples) : 1.0) * staleness_(update.staleness);
+}
+
 void AverageMerge::merge(const Experiment& experiment, Parameters& model,
                          std::span<Update> updates) {
   std::vector<Holding> holdings;
   for (Update& update : updates) {
-    update.weight =
-        (by_samples_ ? static_cast<double>(update.samples) : 1.0) * staleness_(update.staleness);
+    update.weight = weight_of(update);
     // Divide by the first weight, so that equal weights are exactly 1.
     holdings.push_back({experiment.plans->plan(*update.buffer_layout, model.buffer_layout(),
                                                restriction(experiment, update), kTrained),

@@ -2,6 +2,7 @@
 
 #include "espalier/protocol/rounds/check.h"
 #include "espalier/protocol/rounds/heterogeneity.h"
+#include "espalier/protocol/rounds/personal.h"
 #include "espalier/protocol/rounds/server.h"
 #include "espalier/protocol/rounds/tables.h"
 #include "espalier/train/weights.h"
@@ -92,7 +93,11 @@ Protocol protocol(const Catalogue& c) {
       .tables = {&rounds_schema(), &tasks_schema(), &fleet_schema()},
       .list = [&c] { return listings(c); },
       .choose = [&c](Config& config) { set_defaults(c, config); },
-      .complete = spread_links,
+      .complete =
+          [](const Config& config, Experiment& experiment) {
+            mark_personal(config, experiment);  // messages, and so links, follow from it
+            spread_links(config, experiment);
+          },
       .prepare =
           [&c](const Config& config, const Experiment& experiment) {
             return std::make_unique<Rounds>(c, config, experiment);

@@ -8,6 +8,7 @@
 #include "espalier/base/kill_point.h"
 #include "espalier/base/log.h"
 #include "espalier/base/wide.h"
+#include "espalier/protocol/rounds/personal.h"
 #include "espalier/train/trainer.h"
 
 namespace espalier::rounds {
@@ -146,8 +147,9 @@ void RoundsServer::send(std::int64_t client) {
   Assignment assigned =
       rules_.submodel->choose(experiment_, {client, nth_task, state_.version, state_.sent_tasks++});
   SentTask sent;
-  sent.buffer_layout = experiment_.plans->buffer_layout(assigned.submodel, Packing::dense);
-  sent.payload = payloads_.payload(model_, assigned.submodel, *sent.buffer_layout);
+  sent.buffer_layout = experiment_.plans->buffer_layout(assigned.submodel, Packing::shared);
+  sent.payload =
+      payloads_.payload(model_, rules_.merge->companion(), assigned.submodel, *sent.buffer_layout);
   sent.width = assigned.width;
   sent.name_bytes = assigned.name_bytes;
   sent.fault = faults_.fault(client, nth_task);
@@ -162,6 +164,7 @@ void RoundsServer::send(std::int64_t client) {
   task.not_finite = sent.fault.not_finite;
   const Flight flight = costs_.flight_of(sent, state_.now);
   task.state = clients_.state(client);
+  if (task.state.empty()) task.state = first_personal_state(experiment_, model_);
   clock_->send(flight, client_job(task, sent.payload));
   out_.emplace(flight.number, std::move(sent));
 }
@@ -219,12 +222,9 @@ void RoundsServer::adopt_submodel(Delivered& delivered) {
   SentTask& sent = delivered.sent;
   ClientResult& result = delivered.arrival.result;
   Submodel found = Submodel::decode(*experiment_.model.layout, result.found);
-  const auto dense = experiment_.plans->buffer_layout(found, Packing::dense);
-  auto start = std::make_shared<Bytes>(static_cast<std::size_t>(payload_bytes(*dense)));
-  experiment_.plans->plan(*sent.buffer_layout, *dense, nullptr, kTrained)
-      ->copy(floats_of(*sent.payload).data(), floats_of(*start).data());
-  sent.payload = std::move(start);
-  sent.buffer_layout = dense;
+  const auto shared = experiment_.plans->buffer_layout(found, Packing::shared);
+  sent.payload = narrowed(*experiment_.plans, *sent.payload, *sent.buffer_layout, *shared);
+  sent.buffer_layout = shared;
   sent.task.submodel = std::move(found);
   result.found.clear();
   delivered.is_searched = true;
@@ -283,12 +283,15 @@ std::vector<Update> RoundsServer::merge() {
   std::vector<Update> updates;
   for (const Delivered* d : sources) {
     const ClientTask& task = d->sent.task;
+    // Batches of a search do not train the weights.
+    const std::int64_t search_steps =
+        task.search > 0 ? rules_.tasks.search->workload(experiment_, task.client).steps : 0;
     updates.push_back({.task = task.task,
                        .client = task.client,
                        .base_version = task.base_version,
                        .staleness = d->staleness,
                        .samples = experiment_.samples_of(task.client),
-                       .steps = d->arrival.result.steps,
+                       .steps = d->arrival.result.steps - search_steps,
                        .lr = learning_rate(experiment_.train, task.base_version),
                        .buffer_layout = d->sent.buffer_layout,
                        .values = d->arrival.values,

@@ -60,7 +60,7 @@ void archive_sent(Archive& archive, const Experiment& experiment, SentTask& sent
   archive.value("task", task);
   if (archive.loading()) {
     sent.task = ClientTask::decode(*experiment.model.layout, task);
-    sent.buffer_layout = experiment.plans->buffer_layout(sent.task.submodel, Packing::dense);
+    sent.buffer_layout = experiment.plans->buffer_layout(sent.task.submodel, Packing::shared);
   }
   archive_shared(archive, "payload", sent.payload, payloads);
   archive.value("flops", flight.flops);

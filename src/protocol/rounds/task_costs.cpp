@@ -20,6 +20,11 @@ std::int64_t description_bytes(const SentTask& sent) {
 
 }  // namespace
 
+std::int64_t message_bytes(const Experiment& experiment, const TaskRules& rules,
+                           const Submodel& submodel) {
+  return rules.vectors * payload_bytes(*experiment.plans->buffer_layout(submodel, Packing::shared));
+}
+
 void set_identity(Flight& flight, const SentTask& sent) {
   flight.number = sent.task.task;
   flight.endpoint = sent.task.client;
@@ -44,7 +49,7 @@ Nanoseconds TaskCosts::update_time(const Assignment& assigned, std::int64_t clie
   sent.task.submodel = assigned.submodel;
   sent.task.search = assigned.search;
   sent.name_bytes = assigned.name_bytes;
-  sent.buffer_layout = experiment_.plans->buffer_layout(assigned.submodel, Packing::dense);
+  sent.buffer_layout = experiment_.plans->buffer_layout(assigned.submodel, Packing::shared);
   const Flight flight = flight_on(experiment_.fleet->device(client), sent, 0);
   return flight.download + flight.compute + flight.upload;
 }
@@ -60,7 +65,7 @@ Flight TaskCosts::flight_on(const DeviceClass& device, const SentTask& sent, Nan
   Flight flight;
   set_identity(flight, sent);
   flight.is_bounded = searches && !rules_.search->size_is_known();
-  flight.bytes_down = payload_bytes(*sent.buffer_layout) + description_bytes(sent);
+  flight.bytes_down = rules_.vectors * payload_bytes(*sent.buffer_layout) + description_bytes(sent);
   flight.sent = now;
   flight.download = transfer_time(device.down_mbps, device.latency_ms, flight.bytes_down);
   const Submodel trained =
@@ -82,8 +87,7 @@ void TaskCosts::charge_on(const DeviceClass& device, const SentTask& sent, const
   const auto add_passes = [&](Phase phase, const Submodel& submodel, Workload::Passes passes) {
     steps.push_back({cost_of(phase, submodel, passes.size), passes.count});
   };
-  flight.bytes_up =
-      answer_bytes() + payload_bytes(*experiment_.plans->buffer_layout(trained, Packing::dense));
+  flight.bytes_up = answer_bytes() + message_bytes(experiment_, rules_, trained);
   const bool searches = sent.task.search > 0;
   if (searches) {
     for (const auto& passes : rules_.search->workload(experiment_, client).passes) {
@@ -107,7 +111,7 @@ void TaskCosts::charge_on(const DeviceClass& device, const SentTask& sent, const
 void refuse_endless_tasks(const Experiment& experiment, const LocalObjective& objective,
                           const ClockSettings& clock) {
   const auto full = Submodel::full(*experiment.model.layout);
-  const auto dense = experiment.plans->buffer_layout(full, Packing::dense);
+  const auto dense = experiment.plans->buffer_layout(full, Packing::shared);
   const std::int64_t bytes = payload_bytes(*dense);
   ServerResources server = clock.server;
   server.down.take(0, bytes);

@@ -14,6 +14,7 @@
 #include "espalier/comm/mailbox.h"
 #include "espalier/device/memory.h"
 #include "espalier/protocol/rounds/client_task.h"
+#include "espalier/protocol/rounds/personal.h"
 #include "espalier/protocol/rounds/rules.h"
 #include "espalier/train/trainer.h"
 
@@ -21,7 +22,8 @@ namespace espalier::rounds {
 
 class ClientStepper {
  public:
-  /// `payload`: dense trained values of the task's submodel. Never throws because of the memory
+  /// `payload`: shared trained values of the task's submodel, and companion values if the merge
+  /// rule sends them. Never throws because of the memory
   /// cap: the first step() then returns false.
   ClientStepper(const RuleContext& context, const ClientRules& rules, ClientTask task,
                 std::int64_t message_bytes, SharedBytes payload);
@@ -44,6 +46,7 @@ class ClientStepper {
   void begin_training();
   bool test_batch();
   LocalView view() { return {experiment_, trainer_.parameters(), task_}; }
+  void place(const std::shared_ptr<const Layout>& layout);
   void archive_training_state(Archive& archive);
   void release();
 
@@ -59,8 +62,11 @@ class ClientStepper {
   std::optional<ByteArchive> state_;  // reads task_.state
   std::int64_t search_steps_ = 0;
   std::int64_t steps_ = 0;
-  std::vector<std::int64_t> local_test_;
-  std::int64_t tested_ = 0;  // of local_test_
+  PersonalValues personal_;  // of the client
+  struct {
+    std::vector<std::int64_t> samples;
+    std::int64_t tested = 0;  // of these
+  } local_test_;
   ClientResult result_;
 };
 

@@ -74,7 +74,7 @@ class StalenessWeight {
 /// method.staleness, method.staleness_power, method.hinge_a, method.hinge_b.
 void declare_staleness_options(OptionTable& table);
 
-/// Holders of each trained parameter: the smallest number, and the mean.
+/// Holders of each trained parameter that is not personal: the smallest number, and the mean.
 Coverage coverage(const Experiment& experiment, const BufferLayout& model,
                   std::span<const Update> updates);
 
@@ -86,8 +86,7 @@ class AverageMerge : public MergeRule {
   void merge(const Experiment& experiment, Parameters& model, std::span<Update> updates) override;
 
  protected:
-  /// The part of an update's submodel that is merged; null, the default: all of it.
-  virtual const Submodel* restriction(const Experiment&, const Update&) const { return nullptr; }
+  double weight_of(const Update& update) const;
   /// Makes the next version; by default weighted_mean().
   virtual void combine(Parameters& model, std::span<const Holding> holdings) const {
     weighted_mean(model, holdings);

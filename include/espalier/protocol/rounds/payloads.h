@@ -16,8 +16,10 @@ class Payloads {
  public:
   /// `plans` must outlive it.
   explicit Payloads(PlanCache& plans) : plans_(plans) {}
-  /// The trained values of `submodel`, whose dense buffer layout is given, packed from `model`.
-  SharedBytes payload(const Parameters& model, const Submodel& submodel, const BufferLayout& dense);
+  /// The trained values of `submodel`, whose shared buffer layout is given, packed from `model`;
+  /// then those of `companion` (MergeRule::companion), if there is one.
+  SharedBytes payload(const Parameters& model, const Parameters* companion,
+                      const Submodel& submodel, const BufferLayout& shared);
   /// Stores a payload of the present version for further tasks.
   void keep(const Submodel& submodel, SharedBytes payload);
   /// Forgets all payloads, because the version is new.
@@ -27,5 +29,11 @@ class Payloads {
   PlanCache& plans_;
   std::unordered_map<std::uint64_t, std::pair<Submodel, SharedBytes>> payloads_;  // by hash
 };
+
+/// The weights of a payload, and its companion values (null if it has none).
+std::pair<SharedBytes, SharedBytes> parted(SharedBytes payload, const BufferLayout& layout);
+/// The payload, with or without companion values, of a smaller submodel.
+SharedBytes narrowed(PlanCache& plans, const Bytes& payload, const BufferLayout& from,
+                     const BufferLayout& to);
 
 }  // namespace espalier::rounds

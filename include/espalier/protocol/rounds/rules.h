@@ -60,7 +60,7 @@ struct Update {
   std::int64_t samples = 0;                             ///< of the client
   std::int64_t steps = 0;                               ///< batches trained
   double lr = 0;                                        ///< learning rate of these batches
-  std::shared_ptr<const BufferLayout> buffer_layout{};  ///< dense; of `values` and `sent`
+  std::shared_ptr<const BufferLayout> buffer_layout{};  ///< shared; of `values` and `sent`
   SharedBytes values{};                                 ///< trained values (kTrained), as received
   SharedBytes sent{};                                   ///< the payload that the task started from
   double width = 1;                                     ///< of its assignment
@@ -100,6 +100,14 @@ class MergeRule {
   /// weights.
   virtual void merge(const Experiment& experiment, Parameters& model,
                      std::span<Update> updates) = 0;
+  /// The part of an update's submodel that is merged; null, the default: all of it. Valid until the
+  /// next call.
+  virtual const Submodel* restriction(const Experiment&, const Update&) const { return nullptr; }
+  /// Values that travel beside the weights of every task, one for each weight of the model
+  /// (aligned): the values of the task's submodel follow its weights in the payload and in
+  /// Update::sent, and a message back is charged for as many. Null, the default: none. The choice
+  /// holds for the whole run.
+  virtual const Parameters* companion() const { return nullptr; }
   virtual void archive(Archive&) {}
 };
 
@@ -129,6 +137,7 @@ std::unique_ptr<Rule> make_rule(const RuleContext& context) {
 struct TaskRules {
   std::shared_ptr<const LocalObjective> objective;
   std::shared_ptr<const SubmodelSearch> search;  ///< null: no client searches
+  std::int64_t vectors = 1;  ///< values that a message carries for each weight, either way
 };
 
 /// The rules of one run, as its server needs them.

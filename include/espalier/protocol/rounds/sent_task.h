@@ -15,7 +15,7 @@ namespace espalier::rounds {
 /// A task that was sent; the clock has its flight.
 struct SentTask {
   ClientTask task;
-  std::shared_ptr<const BufferLayout> buffer_layout;  ///< dense; of the payload
+  std::shared_ptr<const BufferLayout> buffer_layout;  ///< shared; of the payload
   SharedBytes payload;
   // Of its assignment:
   double width = 1;

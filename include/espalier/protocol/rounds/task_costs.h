@@ -11,6 +11,10 @@
 
 namespace espalier::rounds {
 
+/// Bytes of a task's payload, either way.
+std::int64_t message_bytes(const Experiment& experiment, const TaskRules& rules,
+                           const Submodel& submodel);
+
 class TaskCosts {
  public:
   /// The experiment must outlive it.
