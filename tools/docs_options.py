@@ -55,6 +55,9 @@ SECTIONS = {
 }
 
 
+FIELD = re.compile("  (type|unit|default|accepts|resume): +(.*)")  # a help text may begin "gpt: "
+
+
 def program_output(program, *words):
     done = subprocess.run([program, *words], text=True, capture_output=True, check=False)
     if done.returncode != 0:
@@ -66,8 +69,8 @@ def explained(text):
     """Key and fields of one option, as `list options -v` prints it."""
     lines = text.splitlines()
     key = lines[0].split()[0]
-    fields = {"help": " ".join(line.strip() for line in lines[1:] if not re.match(r"  \w+: ", line))}
-    fields.update(re.match(r"  (\w+): +(.*)", line).groups() for line in lines[1:] if re.match(r"  \w+: ", line))
+    fields = {"help": " ".join(line.strip() for line in lines[1:] if not FIELD.match(line))}
+    fields.update(FIELD.match(line).groups() for line in lines[1:] if FIELD.match(line))
     return key, fields
 
 

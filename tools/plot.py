@@ -211,7 +211,8 @@ def positions(run, against):
 
 USUAL_AXES = {  # of the pictures whose x axis can be chosen
     "summary": ("virtual", "rounds"), "quality": ("virtual", "rounds", "bytes", "wall", "steps"),
-    "staleness": ("virtual",), "utilisation": ("virtual",), "coverage": ("rounds",), "waiting": ("rounds",),
+    "staleness": ("virtual",), "utilisation": ("virtual",), "coverage": ("rounds",), "trained": ("rounds",),
+    "waiting": ("rounds",),
 }
 
 
@@ -363,6 +364,7 @@ MEASURES = {  # column: words and unit, where the column's own name is not enoug
     "staleness_mean": "staleness (versions)",
     "utilisation": "busy share of the clients at work",
     "coverage_mean": "clients that hold a parameter",
+    "coverage_ever": "parameters ever trained (share)",
     "waiting_share": "waiting share of the workers' time",
 }
 
@@ -525,6 +527,13 @@ def draw_coverage(axis, runs, view):
     if len(curves) <= FEW:
         line_legend(axis, "mean over parameters", "parameter with the fewest")
     from_zero(axis)
+    return curves
+
+
+def draw_trained(axis, runs, view):
+    """Share of the model's parameters that at least one update has held so far."""
+    curves = draw_curves(axis, runs, view, "coverage_ever", axes_of("trained", view)[0])
+    axis.set_ylim(0, 1.02)
     return curves
 
 
@@ -973,6 +982,7 @@ PICTURES = {
     "staleness": draw_staleness,
     "utilisation": draw_utilisation,
     "coverage": draw_coverage,
+    "trained": draw_trained,
     "waiting": draw_waiting,
     "memory": draw_memory,
     "updates": draw_updates,
@@ -982,7 +992,7 @@ PICTURES = {
 }
 MEASURED = {  # the column that a picture of curves shows; empty: the quality
     "quality": "", "staleness": "staleness_mean", "utilisation": "utilisation", "coverage": "coverage_mean",
-    "waiting": "waiting_share",
+    "trained": "coverage_ever", "waiting": "waiting_share",
 }
 OF_ONE_RUN = ("memory", "updates", "batches", "retention", "gantt")
 BY_ROUND = ("updates", "batches", "retention")
@@ -1145,6 +1155,7 @@ PICTURE_HELP = """pictures (-p):
   summary    quality and loss of all runs; the clients of the first run
   quality    quality against virtual time, rounds, bytes, and wall time or steps
   staleness, utilisation, coverage, waiting    of each merge, for all runs
+  trained    share of the parameters that were ever trained, for all runs
   memory     peak memory of each client against that of its device, for each run
   updates, retention, batches    of each client over rounds: time, share, size
   gantt      what each client did when, for each run

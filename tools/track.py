@@ -54,7 +54,8 @@ def needed(name):
 ROUND_METRICS = {
     "training/loss": ("train_loss", 1), "updates/merged": ("updates_merged", 1), "updates/stale": ("updates_stale", 1),
     "updates/lost": ("updates_dropped", 1), "staleness/mean": ("staleness_mean", 1), "staleness/max": ("staleness_max", 1),
-    "coverage/mean": ("coverage_mean", 1), "coverage/min": ("coverage_min", 1), "clients/utilisation": ("utilisation", 1),
+    "coverage/mean": ("coverage_mean", 1), "coverage/min": ("coverage_min", 1), "coverage/ever": ("coverage_ever", 1),
+    "clients/utilisation": ("utilisation", 1),
     "clients/peak_MB": ("peak_client_bytes", 1e-6), "traffic/down_MB": ("bytes_down", 1e-6), "traffic/up_MB": ("bytes_up", 1e-6),
     "regions/stall_s": ("stall_s", 1), "split/waiting_s": ("waiting_s", 1), "traffic/devices_MB": ("device_bytes", 1e-6), "training/step": ("step", 1), "time/virtual_s": ("virtual_time_s", 1), "time/wall_s": ("wall_time_s", 1),
 }

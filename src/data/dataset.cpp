@@ -132,6 +132,13 @@ void declare_data_options(OptionTable& table) {
       "data.augment", "none",
       "changes of training images: crop_flip moves them by up to 4 pixels and mirrors half of them",
       {"none", "crop_flip"});
+  table.add({.key = "data.mask_rate",
+             .type = OptionType::real,
+             .default_value = "0",
+             .help = "texts: fraction of the tokens of each text that are hidden and predicted, in "
+                     "place of the next tokens; 0 = none",
+             .minimum = 0,
+             .maximum = 1});
   table.add({.key = "data.train_limit",
              .type = OptionType::integer,
              .default_value = "0",
@@ -176,6 +183,7 @@ Dataset load_dataset(const Config& config) {
   if (config.text("data.augment") == "crop_flip") {
     data.train = make_augmented(std::move(data.train), data.shape);
   }
+  make_masked(config, data);
   return data;
 }
 

@@ -37,8 +37,8 @@ std::uint64_t hash_labels(const Split& split) {
   return hash_bytes(labels.data(), labels.size() * sizeof(labels[0]));
 }
 
-/// Hash of the samples, and of labels of positions (next-token data).
-std::uint64_t hash_values(const Split& split, bool next_token) {
+/// Hash of the samples, and of the tokens that may be labels if tokens are predicted.
+std::uint64_t hash_values(const Split& split, bool predicts_tokens) {
   if (split.size() == 0) return 0;
   const std::int64_t first[] = {0};
   const auto each = static_cast<std::int64_t>(split.inputs(first).nbytes());
@@ -50,7 +50,7 @@ std::uint64_t hash_values(const Split& split, bool next_token) {
     const std::size_t size = std::min<std::size_t>(kAtOnce, all.size() - begin);
     const auto part = std::span(all).subspan(begin, size);
     hash = hash_tensor(split.inputs(part), hash);
-    if (next_token) hash = hash_tensor(split.labels(part), hash);
+    if (predicts_tokens) hash = hash_tensor(split.labels(part), hash);
   }
   return hash;
 }
@@ -95,7 +95,7 @@ std::string fingerprint(const Dataset& data) {
     say(name + " samples", std::to_string(split ? split->size() : 0));
     if (!split) return;
     say_hash(name + " labels", hash_labels(*split));
-    say_hash(name + " values", hash_values(*split, data.shape.next_token));
+    say_hash(name + " values", hash_values(*split, data.shape.predicts_tokens()));
   };
   describe("training", data.train);
   describe("test", data.test);

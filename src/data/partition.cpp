@@ -349,7 +349,7 @@ Partition::Partition(const Config& config, const Dataset& data)
   const std::string name = config.text("data.partition");
   const Split& train = *data.train;
   ESPALIER_CHECK(train.size() <= std::numeric_limits<std::uint32_t>::max());
-  if (data.shape.next_token && name != "iid" && name != "given") {
+  if (data.shape.predicts_tokens() && name != "iid" && name != "given") {
     throw InputError(formatted(
         "data.partition = {} divides by class, and the samples of {} have no class: set it to iid",
         name, data.name));
@@ -359,7 +359,7 @@ Partition::Partition(const Config& config, const Dataset& data)
   if (name == "given") {
     members = by_client(data, clients_);
   } else {
-    members = by_class(train, data.shape.next_token ? 1 : data.shape.classes);
+    members = by_class(train, data.shape.predicts_tokens() ? 1 : data.shape.classes);
     if (name == "long_tail") {
       cut_long_tail(seed_, config.real("data.imbalance"), members);
       rule = config.text("data.long_tail_split");

@@ -151,6 +151,10 @@ at::Tensor Split::labels(std::span<const std::int64_t> indices) const {
   return result;
 }
 
+Batch Split::batch(std::span<const std::int64_t> indices, Stream* augment) const {
+  return {inputs(indices, augment), labels(indices)};
+}
+
 Limits limits(const Config& config) {
   return {config.integer("data.train_limit"), config.integer("data.test_limit")};
 }

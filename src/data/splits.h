@@ -45,4 +45,7 @@ std::unique_ptr<Split> make_window_split(std::shared_ptr<const void> owner,
 /// InputError if the samples are not images.
 std::unique_ptr<Split> make_augmented(std::unique_ptr<Split> images, const DataShape& shape);
 
+/// Hides tokens of next-token data by data.mask_rate; errors as in masked_shape().
+void make_masked(const Config& config, Dataset& data);
+
 }  // namespace espalier

@@ -257,7 +257,7 @@ Evaluation Evaluator::combined(const Running& running, std::size_t set) const {
   Evaluation evaluation;
   evaluation.time = running.time;
   evaluation.loss = total.loss / samples;
-  if (experiment_.model.shape.next_token) {
+  if (experiment_.model.shape.predicts_tokens()) {
     evaluation.perplexity = std::exp(evaluation.loss);
   } else {
     evaluation.top1 = static_cast<double>(total.top1) / samples;

@@ -64,7 +64,7 @@ RunSettings run_settings(const Config& config, const Experiment& experiment) {
                 .evaluate_first = config.boolean("record.evaluate_first"),
                 .checkpoint_every = config.integer("checkpoint.every")};
   if (const double target = config.real("run.target_accuracy"); target > 0) {
-    if (experiment.model.shape.next_token) {
+    if (experiment.model.shape.predicts_tokens()) {
       throw InputError(
           "run.target_accuracy is for models that classify; a language model has no accuracy: "
           "leave it out, or set run.rounds or run.virtual_limit");

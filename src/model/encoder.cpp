@@ -1,5 +1,6 @@
 // Text classifier: token and position embeddings, pre-norm blocks whose attention sees the whole
-// text, mean or first token, class head. The blocks have the names of vit.
+// text, mean or first token, class head. The blocks have the names of vit. For texts with hidden
+// tokens it is a masked language model, whose head predicts these tokens (Devlin et al. 2019).
 
 #include <utility>
 
@@ -14,6 +15,8 @@ void declare(OptionTable&) {}
 Model build(const Config& config, const DataShape& shape) {
   TransformerChoice choice = transformer_choice(config);
   choice.positions = shape.sample[0];
+  choice.masked = shape.masked;
+  choice.mask_token = shape.vocabulary - 1;
   read_positions(choice, config);
 
   Model model;
@@ -24,12 +27,15 @@ Model build(const Config& config, const DataShape& shape) {
   model.blocks.push_back(make_block(
       *layout, stem, {token_stem(choice, *layout, stem, "tok_embed", "pos_embed", tokens, embed)}));
   model.class_axis = layout->add_axis("classes", shape.classes, false);
-  const Pooling pooling = pooling_choice(config);
+  const bool is_masked = choice.masked > 0;
+  const Pooling pooling = is_masked ? Pooling::token : pooling_choice(config);
   add_transformer_blocks(
       model, *layout, choice,
       {"blocks", "norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2"}, embed,
       [&](int block, const std::string& prefix) {
-        return pooled_head(choice, pooling, *layout, block, prefix, embed, model.class_axis);
+        return is_masked
+                   ? token_head(choice, *layout, block, prefix, embed, model.class_axis)
+                   : pooled_head(choice, pooling, *layout, block, prefix, embed, model.class_axis);
       });
   model.layout = std::move(layout);
   return model;

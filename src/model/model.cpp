@@ -135,7 +135,8 @@ const Registry<ModelFamily>& model_families() {
              resnet_family());
     list.add("vit", "vision transformer for images", vit_family());
     list.add("gpt", "transformer that predicts the next token of a text", gpt_family());
-    list.add("encoder", "transformer that classifies texts", encoder_family());
+    list.add("encoder", "transformer that classifies texts or predicts their hidden tokens",
+             encoder_family());
     list.add("lstm", "LSTM layers that predict the next token of a text, or classify it",
              lstm_family());
     return list;
@@ -187,7 +188,7 @@ bool fits(Takes takes, const DataShape& data) {
     case Takes::next_token:
       return is_text && data.next_token;
     case Takes::tokens:
-      return is_text;
+      return is_text && data.masked == 0;
   }
   return false;
 }
@@ -201,11 +202,11 @@ const char* description(Takes takes) {
     case Takes::signals:
       return "signals (channels, length)";
     case Takes::texts:
-      return "texts with one class each";
+      return "texts with one class each or with hidden tokens";
     case Takes::next_token:
       return "texts whose next token is predicted";
     case Takes::tokens:
-      return "texts";
+      return "texts without hidden tokens";
   }
   return "";
 }
@@ -215,7 +216,9 @@ std::string description(const DataShape& data) {
   if (data.vocabulary == 0) return formatted("numbers of the shape {}", shape);
   if (data.sample.size() != 1) return formatted("tokens of the shape {}", shape);
   return formatted("texts of {} tokens {}", shape,
-                   data.next_token ? "whose next token is predicted" : "with one class each");
+                   data.next_token   ? "whose next token is predicted"
+                   : data.masked > 0 ? "with hidden tokens"
+                                     : "with one class each");
 }
 
 /// Whether images seem to be rows of pixels with 1, 3 or 4 channels each.

@@ -364,6 +364,21 @@ Layer first_token() {
   return layer;
 }
 
+/// The positions of the hidden tokens: [batch, positions, embed] becomes [batch, masked, embed].
+Layer hidden_tokens(std::int64_t masked) {
+  Layer layer;
+  layer.forward = [](const Parameters&, const at::Tensor& x, Context& context) {
+    return x.flatten(0, 1).index_select(0, context.hidden).view({x.size(0), -1, x.size(2)});
+  };
+  layer.cost = [=](CostTape& tape) {
+    tape.shape[0] = masked;
+    NodeCost node;
+    node.output_bytes = tape.elements() * kFloatBytes;
+    tape.add(node);
+  };
+  return layer;
+}
+
 Layer mean_token() {
   Layer layer;
   layer.forward = [](const Parameters&, const at::Tensor& x, Context&) { return x.mean(1); };
@@ -626,8 +641,11 @@ Layer token_stem(const TransformerChoice& choice, Layout& layout, int block,
                               {Layout::constant(choice.positions), layout.along(embed_axis)},
                               normal});
   const std::int64_t most = choice.positions;
+  const std::int64_t masked = choice.masked;
+  const std::int64_t mask_token = choice.mask_token;
   Layer layer;
   layer.forward = [=](const Parameters& p, const at::Tensor& x, Context& context) {
+    if (masked > 0) context.hidden = x.flatten().eq(mask_token).nonzero().squeeze(1);
     const double factor = stream_scaler(p.submodel(), embed_axis, context);
     at::Tensor y = embed_tokens(x, p.weight(weight), factor);
     if (place < 0) return y;
@@ -644,9 +662,19 @@ Layer token_stem(const TransformerChoice& choice, Layout& layout, int block,
     node.saves_input = true;
     node.input_gradient = false;
     node.backward_scratch_bytes = (place >= 0 ? most * units * kFloatBytes : 0) + kVectorBytes;
+    node.saved_bytes = tape.batch * masked * static_cast<std::int64_t>(sizeof(std::int64_t));
+    if (masked > 0) node.forward_scratch_bytes = stream_rows(tape);  // which tokens are hidden
     tape.add(node);
   };
   return layer;
+}
+
+std::vector<Layer> token_head(const TransformerChoice& choice, Layout& layout, int block,
+                              const std::string& prefix, int embed_axis, int class_axis) {
+  return {hidden_tokens(choice.masked),
+          stream_norm(choice, layout, block, prefix + "norm", embed_axis),
+          dense(layout, block, prefix + "head", layout.along(class_axis), layout.along(embed_axis),
+                true, kDeviation)};
 }
 
 std::vector<Layer> pooled_head(const TransformerChoice& choice, Pooling pooling, Layout& layout,

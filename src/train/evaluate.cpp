@@ -98,13 +98,12 @@ std::vector<EvaluationSums> evaluate_batch(const Experiment& experiment, const E
   c10::NoGradGuard no_grad;
   const std::int64_t begin = batch * plan.batch;
   const auto indices = strided_indices(begin, std::min(plan.batch, plan.test_samples - begin), 1);
-  const at::Tensor labels = experiment.data.test->labels(indices);
+  const auto [inputs, labels] = experiment.data.test->batch(indices);
   std::vector<at::Tensor> exits;
   Context context;
   context.mode = Mode::evaluate;
   context.exits = &exits;
-  const at::Tensor logits =
-      forward(experiment.model, model_values, experiment.data.test->inputs(indices), context);
+  const at::Tensor logits = forward(experiment.model, model_values, inputs, context);
   std::vector<EvaluationSums> sums{score(logits, labels)};
   if (exits.empty()) return sums;
   at::Tensor all = logits;

@@ -11,7 +11,7 @@ Dataset declared_data(const Config& config, const MissingDataError& missing) {
   Dataset data;
   data.name = config.text("data.name");
   try {
-    data.shape = data_sources().get(data.name).value.shape(config);
+    data.shape = masked_shape(config, data_sources().get(data.name).value.shape(config));
   } catch (const DataError& unknown) {
     throw DataError(formatted("{}; {}", missing.what(), unknown.what()));
   }

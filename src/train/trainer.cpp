@@ -108,8 +108,7 @@ double Trainer::compute_gradient(LocalObjective& objective, const LocalTask& tas
     const auto count = std::min(most, size - begin);
     const auto part =
         batch.subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(count));
-    const Batch data{experiment_.data.train->inputs(part, &augment),
-                     experiment_.data.train->labels(part)};
+    const Batch data = experiment_.data.train->batch(part, &augment);
     Outputs outputs;
     if (objective.uses_exits()) context.exits = &outputs.exits;
     outputs.logits = forward(experiment_.model, objective.weights(view), data.inputs, context);
@@ -138,8 +137,7 @@ Batch Trainer::forward_batch() {
   context.mode = Mode::train;
   context.random = &random;
   parameters_.zero_gradients();
-  Batch data{experiment_.data.train->inputs(batch, &augment),
-             experiment_.data.train->labels(batch)};
+  Batch data = experiment_.data.train->batch(batch, &augment);
   data.inputs = forward(experiment_.model, parameters_, data.inputs, context);
   ++steps_;
   samples_ += std::ssize(batch);

@@ -336,8 +336,12 @@ StoredModel read_stored_model(const std::filesystem::path& checkpoint, const Opt
       archive_format(archive, stored.data);
       archive.close();
     });
+    // The group does not hold this number, which follows from the configuration.
+    DataShape& shape = stored.data.shape;
+    if (shape.vocabulary > 0) shape.masked = masked_tokens(config, shape.sample[0]);
   } else {
-    stored.data.shape = data_sources().get(stored.data.name).value.shape(config);
+    stored.data.shape =
+        masked_shape(config, data_sources().get(stored.data.name).value.shape(config));
   }
   stored.model = build_model(config, stored.data.shape);
   const Layout& layout = *stored.model.layout;

@@ -1,4 +1,4 @@
-"""The input in inputs/language/: short runs on a stand-in of LEAF's Shakespeare, with roles as clients."""
+"""The inputs in inputs/language/: short runs on stand-ins of their texts."""
 
 import json
 import os
@@ -9,7 +9,7 @@ import numpy as np
 from support import ProgramTest
 
 
-class Inputs(ProgramTest):
+class Roles(ProgramTest):
     def setUp(self):
         super().setUp()
         self.input = os.path.join(os.environ["ESPALIER_INPUTS"], "language", "leaf-lstm.ini")
@@ -38,6 +38,21 @@ class Inputs(ProgramTest):
         found = self.short("last", "--data.leaf_labels=last")
         self.assertGreater(found["top1"][-1], 0.24)  # 0.23 are blanks
         self.assertTrue(np.isnan(found["perplexity"]).all())
+
+
+class HiddenBytes(ProgramTest):
+    def test_two_rounds_of_three_widths(self):
+        self.input = os.path.join(os.environ["ESPALIER_INPUTS"], "language", "masked-encoder.ini")
+        os.makedirs(self.path("tinyshakespeare"))
+        self.write("tinyshakespeare/input.txt", "to be or not to be that is the question whether it is nobler in the mind " * 1000)
+        run = self.run_ok("masked", f"--data.dir={self.folder.name}", "--run.rounds=2", "--train.steps=1", "--record.evaluate_every=1",
+                          "--data.test_limit=20", "--clients.per_round=20", ranks=3)
+        tasks = self.table(run, "tasks")
+        self.assertEqual(np.unique(tasks["share"]).tolist(), [0.25, 0.5, 1])
+        self.assertEqual(set(tasks["outcome"].tolist()), {b"merged"})
+        found = self.table(run, "evaluations")
+        self.assertLess(found["perplexity"][-1], 257)
+        self.assertTrue((tasks["samples"] == 32).all())
 
 
 if __name__ == "__main__":

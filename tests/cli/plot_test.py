@@ -253,7 +253,7 @@ class BadInput(PlotTest):
         run = self.copied("other", lambda file: file["rounds"].pop("coverage_mean"))
         self.assert_sentence((2,), "no column coverage_mean in /rounds", run, "-p", "coverage")
         self.assert_drawn(run)
-        needs = {"rounds": ("summary", "quality", "staleness", "utilisation", "coverage"),
+        needs = {"rounds": ("summary", "quality", "staleness", "utilisation", "coverage", "trained"),
                  "tasks": ("summary", "memory", "updates", "gantt"), "evaluations": ("summary", "quality")}
         for table, pictures in needs.items():
             run = espalier_h5.open_run(self.faulty)
@@ -390,7 +390,8 @@ class DrawnValues(PlotTest):
         self.assertGreater(rounds["staleness_max"].max(), 0)
         for picture, x, y, bound in (("staleness", "virtual_time_s", "staleness_mean", "staleness_max"),
                                      ("utilisation", "virtual_time_s", "utilisation", None),
-                                     ("coverage", "round", "coverage_mean", "coverage_min")):
+                                     ("coverage", "round", "coverage_mean", "coverage_min"),
+                                     ("trained", "round", "coverage_ever", None)):
             curves, axes = self.draw(picture, [self.faulty])
             np.testing.assert_array_equal(curves[0].x, rounds[x])
             np.testing.assert_array_equal(curves[0].y, rounds[y])

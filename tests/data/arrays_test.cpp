@@ -157,6 +157,38 @@ TEST_F(Arrays, BytesAreImagesFromZeroToOne) {
   }
 }
 
+template <class T>
+Bytes counted(const char* type, const char* shape) {
+  std::vector<T> numbers(24);
+  std::iota(numbers.begin(), numbers.end(), T{0});
+  return npy(type, shape, numbers);
+}
+
+TEST_F(Arrays, IntegersOfAnyWidthAreNumbersAndOnlyBytesOfImagesArePixels) {
+  write_all();
+  // Whichever type a file has, its numbers are 0 to 23, four in each sample.
+  for (const char* shape : {"(6, 4)", "(6, 1, 2, 2)"}) {
+    const bool images = std::string(shape) != "(6, 4)";
+    const auto expect = [&](const char* type, const Bytes& file, bool pixels = false) {
+      write("x.npy", file);
+      const std::vector<float> found = values(load("arrays").train->inputs(Shape{3}));
+      for (int i = 0; i < 4; ++i) {
+        const float number = static_cast<float>(12 + i);
+        EXPECT_FLOAT_EQ(found[static_cast<std::size_t>(i)], pixels ? number / 255.0F : number)
+            << type << " " << shape;
+      }
+    };
+    expect("|i1", counted<std::int8_t>("|i1", shape));
+    expect("<i2", counted<std::int16_t>("<i2", shape));
+    expect("<i4", counted<std::int32_t>("<i4", shape));
+    expect("<i8", counted<std::int64_t>("<i8", shape));
+    expect("<u2", counted<std::uint16_t>("<u2", shape));
+    expect("<u4", counted<std::uint32_t>("<u4", shape));
+    expect("<f4", counted<float>("<f4", shape));
+    expect("|u1", counted<std::uint8_t>("|u1", shape), images);
+  }
+}
+
 TEST_F(Arrays, NormalisationIsThatOfTheTrainingSamples) {
   write_all();
   const at::Tensor computed = load("arrays", "normalise = computed\n").train->inputs(all_of(4));

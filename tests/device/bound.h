@@ -48,6 +48,9 @@ inline std::int64_t measured_peak(const Model& model, const Submodel& submodel, 
     std::vector<std::int64_t> shape = model.shape.sample;
     shape.insert(shape.begin(), batch);
     const at::Tensor x = at::zeros(shape, model.shape.vocabulary > 0 ? at::kLong : at::kFloat);
+    if (model.shape.masked > 0) {
+      x.narrow(1, 0, model.shape.masked).fill_(model.shape.vocabulary - 1);
+    }
     const at::Tensor y = at::zeros({batch * model.shape.targets()}, at::kLong);
     Context context;
     context.mode = Mode::train;

@@ -41,6 +41,7 @@ Settings with(const std::string& name, const Settings& more = {}) {
 const DataShape kImages{{3, 16, 16}, 10};
 const DataShape kText{{24}, 50, 50, true};
 const DataShape kNews{{20}, 4, 200, false};
+const DataShape kHidden{{20}, 199, 200, false, 3};
 
 using TransformerBound = BoundTest;
 
@@ -76,6 +77,11 @@ TEST_F(TransformerBound, HoldsForGpt) {
 TEST_F(TransformerBound, HoldsForEncoder) {
   for (const Settings& more : {Settings{}, Settings{{"pooling", "mean"}, {"positions", "rotary"}}})
     for (const std::int64_t batch : {4, 32}) expect_bounds({with("encoder", more), kNews, batch});
+}
+
+TEST_F(TransformerBound, HoldsForHiddenTokens) {
+  for (const Settings& more : {Settings{}, Settings{{"exits", "3"}}})
+    for (const std::int64_t batch : {4, 32}) expect_bounds({with("encoder", more), kHidden, batch});
 }
 
 TEST_F(TransformerBound, HoldsForOneSampleAndALongText) {

@@ -614,6 +614,63 @@ TEST(Encoder, EveryTokenSeesEveryOther) {
   EXPECT_FALSE(run(model, p, x).equal(run(model, p, other)));
 }
 
+TEST(Encoder, PredictsHiddenTokensFromTheirPositions) {
+  constexpr std::int64_t kMask = 12;
+  const Model model = make(small("encoder"), {{9}, kMask, kMask + 1, false, 2});
+  const Parameters p = full_values(model);
+  at::Tensor x = samples(model, 3).remainder_(kMask);
+  const std::vector<std::vector<std::int64_t>> hidden{{0, 8}, {3, 4}, {1, 6}};
+  for (std::int64_t sample = 0; sample < 3; ++sample) {
+    for (const std::int64_t place : hidden[static_cast<std::size_t>(sample)]) {
+      x[sample][place].fill_(kMask);
+    }
+  }
+  std::vector<at::Tensor> taps;
+  Context context;
+  context.taps = &taps;
+  const at::Tensor logits = [&] {
+    c10::NoGradGuard no_grad;
+    return forward(model, p, x, context);
+  }();
+  ASSERT_EQ(logits.sizes(), (std::vector<std::int64_t>{3, 2, kMask}));
+  // The head by its formula at every position, in double.
+  const auto value = [&](const std::string& name) {
+    const auto& entries = model.layout->entries;
+    const auto entry = std::ranges::find(entries, name, &Entry::name);
+    return p[static_cast<int>(entry - entries.begin())].to(at::kDouble);
+  };
+  const at::Tensor stream = taps[taps.size() - 2].to(at::kDouble);  // of the last block
+  ASSERT_EQ(stream.sizes(), (std::vector<std::int64_t>{3, 9, 32}));
+  const at::Tensor centred = stream - stream.mean(-1, true);
+  const at::Tensor normed =
+      centred / (centred.square().mean(-1, true) + 1e-6).sqrt() * value("norm.weight") +
+      value("norm.bias");
+  const at::Tensor all = normed.matmul(value("head.weight").t()) + value("head.bias");
+  for (std::int64_t sample = 0; sample < 3; ++sample) {
+    for (std::int64_t i = 0; i < 2; ++i) {
+      const std::int64_t place =
+          hidden[static_cast<std::size_t>(sample)][static_cast<std::size_t>(i)];
+      // Sums of 32 products of about one: sqrt(32) x 2^-24 = 3e-7 of their size.
+      EXPECT_TRUE(at::allclose(logits[sample][i].to(at::kDouble), all[sample][place], 1e-5, 1e-5))
+          << sample << " " << place;
+    }
+  }
+}
+
+TEST(Encoder, OfHiddenTokensIsRefusedByOtherFamilies) {
+  const DataShape hidden{{9}, 12, 13, false, 2};
+  for (const char* name : {"gpt", "lstm"}) {
+    try {
+      make({{"name", name}}, hidden);
+      ADD_FAILURE() << name;
+    } catch (const InputError& error) {
+      EXPECT_NE(std::string(error.what()).find("with hidden tokens; take encoder for it"),
+                std::string::npos)
+          << error.what();
+    }
+  }
+}
+
 at::Tensor angles(std::int64_t positions, const std::vector<double>& speeds) {
   at::Tensor table = at::empty({2, positions, std::ssize(speeds)});
   for (std::int64_t t = 0; t < positions; ++t)

@@ -107,5 +107,50 @@ TEST(NormStatistics, AreLackingOnlyAtTheirInitialValues) {
       << "none are needed";
 }
 
+TEST(Evaluation, OfHiddenTokensIsTheirLoss) {
+  OptionTable table;
+  declare_data_options(table);
+  declare_model_options(table);
+  table.add({"run.seed", OptionType::integer, "1", "h"});
+  Config config(table);
+  config.read_text(
+      "[data]\nname = synthetic\nsynthetic_samples = 60\nsynthetic_vocabulary = 20\nlength = 12\n"
+      "synthetic_labels = next_token\nmask_rate = 0.25\n"
+      "[model]\nname = encoder\ndepth = 1\nembed = 16\nheads = 2\n",
+      "the test");
+  Experiment e;
+  e.data = load_dataset(config);
+  e.model = build_model(config, e.data.shape);
+  Parameters model(std::make_shared<const BufferLayout>(
+      e.model.layout, Submodel::full(*e.model.layout), Packing::aligned));
+  initialise(model, 1);
+  const std::int64_t tests = e.data.test->size();
+  const EvaluationPlan plan{.batch = 5, .test_samples = tests};
+  EvaluationSums all;
+  for (std::int64_t batch = 0; batch < plan.test_batches(); ++batch) {
+    const EvaluationSums sums = evaluate_batch(e, plan, model, batch).front();
+    all.samples += sums.samples;
+    all.loss += sums.loss;
+  }
+  // Sample by sample, from the definition of the loss.
+  double loss = 0;
+  for (std::int64_t sample = 0; sample < tests; ++sample) {
+    const Batch one = e.data.test->batch(std::vector{sample});
+    Context context;
+    const at::Tensor logits =
+        forward(e.model, model, one.inputs, context).detach().to(at::kDouble).squeeze(0);
+    for (std::int64_t i = 0; i < 3; ++i) {
+      double sum = 0;
+      for (std::int64_t token = 0; token < 20; ++token) {
+        sum += std::exp(logits[i][token].item<double>());
+      }
+      loss += std::log(sum) - logits[i][one.labels[0][i].item<std::int64_t>()].item<double>();
+    }
+  }
+  EXPECT_EQ(all.samples, 3 * tests);
+  // Each of the terms, of about 3, has a relative error of a few roundings of 2^-24.
+  EXPECT_NEAR(all.loss, loss, 1e-6 * loss);
+}
+
 }  // namespace
 }  // namespace espalier

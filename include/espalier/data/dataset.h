@@ -21,20 +21,30 @@ namespace espalier {
 
 class Archive;
 
+/// The samples of one pass.
+struct Batch {
+  at::Tensor inputs;
+  at::Tensor labels;  ///< [...]: one for each sample, or for each predicted token of a text
+};
+
 /// One split (train or test) of samples with labels in [0, classes).
 class Split {
  public:
   virtual ~Split() = default;
   virtual std::int64_t size() const = 0;
-  /// The class of a sample; 0 if each position has a label (DataShape::next_token).
+  /// The class of a sample; 0 if tokens are predicted (DataShape::predicts_tokens).
   virtual std::int64_t label(std::int64_t index) const = 0;
   /// [indices.size(), shape...], newly allocated in the current memory scope: normalised floats, or
   /// int64 tokens. `augment`: changes samples at random if it is given and the split has an
-  /// augmentation.
+  /// augmentation, and draws the tokens to hide (fixed ones without it).
   virtual at::Tensor inputs(std::span<const std::int64_t> indices,
                             Stream* augment = nullptr) const = 0;
-  /// int64 [indices.size()], or [indices.size(), length] for next-token data.
+  /// int64 [indices.size()], or [indices.size(), length] if tokens are predicted: every token that
+  /// may be a label.
   virtual at::Tensor labels(std::span<const std::int64_t> indices) const;
+  /// inputs() and their labels. If tokens are hidden, only these are labels: [indices.size(),
+  /// DataShape::masked], in order.
+  virtual Batch batch(std::span<const std::int64_t> indices, Stream* augment = nullptr) const;
 };
 
 /// A model gets (number * unit - mean[c]) / deviation[c] for a number of channel c of a file. Each
@@ -91,6 +101,10 @@ DataSource leaf_source();
 DataSource csv_source();
 /// data.name, data.dir, data.partition, data.alpha, ... and the sources' own options.
 void declare_data_options(OptionTable& table);
+/// Tokens that data.mask_rate hides of a text of `length` tokens.
+std::int64_t masked_tokens(const Config& config, std::int64_t length);
+/// The shape of next-token data after data.mask_rate. InputError for other data, unless that is 0.
+DataShape masked_shape(const Config& config, DataShape shape);
 /// data.dir, else $ESPALIER_DATA, else "data"; `digits` is read from the program's own inputs/
 /// folder (beside or above the executable, or in the working directory) unless data.dir is given.
 std::filesystem::path data_folder(const Config& config);

@@ -34,6 +34,9 @@ struct Context {
   std::vector<at::Tensor>* statistics = nullptr;
   /// Mode::calibrate, if set: number of the batch's values in each statistic.
   std::vector<std::int64_t>* statistic_values = nullptr;
+  /// If the model predicts hidden tokens: their places in the batch's positions, in order. Set by
+  /// the model's first block for its heads.
+  at::Tensor hidden{};
   /// If set, receives each block's output, in order.
   std::vector<at::Tensor>* taps = nullptr;
   /// If set, receives the logits of the kept exits before the answering one, in order; else they
@@ -111,8 +114,12 @@ struct DataShape {
   std::int64_t classes = 0;          ///< number of different labels
   std::int64_t vocabulary = 0;       ///< above 0: samples are tokens (int64) below this number
   bool next_token = false;           ///< each position has a label, the next token
+  /// Above 0: so many tokens of a text are hidden, in place of each stands the last token of the
+  /// vocabulary, and the hidden ones are its labels.
+  std::int64_t masked = 0;
+  bool predicts_tokens() const { return next_token || masked > 0; }
   /// Labels of one sample.
-  std::int64_t targets() const { return next_token ? sample[0] : 1; }
+  std::int64_t targets() const { return next_token ? sample[0] : masked > 0 ? masked : 1; }
 };
 
 /// The axes of one transformer block, for rules that choose its units (Co-S2P).
@@ -183,9 +190,9 @@ enum class Takes {
   numbers,
   images,
   signals,
-  texts,       ///< with one class each
+  texts,       ///< with one class each, or with hidden tokens
   next_token,  ///< texts whose next token is predicted
-  tokens,      ///< texts of either kind
+  tokens,      ///< texts with one class each, or whose next token is predicted
 };
 
 /// A family: its options, and how to build a model of it for given data.

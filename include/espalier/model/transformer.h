@@ -32,6 +32,8 @@ struct TransformerChoice {
   std::int64_t exits = 1;  ///< classifiers, the head included
   // Set by the family, not by options.
   std::int64_t positions = 0;  ///< tokens of a sample, at most
+  std::int64_t masked = 0;     ///< hidden tokens of a sample, which are predicted
+  std::int64_t mask_token = 0;
   bool causal = false;
   bool tanh_gelu = false;
   double epsilon = 1e-6;           ///< of the norms
@@ -74,11 +76,17 @@ Layer stream_norm(const TransformerChoice& choice, Layout& layout, int block,
                   const std::string& name, int axis);
 
 /// Token embedding `tokens`.weight [vocabulary, embed] plus, if positions are learned, their
-/// embedding `positions` [choice.positions, embed]. Input: int64 [batch, length]. `weight`, if
-/// given, receives the entry of the embedding.
+/// embedding `positions` [choice.positions, embed]. Input: int64 [batch, length]. Sets
+/// Context::hidden if choice.masked is above 0. `weight`, if given, receives the entry of the
+/// embedding.
 Layer token_stem(const TransformerChoice& choice, Layout& layout, int block,
                  const std::string& tokens, const std::string& positions, int vocabulary_axis,
                  int embed_axis, int* weight = nullptr);
+
+/// The head that predicts the hidden tokens from their positions (choice.masked above 0): the norm,
+/// then a linear layer, with the names of pooled_head(). The other positions cost it nothing.
+std::vector<Layer> token_head(const TransformerChoice& choice, Layout& layout, int block,
+                              const std::string& prefix, int embed_axis, int class_axis);
 
 enum class Pooling { token, mean };
 /// The class head of vit and encoder: the first token or the mean over all after the norm, then a

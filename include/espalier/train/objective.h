@@ -33,12 +33,6 @@ struct LocalView {
   const LocalTask& task;
 };
 
-/// The samples of one pass.
-struct Batch {
-  at::Tensor inputs;
-  at::Tensor labels;  ///< [...]: one for each sample, or for each position of a text
-};
-
 /// Logits [..., classes] of one batch.
 struct Outputs {
   at::Tensor logits;              ///< of the submodel's deepest classifier

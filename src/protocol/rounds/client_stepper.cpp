@@ -140,10 +140,9 @@ bool ClientStepper::test_batch() {
   local_test_.tested += std::ssize(part);
   Context context;  // a submodel has no norm statistics but the batch's
   context.mode = experiment_.model.has_statistics ? Mode::train : Mode::evaluate;
-  const Dataset& data = experiment_.data;
+  const Batch batch = experiment_.data.train->batch(part);
   const EvaluationSums sums =
-      score(forward(experiment_.model, trainer_.parameters(), data.train->inputs(part), context),
-            data.train->labels(part));
+      score(forward(experiment_.model, trainer_.parameters(), batch.inputs, context), batch.labels);
   result_.local.samples += sums.samples;
   result_.local.loss += sums.loss;
   result_.local.top1 += sums.top1;

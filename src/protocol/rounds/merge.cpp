@@ -2,8 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
-#include <map>
 
 #include "espalier/train/trainer.h"
 
@@ -72,46 +70,6 @@ double StalenessWeight::operator()(std::int64_t staleness) const {
   const auto tau = static_cast<double>(staleness);
   if (!hinge_) return std::pow(1.0 + tau, -power_);
   return tau <= b_ ? 1.0 : 1.0 / (a_ * (tau - b_) + 1.0);
-}
-
-Coverage coverage(const Experiment& experiment, const BufferLayout& model,
-                  std::span<const Update> updates) {
-  // Equal submodels are counted together: many clients have few distinct ones.
-  std::map<const BufferLayout*, std::int64_t> holders;
-  for (const Update& update : updates) ++holders[update.buffer_layout.get()];
-  Coverage result;
-  if (updates.empty()) return result;
-  const std::int64_t values =
-      experiment.plans->buffer_layout(model.submodel(), Packing::shared)->count(Kind::trainable);
-  double sum = 0;
-  for (const auto& [buffer_layout, count] : holders) {
-    sum += static_cast<double>(count) * static_cast<double>(buffer_layout->count(Kind::trainable));
-  }
-  result.mean = sum / static_cast<double>(values);
-  if (std::ranges::all_of(updates,
-                          [](const Update& u) { return u.buffer_layout->submodel().is_full(); })) {
-    result.minimum = static_cast<double>(updates.size());
-    return result;
-  }
-  std::vector<std::int32_t> count(static_cast<std::size_t>(model.kind_range(Kind::trainable).end),
-                                  0);
-  for (const auto& [buffer_layout, number] : holders) {
-    const auto plan = experiment.plans->plan(*buffer_layout, model, nullptr, kTrained);
-    plan->for_each_value([&](std::int64_t, std::int64_t destination) {
-      count[static_cast<std::size_t>(destination)] += static_cast<std::int32_t>(number);
-    });
-  }
-  std::int32_t least = std::numeric_limits<std::int32_t>::max();
-  for (std::size_t entry = 0; entry < model.layout().entries.size(); ++entry) {
-    const BufferLayout::Place& place = model.place(static_cast<int>(entry));
-    const Entry& kept = model.layout().entries[entry];
-    if (kept.kind != Kind::trainable || kept.personal || !place.present) continue;
-    for (std::int64_t i = place.offset; i < place.offset + place.count; ++i) {
-      least = std::min(least, count[static_cast<std::size_t>(i)]);
-    }
-  }
-  result.minimum = least;
-  return result;
 }
 
 void declare_average_options(OptionTable& table) {

@@ -1,6 +1,7 @@
 #include "espalier/protocol/rounds/protocol.h"
 
 #include "espalier/protocol/rounds/check.h"
+#include "espalier/protocol/rounds/coverage.h"
 #include "espalier/protocol/rounds/heterogeneity.h"
 #include "espalier/protocol/rounds/personal.h"
 #include "espalier/protocol/rounds/server.h"
@@ -49,6 +50,7 @@ void declare(const Catalogue& catalogue, OptionTable& table) {
   declare_sampling_options(table);
   declare_fault_options(table);
   declare_spread_options(table);
+  declare_coverage_options(table);
 }
 
 template <class Value>

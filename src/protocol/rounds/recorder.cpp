@@ -6,7 +6,6 @@
 #include <map>
 
 #include "espalier/protocol/rounds/catalogue.h"
-#include "espalier/protocol/rounds/merge.h"
 #include "espalier/protocol/rounds/tables.h"
 
 namespace espalier::rounds {
@@ -153,10 +152,11 @@ Totals totals_of(const Experiment& experiment, const ServerRules& rules,
 
 }  // namespace
 
-void RoundRecorder::record(const ClosedWindow& window, const BufferLayout& model) {
+void RoundRecorder::record(const ClosedWindow& window, const Parameters& model) {
   for (const Delivered& d : window.delivered) run_.records().append(task_row(d, window.version));
   const Totals totals = totals_of(experiment_, rules_, window);
-  const Coverage holders = coverage(experiment_, model, window.updates);
+  const Coverage holders = coverage(experiment_, model.buffer_layout(), window.updates);
+  ever_trained_.add(experiment_, model.buffer_layout(), window.updates);
   Row row(rounds_schema());
   row.set("round", window.version)
       .set("version", window.version)
@@ -169,6 +169,9 @@ void RoundRecorder::record(const ClosedWindow& window, const BufferLayout& model
       .set("staleness_max", totals.staleness_max)
       .set("coverage_min", holders.minimum)
       .set("coverage_mean", holders.mean)
+      .set("coverage_ever", ever_trained_.share())
+      .set("agreement", with_agreement_ ? agreement(experiment_, model, window.updates)
+                                        : std::numeric_limits<double>::quiet_NaN())
       .set("train_loss", totals.train_loss())
       .set("bytes_down", totals.bytes_down)
       .set("bytes_up", totals.bytes_up)
@@ -231,6 +234,7 @@ std::string RoundRecorder::traffic() const {
 void RoundRecorder::archive(Archive& archive) {
   archive.value("bytes_up", bytes_up_);
   archive.value("bytes_down", bytes_down_);
+  ever_trained_.archive(archive);
   // A resumed run does not warn of the same failures again.
   std::vector<std::pair<std::string, Outcome>> warned(warned_.begin(), warned_.end());
   archive_list(archive, "failures_told", warned, [](Archive& a, auto& item) {

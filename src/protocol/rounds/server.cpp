@@ -56,7 +56,8 @@ ServerSettings server_settings(const Config& config, const Experiment& experimen
           .sampler = Sampler(config, experiment),
           .faults = Faults(config),
           .availability = Availability(config, fleet),
-          .clock = clock_settings(config, fleet)};
+          .clock = clock_settings(config, fleet),
+          .record_agreement = config.boolean("record.agreement")};
 }
 
 RoundsServer::RoundsServer(const Experiment& experiment, ServerSettings settings, ServerRules rules,
@@ -71,7 +72,7 @@ RoundsServer::RoundsServer(const Experiment& experiment, ServerSettings settings
                std::move(settings.availability), settings.window.max_spread),
       costs_(experiment, rules_.tasks),
       payloads_(*experiment.plans),
-      recorder_(experiment, rules_, run),
+      recorder_(experiment, rules_, settings.record_agreement, run),
       clock_(make_clock(settings.clock, run.pool(), run.real_time())) {
   clock_->settle = [this](Flight& flight, const Answer& answer) {
     const ClientResult result = arrival_of(answer).result;
@@ -262,7 +263,7 @@ void RoundsServer::close_window() {
                     .delivered = delivered_,
                     .updates = updates,
                     .outstanding = earlier_flights()},
-                   model_.buffer_layout());
+                   model_);
   kill_point("round.recorded");
   delivered_.clear();
   window_.open(state_.now);

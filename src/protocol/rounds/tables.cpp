@@ -25,6 +25,11 @@ const TableSchema& rounds_schema() {
           {"staleness_max", kInteger, "versions", "largest staleness of the merged updates"},
           {"coverage_min", kReal, "1", "fewest holders of any trained parameter in the window"},
           {"coverage_mean", kReal, "1", "mean number of holders of a trained parameter"},
+          {"coverage_ever", kReal, "1",
+           "share of the trained parameters that an update has ever held, up to this merge"},
+          {"agreement", kReal, "1",
+           "mean cosine between two updates on their common parameters, if record.agreement is "
+           "set; else NaN"},
           {"train_loss", kReal, "1", "mean training loss of the merged updates, by samples"},
           {"bytes_down", kInteger, "B", "bytes sent to clients in the window"},
           {"bytes_up", kInteger, "B", "bytes received from clients in the window"},

@@ -43,6 +43,11 @@ bool has_class_weights(const Model& model, int first) {
 }
 
 void refuse_uncuttable(const Model& model, int cut) {
+  if (model.shape.masked > 0) {
+    throw InputError(
+        "data.mask_rate does not work with a split model, whose top does not know which tokens "
+        "are hidden: set it to 0");
+  }
   if (!has_class_weights(model, cut)) {
     throw InputError(formatted(
         "the last block of {} uses weights of its first block, so the two cannot be on two "

@@ -26,8 +26,8 @@ TEST(Schema, NamesAreThoseOfTheInterface) {
   EXPECT_EQ(
       names(rounds_schema()),
       "round version virtual_time_s wall_time_s updates_merged updates_stale updates_dropped "
-      "staleness_mean staleness_max coverage_min coverage_mean train_loss bytes_down bytes_up "
-      "utilisation server_busy_s checkpoint_s peak_client_bytes");
+      "staleness_mean staleness_max coverage_min coverage_mean coverage_ever agreement "
+      "train_loss bytes_down bytes_up utilisation server_busy_s checkpoint_s peak_client_bytes");
   EXPECT_EQ(
       names(tasks_schema()),
       "task client base_version merged_version staleness outcome duplicates sent_s finished_s "

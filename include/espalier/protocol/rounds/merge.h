@@ -74,10 +74,6 @@ class StalenessWeight {
 /// method.staleness, method.staleness_power, method.hinge_a, method.hinge_b.
 void declare_staleness_options(OptionTable& table);
 
-/// Holders of each trained parameter that is not personal: the smallest number, and the mean.
-Coverage coverage(const Experiment& experiment, const BufferLayout& model,
-                  std::span<const Update> updates);
-
 /// "average": weights are the clients' sample counts (method.weighting = samples) or equal
 /// (uniform), each times its staleness weight.
 class AverageMerge : public MergeRule {

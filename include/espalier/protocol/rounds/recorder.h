@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "espalier/engine/run.h"
+#include "espalier/protocol/rounds/coverage.h"
 #include "espalier/protocol/rounds/sent_task.h"
 
 namespace espalier::rounds {
@@ -25,13 +26,14 @@ struct ClosedWindow {
 
 class RoundRecorder {
  public:
-  /// All must outlive it.
-  RoundRecorder(const Experiment& experiment, const ServerRules& rules, Run& run)
-      : experiment_(experiment), rules_(rules), run_(run) {}
+  /// All must outlive it. `with_agreement`: record.agreement
+  RoundRecorder(const Experiment& experiment, const ServerRules& rules, bool with_agreement,
+                Run& run)
+      : experiment_(experiment), rules_(rules), with_agreement_(with_agreement), run_(run) {}
 
-  /// Appends the rows and reports the round. `model`: the global model's buffer layout.
+  /// Appends the rows and reports the round. `model`: the global model, for its buffer layout.
   /// NotFiniteError if the training loss is not finite.
-  void record(const ClosedWindow& window, const BufferLayout& model);
+  void record(const ClosedWindow& window, const Parameters& model);
   /// A task that the end of the run cuts off.
   void record_unfinished(const SentTask& sent, const Flight& flight, std::int64_t version);
   /// Warns of the first failure of each kind on each device class. /tasks has all failures.
@@ -43,7 +45,9 @@ class RoundRecorder {
  private:
   const Experiment& experiment_;
   const ServerRules& rules_;
+  bool with_agreement_ = false;
   Run& run_;
+  EverTrained ever_trained_;
   std::set<std::pair<std::string, Outcome>> warned_;  // failures, by device class
   std::int64_t bytes_down_ = 0, bytes_up_ = 0;
 };

@@ -87,12 +87,6 @@ class SubmodelRule {
   virtual void archive(Archive&) {}
 };
 
-/// Holders per parameter of one window.
-struct Coverage {
-  double minimum = 0;
-  double mean = 0;
-};
-
 class MergeRule {
  public:
   virtual ~MergeRule() = default;

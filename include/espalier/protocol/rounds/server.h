@@ -30,6 +30,7 @@ struct ServerSettings {
   Faults faults;
   Availability availability;
   ClockSettings clock;
+  bool record_agreement = false;
 };
 /// Throws the InputError and DataError (a trace that cannot be read) of its parts. `experiment`
 /// must outlive it.
