@@ -10,6 +10,7 @@
 #include "espalier/method/diloco.h"
 #include "espalier/method/fedavg.h"
 #include "espalier/method/feddyn.h"
+#include "espalier/method/federated_dropout.h"
 #include "espalier/method/fedprox.h"
 #include "espalier/method/fedrolex.h"
 #include "espalier/method/fjord.h"
@@ -41,6 +42,7 @@ const rounds::Catalogue& rounds_catalogue() {
     rounds::register_ramfed(c);
     rounds::register_prunefl(c);
     rounds::register_fjord(c);
+    rounds::register_federated_dropout(c);
     rounds::register_adaptcl(c);
     return c;
   }();
