@@ -22,6 +22,7 @@
 #include "espalier/method/prunefl.h"
 #include "espalier/method/ramfed.h"
 #include "espalier/method/splitfed.h"
+#include "espalier/method/splitmix.h"
 #include "espalier/protocol/rounds/protocol.h"
 
 namespace espalier {
@@ -43,6 +44,7 @@ const rounds::Catalogue& rounds_catalogue() {
     rounds::register_prunefl(c);
     rounds::register_fjord(c);
     rounds::register_federated_dropout(c);
+    rounds::register_splitmix(c);
     rounds::register_adaptcl(c);
     return c;
   }();

@@ -41,5 +41,38 @@ class FederatedDropout(BaselineTest):
         self.assertLess(tasks["peak_bytes"][narrow].max(), 0.6 * tasks["peak_bytes"][~narrow].min())
 
 
+class SplitMix(BaselineTest):
+    METHOD = ("--method.name=splitmix", "--model.members=4", "--method.widths=1, 0.5, 0.25")
+
+    def test_one_member_is_fedavg(self):
+        fedavg = self.run_ok("fedavg")
+        self.assert_same(fedavg, self.run_ok("one", "--method.name=splitmix", "--model.members=1"), "--values")
+
+    def test_same_values(self):
+        one = self.same_on_ranks_and_after_a_kill(*self.METHOD, "--clients.per_round=5", "--train.momentum=0.9")
+        tasks = self.table(one)
+        # Of hidden = 32, 16 each member has 8 and 4.
+        member = 144 * 8 + 8 + 8 * 4 + 4 + 4 * 10 + 10
+        self.assertEqual(set(zip(tasks["share"], tasks["parameters"])), {(1.0, 4 * member), (0.5, 2 * member), (0.25, member)})
+        for count in (1, 2, 4):
+            self.assertEqual(len(set(tasks["flops"][tasks["share"] == count / 4] // tasks["samples"][tasks["share"] == count / 4])), 1)
+        sets = [name.decode() for name in self.column(one, "set", "evaluations")]
+        self.assertEqual(sorted(set(sets)), ["mean of 1", "mean of 2", "mean of 3", "test"])
+
+    def test_memory_bounds_the_members(self):
+        check = self.espalier("run", self.input, *self.METHOD, "--check", "--clients.memory_fit=width", "--device.slow.memory_mb=0.06")
+        self.assertEqual(check.returncode, 0, check.stderr)
+        self.assertIn("all 7 clients can hold their task", check.stdout)
+        shares = {line.split()[0]: line.split()[2] for line in check.stdout.splitlines() if line.split()[:1] in (["fast"], ["slow"])}
+        self.assertEqual(shares["fast"], "1")
+        self.assertLess(float(shares["slow"]), 1)
+
+    def test_what_does_not_work(self):
+        for words, more in (("lenet has no narrower networks", ("--model.name=lenet",)),
+                            ("cannot be cut in two", ("--method.name=splitfed_v1",))):
+            with self.subTest(words=words):
+                self.assert_refused(2, words, "run", self.input, "--run.name=no", *self.METHOD[:2], *more)
+
+
 if __name__ == "__main__":
     unittest.main()
