@@ -13,6 +13,7 @@
 #include "espalier/method/federated_dropout.h"
 #include "espalier/method/fedprox.h"
 #include "espalier/method/fedrolex.h"
+#include "espalier/method/fiarse.h"
 #include "espalier/method/fjord.h"
 #include "espalier/method/heterofl.h"
 #include "espalier/method/hier_favg.h"
@@ -45,6 +46,7 @@ const rounds::Catalogue& rounds_catalogue() {
     rounds::register_fjord(c);
     rounds::register_federated_dropout(c);
     rounds::register_splitmix(c);
+    rounds::register_fiarse(c);
     rounds::register_adaptcl(c);
     return c;
   }();

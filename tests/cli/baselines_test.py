@@ -4,6 +4,9 @@ import signal
 import sys
 import unittest
 
+import h5py
+import numpy as np
+
 sys.path.insert(0, __import__("os").path.dirname(__file__))
 from support import ProgramTest  # noqa: E402
 
@@ -72,6 +75,31 @@ class SplitMix(BaselineTest):
                             ("cannot be cut in two", ("--method.name=splitfed_v1",))):
             with self.subTest(words=words):
                 self.assert_refused(2, words, "run", self.input, "--run.name=no", *self.METHOD[:2], *more)
+
+
+class Unstructured(BaselineTest):
+    def assert_full_price(self, run, fedavg):
+        mine, whole = self.table(run), self.table(fedavg)
+        for column in ("bytes_down", "bytes_up", "parameters"):
+            self.assertEqual(set(mine[column]), set(whole[column]), column)
+        # The client keeps one more buffer of the model's size.
+        self.assertGreaterEqual(mine["peak_bytes"].min(), whole["peak_bytes"].min())
+
+    def test_neutral_settings_are_fedavg(self):
+        # FIARSE's own merge leaves a value out that an update did not change, so it is compared in tests/method.
+        common = ("--method.weighting=uniform", "--train.momentum=0.9", "--model.norm=layer")
+        fedavg = self.run_ok("fedavg", *common)
+        for name, more in (("fiarse", ("--method.widths=1", "--method.merge=average")),):
+            other = self.run_ok(name, f"--method.name={name}", *common, *more)
+            with h5py.File(self.checkpoint(fedavg)) as a, h5py.File(self.checkpoint(other)) as b:
+                self.assertEqual(a["model"].keys(), b["model"].keys())
+                for entry, values in a["model"].items():
+                    np.testing.assert_array_equal(values[()], b["model"][entry][()], err_msg=f"{name} {entry}")
+
+    def test_fiarse(self):
+        one = self.same_on_ranks_and_after_a_kill("--method.name=fiarse", "--method.widths=1, 0.25, 0.0625", "--clients.per_round=5")
+        self.assertEqual(set(self.column(one, "share")), {1.0, 0.25, 0.0625})
+        self.assert_full_price(one, self.run_ok("fedavg", "--clients.per_round=5"))
 
 
 if __name__ == "__main__":

@@ -142,6 +142,7 @@ std::pair<ClientResult, SharedBytes> ClientStepper::finish() {
   result_.samples = trainer_.samples();
   result_.steps = trainer_.steps();
   if (!result_.out_of_memory) {
+    objective_->end(view());
     auto dense = experiment_.plans->buffer_layout(task_.submodel, Packing::dense);
     const auto values = pack_payload(*experiment_.plans, trainer_.parameters(), *dense);
     if (task_.not_finite) {
@@ -149,7 +150,6 @@ std::pair<ClientResult, SharedBytes> ClientStepper::finish() {
       std::memcpy(values->data(), &kNone, sizeof(kNone));
     }
     trained = values;
-    objective_->end(view());
     ByteArchive state;
     if (search_) search_->archive(state);
     archive_training_state(state);
