@@ -21,6 +21,7 @@
 #include "espalier/method/mergesfl.h"
 #include "espalier/method/parallelsfl.h"
 #include "espalier/method/prunefl.h"
+#include "espalier/method/prunefl_published.h"
 #include "espalier/method/ramfed.h"
 #include "espalier/method/splitfed.h"
 #include "espalier/method/splitmix.h"
@@ -47,6 +48,7 @@ const rounds::Catalogue& rounds_catalogue() {
     rounds::register_federated_dropout(c);
     rounds::register_splitmix(c);
     rounds::register_fiarse(c);
+    rounds::register_prunefl_published(c);
     rounds::register_adaptcl(c);
     return c;
   }();

@@ -89,7 +89,8 @@ class Unstructured(BaselineTest):
         # FIARSE's own merge leaves a value out that an update did not change, so it is compared in tests/method.
         common = ("--method.weighting=uniform", "--train.momentum=0.9", "--model.norm=layer")
         fedavg = self.run_ok("fedavg", *common)
-        for name, more in (("fiarse", ("--method.widths=1", "--method.merge=average")),):
+        for name, more in (("fiarse", ("--method.widths=1", "--method.merge=average")),
+                           ("prunefl_published", ("--method.adjust_every=0",))):
             other = self.run_ok(name, f"--method.name={name}", *common, *more)
             with h5py.File(self.checkpoint(fedavg)) as a, h5py.File(self.checkpoint(other)) as b:
                 self.assertEqual(a["model"].keys(), b["model"].keys())
@@ -100,6 +101,19 @@ class Unstructured(BaselineTest):
         one = self.same_on_ranks_and_after_a_kill("--method.name=fiarse", "--method.widths=1, 0.25, 0.0625", "--clients.per_round=5")
         self.assertEqual(set(self.column(one, "share")), {1.0, 0.25, 0.0625})
         self.assert_full_price(one, self.run_ok("fedavg", "--clients.per_round=5"))
+
+    def test_prunefl(self):
+        one = self.same_on_ranks_and_after_a_kill("--method.name=prunefl_published", "--method.adjust_every=1",
+                                                  "--method.adjust_constant_s=0.001", "--method.adjust_weight_s=1e-6")
+        self.assert_full_price(one, self.run_ok("fedavg"))
+        shares = self.column(one, "share")
+        self.assertEqual(shares[0], 1)
+        self.assertLess(shares[-1], shares[0])
+        self.assertGreater(shares[-1], 0.7 ** 2 - 0.01)
+        check = self.espalier("run", self.input, "--method.name=prunefl_published", "--check")
+        self.assertIn("charged in full", check.stdout)
+        self.assert_refused(2, "clients.memory_fit", "run", self.input, "--method.name=prunefl_published",
+                            "--clients.memory_fit=width", "--run.name=no")
 
 
 if __name__ == "__main__":
