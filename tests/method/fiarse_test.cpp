@@ -156,6 +156,25 @@ TEST(ImportantWeights, KeepTheShareOfEachLayerIfAsked) {
   }
 }
 
+TEST(Unstructured, IsChargedInFullAndOneMoreBuffer) {
+  for (const auto& [method, widths] : {std::pair{"fiarse", "1"}, std::pair{"fiarse", "0.01"},
+                                       std::pair{"prunefl_published", "1"}}) {
+    const auto s =
+        make_setting(formatted("[data]\nsynthetic_samples = 64\n[model]\nname = mlp\nhidden = 300, "
+                               "100\n[train]\nbatch = 16\n[method]\nname = {}\nwidths = {}\n",
+                               method, widths),
+                     "");
+    const Submodel full = Submodel::full(*s->experiment.model.layout);
+    const auto objective = s->rules.objective({s->config, s->experiment});
+    const std::int64_t bound = task_cost(s->experiment, *objective, full, 16).peak_bytes;
+    const std::int64_t whole = task_cost(s->experiment, LocalObjective(), full, 16).peak_bytes;
+    const std::int64_t measured = train(*s, full).result.peak_bytes;
+    EXPECT_LE(measured, bound) << method;
+    EXPECT_LE(bound, 1.25 * static_cast<double>(measured)) << method;
+    EXPECT_EQ(bound - whole, weight_bytes(s->experiment, full)) << method;
+  }
+}
+
 TEST(ChangedMean, CountsOnlyUpdatesThatChangedAValue) {
   Scene s;
   const auto rule = s.rule("changed_mean", "weighting = uniform\n");
