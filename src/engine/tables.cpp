@@ -16,8 +16,9 @@ const TableSchema& evaluations_schema() {
           {"version", kInteger, "1", "version of the global model that was evaluated"},
           {"virtual_time_s", kReal, "s", "emulated time at which that version was produced"},
           {"set", kText, "",
-           "test: the model's head on the test data; exit 1, ..., mean of exits: its further "
-           "classifiers"},
+           "test: the model's head on the test data, or the mean of all members of an ensemble; "
+           "exit 1, ..., mean of exits: its further classifiers; mean of 1, ...: its first "
+           "members"},
           {"loss", kReal, "1", "mean loss"},
           {"top1", kReal, "1", "share of samples whose class has the highest score"},
           {"top5", kReal, "1", "share of samples whose class is among the five highest scores"},

@@ -10,9 +10,11 @@
 #include "espalier/method/diloco.h"
 #include "espalier/method/fedavg.h"
 #include "espalier/method/feddyn.h"
+#include "espalier/method/federated_dropout.h"
 #include "espalier/method/fednova.h"
 #include "espalier/method/fedprox.h"
 #include "espalier/method/fedrolex.h"
+#include "espalier/method/fiarse.h"
 #include "espalier/method/fjord.h"
 #include "espalier/method/heterofl.h"
 #include "espalier/method/hier_favg.h"
@@ -21,10 +23,12 @@
 #include "espalier/method/parallelsfl.h"
 #include "espalier/method/personal_layers.h"
 #include "espalier/method/prunefl.h"
+#include "espalier/method/prunefl_published.h"
 #include "espalier/method/ramfed.h"
 #include "espalier/method/scaffold.h"
 #include "espalier/method/server_optimizers.h"
 #include "espalier/method/splitfed.h"
+#include "espalier/method/splitmix.h"
 #include "espalier/protocol/rounds/protocol.h"
 
 namespace espalier {
@@ -45,6 +49,10 @@ const rounds::Catalogue& rounds_catalogue() {
     rounds::register_ramfed(c);
     rounds::register_prunefl(c);
     rounds::register_fjord(c);
+    rounds::register_federated_dropout(c);
+    rounds::register_splitmix(c);
+    rounds::register_fiarse(c);
+    rounds::register_prunefl_published(c);
     rounds::register_adaptcl(c);
     rounds::register_server_optimizers(c);
     rounds::register_fednova(c);

@@ -89,6 +89,10 @@ Model build(const Config& config, const DataShape& shape) {
 
 }  // namespace
 
-ModelFamily cnn_family() { return {declare, build, Takes::images, {{1, 28, 28}, 10}}; }
+ModelFamily cnn_family() {
+  ModelFamily family{declare, build, Takes::images, {{1, 28, 28}, 10}};
+  family.widths = {"model.channels", "model.features"};
+  return family;
+}
 
 }  // namespace espalier

@@ -95,6 +95,7 @@ ModelFamily cnn1d_family() {
   ModelFamily family{declare, build, Takes::signals, {{1, 16000}, 35}};
   family.defaults = {
       {"model.channels", "32,32,64,64"}, {"model.kernel", "3"}, {"model.norm", "batch"}};
+  family.widths = {"model.channels"};
   return family;
 }
 

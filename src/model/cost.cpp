@@ -237,12 +237,12 @@ std::vector<std::int64_t> moved_bytes(std::int64_t batch_bytes,
   return moved;
 }
 
-/// A tape at the first block that the submodel keeps. It is empty if that is the model's first
-/// block; else it has a node for the input, which gets a gradient.
+/// A tape at the first block that the submodel keeps. It is empty if that block reads the samples;
+/// else it has a node for the input, which gets a gradient.
 CostTape begin_tape(const Model& model, const Submodel& submodel, std::int64_t batch,
                     const Stage* stage) {
   CostTape tape{submodel, batch, model.shape.sample, {}, -1, stage};
-  if (submodel.has_block(0)) return tape;
+  if (submodel.has_block(0) || model.is_ensemble) return tape;
   for (int i = 0; i < submodel.blocks() && !submodel.has_block(i); ++i) {
     if (!model.is_exit(i)) model.blocks[static_cast<std::size_t>(i)].cost(tape);
   }

@@ -182,6 +182,7 @@ Model build(const Config& config, const DataShape& shape) {
 ModelFamily lstm_family() {
   ModelFamily family{declare, build, Takes::tokens, {{80}, 256, 256, true}};
   family.defaults = {{"model.embed", "8"}, {"model.hidden", "256"}};
+  family.widths = {"model.embed", "model.hidden"};
   return family;
 }
 

@@ -46,6 +46,8 @@ Model build(const Config& config, const DataShape& shape) {
 
 }  // namespace
 
-ModelFamily mlp_family() { return {declare, build, Takes::numbers, {{1, 28, 28}, 10}}; }
+ModelFamily mlp_family() {
+  return {declare, build, Takes::numbers, {{1, 28, 28}, 10}, {}, {"model.hidden"}};
+}
 
 }  // namespace espalier

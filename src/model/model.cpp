@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "espalier/base/error.h"
+#include "espalier/model/ensemble.h"
 #include "espalier/model/layers.h"
 #include "espalier/model/transformer.h"
 
@@ -59,18 +60,24 @@ Submodel part_of(const Model& model, const Submodel& submodel, int first, int la
 at::Tensor forward(const Model& model, const Parameters& parameters, at::Tensor x,
                    Context& context) {
   const int answer = model.answer(parameters.submodel());
+  std::vector<at::Tensor> members;
   for (int i = 0; i < static_cast<int>(model.blocks.size()); ++i) {
     if (!parameters.submodel().has_block(i)) continue;
     const Block& block = model.blocks[static_cast<std::size_t>(i)];
     if (model.is_exit(i) && i != answer) {
-      if (context.exits) context.exits->push_back(block.forward(parameters, x, context));
+      std::vector<at::Tensor>* const others = context.exits       ? context.exits
+                                              : model.is_ensemble ? &members
+                                                                  : nullptr;
+      if (others != nullptr) others->push_back(block.forward(parameters, x, context));
       continue;
     }
     x = block.forward(parameters, x, context);
     if (context.taps) context.taps->push_back(x);
     if (i == answer) break;  // blocks kept after it are not used
   }
-  return x;
+  if (members.empty()) return x;
+  members.push_back(x);
+  return mean_of(members);
 }
 
 namespace {
@@ -163,6 +170,7 @@ void declare_model_options(OptionTable& table) {
              "classifiers, at equal distances in depth; the last is the model's head (vit, "
              "encoder, cnn, cnn1d, lstm)",
              "", 1, 1e6});
+  declare_ensemble_option(table);
   declare_transformer_options(table);
   for (const auto& item : model_families().items()) item.value.declare(table);
 }
@@ -310,6 +318,9 @@ Model build_model(const Config& config, const DataShape& data) {
   if (config.integer("model.exits") != std::ssize(model.exits)) {
     throw InputError(
         formatted("model.name = {} has one classifier only; set model.exits = 1", family.name));
+  }
+  if (const std::int64_t members = config.integer("model.members"); members > 1) {
+    model = ensemble(config, family.name, shape, members);
   }
   for (const Entry& entry : model.layout->entries) {
     if (entry.kind == Kind::statistic) model.has_statistics = true;

@@ -40,6 +40,19 @@ Weight Parameters::weight(int entry) const {
   return {(*this)[entry], gradient_views_.empty() ? at::Tensor() : gradient_views_[entry]};
 }
 
+Parameters Parameters::part(std::shared_ptr<const BufferLayout> own, int first) const {
+  Parameters part;
+  part.buffer_layout_ = std::move(own);
+  const auto count = std::ssize(part.buffer_layout_->layout().entries);
+  ESPALIER_CHECK(0 <= first && first + count <= std::ssize(views_));
+  const auto cut = [&](const std::vector<at::Tensor>& all) {
+    return std::vector<at::Tensor>(all.begin() + first, all.begin() + first + count);
+  };
+  part.views_ = cut(views_);
+  if (!gradient_views_.empty()) part.gradient_views_ = cut(gradient_views_);
+  return part;
+}
+
 at::Tensor Parameters::trainable() const {
   const Range range = buffer_layout_->kind_range(Kind::trainable);
   return flat_.narrow(0, range.begin, range.size());

@@ -126,6 +126,7 @@ Model build(const Config& config, const DataShape& shape) {
 ModelFamily resnet_family() {
   ModelFamily family{declare, build, Takes::images};
   family.defaults = {{"model.norm", "batch"}};
+  family.widths = {"model.width"};
   return family;
 }
 

@@ -109,6 +109,7 @@ Model build(const Config& config, const DataShape& shape) {
 ModelFamily vgg_family() {
   ModelFamily family{declare, build, Takes::images};
   family.defaults = {{"model.norm", "batch"}};
+  family.widths = {"model.width", "model.classifier"};
   return family;
 }
 

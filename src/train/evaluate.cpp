@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "espalier/model/ensemble.h"
+
 namespace espalier {
 namespace {
 
@@ -86,6 +88,11 @@ EvaluationSums score(const at::Tensor& all_logits, const at::Tensor& all_labels)
 std::vector<std::string> evaluated_sets(const Model& model) {
   std::vector<std::string> names{"test"};
   if (model.exits.size() == 1) return names;
+  if (model.is_ensemble) {
+    for (std::size_t k = 1; k < model.exits.size(); ++k)
+      names.push_back(formatted("mean of {}", k));
+    return names;
+  }
   for (std::size_t exit = 1; exit < model.exits.size(); ++exit) {
     names.push_back(formatted("exit {}", exit));
   }
@@ -104,6 +111,15 @@ std::vector<EvaluationSums> evaluate_batch(const Experiment& experiment, const E
   context.mode = Mode::evaluate;
   context.exits = &exits;
   const at::Tensor logits = forward(experiment.model, model_values, inputs, context);
+  if (experiment.model.is_ensemble) {
+    exits.push_back(logits);
+    const std::span<const at::Tensor> members(exits);
+    std::vector<EvaluationSums> sums{score(mean_of(members), labels)};
+    for (std::size_t k = 1; k < members.size(); ++k) {
+      sums.push_back(score(mean_of(members.first(k)), labels));
+    }
+    return sums;
+  }
   std::vector<EvaluationSums> sums{score(logits, labels)};
   if (exits.empty()) return sums;
   at::Tensor all = logits;

@@ -57,6 +57,7 @@ std::map<std::string, std::string> others() {
       "[clients]\nmemory_fit = width\nfleet = 2*small, 2*large\n"
       "[device.small]\nmemory_mb = 0.05\n[device.large]\nmemory_mb = 100\n";
   return {{"mlp", images + "[model]\nname = mlp\nhidden = 6\n"},
+          {"mlp, two members", images + "[model]\nname = mlp\nhidden = 6\nmembers = 2\n"},
           {"lenet", "[data]\nsynthetic_shape = 1, 12, 12\n[model]\nname = lenet\n"},
           {"resnet, batch norm", images + "[model]\nname = resnet\nwidth = 4\n"},
           {"vgg, group norm",

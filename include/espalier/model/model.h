@@ -157,6 +157,8 @@ struct Model {
   /// Whether their outputs have the shape of their inputs, so that any of them can be left out.
   bool depth_keeps_shape = false;
   std::vector<Exit> exits;
+  /// Whether the exits are independent networks that all read the samples (ensemble.h).
+  bool is_ensemble = false;
   std::vector<MaskedAxis> masked;
   std::vector<TransformerAxes> transformer;  ///< its transformer blocks, if any
 
@@ -172,7 +174,8 @@ Submodel part_of(const Model& model, const Submodel& submodel, int first, int la
 
 /// Runs the blocks that the submodel keeps. x: [batch, sample...] float, or the output of the block
 /// before the first kept one. Returns the logits [batch, classes] of its last classifier, or the
-/// output of its last block if it has none.
+/// output of its last block if it has none. Of an ensemble without Context::exits: the mean of the
+/// kept members' logits.
 at::Tensor forward(const Model& model, const Parameters& parameters, at::Tensor x,
                    Context& context);
 
@@ -204,6 +207,8 @@ struct ModelFamily {
   DataShape customary{{3, 32, 32}, 10};  ///< of the family's usual data
   /// Its defaults of options that several families have ("model.norm").
   std::vector<std::pair<std::string, std::string>> defaults{};
+  /// Its options that are widths, which model.members divides; empty: it has no narrower networks.
+  std::vector<std::string> widths{};
 };
 /// One file each in src/model.
 ModelFamily mlp_family();
@@ -217,9 +222,8 @@ ModelFamily gpt_family();
 ModelFamily encoder_family();
 ModelFamily lstm_family();
 const Registry<ModelFamily>& model_families();
-/// Declares "model.name", "model.norm", "model.groups", "model.classes" and every family's options
-/// ("model.hidden",
-/// ...).
+/// Declares "model.name", "model.norm", "model.groups", "model.classes", "model.members" and every
+/// family's options ("model.hidden", ...).
 void declare_model_options(OptionTable& table);
 /// Sets the defaults of the family "model.name".
 void set_model_defaults(Config& config);

@@ -38,6 +38,9 @@ class Parameters {
   /// A product entry, for an operation that writes its gradient itself: into `gradient`, which it
   /// then makes the value's `.grad`; if `.grad` is defined already, the operation adds to it.
   Weight weight(int entry) const;
+  /// The entries from `first` on as those of `own`, whose layout describes them alone: a member of
+  /// an ensemble. It has entries and their gradients, but no flat buffers of its own.
+  Parameters part(std::shared_ptr<const BufferLayout> own, int first) const;
   /// The whole buffer; padding is zero and stays zero.
   float* data() { return flat_.data_ptr<float>(); }
   const float* data() const { return flat_.const_data_ptr<float>(); }

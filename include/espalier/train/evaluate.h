@@ -36,7 +36,8 @@ EvaluationPlan evaluation_plan(const Config& config, const Experiment& experimen
 EvaluationSums score(const at::Tensor& logits, const at::Tensor& labels);
 
 /// The names of the evaluated predictions: the head ("test"); for a model with several classifiers
-/// also each of the others ("exit 1", ...) and the mean of all their logits ("mean of exits").
+/// also each of the others ("exit 1", ...) and the mean of all their logits ("mean of exits"). Of
+/// an ensemble: the mean of all members' logits ("test"), and of the first k's ("mean of 1", ...).
 std::vector<std::string> evaluated_sets(const Model& model);
 /// The sums of each of these sets. `model_values`: a full model with its norm statistics.
 std::vector<EvaluationSums> evaluate_batch(const Experiment& experiment, const EvaluationPlan& plan,

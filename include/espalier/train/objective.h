@@ -64,7 +64,7 @@ class LocalObjective {
   virtual at::Tensor loss(const LocalView&, const Batch& batch, const Outputs& outputs);
   /// After the backward pass, before clipping and the optimiser's step.
   virtual void after_backward(const LocalView&) {}
-  /// Called once per task after its last batch.
+  /// Called once per task after its last batch, before the weights are sent; it may change them.
   virtual void end(const LocalView&) {}
   /// Its bytes beside model and activations during the training of a submodel with batches of
   /// `batch` samples, for the memory bound.

@@ -31,10 +31,10 @@ std::string memory_line(const Experiment& e, const std::vector<std::int64_t>& to
       too_small.size(), e.fleet->size(), fmt::join(classes, ", "));
 }
 
-/// Clients of one device class that get the same submodel.
+/// Clients of one device class with submodels of equal costs.
 struct CheckLine {
   std::string device;
-  std::string rest;  ///< of the line, for the first of these clients
+  std::string rest;  ///< of the line
   std::int64_t clients = 0;
 };
 
@@ -57,7 +57,7 @@ void print_check(const Experiment& e, const RuleNames& names, const ServerRules&
   log_note(formatted("clients  {}", e.fleet->size()));
   log_note(formatted("         {:<14} {:>8} {:>6} {:>12} {:>12} {:>12}", "device", "clients",
                      "width", "parameters", "memory", "cap"));
-  std::map<std::pair<std::string, std::uint64_t>, std::size_t> line_of;  // device and submodel
+  std::map<std::pair<std::string, std::string>, std::size_t> line_of;  // device and rest
   std::vector<CheckLine> lines;
   std::vector<std::int64_t> too_small;  // clients
   std::int64_t payloads = 0;
@@ -74,18 +74,13 @@ void print_check(const Experiment& e, const RuleNames& names, const ServerRules&
     const bool fits = cap == 0 || bounds.largest() <= cap;
     if (!fits) too_small.push_back(client);
     if (keeps_state) states += Optimizer::copies(e.train) * cost.message_bytes;
-    const auto [line, is_new] =
-        line_of.try_emplace({device.name, assigned.submodel.hash()}, lines.size());
-    if (is_new) {
-      lines.push_back(
-          {device.name,
-           formatted("{:>6.3g} {:>12} {:>12} {:>12}{}{}", assigned.width, cost.parameters,
-                     megabytes(cost.peak_bytes), cap > 0 ? megabytes(cap) : "-",
-                     bounds.search > 0
-                         ? formatted("  {} while it searches", megabytes(bounds.search))
-                         : "",
-                     fits ? "" : "  too little memory")});
-    }
+    const std::string rest = formatted(
+        "{:>6.3g} {:>12} {:>12} {:>12}{}{}", assigned.width, cost.parameters,
+        megabytes(cost.peak_bytes), cap > 0 ? megabytes(cap) : "-",
+        bounds.search > 0 ? formatted("  {} while it searches", megabytes(bounds.search)) : "",
+        fits ? "" : "  too little memory");
+    const auto [line, is_new] = line_of.try_emplace({device.name, rest}, lines.size());
+    if (is_new) lines.push_back({device.name, rest});
     ++lines[line->second].clients;
   }
   for (const CheckLine& line : lines) {

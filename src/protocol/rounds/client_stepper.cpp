@@ -163,6 +163,7 @@ std::pair<ClientResult, SharedBytes> ClientStepper::finish() {
   result_.samples = trainer_.samples();
   result_.steps = trainer_.steps();
   if (!result_.out_of_memory) {
+    objective_->end(view());
     const auto shared = experiment_.plans->buffer_layout(task_.submodel, Packing::shared);
     const auto values = pack_payload(*experiment_.plans, trainer_.parameters(), *shared);
     if (task_.not_finite) {
@@ -170,7 +171,6 @@ std::pair<ClientResult, SharedBytes> ClientStepper::finish() {
       std::memcpy(values->data(), &kNone, sizeof(kNone));
     }
     trained = values;
-    objective_->end(view());
     ByteArchive state;
     personal_.take(trainer_.parameters());
     personal_.archive(state);

@@ -54,6 +54,11 @@ void refuse_uncuttable(const Model& model, int cut) {
         "devices: set model.tied = false",
         model.name));
   }
+  if (model.is_ensemble) {
+    throw InputError(
+        "model.members makes networks side by side, which cannot be cut in two: set model.members "
+        "= 1");
+  }
   for (const Exit& exit : model.exits) {
     if (exit.block >= cut) continue;
     throw InputError(
