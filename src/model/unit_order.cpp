@@ -39,8 +39,7 @@ bool joins_two_layers(const Model& model, int axis) {
     const bool reads = has_axis(entry.dimensions[1], axis);
     if (makes && reads) continue;
     if (makes) makers.insert(layer_of(entry));
-    const bool at_exit =
-        model.is_exit(entry.block) && model.exits.size() > 1 && !model.is_ensemble;
+    const bool at_exit = model.is_exit(entry.block) && model.exits.size() > 1 && !model.is_ensemble;
     if (!at_exit && reads) readers.insert(layer_of(entry));
   }
   return makers.size() == 1 && readers.size() <= 1;

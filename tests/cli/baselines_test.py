@@ -53,10 +53,10 @@ class SplitMix(BaselineTest):
         self.assert_same(fedavg, self.run_ok("one", "--method.name=splitmix", "--model.members=1"), "--values")
 
     def test_same_values(self):
-        one = self.same_on_ranks_and_after_a_kill(*self.METHOD, "--clients.per_round=5", "--train.momentum=0.9")
+        one = self.same_on_ranks_and_after_a_kill(*self.METHOD, "--clients.per_round=5", "--train.momentum=0.9", "--model.norm=batch")
         tasks = self.table(one)
         # Of hidden = 32, 16 each member has 8 and 4.
-        member = 144 * 8 + 8 + 8 * 4 + 4 + 4 * 10 + 10
+        member = 144 * 8 + 3 * 8 + 8 * 4 + 3 * 4 + 4 * 10 + 10  # weights, biases, norms
         self.assertEqual(set(zip(tasks["share"], tasks["parameters"])), {(1.0, 4 * member), (0.5, 2 * member), (0.25, member)})
         for count in (1, 2, 4):
             self.assertEqual(len(set(tasks["flops"][tasks["share"] == count / 4] // tasks["samples"][tasks["share"] == count / 4])), 1)
