@@ -368,7 +368,7 @@ Layer first_token() {
 Layer hidden_tokens(std::int64_t masked) {
   Layer layer;
   layer.forward = [](const Parameters&, const at::Tensor& x, Context& context) {
-    return x.flatten(0, 1).index_select(0, context.hidden).view({x.size(0), -1, x.size(2)});
+    return rows_at(x, context.hidden);
   };
   layer.cost = [=](CostTape& tape) {
     tape.shape[0] = masked;
