@@ -92,6 +92,27 @@ struct Embedding : torch::autograd::Function<Embedding> {
   }
 };
 
+at::Tensor picked(const at::Tensor& x, const at::Tensor& places) {
+  return x.flatten(0, 1).index_select(0, places).view({x.size(0), -1, x.size(2)});
+}
+
+// The gradient of index_select comes as a view, to which autograd does not add in place: where
+// several classifiers read one stream, that would be a third gradient of its size.
+struct RowsAt : torch::autograd::Function<RowsAt> {
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& x,
+                            const at::Tensor& places) {
+    context->save_for_backward({places});
+    context->saved_data["sizes"] = x.sizes();
+    return picked(x, places);
+  }
+  static variable_list backward(AutogradContext* context, variable_list gradients) {
+    const std::vector<std::int64_t> sizes = context->saved_data["sizes"].toIntVector();
+    at::Tensor input = at::zeros(sizes, gradients[0].options());
+    input.flatten(0, 1).index_copy_(0, context->get_saved_variables()[0], rows_of(gradients[0]));
+    return {input, at::Tensor()};
+  }
+};
+
 /// 1 / root mean square, [..., 1].
 at::Tensor inverse_rms(const at::Tensor& x, double epsilon) {
   const auto width = static_cast<double>(x.size(-1));
@@ -211,6 +232,10 @@ at::Tensor linear_product(const at::Tensor& x, const Weight& weight, const at::T
     return factor == 1 ? y : y.mul(factor);
   }
   return product(x, value, bias, factor);
+}
+
+at::Tensor rows_at(const at::Tensor& x, const at::Tensor& places) {
+  return trains(x) ? RowsAt::apply(x, places) : picked(x, places);
 }
 
 at::Tensor embed_tokens(const at::Tensor& tokens, const Weight& weight, double factor) {

@@ -368,7 +368,7 @@ Layer first_token() {
 Layer hidden_tokens(std::int64_t masked) {
   Layer layer;
   layer.forward = [](const Parameters&, const at::Tensor& x, Context& context) {
-    return x.flatten(0, 1).index_select(0, context.hidden).view({x.size(0), -1, x.size(2)});
+    return rows_at(x, context.hidden);
   };
   layer.cost = [=](CostTape& tape) {
     tape.shape[0] = masked;
@@ -671,10 +671,17 @@ Layer token_stem(const TransformerChoice& choice, Layout& layout, int block,
 
 std::vector<Layer> token_head(const TransformerChoice& choice, Layout& layout, int block,
                               const std::string& prefix, int embed_axis, int class_axis) {
-  return {hidden_tokens(choice.masked),
-          stream_norm(choice, layout, block, prefix + "norm", embed_axis),
-          dense(layout, block, prefix + "head", layout.along(class_axis), layout.along(embed_axis),
-                true, kDeviation)};
+  Layer pick = hidden_tokens(choice.masked);
+  Layer norm = stream_norm(choice, layout, block, prefix + "norm", embed_axis);
+  Layer out = dense(layout, block, prefix + "head", layout.along(class_axis),
+                    layout.along(embed_axis), true, kDeviation);
+  // No layer keeps the whole stream, but the block's caller holds it until the logits are there.
+  out.cost = [cost = out.cost, positions = choice.positions, embed_axis](CostTape& tape) {
+    cost(tape);
+    tape.nodes.back().forward_scratch_bytes +=
+        tape.batch * positions * tape.submodel.width(embed_axis) * kFloatBytes;
+  };
+  return {std::move(pick), std::move(norm), std::move(out)};
 }
 
 std::vector<Layer> pooled_head(const TransformerChoice& choice, Pooling pooling, Layout& layout,

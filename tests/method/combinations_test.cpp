@@ -82,6 +82,8 @@ std::map<std::string, std::string> others() {
                                              "exits = 2\n"},
           {"lstm", tokens + "[model]\nname = lstm\nembed = 4\nhidden = 6, 5\n"},
           {"encoder", tokens + transformer + "name = encoder\n"},
+          {"encoder, hidden tokens", tokens + "synthetic_labels = next_token\nmask_rate = 0.3\n" +
+                                         transformer + "name = encoder\n"},
           {"cnn, levels drawn", std::string(kCnn) + "[method]\nlevels = dynamic\n"},
           {"cnn, widths fitted", std::string(kCnn) + small},
           {"cnn, masks drawn", std::string(kCnn) + "[method]\nmask_choice = sampled\n"},

@@ -20,6 +20,10 @@ at::Tensor linear_product(const at::Tensor& x, const Weight& weight, const at::T
 /// width] in new memory.
 at::Tensor embed_tokens(const at::Tensor& tokens, const Weight& weight, double factor = 1);
 
+/// The positions `places` of x [batch, positions, width], counted over the whole batch, which are
+/// distinct and as many in each sample: [batch, places in a sample, width] in new memory.
+at::Tensor rows_at(const at::Tensor& x, const at::Tensor& places);
+
 /// x [..., width] divided by its root mean square along the last dimension, times `weight` [width]
 /// (Zhang and Sennrich 2019).
 at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double epsilon);
