@@ -68,6 +68,7 @@ at::Tensor forward(const Model& model, const Parameters& parameters, at::Tensor 
     }
     x = block.forward(parameters, x, context);
     if (context.taps) context.taps->push_back(x);
+    if (context.projected && i == model.projection) *context.projected = x;
     if (i == answer) break;  // blocks kept after it are not used
   }
   return x;
@@ -162,6 +163,10 @@ void declare_model_options(OptionTable& table) {
              "classifiers, at equal distances in depth; the last is the model's head (vit, "
              "encoder, cnn, cnn1d, lstm)",
              "", 1, 1e6});
+  table.add({"model.projection", OptionType::integer, "0",
+             "outputs of a projection head (linear, ReLU, linear) before the classifier, which no "
+             "rule cuts; 0 = none (mlp, lenet, cnn, cnn1d, vgg, resnet)",
+             "", 0, 1e6});
   declare_transformer_options(table);
   for (const auto& item : model_families().items()) item.value.declare(table);
 }
@@ -307,6 +312,17 @@ Model build_model(const Config& config, const DataShape& data) {
   if (config.integer("model.exits") != std::ssize(model.exits)) {
     throw InputError(
         formatted("model.name = {} has one classifier only; set model.exits = 1", family.name));
+  }
+  if (config.integer("model.projection") > 0) {
+    if (model.projection < 0) {
+      throw InputError(formatted(
+          "model.name = {} has no projection head; set model.projection = 0", family.name));
+    }
+    if (std::ssize(model.exits) > 1) {
+      throw InputError(
+          "model.projection is for a model with one classifier; set model.exits = 1, or "
+          "model.projection = 0");
+    }
   }
   for (const Entry& entry : model.layout->entries) {
     if (entry.kind == Kind::statistic) model.has_statistics = true;
