@@ -17,6 +17,7 @@
 #include "espalier/method/hier_favg.h"
 #include "espalier/method/masks.h"
 #include "espalier/method/mergesfl.h"
+#include "espalier/method/moon.h"
 #include "espalier/method/parallelsfl.h"
 #include "espalier/method/prunefl.h"
 #include "espalier/method/ramfed.h"
@@ -42,6 +43,7 @@ const rounds::Catalogue& rounds_catalogue() {
     rounds::register_prunefl(c);
     rounds::register_fjord(c);
     rounds::register_adaptcl(c);
+    rounds::register_moon(c);
     return c;
   }();
   return all;
