@@ -18,6 +18,7 @@
 #include "espalier/method/masks.h"
 #include "espalier/method/mergesfl.h"
 #include "espalier/method/moon.h"
+#include "espalier/method/msfusion.h"
 #include "espalier/method/parallelsfl.h"
 #include "espalier/method/prunefl.h"
 #include "espalier/method/ramfed.h"
@@ -44,6 +45,7 @@ const rounds::Catalogue& rounds_catalogue() {
     rounds::register_fjord(c);
     rounds::register_adaptcl(c);
     rounds::register_moon(c);
+    rounds::register_msfusion(c);
     return c;
   }();
   return all;
