@@ -96,6 +96,12 @@ class DoubleShift : public SubmodelRule {
         among_peers_(context.config.text("method.exchange") == "peers") {
     refuse_fitted_widths(context.config);
     check_rates(context.config);
+    if (start_ < 0 && start_ != -1) {
+      throw InputError(
+          formatted("method.overlap_start = {}: an overlap is at least 0, and -1 chooses the "
+                    "largest that covers each layer",
+                    start_));
+    }
     if (among_peers_) check_peers(context);
   }
 

@@ -123,6 +123,7 @@ class MSfusion(ProgramTest):
         refuse("set clients.per_round = 0", "--method.split_rate=0.5,0.5,0.5,0.5,0.5,0.5,0.5", "--clients.per_round=2")
         refuse("set method.exchange = served", "--method.exchange=peers", "--clients.per_round=2")
         refuse("set method.exchange = served", "--method.exchange=peers", "--method.overlap_schedule=plateau")
+        refuse("-1 chooses the largest", "--method.overlap_start=-0.5")
         refuse("method.temperature is 0", "--method.temperature=0")
         refuse("clients.time_fit = width", "--clients.time_fit=width")
         self.assertFalse(os.path.exists(self.path("runs")))
