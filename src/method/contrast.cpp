@@ -13,6 +13,7 @@ namespace {
 
 // As in PyTorch's cosine similarity.
 constexpr double kLeastNorm = 1e-8;
+constexpr std::int64_t kFloatBytes = sizeof(float);
 
 at::Tensor unit_rows(const at::Tensor& z) {
   return z / z.norm(2, {1}, /*keepdim=*/true).clamp_min(kLeastNorm);
@@ -94,9 +95,12 @@ class Contrastive : public LocalObjective {
     const TrainingCost frozen = forward_cost(model, submodel, batch);
     std::int64_t saved = 0;
     for (const BlockCost& block : own.blocks) saved += block.saved_bytes;
-    // The frozen passes run while the graph of the own pass exists.
+    // The frozen passes run while the graph of the own pass exists, and then the similarities.
+    const std::int64_t z = representation_bytes(model, batch);
     const std::int64_t passing =
-        saved + frozen.activation_bytes + terms_bytes(model, batch) - own.activation_bytes;
+        saved + own.output_bytes + models() * z +
+        std::max(frozen.activation_bytes - frozen.input_bytes, similarity_bytes(model, batch, z)) -
+        own.activation_bytes;
     return models() * weight_bytes(experiment, submodel) + std::max<std::int64_t>(0, passing);
   }
 
@@ -146,21 +150,23 @@ class Contrastive : public LocalObjective {
     return rows(projected.defined() ? projected : logits);
   }
 
-  /// The representations, their unit vectors and products, and the similarities.
-  std::int64_t terms_bytes(const Model& model, std::int64_t batch) const {
-    constexpr std::int64_t kTensors = 6;
-    constexpr std::int64_t kFloatBytes = sizeof(float);
-    const std::int64_t rows = batch * model.shape.targets();
+  static std::int64_t representation_bytes(const Model& model, std::int64_t batch) {
     std::int64_t size = model.shape.classes;
     if (model.projection >= 0) {
       for (const Entry& entry : model.layout->entries) {
-        if (entry.block == model.projection && entry.dimensions.size() == 1) {
+        if (entry.block == model.projection && entry.dimensions.size() == 1) {  // the last bias
           size = model.layout->axes[static_cast<std::size_t>(entry.dimensions[0][0].axis)].size;
         }
       }
     }
-    const std::int64_t similarities = negatives_ == Negatives::batch ? rows : 2;
-    return kTensors * rows * (size + similarities) * kFloatBytes;
+    return kFloatBytes * batch * model.shape.targets() * size;
+  }
+
+  /// The unit vectors, their products, the cosines and their softmax; z: bytes of a representation.
+  std::int64_t similarity_bytes(const Model& model, std::int64_t batch, std::int64_t z) const {
+    const std::int64_t rows = batch * model.shape.targets();
+    const std::int64_t cosines = negatives_ == Negatives::batch ? rows : 2;
+    return 5 * z + 4 * kFloatBytes * rows * cosines;
   }
 
   double weight_;
