@@ -165,8 +165,8 @@ class Contrastive : public LocalObjective {
   /// The unit vectors, their products, the cosines and their softmax; z: bytes of a representation.
   std::int64_t similarity_bytes(const Model& model, std::int64_t batch, std::int64_t z) const {
     const std::int64_t rows = batch * model.shape.targets();
-    const std::int64_t cosines = negatives_ == Negatives::batch ? rows : 2;
-    return 5 * z + 4 * kFloatBytes * rows * cosines;
+    return negatives_ == Negatives::batch ? 5 * z + 3 * kFloatBytes * rows * rows
+                                          : 6 * z + 8 * kFloatBytes * rows;
   }
 
   double weight_;
