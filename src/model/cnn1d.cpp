@@ -81,7 +81,8 @@ Model build(const Config& config, const DataShape& shape) {
     if (!first) end_stage(model, *layout, block, out, depth, exits);
     width = out;
   }
-  const int block = add_head(model, *layout, config, {global_pool()}, "fc", width);
+  const int block = add_head(
+      model, *layout, config, [](int) { return std::vector{global_pool()}; }, "fc", width);
   if (exits > 1) model.exits.push_back({block, static_cast<int>(depth)});
   model.layout = std::move(layout);
   return model;

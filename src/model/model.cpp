@@ -165,7 +165,7 @@ void declare_model_options(OptionTable& table) {
              "", 1, 1e6});
   table.add({"model.projection", OptionType::integer, "0",
              "outputs of a projection head (linear, ReLU, linear) before the classifier, which no "
-             "rule cuts; 0 = none (mlp, lenet, cnn, cnn1d, vgg, resnet)",
+             "rule cuts; 0 = none (not for gpt and lstm)",
              "", 0, 1e6});
   declare_transformer_options(table);
   for (const auto& item : model_families().items()) item.value.declare(table);
@@ -314,14 +314,14 @@ Model build_model(const Config& config, const DataShape& data) {
         formatted("model.name = {} has one classifier only; set model.exits = 1", family.name));
   }
   if (config.integer("model.projection") > 0) {
-    if (model.projection < 0) {
-      throw InputError(formatted(
-          "model.name = {} has no projection head; set model.projection = 0", family.name));
-    }
     if (std::ssize(model.exits) > 1) {
       throw InputError(
           "model.projection is for a model with one classifier; set model.exits = 1, or "
           "model.projection = 0");
+    }
+    if (model.projection < 0) {
+      throw InputError(formatted("model.name = {} has no projection head; set model.projection = 0",
+                                 family.name));
     }
   }
   for (const Entry& entry : model.layout->entries) {

@@ -114,7 +114,8 @@ Model build(const Config& config, const DataShape& shape) {
     }
   }
 
-  add_head(model, *layout, config, {global_pool()}, "fc", stream);
+  add_head(
+      model, *layout, config, [](int) { return std::vector{global_pool()}; }, "fc", stream);
   model.layout = std::move(layout);
   return model;
 }

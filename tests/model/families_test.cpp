@@ -289,8 +289,9 @@ TEST(Projection, IsLinearReluLinearBeforeTheClassifier) {
 }
 
 TEST(Projection, KeepsItsOutputsAtEveryWidth) {
-  for (const char* name : {"mlp", "lenet", "cnn", "cnn1d", "vgg", "resnet"}) {
+  for (const char* name : {"mlp", "lenet", "cnn", "cnn1d", "vgg", "resnet", "vit"}) {
     Settings settings{{"name", name}, {"projection", "7"}};
+    if (settings["name"] == "vit") settings.insert({{"depth", "2"}, {"pooling", "mean"}});
     if (settings["name"] == "cnn1d") settings["first_kernel"] = "9";
     if (settings["name"] == "cnn1d") settings["pool"] = settings["first_stride"] = "2";
     const Model model = make(settings);
@@ -309,8 +310,12 @@ TEST(Projection, KeepsItsOutputsAtEveryWidth) {
 }
 
 TEST(Projection, IsRefusedWhereItHasNoPlace) {
-  EXPECT_NE(refusal({{"name", "vit"}, {"projection", "8"}}, {{1, 28, 28}, 10})
-                .find("set model.projection = 0"),
+  EXPECT_NE(refusal({{"name", "lstm"}, {"projection", "8"}}, {{6}, 4, 9})
+                .find("model.name = lstm has no projection head; set model.projection = 0"),
+            std::string::npos);
+  EXPECT_NE(refusal({{"name", "vit"}, {"depth", "2"}, {"projection", "8"}, {"exits", "2"}},
+                    {{1, 28, 28}, 10})
+                .find("set model.exits = 1"),
             std::string::npos);
   EXPECT_NE(refusal({{"name", "cnn"}, {"projection", "8"}, {"exits", "2"}}, {{1, 28, 28}, 10})
                 .find("set model.exits = 1"),

@@ -81,11 +81,11 @@ Layer token_stem(const TransformerChoice& choice, Layout& layout, int block,
                  int embed_axis, int* weight = nullptr);
 
 enum class Pooling { token, mean };
-/// The class head of vit and encoder: the first token or the mean over all after the norm, then a
-/// linear layer, named `prefix`norm and `prefix`head.
-std::vector<Layer> pooled_head(const TransformerChoice& choice, Pooling pooling, Layout& layout,
-                               int block, const std::string& prefix, int embed_axis,
-                               int class_axis);
+/// The blocks and class heads of vit and encoder. A head is the first token or the mean over all
+/// after the norm, then a linear layer, named `prefix`norm and `prefix`head; with model.projection
+/// a projection head is between these two (add_head).
+void add_classifying_transformer(Model& model, Layout& layout, const Config& config,
+                                 const TransformerChoice& choice, Pooling pooling, int embed_axis);
 /// Reads "model.pooling".
 Pooling pooling_choice(const Config& config);
 
