@@ -24,7 +24,7 @@ constexpr double kFall = 0.1;
 constexpr double kMostOverlap = 0.75;
 // The server names a window to a client by its place among the participants and the overlap; the
 // client computes the units.
-constexpr std::int64_t kNameBytes = 16;
+constexpr std::int64_t kWindowNameBytes = 16;
 
 OverlapSchedule schedule_of(const Config& config) {
   const std::string name = config.text("method.overlap_schedule");
@@ -110,7 +110,7 @@ class DoubleShift : public SubmodelRule {
     const std::int64_t place =
         (has_own_rates() || among_peers_ ? moment.client : moment.slot) % participants_;
     Assignment assignment{window(place, moment.version), rate(place)};
-    assignment.name_bytes = kNameBytes;
+    assignment.name_bytes = kWindowNameBytes;
     if (among_peers_) {
       const auto p = static_cast<std::size_t>(place);
       assignment.traffic = Traffic{exchange_before(moment.version)[p].received,
