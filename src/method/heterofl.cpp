@@ -81,7 +81,8 @@ void register_heterofl(Catalogue& c) {
   declare_width_options(c.options);
   c.options.add(
       {"method.scaler", OptionType::boolean, "true",
-       "objective masked_cross_entropy: divide the outputs of narrowed layers by their kept "
+       "objectives masked_cross_entropy and contrastive: divide the outputs of narrowed layers by "
+       "their kept "
        "fraction in training"});
   c.options.add(
       {"method.masked_loss", OptionType::boolean, "true",

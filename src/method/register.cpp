@@ -20,6 +20,8 @@
 #include "espalier/method/hier_favg.h"
 #include "espalier/method/masks.h"
 #include "espalier/method/mergesfl.h"
+#include "espalier/method/moon.h"
+#include "espalier/method/msfusion.h"
 #include "espalier/method/parallelsfl.h"
 #include "espalier/method/personal_layers.h"
 #include "espalier/method/prunefl.h"
@@ -58,6 +60,8 @@ const rounds::Catalogue& rounds_catalogue() {
     rounds::register_fednova(c);
     rounds::register_scaffold(c);
     rounds::register_personal_layers(c);
+    rounds::register_moon(c);
+    rounds::register_msfusion(c);
     return c;
   }();
   return all;

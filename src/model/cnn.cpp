@@ -31,6 +31,7 @@ Model build(const Config& config, const DataShape& shape) {
         formatted("model.kernel = {} is even: write an odd number, e.g. {}", kernel, kernel + 1));
   }
   Model model;
+  model.shape = shape;
   auto layout = std::make_shared<Layout>();
   // With further classifiers the depth can be cut: after the second convolution, the third, ...,
   // and the hidden layer.
@@ -78,10 +79,7 @@ Model build(const Config& config, const DataShape& shape) {
   model.masked.push_back({features, block});
   model.blocks.push_back(make_block(*layout, block, std::move(hidden)));
   end_stage(model, *layout, block, features, depth, exits);
-  block = layout->add_block("head");
-  if (exits == 1) model.class_axis = layout->add_axis("classes", shape.classes, false);
-  std::vector<Layer> head{linear(*layout, block, "fc2", features, 1, model.class_axis)};
-  model.blocks.push_back(make_block(*layout, block, std::move(head)));
+  block = add_head(model, *layout, config, {}, "fc2", features);
   if (exits > 1) model.exits.push_back({block, static_cast<int>(depth)});
   model.layout = std::move(layout);
   return model;

@@ -55,6 +55,7 @@ Model build(const Config& config, const DataShape& shape) {
   window.signal = true;
 
   Model model;
+  model.shape = shape;
   auto layout = std::make_shared<Layout>();
   if (exits > 1) model.class_axis = layout->add_axis("classes", shape.classes, false);
   int width = layout->add_axis("input", shape.sample[0], false);
@@ -80,10 +81,8 @@ Model build(const Config& config, const DataShape& shape) {
     if (!first) end_stage(model, *layout, block, out, depth, exits);
     width = out;
   }
-  const int block = layout->add_block("head");
-  if (exits == 1) model.class_axis = layout->add_axis("classes", shape.classes, false);
-  model.blocks.push_back(make_block(
-      *layout, block, {global_pool(), linear(*layout, block, "fc", width, 1, model.class_axis)}));
+  const int block = add_head(
+      model, *layout, config, [](int) { return std::vector{global_pool()}; }, "fc", width);
   if (exits > 1) model.exits.push_back({block, static_cast<int>(depth)});
   model.layout = std::move(layout);
   return model;

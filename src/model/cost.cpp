@@ -324,4 +324,46 @@ TrainingCost training_cost(const Model& model, const Submodel& submodel, std::in
   return cost;
 }
 
+TrainingCost forward_cost(const Model& model, const Submodel& submodel, std::int64_t batch) {
+  CostTape tape = begin_tape(model, submodel, batch, nullptr);
+  const bool takes_tokens = tape.nodes.empty() && model.shape.vocabulary > 0;
+  const std::int64_t value_bytes = takes_tokens ? sizeof(std::int64_t) : kFloatBytes;
+  const BufferLayout buffer_layout(model.layout, submodel, Packing::aligned);
+  TrainingCost cost;
+  cost.input_bytes = tape.elements() * value_bytes;
+  const int answer = model.answer(submodel);
+  std::vector<std::size_t> first_nodes;
+  for (int i = 0; i < static_cast<int>(model.blocks.size()); ++i) {
+    if (!submodel.has_block(i) || (answer >= 0 && i > answer)) continue;
+    if (model.is_exit(i) && i != answer) continue;
+    first_nodes.push_back(tape.nodes.size());
+    model.blocks[static_cast<std::size_t>(i)].cost(tape);
+    cost.blocks.push_back(block_weights(buffer_layout, i));
+  }
+  cost.output_bytes = tape.elements() * kFloatBytes;
+  for (NodeCost& node : tape.nodes) {
+    node.runs_backward = node.trains = false;
+    // What a layer would save is made, and freed at once.
+    node.forward_scratch_bytes += node.saved_bytes;
+    node.saved_bytes = 0;
+  }
+  const std::vector<std::int64_t> moved = moved_bytes(cost.input_bytes, tape.nodes);
+  std::size_t place = 0;
+  for (std::size_t i = 0; i < tape.nodes.size(); ++i) {
+    while (place + 1 < first_nodes.size() && i >= first_nodes[place + 1]) ++place;
+    const NodeCost& node = tape.nodes[i];
+    BlockCost& block = cost.blocks[place];
+    block.forward_flops += node.forward_flops;
+    block.step_flops[static_cast<std::size_t>(node.work)] += node.forward_flops;
+    block.moved_bytes += moved[i];
+    cost.forward_flops += node.forward_flops;
+  }
+  cost.step_flops = cost.forward_flops;
+  cost.parameters = buffer_layout.count(Kind::trainable);
+  cost.model_bytes = buffer_layout.size() * kFloatBytes;
+  cost.activation_bytes = activation_peak(cost.input_bytes, tape.nodes, /*has_loss=*/false);
+  cost.peak_bytes = cost.model_bytes + cost.activation_bytes;
+  return cost;
+}
+
 }  // namespace espalier

@@ -27,16 +27,16 @@ Model build(const Config& config, const DataShape& shape) {
   model.blocks.push_back(make_block(
       *layout, stem, {token_stem(choice, *layout, stem, "tok_embed", "pos_embed", tokens, embed)}));
   model.class_axis = layout->add_axis("classes", shape.classes, false);
-  const bool is_masked = choice.masked > 0;
-  const Pooling pooling = is_masked ? Pooling::token : pooling_choice(config);
-  add_transformer_blocks(
-      model, *layout, choice,
-      {"blocks", "norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2"}, embed,
-      [&](int block, const std::string& prefix) {
-        return is_masked
-                   ? token_head(choice, *layout, block, prefix, embed, model.class_axis)
-                   : pooled_head(choice, pooling, *layout, block, prefix, embed, model.class_axis);
-      });
+  if (choice.masked > 0) {
+    add_transformer_blocks(
+        model, *layout, choice,
+        {"blocks", "norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2"}, embed,
+        [&](int block, const std::string& prefix) {
+          return token_head(choice, *layout, block, prefix, embed, model.class_axis);
+        });
+  } else {
+    add_classifying_transformer(model, *layout, config, choice, pooling_choice(config), embed);
+  }
   model.layout = std::move(layout);
   return model;
 }

@@ -360,6 +360,34 @@ Block make_block(const Layout& layout, int block, std::vector<Layer> layers) {
   return result;
 }
 
+int add_head(Model& model, Layout& layout, const Config& config, const LayersOf& before,
+             const std::string& name, int features, std::int64_t positions, bool first) {
+  const std::int64_t outputs = config.integer("model.projection");
+  int block = layout.add_block(outputs > 0 ? "projection" : "head");
+  std::vector<Layer> layers;
+  if (before) layers = before(block);
+  if (outputs > 0) {
+    const int hidden = layout.add_axis("projection.hidden", layout.axes[features].size * positions);
+    const int projected = layout.add_axis("projection", outputs, /*cuttable=*/false);
+    layers.push_back(linear(layout, block, "projection.0", features, positions, hidden, first));
+    layers.push_back(relu());
+    layers.push_back(linear(layout, block, "projection.2", hidden, 1, projected));
+    model.blocks.push_back(make_block(layout, block, std::move(layers)));
+    model.projection = block;
+    layers = {};
+    features = projected;
+    positions = 1;
+    first = false;
+    block = layout.add_block("head");
+  }
+  if (model.class_axis < 0) {
+    model.class_axis = layout.add_axis("classes", model.shape.classes, false);
+  }
+  layers.push_back(linear(layout, block, name, features, positions, model.class_axis, first));
+  model.blocks.push_back(make_block(layout, block, std::move(layers)));
+  return block;
+}
+
 std::optional<std::string> exit_due(const Model& model, std::int64_t depth, std::int64_t exits) {
   const auto nth = std::ssize(model.exits) + 1;
   if (nth >= exits || std::ssize(model.depth) != nth * depth / exits) return std::nullopt;

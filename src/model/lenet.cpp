@@ -22,6 +22,7 @@ Model build(const Config& config, const DataShape& shape) {
   }
   const NormChoice norms = norm_choice(config);
   Model model;
+  model.shape = shape;
   auto layout = std::make_shared<Layout>();
   const int input = layout->add_axis("input", shape.sample[0], false);
   const int conv1 = layout->add_axis("conv1", kChannels[0]);
@@ -58,9 +59,7 @@ Model build(const Config& config, const DataShape& shape) {
   add(
       "hidden2", "norm4", fc2,
       [&](int block) { return linear(*layout, block, "fc2", fc1, 1, fc2); }, relu());
-  const int block = layout->add_block("head");
-  std::vector<Layer> head{linear(*layout, block, "fc3", fc2, 1, model.class_axis)};
-  model.blocks.push_back(make_block(*layout, block, std::move(head)));
+  add_head(model, *layout, config, {}, "fc3", fc2);
   model.layout = std::move(layout);
   return model;
 }

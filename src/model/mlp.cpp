@@ -22,6 +22,7 @@ Model build(const Config& config, const DataShape& shape) {
   for (const std::int64_t size : shape.sample) inputs *= size;
 
   Model model;
+  model.shape = shape;
   auto layout = std::make_shared<Layout>();
   int width = layout->add_axis("input", inputs, false);
   int number = 0;
@@ -35,11 +36,7 @@ Model build(const Config& config, const DataShape& shape) {
     model.blocks.push_back(make_block(*layout, block, std::move(layers)));
     width = hidden;
   }
-  const int block = layout->add_block("head");
-  model.class_axis = layout->add_axis("classes", shape.classes, false);
-  std::vector<Layer> head{linear(*layout, block, "fc" + std::to_string(number + 1), width, 1,
-                                 model.class_axis, number == 0)};
-  model.blocks.push_back(make_block(*layout, block, std::move(head)));
+  add_head(model, *layout, config, {}, "fc" + std::to_string(number + 1), width, 1, number == 0);
   model.layout = std::move(layout);
   return model;
 }

@@ -73,6 +73,7 @@ at::Tensor forward(const Model& model, const Parameters& parameters, at::Tensor 
     }
     x = block.forward(parameters, x, context);
     if (context.taps) context.taps->push_back(x);
+    if (context.projected && i == model.projection) *context.projected = x;
     if (i == answer) break;  // blocks kept after it are not used
   }
   if (members.empty()) return x;
@@ -171,6 +172,10 @@ void declare_model_options(OptionTable& table) {
              "encoder, cnn, cnn1d, lstm)",
              "", 1, 1e6});
   declare_ensemble_option(table);
+  table.add({"model.projection", OptionType::integer, "0",
+             "outputs of a projection head (linear, ReLU, linear) before the classifier, which no "
+             "rule cuts; 0 = none (not for gpt and lstm)",
+             "", 0, 1e6});
   declare_transformer_options(table);
   for (const auto& item : model_families().items()) item.value.declare(table);
 }
@@ -319,8 +324,24 @@ Model build_model(const Config& config, const DataShape& data) {
     throw InputError(
         formatted("model.name = {} has one classifier only; set model.exits = 1", family.name));
   }
+  const bool has_projection = config.integer("model.projection") > 0;
   if (const std::int64_t members = config.integer("model.members"); members > 1) {
+    if (has_projection) {
+      throw InputError(
+          "model.projection is for a single network; set model.members = 1, or "
+          "model.projection = 0");
+    }
     model = ensemble(config, family.name, shape, members);
+  } else if (has_projection) {
+    if (std::ssize(model.exits) > 1) {
+      throw InputError(
+          "model.projection is for a model with one classifier; set model.exits = 1, or "
+          "model.projection = 0");
+    }
+    if (model.projection < 0) {
+      throw InputError(formatted("model.name = {} has no projection head; set model.projection = 0",
+                                 family.name));
+    }
   }
   for (const Entry& entry : model.layout->entries) {
     if (entry.kind == Kind::statistic) model.has_statistics = true;

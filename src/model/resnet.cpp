@@ -62,6 +62,7 @@ Model build(const Config& config, const DataShape& shape) {
   const bool imagenet = config.text("model.stem") == "imagenet";
 
   Model model;
+  model.shape = shape;
   auto layout = std::make_shared<Layout>();
   const int input = layout->add_axis("input", shape.sample[0], false);
   // The first stage of plain blocks adds to the stem's output, so both have one axis.
@@ -113,10 +114,8 @@ Model build(const Config& config, const DataShape& shape) {
     }
   }
 
-  const int block = layout->add_block("head");
-  model.class_axis = layout->add_axis("classes", shape.classes, false);
-  model.blocks.push_back(make_block(
-      *layout, block, {global_pool(), linear(*layout, block, "fc", stream, 1, model.class_axis)}));
+  add_head(
+      model, *layout, config, [](int) { return std::vector{global_pool()}; }, "fc", stream);
   model.layout = std::move(layout);
   return model;
 }

@@ -684,16 +684,29 @@ std::vector<Layer> token_head(const TransformerChoice& choice, Layout& layout, i
   return {std::move(pick), std::move(norm), std::move(out)};
 }
 
-std::vector<Layer> pooled_head(const TransformerChoice& choice, Pooling pooling, Layout& layout,
-                               int block, const std::string& prefix, int embed_axis,
-                               int class_axis) {
-  std::vector<Layer> layers;
-  if (pooling == Pooling::token) layers.push_back(first_token());
-  layers.push_back(stream_norm(choice, layout, block, prefix + "norm", embed_axis));
-  if (pooling == Pooling::mean) layers.push_back(mean_token());
-  layers.push_back(dense(layout, block, prefix + "head", layout.along(class_axis),
-                         layout.along(embed_axis), true, kDeviation));
-  return layers;
+void add_classifying_transformer(Model& model, Layout& layout, const Config& config,
+                                 const TransformerChoice& choice, Pooling pooling, int embed_axis) {
+  const BlockNames names{"blocks", "norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2"};
+  const auto pooled = [&](int block, const std::string& prefix) {
+    std::vector<Layer> layers;
+    if (pooling == Pooling::token) layers.push_back(first_token());
+    layers.push_back(stream_norm(choice, layout, block, prefix + "norm", embed_axis));
+    if (pooling == Pooling::mean) layers.push_back(mean_token());
+    return layers;
+  };
+  if (config.integer("model.projection") > 0 && choice.exits == 1) {
+    add_transformer_blocks(model, layout, choice, names, embed_axis);
+    add_head(
+        model, layout, config, [&](int block) { return pooled(block, ""); }, "head", embed_axis);
+    return;
+  }
+  add_transformer_blocks(
+      model, layout, choice, names, embed_axis, [&](int block, const std::string& prefix) {
+        std::vector<Layer> layers = pooled(block, prefix);
+        layers.push_back(dense(layout, block, prefix + "head", layout.along(model.class_axis),
+                               layout.along(embed_axis), true, kDeviation));
+        return layers;
+      });
 }
 
 Pooling pooling_choice(const Config& config) {

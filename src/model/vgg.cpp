@@ -48,6 +48,7 @@ Model build(const Config& config, const DataShape& shape) {
   }
 
   Model model;
+  model.shape = shape;
   auto layout = std::make_shared<Layout>();
   const auto add_block = [&](int block, std::vector<Layer> layers) {
     model.blocks.push_back(make_block(*layout, block, std::move(layers)));
@@ -96,10 +97,8 @@ Model build(const Config& config, const DataShape& shape) {
     positions = 1;
     place += 3;  // linear, ReLU, dropout
   }
-  const int block = layout->add_block("head");
-  model.class_axis = layout->add_axis("classes", shape.classes, false);
-  add_block(block, {linear(*layout, block, hidden.empty() ? classifier : numbered(), features,
-                           positions, model.class_axis)});
+  add_head(model, *layout, config, {}, hidden.empty() ? classifier : numbered(), features,
+           positions);
   model.layout = std::move(layout);
   return model;
 }

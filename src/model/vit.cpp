@@ -122,12 +122,7 @@ Model build(const Config& config, const DataShape& shape) {
   model.blocks.push_back(make_block(
       *layout, stem, {patch_stem(choice, grid, class_token, *layout, stem, input, embed)}));
   model.class_axis = layout->add_axis("classes", shape.classes, false);
-  add_transformer_blocks(
-      model, *layout, choice,
-      {"blocks", "norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2"}, embed,
-      [&](int block, const std::string& prefix) {
-        return pooled_head(choice, pooling, *layout, block, prefix, embed, model.class_axis);
-      });
+  add_classifying_transformer(model, *layout, config, choice, pooling, embed);
   model.layout = std::move(layout);
   return model;
 }

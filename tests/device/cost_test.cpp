@@ -105,6 +105,14 @@ class CostBound : public ::testing::Test {
 const DataShape kMnist{{1, 28, 28}, 10};
 const DataShape kCifar{{3, 32, 32}, 10};
 
+TEST_F(CostBound, HoldsWithAProjectionHead) {
+  for (const char* name : {"mlp", "cnn", "resnet"}) {
+    for (const double fraction : {1.0, 0.5, 0.25}) {
+      expect_bound({name, "none", kCifar, fraction, 20, true, {{"projection", "256"}}});
+    }
+  }
+}
+
 TEST_F(CostBound, HoldsForEveryFamilyNormWidthAndBatch) {
   for (const char* name : {"mlp", "lenet", "cnn"}) {
     for (const char* norm : {"none", "batch", "group", "layer"}) {

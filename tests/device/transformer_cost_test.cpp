@@ -48,7 +48,8 @@ using TransformerBound = BoundTest;
 TEST_F(TransformerBound, HoldsForVit) {
   for (const Settings& more :
        {Settings{}, Settings{{"pooling", "mean"}, {"qkv_bias", "false"}},
-        Settings{{"fused_qkv", "false"}}, Settings{{"rms_norm", "true"}, {"activation", "swiglu"}}})
+        Settings{{"fused_qkv", "false"}}, Settings{{"rms_norm", "true"}, {"activation", "swiglu"}},
+        Settings{{"projection", "32"}}})
     for (const std::int64_t batch : {4, 32}) expect_bounds({with("vit", more), kImages, batch});
 }
 

@@ -15,7 +15,10 @@ const std::vector<Settings> kFamilies{
      {"pool", "2"}},
     {{"name", "vgg"}, {"width", "4"}, {"classifier", "24"}},
     {{"name", "resnet"}, {"width", "4"}},
-    {{"name", "resnet"}, {"width", "4"}, {"depth", "50"}, {"stem", "imagenet"}}};
+    {{"name", "resnet"}, {"width", "4"}, {"depth", "50"}, {"stem", "imagenet"}},
+    {{"name", "mlp"}, {"hidden", "40,24"}, {"projection", "12"}},
+    {{"name", "cnn"}, {"channels", "8,12"}, {"features", "32"}, {"projection", "9"}},
+    {{"name", "resnet"}, {"width", "4"}, {"projection", "6"}}};
 
 /// The program's defaults of cnn1d.
 const Settings kSpeech{
@@ -263,6 +266,60 @@ TEST(Families, Cnn1dEqualsPyTorchsLayersForSignalsForwardAndBack) {
     expect_close(gradients, p.gradients());
     EXPECT_GT(gradients.abs().max().item<double>(), 100 * kTolerance);
   }
+}
+
+TEST(Projection, IsLinearReluLinearBeforeTheClassifier) {
+  const Model model = make({{"name", "mlp"}, {"hidden", "40,24"}, {"projection", "12"}});
+  EXPECT_EQ(trainable_count(model),
+            784 * 40 + 40 + 40 * 24 + 24 + (24 * 24 + 24) + (24 * 12 + 12) + (12 * 10 + 10));
+  const Parameters p = full_values(model);
+  const Named v(model, p);
+  const at::Tensor x = images(5, {1, 28, 28});
+  at::Tensor h = at::relu(at::linear(x.view({5, 784}), v["fc1.weight"], v["fc1.bias"]));
+  h = at::relu(at::linear(h, v["fc2.weight"], v["fc2.bias"]));
+  h = at::relu(at::linear(h, v["projection.0.weight"], v["projection.0.bias"]));
+  const at::Tensor z = at::linear(h, v["projection.2.weight"], v["projection.2.bias"]);
+  at::Tensor projected;
+  Context context;
+  context.projected = &projected;
+  c10::NoGradGuard no_grad;
+  const at::Tensor logits = forward(model, p, x, context);
+  expect_close(projected, z);
+  expect_close(logits, at::linear(z, v["fc3.weight"], v["fc3.bias"]));
+}
+
+TEST(Projection, KeepsItsOutputsAtEveryWidth) {
+  for (const char* name : {"mlp", "lenet", "cnn", "cnn1d", "vgg", "resnet", "vit"}) {
+    Settings settings{{"name", name}, {"projection", "7"}};
+    if (settings["name"] == "vit") settings.insert({{"depth", "2"}, {"pooling", "mean"}});
+    if (settings["name"] == "cnn1d") settings["first_kernel"] = "9";
+    if (settings["name"] == "cnn1d") settings["pool"] = settings["first_stride"] = "2";
+    const Model model = make(settings);
+    ASSERT_GE(model.projection, 0) << name;
+    for (const Choice choice : {Choice::rolling, Choice::smallest}) {
+      const Parameters p = sliced(model, full_values(model), select(*model.layout, 0.5, choice));
+      at::Tensor projected;
+      Context context;
+      context.mode = Mode::train;
+      context.projected = &projected;
+      forward(model, p, images(4, model.shape.sample), context);
+      EXPECT_EQ(projected.sizes(), (std::vector<std::int64_t>{4, 7})) << name;
+    }
+  }
+  EXPECT_EQ(make({{"name", "cnn"}}).projection, -1);
+}
+
+TEST(Projection, IsRefusedWhereItHasNoPlace) {
+  EXPECT_NE(refusal({{"name", "lstm"}, {"projection", "8"}}, {{6}, 4, 9})
+                .find("model.name = lstm has no projection head; set model.projection = 0"),
+            std::string::npos);
+  EXPECT_NE(refusal({{"name", "vit"}, {"depth", "2"}, {"projection", "8"}, {"exits", "2"}},
+                    {{1, 28, 28}, 10})
+                .find("set model.exits = 1"),
+            std::string::npos);
+  EXPECT_NE(refusal({{"name", "cnn"}, {"projection", "8"}, {"exits", "2"}}, {{1, 28, 28}, 10})
+                .find("set model.exits = 1"),
+            std::string::npos);
 }
 
 TEST(Families, SingleChannelConvolutionDoesNotDependOnTheBatchAround) {

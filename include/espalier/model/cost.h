@@ -49,4 +49,8 @@ TrainingCost training_cost(const Model& model, const Submodel& submodel, std::in
                            int optimizer_copies, std::int64_t extra_bytes = 0,
                            const Stage* stage = nullptr);
 
+/// The same for one pass without gradients, as of a frozen copy of the weights: step_flops are
+/// those of the forward pass, activation_bytes its peak with the batch, model_bytes the weights.
+TrainingCost forward_cost(const Model& model, const Submodel& submodel, std::int64_t batch);
+
 }  // namespace espalier

@@ -83,6 +83,17 @@ Layer gate(int axis);
 /// A block that runs `layers` one after the other. Its index must be `block` of the layout.
 Block make_block(const Layout& layout, int block, std::vector<Layer> layers);
 
+/// The layers of a block that is made, by its index in the layout.
+using LayersOf = std::function<std::vector<Layer>(int block)>;
+
+/// Appends the blocks at the end of a family: with model.projection a block "projection" of
+/// `before` (if given), a linear layer as wide as the features, ReLU and a linear layer to
+/// model.projection outputs, then "head" with the linear layer `name` to the classes; else "head"
+/// with `before` and that layer. The features are `features` x `positions`. Makes Model::class_axis
+/// unless it is made. Returns the block of the head.
+int add_head(Model& model, Layout& layout, const Config& config, const LayersOf& before,
+             const std::string& name, int features, std::int64_t positions = 1, bool first = false);
+
 /// The name of the classifier after the last block of Model::depth, if there is one: the k-th of
 /// `exits` classifiers follows block floor(k depth / exits), and the last is the head.
 std::optional<std::string> exit_due(const Model& model, std::int64_t depth, std::int64_t exits);

@@ -39,6 +39,8 @@ struct Context {
   at::Tensor hidden{};
   /// If set, receives each block's output, in order.
   std::vector<at::Tensor>* taps = nullptr;
+  /// If set, receives the output of the projection head; stays undefined if the model has none.
+  at::Tensor* projected = nullptr;
   /// If set, receives the logits of the kept exits before the answering one, in order; else they
   /// are not computed.
   std::vector<at::Tensor>* exits = nullptr;
@@ -152,6 +154,8 @@ struct Model {
   std::vector<Block> blocks;
   DataShape shape;
   int class_axis = -1;  ///< the axis of the head's outputs
+  /// The block of the projection head, before the classifier; -1: none. No rule cuts its outputs.
+  int projection = -1;
   bool has_statistics = false;
   std::vector<int> depth;  ///< the blocks that a cut in depth drops from the end, in order
   /// Whether their outputs have the shape of their inputs, so that any of them can be left out.

@@ -84,16 +84,17 @@ Layer token_stem(const TransformerChoice& choice, Layout& layout, int block,
                  int embed_axis, int* weight = nullptr);
 
 /// The head that predicts the hidden tokens from their positions (choice.masked above 0): the norm,
-/// then a linear layer, with the names of pooled_head(). The other positions cost it nothing.
+/// then a linear layer, with the names of add_classifying_transformer()'s head. The other positions
+/// cost it nothing.
 std::vector<Layer> token_head(const TransformerChoice& choice, Layout& layout, int block,
                               const std::string& prefix, int embed_axis, int class_axis);
 
 enum class Pooling { token, mean };
-/// The class head of vit and encoder: the first token or the mean over all after the norm, then a
-/// linear layer, named `prefix`norm and `prefix`head.
-std::vector<Layer> pooled_head(const TransformerChoice& choice, Pooling pooling, Layout& layout,
-                               int block, const std::string& prefix, int embed_axis,
-                               int class_axis);
+/// The blocks and class heads of vit and encoder. A head is the first token or the mean over all
+/// after the norm, then a linear layer, named `prefix`norm and `prefix`head; with model.projection
+/// a projection head is between these two (add_head).
+void add_classifying_transformer(Model& model, Layout& layout, const Config& config,
+                                 const TransformerChoice& choice, Pooling pooling, int embed_axis);
 /// Reads "model.pooling".
 Pooling pooling_choice(const Config& config);
 

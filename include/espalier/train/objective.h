@@ -43,6 +43,7 @@ struct Outputs {
 struct SubmodelPasses {
   Submodel submodel;
   Workload::Passes passes;
+  bool forward_only = false;  ///< without a gradient, as by a frozen copy
 };
 
 /// The base class is the objective of FedAvg: cross-entropy.

@@ -153,6 +153,7 @@ void RoundsServer::send(std::int64_t client) {
       payloads_.payload(model_, rules_.merge->companion(), assigned.submodel, *sent.buffer_layout);
   sent.width = assigned.width;
   sent.name_bytes = assigned.name_bytes;
+  sent.traffic = assigned.traffic;
   sent.fault = faults_.fault(client, nth_task);
   ClientTask& task = sent.task;
   task.client = client;

@@ -38,6 +38,7 @@ const TrainingCost& TaskCosts::cost_of(Phase phase, const Submodel& submodel, st
     place->second =
         phase == Phase::search     ? search_cost(experiment_, *rules_.search, submodel, batch)
         : phase == Phase::training ? task_cost(experiment_, *rules_.objective, submodel, batch)
+        : phase == Phase::forward  ? forward_cost(experiment_.model, submodel, batch)
                                    : penalty_cost(experiment_, submodel);
   }
   return place->second;
@@ -49,6 +50,7 @@ Nanoseconds TaskCosts::update_time(const Assignment& assigned, std::int64_t clie
   sent.task.submodel = assigned.submodel;
   sent.task.search = assigned.search;
   sent.name_bytes = assigned.name_bytes;
+  sent.traffic = assigned.traffic;
   sent.buffer_layout = experiment_.plans->buffer_layout(assigned.submodel, Packing::shared);
   const Flight flight = flight_on(experiment_.fleet->device(client), sent, 0);
   return flight.download + flight.compute + flight.upload;
@@ -65,7 +67,9 @@ Flight TaskCosts::flight_on(const DeviceClass& device, const SentTask& sent, Nan
   Flight flight;
   set_identity(flight, sent);
   flight.is_bounded = searches && !rules_.search->size_is_known();
-  flight.bytes_down = rules_.vectors * payload_bytes(*sent.buffer_layout) + description_bytes(sent);
+  flight.bytes_down =
+      sent.traffic ? sent.traffic->received
+                   : rules_.vectors * payload_bytes(*sent.buffer_layout) + description_bytes(sent);
   flight.sent = now;
   flight.download = transfer_time(device.down_mbps, device.latency_ms, flight.bytes_down);
   const Submodel trained =
@@ -99,9 +103,10 @@ void TaskCosts::charge_on(const DeviceClass& device, const SentTask& sent, const
       searches ? rules_.search->training(experiment_, client) : experiment_.workload_of(client);
   for (const SubmodelPasses& made :
        rules_.objective->passes(experiment_, sent.task, trained, batches)) {
-    add_passes(Phase::training, made.submodel, made.passes);
+    add_passes(made.forward_only ? Phase::forward : Phase::training, made.submodel, made.passes);
   }
   add_passes(Phase::penalty, trained, {0, batches.steps});
+  if (sent.traffic) flight.bytes_up = sent.traffic->sent;
   flight.flops = 0;
   for (const Steps& s : steps) flight.flops += s.count * s.cost.step_flops;
   flight.compute = compute_time(device, steps, sent.fault.slowdown);

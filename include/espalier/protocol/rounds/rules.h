@@ -26,6 +26,11 @@ struct SendMoment {
   std::int64_t slot = 0;      ///< tasks of this version that were sent before
 };
 
+/// All bytes of a client on its links in one task.
+struct Traffic {
+  std::int64_t received = 0, sent = 0;
+};
+
 /// The submodel of a task, and the search before its training.
 struct Assignment {
   Submodel submodel;
@@ -36,6 +41,9 @@ struct Assignment {
   /// Bytes by which the server names the submodel to its client, if the client knows what the name
   /// stands for; -1: it gets the list of kept units.
   std::int64_t name_bytes = -1;
+  /// Bytes that the client receives before and sends after its training, if clients exchange values
+  /// among themselves; none: the submodel's values from the server and back.
+  std::optional<Traffic> traffic{};
 };
 
 /// A report to the rules of a task that has ended.

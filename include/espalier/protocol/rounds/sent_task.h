@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 
 #include "espalier/engine/clock.h"
 #include "espalier/engine/faults.h"
@@ -20,6 +21,7 @@ struct SentTask {
   // Of its assignment:
   double width = 1;
   std::int64_t name_bytes = -1;
+  std::optional<Traffic> traffic{};
   InjectedFault fault;
 };
 /// Sets the members of a flight that follow from its task alone: number, endpoint, whether it is

@@ -33,7 +33,7 @@ class TaskCosts {
   Nanoseconds update_time(const Assignment& assigned, std::int64_t client);
 
  private:
-  enum class Phase { search, training, penalty };
+  enum class Phase { search, training, forward, penalty };
   void charge_on(const DeviceClass& device, const SentTask& sent, const Submodel& trained,
                  Flight& flight);
   const TrainingCost& cost_of(Phase phase, const Submodel& submodel, std::int64_t batch);
