@@ -53,8 +53,7 @@ ESPALIER_WIDE PairSums pair_sums(const double* a, const double* held_a, const do
 
 /// Parameters that updates can hold: all trained ones but the personal ones.
 std::int64_t shared_values(const Experiment& experiment, const BufferLayout& model) {
-  return experiment.plans->buffer_layout(model.submodel(), Packing::shared)
-      ->count(Kind::trainable);
+  return experiment.plans->buffer_layout(model.submodel(), Packing::shared)->count(Kind::trainable);
 }
 
 }  // namespace
