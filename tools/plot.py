@@ -1154,8 +1154,7 @@ USED_BY = {  # flag: pictures that read it
 PICTURE_HELP = """pictures (-p):
   summary    quality and loss of all runs; the clients of the first run
   quality    quality against virtual time, rounds, bytes, and wall time or steps
-  staleness, utilisation, coverage, waiting    of each merge, for all runs
-  trained    share of the parameters that were ever trained, for all runs
+  staleness, utilisation, coverage, trained, waiting   of merges, for all runs
   memory     peak memory of each client against that of its device, for each run
   updates, retention, batches    of each client over rounds: time, share, size
   gantt      what each client did when, for each run

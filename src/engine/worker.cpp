@@ -115,15 +115,16 @@ void Worker::watch(Work& work, double step_s) {
   constexpr std::int64_t kEnough = 3;
   // A job that the device does in no time (a mean, a server without a rate) says nothing about
   // load.
-  constexpr double kShortest = 1e-3;  // real seconds
+  constexpr double kShortest = 1e-3;  // emulated seconds
   double load = 0;                    // needed host time over available time
   std::int64_t clients = 0;
   for (const Work& other : jobs_) {
     const std::int64_t enough = std::clamp<std::int64_t>(other.stepper->steps() - 1, 1, kEnough);
     if (other.measured < enough) continue;
-    const double length_s = seconds(other.job.pace->length) * real_time_->scale();
+    const double length_s = seconds(other.job.pace->length);
     if (length_s < kShortest) continue;
-    load += other.step_s * static_cast<double>(other.stepper->steps()) / length_s;
+    load += other.step_s * static_cast<double>(other.stepper->steps()) /
+            (length_s * real_time_->scale());
     ++clients;
   }
   if (load <= 1) return;

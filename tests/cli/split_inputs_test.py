@@ -107,7 +107,7 @@ class Paper(ProgramTest):
         self.assertEqual(done.returncode, 0, done.stderr)
         self.assertIn(f"bottom   13 of 16 blocks, {self.BOTTOM} parameters, 8192 features a sample\n", done.stdout)
         self.assertIn(f"top      from block classifier.0, {self.TOP} parameters\n", done.stdout)
-        found = re.search(r"^round +(\d+) workers, (\d+) tops, (\d+)(?: to (\d+))? iterations\n"
+        found = re.search(r"^round +(\d+) workers, tops: (\d+), iterations: (\d+)(?: to (\d+))?\n"
                           r"memory +([\d.]+) MB at most for a bottom, ([\d.]+) MB for a top$", done.stdout, re.M)
         workers, tops, fewest, most, bottom, top = found.groups()
         return int(workers), int(tops), int(fewest), int(most or fewest), float(bottom), float(top)
