@@ -91,7 +91,13 @@ double sigmoid(float logit) { return 1 / (1 + std::exp(-static_cast<double>(logi
 
 class Masks final : public SubmodelSearch {
  public:
-  explicit Masks(const RuleContext& context) : settings_(mask_settings(context.config)) {}
+  explicit Masks(const RuleContext& context) : settings_(mask_settings(context.config)) {
+    if (context.experiment.model.is_ensemble) {
+      throw InputError(
+          "method.search = masks selects units of one network, not of members: set method.submodel "
+          "to a rule without a search, or model.members = 1");
+    }
+  }
 
   Workload workload(const Experiment& e, std::int64_t client) const override {
     TrainSettings own = e.train;

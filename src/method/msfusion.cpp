@@ -174,6 +174,15 @@ class DoubleShift : public SubmodelRule {
                formatted("set {} = 0", key));
       }
     }
+    const std::string merge = config.text("method.merge");
+    if (!merge.empty() && merge != "average" && merge != "masked_average") {
+      refuse(formatted("method.merge = {} may keep values on a server", merge),
+             "set method.merge = average");
+    }
+    if (config.text("method.server_optimizer") != "none") {
+      refuse("method.server_optimizer keeps its moments on a server",
+             "set method.server_optimizer = none");
+    }
     const Fleet& fleet = *context.experiment.fleet;
     if (!config.text("clients.availability_trace").empty() ||
         std::ranges::any_of(fleet.classes(),

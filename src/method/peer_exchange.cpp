@@ -51,7 +51,7 @@ class Exchange {
       units_.push_back(std::move(units));
     }
     for (const Entry& entry : layout.entries) {
-      if (entry.kind == Kind::trainable) add(entry);
+      if (entry.kind == Kind::trainable && !entry.personal) add(entry);
     }
   }
 

@@ -1,5 +1,6 @@
 #include "espalier/method/prunefl_published.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -154,7 +155,19 @@ class PrunedMean : public MergeRule {
         drop_(context.config.real("method.adjust_drop")),
         half_life_(context.config.real("method.adjust_half_life")),
         time_{context.config.real("method.adjust_constant_s"),
-              context.config.real("method.adjust_weight_s")} {}
+              context.config.real("method.adjust_weight_s")} {
+    // The zeros of the global model are the mask, and gradients come back in place of weights.
+    if (context.config.text("method.server_optimizer") != "none") {
+      throw InputError(
+          "method.merge = pruned_mean sets pruned weights to zero at once, and a server optimiser "
+          "moves them part of the way: set method.server_optimizer = none");
+    }
+    if (std::ranges::any_of(context.experiment.model.layout->entries, &Entry::personal)) {
+      throw InputError(
+          "method.merge = pruned_mean needs the gradients of all weights, and personal ones are in "
+          "no message: leave method.personal out");
+    }
+  }
 
   void merge(const Experiment& experiment, Parameters& model, std::span<Update> updates) override {
     const auto size = static_cast<std::size_t>(model.buffer_layout().size());

@@ -73,7 +73,8 @@ class SplitMix(BaselineTest):
 
     def test_what_does_not_work(self):
         for words, more in (("lenet has no narrower networks", ("--model.name=lenet",)),
-                            ("cannot be cut in two", ("--method.name=splitfed_v1",))):
+                            ("cannot be cut in two", ("--method.name=splitfed_v1",)),
+                            ("not of members", ("--method.name=cos2p", "--clients.time_fit=width"))):
             with self.subTest(words=words):
                 self.assert_refused(2, words, "run", self.input, "--run.name=no", *self.METHOD[:2], *more)
 
@@ -115,6 +116,10 @@ class Unstructured(BaselineTest):
         self.assertIn("charged in full", check.stdout)
         self.assert_refused(2, "clients.memory_fit", "run", self.input, "--method.name=prunefl_published",
                             "--clients.memory_fit=width", "--run.name=no")
+        # The mask is the zeros of the server's weights, so nothing else may move or lack them.
+        for words, more in (("set method.server_optimizer = none", "--method.server_optimizer=adam"),
+                            ("leave method.personal out", "--method.personal=head")):
+            self.assert_refused(2, words, "run", self.input, "--method.name=prunefl_published", more, "--run.name=no")
 
 
 if __name__ == "__main__":

@@ -88,6 +88,9 @@ class MSfusion(ProgramTest):
                              b["bytes_down"][b["base_version"] == version + 1].sum())
         np.testing.assert_allclose(b["upload_s"], 0.001 + b["bytes_up"] / 1e6, rtol=1e-6)
         np.testing.assert_allclose(b["download_s"], 0.001 + b["bytes_down"] / 2e6, rtol=1e-6)
+        # Personal values are in no message.
+        personal = self.table(self.fusion("personal", "--method.exchange=peers", "--method.personal=head", *LINKS))
+        self.assertTrue((personal["bytes_up"] < b["bytes_up"]).all())
         # A participant gets its window from several others, not from one server.
         self.assertGreater(b["bytes_up"].sum(), a["bytes_up"].sum())
 
@@ -123,6 +126,8 @@ class MSfusion(ProgramTest):
         refuse("set clients.per_round = 0", "--method.split_rate=0.5,0.5,0.5,0.5,0.5,0.5,0.5", "--clients.per_round=2")
         refuse("set method.exchange = served", "--method.exchange=peers", "--clients.per_round=2")
         refuse("set method.exchange = served", "--method.exchange=peers", "--method.overlap_schedule=plateau")
+        refuse("may keep values on a server", "--method.exchange=peers", "--method.merge=control_variates", "--method.objective=control_variates")
+        refuse("keeps its moments on a server", "--method.exchange=peers", "--method.server_optimizer=adam")
         refuse("-1 chooses the largest", "--method.overlap_start=-0.5")
         refuse("method.temperature is 0", "--method.temperature=0")
         refuse("clients.time_fit = width", "--clients.time_fit=width")

@@ -68,7 +68,7 @@ Flight TaskCosts::flight_on(const DeviceClass& device, const SentTask& sent, Nan
   set_identity(flight, sent);
   flight.is_bounded = searches && !rules_.search->size_is_known();
   flight.bytes_down =
-      sent.traffic ? sent.traffic->received
+      sent.traffic ? rules_.vectors * sent.traffic->received
                    : rules_.vectors * payload_bytes(*sent.buffer_layout) + description_bytes(sent);
   flight.sent = now;
   flight.download = transfer_time(device.down_mbps, device.latency_ms, flight.bytes_down);
@@ -106,7 +106,7 @@ void TaskCosts::charge_on(const DeviceClass& device, const SentTask& sent, const
     add_passes(made.forward_only ? Phase::forward : Phase::training, made.submodel, made.passes);
   }
   add_passes(Phase::penalty, trained, {0, batches.steps});
-  if (sent.traffic) flight.bytes_up = sent.traffic->sent;
+  if (sent.traffic) flight.bytes_up = rules_.vectors * sent.traffic->sent;
   flight.flops = 0;
   for (const Steps& s : steps) flight.flops += s.count * s.cost.step_flops;
   flight.compute = compute_time(device, steps, sent.fault.slowdown);
