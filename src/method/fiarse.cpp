@@ -6,7 +6,6 @@
 #include <map>
 #include <set>
 
-#include "espalier/base/log.h"
 #include "espalier/method/widths.h"
 #include "espalier/model/unit_window.h"
 #include "espalier/protocol/rounds/merge.h"
@@ -164,10 +163,7 @@ class WholeModel : public SubmodelRule {
  public:
   explicit WholeModel(const RuleContext& context) : levels_(context) {
     refuse_fitted_widths(context.config);
-    log_note(
-        "method   unstructured: masked weights are zeros in a whole model, which is charged in "
-        "full "
-        "for memory, operations and bytes");
+    note_unstructured("masked");
   }
   Assignment choose(const Experiment& experiment, const SendMoment& moment) override {
     return {Submodel::full(*experiment.model.layout), levels_.width(moment)};
@@ -179,19 +175,16 @@ class WholeModel : public SubmodelRule {
 
 /// x <- x + the weighted mean of the differences to the sent values, over the updates whose
 /// difference is not zero.
-class ChangedMean : public MergeRule {
+class ChangedMean : public AverageMerge {
  public:
-  explicit ChangedMean(const RuleContext& context)
-      : by_samples_(context.config.text("method.weighting") == "samples"),
-        staleness_(context.config) {}
+  using AverageMerge::AverageMerge;
 
   void merge(const Experiment& experiment, Parameters& model, std::span<Update> updates) override {
     const auto size = static_cast<std::size_t>(model.buffer_layout().size());
     std::vector<double> sums(size, 0.0), weights(size, 0.0);
     float* const values = model.data();
     for (Update& update : updates) {
-      update.weight =
-          (by_samples_ ? static_cast<double>(update.samples) : 1.0) * staleness_(update.staleness);
+      update.weight = weight_of(update);
       // Divided by the first weight, so that equal weights are exactly 1.
       const double weight = update.weight / updates.front().weight;
       const auto [trained, sent] = holdings_of(experiment, model, update);
@@ -207,10 +200,6 @@ class ChangedMean : public MergeRule {
       if (weights[i] > 0) values[i] = static_cast<float>(sums[i] / weights[i]);
     }
   }
-
- private:
-  bool by_samples_;
-  StalenessWeight staleness_;
 };
 
 }  // namespace

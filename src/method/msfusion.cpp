@@ -1,11 +1,13 @@
 #include "espalier/method/msfusion.h"
 
 #include <algorithm>
+#include <iterator>
 #include <limits>
 #include <map>
 #include <string>
 
 #include "espalier/base/error.h"
+#include "espalier/config/choice.h"
 #include "espalier/method/double_shift.h"
 #include "espalier/method/peer_exchange.h"
 #include "espalier/method/widths.h"
@@ -26,20 +28,8 @@ constexpr double kMostOverlap = 0.75;
 // client computes the units.
 constexpr std::int64_t kWindowNameBytes = 16;
 
-OverlapSchedule schedule_of(const Config& config) {
-  const std::string name = config.text("method.overlap_schedule");
-  return name == "constant" ? OverlapSchedule::constant
-         : name == "up"     ? OverlapSchedule::up
-         : name == "down"   ? OverlapSchedule::down
-                            : OverlapSchedule::plateau;
-}
-
-LayerShift layer_shift_of(const Config& config) {
-  const std::string name = config.text("method.layer_shift");
-  return name == "equal"    ? LayerShift::equal
-         : name == "random" ? LayerShift::random
-                            : LayerShift::staggered;
-}
+constexpr const char* kSchedules[] = {"constant", "down", "up", "plateau"};
+constexpr const char* kLayerShifts[] = {"equal", "staggered", "random"};
 
 /// The fall of the overlap when the mean training loss of the merged tasks of a version has not
 /// become smaller for some versions.
@@ -84,10 +74,10 @@ class DoubleShift : public SubmodelRule {
         seed_(context.experiment.seed),
         participants_(clients_at_once(context.config)),
         rates_(context.config.reals("method.split_rate")),
-        layer_shift_(layer_shift_of(context.config)),
+        layer_shift_(choice<LayerShift>(context.config, "method.layer_shift", kLayerShifts)),
         round_shift_(context.config.integer("method.round_shift")),
         lie_apart_(context.config.boolean("method.participant_shift")),
-        schedule_(schedule_of(context.config)),
+        schedule_(choice<OverlapSchedule>(context.config, "method.overlap_schedule", kSchedules)),
         start_(context.config.real("method.overlap_start")),
         end_(context.config.real("method.overlap_end")),
         last_version_(context.config.real("method.overlap_until") *
@@ -216,7 +206,6 @@ class DoubleShift : public SubmodelRule {
       const Axis& a = layout_.axes[axis];
       if (!a.cuttable) continue;
       const std::vector<std::int64_t> all = widths(a.size);
-      const std::int64_t w = all[static_cast<std::size_t>(place)];
       const std::int64_t moved = round_shift_ * version;
       std::int64_t offset =
           layer_shift_ == LayerShift::random
@@ -228,19 +217,9 @@ class DoubleShift : public SubmodelRule {
           offset += participant_shift(all[static_cast<std::size_t>(p)], c);
         }
       }
-      submodel.keep(static_cast<int>(axis), units_from(offset, w, a.size));
+      submodel.keep(static_cast<int>(axis), window_units(rate(place), a.size, offset));
     }
     return submodel;
-  }
-
-  static std::vector<std::int64_t> units_from(std::int64_t offset, std::int64_t count,
-                                              std::int64_t size) {
-    std::vector<std::int64_t> units(static_cast<std::size_t>(count));
-    for (std::size_t k = 0; k < units.size(); ++k) {
-      units[k] = (offset + static_cast<std::int64_t>(k)) % size;
-    }
-    std::ranges::sort(units);
-    return units;
   }
 
   std::vector<Submodel> windows(std::int64_t version) const {
@@ -287,7 +266,7 @@ void register_msfusion(Catalogue& c) {
       "method.layer_shift", "staggered",
       "submodel double_shift: movement of the windows between rounds: equal in all layers; "
       "different in layers that share weights; or drawn for each layer and round",
-      {"equal", "staggered", "random"});
+      {std::begin(kLayerShifts), std::end(kLayerShifts)});
   c.options.add({"method.round_shift", OptionType::integer, "1",
                  "submodel double_shift: units by which windows move between rounds; 0 = none",
                  "units", 0, 1e6});
@@ -298,7 +277,7 @@ void register_msfusion(Catalogue& c) {
       "method.overlap_schedule", "down",
       "submodel double_shift: overlap of neighbouring windows during the run: constant; down from "
       "start to end; up from end to start; plateau: less whenever the training loss stays",
-      {"constant", "down", "up", "plateau"});
+      {std::begin(kSchedules), std::end(kSchedules)});
   c.options.add({"method.overlap_start", OptionType::real, "-1",
                  "submodel double_shift: overlap at the start, as a fraction of a window; -1 = the "
                  "largest that covers each layer, at most 0.75",

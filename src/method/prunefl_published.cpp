@@ -4,7 +4,6 @@
 #include <cmath>
 #include <limits>
 
-#include "espalier/base/log.h"
 #include "espalier/method/pruning.h"
 #include "espalier/method/widths.h"
 #include "espalier/protocol/rounds/merge.h"
@@ -87,10 +86,7 @@ class CommonMask : public SubmodelRule {
  public:
   explicit CommonMask(const RuleContext& context) {
     refuse_fitted_widths(context.config);
-    log_note(
-        "method   unstructured: pruned weights are zeros in a whole model, which is charged in "
-        "full "
-        "for memory, operations and bytes");
+    note_unstructured("pruned");
   }
   Assignment choose(const Experiment& experiment, const SendMoment&) override {
     return {Submodel::full(*experiment.model.layout), density_};
@@ -146,11 +142,10 @@ RoundTime round_time(const Experiment& e, RoundTime time) {
 /// x <- x + the weighted mean of the differences to the sent values; pruned weights stay zero, and
 /// the values that they had are kept for their return. Every `method.adjust_every` versions the
 /// mask is adjusted.
-class PrunedMean : public MergeRule {
+class PrunedMean : public AverageMerge {
  public:
   explicit PrunedMean(const RuleContext& context)
-      : by_samples_(context.config.text("method.weighting") == "samples"),
-        staleness_(context.config),
+      : AverageMerge(context),
         every_(context.config.integer("method.adjust_every")),
         drop_(context.config.real("method.adjust_drop")),
         half_life_(context.config.real("method.adjust_half_life")),
@@ -183,8 +178,7 @@ class PrunedMean : public MergeRule {
     std::vector<double> sums(size, 0.0), weights(size, 0.0);
     float* const values = model.data();
     for (Update& update : updates) {
-      update.weight =
-          (by_samples_ ? static_cast<double>(update.samples) : 1.0) * staleness_(update.staleness);
+      update.weight = weight_of(update);
       const double weight = update.weight / updates.front().weight;
       const auto [trained, sent] = holdings_of(experiment, model, update);
       trained.plan->for_each_value([&](std::int64_t source, std::int64_t destination) {
@@ -254,8 +248,6 @@ class PrunedMean : public MergeRule {
     std::ranges::fill(squares_, 0.0);
   }
 
-  bool by_samples_;
-  StalenessWeight staleness_;
   std::int64_t every_;
   double drop_;
   double half_life_;

@@ -5,6 +5,7 @@
 #include <limits>
 #include <numeric>
 
+#include "espalier/base/log.h"
 #include "espalier/model/unit_window.h"
 
 namespace espalier::rounds {
@@ -57,6 +58,13 @@ void refuse_fitted_widths(const Config& config) {
                   "rolling",
                   key));
   }
+}
+
+void note_unstructured(const char* which) {
+  log_note(formatted(
+      "method   unstructured: {} weights are zeros in a whole model, which is charged in full for "
+      "memory, operations and bytes",
+      which));
 }
 
 void refuse_memory(const DeviceClass& device, std::int64_t least_bytes) {
