@@ -24,10 +24,6 @@ class AdaptCL(ProgramTest):
     def run_it(self, name, *settings, **more):
         return self.run_ok(name, *SETTINGS, *settings, **more)
 
-    def model(self, run):
-        with h5py.File(self.checkpoint(run)) as file:
-            return {name: values[()] for name, values in file["model"].items()}
-
     def update_times(self, run):
         """Returns [round, client] of a synchronous run, in seconds."""
         tasks = self.table(run)

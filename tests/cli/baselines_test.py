@@ -1,6 +1,5 @@
 """Baselines that train parts of a model: neutral settings, the same values on any number of ranks and after a kill."""
 
-import signal
 import sys
 import unittest
 
@@ -12,16 +11,8 @@ from support import ProgramTest  # noqa: E402
 
 
 class BaselineTest(ProgramTest):
-    def same_on_ranks_and_after_a_kill(self, *settings):
-        settings = (*settings, "--checkpoint.every=1")
-        one = self.run_ok("one", *settings)
-        for ranks in (3, 5):
-            self.assert_same(one, self.run_ok(f"on{ranks}", *settings, ranks=ranks))
-        done = self.espalier("run", self.input, "--run.name=killed", *settings, ranks=2,
-                             env={"ESPALIER_KILL_AT": "checkpoint.renamed:2"})
-        self.assertEqual(done.returncode, 128 + signal.SIGKILL, done.stdout + done.stderr)
-        self.assert_same(one, self.run_ok("killed", *settings, ranks=2))
-        return one
+    def same(self, *settings):
+        return self.same_on_ranks_and_after_a_kill(*settings, ranks=(3, 5), kill="checkpoint.renamed:2", killed_ranks=2)
 
 
 class FederatedDropout(BaselineTest):
@@ -33,8 +24,8 @@ class FederatedDropout(BaselineTest):
             self.assert_same(fedavg, self.run_ok(f"dropout{number}", self.METHOD, "--method.widths=1", *more), "--values")
 
     def test_same_values(self):
-        one = self.same_on_ranks_and_after_a_kill(self.METHOD, "--method.widths=1, 0.5", "--method.levels=dynamic",
-                                                  "--clients.per_round=5", "--train.momentum=0.9")
+        one = self.same(self.METHOD, "--method.widths=1, 0.5", "--method.levels=dynamic",
+                        "--clients.per_round=5", "--train.momentum=0.9")
         tasks = self.table(one)
         self.assertEqual(set(tasks["share"]), {1.0, 0.5})
         narrow = tasks["share"] == 0.5
@@ -53,7 +44,7 @@ class SplitMix(BaselineTest):
         self.assert_same(fedavg, self.run_ok("one", "--method.name=splitmix", "--model.members=1"), "--values")
 
     def test_same_values(self):
-        one = self.same_on_ranks_and_after_a_kill(*self.METHOD, "--clients.per_round=5", "--train.momentum=0.9", "--model.norm=batch")
+        one = self.same(*self.METHOD, "--clients.per_round=5", "--train.momentum=0.9", "--model.norm=batch")
         tasks = self.table(one)
         # Of hidden = 32, 16 each member has 8 and 4.
         member = 144 * 8 + 3 * 8 + 8 * 4 + 3 * 4 + 4 * 10 + 10  # weights, biases, norms
@@ -100,13 +91,13 @@ class Unstructured(BaselineTest):
                     np.testing.assert_array_equal(values[()], b["model"][entry][()], err_msg=f"{name} {entry}")
 
     def test_fiarse(self):
-        one = self.same_on_ranks_and_after_a_kill("--method.name=fiarse", "--method.widths=1, 0.25, 0.0625", "--clients.per_round=5")
+        one = self.same("--method.name=fiarse", "--method.widths=1, 0.25, 0.0625", "--clients.per_round=5")
         self.assertEqual(set(self.column(one, "share")), {1.0, 0.25, 0.0625})
         self.assert_full_price(one, self.run_ok("fedavg", "--clients.per_round=5"))
 
     def test_prunefl(self):
-        one = self.same_on_ranks_and_after_a_kill("--method.name=prunefl_published", "--method.adjust_every=1",
-                                                  "--method.adjust_constant_s=0.001", "--method.adjust_weight_s=1e-6")
+        one = self.same("--method.name=prunefl_published", "--method.adjust_every=1",
+                        "--method.adjust_constant_s=0.001", "--method.adjust_weight_s=1e-6")
         self.assert_full_price(one, self.run_ok("fedavg"))
         shares = self.column(one, "share")
         self.assertEqual(shares[0], 1)

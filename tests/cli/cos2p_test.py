@@ -3,7 +3,6 @@
 import os
 import unittest
 
-import h5py
 import numpy as np
 
 from support import ProgramTest
@@ -19,10 +18,6 @@ SETTINGS = (
 class CoS2P(ProgramTest):
     def run_it(self, name, *settings, **more):
         return self.run_ok(name, *SETTINGS, *settings, **more)
-
-    def model(self, run):
-        with h5py.File(self.checkpoint(run)) as file:
-            return {name: values[()] for name, values in file["model"].items()}
 
     def test_same_values_on_any_number_of_ranks_and_after_a_kill(self):
         for number, more in enumerate((

@@ -69,16 +69,6 @@ class HierTest(ProgramTest):
         super().setUp()
         self.input = self.write("hier_favg.ini", INPUT)
 
-    def model(self, run):
-        with h5py.File(self.checkpoint(run)) as file:
-            return {name: values[()] for name, values in file["model"].items()}
-
-    def assert_equal_models(self, a, b):
-        a, b = self.model(a), self.model(b)
-        self.assertEqual(a.keys(), b.keys())
-        for name, values in a.items():
-            np.testing.assert_array_equal(values, b[name], err_msg=name)
-
     def both(self, run):
         return self.table(run, "split_rounds"), self.table(run, "clusters")
 

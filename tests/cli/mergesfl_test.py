@@ -4,7 +4,6 @@ its plans, traffic by closed form, and waiting with and without regulation."""
 import os
 import unittest
 
-import h5py
 import numpy as np
 
 from support import ProgramTest
@@ -72,10 +71,6 @@ class MergeTest(ProgramTest):
     def setUp(self):
         super().setUp()
         self.input = self.write("merge.ini", INPUT)
-
-    def model(self, run):
-        with h5py.File(self.checkpoint(run)) as file:
-            return {name: values[()] for name, values in file["model"].items()}
 
     def samples(self, run):
         return np.asarray(self.table(run, "clients")["samples"])

@@ -5,7 +5,6 @@ import os
 import sys
 import unittest
 
-import h5py
 import numpy as np
 
 sys.path.insert(0, os.path.dirname(__file__))
@@ -22,16 +21,6 @@ LINKS = ("--device.fast.up_mbps=8", "--device.fast.down_mbps=16", "--device.slow
 class MSfusion(ProgramTest):
     def fusion(self, name, *settings, **more):
         return self.run_ok(name, *FUSION, *settings, **more)
-
-    def model(self, run):
-        with h5py.File(self.checkpoint(run)) as file:
-            return {name: values[()] for name, values in file["model"].items()}
-
-    def assert_equal_models(self, a, b):
-        first, second = self.model(a), self.model(b)
-        self.assertEqual(first.keys(), second.keys())
-        for name in first:
-            np.testing.assert_array_equal(first[name], second[name], err_msg=name)
 
     def test_same_values_on_any_number_of_ranks_and_after_a_kill(self):
         for number, more in enumerate((

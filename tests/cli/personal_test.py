@@ -2,7 +2,6 @@
 refusals."""
 
 import os
-import signal
 import unittest
 
 import h5py
@@ -13,22 +12,11 @@ from support import ProgramTest
 HEAD = 16 * 10 + 10
 
 
-class PersonalTest(ProgramTest):
-    def model(self, run):
-        with h5py.File(self.checkpoint(run)) as file:
-            return {name: values[()] for name, values in file["model"].items()}
-
-
-class SameValues(PersonalTest):
+class SameValues(ProgramTest):
     def test_on_any_number_of_ranks_and_after_a_kill(self):
         settings = ("--method.name=fedper", "--method.submodel=rolling", "--method.window=semi_async", "--run.rounds=4",
-                    "--checkpoint.every=1", "--data.local_test=0.3", "--train.optimizer=adam", "--train.optimizer_state=keep")
-        one = self.run_ok("one", *settings)
-        for ranks in (2, 3, 5):
-            self.assert_same(one, self.run_ok(f"on{ranks}", *settings, ranks=ranks))
-        done = self.espalier("run", self.input, "--run.name=killed", *settings, env={"ESPALIER_KILL_AT": "round.merged:3"})
-        self.assertEqual(done.returncode, -signal.SIGKILL, done.stdout + done.stderr)
-        self.assert_same(one, self.run_ok("killed", *settings, ranks=2))
+                    "--data.local_test=0.3", "--train.optimizer=adam", "--train.optimizer_state=keep")
+        self.same_on_ranks_and_after_a_kill(*settings)
 
     def test_under_searches_and_feddyn(self):
         masked = ("--method.submodel=masked_depth", "--model.name=vit", "--model.embed=8", "--model.heads=2", "--model.depth=2",
@@ -37,7 +25,7 @@ class SameValues(PersonalTest):
             self.assert_same(self.run_ok(name, *settings), self.run_ok(name + "-3", *settings, ranks=3))
 
 
-class OwnValues(PersonalTest):
+class OwnValues(ProgramTest):
     def test_one_client_alone_trains_as_in_fedavg(self):
         alone = ["--clients.count=1", "--clients.fleet=", "--data.local_test=0.3", "--run.rounds=4"]
         fedavg = self.run_ok("fedavg", *alone)
@@ -72,7 +60,7 @@ class OwnValues(PersonalTest):
         self.assert_same(self.run_ok("fedavg"), self.run_ok("none", "--method.personal="), "--values")
 
 
-class Check(PersonalTest):
+class Check(ProgramTest):
     def test_says_what_is_personal(self):
         done = self.espalier("run", self.input, "--method.name=fedbn", "--model.norm=batch", "--check")
         self.assertEqual(done.returncode, 0, done.stderr)
@@ -86,7 +74,7 @@ class Check(PersonalTest):
         self.assertFalse(os.path.exists(self.path("runs")))
 
 
-class Input(PersonalTest):
+class Input(ProgramTest):
     def test_two_rounds(self):
         self.input = os.path.join(os.environ["ESPALIER_INPUTS"], "baselines", "personal.ini")
         self.assertEqual(len(self.column(self.run_ok("a", "--run.rounds=2"), "round", "rounds")), 2)

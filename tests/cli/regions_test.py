@@ -5,7 +5,6 @@ import os
 import time
 import unittest
 
-import h5py
 import numpy as np
 
 from support import ProgramTest
@@ -53,15 +52,6 @@ class RegionsTest(ProgramTest):
     def setUp(self):
         super().setUp()
         self.input = self.write("regions.ini", INPUT)
-
-    def model(self, run):
-        with h5py.File(self.checkpoint(run)) as file:
-            return {name: values[()] for name, values in file["model"].items()}
-
-    def assert_equal_models(self, a, b):
-        a, b = self.model(a), self.model(b)
-        for name, values in a.items():
-            np.testing.assert_array_equal(values, b[name], err_msg=name)
 
     def assert_every_step_has_a_row(self, regions, period):
         """Every step of every region is trained or lost, in one row for each period; the last may be cut off by the end."""

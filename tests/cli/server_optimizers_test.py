@@ -2,7 +2,6 @@
 refusals."""
 
 import os
-import signal
 import unittest
 
 import h5py
@@ -18,23 +17,14 @@ class ServerTest(ProgramTest):
         with h5py.File(self.checkpoint(run)) as file:
             return np.concatenate([file["model"][name][()].ravel() for name in sorted(file["model"])])
 
-    def on_all_rank_counts_and_after_a_kill(self, *settings):
-        settings = ("--run.rounds=4", "--checkpoint.every=1", *settings)
-        one = self.run_ok("one", *settings)
-        for ranks in (2, 3, 5):
-            self.assert_same(one, self.run_ok(f"on{ranks}", *settings, ranks=ranks))
-        done = self.espalier("run", self.input, "--run.name=killed", *settings, env={"ESPALIER_KILL_AT": "round.merged:3"})
-        self.assertEqual(done.returncode, -signal.SIGKILL, done.stdout + done.stderr)
-        self.assert_same(one, self.run_ok("killed", *settings, ranks=2))
-
 
 class SameValues(ServerTest):
     def test_yogi_on_rolling_submodels(self):
-        self.on_all_rank_counts_and_after_a_kill("--method.name=fedyogi", "--method.submodel=rolling")
+        self.same_on_ranks_and_after_a_kill("--run.rounds=4", "--method.name=fedyogi", "--method.submodel=rolling")
 
     def test_fednova_that_does_not_wait(self):
-        self.on_all_rank_counts_and_after_a_kill("--method.name=fednova", "--method.window=semi_async", "--train.momentum=0.9",
-                                                 "--method.server_optimizer=momentum", "--method.server_momentum=0.5")
+        self.same_on_ranks_and_after_a_kill("--run.rounds=4", "--method.name=fednova", "--method.window=semi_async",
+                                            "--train.momentum=0.9", "--method.server_optimizer=momentum", "--method.server_momentum=0.5")
 
 
 class Methods(ServerTest):

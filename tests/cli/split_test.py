@@ -4,7 +4,6 @@ of times and bytes, memory, and a comparison with PyTorch."""
 import os
 import unittest
 
-import h5py
 import numpy as np
 import safetensors.numpy
 
@@ -62,17 +61,6 @@ class SplitTest(ProgramTest):
     def setUp(self):
         super().setUp()
         self.input = self.write("split.ini", INPUT)
-
-    def model(self, run, version=None):
-        path = self.checkpoint(run) if version is None else os.path.join(run, "checkpoints", f"ckpt_{version:06d}.h5")
-        with h5py.File(path) as file:
-            return {name: values[()] for name, values in file["model"].items()}
-
-    def assert_equal_models(self, a, b):
-        a, b = self.model(a), self.model(b)
-        self.assertEqual(a.keys(), b.keys())
-        for name, values in a.items():
-            np.testing.assert_array_equal(values, b[name], err_msg=name)
 
 
 class SameValues(SplitTest):

@@ -1,12 +1,14 @@
 """Runs the real program, alone or on several ranks, in a temporary folder."""
 
 import os
+import signal
 import subprocess
 import tempfile
 import time
 import unittest
 
 import h5py
+import numpy as np
 
 ESPALIER = os.environ["ESPALIER"]
 MPIRUN = os.environ["ESPALIER_MPIRUN"]
@@ -98,6 +100,30 @@ class ProgramTest(unittest.TestCase):
     def checkpoint(self, run):
         folder = os.path.join(run, "checkpoints")
         return os.path.join(folder, sorted(os.listdir(folder))[-1])
+
+    def model(self, run):
+        """The values of the last checkpoint's model, by name."""
+        with h5py.File(self.checkpoint(run)) as file:
+            return {name: values[()] for name, values in file["model"].items()}
+
+    def assert_equal_models(self, a, b):
+        a, b = self.model(a), self.model(b)
+        self.assertEqual(a.keys(), b.keys())
+        for name, values in a.items():
+            np.testing.assert_array_equal(values, b[name], err_msg=name)
+
+    def same_on_ranks_and_after_a_kill(self, *settings, ranks=(2, 3, 5), kill="round.merged:3", killed_ranks=1):
+        """Checks that the run on one rank, which it returns, equals those on `ranks`, and one that `kill` ends on `killed_ranks`
+        and that goes on on two."""
+        settings = (*settings, "--checkpoint.every=1")
+        one = self.run_ok("one", *settings)
+        for number in ranks:
+            self.assert_same(one, self.run_ok(f"on{number}", *settings, ranks=number))
+        done = self.espalier("run", self.input, "--run.name=killed", *settings, ranks=killed_ranks, env={"ESPALIER_KILL_AT": kill})
+        status = -signal.SIGKILL if killed_ranks == 1 else 128 + signal.SIGKILL  # mpirun's
+        self.assertEqual(done.returncode, status, done.stdout + done.stderr)
+        self.assert_same(one, self.run_ok("killed", *settings, ranks=2))
+        return one
 
     def assert_same(self, a, b, *flags):
         for first, second in ((os.path.join(a, "run.h5"), os.path.join(b, "run.h5")),

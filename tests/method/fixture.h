@@ -61,20 +61,16 @@ inline std::unique_ptr<Setting> make_setting(const std::string& text, const std:
 
 struct TrainedTask {
   ClientResult result;
-  std::vector<float> sent, values;  ///< dense, of the submodel
+  std::vector<float> sent, values;  ///< the payload, and the trained values of the submodel
 };
 
-/// The client's first task: `submodel` of the model's first values.
-inline TrainedTask train(const Setting& s, const Submodel& submodel, Bytes state = {}) {
-  const Experiment& e = s.experiment;
-  Parameters model(e.plans->buffer_layout(Submodel::full(*e.model.layout), Packing::aligned));
-  initialise(model, e.seed);
-  const auto payload =
-      pack_payload(*e.plans, model, *e.plans->buffer_layout(submodel, Packing::dense));
+/// The client's first task, from this payload of `submodel`.
+inline TrainedTask train_from(const Setting& s, const Submodel& submodel, SharedBytes payload,
+                              Bytes state = {}) {
   ClientTask task;
   task.submodel = submodel;
   task.state = std::move(state);
-  ClientStepper stepper({s.config, e}, s.rules, task, std::ssize(*payload), payload);
+  ClientStepper stepper({s.config, s.experiment}, s.rules, task, std::ssize(*payload), payload);
   while (stepper.step()) {
   }
   const auto [result, values] = stepper.finish();
@@ -84,6 +80,16 @@ inline TrainedTask train(const Setting& s, const Submodel& submodel, Bytes state
     return made;
   };
   return {result, floats(*payload), floats(*values)};
+}
+
+/// The client's first task: `submodel` of the model's first values.
+inline TrainedTask train(const Setting& s, const Submodel& submodel, Bytes state = {}) {
+  const Experiment& e = s.experiment;
+  Parameters model(e.plans->buffer_layout(Submodel::full(*e.model.layout), Packing::aligned));
+  initialise(model, e.seed);
+  return train_from(
+      s, submodel, pack_payload(*e.plans, model, *e.plans->buffer_layout(submodel, Packing::dense)),
+      std::move(state));
 }
 
 }  // namespace espalier::rounds

@@ -71,17 +71,11 @@ TEST(Personal, RefusesPatternsOfNothingAndOfEverything) {
 std::pair<ClientResult, std::vector<float>> train_task(const Setting& s, const Submodel& submodel,
                                                        const Parameters& model, Bytes state) {
   const Experiment& e = s.experiment;
-  const auto payload =
-      pack_payload(*e.plans, model, *e.plans->buffer_layout(submodel, Packing::shared));
-  ClientTask task;
-  task.submodel = submodel;
-  task.state = std::move(state);
-  ClientStepper stepper({s.config, e}, s.rules, task, std::ssize(*payload), payload);
-  while (stepper.step()) {
-  }
-  const auto [result, values] = stepper.finish();
-  const auto floats = floats_of(*values);
-  return {result, {floats.begin(), floats.end()}};
+  TrainedTask task =
+      train_from(s, submodel,
+                 pack_payload(*e.plans, model, *e.plans->buffer_layout(submodel, Packing::shared)),
+                 std::move(state));
+  return {std::move(task.result), std::move(task.values)};
 }
 
 TEST(Personal, ValuesAreTrainedButNotSent) {

@@ -27,14 +27,7 @@ std::unique_ptr<Setting> setting(const std::string& objective) {
 std::vector<float> trained(const Setting& s, const std::vector<float>& sent) {
   const auto payload = std::make_shared<Bytes>(sent.size() * sizeof(float));
   std::memcpy(payload->data(), sent.data(), payload->size());
-  ClientTask task;
-  task.submodel = Submodel::full(*s.experiment.model.layout);
-  ClientStepper stepper({s.config, s.experiment}, s.rules, task, std::ssize(*payload), payload);
-  while (stepper.step()) {
-  }
-  const SharedBytes answer = stepper.finish().second;
-  const auto values = floats_of(*answer);
-  return {values.begin(), values.end()};
+  return train_from(s, Submodel::full(*s.experiment.model.layout), payload).values;
 }
 
 TEST(PrunedWeights, SendTheirGradientsAndStayOutOfTheNetwork) {

@@ -37,16 +37,9 @@ TrainedTask train_with_control(const Setting& s, const Submodel& submodel, Bytes
   const std::size_t weights = floats_of(*payload).size();
   payload->resize(2 * payload->size());
   for (std::size_t i = 0; i < weights; ++i) floats_of(*payload)[weights + i] = control(i);
-  ClientTask task;
-  task.submodel = submodel;
-  task.state = std::move(state);
-  ClientStepper stepper({s.config, e}, s.rules, task, std::ssize(*payload), payload);
-  while (stepper.step()) {
-  }
-  const auto [result, values] = stepper.finish();
-  const std::span<const float> trained = floats_of(*values);
-  const std::span<const float> sent = floats_of(*payload).first(weights);
-  return {result, {sent.begin(), sent.end()}, {trained.begin(), trained.end()}};
+  TrainedTask task = train_from(s, submodel, payload, std::move(state));
+  task.sent.resize(weights);
+  return task;
 }
 
 TEST(ControlledSteps, AreCorrectedByBothControlVariates) {
