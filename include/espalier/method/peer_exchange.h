@@ -16,11 +16,11 @@ namespace espalier::rounds {
 inline constexpr std::int64_t kWeightBytes = 8;
 
 /// Bytes of each participant after a round with the submodels `now`, before one with `next`. A
-/// value that is in next of m is sent to m by each other participant that trained it. A value
-/// that nobody trained comes from its owner, participant (row mod N), where row is its index along
-/// its entry's first dimension; one that nobody will train goes to its owner. Each message has the
-/// sender's weight too. With an empty `now`: the first values, which the participants receive from
-/// outside.
+/// value that is in next of m is sent to m by each other participant that trained it. The owner of
+/// a value is participant (row mod N), where row is its index along its entry's first dimension. A
+/// value without a holder now comes from its owner; one without a holder next goes to its owner.
+/// Each message has the sender's weight too. With an empty `now`: the first values, which the
+/// participants receive from outside.
 std::vector<Traffic> peer_traffic(const Layout& layout, std::span<const Submodel> now,
                                   std::span<const Submodel> next);
 

@@ -116,8 +116,8 @@ struct DataShape {
   std::int64_t classes = 0;          ///< number of different labels
   std::int64_t vocabulary = 0;       ///< above 0: samples are tokens (int64) below this number
   bool next_token = false;           ///< each position has a label, the next token
-  /// Above 0: so many tokens of a text are hidden, in place of each stands the last token of the
-  /// vocabulary, and the hidden ones are its labels.
+  /// Number of hidden tokens of each text, which are its labels; the last token of the vocabulary
+  /// stands in their places. 0: none is hidden.
   std::int64_t masked = 0;
   bool predicts_tokens() const { return next_token || masked > 0; }
   /// Labels of one sample.

@@ -69,7 +69,7 @@ class Costs {
   /// returns it; in between the backward pass of an iteration and the forward pass of the next are
   /// one job. With models each iteration is one.
   std::int64_t jobs(std::int64_t iterations) const;
-  /// Job `number`, from 0, of a round of so many iterations.
+  /// Job `number`, from 0, of a round with this number of iterations.
   WorkerJob job(const DeviceClass& device, const WorkerPlan& worker, std::int64_t iterations,
                 std::int64_t number) const;
   WholeJobs whole_jobs(const DeviceClass& device, std::int64_t batch) const;
@@ -79,7 +79,7 @@ class Costs {
   Nanoseconds forward_time(const DeviceClass& device, std::int64_t batch) const;
   Nanoseconds backward_time(const DeviceClass& device, std::int64_t batch) const;
   /// Of the host's work in an iteration: the top's steps for batches of these sizes, or the mean of
-  /// so many models.
+  /// this number of models.
   std::int64_t top_flops(std::span<const std::int64_t> sizes) const;
   Nanoseconds top_time(const DeviceClass& device, std::span<const std::int64_t> sizes,
                        double slowdown = 1) const;
