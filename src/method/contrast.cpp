@@ -3,6 +3,7 @@
 #include <c10/core/GradMode.h>
 
 #include <algorithm>
+#include <vector>
 
 #include "espalier/base/error.h"
 #include "espalier/model/cost.h"
@@ -19,36 +20,41 @@ at::Tensor unit_rows(const at::Tensor& z) {
   return z / z.norm(2, {1}, /*keepdim=*/true).clamp_min(kLeastNorm);
 }
 
-/// True if every width of `submodel` is at most that of `other`, and every block of it is in
-/// `other`: it then needs no more memory.
-bool is_no_larger(const Submodel& submodel, const Submodel& other) {
-  for (int axis = 0; axis < submodel.axes(); ++axis) {
-    if (submodel.width(axis) > other.width(axis)) return false;
-  }
-  for (int block = 0; block < submodel.blocks(); ++block) {
-    if (submodel.has_block(block) && !other.has_block(block)) return false;
-  }
-  return true;
-}
-
-enum class Negatives { previous, batch };
+enum class Negatives { previous, peers, batch };
 
 class Contrastive : public LocalObjective {
  public:
   explicit Contrastive(const RuleContext& context)
       : weight_(context.config.real("method.contrast")),
         temperature_(context.config.real("method.temperature")),
-        negatives_(context.config.text("method.negatives") == "batch" ? Negatives::batch
-                                                                      : Negatives::previous),
+        negatives_(negatives_of(context.config)),
+        peers_(negatives_ == Negatives::peers ? context.config.integer("method.peers") : 0),
         scaler_(context.config.boolean("method.scaler")) {
     if (!(temperature_ > 0)) {
       throw InputError("method.temperature is 0; set it above 0, e.g. to 0.5");
+    }
+    if (negatives_ != Negatives::peers) return;
+    if (!context.config.text("method.personal").empty()) {
+      throw InputError(
+          "method.negatives = peers needs the whole models of other clients, but their "
+          "method.personal values stay with them; choose other negatives");
+    }
+    if (context.config.text("method.exchange") == "peers") {
+      throw InputError(
+          "with method.exchange = peers no client gets the whole model of another one, which "
+          "method.negatives = peers needs; set method.exchange = served, or choose other "
+          "negatives");
     }
   }
 
   void begin(const LocalView& view) override {
     if (weight_ == 0) return;
-    if (negatives_ == Negatives::previous && !take_previous(view)) return;
+    if (keeps_model()) take_previous(view);
+    for (const PeerModel& peer : view.task.peers) {
+      const auto shared = view.experiment.plans->buffer_layout(peer.submodel, Packing::shared);
+      take_negative(view, *shared, floats_of(*peer.values).data());
+    }
+    if (frozen_.empty() && negatives_ != Negatives::batch) return;
     received_ = Parameters(view.parameters.buffer_layout_ptr());
     c10::NoGradGuard no_grad;
     received_.flat().copy_(view.parameters.flat());
@@ -64,10 +70,16 @@ class Contrastive : public LocalObjective {
     const at::Tensor own = std::exchange(projected_, at::Tensor());
     const at::Tensor z = rows(own.defined() ? own : outputs.logits);
     const at::Tensor anchors = representation(view, received_, batch);
-    const at::Tensor contrast =
-        negatives_ == Negatives::batch
-            ? contrast_within(z, anchors, temperature_)
-            : contrast_to(z, anchors, representation(view, previous_, batch), temperature_);
+    at::Tensor contrast;
+    if (negatives_ == Negatives::batch) {
+      contrast = contrast_within(z, anchors, temperature_);
+    } else {
+      std::vector<at::Tensor> negatives;
+      for (const Parameters& model : frozen_) {
+        negatives.push_back(representation(view, model, batch));
+      }
+      contrast = contrast_to(z, anchors, negatives, temperature_);
+    }
     return LocalObjective::loss(view, batch, outputs) + contrast * weight_;
   }
 
@@ -101,38 +113,66 @@ class Contrastive : public LocalObjective {
         saved + own.output_bytes + models() * z +
         std::max(frozen.activation_bytes - frozen.input_bytes, similarity_bytes(model, batch, z)) -
         own.activation_bytes;
-    return models() * weight_bytes(experiment, submodel) + std::max<std::int64_t>(0, passing);
+    return models() * weight_bytes(experiment, submodel) +
+           peers_ * peer_bytes(experiment, submodel) + std::max<std::int64_t>(0, passing);
   }
+
+  std::int64_t peers() const override { return weight_ == 0 ? 0 : peers_; }
 
   // Whether the client has a previous model is not known here, unless this is its first task.
   std::vector<SubmodelPasses> passes(const Experiment& experiment, const LocalTask& task,
                                      const Submodel& trained,
                                      const Workload& batches) const override {
     std::vector<SubmodelPasses> made = LocalObjective::passes(experiment, task, trained, batches);
-    if (weight_ == 0 || (keeps_model() && task.nth_task == 0)) return made;
+    const bool has_previous = keeps_model() && task.nth_task > 0;
+    if (weight_ == 0 || (negatives_ != Negatives::batch && !has_previous && task.peers.empty())) {
+      return made;
+    }
     for (const Workload::Passes& passes : batches.passes) {
-      made.push_back({trained, {passes.size, models() * passes.count}, /*forward_only=*/true});
+      const auto add = [&](const Submodel& submodel, std::int64_t models) {
+        made.push_back({submodel, {passes.size, models * passes.count}, /*forward_only=*/true});
+      };
+      add(trained, has_previous ? 2 : 1);
+      for (const PeerModel& peer : task.peers) add(peer.submodel, 1);
     }
     return made;
   }
 
  private:
-  bool keeps_model() const { return weight_ != 0 && negatives_ == Negatives::previous; }
-  /// Frozen models beside the trained one.
-  std::int64_t models() const { return negatives_ == Negatives::previous ? 2 : 1; }
+  static Negatives negatives_of(const Config& config) {
+    const std::string name = config.text("method.negatives");
+    return name == "batch"   ? Negatives::batch
+           : name == "peers" ? Negatives::peers
+                             : Negatives::previous;
+  }
 
-  /// Sets previous_ from the client's state; false if there is none, or if it is larger than the
-  /// submodel that is trained: the memory that was charged is that of two copies of this one.
-  bool take_previous(const LocalView& view) {
-    if (code_.empty()) return false;
+  bool keeps_model() const { return weight_ != 0 && negatives_ != Negatives::batch; }
+  /// Frozen models beside the trained one, at most.
+  std::int64_t models() const { return (keeps_model() ? 2 : 1) + peers_; }
+
+  /// Adds the model of the client's state to the negatives, unless it is larger than the submodel
+  /// that is trained: the memory that was charged is that of copies of this one.
+  void take_previous(const LocalView& view) {
+    if (code_.empty()) return;
     const Experiment& e = view.experiment;
     const Submodel submodel = Submodel::decode(*e.model.layout, code_);
-    if (!is_no_larger(submodel, view.parameters.submodel())) return false;
-    const auto dense = e.plans->buffer_layout(submodel, Packing::dense);
-    const auto aligned = e.plans->buffer_layout(submodel, Packing::aligned);
-    previous_ = Parameters(aligned);
-    e.plans->plan(*dense, *aligned, nullptr, kTrained)->copy(values_.data(), previous_.data());
-    return true;
+    if (!submodel.is_no_larger(view.parameters.submodel())) return;
+    take_negative(view, *e.plans->buffer_layout(submodel, Packing::dense), values_.data());
+  }
+
+  void take_negative(const LocalView& view, const BufferLayout& dense, const float* values) {
+    PlanCache& plans = *view.experiment.plans;
+    const auto aligned = plans.buffer_layout(dense.submodel(), Packing::aligned);
+    plans.plan(dense, *aligned, nullptr, kTrained)
+        ->copy(values, frozen_.emplace_back(aligned).data());
+  }
+
+  /// Of a peer's model in the message: values and units. Its windows may have a run more in each
+  /// axis than those of the client's submodel.
+  static std::int64_t peer_bytes(const Experiment& experiment, const Submodel& submodel) {
+    const auto code = std::ssize(submodel.encode()) + 2 * submodel.axes();
+    return payload_bytes(*experiment.plans->buffer_layout(submodel, Packing::shared)) +
+           static_cast<std::int64_t>(sizeof(std::int64_t)) * code;
   }
 
   /// [rows, size]: one row for each sample, or for each position of a text.
@@ -166,16 +206,17 @@ class Contrastive : public LocalObjective {
   std::int64_t similarity_bytes(const Model& model, std::int64_t batch, std::int64_t z) const {
     const std::int64_t rows = batch * model.shape.targets();
     return negatives_ == Negatives::batch ? 5 * z + 3 * kFloatBytes * rows * rows
-                                          : 6 * z + 8 * kFloatBytes * rows;
+                                          : (4 + models()) * z + 4 * models() * kFloatBytes * rows;
   }
 
   double weight_;
   double temperature_;
   Negatives negatives_;
+  std::int64_t peers_;
   bool scaler_;
   // Of the present task; undefined if it has no contrast:
   Parameters received_;
-  Parameters previous_;
+  std::vector<Parameters> frozen_;  // negatives
   at::Tensor projected_;
   // The client's model after its last task, dense, and the code of its submodel; empty before.
   std::vector<std::int64_t> code_;
@@ -184,11 +225,14 @@ class Contrastive : public LocalObjective {
 
 }  // namespace
 
-at::Tensor contrast_to(const at::Tensor& z, const at::Tensor& positive, const at::Tensor& negative,
-                       double temperature) {
+at::Tensor contrast_to(const at::Tensor& z, const at::Tensor& positive,
+                       const std::vector<at::Tensor>& negatives, double temperature) {
   const at::Tensor units = unit_rows(z);
-  const at::Tensor similarities =
-      at::stack({(units * unit_rows(positive)).sum(1), (units * unit_rows(negative)).sum(1)}, 1);
+  std::vector<at::Tensor> columns{(units * unit_rows(positive)).sum(1)};
+  for (const at::Tensor& negative : negatives) {
+    columns.push_back((units * unit_rows(negative)).sum(1));
+  }
+  const at::Tensor similarities = at::stack(columns, 1);
   return -at::log_softmax(similarities / temperature, 1).select(1, 0).mean();
 }
 
@@ -205,9 +249,13 @@ void add_contrast(Catalogue& c) {
   c.options.add_choice(
       "method.negatives", "previous",
       "objective contrastive: what a sample's representation is drawn away from: that of the "
-      "client's model after its previous task, or the received model's of the batch's other "
-      "samples",
-      {"previous", "batch"});
+      "client's model after its previous task; of this and of other clients' models after theirs; "
+      "or the received model's of the batch's other samples",
+      {"previous", "peers", "batch"});
+  c.options.add({"method.peers", OptionType::integer, "1",
+                 "objective contrastive, method.negatives = peers: number of other clients' models "
+                 "that each client gets",
+                 "models", 1, 1000});
   c.objectives.add("contrastive",
                    "cross-entropy, and the received model as a positive against a negative",
                    make_rule<Contrastive>);

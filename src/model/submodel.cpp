@@ -93,6 +93,16 @@ bool Submodel::inside(const Submodel& other) const {
   return true;
 }
 
+bool Submodel::is_no_larger(const Submodel& other) const {
+  for (int axis = 0; axis < axes(); ++axis) {
+    if (width(axis) > other.width(axis)) return false;
+  }
+  for (int block = 0; block < blocks(); ++block) {
+    if (has_block(block) && !other.has_block(block)) return false;
+  }
+  return true;
+}
+
 std::uint64_t Submodel::hash() const {
   const std::vector<std::int64_t> code = encode();
   return hash_bytes(code.data(), code.size() * sizeof(code[0]));

@@ -24,7 +24,7 @@ class MSfusion(ProgramTest):
 
     def test_same_values_on_any_number_of_ranks_and_after_a_kill(self):
         for number, more in enumerate((
-                ("--clients.per_round=4", "--method.overlap_schedule=plateau"),
+                ("--clients.per_round=4", "--method.overlap_schedule=plateau", "--method.negatives=peers", "--method.peers=2"),
                 ("--method.exchange=peers", "--method.layer_shift=random", "--method.negatives=batch"))):
             with self.subTest(settings=more):
                 more = ("--checkpoint.every=1", *more)
@@ -117,6 +117,8 @@ class MSfusion(ProgramTest):
         refuse("set method.exchange = served", "--method.exchange=peers", "--method.overlap_schedule=plateau")
         refuse("may keep values on a server", "--method.exchange=peers", "--method.merge=control_variates", "--method.objective=control_variates")
         refuse("keeps its moments on a server", "--method.exchange=peers", "--method.server_optimizer=adam")
+        refuse("set method.exchange = served", "--method.exchange=peers", "--method.negatives=peers")
+        refuse("choose other negatives", "--method.personal=head", "--method.negatives=peers")
         refuse("-1 chooses the largest", "--method.overlap_start=-0.5")
         refuse("method.temperature is 0", "--method.temperature=0")
         refuse("clients.time_fit = width", "--clients.time_fit=width")

@@ -66,11 +66,15 @@ struct TrainedTask {
 
 /// The client's first task, from this payload of `submodel`.
 inline TrainedTask train_from(const Setting& s, const Submodel& submodel, SharedBytes payload,
-                              Bytes state = {}) {
+                              Bytes state = {}, std::vector<PeerModel> peers = {}) {
   ClientTask task;
   task.submodel = submodel;
+  const std::int64_t description = std::ssize(task.encode());
+  task.peers = std::move(peers);
+  const std::int64_t peer_bytes = std::ssize(task.encode()) - description;
   task.state = std::move(state);
-  ClientStepper stepper({s.config, s.experiment}, s.rules, task, std::ssize(*payload), payload);
+  ClientStepper stepper({s.config, s.experiment}, s.rules, task, std::ssize(*payload) + peer_bytes,
+                        payload);
   while (stepper.step()) {
   }
   const auto [result, values] = stepper.finish();
@@ -83,13 +87,14 @@ inline TrainedTask train_from(const Setting& s, const Submodel& submodel, Shared
 }
 
 /// The client's first task: `submodel` of the model's first values.
-inline TrainedTask train(const Setting& s, const Submodel& submodel, Bytes state = {}) {
+inline TrainedTask train(const Setting& s, const Submodel& submodel, Bytes state = {},
+                         std::vector<PeerModel> peers = {}) {
   const Experiment& e = s.experiment;
   Parameters model(e.plans->buffer_layout(Submodel::full(*e.model.layout), Packing::aligned));
   initialise(model, e.seed);
   return train_from(
       s, submodel, pack_payload(*e.plans, model, *e.plans->buffer_layout(submodel, Packing::dense)),
-      std::move(state));
+      std::move(state), std::move(peers));
 }
 
 }  // namespace espalier::rounds

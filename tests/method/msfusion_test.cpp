@@ -486,16 +486,21 @@ double cosine(const at::Tensor& a, const at::Tensor& b) {
 TEST(Contrast, EqualsItsFormula) {
   constexpr double kTemperature = 0.3;
   const at::Tensor z = drawn(1, {6, 5}), positive = drawn(2, {6, 5}), negative = drawn(3, {6, 5});
-  double to = 0, within = 0;
+  const at::Tensor other = drawn(4, {6, 5});
+  double to = 0, to_two = 0, within = 0;
   for (std::int64_t i = 0; i < 6; ++i) {
     const double p = std::exp(cosine(z[i], positive[i]) / kTemperature);
     const double n = std::exp(cosine(z[i], negative[i]) / kTemperature);
+    const double o = std::exp(cosine(z[i], other[i]) / kTemperature);
     to -= std::log(p / (p + n)) / 6;
+    to_two -= std::log(p / (p + n + o)) / 6;
     double all = 0;
     for (std::int64_t j = 0; j < 6; ++j) all += std::exp(cosine(z[i], positive[j]) / kTemperature);
     within -= std::log(p / all) / 6;
   }
-  EXPECT_NEAR(contrast_to(z, positive, negative, kTemperature).item<double>(), to, 1e-6);
+  EXPECT_NEAR(contrast_to(z, positive, {negative}, kTemperature).item<double>(), to, 1e-6);
+  EXPECT_NEAR(contrast_to(z, positive, {negative, other}, kTemperature).item<double>(), to_two,
+              1e-6);
   EXPECT_NEAR(contrast_within(z, positive, kTemperature).item<double>(), within, 1e-6);
 }
 
@@ -530,9 +535,16 @@ TEST(Contrast, FirstTaskHasNoPreviousModelAndIsPlain) {
   EXPECT_FALSE(first.result.state.empty());
 }
 
-/// The values after one step from the first values, by the formula.
-std::vector<float> expected(const Setting& s, const Submodel& submodel, const TrainedTask* before,
-                            const Submodel& previous, double weight) {
+/// A client's model after a task, and its submodel.
+struct Before {
+  const TrainedTask& task;
+  const Submodel& submodel;
+};
+
+/// The values after one step from the first values, by the formula. Without negatives: those of the
+/// batch.
+std::vector<float> expected(const Setting& s, const Submodel& submodel,
+                            const std::vector<Before>& negative_models, double weight) {
   const Experiment& e = s.experiment;
   const auto own = e.plans->buffer_layout(submodel, Packing::aligned);
   Parameters full(e.plans->buffer_layout(Submodel::full(*e.model.layout), Packing::aligned));
@@ -553,21 +565,22 @@ std::vector<float> expected(const Setting& s, const Submodel& submodel, const Tr
     context.projected = &z;
     return forward(e.model, weights, x, context);
   };
-  at::Tensor z, anchor, negative;
+  at::Tensor z, anchor;
+  std::vector<at::Tensor> negatives;
   const at::Tensor logits = run(p, z);
   EXPECT_EQ(z.size(1), 8);
   {
     c10::NoGradGuard no_grad;
     run(received, anchor);
-    if (before != nullptr) {
-      const auto dense = e.plans->buffer_layout(previous, Packing::dense);
-      Parameters old(e.plans->buffer_layout(previous, Packing::aligned));
-      e.plans->plan(*dense, old.buffer_layout())->copy(before->values.data(), old.data());
-      run(old, negative);
+    for (const Before& before : negative_models) {
+      const auto dense = e.plans->buffer_layout(before.submodel, Packing::dense);
+      Parameters old(e.plans->buffer_layout(before.submodel, Packing::aligned));
+      e.plans->plan(*dense, old.buffer_layout())->copy(before.task.values.data(), old.data());
+      run(old, negatives.emplace_back());
     }
   }
   const at::Tensor term =
-      before != nullptr ? contrast_to(z, anchor, negative, 0.4) : contrast_within(z, anchor, 0.4);
+      negatives.empty() ? contrast_within(z, anchor, 0.4) : contrast_to(z, anchor, negatives, 0.4);
   (at::cross_entropy_loss(logits, y) + term * weight).backward();
   {
     c10::NoGradGuard no_grad;
@@ -588,6 +601,12 @@ void expect_near(const std::vector<float>& a, const std::vector<float>& b) {
   EXPECT_LT(largest, 1e-6);
 }
 
+PeerModel peer_model(const Before& before) {
+  Bytes bytes(before.task.values.size() * sizeof(float));
+  std::memcpy(bytes.data(), before.task.values.data(), bytes.size());
+  return {before.submodel, to_shared(std::move(bytes))};
+}
+
 TEST(Contrast, AStepFollowsTheGradientOfTheFormula) {
   const auto plain = contrast("[method]\nobjective = cross_entropy\nscaler = true\n");
   const auto batch = contrast("[method]\nnegatives = batch\n");
@@ -597,9 +616,9 @@ TEST(Contrast, AStepFollowsTheGradientOfTheFormula) {
   const Submodel before = window_submodel(layout, 0.5, 0), now = window_submodel(layout, 0.5, 3);
   const TrainedTask first = train(*moon, before);
   const TrainedTask second = train(*moon, now, first.result.state);
-  expect_near(second.values, expected(*moon, now, &first, before, 5));
+  expect_near(second.values, expected(*moon, now, {{first, before}}, 5));
   const TrainedTask within = train(*batch, now);
-  expect_near(within.values, expected(*batch, now, nullptr, now, 5));
+  expect_near(within.values, expected(*batch, now, {}, 5));
   // The terms are well above the tolerance.
   const TrainedTask without = train(*moon, now);
   double by_previous = 0, by_batch = 0;
@@ -609,6 +628,69 @@ TEST(Contrast, AStepFollowsTheGradientOfTheFormula) {
   }
   EXPECT_GT(by_previous, 1e-4);
   EXPECT_GT(by_batch, 1e-4);
+}
+
+TEST(Contrast, ModelsOfOtherClientsAreNegativesBesideTheOwn) {
+  const auto s = contrast("[method]\nnegatives = peers\npeers = 2\n");
+  const Layout& layout = *s->experiment.model.layout;
+  const Submodel before = window_submodel(layout, 0.5, 0), now = window_submodel(layout, 0.5, 3);
+  const Submodel other = window_submodel(layout, 0.25, 7);
+  const TrainedTask own = train(*s, before), narrow = train(*s, other), same = train(*s, now);
+  const std::vector<Before> models{{own, before}, {narrow, other}, {same, now}};
+  const std::vector<PeerModel> peers{peer_model(models[1]), peer_model(models[2])};
+  expect_near(train(*s, now, own.result.state, peers).values, expected(*s, now, models, 5));
+  // Without a previous model the others are the only negatives.
+  expect_near(train(*s, now, {}, {peers[0]}).values, expected(*s, now, {models[1]}, 5));
+  EXPECT_NE(train(*s, now, {}, {peers[0]}).values, train(*s, now, {}, {peers[1]}).values);
+}
+
+TEST(Contrast, ATaskGetsTheModelsOfTheClientsThatFollow) {
+  const auto s = contrast("");
+  PlanCache& plans = *s->experiment.plans;
+  const Layout& layout = *s->experiment.model.layout;
+  const Submodel half = window_submodel(layout, 0.5, 0), wide = window_submodel(layout, 0.75, 0);
+  std::vector<Update> updates;
+  const auto add = [&](std::int64_t client, const Submodel& submodel) {
+    Update update;
+    update.client = client;
+    update.buffer_layout = plans.buffer_layout(submodel, Packing::shared);
+    update.values =
+        to_shared(Bytes(static_cast<std::size_t>(payload_bytes(*update.buffer_layout))));
+    updates.push_back(update);
+  };
+  for (const std::int64_t client : {1, 3, 3, 8}) add(client, half);  // two updates of client 3
+  add(9, wide);
+  PeerModels models(2);
+  EXPECT_TRUE(models.models_for(1, half).empty());  // before the first merge
+  models.keep(updates);
+  const auto values_for = [&](const PeerModels& from, std::int64_t client,
+                              const Submodel& submodel) {
+    std::vector<const Bytes*> values;
+    for (const PeerModel& model : from.models_for(client, submodel)) {
+      values.push_back(model.values.get());
+    }
+    return values;
+  };
+  const auto of = [&](std::size_t a, std::size_t b) {
+    return std::vector<const Bytes*>{updates[a].values.get(), updates[b].values.get()};
+  };
+  EXPECT_EQ(values_for(models, 1, half), of(2, 3));
+  EXPECT_EQ(values_for(models, 3, half), of(3, 0));  // client 9's is larger, 1 follows the last
+  EXPECT_EQ(values_for(models, 3, wide), of(3, 4));
+  EXPECT_EQ(values_for(models, 5, half), of(3, 0));  // a client that was not in the merge
+  EXPECT_EQ(PeerModels(0).models_for(1, half).size(), 0u);
+  ByteArchive saved;
+  models.archive(saved, layout);
+  const Bytes bytes = saved.take();
+  ByteArchive in(bytes);
+  PeerModels restored(2);
+  restored.archive(in, layout);
+  const auto a = models.models_for(3, wide), b = restored.models_for(3, wide);
+  ASSERT_EQ(b.size(), 2u);
+  for (std::size_t i = 0; i < 2; ++i) {
+    EXPECT_EQ(b[i].submodel, a[i].submodel);
+    EXPECT_EQ(*b[i].values, *a[i].values);
+  }
 }
 
 TEST(Contrast, ALargerPreviousModelIsNotUsed) {
@@ -626,8 +708,8 @@ TEST(Contrast, PeakStaysWithinItsBound) {
       "[model]\nname = gpt\nembed = 16\nheads = 2\ndepth = 2\nprojection = 0\n"
       "[data]\nsynthetic_vocabulary = 40\nlength = 12\nsynthetic_labels = next_token\n"};
   for (const std::string& model : models) {
-    for (const std::string negatives : {"previous", "batch"}) {
-      const auto s = contrast(model + "[method]\nnegatives = " + negatives + "\n");
+    for (const std::string negatives : {"previous", "peers", "batch"}) {
+      const auto s = contrast(model + "[method]\npeers = 3\nnegatives = " + negatives + "\n");
       const Experiment& e = s->experiment;
       for (const double width : {1.0, 0.5, 0.25}) {
         const Submodel before = window_submodel(*e.model.layout, width, 1);
@@ -635,7 +717,9 @@ TEST(Contrast, PeakStaysWithinItsBound) {
         const auto objective = s->rules.objective({s->config, s->experiment});
         const auto bound = task_cost(e, *objective, submodel, e.batch_of(0)).peak_bytes;
         const auto first = train(*s, before);
-        const auto peak = train(*s, submodel, first.result.state).result.peak_bytes;
+        std::vector<PeerModel> peers;
+        if (negatives == "peers") peers.assign(3, peer_model({first, before}));
+        const auto peak = train(*s, submodel, first.result.state, peers).result.peak_bytes;
         if (std::getenv("ESPALIER_SHOW")) {
           fmt::print("{:.4f} {} {} {} {}\n", static_cast<double>(bound) / static_cast<double>(peak),
                      peak, negatives, width, model);
@@ -652,19 +736,32 @@ TEST(Contrast, FrozenPassesAreCharged) {
   const auto plain = contrast("[method]\nobjective = cross_entropy\n");
   const auto moon = contrast("");
   const auto batch = contrast("[method]\nnegatives = batch\n");
-  const auto flops = [](const Setting& s, std::int64_t nth_task) {
+  const auto peers = contrast("[method]\nnegatives = peers\npeers = 2\n");
+  const TrainedTask other = train(*peers, Submodel::full(*plain->experiment.model.layout));
+  const auto flight = [&](const Setting& s, std::int64_t nth_task, std::size_t others = 0) {
     const Experiment& e = s.experiment;
     TaskCosts costs(e, {s.rules.objective({s.config, e}), nullptr});
     SentTask sent;
     sent.task.submodel = Submodel::full(*e.model.layout);
     sent.task.nth_task = nth_task;
     sent.buffer_layout = e.plans->buffer_layout(sent.task.submodel, Packing::dense);
-    return costs.flight_of(sent, 0).flops;
+    sent.task.peers.assign(others, peer_model({other, sent.task.submodel}));
+    return costs.flight_of(sent, 0);
+  };
+  const auto flops = [&](const Setting& s, std::int64_t nth_task, std::size_t others = 0) {
+    return flight(s, nth_task, others).flops;
   };
   const std::int64_t step = flops(*plain, 1);
   EXPECT_EQ(flops(*moon, 0), step);
   EXPECT_EQ(flops(*moon, 1), step + 2 * (step / 3));  // 5/3: two more forward passes
   EXPECT_EQ(flops(*batch, 0), step + step / 3);
+  EXPECT_EQ(flops(*peers, 0), step);
+  EXPECT_EQ(flops(*peers, 0, 1), step + 2 * (step / 3));
+  EXPECT_EQ(flops(*peers, 1, 2), step + 4 * (step / 3));
+  // The link too: each model, the code of its submodel, and three lengths.
+  const std::int64_t code = std::ssize(Submodel::full(*plain->experiment.model.layout).encode());
+  EXPECT_EQ(flight(*peers, 1, 2).bytes_down - flight(*peers, 1, 1).bytes_down,
+            static_cast<std::int64_t>(4 * other.values.size()) + 8 * (code + 2));
 }
 
 }  // namespace

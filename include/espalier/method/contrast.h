@@ -8,14 +8,15 @@
 
 namespace espalier::rounds {
 
-/// Mean over the rows of -log(e^{cos(z, positive)/t} / (e^{cos(z, positive)/t} +
-/// e^{cos(z, negative)/t})). All [rows, size].
-at::Tensor contrast_to(const at::Tensor& z, const at::Tensor& positive, const at::Tensor& negative,
-                       double temperature);
+/// Mean over the rows of -log(e^{cos(z, positive)/t} / (e^{cos(z, positive)/t} + the sum over the
+/// negatives of e^{cos(z, negative)/t})). All [rows, size].
+at::Tensor contrast_to(const at::Tensor& z, const at::Tensor& positive,
+                       const std::vector<at::Tensor>& negatives, double temperature);
 /// Mean over the rows i of -log(e^{cos(z_i, anchor_i)/t} / sum_j e^{cos(z_i, anchor_j)/t}).
 at::Tensor contrast_within(const at::Tensor& z, const at::Tensor& anchors, double temperature);
 
-/// method.contrast, method.temperature, method.negatives; the objective "contrastive".
+/// method.contrast, method.temperature, method.negatives, method.peers; the objective
+/// "contrastive".
 void add_contrast(Catalogue& catalogue);
 
 }  // namespace espalier::rounds

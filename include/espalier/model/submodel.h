@@ -37,6 +37,9 @@ class Submodel {
 
   /// True if `other` has every unit and block of this submodel.
   bool inside(const Submodel& other) const;
+  /// True if no width of this submodel is above that of `other`, and every block of it is in
+  /// `other`: it then needs no more memory.
+  bool is_no_larger(const Submodel& other) const;
 
   std::uint64_t hash() const;
   friend bool operator==(const Submodel&, const Submodel&) = default;

@@ -15,6 +15,12 @@
 
 namespace espalier {
 
+/// A model that another client has trained.
+struct PeerModel {
+  Submodel submodel;
+  SharedBytes values;  ///< its trained values, dense
+};
+
 /// A piece of local training, for its objective.
 struct LocalTask {
   std::int64_t client = 0;
@@ -24,6 +30,7 @@ struct LocalTask {
   double search = 0;  ///< above 0: the fraction of units to search for before the training
   /// Values that the merge rule sends beside the weights, with their layout (shared); null: none.
   SharedBytes companion{};
+  std::vector<PeerModel> peers{};  ///< at most LocalObjective::peers(), no larger than the submodel
 };
 
 /// The objects that an objective may use during a task.
@@ -79,6 +86,8 @@ class LocalObjective {
                                              const Workload& batches) const;
   /// The merge rule whose companion values it reads; empty: none.
   virtual std::string companion_rule() const { return {}; }
+  /// The number of other clients' models, as they were merged last, that should travel with a task.
+  virtual std::int64_t peers() const { return 0; }
   /// State that the client keeps between tasks; nothing by default.
   virtual void archive(Archive&) {}
 };

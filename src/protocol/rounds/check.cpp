@@ -88,9 +88,12 @@ void print_check(const Experiment& e, const RuleNames& names, const ServerRules&
   }
   log_note(description(heterogeneity));
   // The model, its evaluated copy, and for each client its payload, its update and three states:
-  // the one before the task, the one after it, and the one to send next.
+  // the one before the task, the one after it, and the one to send next. Also its last model and
+  // those that travel with its task, if objectives compare them.
+  const std::int64_t peers = rules.tasks.objective->peers();
+  const std::int64_t copies = peers > 0 ? 3 + peers : 2;
   log_note(formatted("server   {} at most, beside data and libraries",
-                     megabytes(8 * values + 2 * payloads + 3 * states)));
+                     megabytes(8 * values + copies * payloads + 3 * states)));
   log_note(memory_line(e, too_small));
 }
 

@@ -154,6 +154,7 @@ void ClientStepper::release() {
   trainer_.release();
   payload_.reset();
   task_.companion.reset();
+  task_.peers.clear();
   objective_.reset();
   search_.reset();
 }

@@ -5,7 +5,9 @@
 namespace espalier::rounds {
 namespace {
 
-void archive_task(Archive& archive, ClientTask& task, std::vector<std::int64_t>& submodel) {
+/// `layout`: to decode submodels.
+void archive_task(Archive& archive, const Layout* layout, ClientTask& task,
+                  std::vector<std::int64_t>& submodel) {
   archive.value("task", task.task);
   archive.value("client", task.client);
   archive.value("nth_task", task.nth_task);
@@ -13,10 +15,16 @@ void archive_task(Archive& archive, ClientTask& task, std::vector<std::int64_t>&
   archive.value("finish", task.finish);
   bool unused = false;  // so that the next flag has its place in files
   bool searches = task.search > 0;
-  archive_flags(archive, "flags", {&task.answers_twice, &task.not_finite, &unused, &searches});
+  bool has_peers = !task.peers.empty();
+  archive_flags(archive, "flags",
+                {&task.answers_twice, &task.not_finite, &unused, &searches, &has_peers});
   archive.value("submodel", submodel);
   archive.value("state", task.state);
   if (searches) archive.value("search", task.search);
+  if (has_peers) {
+    archive_list(archive, "peers", task.peers,
+                 [layout](Archive& a, PeerModel& peer) { archive_peer(a, layout, peer); });
+  }
 }
 
 void archive_result(Archive& archive, ClientResult& result) {
@@ -47,11 +55,23 @@ void archive_result(Archive& archive, ClientResult& result) {
 
 }  // namespace
 
+void archive_peer(Archive& archive, const Layout* layout, PeerModel& peer) {
+  std::vector<std::int64_t> code;
+  Bytes values;
+  if (!archive.loading()) {
+    code = peer.submodel.encode();
+    values = *peer.values;
+  }
+  archive.value("submodel", code);
+  archive.value("values", values);
+  if (archive.loading()) peer = {Submodel::decode(*layout, code), to_shared(std::move(values))};
+}
+
 Bytes ClientTask::encode() const {
   ByteArchive archive;
   ClientTask copy = *this;
   std::vector<std::int64_t> code = submodel.encode();
-  archive_task(archive, copy, code);
+  archive_task(archive, nullptr, copy, code);
   return archive.take();
 }
 
@@ -59,7 +79,7 @@ ClientTask ClientTask::decode(const Layout& layout, std::span<const std::byte> b
   ByteArchive archive(bytes);
   ClientTask task;
   std::vector<std::int64_t> code;
-  archive_task(archive, task, code);
+  archive_task(archive, &layout, task, code);
   task.submodel = Submodel::decode(layout, code);
   return task;
 }

@@ -72,6 +72,7 @@ RoundsServer::RoundsServer(const Experiment& experiment, ServerSettings settings
                std::move(settings.availability), settings.window.max_spread),
       costs_(experiment, rules_.tasks),
       payloads_(*experiment.plans),
+      peers_(rules_.tasks.objective->peers()),
       recorder_(experiment, rules_, settings.record_agreement, run),
       clock_(make_clock(settings.clock, run.pool(), run.real_time())) {
   clock_->settle = [this](Flight& flight, const Answer& answer) {
@@ -160,6 +161,7 @@ void RoundsServer::send(std::int64_t client) {
   task.nth_task = nth_task;
   task.base_version = state_.version;
   task.submodel = std::move(assigned.submodel);
+  task.peers = peers_.models_for(client, task.submodel);
   task.search = assigned.search;
   task.task = state_.next_task++;
   task.answers_twice = sent.fault.twice;
@@ -301,6 +303,7 @@ std::vector<Update> RoundsServer::merge() {
                        .width = d->sent.width});
   }
   rules_.merge->merge(experiment_, model_, updates);
+  peers_.keep(updates);
   forget_statistics(model_);
   kill_point("round.merged");
   for (std::size_t i = 0; i < updates.size(); ++i) sources[i]->weight = updates[i].weight;

@@ -13,6 +13,9 @@
 
 namespace espalier::rounds {
 
+/// `layout` is of the model; it is read only if values are restored.
+void archive_peer(Archive& archive, const Layout* layout, PeerModel& peer);
+
 struct ClientTask : LocalTask {
   std::int64_t task = 0;       ///< number, in order of sending
   Nanoseconds finish = 0;      ///< time of its expected answer; only for checkpoints
