@@ -3,6 +3,7 @@
 import glob
 import os
 import sys
+import unittest
 
 sys.path.insert(0, os.path.dirname(__file__))
 from support import ProgramTest  # noqa: E402
@@ -16,7 +17,8 @@ SHORT = ("--run.rounds=2", "--run.virtual_limit=0", "--data.test_limit=40", "--t
 STAND_IN = ("--data.name=synthetic", "--data.synthetic_shape=3,32,32", "--data.synthetic_samples=900", "--data.train_limit=0",
             "--data.min_per_client=10")
 # Methods that docs/methods/comparison.md leaves out: clients' models differ from the server's, or the protocol is another.
-NOT_COMPARED = {"fedper", "fedbn", "diloco", "streaming_diloco", "cocodc", "decoupled_diloco"}
+NOT_COMPARED = {"fedper", "fedbn", "diloco", "sync_dp", "local_sgd", "streaming_diloco", "cocodc",
+                "decoupled_diloco"}
 
 
 class Inputs(ProgramTest):
@@ -50,5 +52,4 @@ class Inputs(ProgramTest):
 
 
 if __name__ == "__main__":
-    import unittest
     unittest.main()

@@ -27,26 +27,28 @@ namespace {
 
 constexpr std::int64_t kUnits = 64;
 
-/// The entries of a weight between two layers of 64 units that are trained, round after round.
+/// The entries of a weight between two layers of `units` units that are trained, round after round.
 class Trained {
  public:
+  explicit Trained(std::int64_t units = kUnits) : units_(units) {}
   void round(LayerShift shift, std::int64_t w, std::int64_t participants, std::int64_t apart,
              std::int64_t r) {
     for (std::int64_t n = 0; n < participants; ++n) {
-      const std::int64_t rows = round_offset(shift, 0, kUnits, w, r) + n * apart;
-      const std::int64_t columns = round_offset(shift, 1, kUnits, w, r) + n * apart;
+      const std::int64_t rows = round_offset(shift, 0, units_, w, r) + n * apart;
+      const std::int64_t columns = round_offset(shift, 1, units_, w, r) + n * apart;
       for (std::int64_t i = 0; i < w; ++i) {
         for (std::int64_t j = 0; j < w; ++j) {
-          entries_.insert((rows + i) % kUnits * kUnits + (columns + j) % kUnits);
+          entries_.insert((rows + i) % units_ * units_ + (columns + j) % units_);
         }
       }
     }
   }
   double share() const {
-    return static_cast<double>(entries_.size()) / static_cast<double>(kUnits * kUnits);
+    return static_cast<double>(entries_.size()) / static_cast<double>(units_ * units_);
   }
 
  private:
+  std::int64_t units_;
   std::set<std::int64_t> entries_;
 };
 
@@ -85,12 +87,14 @@ TEST(DoubleShift, TrainsTheShareOfOneRoundThatTheSpecificationSays) {
   struct Row {
     std::int64_t participants;
     double mu, share;
+    std::int64_t units = kUnits;
   };
-  for (const Row& row :
-       {Row{4, 0.25, 0.25}, Row{4, 0.5, 0.75}, Row{8, 0.25, 0.375}, Row{20, 0.1, 0.17}}) {
-    Trained trained;
-    trained.round(LayerShift::equal, kept_units(row.mu, kUnits), row.participants,
-                  kUnits / row.participants, 0);
+  // Ten windows lie evenly over 80 units, but not over 64.
+  for (const Row& row : {Row{4, 0.25, 0.25}, Row{4, 0.5, 0.75}, Row{8, 0.25, 0.375},
+                         Row{10, 0.5, 0.9, 80}, Row{20, 0.1, 0.17}}) {
+    Trained trained(row.units);
+    trained.round(LayerShift::equal, kept_units(row.mu, row.units), row.participants,
+                  row.units / row.participants, 0);
     EXPECT_NEAR(trained.share(), row.share, 0.005) << row.participants << " " << row.mu;
   }
 }
