@@ -125,13 +125,15 @@ def from_gguf(path, folder, dtype):
     need("gguf")
     architecture, tensors, reader = read_gguf(path)
     found = tokenizer_of(reader)
-    write_model(architecture, tensors, config_of(architecture, dtype), folder, dtype)
+    config = config_of(architecture, dtype)
+    for own in ("bos", "eos"):
+        config[f"{own}_token_id"] = gguf_value(reader, f"tokenizer.ggml.{own}_token_id")
+    write_model(architecture, tensors, config, folder, dtype)
     if isinstance(found, str):
         print(f"note: {found}", file=sys.stderr)
         return
-    tokenizer, config = found
-    write_json(folder / "tokenizer.json", tokenizer)
-    write_json(folder / "tokenizer_config.json", config)
+    for name, value in zip(("tokenizer.json", "tokenizer_config.json"), found):
+        write_json(folder / name, value)
 
 
 def from_folder(source, folder, dtype):
