@@ -171,7 +171,6 @@ class Writer:
         self.ends, self.split, self.client = array.array("q", [0]), bytearray(), array.array("i")
         self.clients = {}
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "meta.json").unlink(missing_ok=True)  # no half-written folder looks whole
         self.file = open(self.path("tokens.npy.part"), "wb")
         self.file.write(header(self.kind, 0))
 
@@ -201,6 +200,7 @@ class Writer:
         self.file.seek(0)
         self.file.write(header(self.kind, self.count))
         self.file.close()
+        self.path("meta.json").unlink(missing_ok=True)  # a folder that is written in part has none
         arrays = {"documents": np.array(self.ends, "<i8"), "split": np.frombuffer(self.split, np.uint8)}
         if with_clients:
             arrays["client"] = np.array(self.client, "<i4")
