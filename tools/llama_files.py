@@ -1,17 +1,19 @@
 """Llama models in files: GGUF and Hugging Face folders in, one safetensors file out, tensor by tensor.
 
-    architecture, tensors = read_gguf("model.gguf")      # or read_folder("folder")
-    check(architecture, tensors)
-    write_safetensors("model.safetensors", tensors, "float32")
+    architecture, tensors = read_folder("folder")        # or read_gguf("model.gguf"), which also returns the package's reader
+    write_safetensors("model.safetensors", architecture.shapes(), tensors, "float32")
 
-The names are those of Hugging Face's Llama. No tensor is in memory as a whole, so a model may be larger than the memory.
+The names are those of Hugging Face's Llama. Values are read and converted in pieces, so a model may be larger than the memory.
 """
 
+import contextlib
 import dataclasses
 import json
+import math
 import mmap
 import pathlib
 import re
+import struct
 from typing import Callable
 
 import numpy as np
@@ -94,10 +96,12 @@ def list_of(names):
 def check_sizes(a, where):
     """Refuses sizes that no Llama model has."""
     for name in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
-                 "num_key_value_heads"):
+                 "num_key_value_heads", "max_position_embeddings"):
         value = getattr(a, name)
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise FileError(f"{where} has {name} {value}, which is no positive number", 3)
+    if not (math.isfinite(a.rms_norm_eps) and a.rms_norm_eps > 0 and math.isfinite(a.rope_theta) and a.rope_theta > 0):
+        raise FileError(f"{where} has rms_norm_eps {a.rms_norm_eps} and rope_theta {a.rope_theta}; both must be positive", 3)
     if a.hidden_size % a.num_attention_heads or a.num_attention_heads % a.num_key_value_heads:
         raise FileError(f"{where} has a width of {a.hidden_size}, {a.num_attention_heads} heads and {a.num_key_value_heads} heads of "
                         "keys and values; each must be a multiple of the next", 3)
@@ -107,6 +111,8 @@ def check_sizes(a, where):
 
 def check(architecture, tensors, where):
     """Refuses missing, further and wrongly shaped tensors."""
+    if architecture.num_hidden_layers > len(tensors):
+        raise FileError(f"{where} lacks tensors: it has {len(tensors)} for {architecture.num_hidden_layers} blocks", 3)
     shapes = architecture.shapes()
     if missing := shapes.keys() - tensors.keys():
         raise FileError(f"{where} lacks {list_of(sorted(missing))}", 3)
@@ -144,18 +150,81 @@ def gguf_rows(tensor, order):
     return rows
 
 
+@contextlib.contextmanager
+def damage_is_one_sentence(path):
+    """Turns whatever odd values of a damaged GGUF file raise, here or in the package, into a FileError."""
+    try:
+        yield
+    except (ValueError, LookupError, ArithmeticError, TypeError, AttributeError, MemoryError) as error:
+        raise FileError(f"{path} is damaged or was cut short: {' '.join(str(error).split())}", 3) from None
+
+
+# Bytes of a value by its type in a GGUF file, and the types without a fixed size.
+GGUF_BYTES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
+GGUF_STRING, GGUF_ARRAY = 8, 9
+
+
+class Header:
+    """Walks over the header of a GGUF file. A struct.error says that it leaves the file."""
+
+    def __init__(self, mapped):
+        self.mapped, self.place = mapped, 4
+
+    def number(self, form):
+        value, = struct.unpack_from("<" + form, self.mapped, self.place)
+        self.place += struct.calcsize(form)
+        return value
+
+    def skip(self, kind):
+        if kind == GGUF_STRING:
+            length = self.number("Q")
+            self.place += length
+        elif kind == GGUF_ARRAY:
+            inner, count = self.number("I"), self.number("Q")
+            if inner in GGUF_BYTES:
+                self.place += GGUF_BYTES[inner] * count
+            else:
+                for _ in range(count):
+                    self.skip(inner)
+        elif kind in GGUF_BYTES:
+            self.place += GGUF_BYTES[kind]
+        else:
+            raise ValueError(f"it has a value of type {kind}")
+
+    def walk(self):
+        self.number("I")  # version
+        tensors, values = self.number("Q"), self.number("Q")
+        for _ in range(values):
+            self.skip(GGUF_STRING)
+            self.skip(self.number("I"))
+        for _ in range(tensors):
+            self.skip(GGUF_STRING)
+            dimensions = self.number("I")
+            self.place += 8 * dimensions
+            self.number("I"), self.number("Q")  # type and place
+
+
+def check_header(path):
+    """Refuses a damaged header: with a wrong count the package's reader goes on behind the end of the file, for ever."""
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        try:
+            Header(mapped).walk()
+        except (struct.error, RecursionError):
+            raise ValueError("its header does not end within the file") from None
+
+
 def open_gguf(path):
-    """The package's reader. Whatever it raises for a damaged file becomes one sentence."""
+    """The package's reader."""
     from gguf import GGUFReader
     try:
         with open(path, "rb") as file:
             if file.read(4) != b"GGUF":
                 raise FileError(f"{path} is no GGUF file")
-        return GGUFReader(path)
+        with damage_is_one_sentence(path):
+            check_header(path)
+            return GGUFReader(path)
     except OSError as error:
         raise FileError(f"{path} cannot be read: {error.strerror or error}") from None
-    except (ValueError, LookupError, ArithmeticError, TypeError, MemoryError) as error:
-        raise FileError(f"{path} is damaged or was cut short: {' '.join(str(error).split())}", 3) from None
 
 
 def gguf_value(reader, name, default=None):
@@ -197,7 +266,8 @@ def gguf_architecture(reader, path):
 def read_gguf(path):
     """Returns the architecture, the tensors by Hugging Face's names, and the reader, which also has the tokenizer."""
     reader = open_gguf(path)
-    architecture = gguf_architecture(reader, path)
+    with damage_is_one_sentence(path):
+        architecture = gguf_architecture(reader, path)
     columns = architecture.hidden_size // architecture.num_attention_heads
     tensors = {}
     for tensor in reader.tensors:
@@ -245,8 +315,11 @@ def read_safetensors(path):
         refuse("its header is cut short")
     try:
         header = json.loads(mapped[8:start])
-        items = {name: (value["dtype"], tuple(value["shape"]), *value["data_offsets"])
-                 for name, value in header.items() if name != "__metadata__"}
+        items = {}
+        for name, value in header.items():
+            if name != "__metadata__":
+                begin, end = value["data_offsets"]
+                items[name] = (value["dtype"], tuple(value["shape"]), begin, end)
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         refuse(f"its header cannot be read ({error})")
     tensors = {}
@@ -280,6 +353,8 @@ def folder_architecture(path):
     if "quantization_config" in config:
         raise FileError(f"{path} describes a quantised model; float32, float16 and bfloat16 can be converted")
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if not isinstance(rope, dict):
+        raise FileError(f"{path} has odd rotary positions: {json.dumps(rope)}", 3)
     if rope.get("rope_type", rope.get("type", "default")) != "default":
         raise FileError(f"{path} scales its rotary positions, which the family gpt cannot")
     for key, right in (("hidden_act", "silu"), ("attention_bias", False), ("mlp_bias", False)):
@@ -311,8 +386,10 @@ def read_folder(folder):
     architecture = folder_architecture(folder / "config.json")
     index = folder / "model.safetensors.index.json"
     if index.exists():
-        shards = sorted(set(map(str, read_json(index).get("weight_map", {}).values())))
-        files = [folder / name for name in shards]
+        places = read_json(index).get("weight_map")
+        if not isinstance(places, dict):
+            raise FileError(f"{index} has no weight_map", 3)
+        files = [folder / name for name in sorted(set(map(str, places.values())))]
     else:
         files = sorted(folder.glob("*.safetensors"))
     if not files:

@@ -198,7 +198,7 @@ class GetModel(ProgramTest):
         self.write("check.ini", text + data)
         done = self.espalier("run", "check.ini", "--check", "--model.init=")
         self.assertEqual(done.returncode, 0, done.stderr)
-        self.assertIn(f"{sum(values.size for values in held.values()):,} parameters", done.stdout)
+        self.assertIn(f"model    gpt, {sum(values.size for values in held.values())} parameters", done.stdout)
 
     def test_the_tokenizer_of_gguf(self):
         from tokenizers import Tokenizer
@@ -347,6 +347,21 @@ class GetModel(ProgramTest):
                 self.refused(3, "model.safetensors", "folder")
         done = self.tool("folder", "--to", "out")
         self.assertEqual((done.returncode, done.stderr.count("\n")), (3, 1), done.stderr)
+
+    def test_wrong_counts_end_at_once(self):
+        """The package's reader would loop over an array of 2^60 values."""
+        write_gguf(self.path("wrong.gguf"), random_state())
+        with open(self.path("wrong.gguf"), "rb") as file:
+            whole = bytearray(file.read())
+        key = b"tokenizer.ggml.token_type"
+        place = whole.index(key) + len(key) + 8  # after the types of the value and of its items
+        self.assertEqual(int.from_bytes(whole[place:place + 8], "little"), len(TOKENS))
+        whole[place + 7] = 16
+        with open(self.path("wrong.gguf"), "wb") as file:
+            file.write(whole)
+        self.refused(3, "its header does not end within the file", "wrong.gguf")
+        write_gguf(self.path("blocks.gguf"), random_state(), block_count=2**32 - 1)
+        self.refused(3, "lacks tensors: it has 21 for 4294967295 blocks", "blocks.gguf")
 
     def test_smollm2(self):
         """The real model. Its values were compared bit by bit with those that transformers 5.24 reads from the GGUF file."""
