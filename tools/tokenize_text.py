@@ -196,6 +196,18 @@ class Writer:
             if self.ends[document + 1] > limit:
                 self.split[document] = TEST
 
+    def clients_by_size(self, split):
+        """The names, and each document's client: those with the most training tokens first, so a run of few clients gets large ones."""
+        client = np.array(self.client, "<i4")
+        counted = (client >= 0) & (split == TRAIN)
+        sizes = np.zeros(len(self.clients), np.int64)
+        np.add.at(sizes, client[counted], np.diff(np.array(self.ends, np.int64))[counted])
+        order = np.argsort(-sizes, kind="stable")
+        place = np.empty(len(order) + 1, "<i4")
+        place[order], place[-1] = np.arange(len(order)), -1  # the last is that of documents of no client
+        names = list(self.clients)
+        return [names[i] for i in order], place[client]
+
     def close(self, meta, with_clients):
         self.file.seek(0)
         self.file.write(header(self.kind, self.count))
@@ -203,8 +215,8 @@ class Writer:
         self.path("meta.json").unlink(missing_ok=True)  # a folder that is written in part has none
         arrays = {"documents": np.array(self.ends, "<i8"), "split": np.frombuffer(self.split, np.uint8)}
         if with_clients:
-            arrays["client"] = np.array(self.client, "<i4")
-            meta = {**meta, "clients": list(self.clients)}
+            names, arrays["client"] = self.clients_by_size(arrays["split"])
+            meta = {**meta, "clients": names}
         else:
             self.path("client.npy").unlink(missing_ok=True)
         for name, values in arrays.items():

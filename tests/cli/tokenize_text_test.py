@@ -99,7 +99,7 @@ class TokenizeText(ProgramTest):
                                  "KING: hello\nKING:\nNo.\n\n\n", "(They leave)\n"])
         # Only a name alone in the first line of a paragraph is a speaker.
         self.assertEqual(clients, ["KING", None, "A FOOL", None, None])
-        self.assertEqual(meta["clients"], ["KING", "A FOOL"])
+        self.assertEqual(sorted(meta["clients"]), ["A FOOL", "KING"])
 
     def test_files_of_both_splits_and_ends(self):
         self.write("a.txt", "hello a")
@@ -119,6 +119,14 @@ class TokenizeText(ProgramTest):
                               ("0.31", [0] * 6 + [1] * 4 + [0] * 2 + [1] * 2)):
             _, split, _, _ = self.arrays("a.txt", "b.txt", "--documents", "line", "--test-share", share)
             self.assertEqual(split, wanted, share)
+
+    def test_clients_with_the_most_training_tokens_are_the_first(self):
+        """Tests do not count: c has most tokens, but only in the test split; d and b have as many."""
+        for name, text in (("a", "xyz"), ("b", "xyzxyz"), ("d", "xyzxyz"), ("c", "xyz" * 9)):
+            self.write(name, text)
+        texts, split, clients, meta = self.arrays("a", "d", "b", "--test", "c", "--client", "file")
+        self.assertEqual((clients, meta["clients"]), (["a", "d", "b", "c"], ["d", "b", "a", "c"]))
+        self.assertEqual(np.load(self.path("out", "client.npy")).tolist(), [2, 0, 1, 3])
 
     def test_rows_of_a_table(self):
         self.write("a.csv", 'user,text\nann,"hello, a\nb"\nbob,\nbob,12\n,"say ""a"""\nann,x\n')
