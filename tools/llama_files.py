@@ -275,6 +275,8 @@ def read_gguf(path):
             raise FileError(f"{path} has {tensor.name} in the type {tensor.tensor_type.name}; {', '.join(GGUF_TYPES)} can be converted")
         shape = tuple(int(extent) for extent in reversed(tensor.shape))
         heads = {"attn_q": architecture.num_attention_heads, "attn_k": architecture.num_key_value_heads}
+        if len(shape) == 1 and tensor.tensor_type.name not in ("F32", "F16"):
+            raise FileError(f"{path} has the vector {tensor.name} in the type {tensor.tensor_type.name}; F32 and F16 can be converted")
         name, own = hugging_face_name(tensor.name)
         order = None
         if own in heads and shape[0] == heads[own] * columns:

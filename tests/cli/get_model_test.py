@@ -98,8 +98,8 @@ def write_gguf(path, state, types=TYPES, architecture="llama", pre="smollm", **c
     held = {}
     for name, values in state.items():
         place = places.get(name, name)
-        own = place.split(".")[-2]
-        kind = types.get(own, "F32")
+        own = place.split(".")[-2]  # "attn_q"
+        kind = types.get(own, "F32") if place.endswith(".weight") else "F32"
         heads = {"attn_q": HEADS, "attn_k": KEYS}.get(own)
         stored = values if heads is None else values[rotated_order(heads)]
         data = gguf.quantize(stored, gguf.GGMLQuantizationType[kind])
@@ -285,6 +285,8 @@ class GetModel(ProgramTest):
         self.refused(2, "a model of the architecture 'phi3'; only 'llama'", "phi.gguf")
         write_gguf(self.path("q5.gguf"), state, types={"ffn_up": "Q5_0"})
         self.refused(2, "blk.0.ffn_up.weight in the type Q5_0", "q5.gguf")
+        write_gguf(self.path("vector.gguf"), state, types={"output_norm": "Q8_0"})
+        self.refused(2, "the vector output_norm.weight in the type Q8_0", "vector.gguf")
         write_gguf(self.path("experts.gguf"), state, expert_count=8)
         self.refused(2, "a mixture of experts", "experts.gguf")
         write_gguf(self.path("part.gguf"), state, **{"rope.dimension_count": COLUMNS // 2})
