@@ -31,7 +31,7 @@ EXAMPLES = """examples:
       --test-share 0.1 --tokenizer smollm2/tokenizer.json --to plays
   tools/tokenize_text.py posts.csv --csv text --client user --end-token \\
       '<|endoftext|>' --tokenizer smollm2/tokenizer.json --to posts"""
-PIECE = 1 << 20  # characters that are read or tokenised at a time
+PIECE = 1 << 17  # characters that are read or tokenised at a time
 HEADER = 128  # bytes before the tokens in tokens.npy: the number of tokens is known only at the end
 TRAIN, TEST = 0, 1
 SPEAKER = re.compile(r"([^\n:]{1,40}):[ \t]*\r?(\n|$)")
