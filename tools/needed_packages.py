@@ -18,6 +18,7 @@ def need(*modules):
     is_tool = os.path.dirname(os.path.realpath(sys.argv[0])) == TOOLS  # and not a script that imports one
     if is_tool and os.path.exists(python) and not os.path.samefile(sys.prefix, ENVIRONMENT):
         os.execv(python, [python, *sys.argv])
+    setup = "tools/setup.sh --language" if {"gguf", "tokenizers"}.intersection(absent) else "tools/setup.sh"
     print(f"{os.path.basename(sys.argv[0])} needs {', '.join(absent)}, which {sys.executable} lacks: start it by .venv/bin/python, "
-          f"which tools/setup.sh makes, or by another Python that has them", file=sys.stderr)
+          f"which {setup} makes, or by another Python that has them", file=sys.stderr)
     sys.exit(2)

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Installs the missing packages of a build: system packages, and in .venv LibTorch and the tools' Python packages.
-# Other scripts source it, or run it alone:  tools/setup.sh [--python | --tests]
+# Other scripts source it, or run it alone:  tools/setup.sh [--language | --python | --tests]
+#   --language also the packages of tools/get_model.py and tools/tokenize_text.py (docs/language-models.md)
 #   --python   also packages for `import torch` and safetensors in .venv, for weights in and out (docs/weights.md)
-#   --tests    those of --python, and the packages of the tests
+#   --tests    those of --language and --python, and the packages of the tests
 # If nothing is missing, it ends in a fraction of a second and needs no network.
 #   ESPALIER_SKIP_PACKAGES=1   installs no system packages (they come from modules, Spack, ...)
 set -euo pipefail
@@ -20,6 +21,7 @@ TEST_PACKAGES=(libgtest-dev libbenchmark-dev clang-tidy strace chromium fonts-de
 # wheel (several gigabytes) serve Python and GPUs.
 TORCH_PACKAGES=(torch==2.11.0 'nvidia-cuda-runtime>=13,<14' 'nvidia-cuda-cupti>=13,<14')
 TOOL_PACKAGES=(numpy h5py matplotlib pillow)
+LANGUAGE_PACKAGES=(gguf tokenizers)
 # The packages that `import torch` and torch.optim need beyond LibTorch: the libraries that libtorch_python.so of this
 # wheel links, in its versions, without those that only a GPU uses.
 PYTHON_TORCH_PACKAGES=(safetensors typing_extensions filelock fsspec jinja2 networkx sympy
@@ -157,22 +159,23 @@ install_python_torch() {
   step "importing torch" "$ESPALIER_ROOT/.venv/bin/python" -I -c 'import torch, safetensors.torch'
 }
 
-# set_up [--python | --tests]
+# set_up [--language | --python | --tests]
 set_up() {
   local system=("${BUILD_PACKAGES[@]}") python=("${TOOL_PACKAGES[@]}")
   case "${1:-}" in
     "" | --python) ;;
+    --language) python+=("${LANGUAGE_PACKAGES[@]}") ;;
     --tests)
       system+=("${TEST_PACKAGES[@]}")
-      python+=("${TEST_TOOL_PACKAGES[@]}")
+      python+=("${LANGUAGE_PACKAGES[@]}" "${TEST_TOOL_PACKAGES[@]}")
       ;;
-    *) die "unknown argument '$1'; usage: tools/setup.sh [--python | --tests]" 2 ;;
+    *) die "unknown argument '$1'; usage: tools/setup.sh [--language | --python | --tests]" 2 ;;
   esac
   mkdir -p "$(dirname "$SETUP_LOG")"
   : >"$SETUP_LOG"
   install_packages "${system[@]}"
   install_python "${python[@]}"
-  [[ -z ${1:-} ]] || install_python_torch
+  [[ ${1:-} != @(--python|--tests) ]] || install_python_torch
 }
 
 # build_target TITLE TARGET [CMAKE OPTION...]: configures build/ with the release preset and builds one target.

@@ -11,7 +11,7 @@ TOOLS = os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abs
 class ToolsHelpTest(unittest.TestCase):
     def test_help(self):
         for tool, most in (("sweep", 24), ("compare", 36), ("plot", 36), ("report", 24), ("track", 24), ("follow", 24),
-                           ("get_data", 24), ("pack_images", 24)):
+                           ("get_data", 24), ("pack_images", 24), ("get_model", 24), ("tokenize_text", 30)):
             with self.subTest(tool):
                 done = subprocess.run([sys.executable, os.path.join(TOOLS, tool + ".py"), "--help"], text=True, capture_output=True,
                                       encoding="utf-8", env={**os.environ, "COLUMNS": "80", "PYTHONIOENCODING": "utf-8"})
