@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs the missing packages of a build: system packages, and in .venv LibTorch and the tools' Python packages.
 # Other scripts source it, or run it alone:  tools/setup.sh [--language | --python | --tests]
-#   --language also the packages of tools/get_model.py and tools/tokenize_text.py (docs/language-models.md)
+#   --language also the packages of tools/get_model.py and tools/tokenize.py (docs/language-models.md)
 #   --python   also packages for `import torch` and safetensors in .venv, for weights in and out (docs/weights.md)
 #   --tests    those of --language and --python, and the packages of the tests
 # If nothing is missing, it ends in a fraction of a second and needs no network.

@@ -26,10 +26,10 @@ from tokenizers import Tokenizer
 from llama_files import FileError
 
 EXAMPLES = """examples:
-  tools/tokenize_text.py wiki.txt --tokenizer smollm2/tokenizer.json --to wiki
-  tools/tokenize_text.py plays.txt --documents paragraph --client speaker \\
+  tools/tokenize.py wiki.txt --tokenizer smollm2/tokenizer.json --to wiki
+  tools/tokenize.py plays.txt --documents paragraph --client speaker \\
       --test-share 0.1 --tokenizer smollm2/tokenizer.json --to plays
-  tools/tokenize_text.py posts.csv --csv text --client user --end-token \\
+  tools/tokenize.py posts.csv --csv text --client user --end-token \\
       '<|endoftext|>' --tokenizer smollm2/tokenizer.json --to posts"""
 PIECE = 1 << 17  # characters that are read or tokenised at a time
 HEADER = 128  # bytes before the tokens in tokens.npy: the number of tokens is known only at the end
@@ -291,7 +291,7 @@ def write(arguments):
 
 
 def main():
-    parser = argparse.ArgumentParser(usage="tokenize_text.py TEXT... --tokenizer FILE --to FOLDER [options]",
+    parser = argparse.ArgumentParser(usage="tokenize.py TEXT... --tokenizer FILE --to FOLDER [options]",
                                      description=__doc__.split("\n\n")[0], epilog=EXAMPLES,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("texts", metavar="TEXT", nargs="*", type=pathlib.Path, help="texts of the training split")

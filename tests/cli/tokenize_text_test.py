@@ -1,4 +1,4 @@
-"""tools/tokenize_text.py: documents, clients and splits of small texts, and texts that are read piece by piece."""
+"""tools/tokenize.py: documents, clients and splits of small texts, and texts that are read piece by piece."""
 
 import importlib.util
 import json
@@ -60,7 +60,7 @@ class TokenizeText(ProgramTest):
         sys.path.append(TOOLS)
 
     def tool(self, *words):
-        return finish(self.begin([sys.executable, os.path.join(TOOLS, "tokenize_text.py"), *words, "--tokenizer", "tokenizer.json"]), 100)
+        return finish(self.begin([sys.executable, os.path.join(TOOLS, "tokenize.py"), *words, "--tokenizer", "tokenizer.json"]), 100)
 
     def arrays(self, *words):
         """Runs the tool, and returns the text of each document, its split, its client's name, and meta.json."""
