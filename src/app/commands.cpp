@@ -20,6 +20,7 @@
 #include "espalier/record/compare.h"
 #include "espalier/record/software.h"
 #include "espalier/train/evaluate.h"
+#include "espalier/train/llama.h"
 #include "espalier/train/weights.h"
 
 namespace espalier {
@@ -265,22 +266,35 @@ int diff_command(const std::vector<std::string>& arguments) {
 }
 
 int export_command(const Protocols& protocols, const std::vector<std::string>& arguments) {
+  constexpr std::string_view kType = "--dtype=";
   bool overwrite = false;
+  FloatType type = FloatType::float32;
   std::vector<std::string> files;
   for (const std::string& word : arguments) {
     if (word == "--overwrite") {
       overwrite = true;
+    } else if (word.starts_with(kType)) {
+      const auto given = float_type(word.substr(kType.size()));
+      if (!given) throw InputError("--dtype is float32, bfloat16 or float16; not " + word);
+      type = *given;
     } else if (word.starts_with("-")) {
-      throw InputError("export has the flag --overwrite, not '" + word + "'");
+      throw InputError("export has the flags --dtype=TYPE and --overwrite, not '" + word + "'");
     } else {
       files.push_back(word);
     }
   }
-  if (files.size() != 2 || !files[1].ends_with(".safetensors")) {
-    throw InputError("export needs two files: espalier export CKPT.h5 OUT.safetensors");
+  const std::filesystem::path target = files.size() == 2 ? files[1] : "";
+  const bool is_file = target.extension() == ".safetensors";
+  // A folder's name may have a dot if the folder exists, or the name ends with a slash.
+  const bool is_folder = !target.has_extension() || std::filesystem::is_directory(target);
+  if (target.empty() || (!is_file && !is_folder)) {
+    throw InputError(
+        "export needs two files: espalier export CKPT.h5 OUT.safetensors (or a folder, for a model "
+        "of Llama's architecture)");
   }
-  if (!overwrite && std::filesystem::exists(files[1])) {
-    throw InputError(files[1] + " exists; choose another name or add --overwrite");
+  const std::filesystem::path weights = is_file ? target : target / "model.safetensors";
+  if (!overwrite && std::filesystem::exists(weights)) {
+    throw InputError(weights.string() + " exists; choose another name or add --overwrite");
   }
   const StoredModel stored = read_stored_model(files[0], all_options(protocols));
   if (lacks_statistics(stored.values)) {
@@ -289,10 +303,16 @@ int export_command(const Protocols& protocols, const std::vector<std::string>& a
         "again, or export another checkpoint",
         files[0]));
   }
-  const std::vector<NamedTensor> tensors = named_tensors(stored.values);
-  write_safetensors(files[1], tensors);
-  std::printf("%s: %s, %zu tensors, %lld values\n", files[1].c_str(), stored.model.name.c_str(),
-              tensors.size(), static_cast<long long>(stored.values.buffer_layout().count()));
+  const std::vector<NamedTensor> tensors =
+      is_file ? named_tensors(stored.values) : llama_tensors(stored.values);
+  if (is_file) {
+    write_safetensors(target, tensors, type);
+  } else {
+    write_llama_folder(target, stored, type);
+  }
+  std::printf("%s: %s, %zu tensors, %lld values of %s\n", weights.c_str(),
+              stored.model.name.c_str(), tensors.size(),
+              static_cast<long long>(stored.values.buffer_layout().count()), float_type_name(type));
   return 0;
 }
 

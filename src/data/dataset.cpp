@@ -25,6 +25,9 @@ Registry<DataSource> make_sources() {
   sources.add("synthetic", "class means plus noise, of any size and shape; needs no files",
               synthetic_source());
   sources.add("text", "a text file for language models, as bytes or words", text_source());
+  sources.add("tokens",
+              "a folder of tokens for language models, with documents, clients and a split",
+              tokens_source());
   sources.add("agnews", "AG News, titles and descriptions as words in 4 classes (csv files)",
               agnews_source());
   sources.add("arrays", "your own arrays x and y (client, split) in an HDF5 file or npy files",
@@ -58,21 +61,31 @@ void declare_data_options(OptionTable& table) {
              .type = OptionType::text,
              .default_value = "",
              .help =
-                 "text, arrays, csv, leaf: the file, relative to the data folder or the working "
-                 "directory; empty = tinyshakespeare/input.txt, arrays.h5 (or x.npy, y.npy, ...), "
-                 "data.csv, the folder leaf"});
+                 "text, arrays, csv, leaf, tokens: the file or folder, relative to the data folder "
+                 "or the working directory; empty = tinyshakespeare/input.txt, arrays.h5 (or "
+                 "x.npy, y.npy, ...), data.csv, the folders leaf and tokens"});
   table.add({.key = "data.length",
              .type = OptionType::integer,
              .default_value = "64",
-             .help = "text, agnews: tokens of a sample",
+             .help = "text, tokens, agnews: tokens of a sample",
              .unit = "tokens",
              .minimum = 1,
+             .maximum = 1e6});
+  table.add({.key = "data.stride",
+             .type = OptionType::integer,
+             .default_value = "0",
+             .help = "text, tokens: tokens from one test window to the next; where windows "
+                     "overlap, a token is predicted once, with the most tokens before it; 0 = "
+                     "data.length",
+             .unit = "tokens",
+             .minimum = 0,
              .maximum = 1e6});
   table.add({.key = "data.vocabulary",
              .type = OptionType::integer,
              .default_value = "10000",
              .help = "text (words), agnews, arrays and csv of tokens: number of different tokens; "
-                     "of words, 0 is padding and 1 any word outside the vocabulary",
+                     "of words, 0 is padding and 1 any word outside the vocabulary; tokens: only "
+                     "for --check without the files",
              .unit = "tokens",
              .minimum = 3,
              .maximum = 1e7});

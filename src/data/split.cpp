@@ -1,4 +1,6 @@
+#include <algorithm>
 #include <array>
+#include <iterator>
 #include <type_traits>
 #include <utility>
 
@@ -101,18 +103,16 @@ class ValueSplit final : public Split {
   std::vector<std::int32_t> labels_;
 };
 
-template <class T>
 class WindowSplit final : public Split {
  public:
-  WindowSplit(std::shared_ptr<const void> owner, std::span<const T> tokens, std::int64_t length,
-              std::int64_t stride, std::int64_t samples)
-      : owner_(std::move(owner)),
-        tokens_(tokens),
-        length_(length),
-        stride_(stride),
+  WindowSplit(TokenStream tokens, const Windows& windows, std::vector<WindowSeries> series,
+              std::int64_t samples)
+      : tokens_(std::move(tokens)),
+        windows_(windows),
+        series_(std::move(series)),
         samples_(samples) {
-    ESPALIER_CHECK(samples_ > 0 && (samples_ - 1) * stride_ + length_ + 1 <=
-                                       static_cast<std::int64_t>(tokens_.size()));
+    ESPALIER_CHECK(samples_ > 0 && !series_.empty() && series_.front().sample == 0);
+    ESPALIER_CHECK(place(samples_ - 1).token + windows_.length + 1 <= tokens_.size);
   }
 
   std::int64_t size() const override { return samples_; }
@@ -121,24 +121,40 @@ class WindowSplit final : public Split {
     return windows(indices, 0);
   }
   at::Tensor labels(std::span<const std::int64_t> indices) const override {
-    return windows(indices, 1);
-  }
-
- private:
-  at::Tensor windows(std::span<const std::int64_t> indices, std::int64_t shift) const {
-    at::Tensor batch = new_batch(indices.size(), {length_}, at::kLong);
+    at::Tensor batch = windows(indices, 1);
     std::int64_t* out = batch.data_ptr<std::int64_t>();
+    const std::int64_t before = windows_.length - windows_.stride;  // labels of earlier windows
     for (const std::int64_t index : indices) {
-      ESPALIER_CHECK(index >= 0 && index < samples_, "sample {} of {}", index, samples_);
-      out = std::copy_n(tokens_.data() + index * stride_ + shift, length_, out);
+      if (before > 0 && !place(index).is_first) std::fill_n(out, before, kNoLabel);
+      out += windows_.length;
     }
     return batch;
   }
 
-  std::shared_ptr<const void> owner_;
-  std::span<const T> tokens_;
-  std::int64_t length_;
-  std::int64_t stride_;
+ private:
+  struct Place {
+    std::int64_t token;
+    bool is_first;
+  };
+  Place place(std::int64_t sample) const {
+    const auto after = std::ranges::upper_bound(series_, sample, {}, &WindowSeries::sample);
+    const WindowSeries& own = *std::prev(after);
+    return {own.token + (sample - own.sample) * windows_.stride, sample == own.sample};
+  }
+  at::Tensor windows(std::span<const std::int64_t> indices, std::int64_t shift) const {
+    at::Tensor batch = new_batch(indices.size(), {windows_.length}, at::kLong);
+    std::int64_t* out = batch.data_ptr<std::int64_t>();
+    for (const std::int64_t index : indices) {
+      ESPALIER_CHECK(index >= 0 && index < samples_, "sample {} of {}", index, samples_);
+      tokens_.read(place(index).token + shift, windows_.length, out);
+      out += windows_.length;
+    }
+    return batch;
+  }
+
+  TokenStream tokens_;
+  Windows windows_;
+  std::vector<WindowSeries> series_;
   std::int64_t samples_;
 };
 
@@ -178,17 +194,21 @@ template std::unique_ptr<Split> make_value_split(std::vector<std::int64_t>,
                                                  std::vector<std::int32_t>,
                                                  std::vector<std::int32_t>);
 
-template <class T>
-std::unique_ptr<Split> make_window_split(std::shared_ptr<const void> owner,
-                                         std::span<const T> tokens, std::int64_t length,
-                                         std::int64_t stride, std::int64_t samples) {
-  return std::make_unique<WindowSplit<T>>(std::move(owner), tokens, length, stride, samples);
+std::unique_ptr<Split> make_window_split(TokenStream tokens, const Windows& windows,
+                                         std::vector<WindowSeries> series, std::int64_t samples) {
+  return std::make_unique<WindowSplit>(std::move(tokens), windows, std::move(series), samples);
 }
-template std::unique_ptr<Split> make_window_split(std::shared_ptr<const void>,
-                                                  std::span<const std::uint8_t>, std::int64_t,
-                                                  std::int64_t, std::int64_t);
-template std::unique_ptr<Split> make_window_split(std::shared_ptr<const void>,
-                                                  std::span<const std::int32_t>, std::int64_t,
-                                                  std::int64_t, std::int64_t);
+
+Windows test_windows(const Config& config) {
+  const std::int64_t length = config.integer("data.length");
+  const std::int64_t stride = config.integer("data.stride");
+  if (stride > length + 1) {
+    throw InputError(
+        formatted("data.stride = {} would leave out tokens between windows of data.length = {}: "
+                  "set it to at most {}",
+                  stride, length, length + 1));
+  }
+  return {length, stride > 0 ? stride : length};
+}
 
 }  // namespace espalier

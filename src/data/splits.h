@@ -4,8 +4,10 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "espalier/data/dataset.h"
@@ -34,12 +36,47 @@ template <class T>
 std::unique_ptr<Split> make_value_split(std::vector<std::int64_t> shape, std::vector<T> values,
                                         std::vector<std::int32_t> labels);
 
-/// Next-token data: sample i is tokens [i stride, i stride + length), its labels are the tokens one
-/// place later. T: uint8 or int32. `owner` keeps the tokens alive.
+/// Tokens one after the other, which are read when they are needed.
+struct TokenStream {
+  std::int64_t size = 0;
+  /// Writes the `count` tokens from token `first` on.
+  std::function<void(std::int64_t first, std::int64_t count, std::int64_t* tokens)> read;
+};
+/// `owner` keeps the tokens alive. T: an integer.
 template <class T>
-std::unique_ptr<Split> make_window_split(std::shared_ptr<const void> owner,
-                                         std::span<const T> tokens, std::int64_t length,
-                                         std::int64_t stride, std::int64_t samples);
+TokenStream token_stream(std::shared_ptr<const void> owner, std::span<const T> tokens) {
+  return {
+      static_cast<std::int64_t>(tokens.size()),
+      [owner = std::move(owner), tokens](std::int64_t first, std::int64_t count, std::int64_t* to) {
+        std::copy_n(tokens.begin() + first, count, to);
+      }};
+}
+
+/// Windows of `length` tokens, the next one `stride` tokens later.
+struct Windows {
+  std::int64_t length = 0;
+  std::int64_t stride = 0;
+
+  /// How many windows with a label for each token lie in `tokens`.
+  std::int64_t in(std::int64_t tokens) const {
+    return tokens > length ? (tokens - length - 1) / stride + 1 : 0;
+  }
+};
+/// Where a series of windows begins: the number of its first sample, and its first token.
+struct WindowSeries {
+  std::int64_t sample = 0;
+  std::int64_t token = 0;
+};
+
+/// Next-token data: a sample is the tokens of a window, and its labels are the tokens one place
+/// later. Where windows overlap, only the last `stride` tokens have labels, but in the first window
+/// of a series all: so each token of a series but its first is a label once. `series`: ascending.
+std::unique_ptr<Split> make_window_split(TokenStream tokens, const Windows& windows,
+                                         std::vector<WindowSeries> series, std::int64_t samples);
+
+/// data.length and data.stride: the windows of the test split. InputError if the stride leaves out
+/// tokens, beyond the one that no window predicts.
+Windows test_windows(const Config& config);
 
 /// The split `images`, whose batches are changed at random if they are read with a stream.
 /// InputError if the samples are not images.

@@ -116,7 +116,7 @@ std::unique_ptr<Split> make_chains(const Task& task, Part part, std::int64_t cou
   }
   auto owner = std::make_shared<const std::vector<std::int32_t>>(std::move(tokens));
   const std::span<const std::int32_t> all(*owner);
-  return make_window_split<std::int32_t>(std::move(owner), all, stride - 1, stride, count);
+  return make_window_split(token_stream(std::move(owner), all), {stride - 1, stride}, {{}}, count);
 }
 
 void declare(OptionTable& table) {

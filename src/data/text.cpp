@@ -30,23 +30,25 @@ std::int64_t training_part(std::int64_t tokens) { return tokens - tokens / 10; }
 template <class T>
 void cut(Dataset& dataset, std::shared_ptr<const void> owner, std::span<const T> tokens,
          const Config& config) {
-  const std::int64_t length = dataset.shape.sample[0];
+  const Windows tests = test_windows(config);
+  const Windows training{tests.length, tests.length};
   const auto count = static_cast<std::int64_t>(tokens.size());
   const std::int64_t first = training_part(count);
-  const auto windows = [&](std::int64_t part) { return (part - 1) / length; };
-  if (windows(count - first) < 1) {
+  if (tests.in(count - first) < 1) {
     throw DataError(
         formatted("{} has {} tokens, too few for one window of data.length = {} in the tenth that "
                   "is for tests: use a longer text, or shorter windows",
-                  dataset.files[0], count, length));
+                  dataset.files[0], count, tests.length));
   }
-  const auto split = [&](std::int64_t begin, std::int64_t size, std::int64_t limit) {
-    return make_window_split<T>(
-        owner, tokens.subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(size)),
-        length, length, limited(windows(size), limit));
+  const auto split = [&](std::int64_t begin, std::int64_t size, const Windows& windows,
+                         std::int64_t limit) {
+    const auto part =
+        tokens.subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(size));
+    return make_window_split(token_stream(owner, part), windows, {{}},
+                             limited(windows.in(size), limit));
   };
-  dataset.train = split(0, first, limits(config).train);
-  dataset.test = split(first, count - first, limits(config).test);
+  dataset.train = split(0, first, training, limits(config).train);
+  dataset.test = split(first, count - first, tests, limits(config).test);
 }
 
 /// The characters of a text in UTF-8. DataError if it is in another encoding.

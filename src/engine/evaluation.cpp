@@ -129,14 +129,32 @@ void Evaluator::calibrate(std::int64_t version, const Parameters& model) {
   calibrate(version, hold(version, model), true);
 }
 
-/// The item of the version; a new one has a copy of the model and no results.
+/// The values as a message has them.
+SharedBytes Evaluator::values_of(const Parameters& model) const {
+  const auto dense = experiment_.plans->buffer_layout(model.submodel(), Packing::dense);
+  Bytes values(static_cast<std::size_t>(dense->size()) * sizeof(float));
+  experiment_.plans->plan(model.buffer_layout(), *dense)
+      ->copy(model.data(), floats_of(values).data());
+  return to_shared(std::move(values));
+}
+
+/// The model of an item in the buffer layout of `like`.
+Parameters Evaluator::model_of(const Running& running, const Parameters& like) const {
+  const auto dense = experiment_.plans->buffer_layout(like.submodel(), Packing::dense);
+  Parameters model(like.buffer_layout_ptr());
+  experiment_.plans->plan(*dense, model.buffer_layout())
+      ->copy(floats_of(*running.values).data(), model.data());
+  return model;
+}
+
+/// The item of the version; a new one has the model's values and no results. Models may be large,
+/// so the one copy is that which its jobs share.
 Evaluator::Running& Evaluator::hold(std::int64_t version, const Parameters& model) {
   const auto [place, added] = running_.try_emplace(version);
   Running& running = place->second;
   if (!added) return running;
-  running.model = Parameters(model.buffer_layout_ptr());
-  std::memcpy(running.model.data(), model.data(),
-              static_cast<std::size_t>(model.buffer_layout().size()) * sizeof(float));
+  running.values = values_of(model);
+  if (experiment_.model.has_statistics) running.model = model_of(running, model);
   running.is_calibrated = !lacks_statistics(model);
   running.moments.resize(static_cast<std::size_t>(plan_.calibration_batches()));
   running.sums.resize(static_cast<std::size_t>(plan_.test_batches()));
@@ -153,6 +171,7 @@ void Evaluator::calibrate(std::int64_t version, Running& running, bool urgent) {
 }
 
 const Parameters* Evaluator::calibrated(std::int64_t version) const {
+  if (!experiment_.model.has_statistics) return nullptr;
   if (version == last_version_) return &last_model_;
   const auto item = running_.find(version);
   return item != running_.end() && item->second.is_calibrated ? &item->second.model : nullptr;
@@ -168,9 +187,8 @@ void Evaluator::archive(Archive& archive, const Parameters& model) {
   archive.value("versions", versions);
   archive.value("times", times);
   for (std::size_t i = 0; i < versions.size(); ++i) {
-    Parameters copy;
-    if (archive.loading()) copy = Parameters(model.buffer_layout_ptr());
-    Parameters& values = archive.loading() ? copy : running_.at(versions[i]).model;
+    Parameters values = archive.loading() ? Parameters(model.buffer_layout_ptr())
+                                          : model_of(running_.at(versions[i]), model);
     archive.value(
         formatted("model_{}", versions[i]).c_str(),
         std::span<float>(values.data(), static_cast<std::size_t>(values.buffer_layout().size())));
@@ -183,15 +201,11 @@ void Evaluator::archive(Archive& archive, const Parameters& model) {
 
 /// Cuts the batches into one shard for each rank.
 void Evaluator::send(std::int64_t version, const Running& running, JobKind kind) {
-  const auto dense = experiment_.plans->buffer_layout(running.model.submodel(), Packing::dense);
-  auto values = std::make_shared<Bytes>(static_cast<std::size_t>(dense->size()) * sizeof(float));
-  experiment_.plans->plan(running.model.buffer_layout(), *dense)
-      ->copy(running.model.data(), floats_of(*values).data());
   Job job;
   job.kind = kind;
   job.number = job.version = version;
   job.urgency = kind == kCalibrate && running.is_urgent ? Urgency::first : Urgency::idle;
-  job.payload = std::move(values);
+  job.payload = running.values;
   const std::int64_t batches =
       kind == kCalibrate ? plan_.calibration_batches() : plan_.test_batches();
   const std::int64_t ranks = pool_.places();
@@ -219,6 +233,7 @@ void Evaluator::take_moments(const Answer& answer) {
   }
   if (std::ranges::any_of(running.moments, [](const auto& m) { return m.empty(); })) return;
   set_statistics(running.model, running.moments);
+  running.values = values_of(running.model);
   running.is_calibrated = true;
   if (running.is_evaluated) send(answer.number, running, kEvaluate);
 }

@@ -41,11 +41,10 @@ Layer tied_head(int weight, int vocabulary_axis, int embed_axis) {
 
 Model build(const Config& config, const DataShape& shape) {
   const bool tied = config.boolean("model.tied");
-  TransformerChoice choice = transformer_choice(config);
+  TransformerChoice choice = transformer_choice(config, kGptEpsilon);
   choice.positions = shape.sample[0];
   choice.causal = true;
   choice.tanh_gelu = true;
-  choice.epsilon = 1e-5;
   choice.output_deviation = 0.02 / std::sqrt(2.0 * static_cast<double>(choice.depth));
   read_positions(choice, config);
 

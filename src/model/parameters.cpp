@@ -103,12 +103,13 @@ const at::Tensor& Parameters::gradients() const {
   return gradients_;
 }
 
-void initialise(Parameters& full, std::int64_t seed) {
+void initialise(Parameters& full, std::int64_t seed, const std::vector<bool>& kept) {
   const BufferLayout& buffer_layout = full.buffer_layout();
   ESPALIER_CHECK(buffer_layout.submodel().is_full(),
                  "only a full model is initialised; cut it afterwards");
   const Layout& layout = buffer_layout.layout();
   for (std::size_t index = 0; index < layout.entries.size(); ++index) {
+    if (!kept.empty() && kept[index]) continue;
     const Entry& entry = layout.entries[index];
     const BufferLayout::Place& place = buffer_layout.place(static_cast<int>(index));
     Stream stream(seed, kInit, hash_text(entry.name));

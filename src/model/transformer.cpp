@@ -416,6 +416,14 @@ void declare_transformer_options(OptionTable& table) {
              "transformers: RMS norms instead of layer norms"});
   table.add({"model.qkv_bias", OptionType::boolean, "true",
              "transformers: queries, keys and values have biases"});
+  table.add(
+      {"model.linear_bias", OptionType::boolean, "true",
+       "transformers: the other linear layers of a block, the attention's output and those of "
+       "the MLP, have biases"});
+  table.add({"model.norm_epsilon", OptionType::real, "0",
+             "transformers: added to the variance or the mean square in norms; 0 = the family's "
+             "own (gpt: 1e-5, others 1e-6)",
+             "", 0, 1});
   table.add({"model.fused_qkv", OptionType::boolean, "true",
              "transformers: queries, keys and values are one layer; with false, columns of values "
              "can be cut independently of columns of queries and keys"});
@@ -434,7 +442,7 @@ void declare_transformer_options(OptionTable& table) {
                    {"token", "mean"});
 }
 
-TransformerChoice transformer_choice(const Config& config) {
+TransformerChoice transformer_choice(const Config& config, double epsilon) {
   TransformerChoice c;
   c.depth = config.integer("model.depth");
   if (c.depth == 0) c.depth = kDepth;
@@ -443,6 +451,7 @@ TransformerChoice transformer_choice(const Config& config) {
   c.kv_heads = config.integer("model.kv_heads");
   c.hidden = config.integer("model.mlp");
   c.qkv_bias = config.boolean("model.qkv_bias");
+  c.linear_bias = config.boolean("model.linear_bias");
   c.fused_qkv = config.boolean("model.fused_qkv");
   c.rms_norm = config.boolean("model.rms_norm");
   c.swiglu = config.text("model.activation") == "swiglu";
@@ -455,6 +464,8 @@ TransformerChoice transformer_choice(const Config& config) {
     throw InputError(
         formatted("model.exits = {} is more than the {} blocks of the model", c.exits, c.depth));
   }
+  const double own_epsilon = config.real("model.norm_epsilon");
+  c.epsilon = own_epsilon > 0 ? own_epsilon : epsilon;
   if (c.kv_heads == 0) c.kv_heads = c.heads;
   if (c.hidden == 0) c.hidden = 4 * c.embed;
   if (c.embed % c.heads != 0) {
@@ -589,7 +600,8 @@ void add_transformer_blocks(Model& model, Layout& layout, const TransformerChoic
       return stream_norm(choice, layout, axes.block, dot + own, embed_axis);
     };
     const auto linear = [&](const std::string& own, Dimension out, Dimension in, double deviation) {
-      return dense(layout, axes.block, dot + own, std::move(out), std::move(in), true, deviation);
+      return dense(layout, axes.block, dot + own, std::move(out), std::move(in), choice.linear_bias,
+                   deviation);
     };
     const Dimension heads{{axes.heads, 1}, {-1, choice.heads / choice.kv_heads}};
     std::vector<Layer> attend{norm(names.norm1)};

@@ -11,8 +11,12 @@
 #include <algorithm>
 #include <bit>
 #include <cerrno>
+#include <cmath>
 #include <cstring>
+#include <fstream>
+#include <iterator>
 #include <limits>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <set>
@@ -30,6 +34,8 @@ static_assert(std::endian::native == std::endian::little, "the format is little-
 constexpr std::int64_t kLengthBytes = 8;
 constexpr std::int64_t kMostHeaderBytes = 100'000'000;
 constexpr const char* kMetadata = "__metadata__";
+constexpr const char* kIndexEnding = ".safetensors.index.json";
+constexpr std::int64_t kValuesAtOnce = 1 << 20;  // that are read or written in one piece
 
 struct ElementType {
   const char* name;
@@ -65,6 +71,14 @@ class MappedFile {
   MappedFile& operator=(const MappedFile&) = delete;
 
   const std::byte* data() const { return static_cast<const std::byte*>(data_); }
+  /// Gives back the memory of the pages that hold these bytes; they are read again when needed. The
+  /// process would otherwise hold a file of weights beside the weights themselves.
+  void release(const std::byte* begin, const std::byte* end) const {
+    const auto page = static_cast<std::uintptr_t>(::sysconf(_SC_PAGESIZE));
+    const auto first = reinterpret_cast<std::uintptr_t>(begin) / page * page;
+    const auto last = reinterpret_cast<std::uintptr_t>(end);
+    if (last > first) ::madvise(reinterpret_cast<void*>(first), last - first, MADV_DONTNEED);
+  }
   std::int64_t size() const { return bytes_; }
   [[noreturn]] void refuse(const std::string& why) const {
     throw DataError(formatted("{} is no sound safetensors file: {}", path_.string(), why));
@@ -174,23 +188,57 @@ void convert(const std::byte* from, std::int64_t count, float* values) {
   }
 }
 
-void read_values(const MappedFile& file, const Description& d, const std::byte* from,
-                 float* values) {
-  const std::int64_t count = (d.end - d.begin) / d.type.bytes;
-  const std::string_view type = d.type.name;
+void convert(std::string_view type, const std::byte* from, std::int64_t count, float* values) {
   if (type == "F32") {
-    if (count > 0) std::memcpy(values, from, static_cast<std::size_t>(count) * sizeof(float));
+    std::memcpy(values, from, static_cast<std::size_t>(count) * sizeof(float));
   } else if (type == "F64") {
     convert<double>(from, count, values);
   } else if (type == "F16") {
     convert<c10::Half>(from, count, values);
-  } else if (type == "BF16") {
-    convert<c10::BFloat16>(from, count, values);
   } else {
+    convert<c10::BFloat16>(from, count, values);
+  }
+}
+
+/// Values [first, first + count) of the tensor whose values begin at `begin`.
+void read_values(const MappedFile& file, const Description& d, const std::byte* begin,
+                 std::int64_t first, std::int64_t count, float* values) {
+  const std::string_view type = d.type.name;
+  if (type != "F32" && type != "F64" && type != "F16" && type != "BF16") {
     throw DataError(
         formatted("tensor '{}' of {} has elements of type {}; weights are F32, F16, "
                   "BF16 or F64",
                   d.name, file.name(), type));
+  }
+  ESPALIER_CHECK(first >= 0 && count >= 0 && (first + count) * d.type.bytes <= d.end - d.begin,
+                 "values {} to {} of tensor '{}'", first, first + count, d.name);
+  for (std::int64_t done = 0; done < count; done += kValuesAtOnce) {
+    const std::int64_t part = std::min(kValuesAtOnce, count - done);
+    const std::byte* const from = begin + (first + done) * d.type.bytes;
+    convert(type, from, part, values + done);
+    file.release(from, from + part * d.type.bytes);
+  }
+}
+
+const char* stored_name(FloatType type) {
+  return type == FloatType::float32 ? "F32" : type == FloatType::bfloat16 ? "BF16" : "F16";
+}
+
+std::int64_t bytes_of(FloatType type) { return type == FloatType::float32 ? 4 : 2; }
+
+/// Appends the values as `Stored`. OutputError if one is finite and the type has none near it.
+template <class Stored>
+void append(std::span<const float> values, const std::string& name, FloatType type,
+            std::vector<std::byte>& bytes) {
+  bytes.resize(values.size() * sizeof(Stored));
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    const Stored stored(values[i]);  // c10's conversions round to nearest, halves to even
+    if (!std::isfinite(static_cast<float>(stored)) && std::isfinite(values[i])) {
+      throw OutputError(
+          formatted("{} has the value {}, which is beyond {}: export it as bfloat16 or float32",
+                    name, values[i], float_type_name(type)));
+    }
+    std::memcpy(bytes.data() + i * sizeof(Stored), &stored, sizeof(Stored));
   }
 }
 
@@ -243,24 +291,134 @@ std::vector<NamedTensor> read_safetensors(const std::filesystem::path& path) {
   for (const Description& d : descriptions) {
     const std::byte* from = file->data() + kLengthBytes + header_bytes + d.begin;
     tensors.push_back(
-        {d.name, d.shape, [file, d, from](float* values) { read_values(*file, d, from, values); }});
+        {d.name, d.shape, [file, d, from](std::int64_t first, std::int64_t count, float* values) {
+           read_values(*file, d, from, first, count, values);
+         }});
   }
   return tensors;
 }
 
-void write_safetensors(const std::filesystem::path& path, std::span<const NamedTensor> tensors) {
-  nlohmann::ordered_json header;
+namespace {
+
+/// The tensors of all files; two of one name are an error.
+std::vector<NamedTensor> tensors_of(const std::vector<std::filesystem::path>& files) {
+  std::vector<NamedTensor> all;
+  std::map<std::string, const std::filesystem::path*> owners;
+  for (const std::filesystem::path& file : files) {
+    std::vector<NamedTensor> own = read_safetensors(file);
+    for (const NamedTensor& tensor : own) {
+      const auto [owner, is_new] = owners.emplace(tensor.name, &file);
+      if (is_new) continue;
+      throw DataError(formatted("{} and {} both have a tensor '{}'", owner->second->string(),
+                                file.string(), tensor.name));
+    }
+    std::ranges::move(own, std::back_inserter(all));
+  }
+  return all;
+}
+
+/// The tensors of the files that the index names, which are beside it.
+std::vector<NamedTensor> indexed_tensors(const std::filesystem::path& index) {
+  const auto refuse = [&](const std::string& why) {
+    throw DataError(
+        formatted("{} is no sound index of safetensors files: {}", index.string(), why));
+  };
+  std::ifstream text(index);
+  if (!text) throw DataError(formatted("cannot read {}", index.string()));
+  const nlohmann::json content = nlohmann::json::parse(text, nullptr, /*allow_exceptions=*/false);
+  if (!content.is_object() || !content.contains("weight_map") ||
+      !content["weight_map"].is_object() || content["weight_map"].empty()) {
+    refuse("it has no weight_map, an object with the file of each tensor");
+  }
+  std::map<std::string, std::set<std::string>> names;  // by file
+  for (const auto& [name, file] : content["weight_map"].items()) {
+    if (!file.is_string() || std::filesystem::path(file.get<std::string>()).has_parent_path()) {
+      refuse(formatted("the file of tensor '{}' is {}, which is no name of a file beside it", name,
+                       file.dump()));
+    }
+    names[file.get<std::string>()].insert(name);
+  }
+  std::vector<std::filesystem::path> files;
+  for (const auto& [file, unused] : names) files.push_back(index.parent_path() / file);
+  std::vector<NamedTensor> tensors = tensors_of(files);
+  std::set<std::string_view> held;
+  for (const NamedTensor& tensor : tensors) held.insert(tensor.name);
+  for (const auto& [file, own] : names) {
+    for (const std::string& name : own) {
+      if (!held.contains(name)) {
+        refuse(formatted("it places tensor '{}' in {}, which has no such tensor", name, file));
+      }
+    }
+  }
+  return tensors;
+}
+
+}  // namespace
+
+bool is_weights_path(const std::filesystem::path& path) {
+  std::error_code ignored;
+  return path.extension() == ".safetensors" || path.string().ends_with(kIndexEnding) ||
+         std::filesystem::is_directory(path, ignored);
+}
+
+std::vector<NamedTensor> read_weights(const std::filesystem::path& path) {
+  namespace fs = std::filesystem;
+  std::error_code error;
+  if (path.string().ends_with(kIndexEnding)) return indexed_tensors(path);
+  if (!fs::is_directory(path, error)) return read_safetensors(path);
+  if (const fs::path index = path / formatted("model{}", kIndexEnding); fs::exists(index, error)) {
+    return indexed_tensors(index);
+  }
+  if (const fs::path single = path / "model.safetensors"; fs::exists(single, error)) {
+    return read_safetensors(single);
+  }
+  std::vector<fs::path> files;
+  for (const auto& entry : fs::directory_iterator(path, error)) {
+    if (entry.path().extension() == ".safetensors") files.push_back(entry.path());
+  }
+  if (error) throw DataError(formatted("cannot read {}: {}", path.string(), error.message()));
+  if (files.empty()) {
+    throw DataError(
+        formatted("{} has no safetensors files: give the folder of the weights, or one "
+                  "file",
+                  path.string()));
+  }
+  std::ranges::sort(files);
+  return tensors_of(files);
+}
+
+std::optional<FloatType> float_type(std::string_view name) {
+  for (const FloatType type : {FloatType::float32, FloatType::bfloat16, FloatType::float16}) {
+    if (name == float_type_name(type)) return type;
+  }
+  return std::nullopt;
+}
+
+const char* float_type_name(FloatType type) {
+  return type == FloatType::float32    ? "float32"
+         : type == FloatType::bfloat16 ? "bfloat16"
+                                       : "float16";
+}
+
+void write_safetensors(const std::filesystem::path& path, std::span<const NamedTensor> tensors,
+                       FloatType type) {
+  const auto line_of = [](const std::string& name, const nlohmann::ordered_json& value) {
+    return formatted("{}:{}", nlohmann::json(name).dump(), value.dump());
+  };
   // Programs of the PyTorch world look for this format's name.
-  header[kMetadata] = {{"format", "pt"}, {"software", "espalier " + software_version()}};
+  std::string text =
+      "{" + line_of(kMetadata, {{"format", "pt"}, {"software", "espalier " + software_version()}});
+  std::set<std::string_view> names{kMetadata};
   std::int64_t position = 0;
   for (const NamedTensor& tensor : tensors) {
-    const std::int64_t end = position + tensor.count() * static_cast<std::int64_t>(sizeof(float));
-    ESPALIER_CHECK(!header.contains(tensor.name), "two tensors are called '{}'", tensor.name);
-    header[tensor.name] = {
-        {"dtype", "F32"}, {"shape", tensor.shape}, {"data_offsets", {position, end}}};
+    const std::int64_t end = position + tensor.count() * bytes_of(type);
+    ESPALIER_CHECK(names.insert(tensor.name).second, "two tensors are called '{}'", tensor.name);
+    text += "," + line_of(tensor.name, {{"dtype", stored_name(type)},
+                                        {"shape", tensor.shape},
+                                        {"data_offsets", {position, end}}});
     position = end;
   }
-  std::string text = header.dump();
+  text += "}";
   text.resize((text.size() + 7) / 8 * 8, ' ');  // so that the values are aligned
   const std::uint64_t length = text.size();
 
@@ -268,10 +426,19 @@ void write_safetensors(const std::filesystem::path& path, std::span<const NamedT
   file.write(&length, sizeof(length));
   file.write(text.data(), text.size());
   std::vector<float> values;
+  std::vector<std::byte> bytes;
   for (const NamedTensor& tensor : tensors) {
-    values.resize(static_cast<std::size_t>(tensor.count()));
-    tensor.read(values.data());
-    file.write(values.data(), values.size() * sizeof(float));
+    for (std::int64_t first = 0; first < tensor.count(); first += kValuesAtOnce) {
+      values.resize(static_cast<std::size_t>(std::min(kValuesAtOnce, tensor.count() - first)));
+      tensor.read(first, std::ssize(values), values.data());
+      if (type == FloatType::float32) {
+        file.write(values.data(), values.size() * sizeof(float));
+        continue;
+      }
+      if (type == FloatType::bfloat16) append<c10::BFloat16>(values, tensor.name, type, bytes);
+      if (type == FloatType::float16) append<c10::Half>(values, tensor.name, type, bytes);
+      file.write(bytes.data(), bytes.size());
+    }
   }
   file.put_in_place();
 }

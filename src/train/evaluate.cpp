@@ -68,8 +68,13 @@ EvaluationPlan evaluation_plan(const Config& config, const Experiment& experimen
 }
 
 EvaluationSums score(const at::Tensor& all_logits, const at::Tensor& all_labels) {
-  const at::Tensor logits = all_logits.flatten(0, -2);
-  const at::Tensor labels = all_labels.flatten();
+  at::Tensor logits = all_logits.flatten(0, -2);
+  at::Tensor labels = all_labels.flatten();
+  if (const at::Tensor scored = labels.ne(kNoLabel); !scored.all().item<bool>()) {
+    const at::Tensor rows = scored.nonzero().squeeze(1);
+    logits = logits.index_select(0, rows);
+    labels = labels.index_select(0, rows);
+  }
   EvaluationSums sums;
   sums.samples = labels.numel();
   sums.loss = at::cross_entropy_loss(logits, labels, {}, at::Reduction::Sum).item<double>();

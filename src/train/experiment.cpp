@@ -1,5 +1,7 @@
 #include "espalier/train/experiment.h"
 
+#include <algorithm>
+
 #include "espalier/base/log.h"
 #include "espalier/train/penalty.h"
 
@@ -23,8 +25,11 @@ Dataset declared_data(const Config& config, const MissingDataError& missing) {
 
 void declare_experiment_options(OptionTable& table) {
   table.add({"run.seed", OptionType::integer, "1", "seed of every random stream", "", 0, 9e15});
-  table.add({"run.rounds", OptionType::integer, "10", "number of rounds (merges)", "", 1, 1e12,
-             OnResume::may_change});
+  table.add(
+      {"run.rounds", OptionType::integer, "10",
+       "number of rounds (merges); 0 = the first model is evaluated and saved, and nothing is "
+       "trained",
+       "", 0, 1e12, OnResume::may_change});
   table.add({"run.horizon", OptionType::integer, "0",
              "length of the run for schedules; 0 = the first run.rounds", "versions", 0, 1e12});
 }
@@ -34,7 +39,7 @@ Experiment build_experiment(const Config& config, bool data_may_be_absent) {
   e.seed = config.integer("run.seed");
   e.rounds = config.integer("run.rounds");
   const std::int64_t horizon = config.integer("run.horizon");
-  e.train = train_settings(config, horizon > 0 ? horizon : e.rounds);
+  e.train = train_settings(config, horizon > 0 ? horizon : std::max<std::int64_t>(1, e.rounds));
   e.fleet = std::make_unique<Fleet>(config);
 
   try {

@@ -4,19 +4,22 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <map>
+#include <ranges>
 #include <span>
 
 #include "espalier/base/log.h"
 #include "espalier/record/checkpoint.h"
 #include "espalier/train/evaluate.h"
+#include "espalier/train/llama.h"
 
 namespace espalier {
 namespace {
 
 // The names of other programs for our entries. To add a program, add a prefix of its whole model, a
-// spelling of a part of a name, or the suffix of a tensor that is not a weight. A name that the
-// model has is never changed.
+// dialect, or the suffix of a tensor that is not a weight. A name that the model has is never
+// changed.
 
 /// Prefixes of a whole model, each removed as often as it occurs.
 constexpr const char* kPrefixes[] = {"module.",      "model.", "_orig_mod.",
@@ -27,8 +30,9 @@ struct Spelling {
   const char* theirs;
   const char* ours;
 };
-constexpr Spelling kSpellings[] = {
-    // Hugging Face's ViT, in timm's names.
+
+/// Hugging Face's ViT, in timm's names.
+constexpr Spelling kViT[] = {
     {"embeddings.cls_token", "cls_token"},
     {"embeddings.position_embeddings", "pos_embed"},
     {"embeddings.patch_embeddings.projection.", "patch_embed.proj."},
@@ -51,6 +55,24 @@ constexpr Spelling kSpellings[] = {
     {"classifier.", "head."},
 };
 
+/// Hugging Face's Llama, in GPT-2's names. Read backwards it gives their names for ours, so no
+/// spelling of ours may be a part of an earlier one.
+constexpr Spelling kLlama[] = {
+    {"embed_tokens.", "wte."},
+    {"layers.", "h."},
+    {".input_layernorm.", ".ln_1."},
+    {".post_attention_layernorm.", ".ln_2."},
+    {".self_attn.", ".attn."},
+    {".attn.o_proj.", ".attn.c_proj."},
+    {".mlp.up_proj.", ".mlp.c_fc."},
+    {".mlp.down_proj.", ".mlp.c_proj."},
+    {"norm.", "ln_f."},
+};
+
+/// The customary names of one program, of which one file has all. The first has no spellings: the
+/// names as they are.
+constexpr std::span<const Spelling> kDialects[] = {{}, kViT, kLlama};
+
 /// One tensor in some programs; three in others, stacked along the first dimension.
 constexpr const char* kFused[] = {".attn.qkv.", ".attn.c_attn."};
 constexpr const char* kThirds[] = {".attn.q_proj.", ".attn.k_proj.", ".attn.v_proj."};
@@ -62,10 +84,15 @@ constexpr const char* kTransposable[] = {"c_attn.weight", "c_proj.weight", "c_fc
 /// Tables of positions; a model for shorter texts uses their first rows.
 constexpr const char* kLongerTables[] = {"wpe.weight"};
 
+/// An output layer; a model without one uses the embedding's weights.
+constexpr const char* kOutput = "lm_head.weight";
+constexpr const char* kEmbedding = "wte.weight";
+
 /// Tensors that are not weights of their own: batch norm's counter, causal masks, output weights
 /// tied to the embedding.
-constexpr const char* kIgnored[] = {"num_batches_tracked", ".attn.bias", ".attn.masked_bias",
-                                    "position_ids", "lm_head.weight"};
+constexpr const char* kIgnored[] = {"num_batches_tracked", ".attn.bias",
+                                    ".attn.masked_bias",   "position_ids",
+                                    "rotary_emb.inv_freq", kOutput};
 
 bool ends_with_any(const std::string& name, std::span<const char* const> suffixes) {
   return std::ranges::any_of(suffixes, [&](const char* s) { return name.ends_with(s); });
@@ -103,9 +130,23 @@ class Names {
         again = true;
       }
     }
-    for (const Spelling& s : kSpellings) {
-      if (std::string other = replaced(name, s.theirs, s.ours); !other.empty()) name = other;
+    for (const std::span<const Spelling> dialect : kDialects) {
+      std::string own = name;
+      for (const Spelling& s : dialect) {
+        if (std::string other = replaced(own, s.theirs, s.ours); !other.empty()) own = other;
+      }
+      if (std::vector<Match> matches = find_own(own); !matches.empty()) return matches;
     }
+    return {};
+  }
+  int entry(const std::string& name) const {
+    const auto found = entries_.find(name);
+    return found == entries_.end() ? -1 : found->second;
+  }
+
+ private:
+  /// Of a name in our spelling.
+  std::vector<Match> find_own(const std::string& name) const {
     if (entry(name) >= 0) return {{entry(name)}};
     for (const char* fused : kFused) {
       std::vector<Match> thirds;
@@ -121,11 +162,6 @@ class Names {
     return {};
   }
 
- private:
-  int entry(const std::string& name) const {
-    const auto found = entries_.find(name);
-    return found == entries_.end() ? -1 : found->second;
-  }
   std::map<std::string, int> entries_;
 };
 
@@ -160,25 +196,11 @@ std::string list_of(const std::vector<std::string>& names) {
   return text;
 }
 
-std::vector<float> transpose(const std::vector<float>& values, std::int64_t rows,
-                             std::int64_t columns) {
-  std::vector<float> result(values.size());
-  for (std::int64_t r = 0; r < rows; ++r) {
-    for (std::int64_t c = 0; c < columns; ++c) {
-      result[static_cast<std::size_t>(c * rows + r)] =
-          values[static_cast<std::size_t>(r * columns + c)];
-    }
-  }
-  return result;
-}
-
 /// A tensor and its place. `transposed`: the file has its two dimensions in the other order.
-/// `direct`: the place gets all of its values in their order.
 struct Placement {
   const NamedTensor* tensor = nullptr;
   Match match;
   bool transposed = false;
-  bool direct = true;
 };
 
 bool is_transposable(const NamedTensor& tensor) {
@@ -199,14 +221,32 @@ bool is_transposed_file(const std::vector<Placement>& placements,
 void copy(const Placement& p, const BufferLayout::Place& place, float* model) {
   const std::int64_t count = place.count / p.match.parts;
   float* const to = model + place.offset + p.match.part * count;
-  if (p.direct) {
-    p.tensor->read(to);
+  if (!p.transposed) {
+    p.tensor->read(p.match.slice * count, count, to);
     return;
   }
-  std::vector<float> values(static_cast<std::size_t>(p.tensor->count()));
-  p.tensor->read(values.data());
-  if (p.transposed) values = transpose(values, p.tensor->shape[0], p.tensor->shape[1]);
-  std::copy_n(values.data() + p.match.slice * count, count, to);
+  // A row of the file is a column of the whole; the entry has some of its rows.
+  const std::int64_t inputs = p.tensor->shape[0], outputs = p.tensor->shape[1];
+  const std::int64_t rows = outputs / p.match.slices;
+  std::vector<float> row(static_cast<std::size_t>(rows));
+  for (std::int64_t in = 0; in < inputs; ++in) {
+    p.tensor->read(in * outputs + p.match.slice * rows, rows, row.data());
+    for (std::int64_t out = 0; out < rows; ++out) {
+      to[out * inputs + in] = row[static_cast<std::size_t>(out)];
+    }
+  }
+}
+
+/// Whether both have the same bits; `values` has as many as the tensor.
+bool equals(const NamedTensor& tensor, const float* values) {
+  constexpr std::int64_t kAtOnce = 1 << 16;
+  std::vector<float> part(kAtOnce);
+  for (std::int64_t first = 0; first < tensor.count(); first += kAtOnce) {
+    const std::int64_t count = std::min(kAtOnce, tensor.count() - first);
+    tensor.read(first, count, part.data());
+    if (std::memcmp(part.data(), values + first, count * sizeof(float)) != 0) return false;
+  }
+  return true;
 }
 
 std::string shape_text(const Shape& shape) { return formatted("[{}]", fmt::join(shape, ", ")); }
@@ -216,6 +256,7 @@ struct Matching {
   std::vector<std::vector<Placement>> sources;  ///< of each entry; empty: the entry is not changed
   std::size_t complete = 0;                     ///< entries with sources
   std::vector<std::string> missing, other_shape, unknown;
+  const NamedTensor* output = nullptr;  ///< an output layer that the model has not
 
   /// "it lacks a; it has b [2] instead of [3]; the model has no c"; empty if all fit.
   std::string problems() const {
@@ -235,9 +276,9 @@ Matching match_all(const std::vector<NamedTensor>& tensors, const std::string& o
   for (const NamedTensor& tensor : tensors) {
     const std::vector<Match> matches = names.find(tensor.name);
     for (const Match& match : matches) placements.push_back({&tensor, match});
-    if (matches.empty() && !ends_with_any(tensor.name, kIgnored)) {
-      result.unknown.push_back(tensor.name);
-    }
+    if (!matches.empty()) continue;
+    if (tensor.name.ends_with(kOutput)) result.output = &tensor;
+    if (!ends_with_any(tensor.name, kIgnored)) result.unknown.push_back(tensor.name);
   }
   const std::size_t entries = buffer_layout.layout().entries.size();
   result.sources.resize(entries);
@@ -250,7 +291,6 @@ Matching match_all(const std::vector<NamedTensor>& tensors, const std::string& o
     if (p.transposed) std::swap(stored[0], stored[1]);
     const Shape needed = needed_shape(p.match, buffer_layout.place(p.match.entry).shape);
     const bool longer = is_longer_table(p.tensor->name, stored, needed);
-    p.direct = !p.transposed && !longer && p.match.slices == 1;
     if (!longer && without_ones(stored) != without_ones(needed)) {
       result.other_shape.push_back(formatted("{} {} instead of {}", p.tensor->name,
                                              shape_text(p.tensor->shape), shape_text(needed)));
@@ -279,10 +319,27 @@ Matching match_all(const std::vector<NamedTensor>& tensors, const std::string& o
   return result;
 }
 
+/// Refuses a file whose output layer is not its embedding, for a model in which the two are one.
+void refuse_other_output(const Matching& matching, const std::string& origin,
+                         const Parameters& model) {
+  const int embedding = Names(model.buffer_layout().layout()).entry(kEmbedding);
+  if (matching.output == nullptr || embedding < 0) return;
+  const BufferLayout::Place& place = model.buffer_layout().place(embedding);
+  if (matching.sources[static_cast<std::size_t>(embedding)].empty() ||
+      (matching.output->shape == place.shape &&
+       equals(*matching.output, model.data() + place.offset))) {
+    return;
+  }
+  throw DataError(
+      formatted("{} of {} is an output layer of its own, with other values than the embedding, and "
+                "the model uses the embedding: set model.tied = false",
+                matching.output->name, origin));
+}
+
 }  // namespace
 
-void place_weights(const std::vector<NamedTensor>& tensors, const std::string& origin, bool partial,
-                   Parameters& model) {
+std::vector<bool> place_weights(const std::vector<NamedTensor>& tensors, const std::string& origin,
+                                bool partial, Parameters& model) {
   const BufferLayout& buffer_layout = model.buffer_layout();
   const Layout& layout = buffer_layout.layout();
   const Matching matching = match_all(tensors, origin, buffer_layout);
@@ -307,7 +364,14 @@ void place_weights(const std::vector<NamedTensor>& tensors, const std::string& o
       }
     }
   }
+  refuse_other_output(matching, origin, model);
   if (!has_statistics) forget_statistics(model);  // statistics of only some norms have no use
+  std::vector<bool> placed;
+  for (std::size_t entry = 0; entry < layout.entries.size(); ++entry) {
+    const bool forgotten = !has_statistics && layout.entries[entry].kind == Kind::statistic;
+    placed.push_back(!matching.sources[entry].empty() || forgotten);
+  }
+  return placed;
 }
 
 std::vector<NamedTensor> named_tensors(const Parameters& model) {
@@ -317,18 +381,47 @@ std::vector<NamedTensor> named_tensors(const Parameters& model) {
     const BufferLayout::Place& place = buffer_layout.place(static_cast<int>(entry));
     if (!place.present) continue;
     const float* const values = model.data() + place.offset;
-    tensors.push_back(
-        {buffer_layout.layout().entries[entry].name, place.shape,
-         [values, count = place.count](float* to) { std::copy(values, values + count, to); }});
+    tensors.push_back({buffer_layout.layout().entries[entry].name, place.shape,
+                       [values](std::int64_t first, std::int64_t count, float* to) {
+                         std::copy_n(values + first, count, to);
+                       }});
+  }
+  return tensors;
+}
+
+std::vector<NamedTensor> llama_tensors(const Parameters& model) {
+  std::vector<NamedTensor> tensors;
+  const auto add = [&](std::string name, NamedTensor tensor) {
+    for (const Spelling& s : std::views::reverse(kLlama)) {
+      if (std::string other = replaced(name, s.ours, s.theirs); !other.empty()) name = other;
+    }
+    tensor.name = name == kOutput ? name : "model." + name;
+    tensors.push_back(std::move(tensor));
+  };
+  for (NamedTensor& tensor : named_tensors(model)) {
+    const std::string name = tensor.name;
+    if (replaced(name, kFused[1], "").empty()) {
+      add(name, std::move(tensor));
+      continue;
+    }
+    for (int i = 0; i < 3; ++i) {
+      NamedTensor third{"", tensor.shape, nullptr};
+      third.shape[0] /= 3;
+      third.read = [read = tensor.read, begin = i * third.count()](std::int64_t first,
+                                                                   std::int64_t count, float* to) {
+        read(begin + first, count, to);
+      };
+      add(replaced(name, kFused[1], kThirds[i]), std::move(third));
+    }
   }
   return tensors;
 }
 
 StoredModel read_stored_model(const std::filesystem::path& checkpoint, const OptionTable& options) {
   CheckpointReader reader(checkpoint);
-  Config config(options);
+  StoredModel stored{.config = Config(options)};
+  Config& config = stored.config;
   config.read_text(reader.config_text(), "the configuration in " + checkpoint.string());
-  StoredModel stored;
   stored.data.name = config.text("data.name");
   if (reader.holds("data")) {
     reader.read([&](Archive& archive) {
@@ -364,7 +457,8 @@ StoredModel read_stored_model(const std::filesystem::path& checkpoint, const Opt
 void declare_weight_options(OptionTable& table) {
   table.add(
       {"model.init", OptionType::text, "",
-       "initial weights: a .safetensors file or a checkpoint (.h5); empty = drawn by run.seed"});
+       "initial weights: a .safetensors file, a folder of such files, their index (.json), or a "
+       "checkpoint (.h5); empty = drawn by run.seed"});
   table.add(
       {"model.init_partial", OptionType::boolean, "false",
        "load the weights of model.init that fit, if others are missing (such as a new head) or "
@@ -374,25 +468,28 @@ void declare_weight_options(OptionTable& table) {
 Parameters first_model(const Config& config, const Experiment& experiment) {
   Parameters model(
       experiment.plans->buffer_layout(Submodel::full(*experiment.model.layout), Packing::aligned));
-  initialise(model, experiment.seed);
   const std::filesystem::path path = config.text("model.init");
-  if (path.empty()) return model;
   const bool partial = config.boolean("model.init_partial");
-  if (path.extension() == ".safetensors") {
-    place_weights(read_safetensors(path), path.string(), partial, model);
+  std::vector<bool> placed;
+  if (path.empty()) {
+    // Everything is drawn.
   } else if (path.extension() == ".h5") {
     try {
       const StoredModel stored = read_stored_model(path, config.table());
-      place_weights(named_tensors(stored.values), path.string(), partial, model);
+      placed = place_weights(named_tensors(stored.values), path.string(), partial, model);
     } catch (const OutputError& error) {
       throw DataError(error.what());  // here the checkpoint is an input
     }
+  } else if (is_weights_path(path)) {
+    refuse_other_llama(config, path, partial);
+    placed = place_weights(read_weights(path), path.string(), partial, model);
   } else {
-    throw InputError(
-        formatted("model.init = {} is neither a .safetensors file nor a checkpoint "
-                  "(.h5)",
-                  path.string()));
+    throw InputError(formatted(
+        "model.init = {} is neither a .safetensors file, a folder of such files or their index "
+        "(.json), nor a checkpoint (.h5)",
+        path.string()));
   }
+  initialise(model, experiment.seed, placed);
   return model;
 }
 

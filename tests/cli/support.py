@@ -2,6 +2,7 @@
 
 import os
 import signal
+import struct
 import subprocess
 import tempfile
 import time
@@ -48,6 +49,24 @@ def finish(job, limit):
         output, errors = job.communicate(timeout=60)
         raise AssertionError(f"not done in {limit} s: {job.args}\n{output}{errors}") from None
     return subprocess.CompletedProcess(job.args, job.returncode, output, errors)
+
+
+def read_bytes(path):
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def write_bytes(path, data):
+    with open(path, "wb") as file:
+        file.write(data)
+
+
+def replace_in_header(path, old, new):
+    """Changes the header of a safetensors file."""
+    data = read_bytes(path)
+    (length,) = struct.unpack("<Q", data[:8])
+    header = data[8:8 + length].replace(old, new)
+    write_bytes(path, struct.pack("<Q", len(header)) + header + data[8 + length:])
 
 
 class ProgramTest(unittest.TestCase):

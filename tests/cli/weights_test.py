@@ -9,7 +9,7 @@ import numpy
 import safetensors
 import safetensors.numpy
 
-from support import ProgramTest
+from support import ProgramTest, read_bytes, replace_in_header, write_bytes
 
 try:
     import foreign
@@ -19,23 +19,6 @@ except ImportError as error:
     NO_TORCH = f"PyTorch cannot be imported: {error}"
 
 MODEL = ("--model.name=lenet", "--model.norm=batch")
-
-
-def read(path):
-    with open(path, "rb") as file:
-        return file.read()
-
-
-def write(path, data):
-    with open(path, "wb") as file:
-        file.write(data)
-
-
-def replace_in_header(path, old, new):
-    data = read(path)
-    (length,) = struct.unpack("<Q", data[:8])
-    header = data[8:8 + length].replace(old, new)
-    write(path, struct.pack("<Q", len(header)) + header + data[8 + length:])
 
 
 class WeightsTest(ProgramTest):
@@ -81,7 +64,7 @@ class WeightsTest(ProgramTest):
         # Statistics are computed again for the same weights and the same samples.
         self.assert_models_equal(self.untouched("from-file", out), model)
         self.assert_models_equal(self.untouched("from-checkpoint", checkpoint), model)
-        self.assertEqual(read(self.exported(checkpoint, "again.safetensors")), read(out))
+        self.assertEqual(read_bytes(self.exported(checkpoint, "again.safetensors")), read_bytes(out))
 
     def test_the_start_is_the_same_on_any_number_of_ranks(self):
         out = self.exported(self.trained())
@@ -135,9 +118,9 @@ class WeightsTest(ProgramTest):
                             f"--model.init={out}", "--model.name=cnn")
         self.assert_refused(3, "No such file", *common, "--model.init=absent.safetensors")
         self.assert_refused(3, "there is no checkpoint", *common, "--model.init=absent.h5")
-        self.assert_refused(2, "neither a .safetensors file nor a checkpoint", *common,
+        self.assert_refused(2, "is neither a .safetensors file, a folder", *common,
                             "--model.init=weights.bin")
-        write(out, struct.pack("<Q", 1 << 60) + read(out)[8:])
+        write_bytes(out, struct.pack("<Q", 1 << 60) + read_bytes(out)[8:])
         self.assert_refused(3, "its header would have", *common, f"--model.init={out}", "--check")
         self.assertFalse(os.path.exists(self.path("runs", "bad")))
 

@@ -13,20 +13,6 @@ namespace {
 
 using Shape = std::vector<std::int64_t>;
 
-template <class T>
-Bytes npy(const std::string& descr, const std::string& shape, const std::vector<T>& values,
-          const std::string& order = "False") {
-  std::string header =
-      "{'descr': '" + descr + "', 'fortran_order': " + order + ", 'shape': " + shape + ", }";
-  header.resize(117, ' ');
-  header += '\n';
-  Bytes bytes{0x93, 'N', 'U', 'M', 'P', 'Y', 1, 0, static_cast<std::uint8_t>(header.size()), 0};
-  bytes.insert(bytes.end(), header.begin(), header.end());
-  const auto* raw = reinterpret_cast<const std::uint8_t*>(values.data());
-  bytes.insert(bytes.end(), raw, raw + values.size() * sizeof(T));
-  return bytes;
-}
-
 class Arrays : public DataFolder {
  protected:
   /// Six samples of two numbers 0, 1, 2, ...; labels 0, 1, 2, 0, 1, 2; the last two rows test.

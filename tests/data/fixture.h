@@ -111,6 +111,21 @@ class DataFolder : public ::testing::Test {
   std::filesystem::path folder_;
 };
 
+/// An npy file of the values.
+template <class T>
+Bytes npy(const std::string& descr, const std::string& shape, const std::vector<T>& values,
+          const std::string& order = "False") {
+  std::string header =
+      "{'descr': '" + descr + "', 'fortran_order': " + order + ", 'shape': " + shape + ", }";
+  header.resize(117, ' ');
+  header += '\n';
+  Bytes bytes{0x93, 'N', 'U', 'M', 'P', 'Y', 1, 0, static_cast<std::uint8_t>(header.size()), 0};
+  bytes.insert(bytes.end(), header.begin(), header.end());
+  const auto* raw = reinterpret_cast<const std::uint8_t*>(values.data());
+  bytes.insert(bytes.end(), raw, raw + values.size() * sizeof(T));
+  return bytes;
+}
+
 inline void append_big_endian(Bytes& bytes, std::uint32_t value) {
   for (int shift = 24; shift >= 0; shift -= 8)
     bytes.push_back(static_cast<std::uint8_t>(value >> shift));

@@ -68,6 +68,8 @@ TEST_F(TransformerBound, HoldsForGpt) {
   const Settings llama{{"positions", "rotary"},
                        {"kv_heads", "2"},
                        {"fused_qkv", "false"},
+                       {"qkv_bias", "false"},
+                       {"linear_bias", "false"},
                        {"rms_norm", "true"},
                        {"activation", "swiglu"}};
   for (const Settings& more :

@@ -67,7 +67,9 @@ std::vector<Settings> every_option() {
                         {"fused_qkv", "false"},
                         {"rms_norm", "true"},
                         {"activation", "swiglu"},
-                        {"qkv_bias", "false"}}),
+                        {"qkv_bias", "false"},
+                        {"linear_bias", "false"},
+                        {"norm_epsilon", "0.03"}}),
           small("gpt", {{"heads", "4"}, {"kv_heads", "1"}, {"fused_qkv", "false"}}),
           small("encoder"),
           small("encoder", {{"pooling", "mean"}, {"positions", "rotary"}})};
@@ -152,7 +154,7 @@ class Reference {
       : model_(model), settings_(settings), parameters_(parameters), scaler_(scaler) {
     if (model.name == "gpt") {
       names_ = {"h.", "ln_1", "attn.c_attn", "attn.c_proj", "ln_2", "mlp.c_fc", "mlp.c_proj"};
-      epsilon_ = 1e-5;
+      epsilon_ = std::stod(setting("norm_epsilon", "1e-5"));
     }
   }
 
@@ -405,6 +407,8 @@ TEST(Transformer, CountsByHand) {
   EXPECT_EQ(trainable_count(make(small("vit"))), ends + 2 * block);
   EXPECT_EQ(trainable_count(make(small("vit", {{"fused_qkv", "false"}}))), ends + 2 * block);
   EXPECT_EQ(trainable_count(make(small("vit", {{"qkv_bias", "false"}}))), ends + 2 * (block - 96));
+  EXPECT_EQ(trainable_count(make(small("vit", {{"linear_bias", "false"}}))),
+            ends + 2 * (block - 32 - 48 - 32));
   // No class token and no position for it.
   EXPECT_EQ(trainable_count(make(small("vit", {{"pooling", "mean"}}))), ends - 64 + 2 * block);
   // RMS norms have no bias.

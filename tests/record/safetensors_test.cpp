@@ -36,7 +36,7 @@ class Safetensors : public ::testing::Test {
     try {
       for (const NamedTensor& tensor : read_safetensors(path)) {
         std::vector<float> values(static_cast<std::size_t>(tensor.count()));
-        tensor.read(values.data());
+        tensor.read_all(values.data());
       }
       FAIL() << "read a file that should be refused for: " << words;
     } catch (const DataError& error) {
@@ -46,7 +46,7 @@ class Safetensors : public ::testing::Test {
   }
   std::vector<float> values_of(const NamedTensor& tensor) {
     std::vector<float> values(static_cast<std::size_t>(tensor.count()));
-    tensor.read(values.data());
+    tensor.read_all(values.data());
     return values;
   }
   Folder folder_;
@@ -96,14 +96,18 @@ TEST_F(Safetensors, ReadsEveryFloatTypeInAnyOrderOfTheHeader) {
   EXPECT_TRUE(values_of(tensors[4]).empty());
   EXPECT_EQ(tensors[5].name, "i");
   float unused = 0;
-  EXPECT_THROW(tensors[5].read(&unused), DataError);
+  EXPECT_THROW(tensors[5].read_all(&unused), DataError);
+}
+
+/// Reads parts of `from`, which must outlive it.
+auto reads(const std::vector<float>& from) {
+  return [&from](std::int64_t first, std::int64_t count, float* to) {
+    std::copy_n(from.begin() + first, count, to);
+  };
 }
 
 TEST_F(Safetensors, WhatIsWrittenIsReadBack) {
   const std::vector<float> first{1, -0.0f, 3e-45f}, second{4};
-  const auto reads = [](const std::vector<float>& from) {
-    return [&from](float* to) { std::copy(from.begin(), from.end(), to); };
-  };
   const std::vector<NamedTensor> tensors{{"b.weight", {3, 1}, reads(first)},
                                          {"a \"quoted\"", {}, reads(second)}};
   const auto path = folder_.path() / "out.safetensors";
@@ -118,6 +122,112 @@ TEST_F(Safetensors, WhatIsWrittenIsReadBack) {
     EXPECT_EQ(std::memcmp(a.data(), b.data(), a.size() * sizeof(float)), 0);
   }
   EXPECT_FALSE(std::filesystem::exists(path.string() + ".tmp"));
+}
+
+TEST_F(Safetensors, PartsOfATensorAreReadAlone) {
+  // More values than are read or written in one piece.
+  std::vector<float> values((1 << 21) + 5);
+  for (std::size_t i = 0; i < values.size(); ++i) values[i] = static_cast<float>(i);
+  const auto path = folder_.path() / "out.safetensors";
+  const auto count = std::ssize(values);
+  write_safetensors(path, std::vector<NamedTensor>{{"x", {count}, reads(values)}});
+  const auto back = read_safetensors(path);
+  EXPECT_EQ(values_of(back[0]), values);
+  std::vector<float> part(3);
+  for (const std::int64_t first : {std::int64_t{0}, std::int64_t{(1 << 20) - 1}, count - 3}) {
+    back[0].read(first, 3, part.data());
+    for (int i = 0; i < 3; ++i) EXPECT_EQ(part[i], static_cast<float>(first + i));
+  }
+}
+
+// By hand: bfloat16 has 8 bits of significand and float16 11, so these lie halfway.
+TEST_F(Safetensors, ValuesAreRoundedToTheNearestOfTheTypeHalvesToEven) {
+  const std::vector<float> values{1 + 0x1p-8f,  1 + 0x3p-8f, -1 - 0x1.1p-8f, 1 + 0x1p-11f,
+                                  1 + 0x3p-11f, 65519,       0x1p-25f};
+  const auto path = folder_.path() / "out.safetensors";
+  const std::vector<NamedTensor> tensors{{"x", {7}, reads(values)}};
+  write_safetensors(path, tensors, FloatType::bfloat16);
+  EXPECT_EQ(values_of(read_safetensors(path)[0]),
+            (std::vector<float>{1, 1 + 0x1p-6f, -1 - 0x1p-7f, 1, 1, 65536, 0x1p-25f}));
+  write_safetensors(path, tensors, FloatType::float16);
+  EXPECT_EQ(
+      values_of(read_safetensors(path)[0]),
+      (std::vector<float>{1 + 0x1p-8f, 1 + 0x3p-8f, -1 - 0x1p-8f, 1, 1 + 0x1p-9f, 65504, 0}));
+  EXPECT_EQ(std::filesystem::file_size(path) % 8, 7 * 2 % 8);
+}
+
+TEST_F(Safetensors, AValueBeyondTheTypeIsAnOutputErrorThatLeavesTheOlderFile) {
+  const std::vector<float> values{1, 65520}, older{3};
+  const auto path = folder_.path() / "out.safetensors";
+  write_safetensors(path, std::vector<NamedTensor>{{"x", {1}, reads(older)}});
+  try {
+    write_safetensors(path, std::vector<NamedTensor>{{"x", {2}, reads(values)}},
+                      FloatType::float16);
+    FAIL();
+  } catch (const OutputError& error) {
+    EXPECT_STREQ(error.what(),
+                 "x has the value 65520, which is beyond float16: export it as bfloat16 or "
+                 "float32");
+  }
+  EXPECT_EQ(values_of(read_safetensors(path)[0]), older);
+}
+
+/// Two files with a tensor each, and an index with the text `map` as its weight_map.
+class Shards : public Safetensors {
+ protected:
+  void write(const std::string& file, const std::string& tensor, const std::vector<float>& values) {
+    write_safetensors(folder_.path() / file,
+                      std::vector<NamedTensor>{{tensor, {std::ssize(values)}, reads(values)}});
+  }
+  std::filesystem::path index(const std::string& map) {
+    const auto path = folder_.path() / "model.safetensors.index.json";
+    std::ofstream(path) << R"({"metadata": {"total_size": 12}, "weight_map": )" << map << "}";
+    return path;
+  }
+  std::string refused(const std::filesystem::path& path) {
+    try {
+      read_weights(path);
+    } catch (const DataError& error) {
+      return error.what();
+    }
+    return "not refused";
+  }
+};
+
+TEST_F(Shards, AreFoundByFolderOrIndex) {
+  write("model-00002-of-00002.safetensors", "a", {1});
+  write("model-00001-of-00002.safetensors", "b", {2, 3});
+  for (const bool has_index : {false, true}) {
+    const auto path = has_index ? index(R"({"a": "model-00002-of-00002.safetensors",
+                                            "b": "model-00001-of-00002.safetensors"})")
+                                : folder_.path();
+    const auto tensors = read_weights(path);
+    ASSERT_EQ(tensors.size(), 2u);
+    EXPECT_EQ(tensors[0].name, "b");
+    EXPECT_EQ(values_of(tensors[0]), (std::vector<float>{2, 3}));
+    EXPECT_EQ(values_of(tensors[1]), std::vector<float>{1});
+    EXPECT_EQ(read_weights(folder_.path()).size(), 2u);
+  }
+  // A file without an index beside it is the whole model.
+  write("model.safetensors", "c", {4});
+  std::filesystem::remove(folder_.path() / "model.safetensors.index.json");
+  EXPECT_EQ(read_weights(folder_.path())[0].name, "c");
+}
+
+TEST_F(Shards, ThatDoNotFitTogetherAreRefused) {
+  EXPECT_NE(refused(folder_.path()).find("has no safetensors files"), std::string::npos);
+  write("1.safetensors", "a", {1});
+  write("2.safetensors", "a", {1});
+  EXPECT_NE(refused(folder_.path()).find("both have a tensor 'a'"), std::string::npos);
+  EXPECT_NE(refused(index(R"({"a": "1.safetensors", "b": "1.safetensors"})"))
+                .find("it places tensor 'b' in 1.safetensors, which has no such tensor"),
+            std::string::npos);
+  EXPECT_NE(refused(index(R"({"a": "3.safetensors"})")).find("3.safetensors: No such file"),
+            std::string::npos);
+  EXPECT_NE(refused(index(R"({"a": "../1.safetensors"})")).find("no name of a file beside it"),
+            std::string::npos);
+  EXPECT_NE(refused(index("[]")).find("it has no weight_map"), std::string::npos);
+  EXPECT_NE(refused(index("{")).find("it has no weight_map"), std::string::npos);
 }
 
 TEST_F(Safetensors, AFolderThatCannotBeWrittenIsAnOutputError) {

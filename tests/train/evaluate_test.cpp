@@ -107,6 +107,25 @@ TEST(NormStatistics, AreLackingOnlyAtTheirInitialValues) {
       << "none are needed";
 }
 
+TEST(Evaluation, LeavesOutTokensWithoutALabel) {
+  // Logits of 0 for all four tokens but one: the loss of a right guess is ln(3 + e^a) - a.
+  const double a = 2;
+  at::Tensor logits = at::zeros({2, 3, 4});
+  for (int window = 0; window < 2; ++window)
+    for (int place = 0; place < 3; ++place) logits[window][place][place] = a;
+  const at::Tensor labels = at::tensor({0, 1, 2, 1, 1, 2}, at::kLong).view({2, 3});
+  const double right = std::log(3 + std::exp(a)) - a, wrong = std::log(3 + std::exp(a));
+  EvaluationSums sums = score(logits, labels);
+  EXPECT_EQ(sums.samples, 6);
+  EXPECT_NEAR(sums.loss, 5 * right + wrong, 1e-5);
+  labels[1][0] = kNoLabel;
+  labels[1][1] = kNoLabel;
+  sums = score(logits, labels);
+  EXPECT_EQ(sums.samples, 4);
+  EXPECT_NEAR(sums.loss, 4 * right, 1e-5);
+  EXPECT_EQ(sums.top1, 4);
+}
+
 TEST(Evaluation, OfHiddenTokensIsTheirLoss) {
   OptionTable table;
   declare_data_options(table);

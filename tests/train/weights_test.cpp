@@ -68,7 +68,9 @@ Parameters zeros(std::shared_ptr<const Layout> layout) {
 /// A tensor of first, first + 1, ...
 NamedTensor counted(const std::string& name, std::vector<std::int64_t> shape, float first) {
   NamedTensor tensor{name, std::move(shape), nullptr};
-  tensor.read = [first, n = tensor.count()](float* to) { std::iota(to, to + n, first); };
+  tensor.read = [first](std::int64_t begin, std::int64_t count, float* to) {
+    std::iota(to, to + count, first + static_cast<float>(begin));
+  };
   return tensor;
 }
 
@@ -205,6 +207,104 @@ TEST(Weights, FusedProjectionsAreSplitAfterTransposition) {
   EXPECT_EQ(entry(model, "h.0.attn.k_proj.weight"), (std::vector<float>{2, 8, 3, 9}));
 }
 
+/// A block of Llama with two heads that share one head of keys and values, or with a fused
+/// projection.
+std::shared_ptr<const Layout> llama_layout(bool fused) {
+  Layout l;
+  const int stem = l.add_block("stem"), block = l.add_block("h.0"), head = l.add_block("head");
+  const auto add = [&](int in, const char* name, Dimension rows, Dimension columns) {
+    l.add_entry({name, Kind::trainable, in, {std::move(rows), std::move(columns)}, {}});
+  };
+  const auto add_norm = [&](int in, const char* name) {
+    l.add_entry({name, Kind::trainable, in, {plain(4)}, {Init::Rule::ones, 0}});
+  };
+  add(stem, "wte.weight", plain(5), plain(4));
+  add_norm(block, "h.0.ln_1.weight");
+  if (fused) {
+    add(block, "h.0.attn.c_attn.weight", plain(12), plain(4));
+  } else {
+    add(block, "h.0.attn.q_proj.weight", plain(4), plain(4));
+    add(block, "h.0.attn.k_proj.weight", plain(2), plain(4));
+    add(block, "h.0.attn.v_proj.weight", plain(2), plain(4));
+  }
+  add(block, "h.0.attn.c_proj.weight", plain(4), plain(4));
+  add_norm(block, "h.0.ln_2.weight");
+  add(block, "h.0.mlp.gate_proj.weight", plain(6), plain(4));
+  add(block, "h.0.mlp.c_fc.weight", plain(6), plain(4));
+  add(block, "h.0.mlp.c_proj.weight", plain(4), plain(6));
+  add_norm(head, "ln_f.weight");
+  return std::make_shared<const Layout>(l);
+}
+
+/// Hugging Face's names, with the shapes of llama_layout(), and where values begin.
+std::vector<NamedTensor> llama_file(bool fused) {
+  const std::int64_t keys = fused ? 4 : 2;
+  const std::string layer = "model.layers.0.";
+  return {counted("model.embed_tokens.weight", {5, 4}, 100),
+          counted(layer + "input_layernorm.weight", {4}, 200),
+          counted(layer + "self_attn.q_proj.weight", {4, 4}, 300),
+          counted(layer + "self_attn.k_proj.weight", {keys, 4}, 400),
+          counted(layer + "self_attn.v_proj.weight", {keys, 4}, 500),
+          counted(layer + "self_attn.o_proj.weight", {4, 4}, 600),
+          counted(layer + "post_attention_layernorm.weight", {4}, 700),
+          counted(layer + "mlp.gate_proj.weight", {6, 4}, 800),
+          counted(layer + "mlp.up_proj.weight", {6, 4}, 900),
+          counted(layer + "mlp.down_proj.weight", {4, 6}, 1000),
+          counted("model.norm.weight", {4}, 1100)};
+}
+
+std::vector<float> all_values(const NamedTensor& tensor) {
+  std::vector<float> values(static_cast<std::size_t>(tensor.count()));
+  tensor.read_all(values.data());
+  return values;
+}
+
+TEST(Weights, LlamasNamesAreReadAndWritten) {
+  for (const bool fused : {false, true}) {
+    std::vector<NamedTensor> file = llama_file(fused);
+    Parameters model = zeros(llama_layout(fused));
+    std::vector<NamedTensor> stored = file;
+    stored.push_back(counted("model.layers.0.self_attn.rotary_emb.inv_freq", {1}, 0));
+    EXPECT_EQ(place_weights(stored, "the file", false, model),
+              std::vector<bool>(model.buffer_layout().layout().entries.size(), true));
+    EXPECT_EQ(entry(model, "h.0.mlp.c_fc.weight").front(), 900);
+    EXPECT_EQ(entry(model, "h.0.mlp.c_proj.weight").front(), 1000);
+    EXPECT_EQ(entry(model, "ln_f.weight").front(), 1100);
+    if (fused) {
+      EXPECT_EQ(entry(model, "h.0.attn.c_attn.weight")[2 * 16], 500);
+    }
+    const std::vector<NamedTensor> back = llama_tensors(model);
+    ASSERT_EQ(back.size(), file.size());
+    for (std::size_t i = 0; i < file.size(); ++i) {
+      EXPECT_EQ(back[i].name, file[i].name);
+      EXPECT_EQ(back[i].shape, file[i].shape);
+      EXPECT_EQ(all_values(back[i]), all_values(file[i]));
+    }
+    // The third of a fused projection is read from within.
+    float two[2];
+    back[4].read(1, 2, two);
+    EXPECT_EQ(two[0], 501);
+    EXPECT_EQ(two[1], 502);
+  }
+}
+
+TEST(Weights, AnOutputLayerBesideATiedEmbeddingMustEqualIt) {
+  Parameters model = zeros(llama_layout(false));
+  std::vector<NamedTensor> file = llama_file(false);
+  file.push_back(counted("lm_head.weight", {5, 4}, 100));
+  place_weights(file, "the file", false, model);
+  file.back() = counted("lm_head.weight", {5, 4}, 101);
+  EXPECT_NE(refused(file, model).find("set model.tied = false"), std::string::npos);
+}
+
+TEST(Weights, EntriesWithoutATensorAreTheOnesToDraw) {
+  Parameters model = zeros(gpt_layout());
+  std::vector<NamedTensor> tensors = gpt_tensors("");
+  tensors.erase(tensors.begin() + 1);
+  const std::vector<bool> placed = place_weights(tensors, "the file", true, model);
+  EXPECT_EQ(placed, (std::vector<bool>{true, false, true, true}));
+}
+
 TEST(Weights, ALongerTableOfPositionsGivesItsFirstRows) {
   Layout l;
   l.add_entry({"wpe.weight", Kind::trainable, l.add_block("stem"), {plain(2), plain(3)}, {}});
@@ -250,9 +350,9 @@ TEST(Weights, TheSameWeightsTwiceAreRefused) {
 TEST(Weights, ValuesThatAreNotFiniteAreRefused) {
   Parameters model = zeros(gpt_layout());
   std::vector<NamedTensor> tensors = gpt_tensors("");
-  tensors[0].read = [](float* to) {
-    std::fill(to, to + 10, 1.0f);
-    to[9] = std::numeric_limits<float>::quiet_NaN();
+  tensors[0].read = [](std::int64_t, std::int64_t count, float* to) {
+    std::fill_n(to, count, 1.0f);
+    to[count - 1] = std::numeric_limits<float>::quiet_NaN();
   };
   EXPECT_EQ(refused(tensors, model), "wte.weight of the file has a value that is not finite");
 }

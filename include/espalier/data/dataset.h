@@ -21,6 +21,10 @@ namespace espalier {
 
 class Archive;
 
+/// The label of a token of a test that another window predicts; losses leave it out (ATen's
+/// ignore_index).
+inline constexpr std::int64_t kNoLabel = -100;
+
 /// The samples of one pass.
 struct Batch {
   at::Tensor inputs;
@@ -40,7 +44,7 @@ class Split {
   virtual at::Tensor inputs(std::span<const std::int64_t> indices,
                             Stream* augment = nullptr) const = 0;
   /// int64 [indices.size()], or [indices.size(), length] if tokens are predicted: every token that
-  /// may be a label.
+  /// may be a label, and kNoLabel where overlapping windows of a test predict the same one.
   virtual at::Tensor labels(std::span<const std::int64_t> indices) const;
   /// inputs() and their labels. If tokens are hidden, only these are labels: [indices.size(),
   /// DataShape::masked], in order.
@@ -95,6 +99,7 @@ DataSource cifar10_source();
 DataSource cifar100_source();
 DataSource synthetic_source();
 DataSource text_source();
+DataSource tokens_source();
 DataSource agnews_source();
 DataSource arrays_source();
 DataSource leaf_source();

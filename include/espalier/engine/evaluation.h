@@ -43,8 +43,8 @@ class Evaluator {
   /// Begins to compute the norm statistics of `model`, before all other jobs. Does nothing if they
   /// exist already.
   void calibrate(std::int64_t version, const Parameters& model);
-  /// The model of the version with its statistics; null while these are not computed. Valid until
-  /// the next call of another function.
+  /// The model of the version with its norm statistics; null while these are not computed, and of
+  /// a model that has none. Valid until the next call of another function.
   const Parameters* calibrated(std::int64_t version) const;
   /// The next finished evaluation in order of version, one item for each set; empty if there is
   /// none.
@@ -62,7 +62,8 @@ class Evaluator {
  private:
   struct Running {
     Nanoseconds time = 0;
-    Parameters model;
+    SharedBytes values;                             // of the model, as its jobs get them
+    Parameters model;                               // undefined without norm statistics
     bool is_evaluated = false;                      // false: only calibrated
     bool is_sent = false;                           // its calibration was sent
     bool is_urgent = false;                         // its calibration was sent as urgent
@@ -77,6 +78,8 @@ class Evaluator {
   Running& hold(std::int64_t version, const Parameters& model);
   void calibrate(std::int64_t version, Running& running, bool urgent);
   void send(std::int64_t version, const Running& running, JobKind kind);
+  SharedBytes values_of(const Parameters& model) const;
+  Parameters model_of(const Running& running, const Parameters& like) const;
   void retire(std::map<std::int64_t, Running>::iterator done);
   Evaluation combined(const Running& running, std::size_t set) const;
 

@@ -16,6 +16,9 @@ namespace espalier {
 /// columns in the full model, or the full model's residual stream.
 enum class ScoreScale { kept, full, embed };
 
+/// Added to the variance in the norms of gpt.
+inline constexpr double kGptEpsilon = 1e-5;
+
 struct TransformerChoice {
   std::int64_t depth = 0;
   std::int64_t embed = 0;
@@ -23,6 +26,7 @@ struct TransformerChoice {
   std::int64_t kv_heads = 0;  ///< divides heads; each is used by heads / kv_heads query heads
   std::int64_t hidden = 0;    ///< of the MLP
   bool qkv_bias = true;
+  bool linear_bias = true;  ///< of the other linear layers of a block
   bool fused_qkv = true;
   bool rms_norm = false;
   bool swiglu = false;
@@ -40,8 +44,9 @@ struct TransformerChoice {
   double output_deviation = 0.02;  ///< first values of the layers that write into the stream
 };
 
-/// Reads the options; InputError if sizes do not fit each other.
-TransformerChoice transformer_choice(const Config& config);
+/// Reads the options; InputError if sizes do not fit each other. `epsilon`: the family's own, if
+/// model.norm_epsilon names no other.
+TransformerChoice transformer_choice(const Config& config, double epsilon = 1e-6);
 /// Reads "model.positions" and "model.rotary_base".
 void read_positions(TransformerChoice& choice, const Config& config);
 /// Declares the options of all transformer families: "model.depth", "model.embed", ...

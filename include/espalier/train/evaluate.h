@@ -32,7 +32,7 @@ struct EvaluationPlan {
 void declare_evaluation_options(OptionTable& table);
 EvaluationPlan evaluation_plan(const Config& config, const Experiment& experiment);
 
-/// The sums for logits [..., classes] and labels [...].
+/// The sums for logits [..., classes] and labels [...], without those that are kNoLabel.
 EvaluationSums score(const at::Tensor& logits, const at::Tensor& labels);
 
 /// The names of the evaluated predictions: the head ("test"); for a model with several classifiers

@@ -25,7 +25,7 @@ void RegionsServer::begin() {
     const Place& p = places_.at(region);
     if (p.job >= 0) {
       places_.send_again(region);
-    } else if (p.is_present != 0) {
+    } else if (p.is_present != 0 && !run_.reached_a_stop(state_.version, state_.now)) {
       go_on(region, state_.now);
     }
   }
