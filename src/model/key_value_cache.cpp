@@ -69,7 +69,8 @@ void KeyValueCache::advance(std::int64_t positions) {
 }
 
 bool takes_cache(const Model& model) {
-  return std::ranges::any_of(model.blocks, [](const Block& block) { return block.cached != nullptr; });
+  return std::ranges::any_of(model.blocks,
+                             [](const Block& block) { return block.cached != nullptr; });
 }
 
 std::int64_t cache_bytes(const Model& model, const Submodel& submodel, std::int64_t batch,

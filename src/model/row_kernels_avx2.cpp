@@ -45,7 +45,6 @@ inline float total(Lanes lanes) {
 
 }  // namespace
 
-const RowKernels kAvx2RowKernels{product,    attend,       rms_norm,
-                                 layer_norm, silu_product, rotate};
+const RowKernels kAvx2RowKernels{product, attend, rms_norm, layer_norm, silu_product, rotate};
 
 }  // namespace espalier

@@ -39,7 +39,6 @@ inline float total(Lanes lanes) {
 
 }  // namespace
 
-const RowKernels kAvx512RowKernels{product,    attend,       rms_norm,
-                                   layer_norm, silu_product, rotate};
+const RowKernels kAvx512RowKernels{product, attend, rms_norm, layer_norm, silu_product, rotate};
 
 }  // namespace espalier

@@ -1,6 +1,7 @@
-// The kernels of row_kernels.h, for a file that has defined kMostRows, kOuts, Lanes and its operations, in
-// an unnamed namespace. Nothing from the standard library is called: such a function would be
-// compiled for this file's instruction set, and the linker could take it for the whole program.
+// The kernels of row_kernels.h, for a file that has defined kMostRows, kOuts, Lanes and its
+// operations, in an unnamed namespace. Nothing from the standard library is called: such a function
+// would be compiled for this file's instruction set, and the linker could take it for the whole
+// program.
 
 constexpr std::int64_t kLanes = 16;
 

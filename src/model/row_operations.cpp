@@ -54,17 +54,17 @@ at::Tensor product_by_row(const at::Tensor& x, const at::Tensor& weight, const a
   const float* b = bias.defined() ? bias.const_data_ptr<float>() : nullptr;
   float* to = out.mutable_data_ptr<float>();
   constexpr std::int64_t kPart = 16;  // outs that stay with one thread
-  at::parallel_for(
-      0, (outs + kPart - 1) / kPart, grain(kPart * in * std::min<std::int64_t>(rows, 8)),
-      [&](std::int64_t begin, std::int64_t end) {
-        const std::int64_t first = begin * kPart;
-        const std::int64_t count = std::min(end * kPart, outs) - first;
-        for (std::int64_t row = 0; row < rows; row += kRowsAtOnce) {
-          kernels().product(from + row * in, std::min(kRowsAtOnce, rows - row), in, w + first * in,
-                            count, b == nullptr ? nullptr : b + first, to + row * outs + first,
-                            outs);
-        }
-      });
+  at::parallel_for(0, (outs + kPart - 1) / kPart,
+                   grain(kPart * in * std::min<std::int64_t>(rows, 8)),
+                   [&](std::int64_t begin, std::int64_t end) {
+                     const std::int64_t first = begin * kPart;
+                     const std::int64_t count = std::min(end * kPart, outs) - first;
+                     for (std::int64_t row = 0; row < rows; row += kRowsAtOnce) {
+                       kernels().product(from + row * in, std::min(kRowsAtOnce, rows - row), in,
+                                         w + first * in, count, b == nullptr ? nullptr : b + first,
+                                         to + row * outs + first, outs);
+                     }
+                   });
   return out;
 }
 
@@ -136,7 +136,8 @@ at::Tensor attend_by_row(const HeadRows& queries, const at::Tensor& keys, const 
           kernels().attend(queries.data + row * queries.stride + head * group * columns, group,
                            columns, k + place * columns, v + place * value_columns, value_columns,
                            length - positions + i % positions + 1, static_cast<float>(scale),
-                           scores.data(), to + (row * queries.count + head * group) * value_columns);
+                           scores.data(),
+                           to + (row * queries.count + head * group) * value_columns);
         }
       });
   return out;

@@ -146,8 +146,8 @@ at::Tensor rotary_table(std::int64_t positions, std::int64_t pairs, double base)
   return table;
 }
 
-/// The rows of the table for the kept pairs (each keeps its own frequency) and `positions` positions
-/// from `first` on.
+/// The rows of the table for the kept pairs (each keeps its own frequency) and `positions`
+/// positions from `first` on.
 at::Tensor kept_angles(const at::Tensor& table, std::int64_t first, std::int64_t positions,
                        const Submodel& submodel, int axis) {
   ESPALIER_CHECK(first + positions <= table.size(1), "{} positions from {} on of {}", positions,
@@ -270,7 +270,8 @@ struct Attention {
     };
     at::Tensor q, k, v;
     if (choice.fused_qkv) {
-      const at::Tensor qkv = rotated(projections[0].forward(p, x, context), submodel, 2 * units, nullptr);
+      const at::Tensor qkv =
+          rotated(projections[0].forward(p, x, context), submodel, 2 * units, nullptr);
       const auto parts = qkv.view({x.size(0), x.size(1), 3, units, -1}).unbind(2);
       q = parts[0].transpose(1, 2);
       k = parts[1].transpose(1, 2);

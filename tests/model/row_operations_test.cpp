@@ -78,7 +78,8 @@ TEST(RowOperations, BothInstructionSetsHaveTheSameBits) {
       const at::Tensor w = numbers({11, in}, 9);
       std::vector<float> a(static_cast<std::size_t>(rows * 11));
       std::vector<float> b = a;
-      for (const auto& [kernels, to] : {std::pair(&kAvx2RowKernels, &a), {&kAvx512RowKernels, &b}}) {
+      for (const auto& [kernels, to] :
+           {std::pair(&kAvx2RowKernels, &a), {&kAvx512RowKernels, &b}}) {
         kernels->product(x.const_data_ptr<float>(), rows, in, w.const_data_ptr<float>(), 11,
                          nullptr, to->data(), 11);
       }

@@ -35,10 +35,10 @@ struct HeadRows {
   std::int64_t columns = 0;  ///< of a head
 };
 
-/// Causal attention: queries [batch, positions, ...] of the last `positions` places of a text, whose
-/// keys and values [batch, heads, capacity, columns] hold `length` places already, these included.
-/// Each head of keys serves queries.count / heads query heads. Returns [batch, positions, query
-/// heads x value columns].
+/// Causal attention: queries [batch, positions, ...] of the last `positions` places of a text,
+/// whose keys and values [batch, heads, capacity, columns] hold `length` places already, these
+/// included. Each head of keys serves queries.count / heads query heads. Returns [batch, positions,
+/// query heads x value columns].
 at::Tensor attend_by_row(const HeadRows& queries, const at::Tensor& keys, const at::Tensor& values,
                          std::int64_t positions, std::int64_t length, double scale);
 
