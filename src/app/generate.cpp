@@ -209,7 +209,7 @@ DataShape shape_of(const std::vector<NamedTensor>& tensors, const fs::path& weig
   DataShape shape{{length}, 0, 0, true};
   for (const NamedTensor& tensor : tensors) {
     if (tensor.shape.size() != 2) continue;
-    if (ends_with_any(tensor.name, {"embed_tokens.weight", "wte.weight", "embed.weight"})) {
+    if (ends_with_any(tensor.name, {"embed_tokens.weight", "wte.weight", "embedding.weight"})) {
       shape.vocabulary = shape.classes = tensor.shape[0];
     }
     if (ends_with_any(tensor.name, {"wpe.weight"})) {
@@ -217,7 +217,8 @@ DataShape shape_of(const std::vector<NamedTensor>& tensors, const fs::path& weig
     }
   }
   if (shape.vocabulary == 0) {
-    throw DataError(formatted("{} has no embedding of tokens (embed_tokens.weight or wte.weight)",
+    throw DataError(formatted("{} has no embedding of tokens (embed_tokens.weight or "
+ "wte.weight)",
                               weights.string()));
   }
   return shape;
