@@ -217,8 +217,7 @@ DataShape shape_of(const std::vector<NamedTensor>& tensors, const fs::path& weig
     }
   }
   if (shape.vocabulary == 0) {
-    throw DataError(formatted("{} has no embedding of tokens (embed_tokens.weight or "
- "wte.weight)",
+    throw DataError(formatted("{} has no embedding of tokens (embed_tokens.weight or wte.weight)",
                               weights.string()));
   }
   return shape;
@@ -353,7 +352,7 @@ class Printer {
       : codec_(request.ids ? nullptr : codec) {}
   void token(std::int64_t token) {
     if (codec_ == nullptr) {
-      put(formatted(first_ ? "{}" : " {}", token));
+      put((first_ ? "" : " ") + std::to_string(token));
     } else if (!codec_->is_special(token)) {
       put(characters_.push(codec_->bytes_of(token, first_)));
     }

@@ -21,7 +21,7 @@ class ByteTokens final : public TextCodec {
     return tokens;
   }
   std::string bytes_of(std::int64_t token, bool) const override {
-    return {1, static_cast<char>(static_cast<unsigned char>(token))};
+    return std::string(1, static_cast<char>(static_cast<unsigned char>(token)));
   }
 };
 
