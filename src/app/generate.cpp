@@ -34,6 +34,8 @@ using Tokens = std::vector<std::int64_t>;
 
 constexpr std::int64_t kMostTokens = 1'000'000'000;
 constexpr std::int64_t kMostThreads = 1024;
+constexpr const char* kInput = "model.ini";
+constexpr const char* kWeights = "model.safetensors";
 
 struct GenerateRequest {
   fs::path model;
@@ -228,19 +230,10 @@ DataShape shape_of(const std::vector<NamedTensor>& tensors, const fs::path& weig
 /// of the text, of which the tables of positions need no more.
 LanguageModel from_folder(const GenerateRequest& request, const OptionTable& options,
                           std::unique_ptr<TextCodec> codec, std::int64_t needed) {
-  const fs::path input = request.model / "model.ini";
-  const fs::path weights = request.model / "model.safetensors";
-  for (const fs::path& file : {input, weights}) {
-    if (!fs::exists(file)) {
-      throw InputError(
-          formatted("{} has no {}: a folder needs model.ini and model.safetensors, as "
-                    "tools/get_model.py writes them",
-                    request.model.string(), file.filename().string()));
-    }
-  }
+  const fs::path weights = request.model / kWeights;
   const nlohmann::json sizes = json_file(request.model / "config.json");
   Config config(options);
-  config.read_file(input);
+  config.read_file(request.model / kInput);
   set_model_defaults(config);
   const std::vector<NamedTensor> tensors = read_safetensors(weights);
   std::int64_t length = needed;
@@ -302,6 +295,14 @@ Prompted load(const GenerateRequest& request, const OptionTable& options) {
   }
   std::unique_ptr<TextCodec> codec;
   const bool is_folder = fs::is_directory(request.model);
+  for (const char* file : {kInput, kWeights}) {
+    if (is_folder && !fs::exists(request.model / file)) {
+      throw InputError(
+          formatted("{} has no {}: a folder needs {} and {}, as tools/get_model.py "
+                    "writes them",
+                    request.model.string(), file, kInput, kWeights));
+    }
+  }
   const fs::path own = request.model / "tokenizer.json";
   const fs::path file = !request.tokenizer.empty()     ? request.tokenizer
                         : is_folder && fs::exists(own) ? own

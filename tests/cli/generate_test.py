@@ -3,8 +3,10 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
 import unittest
 
 from support import ProgramTest, finish
@@ -27,7 +29,7 @@ heads = 2
 count = 2
 [train]
 batch = 8
-steps = 10
+steps = 40
 optimizer = adamw
 lr = 0.01
 """
@@ -42,13 +44,24 @@ def alphabet():
 
 
 class GenerateTest(ProgramTest):
+    models = {}  # checkpoints by settings: each is trained once
+
+    @classmethod
+    def setUpClass(cls):
+        cls.shared = tempfile.TemporaryDirectory()
+        cls.addClassCleanup(cls.shared.cleanup)
+
     def setUp(self):
         super().setUp()
         self.write("text.txt", SENTENCE * 60)
         self.input = self.write("text.ini", INPUT)
 
-    def trained(self, *settings, name="text"):
-        return self.checkpoint(self.run_ok(name, *settings))
+    def trained(self, *settings):
+        if settings not in self.models:
+            copy = os.path.join(self.shared.name, f"{len(self.models)}.h5")
+            shutil.copy(self.checkpoint(self.run_ok("text", *settings)), copy)
+            self.models[settings] = copy
+        return self.models[settings]
 
     def generate(self, model, *words, given=None, binary=False):
         job = subprocess.run(self.command("generate", model, *words), cwd=self.folder.name, input=given, capture_output=True, timeout=300)
@@ -74,8 +87,8 @@ class GenerateTest(ProgramTest):
         model = self.trained()
         text = self.generate(model, "--prompt=The cat ", "--tokens=20", binary=True)
         self.assertEqual(len(text), 20)
-        # Three of four bytes of the text that it was trained on are letters or spaces.
-        self.assertGreater(sum(chr(b) in "abcdefghijklmnopqrstuvwxyz " for b in text), 10)
+        # Trained on one sentence, it knows some of its words.
+        self.assertTrue(set(re.findall(rb"[a-z]+", text)) & {b"sat", b"on", b"the", b"mat", b"and", b"dog", b"log"}, text)
         for words in (["--no_cache"], ["--threads=1"], ["--threads=2"]):
             self.assertEqual(self.generate(model, "--prompt=The cat ", "--tokens=20", *words, binary=True), text, words)
         self.assertEqual(self.generate(model, "--prompt=-", "--tokens=20", given=b"The cat ", binary=True), text)
@@ -92,15 +105,15 @@ class GenerateTest(ProgramTest):
         self.assertEqual(short, self.generate(model, "--prompt=The cat ", "--tokens=40", "--context=8", "--no_cache", binary=True))
 
     def test_draws(self):
-        model = self.trained("--run.rounds=1", "--train.steps=1")
+        model = self.trained()
 
         def drawn(*words):
-            return self.generate(model, "--prompt=84,104", "--tokens=30", "--temperature=1", "--ids", *words)
+            return self.generate(model, "--prompt=84,104", "--tokens=30", "--temperature=2", "--ids", *words)
         text = drawn("--seed=3")
         self.assertEqual(text, drawn("--seed=3", "--no_cache"))
         self.assertNotEqual(text, drawn("--seed=4"))
         # The first tokens of a text do not depend on how many follow.
-        self.assertEqual(self.generate(model, "--prompt=84,104", "--tokens=9", "--temperature=1", "--seed=3", "--ids").split(),
+        self.assertEqual(self.generate(model, "--prompt=84,104", "--tokens=9", "--temperature=2", "--seed=3", "--ids").split(),
                          text.split()[:9])
         greedy = self.generate(model, "--prompt=84,104", "--tokens=30", "--ids")
         self.assertEqual(drawn("--top_k=1"), greedy)
@@ -143,7 +156,7 @@ class GenerateTest(ProgramTest):
                          until.replace(bytes([end]), b"").decode(errors="replace"))
 
     def test_refusals(self):
-        model = self.trained("--run.rounds=1")
+        model = self.trained()
         refused = self.assert_refused
         refused(2, "needs a model", "generate")
         refused(2, "needs --prompt", "generate", model)
@@ -169,7 +182,7 @@ class GenerateTest(ProgramTest):
         refused(4, "damaged.h5", "generate", damaged, "--prompt=a")
 
     def test_refused_folders(self):
-        checkpoint = self.trained("--run.rounds=1")
+        checkpoint = self.trained()
         os.mkdir(self.path("empty"))
         self.assert_refused(2, "has no model.ini", "generate", self.path("empty"), "--prompt=a")
         folder = self.folder_of(checkpoint, normalizer={"type": "NFC"})
