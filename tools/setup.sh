@@ -14,7 +14,7 @@ export CCACHE_SLOPPINESS=${CCACHE_SLOPPINESS:-pch_defines,time_macros}
 
 BUILD_PACKAGES=(build-essential cmake ninja-build ccache pkg-config git openmpi-bin libopenmpi-dev libhdf5-dev
   libboost-program-options-dev librandom123-dev libfmt-dev libxxhash-dev nlohmann-json3-dev
-  zlib1g-dev python3-venv)
+  libpcre2-dev zlib1g-dev python3-venv)
 TEST_PACKAGES=(libgtest-dev libbenchmark-dev clang-tidy strace chromium fonts-dejavu-core)
 
 # libtorch_cpu.so of this wheel needs the two CUDA packages to load, even without a GPU. The other requirements of the

@@ -63,6 +63,7 @@ constexpr Command kCommands[] = {
     {"diff", "[--values | --all] A.h5 B.h5", "the first value that differs"},
     {"export", "CKPT.h5 OUT [--dtype=TYPE] [--overwrite]",
      "the global model, to a .safetensors file or a folder"},
+    {"generate", "MODEL --prompt=TEXT [--tokens=N ...]", "text from a language model"},
     {"calibrate", "[NAME] [--quick] [-v]", "measure this machine, print a [device.NAME]"},
     {"completion", "bash | zsh", "a script for the shell"},
     {"man", "", "the manual page: espalier man | man -l -"},
@@ -111,7 +112,7 @@ constexpr const char* kCompletion = R"(_espalier() {
     list) COMPREPLY=($(compgen -W "methods models datasets devices options files" -- "$word")) ;;
     explain) COMPREPLY=($(compgen -W "$_espalier_names" -- "$word")) ;;
     completion) COMPREPLY=($(compgen -W "bash zsh" -- "$word")) ;;
-    info | diff | export)
+    info | diff | export | generate)
       COMPREPLY=($(compgen -f -X '!*.h5' -- "$word") $(compgen -S / -d -- "$word"))
       [[ ${#COMPREPLY[@]} == 1 && ${COMPREPLY[0]} == */ ]] && compopt -o nospace ;;
   esac

@@ -53,6 +53,7 @@ int main(int argc, char** argv) {
     if (verb == "diff") return diff_command(arguments);
     if (verb == "calibrate") return calibrate_command(&argc, &argv, arguments);
     if (verb == "export") return export_command(all, arguments);
+    if (verb == "generate") return generate_command(all, arguments);
     if (verb == "completion") return completion_command(all, arguments);
     if (verb == "man") return man_command(all, arguments);
     if (verb == "--version") return version_command();

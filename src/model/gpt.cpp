@@ -9,6 +9,7 @@
 
 #include "espalier/base/error.h"
 #include "espalier/model/operations.h"
+#include "espalier/model/row_operations.h"
 #include "espalier/model/transformer.h"
 
 namespace espalier {
@@ -22,7 +23,8 @@ void declare(OptionTable& table) {
 /// The head with the embedding's weights.
 Layer tied_head(int weight, int vocabulary_axis, int embed_axis) {
   Layer layer;
-  layer.forward = [=](const Parameters& p, const at::Tensor& x, Context&) {
+  layer.forward = [=](const Parameters& p, const at::Tensor& x, Context& context) {
+    if (context.cache) return product_by_row(x, p[weight], at::Tensor());
     return linear_product(x, p.weight(weight), at::Tensor());
   };
   layer.cost = [=](CostTape& tape) {

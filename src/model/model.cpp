@@ -9,6 +9,7 @@
 
 #include "espalier/base/error.h"
 #include "espalier/model/ensemble.h"
+#include "espalier/model/key_value_cache.h"
 #include "espalier/model/layers.h"
 #include "espalier/model/transformer.h"
 
@@ -60,6 +61,9 @@ Submodel part_of(const Model& model, const Submodel& submodel, int first, int la
 at::Tensor forward(const Model& model, const Parameters& parameters, at::Tensor x,
                    Context& context) {
   const int answer = model.answer(parameters.submodel());
+  const std::int64_t positions = context.cache ? x.size(1) : 0;
+  ESPALIER_CHECK(!context.cache || (takes_cache(model) && context.mode == Mode::evaluate &&
+                                    !context.gates && x.size(0) == context.cache->batch()));
   std::vector<at::Tensor> members;
   for (int i = 0; i < static_cast<int>(model.blocks.size()); ++i) {
     if (!parameters.submodel().has_block(i)) continue;
@@ -71,11 +75,15 @@ at::Tensor forward(const Model& model, const Parameters& parameters, at::Tensor 
       if (others != nullptr) others->push_back(block.forward(parameters, x, context));
       continue;
     }
+    if (context.cache && context.last_position && i == answer) {
+      x = x.narrow(1, positions - 1, 1).contiguous();
+    }
     x = block.forward(parameters, x, context);
     if (context.taps) context.taps->push_back(x);
     if (context.projected && i == model.projection) *context.projected = x;
     if (i == answer) break;  // blocks kept after it are not used
   }
+  if (context.cache) context.cache->advance(positions);
   if (members.empty()) return x;
   members.push_back(x);
   return mean_of(members);

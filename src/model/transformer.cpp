@@ -9,7 +9,9 @@
 #include "espalier/base/error.h"
 #include "espalier/model/buffer_layout.h"
 #include "espalier/model/gelu.h"
+#include "espalier/model/key_value_cache.h"
 #include "espalier/model/operations.h"
+#include "espalier/model/row_operations.h"
 
 namespace espalier {
 namespace {
@@ -103,7 +105,9 @@ Layer gelu_layer(bool tanh) {
 Layer swiglu(Layer gate, Layer up) {
   Layer layer;
   layer.forward = [=](const Parameters& p, const at::Tensor& x, Context& context) {
-    return at::silu(gate.forward(p, x, context)) * up.forward(p, x, context);
+    const at::Tensor gates = gate.forward(p, x, context);
+    if (context.cache) return silu_product_by_row(gates, up.forward(p, x, context));
+    return at::silu(gates) * up.forward(p, x, context);
   };
   layer.cost = [=](CostTape& tape) {
     const int input = tape.current;
@@ -142,10 +146,13 @@ at::Tensor rotary_table(std::int64_t positions, std::int64_t pairs, double base)
   return table;
 }
 
-/// The rows of the table for the kept pairs (each keeps its own frequency) and the first positions.
-at::Tensor kept_angles(const at::Tensor& table, std::int64_t positions, const Submodel& submodel,
-                       int axis) {
-  const at::Tensor rows = table.narrow(1, 0, positions);
+/// The rows of the table for the kept pairs (each keeps its own frequency) and `positions`
+/// positions from `first` on.
+at::Tensor kept_angles(const at::Tensor& table, std::int64_t first, std::int64_t positions,
+                       const Submodel& submodel, int axis) {
+  ESPALIER_CHECK(first + positions <= table.size(1), "{} positions from {} on of {}", positions,
+                 first, table.size(1));
+  const at::Tensor rows = table.narrow(1, first, positions);
   if (submodel.is_full(axis)) return rows;
   const auto units = submodel.units(axis);
   return rows.index_select(
@@ -184,10 +191,12 @@ struct Attention {
 
   std::int64_t groups() const { return choice.heads / choice.kv_heads; }
 
-  at::Tensor rotated(at::Tensor x, const Submodel& submodel, std::int64_t heads) const {
+  at::Tensor rotated(at::Tensor x, const Submodel& submodel, std::int64_t heads,
+                     const KeyValueCache* cache) const {
     if (!choice.rotary) return x;
-    const at::Tensor kept = kept_angles(table, x.size(1), submodel, axes.columns);
-    return rotate_(std::move(x), kept, heads);
+    const at::Tensor kept =
+        kept_angles(table, cache ? cache->length() : 0, x.size(1), submodel, axes.columns);
+    return cache ? rotate_by_row_(std::move(x), kept, heads) : rotate_(std::move(x), kept, heads);
   }
 
   /// Keys or values [batch, heads, positions, columns], repeated for each query head that uses
@@ -206,7 +215,49 @@ struct Attention {
     return 1 / std::sqrt(static_cast<double>(by));
   }
 
+  /// Numbers of a cache for each position.
+  std::int64_t cached(const Submodel& submodel) const {
+    return submodel.width(axes.heads) *
+           (width(head_columns, submodel) + width(value_columns, submodel));
+  }
+
+  at::Tensor cached_forward(const Parameters& p, const at::Tensor& x, Context& context) const {
+    const Submodel& submodel = p.submodel();
+    KeyValueCache& cache = *context.cache;
+    const std::int64_t positions = x.size(1);
+    const std::int64_t units = submodel.width(axes.heads);
+    const std::int64_t columns = width(head_columns, submodel);
+    const std::int64_t values = width(value_columns, submodel);
+    const auto projected = [&](std::size_t i, std::int64_t rotated_heads) {
+      at::Tensor y = projections[i].forward(p, x, context);
+      return rotated_heads > 0 ? rotated(std::move(y), submodel, rotated_heads, &cache) : y;
+    };
+    const auto heads_of = [](const at::Tensor& y, std::int64_t first, std::int64_t count,
+                             std::int64_t width_of_one) {
+      return HeadRows{y.const_data_ptr<float>() + first, y.size(2), count, width_of_one};
+    };
+    at::Tensor query, key, value;  // they keep the memory of q, k and v
+    HeadRows q, k, v;
+    if (choice.fused_qkv) {
+      query = projected(0, 2 * units);
+      q = heads_of(query, 0, units, columns);
+      k = heads_of(query, units * columns, units, columns);
+      v = heads_of(query, 2 * units * columns, units, columns);
+    } else {
+      query = projected(0, units * groups());
+      key = projected(1, units);
+      value = projected(2, 0);
+      q = heads_of(query, 0, units * groups(), columns);
+      k = heads_of(key, 0, units, columns);
+      v = heads_of(value, 0, units, values);
+    }
+    const KeyValueCache::Entry& own = cache.append(axes.block, k, v, positions);
+    return attend_by_row(q, own.keys, own.values, positions, cache.length() + positions,
+                         scale(submodel));
+  }
+
   at::Tensor forward(const Parameters& p, const at::Tensor& x, Context& context) const {
+    if (context.cache) return cached_forward(p, x, context);
     const Submodel& submodel = p.submodel();
     const std::int64_t units = submodel.width(axes.heads);
     const std::int64_t columns = width(head_columns, submodel);
@@ -219,16 +270,17 @@ struct Attention {
     };
     at::Tensor q, k, v;
     if (choice.fused_qkv) {
-      const at::Tensor qkv = rotated(projections[0].forward(p, x, context), submodel, 2 * units);
+      const at::Tensor qkv =
+          rotated(projections[0].forward(p, x, context), submodel, 2 * units, nullptr);
       const auto parts = qkv.view({x.size(0), x.size(1), 3, units, -1}).unbind(2);
       q = parts[0].transpose(1, 2);
       k = parts[1].transpose(1, 2);
       v = parts[2].transpose(1, 2);
     } else {
       const std::int64_t heads = units * groups();
-      q = by_head(rotated(projections[0].forward(p, x, context), submodel, heads), heads);
+      q = by_head(rotated(projections[0].forward(p, x, context), submodel, heads, nullptr), heads);
       k = repeat_kv(
-          by_head(rotated(projections[1].forward(p, x, context), submodel, units), units));
+          by_head(rotated(projections[1].forward(p, x, context), submodel, units, nullptr), units));
       v = repeat_kv(by_head(projections[2].forward(p, x, context), units));
     }
     at::Tensor y =
@@ -508,6 +560,9 @@ Layer dense(Layout& layout, int block, const std::string& name, Dimension out, D
       has_bias ? layout.add_entry({name + ".bias", Kind::trainable, block, {out}, {}}) : -1;
   Layer layer;
   layer.forward = [=](const Parameters& p, const at::Tensor& x, Context& context) {
+    if (context.cache) {
+      return product_by_row(x, p[weight], has_bias ? p[bias] : at::Tensor());
+    }
     const at::Tensor y = linear_product(x, p.weight(weight), has_bias ? p[bias] : at::Tensor(),
                                         scaler(p.submodel(), out, context));
     return gated(y, out, -1, context);
@@ -543,7 +598,11 @@ Layer stream_norm(const TransformerChoice& choice, Layout& layout, int block,
       rms ? -1
           : layout.add_entry({name + ".bias", Kind::trainable, block, {layout.along(axis)}, {}});
   Layer layer;
-  layer.forward = [=](const Parameters& p, const at::Tensor& x, Context&) {
+  layer.forward = [=](const Parameters& p, const at::Tensor& x, Context& context) {
+    if (context.cache) {
+      return rms ? rms_norm_by_row(x, p[weight], epsilon)
+                 : layer_norm_by_row(x, p[weight], p[bias], epsilon);
+    }
     if (rms) return rms_norm(x, p[weight], epsilon);
     return at::layer_norm(x, {x.size(-1)}, p[weight], p[bias], epsilon);
   };
@@ -622,6 +681,9 @@ void add_transformer_blocks(Model& model, Layout& layout, const TransformerChoic
     model.blocks.push_back(make_block(layout, axes.block,
                                       {residual(std::move(attend), axes.attention_rows),
                                        residual(std::move(mlp), axes.mlp_rows)}));
+    if (choice.causal) {
+      model.blocks.back().cached = [a](const Submodel& submodel) { return a.cached(submodel); };
+    }
     model.transformer.push_back(axes);
     for (const int axis : {axes.heads, axes.attention_rows, axes.hidden, axes.mlp_rows}) {
       model.masked.push_back({axis, axes.block});
@@ -661,7 +723,10 @@ Layer token_stem(const TransformerChoice& choice, Layout& layout, int block,
     const double factor = stream_scaler(p.submodel(), embed_axis, context);
     at::Tensor y = embed_tokens(x, p.weight(weight), factor);
     if (place < 0) return y;
-    at::Tensor positions = x.size(1) == most ? p[place] : p[place].narrow(0, 0, x.size(1));
+    const std::int64_t first = context.cache ? context.cache->length() : 0;
+    ESPALIER_CHECK(first + x.size(1) <= most, "{} positions from {} on of {}", x.size(1), first,
+                   most);
+    at::Tensor positions = x.size(1) == most ? p[place] : p[place].narrow(0, first, x.size(1));
     return y.add_(factor == 1 ? positions : positions * factor);
   };
   layer.cost = [=](CostTape& tape) {

@@ -20,6 +20,8 @@
 
 namespace espalier {
 
+class KeyValueCache;
+
 enum class Mode { train, evaluate, calibrate };
 
 /// The inputs of a forward pass beside parameters and samples.
@@ -47,6 +49,12 @@ struct Context {
   /// If set, factors of the outputs of each unit in a search for masks: per axis a tensor over its
   /// kept units, undefined if the axis has none.
   const std::vector<at::Tensor>* gates = nullptr;
+  /// If set, x [batch, any number of positions] goes on with the texts that the cache has read, and
+  /// is added to it. Each position's values have the same bits however the text was cut, because
+  /// the layers compute row by row (row_operations.h). Only to evaluate.
+  KeyValueCache* cache = nullptr;
+  /// With a cache: the answering classifier reads the last position of x only.
+  bool last_position = false;
 };
 
 /// A stage of training that trains only some entries: a search for masks.
@@ -107,6 +115,9 @@ struct Block {
   std::function<at::Tensor(const Parameters&, const at::Tensor&, Context&)> forward;
   /// Adds the nodes of training on the tape's batch.
   std::function<void(CostTape&)> cost;
+  /// Numbers of a cache's keys and values for each position; empty if it looks at no other
+  /// positions.
+  std::function<std::int64_t(const Submodel&)> cached{};
 };
 
 /// The shape of data for a model.
