@@ -150,16 +150,6 @@ FileImage MemoryFile::finish() {
           static_cast<std::size_t>(size)};
 }
 
-H5Handle open_image(const Bytes& bytes) {
-  const H5Handle access = access_list();
-  h5_check(H5Pset_fapl_core(access, 1 << 20, false), "open a file in memory");
-  // HDF5 copies from it, and does not write.
-  h5_check(H5Pset_file_image(access, const_cast<std::byte*>(bytes.data()), bytes.size()),
-           "open a file in memory");
-  return {h5_check(H5Fopen(memory_name().c_str(), H5F_ACC_RDONLY, access), "open a file in memory"),
-          H5Fclose};
-}
-
 void require_file(const std::filesystem::path& path) {
   std::error_code ignored;
   const auto status = std::filesystem::status(path, ignored);

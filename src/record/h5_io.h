@@ -46,8 +46,6 @@ class MemoryFile {
   void* buffer_ = nullptr;  // HDF5 grows it, and leaves it here on closing
   H5Handle file_;
 };
-/// A file from its bytes, for reading; copies them.
-H5Handle open_image(const Bytes& bytes);
 
 /// Root attributes that both kinds of file carry: filetype, version, software, its version and
 /// commit, config.

@@ -118,26 +118,46 @@ std::optional<std::int64_t> product(std::span<const std::int64_t> sizes, std::in
   return result;
 }
 
+/// Finds a key that an object has twice, of which the parser keeps the last. (The parser's own
+/// callback would take a time that grows with the square of the number of tensors.)
+struct KeyWatch final : nlohmann::json_sax<nlohmann::json> {
+  std::vector<std::set<std::string>> open;  // the keys of the objects that are open
+  std::string twice;
+
+  bool null() override { return true; }
+  bool boolean(bool) override { return true; }
+  bool number_integer(number_integer_t) override { return true; }
+  bool number_unsigned(number_unsigned_t) override { return true; }
+  bool number_float(number_float_t, const string_t&) override { return true; }
+  bool string(string_t&) override { return true; }
+  bool binary(binary_t&) override { return true; }
+  bool start_object(std::size_t) override {
+    open.emplace_back();
+    return true;
+  }
+  bool key(string_t& name) override {
+    if (!open.back().insert(name).second) twice = name;
+    return true;
+  }
+  bool end_object() override {
+    open.pop_back();
+    return true;
+  }
+  bool start_array(std::size_t) override { return true; }
+  bool end_array() override { return true; }
+  bool parse_error(std::size_t, const std::string&, const nlohmann::detail::exception&) override {
+    return false;
+  }
+};
+
 nlohmann::json parse_header(const MappedFile& file, std::int64_t bytes) {
   const auto* text = reinterpret_cast<const char*>(file.data() + kLengthBytes);
-  std::vector<std::set<std::string>> keys;  // of the objects that are open
-  std::string twice;
-  const auto watch = [&](int, nlohmann::json::parse_event_t event, nlohmann::json& value) {
-    if (event == nlohmann::json::parse_event_t::object_start) keys.emplace_back();
-    if (event == nlohmann::json::parse_event_t::object_end) keys.pop_back();
-    if (event == nlohmann::json::parse_event_t::key &&
-        !keys.back().insert(value.get<std::string>()).second) {
-      twice = value.get<std::string>();
-    }
-    return true;
-  };
-  nlohmann::json header;
-  try {
-    header = nlohmann::json::parse(text, text + bytes, watch);
-  } catch (const nlohmann::json::exception&) {
+  KeyWatch watch;
+  if (!nlohmann::json::sax_parse(text, text + bytes, &watch)) {
     file.refuse("its header is not valid JSON");
   }
-  if (!twice.empty()) file.refuse(formatted("'{}' is given twice", twice));
+  if (!watch.twice.empty()) file.refuse(formatted("'{}' is given twice", watch.twice));
+  nlohmann::json header = nlohmann::json::parse(text, text + bytes);
   if (!header.is_object()) file.refuse("its header is not a JSON object");
   return header;
 }

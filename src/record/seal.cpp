@@ -4,9 +4,9 @@
 #include <cerrno>
 #include <cstring>
 #include <fstream>
-#include <optional>
 #include <utility>
 
+#include "espalier/base/bytes.h"
 #include "espalier/base/error.h"
 #include "espalier/base/hash.h"
 #include "h5_io.h"
@@ -14,6 +14,7 @@
 namespace espalier {
 namespace {
 
+constexpr std::size_t kPieceBytes = std::size_t{4} << 20;
 constexpr char kMagic[8] = {'E', 'S', 'P', 'A', 'L', 'I', 'E', 'R'};
 
 [[noreturn]] void refuse_damaged(const std::filesystem::path& path) {
@@ -29,43 +30,51 @@ bool has_seal(std::ifstream& in, std::size_t size) {
   return in && std::memcmp(magic, kMagic, sizeof(kMagic)) == 0;
 }
 
-/// What the seal is of, or nothing where the file has none.
-std::optional<Bytes> sealed_bytes(const std::filesystem::path& path) {
+Seal with(std::uint64_t bytes, std::uint64_t checksum) {
+  Seal seal;
+  std::memcpy(seal.magic, kMagic, sizeof(kMagic));
+  seal.bytes = bytes;
+  seal.checksum = checksum;
+  return seal;
+}
+
+/// Whether the file has a seal, which is right then. Read piece by piece, since a checkpoint may be
+/// as large as the memory.
+bool is_sealed(const std::filesystem::path& path) {
   std::ifstream in(path, std::ios::binary | std::ios::ate);
   if (!in) throw OutputError(formatted("cannot read {}: {}", path.string(), std::strerror(errno)));
   const auto size = static_cast<std::size_t>(std::max<std::streamoff>(0, in.tellg()));
-  if (!has_seal(in, size)) return std::nullopt;
-  Bytes bytes(size);
+  if (!has_seal(in, size)) return false;
+  Seal stored;
+  in.seekg(static_cast<std::streamoff>(size - sizeof(Seal)));
+  in.read(reinterpret_cast<char*>(&stored), sizeof(Seal));
   in.seekg(0);
-  in.read(reinterpret_cast<char*>(bytes.data()), static_cast<std::streamsize>(size));
+  Hasher hasher;
+  Bytes piece(kPieceBytes);
+  for (std::size_t left = size - sizeof(Seal); left > 0 && in;) {
+    const std::size_t count = std::min(left, piece.size());
+    in.read(reinterpret_cast<char*>(piece.data()), static_cast<std::streamsize>(count));
+    hasher.add(piece.data(), count);
+    left -= count;
+  }
   if (!in) throw OutputError(formatted("{} cannot be read to its end", path.string()));
-  const std::size_t length = size - sizeof(Seal);
-  const Seal expected = seal_of(bytes.data(), length);
-  if (std::memcmp(bytes.data() + length, &expected, sizeof(Seal)) != 0) refuse_damaged(path);
-  bytes.resize(length);
-  return bytes;
+  const Seal expected = with(size - sizeof(Seal), hasher.value());
+  if (std::memcmp(&stored, &expected, sizeof(Seal)) != 0) refuse_damaged(path);
+  return true;
 }
 
 }  // namespace
 
 Seal seal_of(const std::byte* data, std::size_t bytes) {
-  Seal seal;
-  std::memcpy(seal.magic, kMagic, sizeof(kMagic));
-  seal.bytes = bytes;
-  seal.checksum = hash_bytes(data, bytes);
-  return seal;
+  return with(bytes, hash_bytes(data, bytes));
 }
 
 Record open_record(const std::filesystem::path& path) {
   h5::require_file(path);
-  if (const auto bytes = sealed_bytes(path)) {
-    H5Handle file = h5::open_image(*bytes);
-    std::string kind = h5::check_identity(file, path);
-    return {std::move(file), std::move(kind)};
-  }
+  const bool sealed = is_sealed(path);
   H5Handle file = h5::open_file(path);  // notices by itself where a checkpoint was cut off
   std::string kind = h5::check_identity(file, path);
-  if (kind == h5::kCheckpointType) refuse_damaged(path);
+  if (!sealed && kind == h5::kCheckpointType) refuse_damaged(path);
   return {std::move(file), std::move(kind)};
 }
 

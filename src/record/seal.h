@@ -23,8 +23,8 @@ struct Record {
   H5Handle file;
   std::string kind;  // h5::kRunType or h5::kCheckpointType
 };
-/// Opens a run file from the disk, or a checkpoint from its checked bytes, for reading. OutputError
-/// with the reason where the file is damaged or neither.
+/// Opens a run file, or a checkpoint whose bytes were checked, for reading. OutputError with the
+/// reason where the file is damaged or neither.
 Record open_record(const std::filesystem::path& path);
 
 }  // namespace espalier

@@ -216,6 +216,17 @@ TEST(Purposes, AreRegisteredOnce) {
 }
 
 // XXH3_64bits of the empty string, from the xxHash specification's test values.
+TEST(Hash, OfPiecesIsThatOfTheWhole) {
+  std::vector<unsigned char> bytes(5000);
+  for (std::size_t i = 0; i < bytes.size(); ++i) bytes[i] = static_cast<unsigned char>(i * i >> 3);
+  for (const std::size_t cut : {0, 1, 240, 241, 1024, 4999}) {
+    Hasher hasher;
+    hasher.add(bytes.data(), cut);
+    hasher.add(bytes.data() + cut, bytes.size() - cut);
+    EXPECT_EQ(hasher.value(), hash_bytes(bytes.data(), bytes.size()));
+  }
+}
+
 TEST(Hash, GivesThePublishedAnswerAndDependsOnSeedAndBytes) {
   EXPECT_EQ(hash_text(""), 0x2d06800538d394c2u);
   EXPECT_NE(hash_text("a"), hash_text("b"));

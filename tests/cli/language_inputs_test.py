@@ -55,5 +55,23 @@ class HiddenBytes(ProgramTest):
         self.assertTrue((tasks["samples"] == 32).all())
 
 
+class Evaluation(ProgramTest):
+    def test_the_windows_of_a_drawn_model_that_is_smaller(self):
+        self.input = os.path.join(os.environ["ESPALIER_INPUTS"], "language", "smollm2-perplexity.ini")
+        os.mkdir(self.path("tokens"))
+        tokens = np.random.default_rng(1).integers(0, 50, 2000 + 41 * 512).astype(np.uint16)
+        for name, values in (("tokens", tokens), ("documents", np.array([0, 2000, len(tokens)])), ("split", np.array([0, 1], np.uint8))):
+            np.save(self.path("tokens", name + ".npy"), values)
+        self.write("tokens/meta.json", json.dumps({"vocabulary": 50}))
+        settings = (f"--data.dir={self.folder.name}", "--data.file=tokens", "--model.init=", "--model.embed=72", "--model.depth=1",
+                    "--model.mlp=64", "--record.evaluate_batch=7")
+        run = self.run_ok("small", *settings)
+        found = self.table(run, "evaluations")
+        self.assertEqual(found["version"].tolist(), [0])
+        # First weights know nothing of tokens that follow no law: the perplexity is about the number of tokens.
+        self.assertLess(abs(found["perplexity"][0] / 50 - 1), 0.1)
+        self.assertEqual(len(self.table(run, "tasks")["task"]), 0)
+
+
 if __name__ == "__main__":
     unittest.main()

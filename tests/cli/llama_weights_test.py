@@ -266,6 +266,28 @@ class LlamaTest(LlamaFolderTest):
         self.assert_refused(3, "has no such tensor", *words, f"--model.init={self.indexed_without()}")
         self.assertFalse(os.path.exists(self.path("runs", "bad")))
 
+    def test_unfit_tokens_are_refused_before_anything_is_written(self):
+        words = ("run", self.input, "--run.name=bad", *OPTIONS)
+        self.write("tokens/meta.json", json.dumps({"vocabulary": int(self.tokens.max())}))
+        self.assert_refused(3, f"which is no token of a vocabulary of {self.tokens.max()}", *words)
+        self.write("tokens/meta.json", json.dumps({"vocabulary": 70}))
+        numpy.save(self.path("tokens", "documents.npy"), numpy.array([0, 700, 1001]))
+        self.assert_refused(3, "end with the number of tokens, 1000", *words, "--check")
+        self.assertFalse(os.path.exists(self.path("runs", "bad")))
+
+    def test_clients_of_documents_train_alike_on_any_ranks_and_after_a_kill(self):
+        folder = self.save("hf", llama_tensors(self.random))
+        numpy.save(self.path("tokens", "documents.npy"), numpy.array([0, 100, 300, 420, 700, 1000]))
+        numpy.save(self.path("tokens", "split.npy"), numpy.array([0, 0, 0, 0, 1], numpy.uint8))
+        numpy.save(self.path("tokens", "client.npy"), numpy.array([2, 0, 2, 1, -1], numpy.int32))
+        run = self.same_on_ranks_and_after_a_kill(f"--model.init={folder}", *OPTIONS, "--data.partition=given", "--clients.count=3",
+                                                  "--run.rounds=3", "--train.lr=0.1", "--train.batch=4", "--data.stride=9",
+                                                  "--train.epochs=1", ranks=(2, 3), kill="round.merged:2")
+        clients = self.table(run, "clients")
+        self.assertEqual(clients["samples"].tolist(), [(n - 1) // LENGTH for n in (200, 280, 220)])
+        found = self.table(run, "evaluations")
+        self.assertLess(found["loss"][-1], found["loss"][0])
+
     def indexed_without(self):
         self.write("hf/model.safetensors.index.json",
                    json.dumps({"weight_map": {"model.absent.weight": "model.safetensors"}}))

@@ -150,9 +150,8 @@ TEST_F(Safetensors, ValuesAreRoundedToTheNearestOfTheTypeHalvesToEven) {
   EXPECT_EQ(values_of(read_safetensors(path)[0]),
             (std::vector<float>{1, 1 + 0x1p-6f, -1 - 0x1p-7f, 1, 1, 65536, 0x1p-25f}));
   write_safetensors(path, tensors, FloatType::float16);
-  EXPECT_EQ(
-      values_of(read_safetensors(path)[0]),
-      (std::vector<float>{1 + 0x1p-8f, 1 + 0x3p-8f, -1 - 0x1p-8f, 1, 1 + 0x1p-9f, 65504, 0}));
+  EXPECT_EQ(values_of(read_safetensors(path)[0]),
+            (std::vector<float>{1 + 0x1p-8f, 1 + 0x3p-8f, -1 - 0x1p-8f, 1, 1 + 0x1p-9f, 65504, 0}));
   EXPECT_EQ(std::filesystem::file_size(path) % 8, 7 * 2 % 8);
 }
 
@@ -170,6 +169,19 @@ TEST_F(Safetensors, AValueBeyondTheTypeIsAnOutputErrorThatLeavesTheOlderFile) {
                  "float32");
   }
   EXPECT_EQ(values_of(read_safetensors(path)[0]), older);
+}
+
+TEST_F(Safetensors, AHeaderMayHaveManyTensors) {
+  // As many as a model of 2,000 blocks.
+  const std::vector<float> one{1};
+  std::vector<NamedTensor> tensors;
+  for (int i = 0; i < 20'000; ++i) tensors.push_back({formatted("t.{}", i), {1}, reads(one)});
+  const auto path = folder_.path() / "out.safetensors";
+  write_safetensors(path, tensors);
+  const auto back = read_safetensors(path);
+  ASSERT_EQ(back.size(), tensors.size());
+  EXPECT_EQ(back.back().name, tensors.back().name);
+  EXPECT_EQ(values_of(back.back()), one);
 }
 
 /// Two files with a tensor each, and an index with the text `map` as its weight_map.
