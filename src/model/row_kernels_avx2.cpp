@@ -9,6 +9,7 @@ namespace {
 // 12 of 16 registers hold sums.
 constexpr int kMostRows = 3;
 constexpr int kOuts = 2;
+constexpr int kSingleOuts = 4;
 
 struct Lanes {
   __m256 low, high;

@@ -9,6 +9,7 @@ namespace {
 // 24 of 32 registers hold sums.
 constexpr int kMostRows = 6;
 constexpr int kOuts = 4;
+constexpr int kSingleOuts = 8;
 
 struct Lanes {
   __m512 all;

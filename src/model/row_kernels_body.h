@@ -1,7 +1,7 @@
-// The kernels of row_kernels.h, for a file that has defined kMostRows, kOuts, Lanes and its
-// operations, in an unnamed namespace. Nothing from the standard library is called: such a function
-// would be compiled for this file's instruction set, and the linker could take it for the whole
-// program.
+// The kernels of row_kernels.h, for a file that has defined kMostRows, kOuts, kSingleOuts, Lanes
+// and its operations, in an unnamed namespace. Nothing from the standard library is called: such a
+// function would be compiled for this file's instruction set, and the linker could take it for the
+// whole program.
 
 constexpr std::int64_t kLanes = 16;
 
@@ -83,9 +83,10 @@ inline void products(const float* x, std::int64_t rows, std::int64_t in, const f
 
 void product(const float* x, std::int64_t rows, std::int64_t in, const float* w, std::int64_t outs,
              const float* bias, float* y, std::int64_t y_stride) {
-  // A single row waits for the weights from memory: four rows of them at once keep it busy.
+  // A single row waits for the weights from memory, which come faster if more rows of them are read
+  // at once.
   if (rows == 1) {
-    products<4>(x, rows, in, w, outs, bias, y, y_stride);
+    products<kSingleOuts>(x, rows, in, w, outs, bias, y, y_stride);
   } else {
     products<kOuts>(x, rows, in, w, outs, bias, y, y_stride);
   }

@@ -37,15 +37,20 @@ Model smollm2() {
   return espalier::build_model(config, {{kContext}, kVocabulary, kVocabulary, true});
 }
 
-/// Eight sums, so that no addition waits for the one before.
+/// As fast as one core reads: four sums of 16 lanes, so that no addition waits for the one before.
 ESPALIER_WIDEST float sum_of(const float* values, std::int64_t count) {
-  constexpr std::int64_t kSums = 128;
-  float sums[kSums] = {};
-  for (std::int64_t i = 0; i + kSums <= count; i += kSums) {
-    for (std::int64_t s = 0; s < kSums; ++s) sums[s] += values[i + s];
+  using Lanes = float __attribute__((vector_size(64), aligned(4), may_alias));
+  const auto* from = reinterpret_cast<const Lanes*>(values);
+  Lanes a{}, b{}, c{}, d{};
+  for (std::int64_t i = 0; i + 4 <= count / 16; i += 4) {
+    a += from[i];
+    b += from[i + 1];
+    c += from[i + 2];
+    d += from[i + 3];
   }
+  const Lanes sums = (a + b) + (c + d);
   float total = 0;
-  for (const float sum : sums) total += sum;
+  for (int lane = 0; lane < 16; ++lane) total += sums[lane];
   return total;
 }
 
