@@ -65,12 +65,8 @@ TEST_F(TransformerBound, HoldsForExits) {
 }
 
 TEST_F(TransformerBound, HoldsForGpt) {
-  const Settings llama{{"positions", "rotary"},
-                       {"kv_heads", "2"},
-                       {"fused_qkv", "false"},
-                       {"qkv_bias", "false"},
-                       {"linear_bias", "false"},
-                       {"rms_norm", "true"},
+  const Settings llama{{"positions", "rotary"}, {"kv_heads", "2"},        {"fused_qkv", "false"},
+                       {"qkv_bias", "false"},   {"linear_bias", "false"}, {"rms_norm", "true"},
                        {"activation", "swiglu"}};
   for (const Settings& more :
        {Settings{}, Settings{{"tied", "false"}}, Settings{{"positions", "rotary"}}, llama})

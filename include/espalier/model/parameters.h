@@ -67,8 +67,8 @@ class Parameters {
 };
 
 /// First values of a full model, from streams keyed by entry name (purpose "model.init"): they
-/// depend only on the seed and the entry's name, rule and size, not on the order of entries. Entries
-/// for which `kept` is true keep their values; none if it is empty.
+/// depend only on the seed and the entry's name, rule and size, not on the order of entries.
+/// Entries for which `kept` is true keep their values; none if it is empty.
 void initialise(Parameters& full, std::int64_t seed, const std::vector<bool>& kept = {});
 
 }  // namespace espalier
