@@ -51,7 +51,7 @@ struct Pattern::State {
   std::string expression;
   std::unique_ptr<pcre2_code, decltype(&pcre2_code_free)> code{nullptr, pcre2_code_free};
   std::unique_ptr<pcre2_match_data, decltype(&pcre2_match_data_free)> match{nullptr,
-                                                                           pcre2_match_data_free};
+                                                                            pcre2_match_data_free};
 };
 
 Pattern::Pattern(const std::string& expression, bool literal) : state_(std::make_unique<State>()) {
@@ -63,10 +63,11 @@ Pattern::Pattern(const std::string& expression, bool literal) : state_(std::make
   state_->code.reset(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(), options,
                                    &error, &place, nullptr));
   if (!state_->code) {
-    throw InputError(
-        formatted("'{}' is no regular expression that PCRE2 knows: {}", expression, reason_of(error)));
+    throw InputError(formatted("'{}' is no regular expression that PCRE2 knows: {}", expression,
+                               reason_of(error)));
   }
-  pcre2_jit_compile(state_->code.get(), PCRE2_JIT_COMPLETE);  // without it: slower, the same matches
+  pcre2_jit_compile(state_->code.get(),
+                    PCRE2_JIT_COMPLETE);  // without it: slower, the same matches
   state_->match.reset(pcre2_match_data_create_from_pattern(state_->code.get(), nullptr));
 }
 

@@ -1,9 +1,11 @@
 #include "espalier/model/model.h"
 
+#include <ATen/core/LegacyTypeDispatch.h>
 #include <fmt/ranges.h>
 
 #include <algorithm>
 #include <numeric>
+#include <optional>
 #include <set>
 #include <utility>
 
@@ -64,6 +66,10 @@ at::Tensor forward(const Model& model, const Parameters& parameters, at::Tensor 
   const std::int64_t positions = context.cache ? x.size(1) : 0;
   ESPALIER_CHECK(!context.cache || (takes_cache(model) && context.mode == Mode::evaluate &&
                                     !context.gates && x.size(0) == context.cache->batch()));
+  // Without this, views and additions of a single row cost more for their gradients, of which there
+  // are none, than for themselves.
+  std::optional<at::AutoDispatchBelowADInplaceOrView> no_gradients;
+  if (context.cache) no_gradients.emplace();
   std::vector<at::Tensor> members;
   for (int i = 0; i < static_cast<int>(model.blocks.size()); ++i) {
     if (!parameters.submodel().has_block(i)) continue;

@@ -95,13 +95,12 @@ at::Tensor silu_product_by_row(at::Tensor gate, const at::Tensor& up) {
 }
 
 at::Tensor rotate_by_row_(at::Tensor x, const at::Tensor& table, std::int64_t rotated) {
-  const at::Tensor own = table.contiguous();
   const std::int64_t positions = x.size(1);
-  const std::int64_t pairs = own.size(2);
-  ESPALIER_CHECK(x.is_contiguous() && own.size(1) == positions &&
-                 rotated * 2 * pairs <= x.size(-1));
-  const float* cosine = own.const_data_ptr<float>();
-  const float* sine = cosine + positions * pairs;
+  const std::int64_t pairs = table.size(2);
+  ESPALIER_CHECK(x.is_contiguous() && table.size(1) == positions && table.stride(1) == pairs &&
+                 table.stride(2) == 1 && rotated * 2 * pairs <= x.size(-1));
+  const float* cosine = table.const_data_ptr<float>();
+  const float* sine = cosine + table.stride(0);
   float* values = x.mutable_data_ptr<float>();
   for (std::int64_t row = 0; row < x.size(0) * positions; ++row) {
     const std::int64_t angle = row % positions * pairs;

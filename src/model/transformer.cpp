@@ -560,11 +560,10 @@ Layer dense(Layout& layout, int block, const std::string& name, Dimension out, D
       has_bias ? layout.add_entry({name + ".bias", Kind::trainable, block, {out}, {}}) : -1;
   Layer layer;
   layer.forward = [=](const Parameters& p, const at::Tensor& x, Context& context) {
-    if (context.cache) {
-      return product_by_row(x, p[weight], has_bias ? p[bias] : at::Tensor());
-    }
-    const at::Tensor y = linear_product(x, p.weight(weight), has_bias ? p[bias] : at::Tensor(),
-                                        scaler(p.submodel(), out, context));
+    const at::Tensor own_bias = has_bias ? p[bias] : at::Tensor();
+    const at::Tensor y = context.cache ? product_by_row(x, p[weight], own_bias)
+                                       : linear_product(x, p.weight(weight), own_bias,
+                                                        scaler(p.submodel(), out, context));
     return gated(y, out, -1, context);
   };
   layer.cost = [=](CostTape& tape) {

@@ -2,7 +2,8 @@
 // Byte-level BPE, as published language models use it: reads a tokenizer.json of Hugging Face's
 // package `tokenizers`, turns text into tokens and tokens into text, with that package's results.
 // A text is cut at added tokens, then by the file's pre-tokenizers, and the bytes of each piece are
-// merged pair by pair in the order of the file's merges (Sennrich et al. 2016; Radford et al. 2019).
+// merged pair by pair in the order of the file's merges (Sennrich et al. 2016; Radford et al.
+// 2019).
 
 #include <cstdint>
 #include <filesystem>
