@@ -14,6 +14,9 @@ namespace {
 constexpr JobKind kCalibrate = job_kind("evaluation.calibrate");
 constexpr JobKind kEvaluate = job_kind("evaluation.evaluate");
 
+/// The kinds of entries that evaluations send; each rank has the frozen ones.
+constexpr unsigned kEvaluated = kTrained | kStatistic;
+
 /// Batches [first, last).
 struct Batches {
   std::int64_t first = 0;
@@ -47,8 +50,8 @@ class ShardStepper final : public Stepper {
       : head_(job.head), batches_(Batches::decode(*job.head)), run_(std::move(run)) {
     const auto full = Submodel::full(*experiment.model.layout);
     const auto dense = experiment.plans->buffer_layout(full, Packing::dense);
-    model_ = Parameters(experiment.plans->buffer_layout(full, Packing::aligned));
-    experiment.plans->plan(*dense, model_.buffer_layout())
+    model_ = experiment.allocate(experiment.plans->buffer_layout(full, Packing::aligned));
+    experiment.plans->plan(*dense, model_.buffer_layout(), nullptr, kEvaluated)
         ->copy(floats_of(*job.payload).data(), model_.data());
     next_ = batches_.first;
   }
@@ -134,9 +137,7 @@ Evaluator::Running& Evaluator::hold(std::int64_t version, const Parameters& mode
   const auto [place, added] = running_.try_emplace(version);
   Running& running = place->second;
   if (!added) return running;
-  running.model = Parameters(model.buffer_layout_ptr());
-  std::memcpy(running.model.data(), model.data(),
-              static_cast<std::size_t>(model.buffer_layout().size()) * sizeof(float));
+  running.model = model.copy();
   running.is_calibrated = !lacks_statistics(model);
   running.moments.resize(static_cast<std::size_t>(plan_.calibration_batches()));
   running.sums.resize(static_cast<std::size_t>(plan_.test_batches()));
@@ -169,11 +170,11 @@ void Evaluator::archive(Archive& archive, const Parameters& model) {
   archive.value("times", times);
   for (std::size_t i = 0; i < versions.size(); ++i) {
     Parameters copy;
-    if (archive.loading()) copy = Parameters(model.buffer_layout_ptr());
+    if (archive.loading()) copy = model.copy();
     Parameters& values = archive.loading() ? copy : running_.at(versions[i]).model;
-    archive.value(
-        formatted("model_{}", versions[i]).c_str(),
-        std::span<float>(values.data(), static_cast<std::size_t>(values.buffer_layout().size())));
+    const std::int64_t size = values.buffer_layout().size_without_frozen();
+    archive.value(formatted("model_{}", versions[i]).c_str(),
+                  std::span<float>(values.data(), static_cast<std::size_t>(size)));
     if (!archive.loading()) continue;
     Running& running = hold(versions[i], values);
     running.time = times[i];
@@ -184,8 +185,9 @@ void Evaluator::archive(Archive& archive, const Parameters& model) {
 /// Cuts the batches into one shard for each rank.
 void Evaluator::send(std::int64_t version, const Running& running, JobKind kind) {
   const auto dense = experiment_.plans->buffer_layout(running.model.submodel(), Packing::dense);
-  auto values = std::make_shared<Bytes>(static_cast<std::size_t>(dense->size()) * sizeof(float));
-  experiment_.plans->plan(running.model.buffer_layout(), *dense)
+  auto values = std::make_shared<Bytes>(static_cast<std::size_t>(dense->size_without_frozen()) *
+                                        sizeof(float));
+  experiment_.plans->plan(running.model.buffer_layout(), *dense, nullptr, kEvaluated)
       ->copy(running.model.data(), floats_of(*values).data());
   Job job;
   job.kind = kind;

@@ -49,9 +49,7 @@ class Contrastive : public LocalObjective {
   void begin(const LocalView& view) override {
     if (weight_ == 0) return;
     if (negatives_ == Negatives::previous && !take_previous(view)) return;
-    received_ = Parameters(view.parameters.buffer_layout_ptr());
-    c10::NoGradGuard no_grad;
-    received_.flat().copy_(view.parameters.flat());
+    received_ = view.parameters.copy();
   }
 
   void prepare(const LocalView&, Context& context) override {
@@ -101,7 +99,10 @@ class Contrastive : public LocalObjective {
         saved + own.output_bytes + models() * z +
         std::max(frozen.activation_bytes - frozen.input_bytes, similarity_bytes(model, batch, z)) -
         own.activation_bytes;
-    return models() * weight_bytes(experiment, submodel) + std::max<std::int64_t>(0, passing);
+    // The previous model may have other units, and so frozen values of its own.
+    const std::int64_t previous = keeps_model() ? frozen_bytes(experiment, submodel) : 0;
+    return models() * weight_bytes(experiment, submodel) + previous +
+           std::max<std::int64_t>(0, passing);
   }
 
   // Whether the client has a previous model is not known here, unless this is its first task.
@@ -130,7 +131,7 @@ class Contrastive : public LocalObjective {
     if (!is_no_larger(submodel, view.parameters.submodel())) return false;
     const auto dense = e.plans->buffer_layout(submodel, Packing::dense);
     const auto aligned = e.plans->buffer_layout(submodel, Packing::aligned);
-    previous_ = Parameters(aligned);
+    previous_ = e.allocate(aligned);
     e.plans->plan(*dense, *aligned, nullptr, kTrained)->copy(values_.data(), previous_.data());
     return true;
   }

@@ -274,7 +274,8 @@ Matching match_all(const std::vector<NamedTensor>& tensors, const std::string& o
     own.clear();
     const Entry& wanted = buffer_layout.layout().entries[entry];
     // Missing statistics are no error: they are computed before they are needed.
-    if (!misfit[entry] && wanted.kind != Kind::statistic) result.missing.push_back(wanted.name);
+    if (misfit[entry] || wanted.kind == Kind::statistic || wanted.adapter) continue;
+    result.missing.push_back(wanted.name);
   }
   return result;
 }

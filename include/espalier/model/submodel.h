@@ -38,6 +38,9 @@ class Submodel {
   /// True if `other` has every unit and block of this submodel.
   bool inside(const Submodel& other) const;
 
+  /// The smallest submodel that has every unit and block of both.
+  Submodel united(const Submodel& other) const;
+
   std::uint64_t hash() const;
   friend bool operator==(const Submodel&, const Submodel&) = default;
 
