@@ -6,6 +6,7 @@
 
 #include <cstdio>
 #include <filesystem>
+#include <set>
 
 #include "espalier/app/help.h"
 #include "espalier/app/options.h"
@@ -15,6 +16,7 @@
 #include "espalier/data/dataset.h"
 #include "espalier/device/device.h"
 #include "espalier/engine/tables.h"
+#include "espalier/model/adapter.h"
 #include "espalier/model/cost.h"
 #include "espalier/model/unit_window.h"
 #include "espalier/record/compare.h"
@@ -266,12 +268,17 @@ int diff_command(const std::vector<std::string>& arguments) {
 
 int export_command(const Protocols& protocols, const std::vector<std::string>& arguments) {
   bool overwrite = false;
+  bool merges = true;
   std::vector<std::string> files;
   for (const std::string& word : arguments) {
     if (word == "--overwrite") {
       overwrite = true;
+    } else if (word == "--adapters=merge" || word == "--adapters=keep") {
+      merges = word == "--adapters=merge";
     } else if (word.starts_with("-")) {
-      throw InputError("export has the flag --overwrite, not '" + word + "'");
+      throw InputError(
+          "export has the flags --overwrite, --adapters=merge and --adapters=keep, not '" + word +
+          "'");
     } else {
       files.push_back(word);
     }
@@ -282,17 +289,27 @@ int export_command(const Protocols& protocols, const std::vector<std::string>& a
   if (!overwrite && std::filesystem::exists(files[1])) {
     throw InputError(files[1] + " exists; choose another name or add --overwrite");
   }
-  const StoredModel stored = read_stored_model(files[0], all_options(protocols));
+  StoredModel stored = read_stored_model(files[0], all_options(protocols));
   if (lacks_statistics(stored.values)) {
     throw OutputError(formatted(
         "{} has no norm statistics: its run was stopped before they were computed; start the run "
         "again, or export another checkpoint",
         files[0]));
   }
-  const std::vector<NamedTensor> tensors = named_tensors(stored.values);
+  if (merges) merge_adapters(stored.values);
+  std::vector<NamedTensor> tensors = named_tensors(stored.values);
+  if (merges) {
+    std::set<std::string> factors;
+    for (const Entry& entry : stored.model.layout->entries) {
+      if (entry.adapter) factors.insert(entry.name);
+    }
+    std::erase_if(tensors, [&](const NamedTensor& t) { return factors.contains(t.name); });
+  }
   write_safetensors(files[1], tensors);
+  std::int64_t values = 0;
+  for (const NamedTensor& tensor : tensors) values += tensor.count();
   std::printf("%s: %s, %zu tensors, %lld values\n", files[1].c_str(), stored.model.name.c_str(),
-              tensors.size(), static_cast<long long>(stored.values.buffer_layout().count()));
+              tensors.size(), static_cast<long long>(values));
   return 0;
 }
 
