@@ -15,8 +15,8 @@ namespace {
 void refuse_without_adapters(const Experiment& experiment) {
   if (!experiment.model.layout->adapters.empty()) return;
   throw InputError(
-      "method.submodel = ranks and method.merge = adapter_norms need adapters; set "
-      "model.adapter_rank");
+      "method.submodel = ranks and method.merge = adapter_norms need adapters; take other rules, or "
+      "set model.adapter_rank");
 }
 
 /// The leading ranks of every adapter, as many as the client's width gives; all else is whole.
