@@ -6,6 +6,7 @@
 
 #include <cstdio>
 #include <filesystem>
+#include <set>
 
 #include "espalier/app/help.h"
 #include "espalier/app/options.h"
@@ -15,6 +16,7 @@
 #include "espalier/data/dataset.h"
 #include "espalier/device/device.h"
 #include "espalier/engine/tables.h"
+#include "espalier/model/adapter.h"
 #include "espalier/model/cost.h"
 #include "espalier/model/unit_window.h"
 #include "espalier/record/compare.h"
@@ -269,6 +271,7 @@ int export_command(const Protocols& protocols, const std::vector<std::string>& a
   constexpr std::string_view kType = "--dtype=";
   bool overwrite = false;
   FloatType type = FloatType::float32;
+  bool merges = true;
   std::vector<std::string> files;
   for (const std::string& word : arguments) {
     if (word == "--overwrite") {
@@ -277,8 +280,13 @@ int export_command(const Protocols& protocols, const std::vector<std::string>& a
       const auto given = float_type(word.substr(kType.size()));
       if (!given) throw InputError("--dtype is float32, bfloat16 or float16; not " + word);
       type = *given;
+    } else if (word == "--adapters=merge" || word == "--adapters=keep") {
+      merges = word == "--adapters=merge";
     } else if (word.starts_with("-")) {
-      throw InputError("export has the flags --dtype=TYPE and --overwrite, not '" + word + "'");
+      throw InputError(
+          "export has the flags --dtype=TYPE, --adapters=merge, --adapters=keep and --overwrite, "
+          "not '" +
+          word + "'");
     } else {
       files.push_back(word);
     }
@@ -296,23 +304,30 @@ int export_command(const Protocols& protocols, const std::vector<std::string>& a
   if (!overwrite && std::filesystem::exists(weights)) {
     throw InputError(weights.string() + " exists; choose another name or add --overwrite");
   }
-  const StoredModel stored = read_stored_model(files[0], all_options(protocols));
+  StoredModel stored = read_stored_model(files[0], all_options(protocols));
   if (lacks_statistics(stored.values)) {
     throw OutputError(formatted(
         "{} has no norm statistics: its run was stopped before they were computed; start the run "
         "again, or export another checkpoint",
         files[0]));
   }
+  if (!is_file && !merges) {
+    throw InputError("--adapters=keep needs a file, because Llama's folders have no adapters");
+  }
+  if (merges) merge_adapters(stored.values);
   const std::vector<NamedTensor> tensors =
-      is_file ? named_tensors(stored.values) : llama_tensors(stored.values);
+      is_file ? named_tensors(stored.values, /*with_adapters=*/!merges)
+              : llama_tensors(stored.values);
   if (is_file) {
     write_safetensors(target, tensors, type);
   } else {
     write_llama_folder(target, stored, type);
   }
+  std::int64_t values = 0;
+  for (const NamedTensor& tensor : tensors) values += tensor.count();
   std::printf("%s: %s, %zu tensors, %lld values of %s\n", weights.c_str(),
-              stored.model.name.c_str(), tensors.size(),
-              static_cast<long long>(stored.values.buffer_layout().count()), float_type_name(type));
+              stored.model.name.c_str(), tensors.size(), static_cast<long long>(values),
+              float_type_name(type));
   return 0;
 }
 

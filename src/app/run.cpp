@@ -147,6 +147,7 @@ int run_on_all_ranks(const MpiEnvironment& mpi, const Protocols& protocols, cons
       status = serve({protocol, config, *experiment, kinds, real_time, data_print},
                      std::move(*service), request, *directory, mpi, std::move(newest.checkpoint));
     } else {
+      distribute_frozen(mpi, *experiment);
       Mailbox mailbox(mpi);
       Worker(kinds, mailbox, real_time).run();
     }

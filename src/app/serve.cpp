@@ -1,5 +1,6 @@
 #include "espalier/app/serve.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "espalier/app/progress.h"
@@ -67,6 +68,19 @@ Service build_service(const Protocol& protocol, const Config& config,
           KeptCheckpoints(config)};
 }
 
+void distribute_frozen(const MpiEnvironment& mpi, const Experiment& experiment) {
+  if (!experiment.frozen) return;
+  FrozenValues& frozen = *experiment.frozen;
+  if (mpi.rank() != 0) frozen.allocate_own(*experiment.plans, *experiment.model.layout);
+  const at::Tensor buffer = frozen.buffer();
+  float* const values = buffer.data_ptr<float>();
+  constexpr std::int64_t kMost = 1 << 28;  // MPI counts in int
+  for (std::int64_t begin = 0; begin < buffer.numel(); begin += kMost) {
+    const auto count = static_cast<int>(std::min(kMost, buffer.numel() - begin));
+    ESPALIER_MPI(MPI_Bcast(values + begin, count, MPI_FLOAT, 0, mpi.communicator()));
+  }
+}
+
 int serve(const Surroundings& s, Service service, const Request& request, RunDirectory& directory,
           const MpiEnvironment& mpi, std::unique_ptr<CheckpointReader> checkpoint) {
   // 1. The ranks with a worker (this one, if it is the only one), and the records.
@@ -101,12 +115,17 @@ int serve(const Surroundings& s, Service service, const Request& request, RunDir
            .on_warning = [&](const std::string& text) { progress.warning(text); },
            .save = save});
   const std::unique_ptr<Conversation> conversation = service.preparation->converse(run);
+  if (s.experiment.frozen) {
+    ESPALIER_CHECK(conversation->model() != nullptr, "frozen entries of no model");
+    s.experiment.frozen->share(*conversation->model());
+  }
   if (is_restored) {
     checkpoint->read([&](Archive& archive) { run.archive(archive, *conversation); });
     checkpoint.reset();
     log_note(formatted("resuming from version {} of {}", conversation->progress().version,
                        directory.path().string()));
   }
+  distribute_frozen(mpi, s.experiment);
   warn_of_loss(conversation->progress().version);
 
   // 3. Handle events until the run ends or is stopped; then write everything to the disk.

@@ -162,6 +162,17 @@ std::shared_ptr<MemoryAccount> MemoryAccount::create(std::int64_t cap_bytes) {
   return std::make_shared<CountedAccount>(cap_bytes);
 }
 
+std::shared_ptr<const void> charge_scope(std::int64_t bytes) {
+  Counter* const counter = current_counter();
+  if (counter == nullptr) return nullptr;
+  counter->add(bytes);
+  counter->retain();
+  return {counter, [bytes](Counter* charged) {
+            charged->remove(bytes);
+            charged->release();
+          }};
+}
+
 MemoryScope::MemoryScope(std::shared_ptr<MemoryAccount> account)
     : account_(std::move(account)), previous_(current_account) {
   current_account = account_.get();

@@ -14,6 +14,9 @@ namespace {
 constexpr JobKind kCalibrate = job_kind("evaluation.calibrate");
 constexpr JobKind kEvaluate = job_kind("evaluation.evaluate");
 
+/// The kinds of entries that evaluations send; each rank has the frozen ones.
+constexpr unsigned kEvaluated = kTrained | kStatistic;
+
 /// Batches [first, last).
 struct Batches {
   std::int64_t first = 0;
@@ -47,8 +50,8 @@ class ShardStepper final : public Stepper {
       : head_(job.head), batches_(Batches::decode(*job.head)), run_(std::move(run)) {
     const auto full = Submodel::full(*experiment.model.layout);
     const auto dense = experiment.plans->buffer_layout(full, Packing::dense);
-    model_ = Parameters(experiment.plans->buffer_layout(full, Packing::aligned));
-    experiment.plans->plan(*dense, model_.buffer_layout())
+    model_ = experiment.allocate(experiment.plans->buffer_layout(full, Packing::aligned));
+    experiment.plans->plan(*dense, model_.buffer_layout(), nullptr, kEvaluated)
         ->copy(floats_of(*job.payload).data(), model_.data());
     next_ = batches_.first;
   }
@@ -132,8 +135,8 @@ void Evaluator::calibrate(std::int64_t version, const Parameters& model) {
 /// The values as a message has them.
 SharedBytes Evaluator::values_of(const Parameters& model) const {
   const auto dense = experiment_.plans->buffer_layout(model.submodel(), Packing::dense);
-  Bytes values(static_cast<std::size_t>(dense->size()) * sizeof(float));
-  experiment_.plans->plan(model.buffer_layout(), *dense)
+  Bytes values(static_cast<std::size_t>(dense->size_without_frozen()) * sizeof(float));
+  experiment_.plans->plan(model.buffer_layout(), *dense, nullptr, kEvaluated)
       ->copy(model.data(), floats_of(values).data());
   return to_shared(std::move(values));
 }
@@ -141,8 +144,8 @@ SharedBytes Evaluator::values_of(const Parameters& model) const {
 /// The model of an item in the buffer layout of `like`.
 Parameters Evaluator::model_of(const Running& running, const Parameters& like) const {
   const auto dense = experiment_.plans->buffer_layout(like.submodel(), Packing::dense);
-  Parameters model(like.buffer_layout_ptr());
-  experiment_.plans->plan(*dense, model.buffer_layout())
+  Parameters model = like.copy();
+  experiment_.plans->plan(*dense, model.buffer_layout(), nullptr, kEvaluated)
       ->copy(floats_of(*running.values).data(), model.data());
   return model;
 }
@@ -187,11 +190,11 @@ void Evaluator::archive(Archive& archive, const Parameters& model) {
   archive.value("versions", versions);
   archive.value("times", times);
   for (std::size_t i = 0; i < versions.size(); ++i) {
-    Parameters values = archive.loading() ? Parameters(model.buffer_layout_ptr())
-                                          : model_of(running_.at(versions[i]), model);
-    archive.value(
-        formatted("model_{}", versions[i]).c_str(),
-        std::span<float>(values.data(), static_cast<std::size_t>(values.buffer_layout().size())));
+    Parameters values =
+        archive.loading() ? model.copy() : model_of(running_.at(versions[i]), model);
+    const std::int64_t size = values.buffer_layout().size_without_frozen();
+    archive.value(formatted("model_{}", versions[i]).c_str(),
+                  std::span<float>(values.data(), static_cast<std::size_t>(size)));
     if (!archive.loading()) continue;
     Running& running = hold(versions[i], values);
     running.time = times[i];

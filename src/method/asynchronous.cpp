@@ -54,7 +54,7 @@ class BufferedDifferences : public MergeRule {
     std::vector<Holding> counted = sent;
     for (Holding& holding : counted) holding.weight = 1;
     if (momentum_ > 0)
-      velocity_.resize(static_cast<std::size_t>(model.buffer_layout().size()), 0.0f);
+      velocity_.resize(static_cast<std::size_t>(model.buffer_layout().size_without_frozen()), 0.0f);
     auto after = std::make_unique<BlockSums>();
     auto before = std::make_unique<BlockSums>();
     auto holders = std::make_unique<BlockSums>();

@@ -54,10 +54,8 @@ class Contrastive : public LocalObjective {
       const auto shared = view.experiment.plans->buffer_layout(peer.submodel, Packing::shared);
       take_negative(view, *shared, floats_of(*peer.values).data());
     }
-    if (frozen_.empty() && negatives_ != Negatives::batch) return;
-    received_ = Parameters(view.parameters.buffer_layout_ptr());
-    c10::NoGradGuard no_grad;
-    received_.flat().copy_(view.parameters.flat());
+    if (negative_models_.empty() && negatives_ != Negatives::batch) return;
+    received_ = view.parameters.copy();
   }
 
   void prepare(const LocalView&, Context& context) override {
@@ -75,7 +73,7 @@ class Contrastive : public LocalObjective {
       contrast = contrast_within(z, anchors, temperature_);
     } else {
       std::vector<at::Tensor> negatives;
-      for (const Parameters& model : frozen_) {
+      for (const Parameters& model : negative_models_) {
         negatives.push_back(representation(view, model, batch));
       }
       contrast = contrast_to(z, anchors, negatives, temperature_);
@@ -113,7 +111,9 @@ class Contrastive : public LocalObjective {
         saved + own.output_bytes + models() * z +
         std::max(frozen.activation_bytes - frozen.input_bytes, similarity_bytes(model, batch, z)) -
         own.activation_bytes;
+    // Models of other tasks may have other units, and so frozen values of their own.
     return models() * weight_bytes(experiment, submodel) +
+           (models() - 1) * frozen_bytes(experiment, submodel) +
            peers_ * peer_bytes(experiment, submodel) + std::max<std::int64_t>(0, passing);
   }
 
@@ -163,8 +163,8 @@ class Contrastive : public LocalObjective {
   void take_negative(const LocalView& view, const BufferLayout& dense, const float* values) {
     PlanCache& plans = *view.experiment.plans;
     const auto aligned = plans.buffer_layout(dense.submodel(), Packing::aligned);
-    plans.plan(dense, *aligned, nullptr, kTrained)
-        ->copy(values, frozen_.emplace_back(aligned).data());
+    Parameters& model = negative_models_.emplace_back(view.experiment.allocate(aligned));
+    plans.plan(dense, *aligned, nullptr, kTrained)->copy(values, model.data());
   }
 
   /// Of a peer's model in the message: values and units. Its windows may have a run more in each
@@ -216,7 +216,7 @@ class Contrastive : public LocalObjective {
   bool scaler_;
   // Of the present task; undefined if it has no contrast:
   Parameters received_;
-  std::vector<Parameters> frozen_;  // negatives
+  std::vector<Parameters> negative_models_;
   at::Tensor projected_;
   // The client's model after its last task, dense, and the code of its submodel; empty before.
   std::vector<std::int64_t> code_;

@@ -120,7 +120,7 @@ class DynamicMerge : public MergeRule {
         clients_(static_cast<double>(context.experiment.fleet->size())) {}
 
   void merge(const Experiment& experiment, Parameters& model, std::span<Update> updates) override {
-    memory_.resize(static_cast<std::size_t>(model.buffer_layout().size()), 0.0F);
+    memory_.resize(static_cast<std::size_t>(model.buffer_layout().size_without_frozen()), 0.0F);
     std::vector<Holding> trained, sent;
     for (Update& update : updates) {
       update.weight = 1;

@@ -180,7 +180,7 @@ class ChangedMean : public AverageMerge {
   using AverageMerge::AverageMerge;
 
   void merge(const Experiment& experiment, Parameters& model, std::span<Update> updates) override {
-    const auto size = static_cast<std::size_t>(model.buffer_layout().size());
+    const auto size = static_cast<std::size_t>(model.buffer_layout().size_without_frozen());
     std::vector<double> sums(size, 0.0), weights(size, 0.0);
     float* const values = model.data();
     for (Update& update : updates) {

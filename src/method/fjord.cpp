@@ -40,7 +40,7 @@ class OrderedDropout : public LocalObjective {
     small_ = Parameters();
     if (drawn == nested_.size()) return;
     const Experiment& e = view.experiment;
-    small_ = Parameters(e.plans->buffer_layout(nested_[drawn], Packing::aligned));
+    small_ = e.allocate(e.plans->buffer_layout(nested_[drawn], Packing::aligned));
     e.plans->plan(view.parameters.buffer_layout(), small_.buffer_layout(), nullptr, kTrained)
         ->copy(view.parameters.data(), small_.data());
     small_.attach_gradients();

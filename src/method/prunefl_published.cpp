@@ -165,7 +165,7 @@ class PrunedMean : public AverageMerge {
   }
 
   void merge(const Experiment& experiment, Parameters& model, std::span<Update> updates) override {
-    const auto size = static_cast<std::size_t>(model.buffer_layout().size());
+    const auto size = static_cast<std::size_t>(model.buffer_layout().size_without_frozen());
     const std::vector<Range> matrices = matrices_of(model.buffer_layout());
     std::vector<std::uint8_t> is_weight(size, 0);
     for (const Range& matrix : matrices) {

@@ -43,7 +43,7 @@ class LastKnownDifferences : public MergeRule {
       : clients_(context.experiment.fleet->size()) {}
 
   void merge(const Experiment& experiment, Parameters& model, std::span<Update> updates) override {
-    const auto size = static_cast<std::size_t>(model.buffer_layout().size());
+    const auto size = static_cast<std::size_t>(model.buffer_layout().size_without_frozen());
     for (Update& update : updates) {
       update.weight = 1 / static_cast<double>(clients_);
       std::vector<float>& last = last_[update.client];

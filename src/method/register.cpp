@@ -17,6 +17,7 @@
 #include "espalier/method/fiarse.h"
 #include "espalier/method/fjord.h"
 #include "espalier/method/heterofl.h"
+#include "espalier/method/hetlora.h"
 #include "espalier/method/hier_favg.h"
 #include "espalier/method/masks.h"
 #include "espalier/method/mergesfl.h"
@@ -62,6 +63,7 @@ const rounds::Catalogue& rounds_catalogue() {
     rounds::register_personal_layers(c);
     rounds::register_moon(c);
     rounds::register_msfusion(c);
+    rounds::register_hetlora(c);
     return c;
   }();
   return all;

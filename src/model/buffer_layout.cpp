@@ -6,6 +6,25 @@
 
 namespace espalier {
 
+namespace {
+
+bool is_packed(Packing packing, const Entry& entry) {
+  switch (packing) {
+    case Packing::aligned:
+    case Packing::dense:
+      return true;
+    case Packing::shared:
+      return !entry.personal && entry.kind != Kind::frozen;
+    case Packing::personal:
+      return entry.personal;
+    case Packing::frozen:
+      return entry.kind == Kind::frozen;
+  }
+  return false;
+}
+
+}  // namespace
+
 std::int64_t width(const Dimension& dimension, const Submodel& submodel) {
   std::int64_t positions = 1;
   for (const Factor& factor : dimension)
@@ -22,7 +41,8 @@ BufferLayout::BufferLayout(std::shared_ptr<const Layout> layout, Submodel submod
   ESPALIER_CHECK(submodel_.axes() == static_cast<int>(layout_->axes.size()) &&
                      submodel_.blocks() == static_cast<int>(layout_->blocks.size()),
                  "the submodel is not of this layout: {} axes", submodel_.axes());
-  const std::int64_t unit = packing_ == Packing::aligned ? kAlignmentFloats : 1;
+  const bool is_aligned = packing_ == Packing::aligned || packing_ == Packing::frozen;
+  const std::int64_t unit = is_aligned ? kAlignmentFloats : 1;
   const int blocks = static_cast<int>(layout_->blocks.size());
   for (int kind = 0; kind < kKinds; ++kind) {
     kinds_[kind].begin = size_;
@@ -33,7 +53,7 @@ BufferLayout::BufferLayout(std::shared_ptr<const Layout> layout, Submodel submod
         const Entry& entry = layout_->entries[index];
         if (static_cast<int>(entry.kind) != kind || entry.block != block) continue;
         if (!submodel_.has_block(block)) continue;
-        if (packing_ == (entry.personal ? Packing::shared : Packing::personal)) continue;
+        if (!is_packed(packing_, entry)) continue;
         Place& place = places_[index];
         place.present = true;
         place.offset = size_;

@@ -6,6 +6,7 @@
 
 #include "espalier/base/error.h"
 #include "espalier/config/lists.h"
+#include "espalier/model/adapter.h"
 #include "espalier/model/layers.h"
 
 namespace espalier {
@@ -32,7 +33,7 @@ Model build(const Config& config, const DataShape& shape) {
   }
   Model model;
   model.shape = shape;
-  auto layout = std::make_shared<Layout>();
+  auto layout = new_layout(config);
   // With further classifiers the depth can be cut: after the second convolution, the third, ...,
   // and the hidden layer.
   const std::vector<std::int64_t> stages = whole_numbers(config, "model.channels", "width");

@@ -7,6 +7,7 @@
 
 #include "espalier/base/error.h"
 #include "espalier/config/lists.h"
+#include "espalier/model/adapter.h"
 #include "espalier/model/layers.h"
 
 namespace espalier {
@@ -56,7 +57,7 @@ Model build(const Config& config, const DataShape& shape) {
 
   Model model;
   model.shape = shape;
-  auto layout = std::make_shared<Layout>();
+  auto layout = new_layout(config);
   if (exits > 1) model.class_axis = layout->add_axis("classes", shape.classes, false);
   int width = layout->add_axis("input", shape.sample[0], false);
   std::int64_t length = shape.sample[1];

@@ -170,8 +170,8 @@ struct Convolution : torch::autograd::Function<Convolution> {
     const bool wants_input = context->needs_input_grad(0);
     at::Tensor of_input, of_weight, of_bias;
     at::Tensor place = weight.grad();
-    if (!context->needs_input_grad(1)) {
-      // A frozen weight has no gradient.
+    if (!context->needs_input_grad(1)) {  // the weight is frozen
+      if (s.bias && context->needs_input_grad(2)) of_bias = g.sum({0, 2, 3});
     } else if (place.defined() && (s.signal || by_columns(g.numel() / g.size(1), g.size(1)))) {
       add_by_columns(place, x, g, s, s.signal ? kSamplesAtOnce : g.size(0));
       if (s.bias) of_bias = g.sum({0, 2, 3});
@@ -231,13 +231,13 @@ void add_scratch(NodeCost& cost, std::int64_t in, std::int64_t out, std::int64_t
   const std::int64_t backward_input = no_copy ? 0 : in <= 8 ? 8 * in_map : in_blocks;
   std::int64_t peak = backward_input + out_blocks + weight_blocks + std::max(weight, picked);
   if (by_columns(out_map / kFloatBytes, out)) peak = (in * taps + out) * out_map;
+  if (!cost.trains) peak = 0;
   if (cost.input_gradient) {
     // With separate calls the weights' gradient is computed before the input's gradient exists.
     // With a stride, the input's gradient is computed in another order of dimensions and copied.
     const std::int64_t input = in * in_map;
     const std::int64_t copies = s.stride > 1 ? 2 * input : in_blocks;
     const bool separate = !at_once(in * out * taps, s) || by_columns(out_map / kFloatBytes, out);
-    if (!cost.trains) peak = 0;
     peak = std::max(std::max(in_blocks + out_blocks + weight_blocks, copies + input) - input,
                     separate ? peak - input : peak);
   }
@@ -268,8 +268,9 @@ std::int64_t signal_scratch(const NodeCost& cost, std::int64_t in, std::int64_t 
 
 at::Tensor convolve(const at::Tensor& x, const at::Tensor& weight,
                     const std::optional<at::Tensor>& bias, const ConvolutionShape& s, bool first) {
-  // Autograd has no backward pass for the convolution of a few samples at once.
-  const bool own = weight.requires_grad() || (s.signal && x.requires_grad());
+  // Autograd has no backward pass for the kernels that a first layer and a signal use.
+  const bool own =
+      weight.requires_grad() || (bias && bias->requires_grad()) || (s.signal && x.requires_grad());
   if (c10::GradMode::is_enabled() && own) {
     return Convolution::apply(x, weight, bias, s.stride, s.padding, first);
   }
@@ -277,7 +278,8 @@ at::Tensor convolve(const at::Tensor& x, const at::Tensor& weight,
 }
 
 void add_convolution_cost(CostTape& tape, std::int64_t in, std::int64_t out,
-                          const ConvolutionShape& s, bool first, bool trains_weight) {
+                          const ConvolutionShape& s, bool first, bool trains_weight,
+                          bool trains_bias) {
   const std::int64_t batch = tape.batch;
   std::vector<std::int64_t>& shape = tape.shape;
   const std::int64_t in_map = batch * shape[1] * shape[2] * kFloatBytes;
@@ -290,6 +292,7 @@ void add_convolution_cost(CostTape& tape, std::int64_t in, std::int64_t out,
   cost.output_bytes = positions * out * kFloatBytes;
   cost.saves_input = true;
   cost.trains = trains_weight;
+  cost.runs_backward = trains_bias;
   cost.input_gradient = !first;
   add_scratch(cost, in, out, in_map, positions * kFloatBytes, batch, s);
   if (few_at_once(in, s, first)) {

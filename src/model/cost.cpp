@@ -117,8 +117,9 @@ std::int64_t activation_peak(std::int64_t batch_bytes, const std::vector<NodeCos
       piece[i] = walk.make(node.output_bytes);
     }
     saved(i, [&](int p) { walk.hold(p); });
+    // What it would save is made even so.
     if (node.runs_backward) walk.grow(node.saved_bytes);
-    walk.touch(node.forward_scratch_bytes);
+    walk.touch(node.forward_scratch_bytes + (node.runs_backward ? 0 : node.saved_bytes));
     for (const int input : node.inputs) {
       if (input >= 0 && last_reader[input] == i) {
         walk.drop(piece[input]);
@@ -241,7 +242,8 @@ std::vector<std::int64_t> moved_bytes(std::int64_t batch_bytes,
 /// else it has a node for the input, which gets a gradient.
 CostTape begin_tape(const Model& model, const Submodel& submodel, std::int64_t batch,
                     const Stage* stage) {
-  CostTape tape{submodel, batch, model.shape.sample, {}, -1, stage};
+  const Layout& layout = stage == nullptr ? *model.layout : *stage->layout;
+  CostTape tape{submodel, batch, model.shape.sample, {}, -1, stage, &layout};
   if (submodel.has_block(0) || model.is_ensemble) return tape;
   for (int i = 0; i < submodel.blocks() && !submodel.has_block(i); ++i) {
     if (!model.is_exit(i)) model.blocks[static_cast<std::size_t>(i)].cost(tape);
@@ -250,6 +252,7 @@ CostTape begin_tape(const Model& model, const Submodel& submodel, std::int64_t b
   tape.current = -1;
   NodeCost input;
   input.in_place = true;
+  input.runs_backward = true;
   input.output_bytes = tape.elements() * kFloatBytes;
   tape.add(input);
   return tape;
@@ -314,9 +317,9 @@ TrainingCost training_cost(const Model& model, const Submodel& submodel, std::in
 
   const std::int64_t trained = buffer_layout.kind_range(Kind::trainable).size();
   cost.parameters = buffer_layout.count(Kind::trainable);
-  // Frozen weights are sent and held too.
-  cost.message_bytes =
-      (cost.parameters + (stage == nullptr ? 0 : buffer_layout.count(Kind::frozen))) * kFloatBytes;
+  // Weights that a stage freezes are sent too.
+  const BufferLayout own(model.layout, submodel, Packing::dense);
+  cost.message_bytes = own.count(Kind::trainable) * kFloatBytes;
   cost.model_bytes = (buffer_layout.size() + (1 + optimizer_copies) * trained) * kFloatBytes;
   cost.activation_bytes =
       activation_peak(cost.input_bytes + labels, tape.nodes, !heads.empty()) + kScalarBytes;

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "espalier/base/error.h"
+#include "espalier/model/adapter.h"
 #include "espalier/model/transformer.h"
 
 namespace espalier {
@@ -20,7 +21,7 @@ Model build(const Config& config, const DataShape& shape) {
   read_positions(choice, config);
 
   Model model;
-  auto layout = std::make_shared<Layout>();
+  auto layout = new_layout(config);
   const int tokens = layout->add_axis("vocabulary", shape.vocabulary, false);
   const int embed = layout->add_axis("embed", choice.embed);
   const int stem = layout->add_block("stem");

@@ -73,7 +73,7 @@ struct Member {
   void cost(CostTape& tape) const {
     ESPALIER_CHECK(tape.stage == nullptr, "members of an ensemble have no masks to search for");
     const Submodel own = cut(tape.submodel);
-    CostTape inner{own, tape.batch, tape.shape, {}, -1, nullptr};
+    CostTape inner{own, tape.batch, tape.shape, {}, -1, nullptr, tape.layout, first_entry};
     for (const Block& block : model->blocks) block.cost(inner);
     const int input = tape.current;
     const auto offset = static_cast<int>(tape.nodes.size());
@@ -111,6 +111,12 @@ void append(Model& model, Layout& layout, Member member, const std::string& name
     }
     layout.add_entry(std::move(entry));
   }
+  for (Adapter adapter : own.adapters) {
+    for (int* entry : {&adapter.weight, &adapter.down, &adapter.up}) *entry += member.first_entry;
+    adapter.rank = member.axes[static_cast<std::size_t>(adapter.rank)];
+    layout.adapters.push_back(adapter);
+  }
+  layout.adapter_choice = own.adapter_choice;
   const auto shared = std::make_shared<const Member>(std::move(member));
   model.blocks.push_back({name,
                           [shared](const Parameters& p, const at::Tensor& x, Context& context) {

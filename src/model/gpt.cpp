@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "espalier/base/error.h"
+#include "espalier/model/adapter.h"
 #include "espalier/model/operations.h"
 #include "espalier/model/row_operations.h"
 #include "espalier/model/transformer.h"
@@ -35,7 +36,8 @@ Layer tied_head(int weight, int vocabulary_axis, int embed_axis) {
     node.forward_flops = tape.elements() * 2 * inputs;
     node.weight_bytes = tape.shape.back() * inputs * static_cast<std::int64_t>(sizeof(float));
     node.output_bytes = tape.elements() * static_cast<std::int64_t>(sizeof(float));
-    node.saves_input = true;
+    node.trains = tape.trains(weight);
+    node.saves_input = node.trains;
     tape.add(node);
   };
   return layer;
@@ -51,7 +53,7 @@ Model build(const Config& config, const DataShape& shape) {
   read_positions(choice, config);
 
   Model model;
-  auto layout = std::make_shared<Layout>();
+  auto layout = new_layout(config);
   const std::int64_t vocabulary =
       tied ? std::max(shape.vocabulary, shape.classes) : shape.vocabulary;
   const int tokens = layout->add_axis("vocabulary", vocabulary, false);

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "espalier/base/error.h"
+#include "espalier/model/adapter.h"
 #include "espalier/model/operations.h"
 #include "espalier/model/pool.h"
 
@@ -42,6 +43,34 @@ std::int64_t groups_for(std::int64_t width, std::int64_t groups) {
 
 }  // namespace
 
+namespace {
+
+/// As add_cost(), for what was added from node `first` on and read `input`.
+void hold_input(CostTape& tape, int input, std::size_t first) {
+  if (input < 0) return;  // the batch is always held
+  std::size_t last = first;
+  for (std::size_t i = first; i < tape.nodes.size(); ++i) {
+    const NodeCost& node = tape.nodes[i];
+    const auto reads = std::ranges::find(node.inputs, input) != node.inputs.end();
+    if (!reads) continue;
+    if (node.in_place || (node.runs_backward && node.saves_input)) return;  // held by the tape
+    last = i;
+  }
+  const std::int64_t bytes = tape.nodes[static_cast<std::size_t>(input)].output_bytes;
+  for (std::size_t i = last + 1; i < tape.nodes.size(); ++i) {
+    tape.nodes[i].forward_scratch_bytes += bytes;
+  }
+}
+
+}  // namespace
+
+void add_cost(CostTape& tape, const Layer& layer) {
+  const int input = tape.current;
+  const std::size_t first = tape.nodes.size();
+  layer.cost(tape);
+  hold_input(tape, input, first);
+}
+
 Layer convolution(Layout& layout, int block, const std::string& name, int in_axis, int out_axis,
                   ConvolutionShape s, bool first) {
   const std::int64_t taps = s.taps();
@@ -67,7 +96,7 @@ Layer convolution(Layout& layout, int block, const std::string& name, int in_axi
   };
   layer.cost = [=](CostTape& tape) {
     add_convolution_cost(tape, tape.submodel.width(in_axis), tape.submodel.width(out_axis), s,
-                         first, tape.trains(weight));
+                         first, tape.trains(weight), tape.trains(bias));
   };
   return layer;
 }
@@ -84,11 +113,13 @@ Layer linear(Layout& layout, int block, const std::string& name, int in_axis,
   const int bias = layout.add_entry(
       {name + ".bias", Kind::trainable, block, {layout.along(out_axis)}, default_init(fan_in)});
   const bool cuttable = layout.axes[out_axis].cuttable;
+  const auto adapter = add_adapter(layout, block, name, weight, layout.along(out_axis),
+                                   layout.along(in_axis, positions));
   Layer layer;
   layer.forward = [=](const Parameters& p, const at::Tensor& x, Context& context) {
     const at::Tensor flat = x.dim() > 2 ? x.flatten(1) : x;
-    return scaled(linear_product(flat, p.weight(weight), p[bias]), p.submodel(), out_axis, cuttable,
-                  context);
+    return scaled(adapted(linear_product(flat, p.weight(weight), p[bias]), flat, p, adapter),
+                  p.submodel(), out_axis, cuttable, context);
   };
   layer.cost = [=](CostTape& tape) {
     const std::int64_t in = tape.submodel.width(in_axis) * positions;
@@ -97,16 +128,19 @@ Layer linear(Layout& layout, int block, const std::string& name, int in_axis,
     ESPALIER_CHECK(tape.elements() == batch * in, "{} gets {} values a sample, expects {}", name,
                    tape.elements() / batch, in);
     tape.shape = {out};
+    const int input = tape.current;
     NodeCost cost;
     cost.work = Work::product;
     cost.forward_flops = batch * out * (2 * in + 1);
     cost.weight_bytes = out * in * kFloatBytes;
     cost.output_bytes = batch * out * kFloatBytes;
     cost.trains = tape.trains(weight);
+    cost.runs_backward = tape.trains(bias);
     cost.saves_input = cost.trains;
     cost.input_gradient = !first;
     cost.backward_scratch_bytes = out * kFloatBytes;  // the bias's gradient
     tape.add(cost);
+    add_adapter_cost(tape, adapter, input, batch, in, out);
   };
   return layer;
 }
@@ -162,6 +196,7 @@ Layer norm(NormChoice choice, Layout& layout, int block, const std::string& name
     const std::int64_t channels = tape.submodel.width(axis);
     const std::int64_t batch = tape.batch;
     NodeCost cost;
+    cost.trains = tape.trains(weight) || tape.trains(bias);
     cost.forward_flops = tape.elements();
     cost.output_bytes = tape.elements() * kFloatBytes;
     cost.saves_input = true;
@@ -194,7 +229,6 @@ Layer relu() {
     NodeCost cost;
     cost.forward_flops = tape.elements();
     cost.output_bytes = tape.elements() * kFloatBytes;
-    cost.trains = false;
     cost.in_place = true;
     cost.saves_output = true;
     tape.add(cost);
@@ -211,7 +245,6 @@ Layer relu_pool() {
     NodeCost cost;
     cost.forward_flops = tape.elements();
     for (int i : {1, 2}) tape.shape[i] /= 2;
-    cost.trains = false;
     cost.output_bytes = tape.elements() * kFloatBytes;
     cost.saved_bytes = tape.elements();
     tape.add(cost);
@@ -235,7 +268,6 @@ Layer max_pool(ConvolutionShape window) {
     tape.shape = {tape.shape[0], window.output_rows(tape.shape[1]), window.outputs(tape.shape[2])};
     NodeCost cost;
     cost.forward_flops = tape.elements() * window.taps();
-    cost.trains = false;
     cost.output_bytes = tape.elements() * kFloatBytes;
     cost.saves_input = true;
     cost.saved_bytes = tape.elements() * static_cast<std::int64_t>(sizeof(std::int64_t));
@@ -277,11 +309,11 @@ Layer residual(std::vector<Layer> body, std::vector<Layer> shortcut) {
   layer.cost = [body, shortcut](CostTape& tape) {
     const int input = tape.current;
     const std::vector<std::int64_t> shape = tape.shape;
-    for (const Layer& part : body) part.cost(tape);
+    for (const Layer& part : body) add_cost(tape, part);
     const int sum = tape.current;
     tape.current = input;
     tape.shape = shape;
-    for (const Layer& part : shortcut) part.cost(tape);
+    for (const Layer& part : shortcut) add_cost(tape, part);
     NodeCost cost;
     cost.forward_flops = tape.elements();
     cost.output_bytes = tape.elements() * kFloatBytes;
@@ -331,6 +363,7 @@ void add_gate_cost(CostTape& tape, const Dimension& out) {
       out, [&](int axis) { return tape.stage->gated[static_cast<std::size_t>(axis)]; });
   if (factor == nullptr) return;
   NodeCost node;
+  node.runs_backward = true;
   node.forward_flops = tape.elements();
   node.output_bytes = tape.elements() * kFloatBytes;
   node.saves_input = true;
@@ -355,7 +388,10 @@ Block make_block(const Layout& layout, int block, std::vector<Layer> layers) {
     return run(layers, p, x, context);
   };
   result.cost = [layers](CostTape& tape) {
-    for (const Layer& layer : layers) layer.cost(tape);
+    const int input = tape.current;
+    const std::size_t first = tape.nodes.size();
+    for (const Layer& layer : layers) add_cost(tape, layer);
+    hold_input(tape, input, first);
   };
   return result;
 }

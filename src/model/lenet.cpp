@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "espalier/base/error.h"
+#include "espalier/model/adapter.h"
 #include "espalier/model/layers.h"
 
 namespace espalier {
@@ -23,7 +24,7 @@ Model build(const Config& config, const DataShape& shape) {
   const NormChoice norms = norm_choice(config);
   Model model;
   model.shape = shape;
-  auto layout = std::make_shared<Layout>();
+  auto layout = new_layout(config);
   const int input = layout->add_axis("input", shape.sample[0], false);
   const int conv1 = layout->add_axis("conv1", kChannels[0]);
   const int conv2 = layout->add_axis("conv2", kChannels[1]);

@@ -8,6 +8,7 @@
 
 #include "espalier/base/error.h"
 #include "espalier/config/lists.h"
+#include "espalier/model/adapter.h"
 #include "espalier/model/layers.h"
 #include "espalier/model/operations.h"
 #include "espalier/model/recurrence.h"
@@ -55,6 +56,7 @@ Layer embedding(Layout& layout, int block, int vocabulary_axis, int embed_axis) 
     NodeCost node;
     node.output_bytes = tape.elements() * kFloatBytes;
     node.weight_bytes = node.output_bytes;  // the rows that are looked up
+    node.trains = tape.trains(weight);
     node.saves_input = true;
     node.input_gradient = false;
     tape.add(node);
@@ -82,7 +84,9 @@ Layer lstm_layer(Layout& layout, int block, int number, int in_axis, int unit_ax
                 stream_scaler(p.submodel(), unit_axis, context));
   };
   layer.cost = [=](CostTape& tape) {
-    add_lstm_cost(tape, tape.submodel.width(unit_axis), tape.trains(input));
+    const bool trains = tape.trains(input) || tape.trains(hidden) || tape.trains(input_bias) ||
+                        tape.trains(hidden_bias);
+    add_lstm_cost(tape, tape.submodel.width(unit_axis), trains);
   };
   return layer;
 }
@@ -114,15 +118,19 @@ Layer classifier(Layout& layout, int block, const std::string& name, int unit_ax
                                        /*product=*/true});
   const int bias =
       layout.add_entry({name + ".bias", Kind::trainable, block, {layout.along(class_axis)}, init});
+  const auto adapter =
+      add_adapter(layout, block, name, weight, layout.along(class_axis), layout.along(unit_axis));
   Layer layer;
   layer.forward = [=](const Parameters& p, const at::Tensor& x, Context& context) {
     const double factor = stream_scaler(p.submodel(), unit_axis, context);
     // The factor is of the units, and linear_product() multiplies the bias by it too.
-    return linear_product(x, p.weight(weight), factor == 1 ? p[bias] : p[bias] / factor, factor);
+    const at::Tensor scaled = factor == 1 ? p[bias] : p[bias] / factor;
+    return adapted(linear_product(x, p.weight(weight), scaled, factor), x, p, adapter, factor);
   };
   layer.cost = [=](CostTape& tape) {
     const std::int64_t inputs = tape.submodel.width(unit_axis);
     const std::int64_t outputs = tape.submodel.width(class_axis);
+    const int input = tape.current;
     tape.shape.back() = outputs;
     NodeCost node;
     node.work = Work::product;
@@ -130,9 +138,11 @@ Layer classifier(Layout& layout, int block, const std::string& name, int unit_ax
     node.weight_bytes = outputs * inputs * kFloatBytes;
     node.output_bytes = tape.elements() * kFloatBytes;
     node.trains = tape.trains(weight);
+    node.runs_backward = tape.trains(bias);
     node.saves_input = node.trains;
     node.backward_scratch_bytes = outputs * kFloatBytes;
     tape.add(node);
+    add_adapter_cost(tape, adapter, input, tape.elements() / outputs, inputs, outputs);
   };
   return layer;
 }
@@ -145,7 +155,7 @@ Model build(const Config& config, const DataShape& shape) {
     throw InputError(formatted("model.exits = {} is more than model.layers = {}", exits, depth));
   }
   Model model;
-  auto layout = std::make_shared<Layout>();
+  auto layout = new_layout(config);
   const int tokens = layout->add_axis("vocabulary", shape.vocabulary, false);
   model.class_axis = layout->add_axis("classes", shape.classes, false);
   int width = layout->add_axis("embed", config.integer("model.embed"));

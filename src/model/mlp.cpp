@@ -4,6 +4,7 @@
 
 #include "espalier/base/error.h"
 #include "espalier/config/lists.h"
+#include "espalier/model/adapter.h"
 #include "espalier/model/layers.h"
 
 namespace espalier {
@@ -23,7 +24,7 @@ Model build(const Config& config, const DataShape& shape) {
 
   Model model;
   model.shape = shape;
-  auto layout = std::make_shared<Layout>();
+  auto layout = new_layout(config);
   int width = layout->add_axis("input", inputs, false);
   int number = 0;
   for (const std::int64_t size : whole_numbers(config, "model.hidden", "width")) {

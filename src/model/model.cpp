@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "espalier/base/error.h"
+#include "espalier/model/adapter.h"
 #include "espalier/model/ensemble.h"
 #include "espalier/model/key_value_cache.h"
 #include "espalier/model/layers.h"
@@ -19,16 +20,18 @@ namespace espalier {
 
 void CostTape::add(NodeCost node) {
   if (node.inputs.empty()) node.inputs = {current};
-  node.runs_backward = node.trains || std::ranges::any_of(node.inputs, [&](int input) {
-                         return input >= 0 && nodes[static_cast<std::size_t>(input)].runs_backward;
-                       });
+  const auto has_gradient = [&](int input) {
+    return input >= 0 && nodes[static_cast<std::size_t>(input)].runs_backward;
+  };
+  node.runs_backward =
+      node.runs_backward || node.trains || std::ranges::any_of(node.inputs, has_gradient);
   current = static_cast<int>(nodes.size());
   nodes.push_back(std::move(node));
 }
 
 bool CostTape::trains(int entry) const {
-  return stage == nullptr ||
-         stage->layout->entries[static_cast<std::size_t>(entry)].kind != Kind::frozen;
+  if (entry < 0 || layout == nullptr) return entry >= 0;
+  return layout->entries[static_cast<std::size_t>(first_entry + entry)].kind != Kind::frozen;
 }
 
 std::int64_t CostTape::elements() const {
@@ -190,6 +193,7 @@ void declare_model_options(OptionTable& table) {
              "outputs of a projection head (linear, ReLU, linear) before the classifier, which no "
              "rule cuts; 0 = none (not for gpt and lstm)",
              "", 0, 1e6});
+  declare_adapter_options(table);
   declare_transformer_options(table);
   for (const auto& item : model_families().items()) item.value.declare(table);
 }
@@ -360,6 +364,7 @@ Model build_model(const Config& config, const DataShape& data) {
   for (const Entry& entry : model.layout->entries) {
     if (entry.kind == Kind::statistic) model.has_statistics = true;
   }
+  refuse_idle_adapters(model);
   model.depth_keeps_shape = keeps_shape_in_depth(model);
   return model;
 }

@@ -33,36 +33,103 @@ at::Tensor product(const at::Tensor& x, const at::Tensor& weight, const at::Tens
 }
 
 // The matrix product adds the weight's gradient straight to its place in the flat buffer. Autograd
-// would first make a second copy of the largest tensor of the model, and add it in another pass.
+// would first make a second copy of the largest tensor of the model, and add it in another pass. A
+// frozen weight has no gradient, and its inputs are not saved.
 struct Linear : torch::autograd::Function<Linear> {
   static at::Tensor forward(AutogradContext* context, const at::Tensor& x, const at::Tensor& weight,
-                            const at::Tensor& place, const std::optional<at::Tensor>& bias,
-                            double factor) {
-    context->save_for_backward({x, weight});
-    context->saved_data["place"] = place;
-    context->saved_data["bias"] = bias.has_value();
+                            const std::optional<at::Tensor>& place,
+                            const std::optional<at::Tensor>& bias, double factor) {
+    const bool trains = weight.requires_grad();
+    context->save_for_backward(trains ? variable_list{weight, x} : variable_list{weight});
+    context->saved_data["sizes"] = x.sizes();
+    context->saved_data["trains"] = trains;
+    context->saved_data["place"] = place.value_or(at::Tensor());
+    context->saved_data["bias"] = bias.has_value() && bias->requires_grad();
     context->saved_data["factor"] = factor;
     return product(x, weight, bias.value_or(at::Tensor()), factor);
   }
   static variable_list backward(AutogradContext* context, variable_list gradients) {
     const auto saved = context->get_saved_variables();
-    const at::Tensor& x = saved[0];
-    const at::Tensor& weight = saved[1];
+    const at::Tensor& weight = saved[0];
     const double factor = context->saved_data["factor"].toDouble();
     const at::Tensor g = rows_of(gradients[0]);
-    at::Tensor input, bias;
+    at::Tensor input, own, bias;
     if (context->needs_input_grad(0)) {
-      input = at::empty(x.sizes(), x.options());
-      at::Tensor rows = input.view({-1, x.size(-1)});
+      const std::vector<std::int64_t> sizes = context->saved_data["sizes"].toIntVector();
+      input = at::empty(sizes, g.options());
+      at::Tensor rows = input.view({-1, sizes.back()});
       at::addmm_out(rows, rows, g, weight.flatten(1), 0, factor);
     }
-    const WeightTarget target(weight, context->saved_data["place"].toTensor());
-    target.add_product(g.t(), rows_of(x), factor);
+    if (context->saved_data["trains"].toBool()) {
+      const WeightTarget target(weight, context->saved_data["place"].toTensor());
+      target.add_product(g.t(), rows_of(saved[1]), factor);
+      own = target.own;
+    }
     if (context->saved_data["bias"].toBool()) {
       bias = g.sum(0);
       if (factor != 1) bias.mul_(factor);
     }
-    return {input, target.own, at::Tensor(), bias, at::Tensor()};
+    return {input, own, at::Tensor(), bias, at::Tensor()};
+  }
+};
+
+/// Returns A x [..., rank].
+at::Tensor add_product(const at::Tensor& y, const at::Tensor& x, const at::Tensor& down,
+                       const at::Tensor& up, double factor) {
+  at::Tensor inner = product(x, down, {}, 1);
+  y.view({-1, y.size(-1)}).addmm_(rows_of(inner), up.t(), 1, factor);
+  return inner;
+}
+
+// Both factors' gradients are added straight to their places, and the sum needs no memory.
+struct LowRank : torch::autograd::Function<LowRank> {
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& y, const at::Tensor& x,
+                            const at::Tensor& down, const at::Tensor& up,
+                            const std::optional<at::Tensor>& down_place,
+                            const std::optional<at::Tensor>& up_place, double factor) {
+    const at::Tensor inner = add_product(y, x, down, up, factor);
+    context->mark_dirty({y});
+    variable_list saved{down, up};
+    if (down.requires_grad()) saved.push_back(x);
+    if (up.requires_grad()) saved.push_back(inner);
+    context->save_for_backward(std::move(saved));
+    context->saved_data["sizes"] = x.sizes();
+    context->saved_data["down"] = down.requires_grad();
+    context->saved_data["up"] = up.requires_grad();
+    context->saved_data["down_place"] = down_place.value_or(at::Tensor());
+    context->saved_data["up_place"] = up_place.value_or(at::Tensor());
+    context->saved_data["factor"] = factor;
+    return y;
+  }
+  static variable_list backward(AutogradContext* context, variable_list gradients) {
+    const auto saved = context->get_saved_variables();
+    const at::Tensor& down = saved[0];
+    const at::Tensor& up = saved[1];
+    const double factor = context->saved_data["factor"].toDouble();
+    const bool trains_down = context->saved_data["down"].toBool();
+    const at::Tensor g = rows_of(gradients[0]);
+    variable_list result(7);
+    result[0] = gradients[0];
+    if (context->saved_data["up"].toBool()) {
+      const WeightTarget target(up, context->saved_data["up_place"].toTensor());
+      target.add_product(g.t(), rows_of(saved.back()), factor);
+      result[3] = target.own;
+    }
+    if (!trains_down && !context->needs_input_grad(1)) return result;
+    at::Tensor inner = at::empty({g.size(0), up.size(1)}, g.options());
+    at::addmm_out(inner, inner, g, up, 0, factor);
+    if (context->needs_input_grad(1)) {
+      const std::vector<std::int64_t> sizes = context->saved_data["sizes"].toIntVector();
+      result[1] = at::empty(sizes, g.options());
+      at::Tensor rows = result[1].view({-1, sizes.back()});
+      at::addmm_out(rows, rows, inner, down.flatten(1), 0, 1);
+    }
+    if (trains_down) {
+      const WeightTarget target(down, context->saved_data["down_place"].toTensor());
+      target.add_product(inner.t(), rows_of(saved[2]), 1);
+      result[2] = target.own;
+    }
+    return result;
   }
 };
 
@@ -218,20 +285,30 @@ bool trains(const at::Tensor& tensor) {
   return c10::GradMode::is_enabled() && tensor.requires_grad();
 }
 
+/// Autograd takes no undefined tensors.
+std::optional<at::Tensor> optional(const at::Tensor& tensor) {
+  return tensor.defined() ? std::optional(tensor) : std::nullopt;
+}
+
 }  // namespace
 
 at::Tensor linear_product(const at::Tensor& x, const Weight& weight, const at::Tensor& bias,
                           double factor) {
   const auto& [value, gradient] = weight;
-  if (trains(value)) {
-    return Linear::apply(x.contiguous(), value, gradient,
-                         bias.defined() ? std::optional(bias) : std::nullopt, factor);
+  if (!trains(x) && !trains(value) && !(bias.defined() && trains(bias))) {
+    return product(x, value, bias, factor);
   }
-  if (trains(x)) {
-    const at::Tensor y = at::linear(x, value.flatten(1), bias);
-    return factor == 1 ? y : y.mul(factor);
+  return Linear::apply(x.contiguous(), value, optional(gradient), optional(bias), factor);
+}
+
+at::Tensor add_low_rank(at::Tensor y, const at::Tensor& x, const Weight& down, const Weight& up,
+                        double factor) {
+  if (trains(y) || trains(x) || trains(down.value) || trains(up.value)) {
+    return LowRank::apply(std::move(y), x.contiguous(), down.value, up.value,
+                          optional(down.gradient), optional(up.gradient), factor);
   }
-  return product(x, value, bias, factor);
+  add_product(y, x, down.value, up.value, factor);
+  return y;
 }
 
 at::Tensor rows_at(const at::Tensor& x, const at::Tensor& places) {

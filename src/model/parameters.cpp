@@ -1,5 +1,6 @@
 #include "espalier/model/parameters.h"
 
+#include <cstring>
 #include <utility>
 
 #include "espalier/base/error.h"
@@ -21,12 +22,39 @@ at::Tensor view_of(const at::Tensor& flat, std::int64_t offset, const BufferLayo
 
 Parameters::Parameters(std::shared_ptr<const BufferLayout> buffer_layout)
     : buffer_layout_(std::move(buffer_layout)) {
-  flat_ = at::zeros({buffer_layout_->size()}, at::kFloat);
+  allocate(buffer_layout_->size());
+}
+
+Parameters::Parameters(std::shared_ptr<const BufferLayout> buffer_layout, const Parameters& frozen,
+                       std::shared_ptr<const void> held)
+    : buffer_layout_(std::move(buffer_layout)), held_(std::move(held)) {
+  allocate(buffer_layout_->size_without_frozen());
+  for (std::size_t entry = 0; entry < views_.size(); ++entry) {
+    const BufferLayout::Place& place = buffer_layout_->place(static_cast<int>(entry));
+    if (!place.present || views_[entry].defined()) continue;
+    views_[entry] = frozen[static_cast<int>(entry)];
+    ESPALIER_CHECK(views_[entry].sizes() == at::IntArrayRef(place.shape), "entry {} was cut",
+                   entry);
+  }
+}
+
+/// Zeros, and the views of the entries within the first `size` floats of the buffer layout.
+void Parameters::allocate(std::int64_t size) {
+  flat_ = at::zeros({size}, at::kFloat);
   views_.resize(buffer_layout_->layout().entries.size());
   for (std::size_t entry = 0; entry < views_.size(); ++entry) {
     const BufferLayout::Place& place = buffer_layout_->place(static_cast<int>(entry));
-    if (place.present) views_[entry] = view_of(flat_, place.offset, place);
+    if (place.present && place.offset + place.count <= size) {
+      views_[entry] = view_of(flat_, place.offset, place);
+    }
   }
+}
+
+Parameters Parameters::copy() const {
+  Parameters copy(buffer_layout_, *this, held_);
+  const auto values = static_cast<std::size_t>(buffer_layout_->size_without_frozen());
+  std::memcpy(copy.data(), data(), values * sizeof(float));
+  return copy;
 }
 
 const at::Tensor& Parameters::operator[](int entry) const {

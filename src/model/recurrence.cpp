@@ -207,7 +207,6 @@ void add_lstm_cost(CostTape& tape, std::int64_t units, bool trains_weights) {
   elements.output_bytes = products.output_bytes;
   elements.in_place = true;
   elements.passes_gradient = true;
-  elements.trains = false;
   tape.add(elements);
 }
 

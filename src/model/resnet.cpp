@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "espalier/base/error.h"
+#include "espalier/model/adapter.h"
 #include "espalier/model/layers.h"
 
 namespace espalier {
@@ -63,7 +64,7 @@ Model build(const Config& config, const DataShape& shape) {
 
   Model model;
   model.shape = shape;
-  auto layout = std::make_shared<Layout>();
+  auto layout = new_layout(config);
   const int input = layout->add_axis("input", shape.sample[0], false);
   // The first stage of plain blocks adds to the stem's output, so both have one axis.
   int stream = layout->add_axis(sizes.bottleneck ? "conv1" : "layer1", width);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <functional>
+#include <iterator>
 #include <utility>
 
 #include "espalier/base/error.h"
@@ -101,6 +102,26 @@ bool Submodel::is_no_larger(const Submodel& other) const {
     if (has_block(block) && !other.has_block(block)) return false;
   }
   return true;
+}
+
+Submodel Submodel::united(const Submodel& other) const {
+  ESPALIER_CHECK(axes() == other.axes() && blocks() == other.blocks(),
+                 "submodels of different layouts: {} and {} axes", axes(), other.axes());
+  Submodel both = *this;
+  for (Cut& cut : both.axes_) {
+    cut.cut = false;
+    cut.units.clear();
+  }
+  for (int axis = 0; axis < axes(); ++axis) {  // a parent comes before its subset axes
+    if (is_full(axis) || other.is_full(axis)) continue;
+    std::vector<std::int64_t> kept;
+    std::ranges::set_union(units(axis), other.units(axis), std::back_inserter(kept));
+    both.keep(axis, std::move(kept));
+  }
+  for (int block = 0; block < blocks(); ++block) {
+    both.keep_block(block, has_block(block) || other.has_block(block));
+  }
+  return both;
 }
 
 std::uint64_t Submodel::hash() const {

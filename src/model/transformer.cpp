@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "espalier/base/error.h"
+#include "espalier/model/adapter.h"
 #include "espalier/model/buffer_layout.h"
 #include "espalier/model/gelu.h"
 #include "espalier/model/key_value_cache.h"
@@ -68,7 +69,7 @@ Layer residual(std::vector<Layer> branch, int rows) {
   layer.cost = [=](CostTape& tape) {
     const int stream = tape.current;
     const std::vector<std::int64_t> shape = tape.shape;
-    for (const Layer& part : branch) part.cost(tape);
+    for (const Layer& part : branch) add_cost(tape, part);
     const auto chosen = static_cast<std::int64_t>(tape.submodel.positions(rows).size());
     if (chosen > 0) {
       // Its gradient is selected from the stream's.
@@ -558,19 +559,24 @@ Layer dense(Layout& layout, int block, const std::string& name, Dimension out, D
                                        /*product=*/true});
   const int bias =
       has_bias ? layout.add_entry({name + ".bias", Kind::trainable, block, {out}, {}}) : -1;
+  const auto adapter = add_adapter(layout, block, name, weight, out, in);
   Layer layer;
   layer.forward = [=](const Parameters& p, const at::Tensor& x, Context& context) {
     const at::Tensor own_bias = has_bias ? p[bias] : at::Tensor();
-    const at::Tensor y = context.cache ? product_by_row(x, p[weight], own_bias)
-                                       : linear_product(x, p.weight(weight), own_bias,
-                                                        scaler(p.submodel(), out, context));
-    return gated(y, out, -1, context);
+    if (context.cache) {
+      const at::Tensor y = product_by_row(x, p[weight], own_bias);
+      return gated(adapted_by_row(y, x, p, adapter), out, -1, context);
+    }
+    const double factor = scaler(p.submodel(), out, context);
+    const at::Tensor y = linear_product(x, p.weight(weight), own_bias, factor);
+    return gated(adapted(y, x, p, adapter, factor), out, -1, context);
   };
   layer.cost = [=](CostTape& tape) {
     const std::int64_t inputs = width(in, tape.submodel);
     const std::int64_t outputs = width(out, tape.submodel);
     ESPALIER_CHECK(tape.shape.back() == inputs, "{} gets {} values, expects {}", name,
                    tape.shape.back(), inputs);
+    const int input = tape.current;
     tape.shape.back() = outputs;
     NodeCost node;
     node.work = Work::product;
@@ -578,10 +584,12 @@ Layer dense(Layout& layout, int block, const std::string& name, Dimension out, D
     node.weight_bytes = outputs * inputs * kFloatBytes;
     node.output_bytes = tape.elements() * kFloatBytes;
     node.trains = tape.trains(weight);
+    node.runs_backward = tape.trains(bias);
     node.saves_input = node.trains;
     node.input_gradient = !first;
     node.backward_scratch_bytes = has_bias ? outputs * kFloatBytes : 0;
     tape.add(node);
+    add_adapter_cost(tape, adapter, input, tape.elements() / outputs, inputs, outputs);
     add_gate_cost(tape, out);
   };
   return layer;
@@ -609,6 +617,7 @@ Layer stream_norm(const TransformerChoice& choice, Layout& layout, int block,
     const std::int64_t units = tape.submodel.width(axis);
     const std::int64_t rows = tape.elements() / units;
     NodeCost node;
+    node.trains = tape.trains(weight) || tape.trains(bias);
     node.forward_flops = tape.elements();
     node.output_bytes = tape.elements() * kFloatBytes;
     node.saves_input = true;
@@ -735,6 +744,8 @@ Layer token_stem(const TransformerChoice& choice, Layout& layout, int block,
     node.forward_flops = place >= 0 ? tape.elements() : 0;
     node.output_bytes = tape.elements() * kFloatBytes;
     node.weight_bytes = node.output_bytes;  // the rows that are looked up
+    node.trains = tape.trains(weight);
+    node.runs_backward = tape.trains(place);
     node.saves_input = true;
     node.input_gradient = false;
     node.backward_scratch_bytes = (place >= 0 ? most * units * kFloatBytes : 0) + kVectorBytes;
@@ -751,12 +762,6 @@ std::vector<Layer> token_head(const TransformerChoice& choice, Layout& layout, i
   Layer norm = stream_norm(choice, layout, block, prefix + "norm", embed_axis);
   Layer out = dense(layout, block, prefix + "head", layout.along(class_axis),
                     layout.along(embed_axis), true, kDeviation);
-  // No layer keeps the whole stream, but the block's caller holds it until the logits are there.
-  out.cost = [cost = out.cost, positions = choice.positions, embed_axis](CostTape& tape) {
-    cost(tape);
-    tape.nodes.back().forward_scratch_bytes +=
-        tape.batch * positions * tape.submodel.width(embed_axis) * kFloatBytes;
-  };
   return {std::move(pick), std::move(norm), std::move(out)};
 }
 

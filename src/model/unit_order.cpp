@@ -34,7 +34,7 @@ bool is_weight_matrix(const Entry& entry) { return entry.dimensions.size() > 1; 
 bool joins_two_layers(const Model& model, int axis) {
   std::set<std::string> makers, readers;
   for (const Entry& entry : model.layout->entries) {
-    if (!is_weight_matrix(entry)) continue;
+    if (!is_weight_matrix(entry) || entry.adapter) continue;
     const bool makes = has_axis(entry.dimensions[0], axis);
     const bool reads = has_axis(entry.dimensions[1], axis);
     if (makes && reads) continue;
@@ -164,6 +164,7 @@ std::vector<UnitPlaces> incoming_weights(const BufferLayout& buffer_layout, int 
   for (std::size_t index = 0; index < layout.entries.size(); ++index) {
     const Entry& entry = layout.entries[index];
     const BufferLayout::Place& place = buffer_layout.place(static_cast<int>(index));
+    if (entry.kind == Kind::frozen || entry.adapter) continue;
     if (!place.present || !has_axis(entry.dimensions[0], axis)) continue;
     const bool is_bias = is_named_bias(entry) && layers.contains(layer_of(entry));
     if (!is_weight_matrix(entry) && !(with_biases && is_bias)) continue;

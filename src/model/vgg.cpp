@@ -10,6 +10,7 @@
 
 #include "espalier/base/error.h"
 #include "espalier/config/lists.h"
+#include "espalier/model/adapter.h"
 #include "espalier/model/layers.h"
 
 namespace espalier {
@@ -49,7 +50,7 @@ Model build(const Config& config, const DataShape& shape) {
 
   Model model;
   model.shape = shape;
-  auto layout = std::make_shared<Layout>();
+  auto layout = new_layout(config);
   const auto add_block = [&](int block, std::vector<Layer> layers) {
     model.blocks.push_back(make_block(*layout, block, std::move(layers)));
   };

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "espalier/base/error.h"
+#include "espalier/model/adapter.h"
 #include "espalier/model/operations.h"
 #include "espalier/model/transformer.h"
 
@@ -93,11 +94,14 @@ Layer patch_stem(const TransformerChoice& choice, const Grid& grid, bool class_t
     add(grid.patches(), units, 2 * grid.values() + 1, [&](NodeCost& node) {
       node.work = Work::product;
       node.weight_bytes = grid.values() * units * kFloatBytes;
-      node.saves_input = true;
+      node.trains = tape.trains(weight);
+      node.runs_backward = tape.trains(bias);
+      node.saves_input = node.trains;
       node.input_gradient = false;
       node.backward_scratch_bytes = units * kFloatBytes;
     });
     add(choice.positions, units, 1, [&](NodeCost& node) {
+      node.trains = tape.trains(place) || tape.trains(cls);
       node.in_place = cls < 0;
       node.passes_gradient = cls < 0;
       // Gradients of positions and class token.
@@ -115,7 +119,7 @@ Model build(const Config& config, const DataShape& shape) {
   choice.positions = grid.patches() + (class_token ? 1 : 0);
 
   Model model;
-  auto layout = std::make_shared<Layout>();
+  auto layout = new_layout(config);
   const int input = layout->add_axis("input", grid.channels, false);
   const int embed = layout->add_axis("embed", choice.embed);
   const int stem = layout->add_block("stem");

@@ -49,6 +49,8 @@ Experiment build_experiment(const Config& config, bool data_may_be_absent) {
     e.data = declared_data(config, missing);
   }
   e.model = build_model(config, e.data.shape);
+  freeze_entries(config, e.model);
+  if (has_frozen(*e.model.layout)) e.frozen = std::make_unique<FrozenValues>();
   refuse_idle_penalties(e.train, e.model);
   if (e.data.train) e.partition.emplace(config, e.data);
   e.plans = std::make_unique<PlanCache>(e.model.layout);

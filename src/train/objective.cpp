@@ -41,9 +41,14 @@ at::Tensor divergence(const at::Tensor& log_p, const at::Tensor& log_q) {
   return (log_p.exp() * (log_p - log_q)).sum(-1).mean();
 }
 
+std::int64_t frozen_bytes(const Experiment& experiment, const Submodel& submodel) {
+  const auto aligned = experiment.plans->buffer_layout(submodel, Packing::aligned);
+  return static_cast<std::int64_t>(sizeof(float)) * aligned->kind_range(Kind::frozen).size();
+}
+
 std::int64_t weight_bytes(const Experiment& experiment, const Submodel& submodel) {
   return static_cast<std::int64_t>(sizeof(float)) *
-         experiment.plans->buffer_layout(submodel, Packing::aligned)->size();
+         experiment.plans->buffer_layout(submodel, Packing::aligned)->size_without_frozen();
 }
 
 std::int64_t logits_bytes(const Experiment& experiment, std::int64_t batch) {

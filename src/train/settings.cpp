@@ -8,6 +8,7 @@
 
 #include "espalier/base/error.h"
 #include "espalier/config/choice.h"
+#include "espalier/train/frozen.h"
 
 namespace espalier {
 namespace {
@@ -109,6 +110,7 @@ void declare_train_options(OptionTable& table) {
              "sparse training: weight of the sum of the absolute scales of the units' norms "
              "(network slimming); 0 = none; not part of train_loss",
              "", 0, 1e6});
+  declare_freeze_options(table);
   table.add_choice("train.schedule", "constant",
                    "learning rate as a function of the task's base version",
                    {std::begin(kSchedules), std::end(kSchedules)});

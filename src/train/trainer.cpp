@@ -42,11 +42,11 @@ void Trainer::place(const std::shared_ptr<const Layout>& layout, const Submodel&
   optimizer_.reset();
   if (layout == experiment_.model.layout) {
     const auto aligned = experiment_.plans->buffer_layout(submodel, Packing::aligned);
-    parameters_ = Parameters(aligned);
+    parameters_ = experiment_.allocate(aligned);
     experiment_.plans->plan(*dense, *aligned, nullptr, kTrained)->copy(values, parameters_.data());
   } else {  // the plan cache holds only plans of the model's own layout
     const auto aligned = std::make_shared<BufferLayout>(layout, submodel, Packing::aligned);
-    parameters_ = Parameters(aligned);
+    parameters_ = experiment_.allocate(aligned);
     Plan(*dense, *aligned, nullptr, kTrained).copy(values, parameters_.data());
   }
 }
@@ -114,9 +114,11 @@ double Trainer::compute_gradient(LocalObjective& objective, const LocalTask& tas
     outputs.logits = forward(experiment_.model, objective.weights(view), data.inputs, context);
     const at::Tensor loss = objective.loss(view, data, outputs);
     outputs = {};
-    loss.backward(count == size
-                      ? at::Tensor()
-                      : at::full({}, static_cast<double>(count) / static_cast<double>(size)));
+    if (loss.requires_grad()) {  // else the submodel keeps nothing that is trained
+      loss.backward(count == size
+                        ? at::Tensor()
+                        : at::full({}, static_cast<double>(count) / static_cast<double>(size)));
+    }
     const double part_sum = loss.item<double>() * static_cast<double>(count);
     loss_sum_ += part_sum;
     sum += part_sum;

@@ -314,7 +314,8 @@ Matching match_all(const std::vector<NamedTensor>& tensors, const std::string& o
     own.clear();
     const Entry& wanted = buffer_layout.layout().entries[entry];
     // Missing statistics are no error: they are computed before they are needed.
-    if (!misfit[entry] && wanted.kind != Kind::statistic) result.missing.push_back(wanted.name);
+    if (misfit[entry] || wanted.kind == Kind::statistic || wanted.adapter) continue;
+    result.missing.push_back(wanted.name);
   }
   return result;
 }
@@ -374,12 +375,13 @@ std::vector<bool> place_weights(const std::vector<NamedTensor>& tensors, const s
   return placed;
 }
 
-std::vector<NamedTensor> named_tensors(const Parameters& model) {
+std::vector<NamedTensor> named_tensors(const Parameters& model, bool with_adapters) {
   std::vector<NamedTensor> tensors;
   const BufferLayout& buffer_layout = model.buffer_layout();
   for (std::size_t entry = 0; entry < buffer_layout.layout().entries.size(); ++entry) {
     const BufferLayout::Place& place = buffer_layout.place(static_cast<int>(entry));
     if (!place.present) continue;
+    if (buffer_layout.layout().entries[entry].adapter && !with_adapters) continue;
     const float* const values = model.data() + place.offset;
     tensors.push_back({buffer_layout.layout().entries[entry].name, place.shape,
                        [values](std::int64_t first, std::int64_t count, float* to) {
@@ -398,7 +400,7 @@ std::vector<NamedTensor> llama_tensors(const Parameters& model) {
     tensor.name = name == kOutput ? name : "model." + name;
     tensors.push_back(std::move(tensor));
   };
-  for (NamedTensor& tensor : named_tensors(model)) {
+  for (NamedTensor& tensor : named_tensors(model, /*with_adapters=*/false)) {
     const std::string name = tensor.name;
     if (replaced(name, kFused[1], "").empty()) {
       add(name, std::move(tensor));

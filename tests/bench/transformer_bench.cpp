@@ -1,6 +1,7 @@
 // One training step of the transformer families against the same models in torch::nn with
 // torch::optim::SGD, batch 8, one thread: a ViT (embed 192, depth 6, 32x32 images in patches of 4)
-// and a GPT (embed 256, depth 4, context 128, 65 tokens). Prints as step_bench does.
+// and a GPT (embed 256, depth 4, context 128, 65 tokens), the GPT also with adapters of rank 8
+// beside frozen weights. Prints as step_bench does.
 
 #include <torch/torch.h>
 
@@ -24,21 +25,39 @@ using espalier::time_ratio;
 constexpr std::int64_t kBatch = 8;
 constexpr double kRate = 0.01;
 
+/// A linear layer; with a rank above 0 its weights are frozen, and an adapter is trained.
+struct AdaptedImpl : torch::nn::Module {
+  torch::nn::Linear linear;
+  torch::Tensor down, up;
+  AdaptedImpl(std::int64_t in, std::int64_t out, std::int64_t rank) : linear(in, out) {
+    register_module("linear", linear);
+    if (rank == 0) return;
+    for (const torch::Tensor& p : linear->parameters()) p.set_requires_grad(false);
+    down = register_parameter("down", torch::randn({rank, in}) * 0.02);
+    up = register_parameter("up", torch::randn({out, rank}) * 0.02);
+  }
+  torch::Tensor forward(const torch::Tensor& x) {
+    const torch::Tensor y = linear(x);
+    return down.defined() ? y + torch::linear(torch::linear(x, down), up) * 2 : y;
+  }
+};
+TORCH_MODULE(Adapted);
+
 struct BlockImpl : torch::nn::Module {
   std::int64_t heads;
   bool causal;
   torch::nn::LayerNorm norm1, norm2;
-  torch::nn::Linear qkv, proj, fc1, fc2;
+  Adapted qkv, proj, fc1, fc2;
   torch::nn::GELU gelu;
-  BlockImpl(std::int64_t embed, std::int64_t heads, bool causal)
+  BlockImpl(std::int64_t embed, std::int64_t heads, bool causal, std::int64_t rank = 0)
       : heads(heads),
         causal(causal),
         norm1(torch::nn::LayerNormOptions({embed})),
         norm2(torch::nn::LayerNormOptions({embed})),
-        qkv(embed, 3 * embed),
-        proj(embed, embed),
-        fc1(embed, 4 * embed),
-        fc2(4 * embed, embed),
+        qkv(embed, 3 * embed, rank),
+        proj(embed, embed, rank),
+        fc1(embed, 4 * embed, rank),
+        fc2(4 * embed, embed, rank),
         gelu(torch::nn::GELUOptions().approximate(causal ? "tanh" : "none")) {
     register_module("norm1", norm1);
     register_module("norm2", norm2);
@@ -46,6 +65,10 @@ struct BlockImpl : torch::nn::Module {
     register_module("proj", proj);
     register_module("fc1", fc1);
     register_module("fc2", fc2);
+    if (rank == 0) return;
+    for (const auto& norm : {norm1, norm2}) {
+      for (const torch::Tensor& p : norm->parameters()) p.set_requires_grad(false);
+    }
   }
   torch::Tensor forward(torch::Tensor x) {
     const std::int64_t b = x.size(0), t = x.size(1);
@@ -87,12 +110,16 @@ struct GptImpl : torch::nn::Module {
   torch::nn::Sequential blocks;
   torch::nn::LayerNorm norm{torch::nn::LayerNormOptions({256})};
   torch::Tensor places = torch::arange(128);
-  GptImpl() {
+  explicit GptImpl(std::int64_t rank = 0) {
     register_module("wte", wte);
     register_module("wpe", wpe);
     register_module("blocks", blocks);
     register_module("norm", norm);
-    for (int i = 0; i < 4; ++i) blocks->push_back(Block(256, 4, true));
+    for (int i = 0; i < 4; ++i) blocks->push_back(Block(256, 4, true, rank));
+    if (rank == 0) return;
+    for (const torch::Tensor& p : {wte->weight, wpe->weight, norm->weight, norm->bias}) {
+      p.set_requires_grad(false);
+    }
   }
   torch::Tensor forward(torch::Tensor x) {
     return torch::linear(norm(blocks->forward(wte(x) + wpe(places))), wte->weight);
@@ -109,6 +136,7 @@ class Engine {
     espalier::Config config(std::move(table));
     for (const auto& [key, value] : options) config.set("model." + key, value, "bench");
     model_ = espalier::build_model(config, shape);
+    if (!model_.layout->adapters.empty()) freeze_all_but_adapters();
     parameters_ = Parameters(std::make_shared<const espalier::BufferLayout>(
         model_.layout, cut ? cut(model_) : Submodel::full(*model_.layout),
         espalier::Packing::aligned));
@@ -126,6 +154,14 @@ class Engine {
   }
 
  private:
+  void freeze_all_but_adapters() {
+    auto layout = std::make_shared<espalier::Layout>(*model_.layout);
+    for (espalier::Entry& entry : layout->entries) {
+      if (!entry.adapter) entry.kind = espalier::Kind::frozen;
+    }
+    model_.layout = layout;
+  }
+
   Model model_;
   Parameters parameters_;
 };
@@ -138,7 +174,11 @@ void compare(const char* label, const Step& ours, const Step& theirs, int steps,
 
 template <class Net>
 Step torch_step(Net net, const at::Tensor& x, const at::Tensor& y) {
-  auto optimizer = std::make_shared<torch::optim::SGD>(net->parameters(), kRate);
+  std::vector<torch::Tensor> trained;
+  for (const torch::Tensor& p : net->parameters()) {
+    if (p.requires_grad()) trained.push_back(p);
+  }
+  auto optimizer = std::make_shared<torch::optim::SGD>(trained, kRate);
   return [=]() mutable {
     optimizer->zero_grad();
     torch::nn::functional::cross_entropy(net(x).flatten(0, -2), y).backward();
@@ -184,6 +224,16 @@ int main() {
     const at::Tensor y = at::randint(65, {kBatch * 128}, at::kLong);
     compare(
         "step, GPT, against torch::nn", [&] { full.step(x, y); }, torch_step(Gpt(), x, y), 3, 1.00);
+    Engine lora({{"name", "gpt"},
+                 {"embed", "256"},
+                 {"depth", "4"},
+                 {"heads", "4"},
+                 {"adapter_rank", "8"},
+                 {"adapter_alpha", "16"}},
+                shape);
+    compare(
+        "step, GPT, adapters beside frozen weights, against torch::nn", [&] { lora.step(x, y); },
+        torch_step(Gpt(8), x, y), 3, 1.05);
   }
   return 0;
 }

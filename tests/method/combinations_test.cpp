@@ -58,6 +58,9 @@ std::map<std::string, std::string> others() {
       "[device.small]\nmemory_mb = 0.05\n[device.large]\nmemory_mb = 100\n";
   return {{"mlp", images + "[model]\nname = mlp\nhidden = 6\n"},
           {"mlp, two members", images + "[model]\nname = mlp\nhidden = 6\nmembers = 2\n"},
+          {"mlp, adapters beside frozen weights",
+           images + "[model]\nname = mlp\nhidden = 6, 5\nadapter_rank = 3\n[train]\n"
+                    "freeze = fc1.weight, fc2.bias\n"},
           {"lenet", "[data]\nsynthetic_shape = 1, 12, 12\n[model]\nname = lenet\n"},
           {"resnet, batch norm", images + "[model]\nname = resnet\nwidth = 4\n"},
           {"vgg, group norm",

@@ -24,6 +24,7 @@ inline void run_all_rounds(const Config& config, const Experiment& experiment, S
   Parameters model(
       experiment.plans->buffer_layout(Submodel::full(*experiment.model.layout), Packing::aligned));
   initialise(model, experiment.seed);
+  if (experiment.frozen) experiment.frozen->share(model);
   Mailbox mailbox(mpi_for_all->get());
   JobKinds kinds;
   add_evaluation_jobs(kinds, experiment, evaluation_plan(config, experiment));

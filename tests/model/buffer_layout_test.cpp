@@ -115,9 +115,28 @@ TEST(BufferLayout, CountsTheFullTestLayout) {
   const BufferLayout buffer_layout(layout, Submodel::full(*layout), Packing::aligned);
   EXPECT_EQ(buffer_layout.count(Kind::trainable),
             6 * 2 * 9 + 6 + 9 * 24 + 36 * 10 + 81 + 1 + 45 + 5);
-  EXPECT_EQ(buffer_layout.count(Kind::frozen), 162);
+  EXPECT_EQ(buffer_layout.count(Kind::frozen), 162 + 120);
   EXPECT_EQ(buffer_layout.count(Kind::statistic), 6);
-  EXPECT_EQ(buffer_layout.count(Kind::adapter), 120);
+}
+
+TEST(BufferLayout, MessagesLackFrozenEntriesAndOneLayoutHasThemAlone) {
+  const auto layout = make_layout();
+  for (const Submodel& submodel : selections(*layout)) {
+    const BufferLayout aligned(layout, submodel, Packing::aligned);
+    const BufferLayout shared(layout, submodel, Packing::shared);
+    const BufferLayout frozen(layout, submodel, Packing::frozen);
+    EXPECT_EQ(shared.count(Kind::frozen), 0);
+    EXPECT_EQ(shared.count(), aligned.count() - aligned.count(Kind::frozen));
+    EXPECT_EQ(frozen.count(), aligned.count(Kind::frozen));
+    // The frozen entries are the last, and have the same places one after the other.
+    const std::int64_t begin = aligned.size_without_frozen();
+    EXPECT_EQ(frozen.size(), aligned.size() - begin);
+    for (std::size_t i = 0; i < layout->entries.size(); ++i) {
+      const auto entry = static_cast<int>(i);
+      if (!frozen.place(entry).present) continue;
+      EXPECT_EQ(frozen.place(entry).offset, aligned.place(entry).offset - begin);
+    }
+  }
 }
 
 }  // namespace

@@ -30,6 +30,31 @@ TEST(Submodel, KeepingEveryUnitIsTheIdentity) {
   EXPECT_FALSE(submodel.is_full());
 }
 
+TEST(Submodel, TheUnionHasTheUnitsOfBothAndNoOthers) {
+  const auto layout = make_layout();
+  for (const Submodel& a : selections(*layout)) {
+    for (const Submodel& b : selections(*layout)) {
+      const Submodel both = a.united(b);
+      EXPECT_TRUE(a.inside(both));
+      EXPECT_TRUE(b.inside(both));
+      EXPECT_EQ(both, b.united(a));
+      for (int axis = 0; axis < both.axes(); ++axis) {
+        std::set<std::int64_t> units;
+        for (const Submodel* one : {&a, &b}) {
+          for (std::int64_t unit = 0; one->is_full(axis) && unit < one->full_width(axis); ++unit) {
+            units.insert(unit);
+          }
+          units.insert(one->units(axis).begin(), one->units(axis).end());
+        }
+        EXPECT_EQ(both.width(axis), std::ssize(units)) << axis;
+      }
+      for (int block = 0; block < both.blocks(); ++block) {
+        EXPECT_EQ(both.has_block(block), a.has_block(block) || b.has_block(block));
+      }
+    }
+  }
+}
+
 TEST(Submodel, RefusesUnitsThatAreNotASelection) {
   const auto layout = make_layout();
   Submodel submodel = Submodel::full(*layout);

@@ -34,7 +34,7 @@ inline std::shared_ptr<const Layout> make_layout() {
   const Dimension pairs{{kHidden, 1}, {-1, 2}, {kHidden, 1}};
   const Init normal{Init::Rule::normal, 0.5};
   const auto c = &Layout::constant;
-  // Statistics and adapters are between trainable entries on purpose: packing orders by kind.
+  // Statistics and frozen entries are between trainable entries on purpose: packing orders by kind.
   l.add_entry({"conv.weight",
                Kind::trainable,
                stem,
@@ -47,7 +47,7 @@ inline std::shared_ptr<const Layout> make_layout() {
       {"fc.weight", Kind::trainable, head, {l.along(kHidden), l.along(kChannels, 4)}, normal});
   l.add_entry({"qkv.weight", Kind::trainable, middle, {qkv, l.along(kEmbed)}, normal});
   l.add_entry({"out.weight",
-               Kind::adapter,
+               Kind::frozen,
                middle,
                {l.along(kRows), {{kHeads, 1}, {kColumns, 1}}},
                normal});

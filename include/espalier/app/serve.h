@@ -35,6 +35,9 @@ struct Surroundings {
   const std::string& data_print;  ///< fingerprint of the data, for checkpoints
 };
 
+/// Gives all ranks the frozen values, which rank 0 has. Collective; before the first job.
+void distribute_frozen(const MpiEnvironment& mpi, const Experiment& experiment);
+
 /// Returns the exit status. `checkpoint`: the one to resume from; null: the run begins.
 int serve(const Surroundings& run, Service service, const Request& request, RunDirectory& directory,
           const MpiEnvironment& mpi, std::unique_ptr<CheckpointReader> checkpoint);

@@ -30,6 +30,10 @@ class MemoryAccount {
   virtual void charge(std::int64_t bytes) = 0;
 };
 
+/// Counts bytes outside tensors in the account of this thread's scope, as MemoryAccount::charge
+/// does, until the last copy of the result is gone; null without a scope.
+std::shared_ptr<const void> charge_scope(std::int64_t bytes);
+
 /// While it lives, this thread's allocations belong to the account (a null account: to none).
 /// Scopes nest and end in reverse order. Allocations of other threads are not counted: LibTorch
 /// runs the backward pass of CPU tensors on the caller's thread, but helper threads (run.threads >

@@ -1,8 +1,9 @@
 #pragma once
 // The places of a submodel's entries in one flat buffer. `aligned` is for training (every entry
 // starts at a multiple of 64 bytes, so that tensors are views with fast kernels), `dense` for files
-// and messages; `shared` is dense without the personal entries, `personal` only these. Segments are
-// ordered by kind, then block, so the trained entries are one contiguous range.
+// and messages; `shared` is dense without the personal and the frozen entries, `personal` only the
+// personal ones, `frozen` only the frozen ones, aligned. Segments are ordered by kind, then block:
+// the trained entries are one contiguous range, and the frozen ones are the last.
 
 #include <array>
 #include <cstdint>
@@ -17,7 +18,7 @@ namespace espalier {
 /// Every entry of an aligned buffer layout starts at a multiple of these floats (64 bytes).
 inline constexpr std::int64_t kAlignmentFloats = 16;
 
-enum class Packing { aligned, dense, shared, personal };
+enum class Packing { aligned, dense, shared, personal, frozen };
 
 /// A half-open range of floats in a buffer.
 struct Range {
@@ -52,6 +53,8 @@ class BufferLayout {
   Range segment(int block, Kind kind) const;
   /// Floats in the buffer, padding included.
   std::int64_t size() const { return size_; }
+  /// Of these, those before the frozen entries.
+  std::int64_t size_without_frozen() const { return kind_range(Kind::frozen).begin; }
   /// Values without padding: of a kind, of all kinds.
   std::int64_t count(Kind kind) const;
   std::int64_t count() const;

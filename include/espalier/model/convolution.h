@@ -47,6 +47,7 @@ at::Tensor convolve(const at::Tensor& x, const at::Tensor& weight,
 
 /// Adds the node of such a convolution to the tape and updates the tape's shape.
 void add_convolution_cost(CostTape& tape, std::int64_t in, std::int64_t out,
-                          const ConvolutionShape& shape, bool first, bool trains_weight = true);
+                          const ConvolutionShape& shape, bool first, bool trains_weight = true,
+                          bool trains_bias = true);
 
 }  // namespace espalier

@@ -18,6 +18,10 @@ struct Layer {
   std::function<void(CostTape&)> cost;
 };
 
+/// Adds the cost of a layer whose caller holds its input until its output is there, also if nothing
+/// saves the input because all is frozen.
+void add_cost(CostTape& tape, const Layer& layer);
+
 /// Declares `name`.weight [out, in, kernel, kernel] (of a signal [out, in, kernel]) and, unless the
 /// shape has none, `name`.bias [out]. In training with Context::scaler the output is divided by the
 /// kept fraction of a cuttable `out` axis (HeteroFL). `first`: the input is the data, so it needs

@@ -9,9 +9,9 @@
 
 namespace espalier {
 
-/// Kind of an entry: trained and sent; frozen; a statistic (norm calibration); an adapter.
-enum class Kind : std::uint8_t { trainable, frozen, statistic, adapter };
-inline constexpr int kKinds = 4;
+/// Kind of an entry: trained and sent; a statistic (norm calibration); frozen, which never changes.
+enum class Kind : std::uint8_t { trainable, statistic, frozen };
+inline constexpr int kKinds = 3;
 
 /// A width in units: channels, hidden neurons, heads, columns within a head, classes.
 struct Axis {
@@ -51,12 +51,33 @@ struct Entry {
   bool product = false;
   /// Trained by each client for itself: in no message.
   bool personal = false;
+  /// A factor of an adapter.
+  bool adapter = false;
+};
+
+/// The low-rank factors beside a linear layer's weight (adapter.h).
+struct Adapter {
+  int weight = -1;   ///< entry W [out, in]
+  int down = -1;     ///< entry A [rank, in]
+  int up = -1;       ///< entry B [out, rank]
+  int rank = -1;     ///< axis
+  double scale = 1;  ///< of B A, whatever ranks a submodel keeps
+};
+
+/// The linear layers that get adapters.
+struct AdapterChoice {
+  std::int64_t rank = 0;  ///< 0: none
+  double scale = 1;
+  std::vector<std::string> modules;  ///< patterns of their names
+  std::vector<std::string> layers;   ///< names of all linear layers so far
 };
 
 struct Layout {
   std::vector<Axis> axes;
   std::vector<Entry> entries;
   std::vector<std::string> blocks;  ///< names, in order of execution
+  std::vector<Adapter> adapters;
+  AdapterChoice adapter_choice;
 
   int add_axis(std::string name, std::int64_t size, bool cuttable = true);
   /// An axis whose units are positions of `parent`, which must not be a subset axis: the rows of a

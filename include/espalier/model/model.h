@@ -79,10 +79,12 @@ struct NodeCost {
   bool passes_gradient = false;  ///< an addition or a view: its inputs' gradients are the output's
   bool saves_input = false;      ///< saved from forward to backward
   bool saves_output = false;
-  /// Whether it has weights to train. A product with a frozen weight or an activation (false) runs
-  /// backward only if an input does.
-  bool trains = true;
-  bool runs_backward = true;                ///< set by the tape
+  /// Whether its weights are trained; of a product or look-up, the weight that `weight_bytes`
+  /// counts.
+  bool trains = false;
+  /// Whether it runs backward even so, as for a trained bias. The tape adds that it does if its
+  /// weights are trained or an input runs backward.
+  bool runs_backward = false;
   std::int64_t saved_bytes = 0;             ///< saved beside input and output
   std::int64_t forward_scratch_bytes = 0;   ///< beside input and output, while it runs
   std::int64_t backward_scratch_bytes = 0;  ///< beside both activations' gradients, while it runs
@@ -100,11 +102,13 @@ struct CostTape {
   std::int64_t batch = 0;
   std::vector<std::int64_t> shape;  ///< of one sample at the current node
   std::vector<NodeCost> nodes;
-  int current = -1;              ///< the node whose output the next layer reads
-  const Stage* stage = nullptr;  ///< null: everything is trained
+  int current = -1;                ///< the node whose output the next layer reads
+  const Stage* stage = nullptr;    ///< null: the whole training
+  const Layout* layout = nullptr;  ///< of the training or its stage; null: everything is trained
+  int first_entry = 0;             ///< in that layout, of the layers' own entries
 
   void add(NodeCost node);
-  /// Whether the entry gets a gradient.
+  /// Whether the entry gets a gradient; -1: no entry.
   bool trains(int entry) const;
   /// Elements of the current node's output, for the whole batch.
   std::int64_t elements() const;

@@ -16,6 +16,11 @@ namespace espalier {
 at::Tensor linear_product(const at::Tensor& x, const Weight& weight, const at::Tensor& bias,
                           double factor = 1);
 
+/// y [..., out] with factor x B (A x) added in place, for x [..., in], A = `down` [rank, in...] and
+/// B = `up` [out, rank]. y must be no view, nor saved by the operation that computed it.
+at::Tensor add_low_rank(at::Tensor y, const at::Tensor& x, const Weight& down, const Weight& up,
+                        double factor);
+
 /// Rows of `weight` [vocabulary, width] at int64 `tokens` [...], times `factor`; returns [...,
 /// width] in new memory.
 at::Tensor embed_tokens(const at::Tensor& tokens, const Weight& weight, double factor = 1);

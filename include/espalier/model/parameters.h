@@ -20,14 +20,17 @@ struct Weight {
   at::Tensor gradient;  // undefined without attach_gradients()
 };
 
-/// A handle like a tensor: copies refer to the same buffers. To duplicate values, make another
-/// object of the same buffer layout and copy flat().
+/// A handle like a tensor: copies refer to the same buffers; copy() duplicates the values.
 class Parameters {
  public:
   Parameters() = default;
   /// Allocates zeros (in the current memory scope). The buffer layout must be `aligned` for
   /// training.
   explicit Parameters(std::shared_ptr<const BufferLayout> buffer_layout);
+  /// The same without a part of its own for the frozen entries: these are those of `frozen`, which
+  /// has each of them in the same shape. `held` lives as long as these parameters.
+  Parameters(std::shared_ptr<const BufferLayout> buffer_layout, const Parameters& frozen,
+             std::shared_ptr<const void> held);
 
   const BufferLayout& buffer_layout() const { return *buffer_layout_; }
   std::shared_ptr<const BufferLayout> buffer_layout_ptr() const { return buffer_layout_; }
@@ -41,7 +44,11 @@ class Parameters {
   /// The entries from `first` on as those of `own`, whose layout describes them alone: a member of
   /// an ensemble. It has entries and their gradients, but no flat buffers of its own.
   Parameters part(std::shared_ptr<const BufferLayout> own, int first) const;
-  /// The whole buffer; padding is zero and stays zero.
+  /// The same values in new buffers, without gradients. The frozen entries, which never change, are
+  /// those of this object.
+  Parameters copy() const;
+  /// The whole buffer, without the frozen entries if it has none of its own; padding is zero and
+  /// stays zero.
   float* data() { return flat_.data_ptr<float>(); }
   const float* data() const { return flat_.const_data_ptr<float>(); }
   const at::Tensor& flat() const { return flat_; }
@@ -59,7 +66,10 @@ class Parameters {
   void zero_gradients();
 
  private:
+  void allocate(std::int64_t size);
+
   std::shared_ptr<const BufferLayout> buffer_layout_;
+  std::shared_ptr<const void> held_;
   at::Tensor flat_;
   at::Tensor gradients_;
   std::vector<at::Tensor> views_;

@@ -13,6 +13,12 @@
 
 namespace espalier {
 
+/// Sets of kinds for plans. Payloads carry the trained entries; those that a search freezes
+/// (Stage) are trained ones of the model.
+inline constexpr unsigned kTrained = 1u << static_cast<unsigned>(Kind::trainable);
+inline constexpr unsigned kStatistic = 1u << static_cast<unsigned>(Kind::statistic);
+inline constexpr unsigned kFrozen = 1u << static_cast<unsigned>(Kind::frozen);
+
 class Plan {
  public:
   struct Run {

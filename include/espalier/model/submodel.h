@@ -41,6 +41,9 @@ class Submodel {
   /// `other`: it then needs no more memory.
   bool is_no_larger(const Submodel& other) const;
 
+  /// The smallest submodel that has every unit and block of both.
+  Submodel united(const Submodel& other) const;
+
   std::uint64_t hash() const;
   friend bool operator==(const Submodel&, const Submodel&) = default;
 

@@ -12,6 +12,7 @@
 #include "espalier/device/device.h"
 #include "espalier/model/model.h"
 #include "espalier/model/plan.h"
+#include "espalier/train/frozen.h"
 #include "espalier/train/settings.h"
 
 namespace espalier {
@@ -25,12 +26,18 @@ struct Experiment {
   std::optional<Partition> partition;  ///< absent only under --check without data
   std::unique_ptr<Fleet> fleet;
   std::unique_ptr<PlanCache> plans;
+  std::unique_ptr<FrozenValues> frozen;  ///< null: nothing is frozen
 
   std::int64_t samples_of(std::int64_t client) const { return partition->size(client); }
   /// Samples in a batch of the client: the batch of its device, else train.batch.
   std::int64_t batch_of(std::int64_t client) const {
     const std::int64_t own = fleet->device(client).batch;
     return own > 0 ? own : train.batch;
+  }
+  /// Zeros in a buffer of this aligned layout, with the frozen values in their places.
+  Parameters allocate(std::shared_ptr<const BufferLayout> aligned) const {
+    return frozen ? frozen->allocate(*plans, *model.layout, std::move(aligned))
+                  : Parameters(std::move(aligned));
   }
   Workload workload_of(std::int64_t client) const {
     return workload(train, batch_of(client), samples_of(client));

@@ -92,8 +92,11 @@ class LocalObjective {
   virtual void archive(Archive&) {}
 };
 
-/// Bytes of a submodel's aligned values, and of one classifier's logits for `batch` samples.
+/// Bytes of a submodel's aligned values: of all that are not frozen, which are those of a copy
+/// (Parameters::copy), and of the frozen ones.
 std::int64_t weight_bytes(const Experiment&, const Submodel&);
+std::int64_t frozen_bytes(const Experiment&, const Submodel&);
+/// Bytes of one classifier's logits for `batch` samples.
 std::int64_t logits_bytes(const Experiment&, std::int64_t batch);
 
 /// Mean cross-entropy over all rows of logits [..., classes] with labels [...]: a label counts

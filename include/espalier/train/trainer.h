@@ -17,11 +17,6 @@
 
 namespace espalier {
 
-/// The kinds of entries that payloads carry.
-inline constexpr unsigned kTrained = 1u << static_cast<unsigned>(Kind::trainable);
-/// The kind of entries that a search freezes; payloads carry these as trained ones.
-inline constexpr unsigned kFrozen = 1u << static_cast<unsigned>(Kind::frozen);
-
 /// Number of bytes of a message's payload: the trained values of a dense or shared layout.
 std::int64_t payload_bytes(const BufferLayout& dense);
 /// The payload with the trained values of `dense`, whose submodel the model contains.

@@ -34,11 +34,12 @@ struct StoredModel {
 /// format; their shapes come from the options. Throws DataError if only the data files have them.
 StoredModel read_stored_model(const std::filesystem::path& checkpoint, const OptionTable& options);
 
-/// Every entry as a tensor with its name, in the order of the layout. Reading a tensor copies from
-/// `model`, which must outlive the tensors.
-std::vector<NamedTensor> named_tensors(const Parameters& model);
+/// Every entry as a tensor with its name, in the order of the layout; factors of adapters only if
+/// they are asked for. Reading a tensor copies from `model`, which must outlive the tensors.
+std::vector<NamedTensor> named_tensors(const Parameters& model, bool with_adapters = true);
 
-/// The same of a gpt under Hugging Face's names of Llama; a fused projection becomes three.
+/// The same of a gpt without adapters under Hugging Face's names of Llama; a fused projection
+/// becomes three.
 std::vector<NamedTensor> llama_tensors(const Parameters& model);
 
 /// Copies each tensor to the entry of its name, block by block. Shapes must agree, except for

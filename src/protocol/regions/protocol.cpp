@@ -69,8 +69,8 @@ void Regions::print_check() const {
   const Experiment& e = experiment_;
   const ScheduleSettings& schedule = settings_.schedule;
   log_note(formatted("method   {}", method_));
-  log_note(formatted("model    {}, {} parameters", e.model.name,
-                     model_.buffer_layout().count(Kind::trainable)));
+  log_note(
+      formatted("model    {}, {}", e.model.name, parameters_description(model_.buffer_layout())));
   log_note(formatted("data     {}, {} training and {} test samples", e.data.name,
                      e.data.train ? e.data.train->size() : 0,
                      e.data.test ? e.data.test->size() : 0));

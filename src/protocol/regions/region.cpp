@@ -155,8 +155,7 @@ void Region::join(std::span<const float> model) {
   trainer_.attach_optimizer();
   kept_.clear();
   if (settings_.gradients) return;
-  shared_ = Parameters(trainer_.parameters().buffer_layout_ptr());
-  std::copy_n(trainer_.parameters().data(), shared_.buffer_layout().size(), shared_.data());
+  shared_ = trainer_.parameters().copy();
 }
 
 /// The fragment's values in a buffer of the replica's layout.

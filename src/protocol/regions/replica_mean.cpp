@@ -22,8 +22,7 @@ std::optional<Parameters> ReplicaMean::take(std::int64_t period, const Parameter
   std::ranges::transform(sum.values, mean.begin(), [&](double value) {
     return static_cast<float>(value / static_cast<double>(sum.regions));
   });
-  Parameters model(shared.buffer_layout_ptr());
-  std::copy_n(shared.data(), shared.buffer_layout().size(), model.data());
+  Parameters model = shared.copy();
   const auto dense =
       experiment_.plans->buffer_layout(Submodel::full(*experiment_.model.layout), Packing::dense);
   experiment_.plans->plan(*dense, model.buffer_layout(), nullptr, kTrained)

@@ -45,9 +45,8 @@ void print_check(const Experiment& e, const RuleNames& names, const ServerRules&
   log_note(formatted("method   {} (submodel {}, window {}, merge {}, objective {})", names.method,
                      names.submodel, names.window, names.merge, names.objective));
   const auto full = Submodel::full(*e.model.layout);
-  const std::int64_t values =
-      e.plans->buffer_layout(full, Packing::aligned)->count(Kind::trainable);
-  log_note(formatted("model    {}, {} parameters", e.model.name, values));
+  const auto whole = e.plans->buffer_layout(full, Packing::aligned);
+  log_note(formatted("model    {}, {}", e.model.name, parameters_description(*whole)));
   const std::string personal = personal_description(e);
   if (!personal.empty()) log_note(personal);
   log_note(formatted("data     {}, {} training and {} test samples", e.data.name,
@@ -87,13 +86,14 @@ void print_check(const Experiment& e, const RuleNames& names, const ServerRules&
     log_note(formatted("         {:<14} {:>8} {}", line.device, line.clients, line.rest));
   }
   log_note(description(heterogeneity));
-  // The model, its evaluated copy, and for each client its payload, its update and three states:
-  // the one before the task, the one after it, and the one to send next. Also its last model and
-  // those that travel with its task, if objectives compare them.
+  // The model, its evaluated copy (without frozen values), and for each client its payload, its
+  // update and three states: the one before the task, the one after it, and the one to send next.
+  // Also its last model and those that travel with its task, if objectives compare them.
   const std::int64_t peers = rules.tasks.objective->peers();
   const std::int64_t copies = peers > 0 ? 3 + peers : 2;
   log_note(formatted("server   {} at most, beside data and libraries",
-                     megabytes(8 * values + copies * payloads + 3 * states)));
+                     megabytes(8 * whole->count(Kind::trainable) + 4 * whole->count(Kind::frozen) +
+                               copies * payloads + 3 * states)));
   log_note(memory_line(e, too_small));
 }
 

@@ -167,7 +167,7 @@ std::pair<ClientResult, SharedBytes> ClientStepper::finish() {
     objective_->end(view());
     const auto shared = experiment_.plans->buffer_layout(task_.submodel, Packing::shared);
     const auto values = pack_payload(*experiment_.plans, trainer_.parameters(), *shared);
-    if (task_.not_finite) {
+    if (task_.not_finite && !values->empty()) {
       constexpr float kNone = std::numeric_limits<float>::quiet_NaN();
       std::memcpy(values->data(), &kNone, sizeof(kNone));
     }

@@ -80,8 +80,28 @@ const Bytes& Clients::state(std::int64_t client) const {
   return state == states_.end() ? none : state->second;
 }
 
+std::int64_t Clients::receive_frozen(std::int64_t client, const Submodel& submodel) {
+  if (!experiment_.frozen) return 0;
+  const auto& layout = experiment_.model.layout;
+  const auto [place, is_first] = frozen_.try_emplace(client, submodel);
+  Submodel& held = place->second;
+  if (is_first) return frozen_values(layout, held);
+  if (submodel.inside(held)) return 0;
+  const std::int64_t before = frozen_values(layout, held);
+  held = held.united(submodel);
+  return frozen_values(layout, held) - before;
+}
+
 void Clients::archive(Archive& archive) {
   archive.value("tasks_of", tasks_of_);
+  const auto archive_submodel = [this](Archive& a, std::int64_t& client,
+                                       std::unordered_map<std::int64_t, Submodel>& map) {
+    a.value("client", client);
+    std::vector<std::int64_t> code;
+    if (!a.loading()) code = map.at(client).encode();
+    a.value("submodel", code);
+    if (a.loading()) map[client] = Submodel::decode(*experiment_.model.layout, code);
+  };
   std::vector<std::int64_t> idle(idle_.begin(), idle_.end());
   archive.value("idle", idle);
   idle_ = {idle.begin(), idle.end()};
@@ -92,13 +112,14 @@ void Clients::archive(Archive& archive) {
   for (std::size_t i = 0; i < away.size(); ++i) away_until_[away[i]] = until[i];
   std::vector<std::int64_t> clients = sorted_keys(too_large_);
   archive.value("out_of_memory", clients);
-  archive_list(archive, "too_large", clients, [&](Archive& a, std::int64_t& client) {
-    a.value("client", client);
-    std::vector<std::int64_t> code;
-    if (!a.loading()) code = too_large_.at(client).encode();
-    a.value("submodel", code);
-    if (a.loading()) too_large_[client] = Submodel::decode(*experiment_.model.layout, code);
-  });
+  archive_list(archive, "too_large", clients,
+               [&](Archive& a, std::int64_t& client) { archive_submodel(a, client, too_large_); });
+  if (experiment_.frozen) {
+    clients = sorted_keys(frozen_);
+    archive.value("with_frozen", clients);
+    archive_list(archive, "frozen", clients,
+                 [&](Archive& a, std::int64_t& client) { archive_submodel(a, client, frozen_); });
+  }
   archive.open("states");
   clients = sorted_keys(states_);
   archive.value("clients", clients);

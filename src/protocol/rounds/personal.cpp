@@ -1,49 +1,17 @@
 #include "espalier/protocol/rounds/personal.h"
 
 #include <fmt/ranges.h>
-#include <fnmatch.h>
 
 #include <algorithm>
 #include <memory>
-#include <set>
-#include <string_view>
 #include <utility>
 
 #include "espalier/base/error.h"
+#include "espalier/model/entry_names.h"
 #include "espalier/train/trainer.h"
 
 namespace espalier::rounds {
 namespace {
-
-constexpr const char* kNorms = "norms";
-
-std::vector<std::string> personal_patterns(const Config& config) {
-  std::vector<std::string> list;
-  const std::string text = config.text("method.personal");
-  std::string_view rest = text;
-  while (!rest.empty()) {
-    const std::size_t comma = std::min(rest.find(','), rest.size());
-    const std::string_view item = trimmed(rest.substr(0, comma));
-    if (!item.empty()) list.emplace_back(item);
-    rest.remove_prefix(std::min(comma + 1, rest.size()));
-  }
-  return list;
-}
-
-bool fits_pattern(const std::string& pattern, const std::string& name) {
-  return fnmatch(pattern.c_str(), name.c_str(), 0) == 0;
-}
-
-/// Names of the norms: only their weights begin at one.
-std::set<std::string> names_of_norms(const Layout& layout) {
-  std::set<std::string> names;
-  for (const Entry& entry : layout.entries) {
-    if (entry.kind == Kind::trainable && entry.init.rule == Init::Rule::ones) {
-      names.insert(entry.name.substr(0, entry.name.rfind('.')));
-    }
-  }
-  return names;
-}
 
 std::int64_t parameters_in(const Experiment& experiment, Packing packing) {
   return experiment.plans->buffer_layout(Submodel::full(*experiment.model.layout), packing)
@@ -54,38 +22,16 @@ std::int64_t parameters_in(const Experiment& experiment, Packing packing) {
 
 void declare_personal_options(OptionTable& table) {
   table.add({"method.personal", OptionType::text, "",
-             "parameters that every client keeps for itself, which are not sent and not merged: "
-             "names of blocks or parameters, with * and ?, separated by commas; norms = those of "
-             "all norms; empty = none"});
+             formatted("parameters that every client keeps for itself, which are not sent and not "
+                       "merged: {}; empty = none",
+                       kEntryPatterns)});
 }
 
 void mark_personal(const Config& config, Experiment& experiment) {
-  const std::vector<std::string> wanted = personal_patterns(config);
-  if (wanted.empty()) return;
+  const std::vector<bool> named = named_entries(config, "method.personal", experiment.model);
+  if (std::ranges::find(named, true) == named.end()) return;
   auto layout = std::make_shared<Layout>(*experiment.model.layout);
-  const std::set<std::string> norm_names = names_of_norms(*layout);
-  for (const std::string& pattern : wanted) {
-    bool found = false;
-    for (Entry& entry : layout->entries) {
-      if (entry.kind != Kind::trainable) continue;
-      const bool is_norm =
-          pattern == kNorms && norm_names.contains(entry.name.substr(0, entry.name.rfind('.')));
-      if (!is_norm && !fits_pattern(pattern, entry.name) &&
-          !fits_pattern(pattern, layout->blocks[static_cast<std::size_t>(entry.block)])) {
-        continue;
-      }
-      entry.personal = found = true;
-    }
-    if (found) continue;
-    if (pattern == kNorms) {
-      throw InputError(formatted(
-          "method.personal: model {} has no norms; set model.norm, or take other parameters",
-          experiment.model.name));
-    }
-    throw InputError(formatted(
-        "method.personal: '{}' is no block and no parameter of model {}; its blocks are {}",
-        pattern, experiment.model.name, fmt::to_string(fmt::join(layout->blocks, ", "))));
-  }
+  for (std::size_t i = 0; i < named.size(); ++i) layout->entries[i].personal = named[i];
   experiment.model.layout = layout;
   experiment.plans = std::make_unique<PlanCache>(layout);
   if (parameters_in(experiment, Packing::shared) == 0) {

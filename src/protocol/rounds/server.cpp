@@ -166,6 +166,7 @@ void RoundsServer::send(std::int64_t client) {
   task.task = state_.next_task++;
   task.answers_twice = sent.fault.twice;
   task.not_finite = sent.fault.not_finite;
+  sent.frozen_values = clients_.receive_frozen(client, task.submodel);
   const Flight flight = costs_.flight_of(sent, state_.now);
   task.state = clients_.state(client);
   if (task.state.empty()) task.state = first_personal_state(experiment_, model_);

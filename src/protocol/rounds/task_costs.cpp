@@ -70,6 +70,7 @@ Flight TaskCosts::flight_on(const DeviceClass& device, const SentTask& sent, Nan
   flight.bytes_down =
       sent.traffic ? rules_.vectors * sent.traffic->received
                    : rules_.vectors * payload_bytes(*sent.buffer_layout) + description_bytes(sent);
+  flight.bytes_down += sent.frozen_values * static_cast<std::int64_t>(sizeof(float));
   flight.sent = now;
   flight.download = transfer_time(device.down_mbps, device.latency_ms, flight.bytes_down);
   const Submodel trained =
@@ -117,10 +118,12 @@ void refuse_endless_tasks(const Experiment& experiment, const LocalObjective& ob
                           const ClockSettings& clock) {
   const auto full = Submodel::full(*experiment.model.layout);
   const auto dense = experiment.plans->buffer_layout(full, Packing::shared);
-  const std::int64_t bytes = payload_bytes(*dense);
+  const std::int64_t values = payload_bytes(*dense);
+  const std::int64_t bytes = values + frozen_values(experiment.model.layout, full) *
+                                          static_cast<std::int64_t>(sizeof(float));
   ServerResources server = clock.server;
   server.down.take(0, bytes);
-  server.up.take(0, bytes);
+  server.up.take(0, values);
   server.processor.take(0, kFlopsPerMergedValue * dense->count(Kind::trainable));
   const Fleet& fleet = *experiment.fleet;
   std::set<const DeviceClass*> seen;
@@ -128,7 +131,7 @@ void refuse_endless_tasks(const Experiment& experiment, const LocalObjective& ob
     const DeviceClass& device = fleet.device(client);
     if (!seen.insert(&device).second) continue;
     transfer_time(device.down_mbps, device.latency_ms, bytes);
-    transfer_time(device.up_mbps, device.latency_ms, bytes);
+    transfer_time(device.up_mbps, device.latency_ms, values);
     if (!experiment.partition) continue;
     const std::int64_t batch = part_size(experiment.train, experiment.batch_of(client));
     const TrainingCost cost = task_cost(experiment, objective, full, batch);

@@ -72,8 +72,8 @@ void Split::print_check() const {
   const Costs& costs = *settings_.costs;
   const auto& blocks = e.model.layout->blocks;
   log_note(formatted("method   {}", method_));
-  log_note(formatted("model    {}, {} parameters", e.model.name,
-                     model_.buffer_layout().count(Kind::trainable)));
+  log_note(
+      formatted("model    {}, {}", e.model.name, parameters_description(model_.buffer_layout())));
   log_note(formatted("data     {}, {} training and {} test samples", e.data.name,
                      e.data.train ? e.data.train->size() : 0,
                      e.data.test ? e.data.test->size() : 0));
@@ -152,6 +152,13 @@ Protocol protocol(const Catalogue& catalogue) {
       .tables = {&split_rounds_schema(), &clusters_schema(), &iterations_schema()},
       .list = [&catalogue] { return listings(catalogue); },
       .choose = [&catalogue](Config& config) { choose(catalogue, config); },
+      .complete =
+          [](const Config&, Experiment& experiment) {
+            if (!experiment.frozen) return;
+            throw InputError(
+                "train.freeze and train.only are not for split models, whose workers and hosts "
+                "exchange all weights: leave them out, or take a method of clients or regions");
+          },
       .prepare =
           [&catalogue](const Config& config, const Experiment& experiment) {
             return std::make_unique<Split>(catalogue, config, experiment);

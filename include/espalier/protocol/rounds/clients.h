@@ -50,6 +50,11 @@ class Clients {
   const Bytes& state(std::int64_t client) const;
   void keep_state(std::int64_t client, const Bytes& state) { states_[client] = state; }
 
+  /// The client gets a task with this submodel: the number of frozen values that it has to receive.
+  /// What it holds is a submodel, the union of those that it was sent; it receives what the union
+  /// gains, also if the task fails later.
+  std::int64_t receive_frozen(std::int64_t client, const Submodel& submodel);
+
   void archive(Archive& archive);
 
  private:
@@ -70,6 +75,7 @@ class Clients {
   std::unordered_map<std::int64_t, Nanoseconds> away_until_;  // of those that vanished
   std::unordered_map<std::int64_t, Submodel> too_large_;
   std::unordered_map<std::int64_t, Bytes> states_;
+  std::unordered_map<std::int64_t, Submodel> frozen_;  // whose frozen values a client holds
 };
 
 }  // namespace espalier::rounds

@@ -23,6 +23,7 @@ struct SentTask {
   std::int64_t name_bytes = -1;
   std::optional<Traffic> traffic{};
   InjectedFault fault;
+  std::int64_t frozen_values = 0;  ///< that the client receives with it
 };
 /// Sets the members of a flight that follow from its task alone: number, endpoint, whether it is
 /// answered, and the server's operations for the answer.
