@@ -35,7 +35,6 @@ using Tokens = std::vector<std::int64_t>;
 constexpr std::int64_t kMostTokens = 1'000'000'000;
 constexpr std::int64_t kMostThreads = 1024;
 constexpr const char* kInput = "model.ini";
-constexpr const char* kWeights = "model.safetensors";
 
 struct GenerateRequest {
   fs::path model;
@@ -225,27 +224,26 @@ DataShape shape_of(const std::vector<NamedTensor>& tensors, const fs::path& weig
   return shape;
 }
 
-/// A folder with model.ini (the section [model] of an input), model.safetensors, and if they are
+/// A folder with model.ini (the section [model] of an input), weights, and if they are
 /// there tokenizer.json and Hugging Face's config.json and generation_config.json. `needed`: tokens
 /// of the text, of which the tables of positions need no more.
 LanguageModel from_folder(const GenerateRequest& request, const OptionTable& options,
                           std::unique_ptr<TextCodec> codec, std::int64_t needed) {
-  const fs::path weights = request.model / kWeights;
   const nlohmann::json sizes = json_file(request.model / "config.json");
   Config config(options);
   config.read_file(request.model / kInput);
   set_model_defaults(config);
-  const std::vector<NamedTensor> tensors = read_safetensors(weights);
+  const std::vector<NamedTensor> tensors = read_weights(request.model);
   std::int64_t length = needed;
   if (const std::int64_t most = positive(sizes, "max_position_embeddings"); most > 0) {
     length = std::min(length, most);
   }
-  const DataShape shape = shape_of(tensors, weights, length);
+  const DataShape shape = shape_of(tensors, request.model, length);
   LanguageModel result{build_model(config, shape), {}, std::move(codec), {}, shape.sample[0]};
   refuse_other_model(request.model.string(), result.model.shape);
   result.values = Parameters(std::make_shared<const BufferLayout>(
       result.model.layout, Submodel::full(*result.model.layout), Packing::aligned));
-  place_weights(tensors, weights.string(), /*partial=*/false, result.values);
+  place_weights(tensors, request.model.string(), /*partial=*/false, result.values);
   add_ends(json_file(request.model / "generation_config.json"), result.ends);
   add_ends(sizes, result.ends);
   return result;
@@ -295,13 +293,11 @@ Prompted load(const GenerateRequest& request, const OptionTable& options) {
   }
   std::unique_ptr<TextCodec> codec;
   const bool is_folder = fs::is_directory(request.model);
-  for (const char* file : {kInput, kWeights}) {
-    if (is_folder && !fs::exists(request.model / file)) {
-      throw InputError(
-          formatted("{} has no {}: a folder needs {} and {}, as tools/get_model.py "
-                    "writes them",
-                    request.model.string(), file, kInput, kWeights));
-    }
+  if (is_folder && !fs::exists(request.model / kInput)) {
+    throw InputError(
+        formatted("{} has no {}: a folder needs it beside its weights, as tools/get_model.py "
+                  "writes them",
+                  request.model.string(), kInput));
   }
   const fs::path own = request.model / "tokenizer.json";
   const fs::path file = !request.tokenizer.empty()     ? request.tokenizer
