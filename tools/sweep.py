@@ -26,6 +26,7 @@ import argparse
 import contextlib
 import fcntl
 import os
+import signal
 import sys
 
 sys.path.append(os.path.dirname(os.path.abspath(__file__)))
@@ -164,6 +165,9 @@ def main():
     except (SweepError, RunError) as error:
         print(f"sweep.py: {error}", file=sys.stderr)
         status = getattr(error, "status", 2)
+    except BrokenPipeError:  # `| head` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 128 + signal.SIGPIPE
     except OSError as error:  # a folder or the table cannot be written
         print(f"sweep.py: {error.filename}: {error.strerror}" if error.filename else f"sweep.py: {error}", file=sys.stderr)
         status = 4

@@ -22,7 +22,9 @@ void declare_fault_options(OptionTable& table) {
   add_fraction("faults.late", "fraction of tasks whose client is slower than its device");
   table.add({"faults.late_factor", OptionType::real, "4",
              "factor of the compute time of such a task", "", 1, 1e6});
-  add_fraction("faults.twice", "fraction of tasks that are answered twice");
+  add_fraction("faults.twice",
+               "fraction of tasks that are answered twice; the second answer has no effect and is "
+               "not charged");
   add_fraction("faults.not_finite", "fraction of answers with a value that is not a number");
   add_fraction("faults.vanish", "fraction of tasks whose client vanishes for a while");
   table.add({"faults.vanish_tasks", OptionType::real, "3",

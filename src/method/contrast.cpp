@@ -30,9 +30,6 @@ class Contrastive : public LocalObjective {
         negatives_(negatives_of(context.config)),
         peers_(negatives_ == Negatives::peers ? context.config.integer("method.peers") : 0),
         scaler_(context.config.boolean("method.scaler")) {
-    if (!(temperature_ > 0)) {
-      throw InputError("method.temperature is 0; set it above 0, e.g. to 0.5");
-    }
     if (negatives_ != Negatives::peers) return;
     if (!context.config.text("method.personal").empty()) {
       throw InputError(
@@ -245,7 +242,7 @@ void add_contrast(Catalogue& c) {
   c.options.add({"method.contrast", OptionType::real, "1",
                  "objective contrastive: weight of the contrastive term; 0 = none", "", 0, 1e6});
   c.options.add({"method.temperature", OptionType::real, "0.5",
-                 "objective contrastive: divides the cosines", "", 0, 1e6});
+                 "objective contrastive: divides the cosines", "", 1e-3, 1e6});
   c.options.add_choice(
       "method.negatives", "previous",
       "objective contrastive: what a sample's representation is drawn away from: that of the "

@@ -156,6 +156,11 @@ class DoubleShift : public SubmodelRule {
       refuse("method.overlap_schedule = plateau is decided by a server",
              "set method.overlap_schedule to constant, down or up");
     }
+    const std::string window = config.text("method.window");
+    if (!window.empty() && window != "synchronous") {
+      refuse(formatted("method.window = {} contradicts it", window),
+             "set method.window = synchronous");
+    }
     for (const char* key : {"clients.per_round", "window.min_updates", "window.deadline_s",
                             "faults.crash", "faults.vanish", "faults.not_finite", "server.gflops",
                             "server.down_mbps", "server.up_mbps"}) {
@@ -170,8 +175,7 @@ class DoubleShift : public SubmodelRule {
              "set method.merge = average");
     }
     if (config.text("method.server_optimizer") != "none") {
-      refuse("method.server_optimizer keeps its moments on a server",
-             "set method.server_optimizer = none");
+      refuse("method.server_optimizer is a step of a server", "set method.server_optimizer = none");
     }
     const Fleet& fleet = *context.experiment.fleet;
     if (!config.text("clients.availability_trace").empty() ||

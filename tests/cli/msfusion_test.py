@@ -90,6 +90,17 @@ class MSfusion(ProgramTest):
         self.assertEqual(a["parameters"].max(), b["parameters"].max())
         self.assertLess(a["bytes_down"].max(), b["bytes_down"].max())
 
+    def test_peers_that_do_not_fit_are_left_out(self):
+        moon = ("--method.name=moon", "--model.projection=6", "--run.rounds=3", "--clients.fleet=7*fast")
+        room = self.column(self.run_ok("alone", *moon), "peak_bytes").max()
+        peers = ("--method.negatives=peers", "--method.peers=3")
+        wide = self.table(self.run_ok("wide", *moon, *peers))
+        self.assertGreater(wide["peak_bytes"].max(), 1.1 * room)
+        narrow = self.table(self.run_ok("narrow", *moon, *peers, f"--device.fast.memory_mb={1.1 * room / 1e6}"))
+        self.assertTrue((narrow["outcome"] == b"merged").all())
+        self.assertLessEqual(narrow["peak_bytes"].max(), 1.1 * room)
+        self.assertLess(narrow["bytes_down"].max(), wide["bytes_down"].max())
+
     def test_tiny_input(self):
         done = self.espalier("run", os.path.join(INPUTS, "tiny.ini"), ranks=2)
         self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
@@ -116,11 +127,12 @@ class MSfusion(ProgramTest):
         refuse("set method.exchange = served", "--method.exchange=peers", "--clients.per_round=2")
         refuse("set method.exchange = served", "--method.exchange=peers", "--method.overlap_schedule=plateau")
         refuse("may keep values on a server", "--method.exchange=peers", "--method.merge=control_variates", "--method.objective=control_variates")
-        refuse("keeps its moments on a server", "--method.exchange=peers", "--method.server_optimizer=adam")
+        refuse("is a step of a server", "--method.exchange=peers", "--method.server_optimizer=adam")
         refuse("set method.exchange = served", "--method.exchange=peers", "--method.negatives=peers")
         refuse("choose other negatives", "--method.personal=head", "--method.negatives=peers")
+        refuse("method.window = semi_async contradicts it", "--method.exchange=peers", "--method.window=semi_async")
         refuse("-1 chooses the largest", "--method.overlap_start=-0.5")
-        refuse("method.temperature is 0", "--method.temperature=0")
+        refuse("method.temperature", "--method.temperature=0")
         refuse("clients.time_fit = width", "--clients.time_fit=width")
         self.assertFalse(os.path.exists(self.path("runs")))
 

@@ -191,6 +191,11 @@ void RoundRecorder::record(const ClosedWindow& window, const Parameters& model) 
   run_.report({window.version, window.closed, totals.train_loss()});
 }
 
+void RoundRecorder::record_failures(std::span<const Delivered> delivered, std::int64_t version) {
+  for (const Delivered& d : delivered) run_.records().append(task_row(d, version));
+  run_.records().flush();
+}
+
 void RoundRecorder::warn_of_failure(const Delivered& d) {
   const ClientTask& task = d.sent.task;
   const DeviceClass& device = experiment_.fleet->device(task.client);

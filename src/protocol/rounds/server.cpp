@@ -8,6 +8,7 @@
 #include "espalier/base/kill_point.h"
 #include "espalier/base/log.h"
 #include "espalier/base/wide.h"
+#include "espalier/protocol/rounds/catalogue.h"
 #include "espalier/protocol/rounds/personal.h"
 #include "espalier/train/trainer.h"
 
@@ -144,11 +145,22 @@ void RoundsServer::top_up() {
   for (const std::int64_t client : clients_.take(moment())) send(client);
 }
 
+/// Whether the client's memory holds its task with the models of other clients: if not, it trains
+/// without them.
+bool RoundsServer::takes_peers(std::int64_t client, const Assignment& assigned) const {
+  if (rules_.tasks.objective->peers() == 0) return false;
+  const std::int64_t cap = memory_bytes(experiment_.fleet->device(client));
+  return cap == 0 || assignment_peaks(experiment_, rules_.tasks, assigned, client).largest() <= cap;
+}
+
 void RoundsServer::send(std::int64_t client) {
   const std::int64_t nth_task = clients_.number_task(client);
   Assignment assigned =
       rules_.submodel->choose(experiment_, {client, nth_task, state_.version, state_.sent_tasks++});
   SentTask sent;
+  if (takes_peers(client, assigned)) {
+    sent.task.peers = peers_.models_for(client, assigned.submodel);
+  }
   sent.buffer_layout = experiment_.plans->buffer_layout(assigned.submodel, Packing::shared);
   sent.payload =
       payloads_.payload(model_, rules_.merge->companion(), assigned.submodel, *sent.buffer_layout);
@@ -161,7 +173,6 @@ void RoundsServer::send(std::int64_t client) {
   task.nth_task = nth_task;
   task.base_version = state_.version;
   task.submodel = std::move(assigned.submodel);
-  task.peers = peers_.models_for(client, task.submodel);
   task.search = assigned.search;
   task.task = state_.next_task++;
   task.answers_twice = sent.fault.twice;
@@ -346,6 +357,7 @@ void RoundsServer::wait_for_client() {
     top_up();
   }
   if (clock_->out().empty()) {
+    recorder_.record_failures(delivered_, state_.version);
     throw NoClientError(
         "no client can answer: none that is available has the memory for its submodel; give the "
         "devices more memory_mb or a higher availability, or choose smaller widths");
@@ -359,11 +371,13 @@ void RoundsServer::refuse_failed_window() {
       delivered_, [&](const Delivered& d) { return !rejected(d) || d.sent.fault.not_finite; });
   const bool too_often = ++state_.failed_windows > kMostFailedWindows;
   if (std::ranges::any_of(delivered_, rejected) && (too_often || !on_purpose)) {
+    recorder_.record_failures(delivered_, state_.version);
     throw NotFiniteError(
         "every update of a window was rejected because it is not finite; lower train.lr or set "
         "train.clip");
   }
   if (too_often) {
+    recorder_.record_failures(delivered_, state_.version);
     throw NoClientError(formatted(
         "no client can answer: in {} consecutive windows every task failed; see the outcomes in "
         "/tasks",

@@ -63,6 +63,7 @@ class RoundsServer final : public Conversation {
   };
 
   void top_up();
+  bool takes_peers(std::int64_t client, const Assignment& assigned) const;
   void send(std::int64_t client);
   void deliver(Clock::Event event);
   bool handle(Clock::Event event);
