@@ -72,8 +72,7 @@ RoundsServer::RoundsServer(const Experiment& experiment, ServerSettings settings
       clients_(experiment, *rules_.submodel, std::move(settings.sampler),
                std::move(settings.availability), settings.window.max_spread),
       costs_(experiment, rules_.tasks),
-      payloads_(*experiment.plans),
-      peers_(rules_.tasks.objective->peers()),
+      payloads_(*experiment.plans, rules_.tasks.objective->peers()),
       recorder_(experiment, rules_, settings.record_agreement, run),
       clock_(make_clock(settings.clock, run.pool(), run.real_time())) {
   clock_->settle = [this](Flight& flight, const Answer& answer) {
@@ -159,7 +158,7 @@ void RoundsServer::send(std::int64_t client) {
       rules_.submodel->choose(experiment_, {client, nth_task, state_.version, state_.sent_tasks++});
   SentTask sent;
   if (takes_peers(client, assigned)) {
-    sent.task.peers = peers_.models_for(client, assigned.submodel);
+    sent.task.peers = payloads_.peers().models_for(client, assigned.submodel);
   }
   sent.buffer_layout = experiment_.plans->buffer_layout(assigned.submodel, Packing::shared);
   sent.payload =
@@ -315,7 +314,7 @@ std::vector<Update> RoundsServer::merge() {
                        .width = d->sent.width});
   }
   rules_.merge->merge(experiment_, model_, updates);
-  peers_.keep(updates);
+  payloads_.peers().keep(updates);
   forget_statistics(model_);
   kill_point("round.merged");
   for (std::size_t i = 0; i < updates.size(); ++i) sources[i]->weight = updates[i].weight;

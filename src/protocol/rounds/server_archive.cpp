@@ -101,7 +101,7 @@ void RoundsServer::archive(Archive& archive) {
   archive.open("merge_rule");
   rules_.merge->archive(archive);
   archive.close();
-  peers_.archive(archive, *experiment_.model.layout);
+  payloads_.peers().archive(archive, *experiment_.model.layout);
   archive.close();
   archive.open("tasks");
   archive_tasks(archive);

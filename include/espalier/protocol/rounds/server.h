@@ -15,7 +15,6 @@
 #include "espalier/engine/protocol.h"
 #include "espalier/protocol/rounds/clients.h"
 #include "espalier/protocol/rounds/payloads.h"
-#include "espalier/protocol/rounds/peer_models.h"
 #include "espalier/protocol/rounds/recorder.h"
 #include "espalier/protocol/rounds/rules.h"
 #include "espalier/protocol/rounds/task_costs.h"
@@ -87,7 +86,6 @@ class RoundsServer final : public Conversation {
   Clients clients_;
   TaskCosts costs_;
   Payloads payloads_;
-  PeerModels peers_;
   RoundRecorder recorder_;
   std::unique_ptr<Clock> clock_;
   std::unordered_map<std::int64_t, SentTask> out_;  // of the clock's flights, by number
