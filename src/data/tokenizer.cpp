@@ -91,9 +91,10 @@ class Reader {
   }
   /// A tokenizer that this program does not know.
   [[noreturn]] void unknown(const std::string& what) const {
-    refuse(formatted("has {}; byte-level BPE as of GPT-2, Llama 3 and SmolLM2 is known "
-                     "(docs/generate.md)",
-                     what));
+    refuse(
+        formatted("has {}; byte-level BPE as of GPT-2, Llama 3 and SmolLM2 is known "
+                  "(docs/generate.md)",
+                  what));
   }
   const json& member(const json& object, const char* name) const {
     static const json none;
@@ -229,8 +230,8 @@ void Tokenizer::State::read_model(const Reader& reader, const json& model) {
     const auto of = [&](const std::string& text) {
       const auto found = token_of_text.find(text);
       if (found == token_of_text.end()) {
-        reader.refuse(formatted("merges '{}' and '{}', but its vocabulary lacks '{}'", left, right,
-                                text));
+        reader.refuse(
+            formatted("merges '{}' and '{}', but its vocabulary lacks '{}'", left, right, text));
       }
       return found->second;
     };
@@ -338,7 +339,8 @@ Tokenizer::Tokenizer(const fs::path& file) : state_(std::make_unique<State>()) {
     const json& value = reader.member(content, feature);
     if (!value.is_null()) reader.unknown(formatted("a {}", feature));
   }
-  if (reader.member(content, "model").is_null()) reader.refuse("has no 'model': is it a tokenizer?");
+  if (reader.member(content, "model").is_null())
+    reader.refuse("has no 'model': is it a tokenizer?");
   state_->read_model(reader, reader.member(content, "model"));
   state_->read_added(reader, reader.member(content, "added_tokens"));
   const json& stages = reader.member(content, "pre_tokenizer");

@@ -24,7 +24,8 @@ class CompensateDelay : public MergeRule {
       std::vector<float>* squares = nullptr;
       if (adaptive_) {
         squares = &squares_[update.client];
-        squares->resize(static_cast<std::size_t>(model.buffer_layout().size_without_frozen()), 0.0f);
+        squares->resize(static_cast<std::size_t>(model.buffer_layout().size_without_frozen()),
+                        0.0f);
       }
       change_held(experiment, model, update,
                   [&](double value, double trained, double sent, std::int64_t index) {

@@ -15,7 +15,8 @@ namespace {
 void refuse_without_adapters(const Experiment& experiment) {
   if (!experiment.model.layout->adapters.empty()) return;
   throw InputError(
-      "method.submodel = ranks and method.merge = adapter_norms need adapters; take other rules, or "
+      "method.submodel = ranks and method.merge = adapter_norms need adapters; take other rules, "
+      "or "
       "set model.adapter_rank");
 }
 

@@ -16,8 +16,9 @@ SHORT = ("--run.rounds=2", "--run.virtual_limit=0", "--data.test_limit=40", "--t
 # In place of CIFAR-10.
 STAND_IN = ("--data.name=synthetic", "--data.synthetic_shape=3,32,32", "--data.synthetic_samples=900", "--data.train_limit=0",
             "--data.min_per_client=10")
-# Methods that docs/methods/comparison.md leaves out: clients' models differ from the server's, or the protocol is another.
-NOT_COMPARED = {"fedper", "fedbn", "diloco", "sync_dp", "local_sgd", "streaming_diloco", "cocodc",
+# Methods that docs/methods/comparison.md leaves out: clients' models differ from the server's, only adapters are trained, or the
+# protocol is another.
+NOT_COMPARED = {"fedper", "fedbn", "hetlora", "diloco", "sync_dp", "local_sgd", "streaming_diloco", "cocodc",
                 "decoupled_diloco"}
 
 

@@ -46,11 +46,8 @@ inline std::shared_ptr<const Layout> make_layout() {
   l.add_entry(
       {"fc.weight", Kind::trainable, head, {l.along(kHidden), l.along(kChannels, 4)}, normal});
   l.add_entry({"qkv.weight", Kind::trainable, middle, {qkv, l.along(kEmbed)}, normal});
-  l.add_entry({"out.weight",
-               Kind::frozen,
-               middle,
-               {l.along(kRows), {{kHeads, 1}, {kColumns, 1}}},
-               normal});
+  l.add_entry(
+      {"out.weight", Kind::frozen, middle, {l.along(kRows), {{kHeads, 1}, {kColumns, 1}}}, normal});
   l.add_entry({"square", Kind::trainable, head, {l.along(kHidden), l.along(kHidden)}, normal});
   l.add_entry({"pairs", Kind::frozen, head, {pairs}, normal});
   l.add_entry({"scale", Kind::trainable, head, {}, {Init::Rule::ones, 0}});
