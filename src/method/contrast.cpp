@@ -3,9 +3,11 @@
 #include <c10/core/GradMode.h>
 
 #include <algorithm>
+#include <iterator>
 #include <vector>
 
 #include "espalier/base/error.h"
+#include "espalier/config/choice.h"
 #include "espalier/model/cost.h"
 #include "espalier/train/trainer.h"
 
@@ -21,13 +23,14 @@ at::Tensor unit_rows(const at::Tensor& z) {
 }
 
 enum class Negatives { previous, peers, batch };
+constexpr const char* kNegatives[] = {"previous", "peers", "batch"};
 
 class Contrastive : public LocalObjective {
  public:
   explicit Contrastive(const RuleContext& context)
       : weight_(context.config.real("method.contrast")),
         temperature_(context.config.real("method.temperature")),
-        negatives_(negatives_of(context.config)),
+        negatives_(choice<Negatives>(context.config, "method.negatives", kNegatives)),
         peers_(negatives_ == Negatives::peers ? context.config.integer("method.peers") : 0),
         scaler_(context.config.boolean("method.scaler")) {
     if (negatives_ != Negatives::peers) return;
@@ -136,13 +139,6 @@ class Contrastive : public LocalObjective {
   }
 
  private:
-  static Negatives negatives_of(const Config& config) {
-    const std::string name = config.text("method.negatives");
-    return name == "batch"   ? Negatives::batch
-           : name == "peers" ? Negatives::peers
-                             : Negatives::previous;
-  }
-
   bool keeps_model() const { return weight_ != 0 && negatives_ != Negatives::batch; }
   /// Frozen models beside the trained one, at most.
   std::int64_t models() const { return (keeps_model() ? 2 : 1) + peers_; }
@@ -248,7 +244,7 @@ void add_contrast(Catalogue& c) {
       "objective contrastive: what a sample's representation is drawn away from: that of the "
       "client's model after its previous task; of this and of other clients' models after theirs; "
       "or the received model's of the batch's other samples",
-      {"previous", "peers", "batch"});
+      {std::begin(kNegatives), std::end(kNegatives)});
   c.options.add({"method.peers", OptionType::integer, "1",
                  "objective contrastive, method.negatives = peers: number of other clients' models "
                  "that each client gets",

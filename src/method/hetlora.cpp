@@ -16,8 +16,7 @@ void refuse_without_adapters(const Experiment& experiment) {
   if (!experiment.model.layout->adapters.empty()) return;
   throw InputError(
       "method.submodel = ranks and method.merge = adapter_norms need adapters; take other rules, "
-      "or "
-      "set model.adapter_rank");
+      "or set model.adapter_rank");
 }
 
 /// The leading ranks of every adapter, as many as the client's width gives; all else is whole.
@@ -77,8 +76,7 @@ double product_norm(const Update& update, const Adapter& adapter) {
 /// to ||B A||_F; all else is averaged as usual.
 class AdapterNorms : public AverageMerge {
  public:
-  explicit AdapterNorms(const RuleContext& context)
-      : AverageMerge(context), staleness_(context.config) {
+  explicit AdapterNorms(const RuleContext& context) : AverageMerge(context) {
     refuse_without_adapters(context.experiment);
   }
 
@@ -100,7 +98,7 @@ class AdapterNorms : public AverageMerge {
     std::vector<double> weights;
     for (const Update& update : updates) {
       const bool has = update.buffer_layout->place(adapter.up).present;
-      weights.push_back(has ? product_norm(update, adapter) * staleness_(update.staleness) : 0);
+      weights.push_back(has ? product_norm(update, adapter) * staleness_weight(update) : 0);
     }
     return weights;
   }
@@ -124,8 +122,6 @@ class AdapterNorms : public AverageMerge {
       if (holders[i] > 0) values[i] = static_cast<float>(sums[i] / total);
     }
   }
-
-  StalenessWeight staleness_;
 };
 
 }  // namespace

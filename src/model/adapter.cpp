@@ -2,7 +2,6 @@
 
 #include <c10/core/GradMode.h>
 #include <fmt/ranges.h>
-#include <fnmatch.h>
 
 #include <algorithm>
 #include <cmath>
@@ -10,6 +9,7 @@
 
 #include "espalier/base/error.h"
 #include "espalier/config/lists.h"
+#include "espalier/model/entry_names.h"
 #include "espalier/model/operations.h"
 #include "espalier/model/row_operations.h"
 
@@ -17,10 +17,6 @@ namespace espalier {
 namespace {
 
 constexpr std::int64_t kFloatBytes = sizeof(float);
-
-bool fits(const std::string& pattern, const std::string& name) {
-  return fnmatch(pattern.c_str(), name.c_str(), 0) == 0;
-}
 
 }  // namespace
 
@@ -50,7 +46,7 @@ std::shared_ptr<Layout> new_layout(const Config& config) {
 void refuse_idle_adapters(const Model& model) {
   const AdapterChoice& choice = model.layout->adapter_choice;
   for (const std::string& pattern : choice.modules) {
-    const auto is_named = [&](const std::string& name) { return fits(pattern, name); };
+    const auto is_named = [&](const std::string& name) { return fits_pattern(pattern, name); };
     if (std::ranges::any_of(choice.layers, is_named)) continue;
     throw InputError(
         formatted("model.adapter_modules: '{}' is no linear layer of model {}; they are {}",
@@ -63,7 +59,7 @@ std::optional<Adapter> add_adapter(Layout& layout, int block, const std::string&
   AdapterChoice& choice = layout.adapter_choice;
   if (choice.rank == 0) return std::nullopt;
   choice.layers.push_back(name);
-  const auto is_named = [&](const std::string& pattern) { return fits(pattern, name); };
+  const auto is_named = [&](const std::string& pattern) { return fits_pattern(pattern, name); };
   if (std::ranges::none_of(choice.modules, is_named)) return std::nullopt;
   Adapter adapter;
   adapter.weight = weight;

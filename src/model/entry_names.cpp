@@ -14,10 +14,6 @@ namespace {
 constexpr const char* kNorms = "norms";
 constexpr const char* kAdapters = "adapters";
 
-bool fits_pattern(const std::string& pattern, const std::string& name) {
-  return fnmatch(pattern.c_str(), name.c_str(), 0) == 0;
-}
-
 /// "conv1" of "conv1.weight".
 std::string layer_of(const Entry& entry) { return entry.name.substr(0, entry.name.rfind('.')); }
 
@@ -33,6 +29,10 @@ std::set<std::string> names_of_norms(const Layout& layout) {
 }
 
 }  // namespace
+
+bool fits_pattern(const std::string& pattern, const std::string& name) {
+  return fnmatch(pattern.c_str(), name.c_str(), 0) == 0;
+}
 
 std::vector<bool> named_entries(const Config& config, const std::string& key, const Model& model) {
   const Layout& layout = *model.layout;

@@ -41,10 +41,6 @@ std::int64_t groups_for(std::int64_t width, std::int64_t groups) {
   return n;
 }
 
-}  // namespace
-
-namespace {
-
 /// As add_cost(), for what was added from node `first` on and read `input`.
 void hold_input(CostTape& tape, int input, std::size_t first) {
   if (input < 0) return;  // the batch is always held

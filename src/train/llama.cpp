@@ -23,6 +23,12 @@ using Json = nlohmann::json;
 constexpr std::pair<const char*, const char*> kAlways[] = {
     {"model.rms_norm", "true"}, {"model.activation", "swiglu"}, {"model.positions", "rotary"}};
 
+/// The value of one of these options, a flag as "true" or "false".
+std::string value_of(const Config& config, const char* option) {
+  const bool is_flag = config.table().find(option)->type == OptionType::boolean;
+  return is_flag ? (config.boolean(option) ? "true" : "false") : config.text(option);
+}
+
 constexpr const char* kQueryHeads = "num_attention_heads";
 
 /// A part of the architecture in config.json, and what the model has.
@@ -111,10 +117,7 @@ void refuse_other_llama(const Config& config, const fs::path& weights, bool part
     settings.push_back(formatted("{} = {} instead of {}", option, value, own));
   };
   for (const auto& [option, value] : kAlways) {
-    const bool is_flag = std::string_view(value) == "true";
-    const std::string own =
-        is_flag ? (config.boolean(option) ? "true" : "false") : config.text(option);
-    if (own != value) set(option, value, own);
+    if (const std::string own = value_of(config, option); own != value) set(option, value, own);
   }
   if (config.text("model.attention_scale") == "embed") {
     set("model.attention_scale", "kept", "embed");
@@ -142,10 +145,7 @@ std::string llama_config(const StoredModel& stored, FloatType type) {
   };
   if (stored.model.name != "gpt") refuse(formatted("model.name = {}", stored.model.name));
   for (const auto& [option, value] : kAlways) {
-    const bool is_flag = std::string_view(value) == "true";
-    if (is_flag ? !config.boolean(option) : config.text(option) != value) {
-      refuse(formatted("{} is not {}", option, value));
-    }
+    if (value_of(config, option) != value) refuse(formatted("{} is not {}", option, value));
   }
   const bool bias = config.boolean("model.qkv_bias");
   if (bias != config.boolean("model.linear_bias")) {

@@ -1,24 +1,11 @@
 // The memory bound of cost.h for models with frozen entries and with adapters.
 
-#include <functional>
-#include <memory>
-
 #include "bound.h"
+#include "model/freezing.h"
 #include "model/leading.h"
 
 namespace espalier {
 namespace {
-
-using Predicate = std::function<bool(const Entry&)>;
-
-Model freeze_all_but(Model model, const Predicate& is_trained) {
-  auto layout = std::make_shared<Layout>(*model.layout);
-  for (Entry& entry : layout->entries) {
-    if (entry.kind == Kind::trainable && !is_trained(entry)) entry.kind = Kind::frozen;
-  }
-  model.layout = layout;
-  return model;
-}
 
 const std::vector<std::pair<const char*, Predicate>> kTrained{
     {"all", [](const Entry&) { return true; }},

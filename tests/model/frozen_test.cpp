@@ -1,22 +1,10 @@
 // Frozen entries in every family: the gradients of the others are those of the whole training.
 
-#include <functional>
-
 #include "family_fixture.h"
+#include "freezing.h"
 
 namespace espalier {
 namespace {
-
-using Predicate = std::function<bool(const Entry&)>;
-
-Model freeze_all_but(Model model, const Predicate& is_trained) {
-  auto layout = std::make_shared<Layout>(*model.layout);
-  for (Entry& entry : layout->entries) {
-    if (entry.kind == Kind::trainable && !is_trained(entry)) entry.kind = Kind::frozen;
-  }
-  model.layout = layout;
-  return model;
-}
 
 /// The gradient of each trained entry after one batch, by index.
 std::vector<at::Tensor> gradients_of(const Model& model, const Parameters& values,

@@ -84,7 +84,7 @@ AverageMerge::AverageMerge(const RuleContext& context)
       staleness_(context.config) {}
 
 double AverageMerge::weight_of(const Update& update) const {
-  return (by_samples_ ? static_cast<double>(update.samples) : 1.0) * staleness_(update.staleness);
+  return (by_samples_ ? static_cast<double>(update.samples) : 1.0) * staleness_weight(update);
 }
 
 void AverageMerge::merge(const Experiment& experiment, Parameters& model,

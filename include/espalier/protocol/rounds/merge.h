@@ -82,7 +82,9 @@ class AverageMerge : public MergeRule {
   void merge(const Experiment& experiment, Parameters& model, std::span<Update> updates) override;
 
  protected:
+  /// By samples, if method.weighting says so, and staleness.
   double weight_of(const Update& update) const;
+  double staleness_weight(const Update& update) const { return staleness_(update.staleness); }
   /// Makes the next version; by default weighted_mean().
   virtual void combine(Parameters& model, std::span<const Holding> holdings) const {
     weighted_mean(model, holdings);
