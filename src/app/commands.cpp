@@ -6,7 +6,6 @@
 
 #include <cstdio>
 #include <filesystem>
-#include <set>
 
 #include "espalier/app/help.h"
 #include "espalier/app/options.h"
@@ -300,6 +299,9 @@ int export_command(const Protocols& protocols, const std::vector<std::string>& a
         "export needs two files: espalier export CKPT.h5 OUT.safetensors (or a folder, for a model "
         "of Llama's architecture)");
   }
+  if (!is_file && !merges) {
+    throw InputError("--adapters=keep needs a file, because Llama's folders have no adapters");
+  }
   const std::filesystem::path weights = is_file ? target : target / "model.safetensors";
   if (!overwrite && std::filesystem::exists(weights)) {
     throw InputError(weights.string() + " exists; choose another name or add --overwrite");
@@ -310,9 +312,6 @@ int export_command(const Protocols& protocols, const std::vector<std::string>& a
         "{} has no norm statistics: its run was stopped before they were computed; start the run "
         "again, or export another checkpoint",
         files[0]));
-  }
-  if (!is_file && !merges) {
-    throw InputError("--adapters=keep needs a file, because Llama's folders have no adapters");
   }
   if (merges) merge_adapters(stored.values);
   const std::vector<NamedTensor> tensors =

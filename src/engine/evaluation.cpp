@@ -157,7 +157,7 @@ Evaluator::Running& Evaluator::hold(std::int64_t version, const Parameters& mode
   Running& running = place->second;
   if (!added) return running;
   running.values = values_of(model);
-  if (experiment_.model.has_statistics) running.model = model_of(running, model);
+  if (experiment_.model.has_statistics) running.model = model.copy();
   running.is_calibrated = !lacks_statistics(model);
   running.moments.resize(static_cast<std::size_t>(plan_.calibration_batches()));
   running.sums.resize(static_cast<std::size_t>(plan_.test_batches()));

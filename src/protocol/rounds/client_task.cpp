@@ -57,14 +57,15 @@ void archive_result(Archive& archive, ClientResult& result) {
 
 void archive_peer(Archive& archive, const Layout* layout, PeerModel& peer) {
   std::vector<std::int64_t> code;
-  Bytes values;
-  if (!archive.loading()) {
-    code = peer.submodel.encode();
-    values = *peer.values;
-  }
+  if (!archive.loading()) code = peer.submodel.encode();
   archive.value("submodel", code);
+  if (!archive.loading()) {
+    archive.value("values", const_cast<Bytes&>(*peer.values));  // only read
+    return;
+  }
+  Bytes values;
   archive.value("values", values);
-  if (archive.loading()) peer = {Submodel::decode(*layout, code), to_shared(std::move(values))};
+  peer = {Submodel::decode(*layout, code), to_shared(std::move(values))};
 }
 
 Bytes ClientTask::encode() const {
