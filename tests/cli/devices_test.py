@@ -190,7 +190,11 @@ class Faults(DevicesTest):
         self.assertGreater(returned, 0)
 
     def test_a_run_without_a_client_that_can_answer_ends(self):
-        self.assert_refused(6, "no client can answer", "run", self.input, "--faults.crash=1")
+        self.assert_refused(6, "no client can answer", "run", self.input, "--run.name=crashed", "--faults.crash=1")
+        # The message refers to these rows.
+        outcomes = self.column(self.path("runs", "crashed"), "outcome")
+        self.assertGreater(len(outcomes), 0)
+        self.assertTrue((outcomes == b"crashed").all())
 
     def test_the_same_on_any_ranks(self):
         faults = ["--faults.crash=0.1", "--faults.late=0.2", "--faults.twice=0.2",
