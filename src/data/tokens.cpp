@@ -259,9 +259,8 @@ Dataset load(const Config& config, const fs::path& folder) {
   const fs::path place = named_file(config, "data.file", folder, "tokens");
   const fs::path path = place / "tokens.npy";
   if (!is_available(path)) {
-    throw MissingDataError(
-        formatted("{} is missing: set data.file to a folder that tools/tokenize_text.py wrote",
-                  path.string()));
+    throw MissingDataError(formatted(
+        "{} is missing: set data.file to a folder that tools/tokenize.py wrote", path.string()));
   }
   const Array tokens = column(path, {Element::u16, Element::i32});
   const std::int64_t vocabulary = vocabulary_of(place / "meta.json");

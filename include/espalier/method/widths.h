@@ -17,9 +17,9 @@ namespace espalier::rounds {
 void declare_width_options(OptionTable& table);
 /// InputError if widths are to be fitted, for a rule that has none.
 void refuse_fitted_widths(const Config& config);
-/// InputError: the smallest submodel needs `least_bytes`, which the device does not have.
 /// Notes that the method masks single weights ("masked", "pruned") of a whole model.
 void note_unstructured(const char* which);
+/// InputError: the smallest submodel needs `least_bytes`, which the device does not have.
 [[noreturn]] void refuse_memory(const DeviceClass& device, std::int64_t least_bytes);
 
 /// The assignment of a client of a given width, for the bound of its memory.

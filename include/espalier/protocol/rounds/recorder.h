@@ -34,9 +34,9 @@ class RoundRecorder {
   /// Appends the rows and reports the round. `model`: the global model, for its buffer layout.
   /// NotFiniteError if the training loss is not finite.
   void record(const ClosedWindow& window, const Parameters& model);
-  /// A task that the end of the run cuts off.
-  /// Writes rows of tasks that failed before the run ends without closing their window.
+  /// Writes the rows of tasks that failed, if the run ends without closing their window.
   void record_failures(std::span<const Delivered> delivered, std::int64_t version);
+  /// A task that the end of the run cuts off.
   void record_unfinished(const SentTask& sent, const Flight& flight, std::int64_t version);
   /// Warns of the first failure of each kind on each device class. /tasks has all failures.
   void warn_of_failure(const Delivered& delivered);
