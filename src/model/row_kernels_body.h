@@ -19,8 +19,13 @@ inline void tile(const float* x, std::int64_t in, const float* w, const float* b
   const std::int64_t whole = in / kLanes * kLanes;
   for (std::int64_t k = 0; k < whole; k += kLanes) {
     Lanes weights[outs];
+    // A single row waits for memory, and the processor by itself reads ahead only to the end of a
+    // page: so ask for the next tile's weights (beyond the last one this has no effect).
 #pragma GCC unroll 8
-    for (int o = 0; o < outs; ++o) weights[o] = load(w + o * in + k);
+    for (int o = 0; o < outs; ++o) {
+      weights[o] = load(w + o * in + k);
+      if constexpr (kRows == 1) __builtin_prefetch(w + (outs + o) * in + k, 0, 2);
+    }
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
       const Lanes own = load(x + r * in + k);

@@ -31,9 +31,18 @@ const Settings kLlama = gpt({{"positions", "rotary"},
                              {"rms_norm", "true"},
                              {"activation", "swiglu"}});
 
+/// Llama with adapters beside some of its layers.
+Settings adapted_llama() {
+  Settings settings = kLlama;
+  settings["adapter_rank"] = "3";
+  settings["adapter_alpha"] = "5";
+  settings["adapter_modules"] = "*.q_proj, *.v_proj, *.mlp.*";
+  return settings;
+}
+
 std::vector<Settings> architectures() {
   return {gpt(), kLlama, gpt({{"positions", "rotary"}, {"tied", "false"}}),
-          gpt({{"heads", "6"}, {"kv_heads", "1"}, {"fused_qkv", "false"}})};
+          gpt({{"heads", "6"}, {"kv_heads", "1"}, {"fused_qkv", "false"}}), adapted_llama()};
 }
 
 /// Values with which all parts have an effect, and no token is far ahead of the others.
