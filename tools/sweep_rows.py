@@ -67,7 +67,9 @@ def error_sentence(stderr, status):
         return lines[-1].removeprefix("error: ")
     if status < 0 or status > 128:
         number = -status if status < 0 else status - 128
-        return f"ended by signal {number}" + (" (out of memory?)" if number == signal.SIGKILL else "")
+        where = " <- ".join(line for line in stderr.splitlines() if re.search(r"\] \[ ?\d+\] ", line))  # Open MPI's frames
+        return (f"ended by signal {number}" + (" (out of memory?)" if number == signal.SIGKILL else "")
+                + (f": {where[:1500]}" if where else ""))
     return (stderr.strip().splitlines() or [f"ended with status {status}"])[-1]
 
 
