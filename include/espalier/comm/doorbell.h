@@ -1,14 +1,16 @@
 #pragma once
 // MPI has no wait that sleeps. A rank that polls all the time takes cores from the ranks that
-// train; a rank that sleeps sees messages late. So each rank of a node has a semaphore in the
-// node's shared memory, and a rank that sends to it rings. A ring carries no data and orders
+// train; a rank that sleeps sees messages late. So each rank of a node has a semaphore in memory
+// that the node's ranks share, and a rank that sends to it rings. A ring carries no data and orders
 // nothing: MPI delivers the messages, and a rank polls from time to time without a ring, for
-// messages of other nodes.
+// messages of other nodes, or of all ranks where the memory cannot be shared. The memory is no file
+// of /dev/shm, which may be full, and ends with the last process that has it, however that ends.
 
 #include <mpi.h>
 #include <semaphore.h>
 
 #include <chrono>
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
@@ -16,10 +18,8 @@ namespace espalier {
 
 class Doorbell {
  public:
-  /// Collective over `communicator`, of which it uses only the ranks. Throws an internal Error if
-  /// the node's memory cannot be shared.
+  /// Collective over `communicator`, of which it uses only the ranks.
   explicit Doorbell(MPI_Comm communicator);
-  /// Collective over the ranks of the node, before MPI is finalised; never throws.
   ~Doorbell();
   Doorbell(const Doorbell&) = delete;
   Doorbell& operator=(const Doorbell&) = delete;
@@ -35,10 +35,14 @@ class Doorbell {
   void sleep(std::chrono::microseconds at_most) const;
 
  private:
-  MPI_Comm node_ = MPI_COMM_NULL;
-  MPI_Win window_ = MPI_WIN_NULL;
-  std::vector<sem_t*> bells_;  ///< by rank; null for ranks of other nodes
-  sem_t* own_ = nullptr;
+  struct Bells;
+  void share(MPI_Comm node, int ranks);
+
+  Bells* shared_ = nullptr;    ///< of the node; null where its memory cannot be shared
+  std::size_t bytes_ = 0;      ///< of `shared_`
+  std::vector<sem_t*> bells_;  ///< by rank; null for those that cannot be rung from here
+  sem_t alone_{};              ///< the own one, if none are shared
+  sem_t* own_ = &alone_;
   bool reaches_all_ = false;
 };
 
