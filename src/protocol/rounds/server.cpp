@@ -8,7 +8,6 @@
 #include "espalier/base/kill_point.h"
 #include "espalier/base/log.h"
 #include "espalier/base/wide.h"
-#include "espalier/protocol/rounds/catalogue.h"
 #include "espalier/protocol/rounds/personal.h"
 #include "espalier/train/trainer.h"
 
@@ -76,10 +75,7 @@ RoundsServer::RoundsServer(const Experiment& experiment, ServerSettings settings
       recorder_(experiment, rules_, settings.record_agreement, run),
       clock_(make_clock(settings.clock, run.pool(), run.real_time())) {
   clock_->settle = [this](Flight& flight, const Answer& answer) {
-    const ClientResult result = arrival_of(answer).result;
-    if (result.found.empty()) return;  // the search failed
-    costs_.charge(out_.at(flight.number), Submodel::decode(*experiment_.model.layout, result.found),
-                  flight);
+    costs_.settle(out_.at(flight.number), arrival_of(answer).result, flight);
   };
 }
 
@@ -146,10 +142,8 @@ void RoundsServer::top_up() {
 
 /// Whether the client's memory holds its task with the models of other clients: if not, it trains
 /// without them.
-bool RoundsServer::takes_peers(std::int64_t client, const Assignment& assigned) const {
-  if (rules_.tasks.objective->peers() == 0) return false;
-  const std::int64_t cap = memory_bytes(experiment_.fleet->device(client));
-  return cap == 0 || assignment_peaks(experiment_, rules_.tasks, assigned, client).largest() <= cap;
+bool RoundsServer::takes_peers(std::int64_t client, const Assignment& assigned) {
+  return rules_.tasks.objective->peers() > 0 && costs_.fits(assigned, client);
 }
 
 void RoundsServer::send(std::int64_t client) {
