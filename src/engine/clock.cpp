@@ -3,6 +3,8 @@
 #include <cmath>
 #include <limits>
 
+#include "espalier/device/emulated_time.h"
+
 namespace espalier {
 namespace {
 
@@ -12,6 +14,15 @@ Nanoseconds process(ServerResources& server, const Flight& flight) {
   const std::int64_t bytes = flight.is_answered ? flight.bytes_up : 0;
   const std::int64_t flops = flight.is_answered ? flight.server_flops : 0;
   return server.processor.take(server.up.take(flight.arrives(), bytes), flops);
+}
+
+/// InputError if the flight ends more than 100 years after the start of the run. `of_compute`: the
+/// option that its compute time depends on. So the sum of any two times is a time.
+void refuse_endless(const Flight& f, const char* of_compute) {
+  const Nanoseconds before = later(f.sent, f.queued);
+  const Nanoseconds transfers = later(f.download, f.upload);
+  within_century(later(before, later(transfers, f.compute)),
+                 transfers > f.compute ? "device.*.down_mbps, up_mbps and latency_ms" : of_compute);
 }
 
 /// Whether the flight's answer can change its times.
@@ -79,10 +90,10 @@ class ComputedClock final : public Clock {
       // The time by the device's rates, times the host's measured time over its expected time.
       const double expected_s = static_cast<double>(flight.flops) / (*host_gflops_ * 1e9);
       if (expected_s > 0) {
-        flight.compute =
-            std::llround(static_cast<double>(flight.compute) * answer.host_s / expected_s);
+        flight.compute = rounded(static_cast<double>(flight.compute) * answer.host_s / expected_s);
       }
     }
+    refuse_endless(flight, "clock.host_gflops");
     flight.is_final = true;
     std::get<0>(node.key()) = flight.arrives();
     out_.insert(std::move(node));
@@ -149,7 +160,7 @@ class PacedClock final : public Clock {
   /// Key of jobs that have no answer yet: after all others.
   static constexpr Nanoseconds kLater = std::numeric_limits<Nanoseconds>::max();
 
-  Nanoseconds now() const { return real_time_.now() + shift_; }
+  Nanoseconds now() const { return later(real_time_.now(), shift_); }
 
   /// Operations per millisecond.
   static std::int64_t rate(const Flight& flight) {
@@ -165,9 +176,10 @@ class PacedClock final : public Clock {
       settle_by(*answer, flight);
       const Nanoseconds scheduled = flight.arrives();
       const Nanoseconds begun = flight.leaves() + flight.download;
-      flight.compute = std::max(flight.compute, *answer->computed + shift_ - begun);
-      const Nanoseconds received = real_time_.at(answer->received) + shift_;
+      flight.compute = std::max(flight.compute, later(*answer->computed, shift_) - begun);
+      const Nanoseconds received = later(real_time_.at(answer->received), shift_);
       flight.upload = std::max(flight.upload, received - begun - flight.compute);
+      refuse_endless(flight, "clock.scale");
       flight.behind = flight.arrives() - scheduled;
       flight.is_final = true;
       std::get<0>(node.key()) = flight.arrives();
@@ -214,6 +226,7 @@ void Clock::send(Flight flight) {
 
 void Clock::enter(Flight& flight) {
   flight.queued = server_.down.take(flight.sent, flight.bytes_down) - flight.sent;
+  refuse_endless(flight, "device.*.gflops and overhead_us");
 }
 
 void Clock::settle_by(const Answer& answer, Flight& flight) {

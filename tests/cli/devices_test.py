@@ -199,6 +199,41 @@ class OutOfMemoryTime(DevicesTest):
                 np.testing.assert_array_equal(values, capped[name], name)
 
 
+class Centuries(DevicesTest):
+    """Emulated time never wraps around: beyond 100 years the run ends with a sentence, or a client does not return."""
+
+    def test_the_sum_of_tasks_ends_with_the_option(self):
+        # About 8 and 9 years for each round.
+        for slow, options in ((("--device.slow.latency_ms=1.3e11",), ("device.*.down_mbps", "latency_ms")),
+                              (("--device.slow.overhead_us=1.1e13",), ("device.*.gflops",))):
+            with self.subTest(slow):
+                name = f"run{len(options)}"
+                words = self.assert_refused(2, "emulated time would pass 100 years", "run", self.input,
+                                            f"--run.name={name}", "--run.rounds=60", "--data.partition=iid", *slow)
+                for option in options:
+                    self.assertIn(option, words)
+                times = self.column(self.path("runs", name), "virtual_time_s", "rounds")
+                self.assertGreater(len(times), 2)
+                self.assertTrue((np.diff(times) > 0).all() and times[0] > 0)
+
+    def test_a_client_that_vanishes_for_longer_does_not_return(self):
+        settings = ("--faults.vanish=0.5", "--faults.vanish_tasks=900000", "--device.slow.latency_ms=3e10",
+                    "--device.fast.latency_ms=3e10", "--run.rounds=50")
+        self.assert_refused(6, "none of the 7 clients is available", "run", self.input, *settings)
+        times = self.table(self.path("runs", "small"))["finished_s"]
+        self.assertTrue((times > 0).all() and (times < 3.2e9).all())
+
+    def test_periods_of_availability_end_too(self):
+        self.assert_refused(6, "none of the 7 clients is available", "run", self.input, "--device.slow.availability=0",
+                            "--device.fast.availability=0", "--clients.availability_period_s=9e8")
+
+    def test_regions_end_with_the_option(self):
+        for settings, option in ((["--device.fast.latency_ms=2e11", "--device.slow.latency_ms=2e11"], "latency_ms"),
+                                 (["--device.fast.overhead_us=4e13", "--device.slow.overhead_us=4e13"], "gflops")):
+            self.assert_refused(2, option, "run", self.input, "--method.name=diloco", "--run.rounds=400",
+                                f"--run.name={option}", "--regions.period=3", *settings)
+
+
 class Utilisation(DevicesTest):
     def test_one_straggler_leaves_the_others_waiting(self):
         # N equal clients; the whole task of one takes four times as long.

@@ -8,6 +8,7 @@
 #include "espalier/base/kill_point.h"
 #include "espalier/base/log.h"
 #include "espalier/base/wide.h"
+#include "espalier/device/emulated_time.h"
 #include "espalier/protocol/rounds/personal.h"
 #include "espalier/train/trainer.h"
 
@@ -205,7 +206,7 @@ bool RoundsServer::handle(Clock::Event event) {
   const std::int64_t client = d.sent.task.client;
   if (d.outcome == Outcome::unavailable) {
     const auto length = static_cast<double>(d.flight.finish - d.flight.sent);
-    clients_.leave(client, state_.now + std::llround(faults_.vanish_tasks() * length));
+    clients_.leave(client, later(state_.now, rounded(faults_.vanish_tasks() * length)));
   } else if (d.outcome == Outcome::out_of_memory) {
     clients_.ran_out_of_memory(client, d.sent.task.submodel);
   }
@@ -344,7 +345,7 @@ void RoundsServer::wait_for_client() {
   top_up();
   for (std::int64_t waits = 0; clock_->out().empty() && waits < kMostWaits; ++waits) {
     const auto next = clients_.next_return(state_.now);
-    if (!next) break;
+    if (!next || static_cast<double>(*next) > kHundredYears) break;
     state_.now = *next;
     clock_->pass(state_.now);
     top_up();

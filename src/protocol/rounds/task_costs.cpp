@@ -4,6 +4,7 @@
 #include <set>
 #include <vector>
 
+#include "espalier/device/emulated_time.h"
 #include "espalier/train/task_cost.h"
 #include "espalier/train/trainer.h"
 
@@ -77,7 +78,7 @@ Nanoseconds TaskCosts::update_time(const Assignment& assigned, std::int64_t clie
   sent.traffic = assigned.traffic;
   sent.buffer_layout = experiment_.plans->buffer_layout(assigned.submodel, Packing::shared);
   const Flight flight = flight_on(experiment_.fleet->device(client), sent, 0);
-  return flight.download + flight.compute + flight.upload;
+  return later(later(flight.download, flight.compute), flight.upload);
 }
 
 Flight TaskCosts::flight_of(const SentTask& sent, Nanoseconds now) {
@@ -166,8 +167,7 @@ void TaskCosts::charge(const DeviceClass& device, const SentTask& sent, const Su
   }
   add_passes(Phase::penalty, trained, {0, batches.training.steps});
   if (sent.traffic) flight.bytes_up = rules_.vectors * sent.traffic->sent;
-  flight.flops = 0;
-  for (const Steps& s : steps) flight.flops += s.count * s.cost.step_flops;
+  flight.flops = flops_of(steps);
   flight.compute = compute_time(device, steps, sent.fault.slowdown);
   flight.upload = transfer_time(device.up_mbps, device.latency_ms, flight.bytes_up);
 }
@@ -188,13 +188,16 @@ void refuse_endless_tasks(const Experiment& experiment, const LocalObjective& ob
   for (std::int64_t client = 0; client < fleet.size(); ++client) {
     const DeviceClass& device = fleet.device(client);
     if (!seen.insert(&device).second) continue;
-    transfer_time(device.down_mbps, device.latency_ms, bytes);
-    transfer_time(device.up_mbps, device.latency_ms, values);
+    const Nanoseconds transfers = transfer_time(device.down_mbps, device.latency_ms, bytes) +
+                                  transfer_time(device.up_mbps, device.latency_ms, values);
     if (!experiment.partition) continue;
     const std::int64_t batch = part_size(experiment.train, experiment.batch_of(client));
     const TrainingCost cost = task_cost(experiment, objective, full, batch);
     const Steps steps[] = {{cost, experiment.workload_of(client).steps}};
-    compute_time(device, steps);
+    within_century(later(transfers, compute_time(device, steps)),
+                   formatted("device.{0}.down_mbps, device.{0}.up_mbps, device.{0}.latency_ms and "
+                             "device.{0}.gflops",
+                             device.name));
   }
 }
 
