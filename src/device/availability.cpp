@@ -117,11 +117,10 @@ Availability::Availability(const Config& config, const Fleet& fleet)
   if (!file.empty()) trace_ = AvailabilityTrace::read(file);
 }
 
-bool Availability::available(std::int64_t client, Nanoseconds now) const {
-  if (trace_ && !trace_->available(client, now)) return false;
+bool Availability::is_drawn(std::int64_t client, std::int64_t period) const {
   const double fraction = fleet_->device(client).availability;
   if (fraction >= 1) return true;
-  Stream stream(seed_, kAvailability, client, now / period_);
+  Stream stream(seed_, kAvailability, client, period);
   return stream.uniform() < fraction;
 }
 

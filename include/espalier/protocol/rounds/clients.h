@@ -5,7 +5,6 @@
 #include <cstdint>
 #include <limits>
 #include <optional>
-#include <set>
 #include <unordered_map>
 #include <vector>
 
@@ -61,7 +60,8 @@ class Clients {
   std::int64_t next_task(std::int64_t client) const {
     return tasks_of_[static_cast<std::size_t>(client)];
   }
-  bool is_available(std::int64_t client, Nanoseconds now) const;
+  const ClientSet* present(std::int64_t period);
+  bool is_available(std::int64_t client, Nanoseconds now, std::int64_t period) const;
   bool has_memory(std::int64_t client, const Moment& moment) const;
   std::int64_t furthest_task(const Moment& moment) const;
 
@@ -70,8 +70,10 @@ class Clients {
   Sampler sampler_;
   Availability availability_;
   std::optional<std::int64_t> max_spread_;
-  std::set<std::int64_t> idle_;
-  std::vector<std::int64_t> tasks_of_;                        // sent so far
+  ClientSet idle_;
+  ClientSet present_;                   // drawn as available in present_period_
+  std::int64_t present_period_ = -1;    // the last one that was asked for
+  std::vector<std::int64_t> tasks_of_;  // sent so far
   std::unordered_map<std::int64_t, Nanoseconds> away_until_;  // of those that vanished
   std::unordered_map<std::int64_t, Submodel> too_large_;
   std::unordered_map<std::int64_t, Bytes> states_;
