@@ -234,6 +234,25 @@ class Centuries(DevicesTest):
                                 f"--run.name={option}", "--regions.period=3", *settings)
 
 
+class NobodyCanAnswer(DevicesTest):
+    """The sentence tells what is in the way: memory, availability, or both."""
+
+    def test_all_are_unavailable(self):
+        words = self.assert_refused(6, "none of the 7 clients is available", "run", self.input,
+                                    "--device.slow.availability=0", "--device.fast.availability=0")
+        self.assertNotIn("memory", words)
+
+    def test_none_has_the_memory(self):
+        words = self.assert_refused(6, "none of the 7 clients has the memory", "run", self.input,
+                                    "--device.slow.memory_mb=0.01", "--device.fast.memory_mb=0.012")
+        self.assertNotIn("availab", words)
+
+    def test_some_lack_the_memory_and_the_others_are_away(self):
+        words = self.assert_refused(6, "4 of the 7 clients lack the memory", "run", self.input,
+                                    "--device.slow.memory_mb=0.01", "--device.fast.availability=0")
+        self.assertIn("not available", words)
+
+
 class Utilisation(DevicesTest):
     def test_one_straggler_leaves_the_others_waiting(self):
         # N equal clients; the whole task of one takes four times as long.

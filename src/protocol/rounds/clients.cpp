@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <string>
 
+#include "espalier/base/format.h"
+
 namespace espalier::rounds {
 namespace {
 
@@ -88,6 +90,30 @@ std::optional<Nanoseconds> Clients::next_return(Nanoseconds now) const {
     if (until > now && (!next || until < *next)) next = until;
   }
   return next;
+}
+
+std::string Clients::obstacle(const Moment& moment) const {
+  const std::int64_t clients = experiment_.fleet->size();
+  std::int64_t too_small = 0;
+  for (std::int64_t client = 0; client < clients; ++client) {
+    too_small += has_memory(client, moment) ? 0 : 1;
+  }
+  const std::string memory = "give the devices more memory_mb, or choose smaller widths";
+  const std::string presence = formatted(
+      "waited until {:.6g} s of emulated time; give the devices a higher availability, or change "
+      "clients.availability_trace or faults.vanish_tasks",
+      seconds(moment.now));
+  if (too_small == clients) {
+    return formatted("none of the {} clients has the memory for its submodel; {}", clients, memory);
+  }
+  if (too_small == 0) {
+    return formatted("none of the {} clients is available, and the server has {}", clients,
+                     presence);
+  }
+  return formatted(
+      "{} of the {} clients lack the memory for their submodel, and the others are not available, "
+      "although the server has {}; or {}",
+      too_small, clients, presence, memory);
 }
 
 /// Whether the client's next submodel does not contain the one with which it last ran out of

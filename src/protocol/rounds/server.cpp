@@ -352,9 +352,7 @@ void RoundsServer::wait_for_client() {
   }
   if (clock_->out().empty()) {
     recorder_.record_failures(delivered_, state_.version);
-    throw NoClientError(
-        "no client can answer: none that is available has the memory for its submodel; give the "
-        "devices more memory_mb or a higher availability, or choose smaller widths");
+    throw NoClientError("no client can answer: " + clients_.obstacle(moment()));
   }
 }
 

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <limits>
 #include <optional>
+#include <string>
 #include <unordered_map>
 #include <vector>
 
@@ -42,6 +43,8 @@ class Clients {
   void leave(std::int64_t client, Nanoseconds until) { away_until_[client] = until; }
   /// The client gets neither this submodel nor a larger one again.
   void ran_out_of_memory(std::int64_t client, const Submodel& with) { too_large_[client] = with; }
+  /// Why no client can be given work, and a remedy. Call it while all are idle.
+  std::string obstacle(const Moment& moment) const;
   /// The next time at which a client may become available.
   std::optional<Nanoseconds> next_return(Nanoseconds now) const;
 
