@@ -6,6 +6,7 @@
 //   5. write model and records into HDF5       (record)
 
 #include <fcntl.h>
+#include <signal.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -34,6 +35,8 @@ void open_standard_streams() {
 
 int main(int argc, char** argv) {
   open_standard_streams();
+  // A file above the limit of its size (ulimit -f) is an error of the write, with a sentence.
+  signal(SIGXFSZ, SIG_IGN);
   using namespace espalier;
   const std::vector<std::string> words(argv + 1, argv + argc);
   const bool asks_for_help =

@@ -250,7 +250,8 @@ fs::path RunDirectory::checkpoint(std::int64_t version) const {
 
 std::vector<fs::path> RunDirectory::checkpoints() const {
   std::vector<fs::path> paths;
-  for (const auto& entry : fs::directory_iterator(path_ / "checkpoints")) {
+  std::error_code ignored;  // the folder may be gone (restore_checkpoint_folder)
+  for (const auto& entry : fs::directory_iterator(path_ / "checkpoints", ignored)) {
     if (version_of(entry.path()) >= 0) paths.push_back(entry.path());
   }
   std::ranges::sort(paths, std::greater{}, version_of);
@@ -258,11 +259,26 @@ std::vector<fs::path> RunDirectory::checkpoints() const {
 }
 
 void RunDirectory::prune_checkpoints(const KeptCheckpoints& kept) const {
-  const auto paths = checkpoints();
+  auto paths = checkpoints();
+  std::erase_if(paths, [](const fs::path& path) {  // nothing that only has such a name
+    std::error_code ignored;
+    return !fs::is_regular_file(path, ignored);
+  });
   for (auto i = static_cast<std::size_t>(kept.last); i < paths.size(); ++i) {
     std::error_code ignored;
     if (kept.every <= 0 || version_of(paths[i]) % kept.every != 0) fs::remove(paths[i], ignored);
   }
+}
+
+bool RunDirectory::restore_checkpoint_folder() const {
+  const fs::path folder = path_ / "checkpoints";
+  std::error_code error;
+  const bool is_made = fs::create_directory(folder, error);
+  if (error) {
+    throw OutputError(formatted("cannot write {}: {}; was the folder of the run removed?",
+                                folder.string(), error.message()));
+  }
+  return is_made;
 }
 
 void RunDirectory::restore_run_file(const Bytes& image) const {

@@ -100,6 +100,12 @@ int serve(const Surroundings& s, Service service, const Request& request, RunDir
   CheckpointWriter writer;
   const auto save = [&](std::int64_t version, const std::function<void(Archive&)>& content) {
     writer.finish();
+    if (directory.restore_checkpoint_folder()) {
+      progress.warning(
+          formatted("the folder checkpoints of {} was removed during the run, and its checkpoints "
+                    "are lost; it is made again for version {}",
+                    directory.path().string(), version));
+    }
     directory.prune_checkpoints(service.kept);
     const auto with_print = [&](Archive& archive) {
       std::string print = s.data_print;

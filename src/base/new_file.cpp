@@ -15,7 +15,9 @@ namespace espalier {
 NewFile::NewFile(std::filesystem::path path)
     : path_(std::move(path)),
       temporary_(path_.string() + ".tmp"),
-      file_(::open(temporary_.c_str(), O_CREAT | O_TRUNC | O_WRONLY | O_CLOEXEC, 0644)) {
+      // To open a pipe of this name would wait for its reader.
+      file_((::unlink(temporary_.c_str()),
+             ::open(temporary_.c_str(), O_CREAT | O_TRUNC | O_WRONLY | O_CLOEXEC, 0644))) {
   check(file_ >= 0);
 }
 

@@ -8,6 +8,7 @@
 
 #include "espalier/base/error.h"
 #include "espalier/base/random.h"
+#include "espalier/device/emulated_time.h"
 
 namespace espalier {
 namespace {
@@ -103,7 +104,7 @@ bool AvailabilityTrace::available(std::int64_t client, Nanoseconds now) const {
 
 Nanoseconds AvailabilityTrace::next_change(Nanoseconds now) const {
   const Nanoseconds time = now % changes_.back();
-  return now - time + *std::ranges::upper_bound(changes_, time);
+  return later(now - time, *std::ranges::upper_bound(changes_, time));
 }
 
 Availability::Availability(const Config& config, const Fleet& fleet)
@@ -116,17 +117,16 @@ Availability::Availability(const Config& config, const Fleet& fleet)
   if (!file.empty()) trace_ = AvailabilityTrace::read(file);
 }
 
-bool Availability::available(std::int64_t client, Nanoseconds now) const {
-  if (trace_ && !trace_->available(client, now)) return false;
+bool Availability::is_drawn(std::int64_t client, std::int64_t period) const {
   const double fraction = fleet_->device(client).availability;
   if (fraction >= 1) return true;
-  Stream stream(seed_, kAvailability, client, now / period_);
+  Stream stream(seed_, kAvailability, client, period);
   return stream.uniform() < fraction;
 }
 
 std::optional<Nanoseconds> Availability::next_change(Nanoseconds now) const {
   std::optional<Nanoseconds> next;
-  if (!always_) next = (now / period_ + 1) * period_;
+  if (!always_) next = times(now / period_ + 1, period_);
   if (trace_) {
     const Nanoseconds change = trace_->next_change(now);
     next = std::min(next.value_or(change), change);

@@ -4,11 +4,13 @@
 #include <charconv>
 #include <cmath>
 #include <filesystem>
+#include <optional>
 #include <sstream>
 
 #include "espalier/base/error.h"
 #include "espalier/base/random.h"
 #include "espalier/base/shipped.h"
+#include "espalier/device/emulated_time.h"
 
 namespace espalier {
 namespace {
@@ -29,11 +31,12 @@ struct Field {
   const char* unit;
   double minimum;
   const char* help;
+  double maximum = 0;  // 0: none
 };
 
 // The smallest rates only exclude zero and negative rates.
 constexpr Field kFields[] = {
-    {"memory_mb", &DeviceClass::memory_mb, "MB", 0, "memory of a client; 0 = not capped"},
+    {"memory_mb", &DeviceClass::memory_mb, "MB", 0, "memory of a client; 0 = not capped", 9e12},
     {"gflops", &DeviceClass::gflops, "GFLOP/s", 1e-6, "effective arithmetic rate"},
     {"down_mbps", &DeviceClass::down_mbps, "Mbit/s", 0, "download rate; 0 = bytes cost no time"},
     {"up_mbps", &DeviceClass::up_mbps, "Mbit/s", 0, "upload rate; 0 = bytes cost no time"},
@@ -54,16 +57,19 @@ constexpr Field kFields[] = {
 constexpr std::pair<const char*, std::vector<double> DeviceClass::*> kLists[] = {
     {"modes", &DeviceClass::modes}, {"link_modes", &DeviceClass::link_modes}};
 
-Nanoseconds rounded(double nanoseconds, const std::string& what) {
+/// `options`: that may have a wrong unit.
+Nanoseconds checked_length(double nanoseconds, const std::string& what,
+                           const std::string& options) {
   if (!(nanoseconds <= kHundredYears)) {
-    throw InputError(what +
-                     " would take more than 100 years: check the units of its device's rates");
+    throw InputError(
+        formatted("{} would take more than 100 years: check the units of {}", what, options));
   }
   return std::llround(nanoseconds);
 }
 
 Nanoseconds work_time(double nanoseconds, const DeviceClass& device, std::int64_t flops) {
-  return rounded(nanoseconds, formatted("work of {} FLOP on a '{}'", flops, device.name));
+  return checked_length(nanoseconds, formatted("work of {} FLOP on a '{}'", flops, device.name),
+                        formatted("its device's rates, first device.{}.gflops", device.name));
 }
 
 std::string trimmed(const std::string& text) {
@@ -126,7 +132,33 @@ bool has_roofline(const DeviceClass& d) {
 Nanoseconds transfer_time(double mbps, double latency_ms, std::int64_t bytes) {
   const double on_the_link =
       mbps > 0 ? static_cast<double>(bytes) * kNanosecondsPerByteAtOneMbps / mbps : 0;
-  return rounded(latency_ms * 1e6 + on_the_link, formatted("a message of {} bytes", bytes));
+  return checked_length(
+      latency_ms * 1e6 + on_the_link,
+      formatted("a message of {} bytes at {} Mbit/s and {} ms", bytes, mbps, latency_ms),
+      "its device's rates: device.*.down_mbps, up_mbps and latency_ms");
+}
+
+Nanoseconds within_century(Nanoseconds time, const std::string& what) {
+  if (static_cast<double>(time) <= kHundredYears) return time;
+  throw InputError(
+      formatted("emulated time would pass 100 years: check the units of {}, or end the run earlier "
+                "(run.rounds, run.virtual_limit)",
+                what));
+}
+
+std::int64_t flops_of(std::span<const Steps> steps) {
+  std::int64_t flops = 0;
+  for (const Steps& s : steps) {
+    std::int64_t more = 0;
+    if (__builtin_mul_overflow(s.count, s.cost.step_flops, &more) ||
+        __builtin_add_overflow(flops, more, &flops)) {
+      throw InputError(
+          formatted("a task of {} steps of {} FLOP has more operations than the program can count: "
+                    "lower train.steps or train.epochs",
+                    s.count, s.cost.step_flops));
+    }
+  }
+  return flops;
 }
 
 double transfer_mbps(std::int64_t bytes, double nanoseconds) {
@@ -158,8 +190,7 @@ double step_nanoseconds(const DeviceClass& device, const TrainingCost& step) {
 }
 
 Nanoseconds compute_time(const DeviceClass& device, std::span<const Steps> steps, double slowdown) {
-  std::int64_t flops = 0;
-  for (const Steps& s : steps) flops += s.count * s.cost.step_flops;
+  const std::int64_t flops = flops_of(steps);
   if (!has_roofline(device)) return compute_time(device, flops, slowdown);
   double nanoseconds = 0;
   for (const Steps& s : steps) {
@@ -248,7 +279,8 @@ void declare_device_options(OptionTable& table) {
                .default_value = formatted("{}", kLaptop.*field.member),
                .help = field.help,
                .unit = field.unit,
-               .minimum = field.minimum});
+               .minimum = field.minimum,
+               .maximum = field.maximum > 0 ? std::optional(field.maximum) : std::nullopt});
   }
   table.add({.key = "device.*.modes",
              .type = OptionType::real_list,

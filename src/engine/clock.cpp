@@ -3,6 +3,8 @@
 #include <cmath>
 #include <limits>
 
+#include "espalier/device/emulated_time.h"
+
 namespace espalier {
 namespace {
 
@@ -14,10 +16,23 @@ Nanoseconds process(ServerResources& server, const Flight& flight) {
   return server.processor.take(server.up.take(flight.arrives(), bytes), flops);
 }
 
+/// InputError if the flight ends more than 100 years after the start of the run. `of_compute`: the
+/// option that its compute time depends on. So the sum of any two times is a time.
+void refuse_endless(const Flight& f, const char* of_compute) {
+  const Nanoseconds before = later(f.sent, f.queued);
+  const Nanoseconds transfers = later(f.download, f.upload);
+  within_century(later(before, later(transfers, f.compute)),
+                 transfers > f.compute ? "device.*.down_mbps, up_mbps and latency_ms" : of_compute);
+}
+
+/// Whether the flight's answer can change its times.
+bool is_open(const Flight& flight) { return !flight.is_final || flight.failure_upload; }
+
 /// Time is computed, and ranks work as fast as they can. With the virtual clock the times of a task
 /// are final when it is sent, so the order of events is the same on any number of ranks. With the
-/// measured clock, and for a client that searches for its submodel, the times have a lower bound
-/// until the task has been computed. next() returns an answer once no other can come before it.
+/// measured clock, and for a client that searches for its submodel or may run out of memory, the
+/// times have a lower bound until the task has been computed. next() returns an answer once no
+/// other can come before it.
 class ComputedClock final : public Clock {
  public:
   /// `host_gflops`: empty for the virtual clock.
@@ -41,7 +56,7 @@ class ComputedClock final : public Clock {
   std::optional<Event> next(std::optional<Nanoseconds> limit) override {
     while (true) {
       if (limit && first_done() > *limit) return std::nullopt;
-      if (out_.begin()->second.is_final) break;
+      if (!is_open(out_.begin()->second)) break;
       finalise_first();
     }
     // The wait comes before any change, so an interrupted wait has changed nothing.
@@ -58,6 +73,10 @@ class ComputedClock final : public Clock {
         flight.is_final || !(host_gflops_ || flight.is_bounded) || !flight.is_answered;
     const bool is_measured = host_gflops_ && !flight.is_final;
     flight.due = is_measured ? flight.arrives() - flight.compute : flight.arrives();
+    if (flight.failure_upload) {
+      const Nanoseconds earliest = flight.leaves() + flight.download + *flight.failure_upload;
+      flight.due = std::min(flight.due, earliest);
+    }
     return out_.emplace(Key{flight.due, flight.endpoint, flight.number}, flight).first->second;
   }
 
@@ -66,15 +85,15 @@ class ComputedClock final : public Clock {
     const Answer& answer = pool_.await(out_.begin()->second.number);
     auto node = out_.extract(out_.begin());
     Flight& flight = node.mapped();
-    if (flight.is_bounded) settle(flight, answer);
+    settle_by(answer, flight);
     if (host_gflops_) {
       // The time by the device's rates, times the host's measured time over its expected time.
       const double expected_s = static_cast<double>(flight.flops) / (*host_gflops_ * 1e9);
       if (expected_s > 0) {
-        flight.compute =
-            std::llround(static_cast<double>(flight.compute) * answer.host_s / expected_s);
+        flight.compute = rounded(static_cast<double>(flight.compute) * answer.host_s / expected_s);
       }
     }
+    refuse_endless(flight, "clock.host_gflops");
     flight.is_final = true;
     std::get<0>(node.key()) = flight.arrives();
     out_.insert(std::move(node));
@@ -141,7 +160,7 @@ class PacedClock final : public Clock {
   /// Key of jobs that have no answer yet: after all others.
   static constexpr Nanoseconds kLater = std::numeric_limits<Nanoseconds>::max();
 
-  Nanoseconds now() const { return real_time_.now() + shift_; }
+  Nanoseconds now() const { return later(real_time_.now(), shift_); }
 
   /// Operations per millisecond.
   static std::int64_t rate(const Flight& flight) {
@@ -154,11 +173,13 @@ class PacedClock final : public Clock {
     while (auto answer = pool_.take()) {
       auto node = out_.extract(Key{kLater, answer->endpoint, answer->number});
       Flight& flight = node.mapped();
+      settle_by(*answer, flight);
       const Nanoseconds scheduled = flight.arrives();
       const Nanoseconds begun = flight.leaves() + flight.download;
-      flight.compute = std::max(flight.compute, *answer->computed + shift_ - begun);
-      const Nanoseconds received = real_time_.at(answer->received) + shift_;
+      flight.compute = std::max(flight.compute, later(*answer->computed, shift_) - begun);
+      const Nanoseconds received = later(real_time_.at(answer->received), shift_);
       flight.upload = std::max(flight.upload, received - begun - flight.compute);
+      refuse_endless(flight, "clock.scale");
       flight.behind = flight.arrives() - scheduled;
       flight.is_final = true;
       std::get<0>(node.key()) = flight.arrives();
@@ -194,18 +215,31 @@ double fastest(const Fleet& fleet) {
 }  // namespace
 
 void Clock::send(Flight flight, Job job) {
-  flight.queued = server_.down.take(flight.sent, flight.bytes_down) - flight.sent;
+  enter(flight);
   hold(flight, std::move(job));
 }
 
 void Clock::send(Flight flight) {
-  flight.queued = server_.down.take(flight.sent, flight.bytes_down) - flight.sent;
+  enter(flight);
   hold(flight);
+}
+
+void Clock::enter(Flight& flight) {
+  flight.queued = server_.down.take(flight.sent, flight.bytes_down) - flight.sent;
+  refuse_endless(flight, "device.*.gflops and overhead_us");
+}
+
+void Clock::settle_by(const Answer& answer, Flight& flight) {
+  if (flight.is_bounded || flight.failure_upload) settle(flight, answer);
+  flight.failure_upload.reset();
 }
 
 Nanoseconds Clock::first_done() const {
   ServerResources copy = server_;
-  return process(copy, out_.begin()->second);
+  const Flight& first = out_.begin()->second;
+  if (!is_open(first)) return process(copy, first);
+  // A short answer may overtake it, so its own bytes are no bound.
+  return copy.processor.take(copy.up.take(first.due, 0), 0);
 }
 
 Flight Clock::take_first() {

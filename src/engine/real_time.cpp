@@ -4,6 +4,8 @@
 #include <cmath>
 #include <cstdint>
 
+#include "espalier/device/emulated_time.h"
+
 namespace espalier {
 
 RealTime::RealTime(const MpiEnvironment& mpi, double scale) : scale_(scale) {
@@ -18,7 +20,7 @@ RealTime::RealTime(const MpiEnvironment& mpi, double scale) : scale_(scale) {
 Nanoseconds RealTime::at(std::chrono::steady_clock::time_point moment) const {
   const auto real =
       std::chrono::duration_cast<std::chrono::nanoseconds>(moment.time_since_epoch()) - zero_;
-  return std::llround(static_cast<double>(real.count()) / scale_);
+  return rounded(static_cast<double>(real.count()) / scale_);
 }
 
 std::chrono::nanoseconds RealTime::until(Nanoseconds time) const {

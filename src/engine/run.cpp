@@ -50,7 +50,7 @@ void declare_stop_options(OptionTable& table) {
              OnResume::may_change});
   table.add({"run.virtual_limit", OptionType::real, "0",
              "virtual time limit: the run stops at the first merge at or after it; 0 = no limit",
-             "s", 0, 1e12, OnResume::may_change});
+             "s", 0, 3e9, OnResume::may_change});
   table.add(
       {"checkpoint.every", OptionType::integer, "10",
        "versions between two checkpoints; one is always written at the end; 0 = only that one",

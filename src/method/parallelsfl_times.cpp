@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "espalier/device/emulated_time.h"
 #include "espalier/protocol/split/links.h"
 
 namespace espalier::split {
@@ -91,8 +92,8 @@ ClusterPace ParallelTimes::pace(const Slowness& slowness, const ClusterPlan& clu
              slowness.compute(worker) * static_cast<double>(job.compute);
     };
     const WholeJobs jobs = costs_.whole_jobs(experiment_.fleet->device(worker), batch);
-    first.push_back({std::llround(time(jobs.first)), batch});
-    between.push_back({std::llround(time(jobs.between)), batch});
+    first.push_back({rounded(time(jobs.first)), batch});
+    between.push_back({rounded(time(jobs.between)), batch});
     if (jobs.last) last = std::max(last, time(*jobs.last));
   }
   const auto stepped = [&](const std::vector<Arrival>& batches) {

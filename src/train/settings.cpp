@@ -202,4 +202,12 @@ Workload workload(const TrainSettings& s, std::int64_t batch, std::int64_t sampl
   return w;
 }
 
+Workload first_steps(const TrainSettings& settings, std::int64_t batch, std::int64_t samples,
+                     std::int64_t steps) {
+  if (steps == 0) return {};
+  TrainSettings shortened = settings;
+  shortened.steps = steps;
+  return workload(shortened, batch, samples);
+}
+
 }  // namespace espalier

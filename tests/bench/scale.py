@@ -71,6 +71,12 @@ def main():
     print(f"note: 1,000,000 clients: {million[0]:.1f} s in all, {(million[2] - few[2]) / 1e6:.0f} MB beyond 100 "
           f"clients, {million[4] * 1e6:.0f} us a task")
 
+    rare = ["--clients.count=1000000", "--device.laptop.availability=0.001"]
+    row("1,000,000 clients, 0.1 % available: server's work a task, synchronous",
+        run("w-scale.ini", *rare, "--run.rounds=50")[4] * 1e6, "us", 200, 1)
+    row("1,000,000 clients, 0.1 % available: server's work a task, asynchronous",
+        run("w-scale.ini", *rare, "--method.name=fedasync", "--run.rounds=5000")[4] * 1e6, "us", 200, 1)
+
     crowd = ["--clients.count=64"]
     short = run("w-small.ini", *crowd, "--run.rounds=4", ranks=3)
     long = run("w-small.ini", *crowd, "--run.rounds=16", ranks=3)

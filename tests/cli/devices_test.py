@@ -115,6 +115,144 @@ class MemoryCap(DevicesTest):
             self.assertEqual(self.by_client(with_failure, name)[0], self.by_client(free, name)[0])
 
 
+class OutOfMemoryTime(DevicesTest):
+    """A client that runs out of memory ends its task with the step in which it does, and sends a short message. Its class
+    has the slowest links, so that its end is the end of the round."""
+
+    SETTINGS = ("--data.partition=iid", "--data.synthetic_samples=700", "--train.batch=20", "--train.epochs=2",
+                "--clients.fleet=4*fast,3*slow", "--device.fast.up_mbps=900", "--device.slow.down_mbps=1.7",
+                "--device.slow.up_mbps=0.3", "--device.slow.latency_ms=21", "--checkpoint.every=1", "--run.rounds=4")
+
+    def start(self, name, *settings, ranks=1, env=None):
+        return self.espalier("run", self.input, f"--run.name={name}", *self.SETTINGS, *settings, ranks=ranks, env=env)
+
+    def closed_form(self, run, free, steps, server=0):
+        """Returns the end of each first task of a slow client that begins `steps` steps of the ten, from the costs of the
+        run in which it has the memory."""
+        slow = self.column(free, "client")[:7] >= 4
+        flops = self.column(free, "flops")[:7][slow] / 10 * steps
+        down = self.column(free, "bytes_down")[:7][slow]
+        short = self.column(run, "bytes_up")[self.column(run, "outcome") == b"out_of_memory"][:3]
+        self.assertLess(short.max(), 300)
+        return 2 * 0.021 + down * 8 / 1.7e6 + flops / 0.5e9 + short * 8 / 0.3e6 + server
+
+    def test_the_round_ends_with_the_step_that_ran_out(self):
+        free = self.run_ok("free", *self.SETTINGS)
+        peak = int(self.column(free, "peak_bytes")[self.column(free, "client") == 5][0])
+        capped = f"--device.slow.memory_mb={(peak - 1) / 1e6:.6f}"
+        run = self.run_ok("a", *self.SETTINGS, capped)
+        failed = self.column(run, "outcome") == b"out_of_memory"
+        self.assertEqual(set(self.column(run, "client")[failed]), {4, 5, 6})
+        self.assertEqual(set(self.column(run, "steps")[failed]), {0})  # none ended, one began
+        self.assertEqual(set(self.column(free, "steps")), {10})
+        ends = self.closed_form(run, free, 1)
+        np.testing.assert_allclose(self.column(run, "finished_s")[failed], ends, atol=3e-9)
+        times = self.column(run, "virtual_time_s", "rounds")
+        np.testing.assert_allclose(times[0], ends.max(), atol=3e-9)
+        self.assertLess(times[0], 0.6 * self.column(free, "virtual_time_s", "rounds")[0])
+        # The others are charged as before.
+        np.testing.assert_array_equal(self.column(run, "compute_s")[~failed][:4], self.column(free, "compute_s")[:4])
+        for ranks in (2, 3, 5):
+            self.assert_same(run, self.run_ok(f"on{ranks}", *self.SETTINGS, capped, ranks=ranks))
+        killed = self.start("killed", capped, env={"ESPALIER_KILL_AT": "checkpoint.renamed:2"})
+        self.assertNotEqual(killed.returncode, 0)
+        self.assertIn("resuming from version", self.start("killed", capped).stdout)
+        self.assert_same(run, self.path("runs", "killed"))
+
+    def test_a_client_whose_weights_do_not_fit_begins_no_step(self):
+        free = self.run_ok("free", *self.SETTINGS, "--run.rounds=1")
+        run = self.run_ok("a", *self.SETTINGS, "--device.slow.memory_mb=0.01", "--run.rounds=1")
+        failed = self.column(run, "outcome") == b"out_of_memory"
+        self.assertEqual(self.column(run, "compute_s")[failed].max(), 0)
+        self.assertEqual(self.column(run, "flops")[failed].max(), 0)
+        np.testing.assert_allclose(self.column(run, "finished_s")[failed], self.closed_form(run, free, 0), atol=3e-9)
+
+    def test_tasks_that_wait_for_the_result_resume(self):
+        # A window that closes while slow clients are still at work, and queues of the server.
+        settings = ("--method.name=fedbuff", "--window.min_updates=2", "--window.deadline_s=0.3", "--run.rounds=9",
+                    "--server.up_mbps=3", "--server.gflops=0.01", "--faults.crash=0.2", "--faults.late=0.3")
+        free = self.run_ok("free", *self.SETTINGS, *settings)
+        peak = int(self.column(free, "peak_bytes").max())
+        settings += (f"--device.slow.memory_mb={(peak - 7) / 1e6:.6f}",)
+        run = self.run_ok("a", *self.SETTINGS, *settings)
+        outcomes = self.outcomes(run)
+        self.assertGreater(outcomes["out_of_memory"], 1, outcomes)
+        self.assertGreater(outcomes["merged"], 10, outcomes)
+        self.assert_each_task_once(run)
+        self.assert_same(run, self.run_ok("on3", *self.SETTINGS, *settings, ranks=3))
+        for version in (1, 4, 7):
+            name = f"killed{version}"
+            self.start(name, *settings, env={"ESPALIER_KILL_AT": f"checkpoint.renamed:{version}"})
+            self.assertIn("resuming from version", self.start(name, *settings).stdout)
+            self.assert_same(run, self.path("runs", name))
+
+    def test_a_bound_above_the_cap_changes_nothing_for_a_task_that_fits(self):
+        # A cap of exactly the peak is below the bound: the end of the task is open until its result is known.
+        settings = ("--method.name=fedasync", "--run.rounds=12", "--server.up_mbps=2", "--run.name=same")
+        free = self.run_ok("same", *self.SETTINGS, *settings)
+        table = self.table(free)
+        peak = int(table["peak_bytes"].max())
+        os.rename(self.path("runs"), self.path("free"))
+        capped = self.table(self.run_ok("same", *self.SETTINGS, *settings, f"--device.slow.memory_mb={peak / 1e6:.6f}"))
+        for name, values in table.items():
+            if name not in ("cap_bytes", "wall_compute_s", "rank"):
+                np.testing.assert_array_equal(values, capped[name], name)
+
+
+class Centuries(DevicesTest):
+    """Emulated time never wraps around: beyond 100 years the run ends with a sentence, or a client does not return."""
+
+    def test_the_sum_of_tasks_ends_with_the_option(self):
+        # About 8 and 9 years for each round.
+        for slow, options in ((("--device.slow.latency_ms=1.3e11",), ("device.*.down_mbps", "latency_ms")),
+                              (("--device.slow.overhead_us=1.1e13",), ("device.*.gflops",))):
+            with self.subTest(slow):
+                name = f"run{len(options)}"
+                words = self.assert_refused(2, "emulated time would pass 100 years", "run", self.input,
+                                            f"--run.name={name}", "--run.rounds=60", "--data.partition=iid", *slow)
+                for option in options:
+                    self.assertIn(option, words)
+                times = self.column(self.path("runs", name), "virtual_time_s", "rounds")
+                self.assertGreater(len(times), 2)
+                self.assertTrue((np.diff(times) > 0).all() and times[0] > 0)
+
+    def test_a_client_that_vanishes_for_longer_does_not_return(self):
+        settings = ("--faults.vanish=0.5", "--faults.vanish_tasks=900000", "--device.slow.latency_ms=3e10",
+                    "--device.fast.latency_ms=3e10", "--run.rounds=50")
+        self.assert_refused(6, "none of the 7 clients is available", "run", self.input, *settings)
+        times = self.table(self.path("runs", "small"))["finished_s"]
+        self.assertTrue((times > 0).all() and (times < 3.2e9).all())
+
+    def test_periods_of_availability_end_too(self):
+        self.assert_refused(6, "none of the 7 clients is available", "run", self.input, "--device.slow.availability=0",
+                            "--device.fast.availability=0", "--clients.availability_period_s=9e8")
+
+    def test_regions_end_with_the_option(self):
+        for settings, option in ((["--device.fast.latency_ms=2e11", "--device.slow.latency_ms=2e11"], "latency_ms"),
+                                 (["--device.fast.overhead_us=4e13", "--device.slow.overhead_us=4e13"], "gflops")):
+            self.assert_refused(2, option, "run", self.input, "--method.name=diloco", "--run.rounds=400",
+                                f"--run.name={option}", "--regions.period=3", *settings)
+
+
+class NobodyCanAnswer(DevicesTest):
+    """The sentence tells what is in the way: memory, availability, or both."""
+
+    def test_all_are_unavailable(self):
+        words = self.assert_refused(6, "none of the 7 clients is available", "run", self.input,
+                                    "--device.slow.availability=0", "--device.fast.availability=0")
+        self.assertNotIn("memory", words)
+
+    def test_none_has_the_memory(self):
+        words = self.assert_refused(6, "none of the 7 clients has the memory", "run", self.input,
+                                    "--device.slow.memory_mb=0.01", "--device.fast.memory_mb=0.012")
+        self.assertNotIn("availab", words)
+
+    def test_some_lack_the_memory_and_the_others_are_away(self):
+        words = self.assert_refused(6, "4 of the 7 clients lack the memory", "run", self.input,
+                                    "--device.slow.memory_mb=0.01", "--device.fast.availability=0")
+        self.assertIn("not available", words)
+
+
 class Utilisation(DevicesTest):
     def test_one_straggler_leaves_the_others_waiting(self):
         # N equal clients; the whole task of one takes four times as long.

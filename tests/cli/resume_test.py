@@ -347,6 +347,81 @@ class Damage(Resume):
     def test_a_folder_that_cannot_be_written(self):
         self.assert_refused(4, "/proc", "run", self.input, "--run.dir=/proc/espalier", ranks=2)
 
+    def test_a_file_above_the_limit_of_its_size(self):
+        # One rank, because the limit holds for MPI's segments of shared memory too.
+        for kilobytes in (20, 130):  # run.h5 or a checkpoint is the first
+            with self.subTest(kilobytes=kilobytes):
+                words = self.command("run", self.input, f"--run.name=limit{kilobytes}", EVERY, "--run.rounds=60")
+                done = finish(self.begin(["bash", "-c", f'ulimit -f {kilobytes} && exec "$@"', "bash", *words]), 120)
+                self.assertEqual(done.returncode, 4, done.stdout + done.stderr)
+                errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+                self.assertEqual(len(errors), 1, done.stderr)
+                self.assertIn("File too large", errors[0])
+        run = self.run_ok("limit130", EVERY, "--run.rounds=60")
+        self.assert_same(run, self.run_ok("straight", EVERY, "--run.rounds=60"))
+
+    def test_a_folder_of_checkpoints_that_is_removed(self):
+        run = self.path("runs", "a")
+        job = self.begin(self.command("run", self.input, "--run.name=a", EVERY, "--run.rounds=400"))
+        folder = os.path.join(run, "checkpoints")
+        for _ in range(600):
+            if os.path.isdir(folder) and len(os.listdir(folder)) > 1:
+                break
+            time.sleep(0.05)
+        os.rename(folder, os.path.join(run, "elsewhere"))
+        done = finish(job, 300)
+        if done.returncode == 4:  # a checkpoint was being written
+            self.assertIn("No such file or directory", done.stderr)
+            done = self.run_into("a", EVERY, "--run.rounds=400")
+        else:
+            self.assertIn("was removed during the run", done.stderr)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertIn("ckpt_00000400.h5", os.listdir(folder))
+        self.assert_same(run, self.run_ok("straight", EVERY, "--run.rounds=400"))
+
+    def test_a_run_whose_folder_is_removed(self):
+        job = self.begin(self.command("run", self.input, "--run.name=a", EVERY, "--run.rounds=4000"))
+        for _ in range(600):
+            if os.path.exists(self.path("runs", "a", "checkpoints", "ckpt_00000002.h5")):
+                break
+            time.sleep(0.05)
+        os.rename(self.path("runs", "a"), self.path("elsewhere"))
+        done = finish(job, 300)
+        self.assertEqual(done.returncode, 4, done.stdout + done.stderr)
+        errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+        self.assertEqual(len(errors), 1, done.stderr)
+        self.assertIn("runs/a/", errors[0])
+
+    def test_what_only_has_the_name_of_a_checkpoint(self):
+        for make in (os.mkdir, os.mkfifo):
+            with self.subTest(make.__name__):
+                name = make.__name__
+                run = self.run_ok(name, EVERY, "--run.rounds=4")
+                false = os.path.join(run, "checkpoints", "ckpt_00000031.h5")
+                make(false)
+                for command in (["info", false], ["diff", false, false], ["export", false, "w.safetensors"]):
+                    self.assert_refused(4, false, *command)
+                done = self.run_into(name, EVERY, "--run.rounds=9")
+                self.assertEqual(done.returncode, 0, done.stderr)
+                self.assertIn(f"cannot use checkpoint {os.path.relpath(false, self.folder.name)}", done.stderr)
+                self.assertEqual(self.checkpoints(run), ["ckpt_00000008.h5", "ckpt_00000009.h5", "ckpt_00000031.h5"])
+                os.rename(false, self.path(name))
+                self.assert_same(run, self.run_ok("straight" + name, EVERY, "--run.rounds=9"))
+                os.rename(self.path(name), false)
+                # Nothing else is there to resume from.
+                for path in pathlib.Path(run, "checkpoints").iterdir():
+                    if path.name != "ckpt_00000031.h5":
+                        path.unlink()
+                self.assertEqual(self.run_into(name, EVERY, "--run.rounds=12").returncode, 4)
+
+    def test_a_pipe_in_the_place_of_the_next_checkpoint(self):
+        run = self.run_ok("a", EVERY, "--run.rounds=3")
+        for name in ("ckpt_00000004.h5.tmp", "ckpt_00000005.h5"):
+            os.mkfifo(os.path.join(run, "checkpoints", name))
+        done = self.run_into("a", EVERY, "--run.rounds=6")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assert_same(run, self.run_ok("straight", EVERY, "--run.rounds=6"))
+
     def test_a_full_disk(self):
         disk = self.path("disk")
         os.mkdir(disk)

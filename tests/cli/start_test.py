@@ -37,6 +37,13 @@ REFUSED = [
     (["--server.down_mbps=1e-13"], "server.down_mbps"),
     (["--server.gflops=1e-17"], "server.gflops"),
     (["--device.slow.gflops=1e-6", "--train.epochs=1000000", "--model.hidden=1280,160"], "more than 100 years"),
+    # Each part of a task is within 100 years, their sum is not.
+    (["--device.fast.latency_ms=1.7e12"], "device.fast.latency_ms"),
+    (["--device.slow.down_mbps=8.5e-11", "--device.slow.up_mbps=8.5e-11"], "device.slow.down_mbps"),
+    (["--train.steps=1000000000", "--model.hidden=3000,3000", "--device.fast.gflops=1e30", "--device.slow.gflops=1e30",
+      "--train.batch=600"], "more operations than the program can count"),
+    (["--run.virtual_limit=9.3e9"], "run.virtual_limit"),
+    (["--device.slow.memory_mb=1e13"], "memory_mb"),
     (["--data.name=arrays", "--data.file=" + "f" * 300], "File name too long"),
 ]
 

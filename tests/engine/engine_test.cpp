@@ -308,6 +308,40 @@ TEST_F(VirtualClock, ABoundedFlightIsSettledBeforeOthersThatCouldComeEarlier) {
   EXPECT_EQ(land(), (Steps{2, 1, 3}));
 }
 
+TEST_F(VirtualClock, AFlightThatMayFailIsSettledBeforeOthersThatCouldComeEarlier) {
+  make("[server]\nup_mbps = 8\ngflops = 1\n");  // 1000 ns a byte, 1 ns an operation
+  clock_->settle = [](Flight& flight, const Answer&) {
+    if (flight.number == 4) return;  // it succeeds
+    flight.compute = 700;
+    flight.upload = *flight.failure_upload;
+    flight.bytes_up = 1;
+    flight.server_flops = 0;
+  };
+  for (const std::int64_t number : {1, 4}) {
+    Flight open = flight(number, 5000);
+    open.download = 60;
+    open.upload = 4000;
+    open.bytes_up = 3;
+    open.server_flops = 11;
+    open.failure_upload = 40;
+    clock_->send(open, job(number));
+  }
+  send(2, 799);
+  send(3, 801);
+  EXPECT_FALSE(clock_->next(798).has_value());
+  // The earliest end of the others' work would be 1100.
+  EXPECT_EQ(clock_->next(1000)->flight.finish, 799);
+  Steps numbers{2}, ends{799};
+  while (!clock_->out().empty()) {
+    const auto event = clock_->next({});
+    numbers.push_back(event->flight.number);
+    ends.push_back(event->flight.finish);
+    EXPECT_FALSE(event->flight.failure_upload.has_value());
+  }
+  EXPECT_EQ(numbers, (Steps{2, 1, 3, 4}));
+  EXPECT_EQ(ends, (Steps{799, 1800, 1800, 9060 + 3000 + 11}));
+}
+
 TEST_F(VirtualClock, AnswersQueueForTheServer) {
   make("[server]\ndown_mbps = 8\nup_mbps = 4\ngflops = 2\n");  // 1000 and 2000 ns a byte
   for (const std::int64_t number : {1, 2}) {

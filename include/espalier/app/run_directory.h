@@ -55,6 +55,9 @@ class RunDirectory {
   std::vector<std::filesystem::path> checkpoints() const;
   /// Removes all but the kept checkpoints.
   void prune_checkpoints(const KeptCheckpoints& kept) const;
+  /// Makes the folder of checkpoints again if it was removed during the run; whether it was.
+  /// OutputError if it cannot be made.
+  bool restore_checkpoint_folder() const;
   /// Replaces run.h5.
   void restore_run_file(const Bytes& image) const;
   /// Marks the run as finished.

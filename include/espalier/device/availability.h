@@ -43,7 +43,17 @@ class Availability {
  public:
   /// Reads the trace. Errors: as AvailabilityTrace::read.
   Availability(const Config& config, const Fleet& fleet);
-  bool available(std::int64_t client, Nanoseconds now) const;
+  bool available(std::int64_t client, Nanoseconds now) const {
+    return is_in_trace(client, now) && (always_ || is_drawn(client, period(now)));
+  }
+  /// The two parts of this: by the trace, and by the draw of a period.
+  bool is_in_trace(std::int64_t client, Nanoseconds now) const {
+    return !trace_ || trace_->available(client, now);
+  }
+  bool is_drawn(std::int64_t client, std::int64_t period) const;
+  std::int64_t period(Nanoseconds now) const { return now / period_; }
+  /// Whether all clients are in the draws of all periods.
+  bool always_drawn() const { return always_; }
   /// The next time at which any client may become available or unavailable; none if all clients are
   /// always available.
   std::optional<Nanoseconds> next_change(Nanoseconds now) const;

@@ -31,10 +31,15 @@ struct Flight {
   /// Flops, bytes up and times are lower bounds; the true values follow from the answer
   /// (Clock::settle).
   bool is_bounded = false;
+  /// Of a job that may fail at any moment after its download: the upload time of the answer that
+  /// says so. The members above are those of a success. Empty once the answer is known
+  /// (Clock::settle).
+  std::optional<Nanoseconds> failure_upload{};
   // The clock sets the members below.
   Nanoseconds queued = 0;  ///< before the download: wait for the server's link, and time on it
   Nanoseconds due = 0;     ///< of the job
-  /// Whether the times above are final. If not, they are estimates from the device's rates.
+  /// Whether the times above are final, unless the job fails. If not, they are estimates from the
+  /// device's rates.
   bool is_final = false;
   // Set with the answer:
   Nanoseconds finish = 0;
@@ -63,7 +68,8 @@ class Clock {
   };
 
   virtual ~Clock() = default;
-  /// Replaces the lower bounds of a flight by the true values, given the job's answer.
+  /// Replaces the values of a flight that is bounded or may fail by the true ones, given the job's
+  /// answer.
   std::function<void(Flight&, const Answer&)> settle;
   /// Starts the clock at time `now`.
   virtual void start(Nanoseconds now) = 0;
@@ -97,7 +103,12 @@ class Clock {
   virtual void hold(Flight flight, Job job) = 0;
   /// The same for a prepared job.
   virtual void hold(Flight flight) = 0;
-  /// Time at which the server has processed the first of out_, if no other comes before it.
+  /// Puts the job into the queue of the server's outgoing link.
+  void enter(Flight& flight);
+  /// Calls settle(), if needed.
+  void settle_by(const Answer& answer, Flight& flight);
+  /// Time at which the server has processed the first of out_, if no other comes before it. A lower
+  /// bound, if the first is open.
   Nanoseconds first_done() const;
   /// Processes the first of out_ and removes it.
   Flight take_first();

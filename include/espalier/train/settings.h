@@ -81,5 +81,8 @@ struct Workload {
 std::vector<Workload::Passes> passes_of(const TrainSettings& settings, std::int64_t batch,
                                         std::initializer_list<Workload::Passes> steps);
 Workload workload(const TrainSettings& settings, std::int64_t batch, std::int64_t samples);
+/// Of the first `steps` steps of any number of epochs.
+Workload first_steps(const TrainSettings& settings, std::int64_t batch, std::int64_t samples,
+                     std::int64_t steps);
 
 }  // namespace espalier

@@ -4,6 +4,7 @@
 
 #include "espalier/base/error.h"
 #include "espalier/base/kill_point.h"
+#include "espalier/device/emulated_time.h"
 #include "espalier/protocol/regions/merge.h"
 
 namespace espalier::regions {
@@ -232,7 +233,7 @@ void DecoupledServer::on_network(const Network::Event& event) {
       settle(event.exchange);
       if (exchange.is_begun == 0 &&
           std::ranges::count(exchange.received, 1) == settings_.decoupling->quorum) {
-        network_.close_at(event.exchange, state_.now + grace());
+        network_.close_at(event.exchange, later(state_.now, grace()));
       }
       return;
     case Network::Event::Kind::closes:
@@ -309,7 +310,8 @@ void DecoupledServer::begin_merge(Exchange& exchange) {
 /// reaches the next slot, and at most of one of its steps.
 Nanoseconds DecoupledServer::grace() const {
   const Nanoseconds step = places_.shortest_step();
-  const Nanoseconds next_slot = slot_.time + (schedule_.next_slot(slot_.step) - slot_.step) * step;
+  const Nanoseconds next_slot =
+      later(slot_.time, times(schedule_.next_slot(slot_.step) - slot_.step, step));
   const Nanoseconds spare = std::clamp<Nanoseconds>(next_slot - state_.now, 0, step);
   return std::llround(settings_.decoupling->grace * static_cast<double>(spare));
 }

@@ -4,8 +4,18 @@
 #include <limits>
 
 #include "espalier/base/error.h"
+#include "espalier/device/emulated_time.h"
 
 namespace espalier::regions {
+
+namespace {
+
+/// Of an event that follows from a transfer.
+Nanoseconds checked(Nanoseconds time) {
+  return within_century(time, "device.*.down_mbps, up_mbps and latency_ms");
+}
+
+}  // namespace
 
 Nanoseconds ring_time(std::span<const DeviceClass> devices, std::int64_t bytes) {
   double latency_ms = 0;
@@ -30,8 +40,8 @@ Network::Network(std::vector<DeviceClass> devices, ServerResources server)
 Nanoseconds Network::pass(std::vector<std::int64_t>& free, std::int64_t region, double mbps,
                           std::int64_t bytes, Nanoseconds time) const {
   const auto i = static_cast<std::size_t>(region);
-  free[i] = std::max(free[i], time) + transfer_time(mbps, 0, bytes);
-  return free[i] + transfer_time(0, devices_[i].latency_ms, 0);
+  free[i] = checked(later(std::max(free[i], time), transfer_time(mbps, 0, bytes)));
+  return checked(free[i] + transfer_time(0, devices_[i].latency_ms, 0));
 }
 
 void Network::hand_over(std::int64_t exchange, std::int64_t region, std::int64_t bytes,
@@ -47,7 +57,7 @@ void Network::all_reduce(std::int64_t exchange, std::span<const std::int64_t> me
   for (const std::int64_t region : members) {
     devices.push_back(devices_[static_cast<std::size_t>(region)]);
   }
-  ring_free_ = std::max(ring_free_, time) + ring_time(devices, bytes);
+  ring_free_ = checked(later(std::max(ring_free_, time), ring_time(devices, bytes)));
   events_.insert({ring_free_, exchange, Event::Kind::averaged, 0});
 }
 
@@ -70,7 +80,8 @@ void Network::send_down(std::int64_t exchange, std::int64_t region, std::int64_t
 
 void Network::ask(std::int64_t exchange, std::int64_t region, Nanoseconds time) {
   const double latency_ms = devices_[static_cast<std::size_t>(region)].latency_ms;
-  events_.insert({time + transfer_time(0, latency_ms, 0), exchange, Event::Kind::asked, region});
+  events_.insert({checked(later(time, transfer_time(0, latency_ms, 0))), exchange,
+                  Event::Kind::asked, region});
 }
 
 void Network::close_at(std::int64_t exchange, Nanoseconds time) {

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 
+#include "espalier/device/emulated_time.h"
 #include "espalier/protocol/regions/tables.h"
 
 namespace espalier::regions {
@@ -137,7 +138,7 @@ Nanoseconds Places::work_time(std::int64_t region, std::int64_t begin, std::int6
   const Nanoseconds time =
       settings_.lock_step ? times_.of_slowest(begin, end) : times_.of(region, begin, end);
   const double slowdown = settings_.faults.fault(region, period_of(begin)).slowdown;
-  return slowdown == 1 ? time : std::llround(static_cast<double>(time) * slowdown);
+  return slowdown == 1 ? time : rounded(static_cast<double>(time) * slowdown);
 }
 
 std::optional<Bytes> Places::finished(const Clock::Event& event) {
@@ -193,13 +194,14 @@ std::optional<Nanoseconds> Places::leave(std::int64_t region, Nanoseconds now, b
   Nanoseconds back = now;
   if (failed && settings_.faults.fault(region, period_of(p.step - 1)).vanishes) {
     const auto length = static_cast<double>(times_.of(region, 0, settings_.schedule.period));
-    back += std::llround(settings_.faults.vanish_tasks() * length);
+    back = later(back, rounded(settings_.faults.vanish_tasks() * length));
   }
   for (int change = 0; !is_available(region, back); ++change) {
     const auto next = settings_.availability.next_change(back);
     if (!next || change == kMostChanges) return std::nullopt;
     back = *next;
   }
+  if (static_cast<double>(back) > kHundredYears) return std::nullopt;
   return back;
 }
 

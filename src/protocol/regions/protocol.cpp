@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "espalier/base/log.h"
+#include "espalier/device/emulated_time.h"
 #include "espalier/engine/faults.h"
 #include "espalier/protocol/regions/decoupled.h"
 #include "espalier/protocol/regions/server.h"
@@ -35,8 +36,8 @@ double link_use(const Experiment& e, const ServerSettings& settings) {
         {transfer, transfer_time(device.up_mbps, 0, up), transfer_time(device.down_mbps, 0, down)});
     step = std::min(step, times.of(region, 0, 1));
   }
-  return static_cast<double>(transfer) /
-         static_cast<double>(std::max<Nanoseconds>(1, step * settings.schedule.period));
+  return static_cast<double>(transfer) / static_cast<double>(std::max<Nanoseconds>(
+                                             1, espalier::times(settings.schedule.period, step)));
 }
 
 class Regions final : public Preparation {

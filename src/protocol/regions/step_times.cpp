@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "espalier/device/emulated_time.h"
 #include "espalier/train/task_cost.h"
 
 namespace espalier::regions {
@@ -44,9 +45,7 @@ Nanoseconds StepTimes::of(std::int64_t region, std::int64_t begin, std::int64_t 
 }
 
 std::int64_t StepTimes::flops(std::int64_t region, std::int64_t begin, std::int64_t end) const {
-  std::int64_t flops = 0;
-  for (const Steps& s : steps(region, begin, end)) flops += s.count * s.cost.step_flops;
-  return flops;
+  return flops_of(steps(region, begin, end));
 }
 
 Nanoseconds StepTimes::of_slowest(std::int64_t begin, std::int64_t end) const {

@@ -111,31 +111,4 @@ ClientRules client_rules(const Catalogue& catalogue, const RuleNames& names) {
   return rules;
 }
 
-namespace {
-
-/// The cost model's message has one value for each weight of the model.
-TrainingCost with_message(const Experiment& e, const TaskRules& rules, const Submodel& submodel,
-                          TrainingCost cost) {
-  const std::int64_t more = message_bytes(e, rules, submodel) - cost.message_bytes;
-  cost.message_bytes += more;
-  cost.peak_bytes += more;
-  return cost;
-}
-
-}  // namespace
-
-Peaks assignment_peaks(const Experiment& e, const TaskRules& rules, const Assignment& assigned,
-                       std::int64_t client) {
-  const std::int64_t batch = part_size(e.train, e.batch_of(client));
-  const Submodel& sent = assigned.submodel;
-  if (assigned.search == 0) {
-    return {0, with_message(e, rules, sent, task_cost(e, *rules.objective, sent, batch))};
-  }
-  // A search may find a submodel as large as the sent one.
-  const Submodel trained =
-      rules.search->size_is_known() ? rules.search->expected(e.model, sent, assigned.search) : sent;
-  return {with_message(e, rules, sent, search_cost(e, *rules.search, sent, batch)).peak_bytes,
-          with_message(e, rules, trained, task_cost(e, *rules.objective, trained, batch))};
-}
-
 }  // namespace espalier::rounds

@@ -9,6 +9,7 @@
 
 #include "espalier/base/log.h"
 #include "espalier/protocol/rounds/personal.h"
+#include "espalier/protocol/rounds/task_costs.h"
 #include "espalier/train/optimizer.h"
 
 namespace espalier::rounds {

@@ -32,7 +32,8 @@ void archive_result(Archive& archive, ClientResult& result) {
   bool searched = result.search_peak_bytes > 0;
   bool tested = result.local.samples > 0;
   archive.value("task", result.task);
-  archive_flags(archive, "flags", {&result.out_of_memory, &unused, &searched, &tested});
+  archive_flags(archive, "flags",
+                {&result.out_of_memory, &unused, &searched, &tested, &result.failed_in_step});
   archive.value("samples", result.samples);
   archive.value("steps", result.steps);
   archive.value("train_loss", result.train_loss);

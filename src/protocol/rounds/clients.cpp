@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <string>
 
+#include "espalier/base/format.h"
+
 namespace espalier::rounds {
 namespace {
 
@@ -24,19 +26,23 @@ Clients::Clients(const Experiment& experiment, SubmodelRule& rule, Sampler sampl
       availability_(std::move(availability)),
       max_spread_(max_spread) {
   tasks_of_.assign(static_cast<std::size_t>(experiment.fleet->size()), 0);
+  idle_ = ClientSet(experiment.fleet->size());
   for (std::int64_t client = 0; client < experiment.fleet->size(); ++client) {
-    idle_.insert(idle_.end(), client);
+    idle_.insert(client);
   }
 }
 
 std::vector<std::int64_t> Clients::take(const Moment& moment) {
   const std::int64_t want =
-      sampler_.at_once() == 0 ? std::ssize(idle_) : sampler_.at_once() - moment.at_work;
+      sampler_.at_once() == 0 ? idle_.size() : sampler_.at_once() - moment.at_work;
   const std::int64_t furthest = furthest_task(moment);
-  const auto chosen = sampler_.choose(want, idle_, [&](std::int64_t client) {
-    return next_task(client) <= furthest && is_available(client, moment.now) &&
-           has_memory(client, moment);
-  });
+  const std::int64_t period = availability_.period(moment.now);
+  // Called for each of those present, so it reads no more than it must.
+  const auto can_work = [&](std::int64_t client) {
+    return (!max_spread_ || next_task(client) <= furthest) &&
+           is_available(client, moment.now, period) && has_memory(client, moment);
+  };
+  const auto chosen = sampler_.choose(want, {idle_, can_work, [&] { return present(period); }});
   for (const std::int64_t client : chosen) idle_.erase(client);
   return chosen;
 }
@@ -46,15 +52,36 @@ std::int64_t Clients::furthest_task(const Moment& moment) const {
   constexpr std::int64_t kAny = std::numeric_limits<std::int64_t>::max();
   if (!max_spread_) return kAny;
   std::int64_t slowest = moment.slowest_out;
-  for (const std::int64_t client : idle_) {
+  for (std::int64_t client = idle_.next(0); client < idle_.end(); client = idle_.next(client + 1)) {
     if (has_memory(client, moment)) slowest = std::min(slowest, next_task(client));
   }
   return slowest > kAny - *max_spread_ ? slowest : slowest + *max_spread_;
 }
 
-bool Clients::is_available(std::int64_t client, Nanoseconds now) const {
+/// The clients that a period has; null if it is not worth while to draw for all clients,
+/// which is done once in a period.
+const ClientSet* Clients::present(std::int64_t period) {
+  constexpr std::int64_t kFew = 16;
+  if (availability_.always_drawn()) return nullptr;
+  if (period == present_period_) return &present_;
+  const std::int64_t clients = experiment_.fleet->size();
+  if (kFew * idle_.size() < clients) return nullptr;
+  present_ = ClientSet(clients);
+  for (std::int64_t client = 0; client < clients; ++client) {
+    if (availability_.is_drawn(client, period)) present_.insert(client);
+  }
+  present_period_ = period;
+  return &present_;
+}
+
+bool Clients::is_available(std::int64_t client, Nanoseconds now, std::int64_t period) const {
+  const bool is_drawn = availability_.always_drawn() ||
+                        (period == present_period_ ? present_.contains(client)
+                                                   : availability_.is_drawn(client, period));
+  if (!is_drawn) return false;
   const auto away = away_until_.find(client);
-  return (away == away_until_.end() || away->second <= now) && availability_.available(client, now);
+  return (away == away_until_.end() || away->second <= now) &&
+         availability_.is_in_trace(client, now);
 }
 
 std::optional<Nanoseconds> Clients::next_return(Nanoseconds now) const {
@@ -63,6 +90,30 @@ std::optional<Nanoseconds> Clients::next_return(Nanoseconds now) const {
     if (until > now && (!next || until < *next)) next = until;
   }
   return next;
+}
+
+std::string Clients::obstacle(const Moment& moment) const {
+  const std::int64_t clients = experiment_.fleet->size();
+  std::int64_t too_small = 0;
+  for (std::int64_t client = 0; client < clients; ++client) {
+    too_small += has_memory(client, moment) ? 0 : 1;
+  }
+  const std::string memory = "give the devices more memory_mb, or choose smaller widths";
+  const std::string presence = formatted(
+      "waited until {:.6g} s of emulated time; give the devices a higher availability, or change "
+      "clients.availability_trace or faults.vanish_tasks",
+      seconds(moment.now));
+  if (too_small == clients) {
+    return formatted("none of the {} clients has the memory for its submodel; {}", clients, memory);
+  }
+  if (too_small == 0) {
+    return formatted("none of the {} clients is available, and the server has {}", clients,
+                     presence);
+  }
+  return formatted(
+      "{} of the {} clients lack the memory for their submodel, and the others are not available, "
+      "although the server has {}; or {}",
+      too_small, clients, presence, memory);
 }
 
 /// Whether the client's next submodel does not contain the one with which it last ran out of
@@ -102,9 +153,12 @@ void Clients::archive(Archive& archive) {
     a.value("submodel", code);
     if (a.loading()) map[client] = Submodel::decode(*experiment_.model.layout, code);
   };
-  std::vector<std::int64_t> idle(idle_.begin(), idle_.end());
+  std::vector<std::int64_t> idle = idle_.ascending();
   archive.value("idle", idle);
-  idle_ = {idle.begin(), idle.end()};
+  if (archive.loading()) {
+    idle_ = ClientSet(experiment_.fleet->size());
+    for (const std::int64_t client : idle) idle_.insert(client);
+  }
   std::vector<std::int64_t> away = sorted_keys(away_until_), until;
   for (const std::int64_t client : away) until.push_back(away_until_.at(client));
   archive.value("away", away);

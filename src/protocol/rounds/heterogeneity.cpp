@@ -4,13 +4,16 @@
 #include <limits>
 #include <vector>
 
+#include "espalier/device/emulated_time.h"
+
 namespace espalier::rounds {
 namespace {
 
 constexpr double kNanosecondsPerSecond = 1e9;
 
 Nanoseconds time_of(const Flight& update) {
-  return std::max<Nanoseconds>(1, update.download + update.compute + update.upload);
+  const Nanoseconds transfers = later(update.download, update.upload);
+  return std::max<Nanoseconds>(1, later(transfers, update.compute));
 }
 
 /// The mean update time of the clients, in nanoseconds.

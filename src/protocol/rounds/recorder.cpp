@@ -5,8 +5,8 @@
 #include <limits>
 #include <map>
 
-#include "espalier/protocol/rounds/catalogue.h"
 #include "espalier/protocol/rounds/tables.h"
+#include "espalier/protocol/rounds/task_costs.h"
 
 namespace espalier::rounds {
 namespace {

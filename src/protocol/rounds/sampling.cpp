@@ -37,31 +37,53 @@ Sampler::Sampler(const Config& config, const Experiment& experiment) : experimen
   }
 }
 
-std::vector<std::int64_t> Sampler::choose(std::int64_t want, const std::set<std::int64_t>& idle,
-                                          const std::function<bool(std::int64_t)>& can_work) {
-  std::vector<std::int64_t> chosen;
-  if (want <= 0) return chosen;
-  if (want >= static_cast<std::int64_t>(idle.size())) {
-    std::ranges::copy_if(idle, std::back_inserter(chosen), can_work);
-    return chosen;
+namespace {
+
+/// The number of clients that are looked at for each one that is wanted, before the set of those
+/// present is asked for.
+constexpr std::int64_t kTries = 32;
+
+/// All that can work, ascending.
+std::vector<std::int64_t> all_of(const Sampler::Choice& choice) {
+  std::vector<std::int64_t> clients;
+  const ClientSet& idle = choice.idle;
+  const ClientSet* const present = choice.present();
+  for (std::int64_t c = idle.next(0, present); c < idle.end(); c = idle.next(c + 1, present)) {
+    if (choice.can_work(c)) clients.push_back(c);
   }
-  if (kind_ == Kind::round_robin) {
-    auto place = idle.lower_bound(next_);
-    for (std::size_t tried = 0; tried < idle.size() && std::ssize(chosen) < want; ++tried) {
-      if (place == idle.end()) place = idle.begin();
-      if (can_work(*place)) chosen.push_back(*place);
-      ++place;
-    }
-    if (!chosen.empty()) next_ = chosen.back() + 1;
-    std::ranges::sort(chosen);
-    return chosen;
-  }
-  const std::set<std::int64_t> drawn = draw(want, idle, can_work);
+  return clients;
+}
+
+}  // namespace
+
+std::vector<std::int64_t> Sampler::choose(std::int64_t want, const Choice& choice) {
+  if (want <= 0) return {};
+  if (want >= choice.idle.size()) return all_of(choice);
+  if (kind_ == Kind::round_robin) return take_turns(want, choice);
+  const std::set<std::int64_t> drawn = draw(want, choice);
   return {drawn.begin(), drawn.end()};
 }
 
-std::set<std::int64_t> Sampler::draw(std::int64_t want, const std::set<std::int64_t>& idle,
-                                     const std::function<bool(std::int64_t)>& can_work) {
+std::vector<std::int64_t> Sampler::take_turns(std::int64_t want, const Choice& choice) {
+  std::vector<std::int64_t> chosen;
+  const ClientSet& idle = choice.idle;
+  const ClientSet* present = nullptr;
+  std::int64_t tries = 0;
+  const auto walk = [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t c = idle.next(begin, present); c < end && std::ssize(chosen) < want;
+         c = idle.next(c + 1, present)) {
+      if (++tries == kTries * want) present = choice.present();
+      if (choice.can_work(c)) chosen.push_back(c);
+    }
+  };
+  walk(next_, idle.end());
+  walk(0, next_);
+  if (!chosen.empty()) next_ = chosen.back() + 1;
+  std::ranges::sort(chosen);
+  return chosen;
+}
+
+std::set<std::int64_t> Sampler::draw(std::int64_t want, const Choice& choice) {
   Stream stream(experiment_.seed, kSample, draws_++);
   const std::int64_t clients = experiment_.fleet->size();
   const auto accepted = [&](std::int64_t client) {
@@ -71,17 +93,16 @@ std::set<std::int64_t> Sampler::draw(std::int64_t want, const std::set<std::int6
   // Draw from all clients until one is idle, which is fast if most are. If few are idle or can
   // work, the number of tries ends this, and the rest is drawn from the list of idle clients.
   std::set<std::int64_t> drawn;
-  for (std::int64_t tries = 32 * want; tries > 0 && std::ssize(drawn) < want; --tries) {
+  for (std::int64_t tries = kTries * want; tries > 0 && std::ssize(drawn) < want; --tries) {
     const std::int64_t client = stream.below(clients);
-    if (idle.contains(client) && !drawn.contains(client) && accepted(client) && can_work(client)) {
+    if (choice.idle.contains(client) && !drawn.contains(client) && accepted(client) &&
+        choice.can_work(client)) {
       drawn.insert(client);
     }
   }
   if (std::ssize(drawn) == want) return drawn;
-  std::vector<std::int64_t> rest;
-  for (const std::int64_t client : idle) {
-    if (!drawn.contains(client) && can_work(client)) rest.push_back(client);
-  }
+  std::vector<std::int64_t> rest = all_of(choice);
+  std::erase_if(rest, [&](std::int64_t client) { return drawn.contains(client); });
   const std::int64_t missing = std::min(want - std::ssize(drawn), std::ssize(rest));
   if (kind_ == Kind::uniform) {
     for (const std::int64_t pick : stream.choose(missing, std::ssize(rest))) {

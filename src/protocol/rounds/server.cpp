@@ -8,7 +8,7 @@
 #include "espalier/base/kill_point.h"
 #include "espalier/base/log.h"
 #include "espalier/base/wide.h"
-#include "espalier/protocol/rounds/catalogue.h"
+#include "espalier/device/emulated_time.h"
 #include "espalier/protocol/rounds/personal.h"
 #include "espalier/train/trainer.h"
 
@@ -76,10 +76,7 @@ RoundsServer::RoundsServer(const Experiment& experiment, ServerSettings settings
       recorder_(experiment, rules_, settings.record_agreement, run),
       clock_(make_clock(settings.clock, run.pool(), run.real_time())) {
   clock_->settle = [this](Flight& flight, const Answer& answer) {
-    const ClientResult result = arrival_of(answer).result;
-    if (result.found.empty()) return;  // the search failed
-    costs_.charge(out_.at(flight.number), Submodel::decode(*experiment_.model.layout, result.found),
-                  flight);
+    costs_.settle(out_.at(flight.number), arrival_of(answer).result, flight);
   };
 }
 
@@ -146,10 +143,8 @@ void RoundsServer::top_up() {
 
 /// Whether the client's memory holds its task with the models of other clients: if not, it trains
 /// without them.
-bool RoundsServer::takes_peers(std::int64_t client, const Assignment& assigned) const {
-  if (rules_.tasks.objective->peers() == 0) return false;
-  const std::int64_t cap = memory_bytes(experiment_.fleet->device(client));
-  return cap == 0 || assignment_peaks(experiment_, rules_.tasks, assigned, client).largest() <= cap;
+bool RoundsServer::takes_peers(std::int64_t client, const Assignment& assigned) {
+  return rules_.tasks.objective->peers() > 0 && costs_.fits(assigned, client);
 }
 
 void RoundsServer::send(std::int64_t client) {
@@ -211,7 +206,7 @@ bool RoundsServer::handle(Clock::Event event) {
   const std::int64_t client = d.sent.task.client;
   if (d.outcome == Outcome::unavailable) {
     const auto length = static_cast<double>(d.flight.finish - d.flight.sent);
-    clients_.leave(client, state_.now + std::llround(faults_.vanish_tasks() * length));
+    clients_.leave(client, later(state_.now, rounded(faults_.vanish_tasks() * length)));
   } else if (d.outcome == Outcome::out_of_memory) {
     clients_.ran_out_of_memory(client, d.sent.task.submodel);
   }
@@ -350,16 +345,14 @@ void RoundsServer::wait_for_client() {
   top_up();
   for (std::int64_t waits = 0; clock_->out().empty() && waits < kMostWaits; ++waits) {
     const auto next = clients_.next_return(state_.now);
-    if (!next) break;
+    if (!next || static_cast<double>(*next) > kHundredYears) break;
     state_.now = *next;
     clock_->pass(state_.now);
     top_up();
   }
   if (clock_->out().empty()) {
     recorder_.record_failures(delivered_, state_.version);
-    throw NoClientError(
-        "no client can answer: none that is available has the memory for its submodel; give the "
-        "devices more memory_mb or a higher availability, or choose smaller widths");
+    throw NoClientError("no client can answer: " + clients_.obstacle(moment()));
   }
 }
 

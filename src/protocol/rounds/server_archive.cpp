@@ -68,9 +68,12 @@ void archive_sent(Archive& archive, const Experiment& experiment, SentTask& sent
   archive.value("bytes_up", flight.bytes_up);
   archive.value("share", sent.width);
   archive.value("slowdown", sent.fault.slowdown);
+  bool may_fail = flight.failure_upload.has_value();
   archive_flags(archive, "flags",
                 {&sent.fault.crashes, &sent.fault.vanishes, &sent.fault.twice,
-                 &sent.fault.not_finite, &flight.is_final, &flight.is_bounded});
+                 &sent.fault.not_finite, &flight.is_final, &flight.is_bounded, &may_fail});
+  if (may_fail && archive.loading()) flight.failure_upload = 0;
+  if (may_fail) archive.value("failure_upload", *flight.failure_upload);
   if (archive.loading()) set_identity(flight, sent);
   for (Nanoseconds* time : {&flight.sent, &flight.download, &flight.compute, &flight.upload,
                             &flight.queued, &flight.finish}) {

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "espalier/base/error.h"
+#include "espalier/device/emulated_time.h"
 
 namespace espalier::rounds {
 
@@ -84,9 +85,9 @@ bool Window::observe(Nanoseconds now) {
 std::optional<Nanoseconds> Window::closes_at() const {
   if (held_ == 0) return std::nullopt;
   std::optional<Nanoseconds> at;
-  if (enough_ >= 0) at = enough_ + settings_.grace;
+  if (enough_ >= 0) at = later(enough_, settings_.grace);
   if (settings_.deadline) {
-    const Nanoseconds deadline = opened_ + *settings_.deadline;
+    const Nanoseconds deadline = later(opened_, *settings_.deadline);
     at = at ? std::min(*at, deadline) : deadline;
   }
   return at;

@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "espalier/base/error.h"
+#include "espalier/device/emulated_time.h"
 #include "espalier/engine/resources.h"
 #include "espalier/train/penalty.h"
 #include "espalier/train/task_cost.h"
@@ -25,12 +26,6 @@ void refuse_above(const DeviceClass& device, std::int64_t needed, const std::str
   throw InputError(formatted("{} needs {:.3f} MB, but device.{}.memory_mb = {}: give it more, {}",
                              who, static_cast<double>(needed) * 1e-6, device.name, device.memory_mb,
                              remedy));
-}
-
-std::int64_t flops_of(std::span<const Steps> steps) {
-  std::int64_t flops = 0;
-  for (const Steps& s : steps) flops += s.count * s.cost.step_flops;
-  return flops;
 }
 
 }  // namespace
@@ -143,7 +138,7 @@ WorkerJob Costs::model_job(const DeviceClass& device, std::int64_t batch,
   WorkerJob job{.bytes_down = model_bytes(), .bytes_up = model_bytes(), .samples = total(sizes)};
   for (const std::int64_t size : sizes) {
     job.flops += flops_of(step_costs(batch, size));
-    job.compute += step_time(device, batch, size);
+    job.compute = later(job.compute, step_time(device, batch, size));
   }
   return job;
 }
@@ -208,10 +203,10 @@ Nanoseconds Costs::top_done(const DeviceClass& device, std::vector<Arrival> batc
   for (const Arrival& batch : batches) {
     sizes.push_back(batch.samples);
     if (parts_.step != TopStep::accumulated) continue;
-    done = std::max(done, batch.time) + top_time(device, {&batch.samples, 1}, slowdown);
+    done = later(std::max(done, batch.time), top_time(device, {&batch.samples, 1}, slowdown));
   }
   if (parts_.step == TopStep::accumulated) return done;
-  return batches.back().time + top_time(device, sizes, slowdown);
+  return later(batches.back().time, top_time(device, sizes, slowdown));
 }
 
 // Memory ----------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <numeric>
 
@@ -14,6 +15,12 @@ using Clients = std::vector<std::int64_t>;
 
 bool anybody(std::int64_t) { return true; }
 
+ClientSet set_of(std::int64_t clients, const Clients& members) {
+  ClientSet set(clients);
+  for (const std::int64_t client : members) set.insert(client);
+  return set;
+}
+
 /// A sampler over `count` clients, and the set of idle clients: all.
 class Scene {
  public:
@@ -21,11 +28,12 @@ class Scene {
       : config_(make_config(count, clients, data)),
         experiment_(build_experiment(config_)),
         sampler_(config_, experiment_) {
+    idle_ = ClientSet(count);
     for (std::int64_t client = 0; client < count; ++client) idle_.insert(client);
   }
-  Clients choose(std::int64_t want) { return sampler_.choose(want, idle_, anybody); }
+  Clients choose(std::int64_t want) { return sampler_.choose(want, {idle_, anybody}); }
   Sampler& sampler() { return sampler_; }
-  std::set<std::int64_t>& idle() { return idle_; }
+  ClientSet& idle() { return idle_; }
   const Experiment& experiment() const { return experiment_; }
 
  private:
@@ -51,7 +59,7 @@ class Scene {
   Config config_;
   Experiment experiment_;
   Sampler sampler_;
-  std::set<std::int64_t> idle_;
+  ClientSet idle_;
 };
 
 TEST(Sampler, WorksAtOnceAsManyAsAskedForTimesTheOverSelection) {
@@ -66,10 +74,10 @@ TEST(Sampler, WorksAtOnceAsManyAsAskedForTimesTheOverSelection) {
 TEST(Sampler, ChoosesIdleClientsThatCanWorkInAscendingOrder) {
   for (const char* kind : {"uniform", "weighted", "round_robin"}) {
     Scene scene(40, std::string("per_round = 5\nsampling = ") + kind + "\n");
-    scene.idle() = {3, 8, 9, 14, 15, 20, 31, 33, 36, 39};
+    scene.idle() = set_of(40, {3, 8, 9, 14, 15, 20, 31, 33, 36, 39});
     const auto odd = [](std::int64_t client) { return client % 2 == 1; };
     for (int draw = 0; draw < 50; ++draw) {
-      const Clients chosen = scene.sampler().choose(4, scene.idle(), odd);
+      const Clients chosen = scene.sampler().choose(4, {scene.idle(), odd});
       ASSERT_EQ(chosen.size(), 4u) << kind;
       EXPECT_TRUE(std::ranges::is_sorted(chosen)) << kind;
       EXPECT_EQ(std::ranges::adjacent_find(chosen), chosen.end()) << kind;
@@ -77,9 +85,9 @@ TEST(Sampler, ChoosesIdleClientsThatCanWorkInAscendingOrder) {
         EXPECT_TRUE(scene.idle().contains(client) && odd(client)) << kind << " " << client;
       }
     }
-    EXPECT_EQ(scene.sampler().choose(9, scene.idle(), odd), (Clients{3, 9, 15, 31, 33, 39}))
+    EXPECT_EQ(scene.sampler().choose(9, {scene.idle(), odd}), (Clients{3, 9, 15, 31, 33, 39}))
         << kind << ": six can work";
-    EXPECT_EQ(scene.sampler().choose(0, scene.idle(), odd), Clients{}) << kind;
+    EXPECT_EQ(scene.sampler().choose(0, {scene.idle(), odd}), Clients{}) << kind;
   }
 }
 
@@ -125,6 +133,63 @@ TEST(Sampler, WeightedChoosesOneClientInProportionToItsSamples) {
     const double p = shares[client] / all;
     EXPECT_NEAR(found[client], p, 5 * std::sqrt(p * (1 - p) / kDraws)) << client;
   }
+}
+
+/// About one of `one_in` clients, without a pattern.
+Clients scattered(std::int64_t clients, std::int64_t one_in) {
+  Clients few;
+  for (std::int64_t c = 0; c < clients; ++c) {
+    if (c * 2654435761 % 4294967296 < 4294967296 / one_in) few.push_back(c);
+  }
+  return few;
+}
+
+TEST(Sampler, KnowingWhoIsPresentChangesNoChoiceAndSavesTheWork) {
+  constexpr std::int64_t kClients = 3900;
+  const Clients few = scattered(kClients, 90);
+  const ClientSet present = set_of(kClients, few);
+  ASSERT_GT(few.size(), 25u);
+  for (const char* kind : {"uniform", "round_robin"}) {
+    const std::string clients = std::string("per_round = 4\nsampling = ") + kind + "\n";
+    Scene knows(kClients, clients);
+    Scene searches(kClients, clients);
+    std::int64_t looks = 0, longest = 0;
+    const auto can_work = [&](std::int64_t client) {
+      ++looks;
+      return present.contains(client) && client % 5 != 1;
+    };
+    for (int draw = 0; draw < 60; ++draw) {
+      const std::int64_t want = 1 + draw % 3;
+      const Clients expected = searches.sampler().choose(want, {searches.idle(), can_work});
+      looks = 0;
+      const Clients chosen =
+          knows.sampler().choose(want, {knows.idle(), can_work, [&] { return &present; }});
+      longest = std::max(longest, looks);
+      ASSERT_EQ(chosen, expected) << kind << " " << draw;
+      ASSERT_EQ(std::ssize(chosen), want);
+      for (Scene* scene : {&knows, &searches}) {
+        for (const std::int64_t client : chosen) scene->idle().erase(client);
+        if (draw % 7 == 6) scene->idle() = set_of(kClients, few);  // all others are at work
+      }
+    }
+    EXPECT_LE(longest, 32 * 3 + std::ssize(few)) << kind;
+  }
+}
+
+TEST(ClientSet, IteratesOverThoseInBoth) {
+  ClientSet set = set_of(200, {0, 5, 63, 64, 127, 128, 199});
+  const ClientSet other = set_of(200, {5, 64, 65, 199});
+  EXPECT_EQ(set.ascending(), (Clients{0, 5, 63, 64, 127, 128, 199}));
+  EXPECT_EQ(set.next(6), 63);
+  EXPECT_EQ(set.next(6, &other), 64);
+  EXPECT_EQ(set.next(65, &other), 199);
+  EXPECT_EQ(set.next(200), set.end());
+  set.insert(5);
+  set.erase(6);
+  EXPECT_EQ(set.size(), 7);
+  set.erase(63);
+  EXPECT_EQ(set.size(), 6);
+  EXPECT_FALSE(set.contains(63));
 }
 
 TEST(Sampler, RestoredItDrawsWhatTheSavedOneWouldHave) {

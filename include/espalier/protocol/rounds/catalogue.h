@@ -3,13 +3,11 @@
 // rules and the method; method/register.cpp calls each file once. Nothing else in the program names
 // a method.
 
-#include <algorithm>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "espalier/base/registry.h"
-#include "espalier/model/cost.h"
 #include "espalier/protocol/rounds/rules.h"
 
 namespace espalier::rounds {
@@ -65,14 +63,5 @@ void set_defaults(const Catalogue& catalogue, Config& config);
 ServerRules build_rules(const Catalogue& catalogue, const RuleNames& names, const Config& config,
                         const Experiment& experiment);
 ClientRules client_rules(const Catalogue& catalogue, const RuleNames& names);
-
-/// Upper bounds of a client's memory during a task.
-struct Peaks {
-  std::int64_t search = 0;  ///< 0: no search
-  TrainingCost training;
-  std::int64_t largest() const { return std::max(search, training.peak_bytes); }
-};
-Peaks assignment_peaks(const Experiment& experiment, const TaskRules& rules,
-                       const Assignment& assigned, std::int64_t client);
 
 }  // namespace espalier::rounds

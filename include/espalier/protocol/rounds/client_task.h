@@ -34,10 +34,11 @@ struct ClientTask : LocalTask {
 struct ClientResult {
   std::int64_t task = 0;
   bool out_of_memory = false;
-  std::int64_t samples = 0;  ///< trained on, counting repeats
-  std::int64_t steps = 0;
-  double train_loss = 0;  ///< mean over the samples of the training, without a search
-  EvaluationSums local;   ///< of the received model on the client's local test; no samples: none
+  bool failed_in_step = false;  ///< it ran out of memory in a step, not before or between steps
+  std::int64_t samples = 0;     ///< trained on, counting repeats
+  std::int64_t steps = 0;       ///< that ended
+  double train_loss = 0;        ///< mean over the samples of the training, without a search
+  EvaluationSums local;  ///< of the received model on the client's local test; no samples: none
   std::int64_t peak_bytes = 0;
   std::int64_t cap_bytes = 0;    ///< 0: not capped
   std::int64_t asked_bytes = 0;  ///< the allocation that was refused
@@ -47,6 +48,7 @@ struct ClientResult {
   double wall_compute_s = 0;  ///< set by the server
   Bytes state;                ///< the client's state after the task
 
+  std::int64_t begun_steps() const { return steps + (failed_in_step ? 1 : 0); }
   Bytes encode() const;
   static ClientResult decode(std::span<const std::byte> bytes);
 };

@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <limits>
 #include <optional>
-#include <set>
+#include <string>
 #include <unordered_map>
 #include <vector>
 
@@ -43,6 +43,8 @@ class Clients {
   void leave(std::int64_t client, Nanoseconds until) { away_until_[client] = until; }
   /// The client gets neither this submodel nor a larger one again.
   void ran_out_of_memory(std::int64_t client, const Submodel& with) { too_large_[client] = with; }
+  /// Why no client can be given work, and a remedy. Call it while all are idle.
+  std::string obstacle(const Moment& moment) const;
   /// The next time at which a client may become available.
   std::optional<Nanoseconds> next_return(Nanoseconds now) const;
 
@@ -61,7 +63,8 @@ class Clients {
   std::int64_t next_task(std::int64_t client) const {
     return tasks_of_[static_cast<std::size_t>(client)];
   }
-  bool is_available(std::int64_t client, Nanoseconds now) const;
+  const ClientSet* present(std::int64_t period);
+  bool is_available(std::int64_t client, Nanoseconds now, std::int64_t period) const;
   bool has_memory(std::int64_t client, const Moment& moment) const;
   std::int64_t furthest_task(const Moment& moment) const;
 
@@ -70,8 +73,10 @@ class Clients {
   Sampler sampler_;
   Availability availability_;
   std::optional<std::int64_t> max_spread_;
-  std::set<std::int64_t> idle_;
-  std::vector<std::int64_t> tasks_of_;                        // sent so far
+  ClientSet idle_;
+  ClientSet present_;                   // drawn as available in present_period_
+  std::int64_t present_period_ = -1;    // the last one that was asked for
+  std::vector<std::int64_t> tasks_of_;  // sent so far
   std::unordered_map<std::int64_t, Nanoseconds> away_until_;  // of those that vanished
   std::unordered_map<std::int64_t, Submodel> too_large_;
   std::unordered_map<std::int64_t, Bytes> states_;

@@ -62,7 +62,7 @@ class RoundsServer final : public Conversation {
   };
 
   void top_up();
-  bool takes_peers(std::int64_t client, const Assignment& assigned) const;
+  bool takes_peers(std::int64_t client, const Assignment& assigned);
   void send(std::int64_t client);
   void deliver(Clock::Event event);
   bool handle(Clock::Event event);
