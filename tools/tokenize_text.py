@@ -284,7 +284,8 @@ def write(arguments):
             raise FileError("the texts have no tokens", 3)
         out.close({"vocabulary": vocabulary, "tokenizer": arguments.tokenizer.name, "eos": end}, arguments.client is not None)
     finally:
-        out.file.close()
+        with contextlib.suppress(OSError):  # the first error is told; on a full disk closing fails too
+            out.file.close()
         out.path("tokens.npy.part").unlink(missing_ok=True)
         if out.is_new_folder:
             with contextlib.suppress(OSError):

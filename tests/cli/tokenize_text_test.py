@@ -128,6 +128,16 @@ class TokenizeText(ProgramTest):
         self.assertEqual(done.returncode, 3, done.stderr)
         self.assertEqual({name: read_bytes(self.path("out", name)) for name in os.listdir(self.path("out"))}, before)
 
+    def test_a_disk_that_fills_up_keeps_nothing_of_it(self):
+        self.write("long.txt", "hello hello\n" * 20000)
+        limited = ("import resource, subprocess, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (70000, 70000)); "
+                   "sys.exit(subprocess.run(sys.argv[1:]).returncode)")
+        done = finish(self.begin([sys.executable, "-c", limited, sys.executable, os.path.join(TOOLS, "tokenize.py"), "long.txt", "--documents",
+                                  "line", "--tokenizer", "tokenizer.json", "--to", "never"]), 100)
+        self.assertEqual((done.returncode, done.stderr.count("\n")), (1, 1), done.stderr)
+        self.assertIn("cannot be written: File too large", done.stderr)
+        self.assertFalse(os.path.exists(self.path("never")))
+
     def test_the_last_documents_are_for_tests(self):
         """Each line has 4 tokens; a part of a document is not enough for the share."""
         self.write("a.txt", "abc\n" * 10)
