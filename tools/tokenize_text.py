@@ -29,8 +29,8 @@ EXAMPLES = """examples:
   tools/tokenize.py wiki.txt --tokenizer smollm2/tokenizer.json --to wiki
   tools/tokenize.py plays.txt --documents paragraph --client speaker \\
       --test-share 0.1 --tokenizer smollm2/tokenizer.json --to plays
-  tools/tokenize.py posts.csv --csv text --client user --end-token \\
-      '<|endoftext|>' --tokenizer smollm2/tokenizer.json --to posts"""
+  tools/tokenize.py posts.csv --csv text --client user --test-share 0.1 \\
+      --end-token '<|endoftext|>' --tokenizer smollm2/tokenizer.json --to posts"""
 PIECE = 1 << 17  # characters that are read or tokenised at a time
 HEADER = 128  # bytes before the tokens in tokens.npy: the number of tokens is known only at the end
 TRAIN, TEST = 0, 1
@@ -170,6 +170,7 @@ class Writer:
         self.count = 0
         self.ends, self.split, self.client = array.array("q", [0]), bytearray(), array.array("i")
         self.clients = {}
+        self.is_new_folder = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
         self.file = open(self.path("tokens.npy.part"), "wb")
         self.file.write(header(self.kind, 0))
@@ -283,11 +284,20 @@ def write(arguments):
             raise FileError("the texts have no tokens", 3)
         out.close({"vocabulary": vocabulary, "tokenizer": arguments.tokenizer.name, "eos": end}, arguments.client is not None)
     finally:
-        out.file.close()
+        with contextlib.suppress(OSError):  # the first error is told; on a full disk closing fails too
+            out.file.close()
         out.path("tokens.npy.part").unlink(missing_ok=True)
+        if out.is_new_folder:
+            with contextlib.suppress(OSError):
+                out.folder.rmdir()  # fails if it has the arrays
     clients = f", {len(out.clients)} clients" if arguments.client else ""
     print(f"{arguments.to}: {out.count:,} tokens ({out.kind}) in {len(out.split):,} documents, {sum(out.split):,} of them for tests"
           f"{clients}; vocabulary {vocabulary}")
+    if not any(out.split):
+        print("note: no document is for tests, and a run needs at least one window of them: add --test or --test-share", file=sys.stderr)
+    elif all(out.split):
+        print("note: every document is for tests, and a run needs at least one window for training: add texts without --test",
+              file=sys.stderr)
 
 
 def main():

@@ -91,7 +91,7 @@ GenerateRequest parse(const std::vector<std::string>& arguments) {
     } else if (key == "--temperature") {
       const auto number = parse_real(value);
       if (!number || *number < 0 || *number > 1e6) {
-        refuse_value(key, "a number from 0 (the most probable token) on", value);
+        refuse_value(key, "a number from 0 (the most probable token) to 1000000", value);
       }
       request.sampling.temperature = *number;
     } else if (key == "--top_k") {
@@ -161,12 +161,23 @@ void refuse_other_model(const std::string& origin, const DataShape& shape) {
   }
 }
 
+/// A model has learned, or states, how far it looks back: more would not be what was asked for.
+void refuse_longer_context(const GenerateRequest& request, std::int64_t most) {
+  if (request.context <= most) return;
+  throw InputError(
+      formatted("--context = {} is more than the {} tokens that {} looks back: set at "
+                "most {}, or leave it out",
+                request.context, most, request.model.string(), most));
+}
+
 LanguageModel from_checkpoint(const GenerateRequest& request, const OptionTable& options) {
   StoredModel stored = read_stored_model(request.model, options);
   const std::string origin = request.model.string();
   refuse_other_model(origin, stored.model.shape);
   LanguageModel result{std::move(stored.model), std::move(stored.values), nullptr, {}, 0};
   result.context = result.model.shape.sample[0];
+  refuse_longer_context(request, result.context);
+  if (request.context > 0) result.context = request.context;
   if (!stored.data.words.empty()) {
     result.codec = word_codec(stored.data.words);
   } else if (stored.data.name == "text" || stored.data.name == "leaf") {
@@ -205,7 +216,7 @@ bool ends_with_any(const std::string& name, std::initializer_list<const char*> e
 
 /// The shape of the texts, from the weights: rows of the embedding, and of the table of positions
 /// if there is one.
-DataShape shape_of(const std::vector<NamedTensor>& tensors, const fs::path& weights,
+DataShape shape_of(const std::vector<NamedTensor>& tensors, const GenerateRequest& request,
                    std::int64_t length) {
   DataShape shape{{length}, 0, 0, true};
   for (const NamedTensor& tensor : tensors) {
@@ -214,12 +225,13 @@ DataShape shape_of(const std::vector<NamedTensor>& tensors, const fs::path& weig
       shape.vocabulary = shape.classes = tensor.shape[0];
     }
     if (ends_with_any(tensor.name, {"wpe.weight"})) {
+      refuse_longer_context(request, tensor.shape[0]);
       shape.sample[0] = std::min(length, tensor.shape[0]);
     }
   }
   if (shape.vocabulary == 0) {
     throw DataError(formatted("{} has no embedding of tokens (embed_tokens.weight or wte.weight)",
-                              weights.string()));
+                              request.model.string()));
   }
   return shape;
 }
@@ -236,9 +248,10 @@ LanguageModel from_folder(const GenerateRequest& request, const OptionTable& opt
   const std::vector<NamedTensor> tensors = read_weights(request.model);
   std::int64_t length = needed;
   if (const std::int64_t most = positive(sizes, "max_position_embeddings"); most > 0) {
+    refuse_longer_context(request, most);
     length = std::min(length, most);
   }
-  const DataShape shape = shape_of(tensors, request.model, length);
+  const DataShape shape = shape_of(tensors, request, length);
   LanguageModel result{build_model(config, shape), {}, std::move(codec), {}, shape.sample[0]};
   refuse_other_model(request.model.string(), result.model.shape);
   result.values = Parameters(std::make_shared<const BufferLayout>(
@@ -294,6 +307,11 @@ Prompted load(const GenerateRequest& request, const OptionTable& options) {
   std::unique_ptr<TextCodec> codec;
   const bool is_folder = fs::is_directory(request.model);
   if (is_folder && !fs::exists(request.model / kInput)) {
+    if (fs::is_directory(request.model / "checkpoints")) {
+      throw InputError(
+          formatted("{} is the folder of a run: give a file of its folder checkpoints/",
+                    request.model.string()));
+    }
     throw InputError(
         formatted("{} has no {}: a folder needs it beside its weights, as tools/get_model.py "
                   "writes them",
@@ -320,9 +338,6 @@ Prompted load(const GenerateRequest& request, const OptionTable& options) {
     result.language = from_checkpoint(request, options);
     if (codec) result.language.codec = std::move(codec);
     result.prompt = prompt_tokens(request, result.language.codec.get());
-    if (request.context > 0) {
-      result.language.context = std::min(result.language.context, request.context);
-    }
   }
   const std::int64_t vocabulary = result.language.model.shape.vocabulary;
   const TextCodec* used = request.ids ? nullptr : result.language.codec.get();

@@ -263,7 +263,8 @@ Members make_shards(std::int64_t size, const std::vector<std::int64_t>& sorted) 
   return lists;
 }
 
-Members by_client(const Dataset& data, std::int64_t clients) {
+/// `limit`: data.train_limit.
+Members by_client(const Dataset& data, std::int64_t clients, std::int64_t limit) {
   if (data.client_of.empty()) {
     throw InputError(
         formatted("data.partition = given needs data that names the client of each sample; {} does "
@@ -273,10 +274,12 @@ Members by_client(const Dataset& data, std::int64_t clients) {
   const std::int64_t named =
       *std::max_element(data.client_of.begin(), data.client_of.end()) + std::int64_t{1};
   if (named < clients) {
-    throw InputError(
-        formatted("clients.count = {} is more than the {} clients (0 to {}) that {} names: set it "
-                  "to at most {}",
-                  clients, named, named - 1, data.name, named));
+    throw InputError(formatted(
+        "clients.count = {} is more than the {} clients (0 to {}) that {} names{}: set it "
+        "to at most {}{}",
+        clients, named, named - 1, data.name,
+        limit > 0 ? formatted(" in its first {} samples", limit) : "", named,
+        limit > 0 ? ", or leave data.train_limit at 0" : ""));
   }
   Members lists(static_cast<std::size_t>(clients));  // of the first ones that the data names
   for (std::size_t i = 0; i < data.client_of.size(); ++i) {
@@ -357,7 +360,7 @@ Partition::Partition(const Config& config, const Dataset& data)
   std::string rule = name;
   Members members;
   if (name == "given") {
-    members = by_client(data, clients_);
+    members = by_client(data, clients_, config.integer("data.train_limit"));
   } else {
     members = by_class(train, data.shape.predicts_tokens() ? 1 : data.shape.classes);
     if (name == "long_tail") {

@@ -192,6 +192,11 @@ void pack_training(Dataset& dataset, Documents documents, const Array& tokens,
   const std::int64_t length = dataset.shape.sample[0];
   const Windows windows{length, length};
   const bool given = config.text("data.partition") == "given";
+  if (given && !documents.have_clients) {
+    throw fault(fs::path(dataset.files[0]).replace_filename("client.npy"),
+                "is missing, and data.partition = given needs it: tools/tokenize.py --client "
+                "writes it; or set data.partition = iid");
+  }
   std::ranges::stable_sort(documents.train, {}, &Passage::client);
   Pack pack;
   std::vector<WindowSeries> series;

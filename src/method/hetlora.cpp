@@ -58,18 +58,69 @@ std::vector<double> gram(const float* m, std::int64_t count, std::int64_t r, std
   return sums;
 }
 
-/// ||B A||_F of a client's values: the root of the sum of (B^T B)[a, b] (A A^T)[a, b].
-double product_norm(const Update& update, const Adapter& adapter) {
-  const BufferLayout::Place& up = update.buffer_layout->place(adapter.up);
-  const BufferLayout::Place& down = update.buffer_layout->place(adapter.down);
-  const float* const values = floats_of(*update.values).data();
+/// A factor of an adapter in a client's shape; no values if the client lacks the adapter.
+struct FactorValues {
+  std::vector<float> frozen;  ///< a copy; empty if the client sent the factor
+  const float* data = nullptr;
+  std::vector<std::int64_t> shape;
+};
+
+/// As the client sent it. A frozen one is in no update, but the server has it. Only its own range
+/// is gathered: the other frozen values may be most of a large model.
+FactorValues factor_values(const Experiment& experiment, const Update& update, int entry) {
+  const BufferLayout::Place& sent = update.buffer_layout->place(entry);
+  FactorValues factor;
+  if (sent.present) {
+    factor.shape = sent.shape;
+    factor.data = floats_of(*update.values).data() + sent.offset;
+    return factor;
+  }
+  PlanCache& plans = *experiment.plans;
+  const auto all = plans.buffer_layout(Submodel::full(*experiment.model.layout), Packing::frozen);
+  const auto own = plans.buffer_layout(update.buffer_layout->submodel(), Packing::frozen);
+  const BufferLayout::Place& place = own->place(entry);
+  if (!place.present) return factor;
+  std::vector<double> values(static_cast<std::size_t>(place.count), 0.0);
+  std::vector<double> holders(values.size(), 0.0);
+  plans.plan(*all, *own, nullptr, kFrozen)
+      ->accumulate({place.offset, place.offset + place.count},
+                   experiment.frozen->buffer().const_data_ptr<float>(), 1, values.data(),
+                   holders.data());
+  factor.shape = place.shape;
+  factor.frozen.assign(values.begin(), values.end());
+  factor.data = factor.frozen.data();
+  return factor;
+}
+
+/// ||B A||_F of a client: the root of the sum of (B^T B)[a, b] (A A^T)[a, b]; 0 if it lacks one.
+double product_norm(const Experiment& experiment, const Update& update, const Adapter& adapter) {
+  const FactorValues up = factor_values(experiment, update, adapter.up);
+  const FactorValues down = factor_values(experiment, update, adapter.down);
+  if (up.data == nullptr || down.data == nullptr) return 0;
   const std::int64_t r = down.shape[0];
-  const std::int64_t in = down.count / r;
-  const std::vector<double> b = gram(values + up.offset, up.count / r, r, r, 1);
-  const std::vector<double> a = gram(values + down.offset, in, r, 1, in);
+  const std::int64_t out = up.shape[0], in = down.shape[1];
+  const std::vector<double> b = gram(up.data, out, r, r, 1);
+  const std::vector<double> a = gram(down.data, in, r, 1, in);
   double square = 0;
   for (std::size_t i = 0; i < a.size(); ++i) square += a[i] * b[i];
   return std::sqrt(std::max(0.0, square));
+}
+
+/// A client keeps its personal values, so the server could not compute the norms.
+void refuse_half_personal(const Layout& layout) {
+  for (const Adapter& adapter : layout.adapters) {
+    const Entry& down = layout.entries[static_cast<std::size_t>(adapter.down)];
+    const Entry& up = layout.entries[static_cast<std::size_t>(adapter.up)];
+    const auto is_merged = [](const Entry& entry) {
+      return !entry.personal && entry.kind == Kind::trainable;
+    };
+    if ((!down.personal || !is_merged(up)) && (!up.personal || !is_merged(down))) continue;
+    throw InputError(
+        formatted("method.merge = adapter_norms weighs {} by its product with {}, which "
+                  "method.personal keeps from the server: name both there, or set "
+                  "method.merge = average",
+                  down.personal ? up.name : down.name, down.personal ? down.name : up.name));
+  }
 }
 
 /// Each adapter is the mean of the clients' adapters, padded with zeros, with weights in proportion
@@ -78,27 +129,30 @@ class AdapterNorms : public AverageMerge {
  public:
   explicit AdapterNorms(const RuleContext& context) : AverageMerge(context) {
     refuse_without_adapters(context.experiment);
+    refuse_half_personal(*context.experiment.model.layout);
   }
 
   void merge(const Experiment& experiment, Parameters& model, std::span<Update> updates) override {
     AverageMerge::merge(experiment, model, updates);
     for (const Adapter& adapter : experiment.model.layout->adapters) {
-      const std::vector<double> weights = weights_of(updates, adapter);
+      const std::vector<double> weights = weights_of(experiment, updates, adapter);
       double total = 0;
       for (const double weight : weights) total += weight;
       if (total == 0) continue;  // no client has the adapter, or all products are zero
       for (const int entry : {adapter.down, adapter.up}) {
+        const Kind kind = experiment.model.layout->entries[static_cast<std::size_t>(entry)].kind;
+        if (kind == Kind::frozen) continue;
         merge_entry(experiment, model, updates, weights, total, entry);
       }
     }
   }
 
  private:
-  std::vector<double> weights_of(std::span<const Update> updates, const Adapter& adapter) const {
+  std::vector<double> weights_of(const Experiment& experiment, std::span<const Update> updates,
+                                 const Adapter& adapter) const {
     std::vector<double> weights;
     for (const Update& update : updates) {
-      const bool has = update.buffer_layout->place(adapter.up).present;
-      weights.push_back(has ? product_norm(update, adapter) * staleness_weight(update) : 0);
+      weights.push_back(product_norm(experiment, update, adapter) * staleness_weight(update));
     }
     return weights;
   }

@@ -10,6 +10,7 @@
 
 #include "espalier/base/error.h"
 #include "espalier/base/new_file.h"
+#include "espalier/config/option_text.h"
 #include "espalier/model/transformer.h"
 #include "espalier/record/software.h"
 
@@ -22,12 +23,6 @@ using Json = nlohmann::json;
 /// Options that say more than sizes; every Llama has these values.
 constexpr std::pair<const char*, const char*> kAlways[] = {
     {"model.rms_norm", "true"}, {"model.activation", "swiglu"}, {"model.positions", "rotary"}};
-
-/// The value of one of these options, a flag as "true" or "false".
-std::string value_of(const Config& config, const char* option) {
-  const bool is_flag = config.table().find(option)->type == OptionType::boolean;
-  return is_flag ? (config.boolean(option) ? "true" : "false") : config.text(option);
-}
 
 constexpr const char* kQueryHeads = "num_attention_heads";
 
@@ -117,7 +112,7 @@ void refuse_other_llama(const Config& config, const fs::path& weights, bool part
     settings.push_back(formatted("{} = {} instead of {}", option, value, own));
   };
   for (const auto& [option, value] : kAlways) {
-    if (const std::string own = value_of(config, option); own != value) set(option, value, own);
+    if (const std::string own = option_text(config, option); own != value) set(option, value, own);
   }
   if (config.text("model.attention_scale") == "embed") {
     set("model.attention_scale", "kept", "embed");
@@ -145,7 +140,7 @@ std::string llama_config(const StoredModel& stored, FloatType type) {
   };
   if (stored.model.name != "gpt") refuse(formatted("model.name = {}", stored.model.name));
   for (const auto& [option, value] : kAlways) {
-    if (value_of(config, option) != value) refuse(formatted("{} is not {}", option, value));
+    if (option_text(config, option) != value) refuse(formatted("{} is not {}", option, value));
   }
   const bool bias = config.boolean("model.qkv_bias");
   if (bias != config.boolean("model.linear_bias")) {

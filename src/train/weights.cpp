@@ -10,6 +10,7 @@
 #include <span>
 
 #include "espalier/base/log.h"
+#include "espalier/config/option_text.h"
 #include "espalier/record/checkpoint.h"
 #include "espalier/train/evaluate.h"
 #include "espalier/train/llama.h"
@@ -467,6 +468,41 @@ void declare_weight_options(OptionTable& table) {
        "left over"});
 }
 
+namespace {
+
+/// Options on which a model's values depend, but no shape of a tensor.
+constexpr const char* kNotInShapes[] = {
+    "model.norm",         "model.groups",    "model.heads",       "model.activation",
+    "model.norm_epsilon", "model.positions", "model.rotary_base", "model.attention_scale",
+    "model.pooling",      "model.patch",     "model.stem",        "model.first_stride",
+    "model.pool"};
+
+/// A warning that names the options by which the same weights are another function here than in the
+/// checkpoint's run. It is no error, because training may go on with other ones.
+void warn_of_other_function(Config here, const std::string& origin, const StoredModel& stored,
+                            const Layout& layout) {
+  if (here.text("model.name") != stored.model.name) return;
+  std::vector<std::string> differences;
+  const auto compare = [&](const char* option, const std::string& there, const std::string& now) {
+    if (there != now)
+      differences.push_back(formatted("{} = {} there, {} here", option, there, now));
+  };
+  for (const char* option : kNotInShapes) {
+    compare(option, option_text(stored.config, option), option_text(here, option));
+  }
+  const Layout& from = *stored.model.layout;
+  if (!from.adapters.empty() && !layout.adapters.empty() &&
+      from.adapter_choice.scale != layout.adapter_choice.scale) {
+    compare("model.adapter_alpha", option_text(stored.config, "model.adapter_alpha"),
+            option_text(here, "model.adapter_alpha"));
+  }
+  if (differences.empty()) return;
+  log_warning(formatted("the weights of {} are another function with the options of this run: {}",
+                        origin, fmt::to_string(fmt::join(differences, "; "))));
+}
+
+}  // namespace
+
 Parameters first_model(const Config& config, const Experiment& experiment) {
   Parameters model(
       experiment.plans->buffer_layout(Submodel::full(*experiment.model.layout), Packing::aligned));
@@ -479,6 +515,7 @@ Parameters first_model(const Config& config, const Experiment& experiment) {
     try {
       const StoredModel stored = read_stored_model(path, config.table());
       placed = place_weights(named_tensors(stored.values), path.string(), partial, model);
+      warn_of_other_function(config, path.string(), stored, *experiment.model.layout);
     } catch (const OutputError& error) {
       throw DataError(error.what());  // here the checkpoint is an input
     }

@@ -10,7 +10,7 @@ import unittest
 import numpy as np
 
 sys.path.insert(0, os.path.dirname(__file__))
-from support import ProgramTest, finish  # noqa: E402
+from support import ProgramTest, finish, read_bytes  # noqa: E402
 
 TOOLS = os.path.join(os.path.dirname(os.environ["ESPALIER_INPUTS"]), "tools")
 BYTES = {**{b: chr(b) for b in (*range(33, 127), *range(161, 173), *range(174, 256))}}
@@ -111,6 +111,33 @@ class TokenizeText(ProgramTest):
         texts, split, _, _ = self.arrays("--test", "b.txt")
         self.assertEqual((texts, split), (["hello <|end|> b"], [1]))
 
+    def test_a_note_names_the_split_that_a_run_would_miss(self):
+        self.write("some.csv", "who,said\nann,hello\nbob,good day\n")
+        for words, arguments in (("no document is for tests", ("some.csv", "--csv", "said", "--client", "who")),
+                                 ("every document is for tests", ("--csv", "said", "--test", "some.csv")),
+                                 ("", ("some.csv", "--csv", "said", "--test-share", "0.3"))):
+            done = self.tool(*arguments, "--to", "noted")
+            self.assertEqual((done.returncode, done.stderr.count("note: ")), (0, 1 if words else 0), done.stderr)
+            self.assertIn(words, done.stderr)
+
+    def test_a_failure_leaves_an_older_folder_as_it_was(self):
+        self.arrays("play.txt")
+        before = {name: read_bytes(self.path("out", name)) for name in os.listdir(self.path("out"))}
+        self.write("blank.txt", "")
+        done = self.tool("blank.txt", "--to", "out")
+        self.assertEqual(done.returncode, 3, done.stderr)
+        self.assertEqual({name: read_bytes(self.path("out", name)) for name in os.listdir(self.path("out"))}, before)
+
+    def test_a_disk_that_fills_up_keeps_nothing_of_it(self):
+        self.write("long.txt", "hello hello\n" * 20000)
+        limited = ("import resource, subprocess, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (70000, 70000)); "
+                   "sys.exit(subprocess.run(sys.argv[1:]).returncode)")
+        done = finish(self.begin([sys.executable, "-c", limited, sys.executable, os.path.join(TOOLS, "tokenize.py"), "long.txt", "--documents",
+                                  "line", "--tokenizer", "tokenizer.json", "--to", "never"]), 100)
+        self.assertEqual((done.returncode, done.stderr.count("\n")), (1, 1), done.stderr)
+        self.assertIn("cannot be written: File too large", done.stderr)
+        self.assertFalse(os.path.exists(self.path("never")))
+
     def test_the_last_documents_are_for_tests(self):
         """Each line has 4 tokens; a part of a document is not enough for the share."""
         self.write("a.txt", "abc\n" * 10)
@@ -175,8 +202,7 @@ class TokenizeText(ProgramTest):
         done = self.tool(*arguments, "--to", "never")
         self.assertEqual((done.returncode, done.stdout, done.stderr.count("\n")), (status, "", 1), done.stderr)
         self.assertIn(words, done.stderr)
-        self.assertFalse(os.path.exists(self.path("never", "meta.json")))
-        self.assertFalse(os.path.exists(self.path("never", "tokens.npy")))
+        self.assertFalse(os.path.exists(self.path("never")))
 
     def test_bad_input_is_one_sentence(self):
         with open(self.path("latin.txt"), "wb") as file:

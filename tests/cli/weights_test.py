@@ -124,6 +124,24 @@ class WeightsTest(ProgramTest):
         self.assert_refused(3, "its header would have", *common, f"--model.init={out}", "--check")
         self.assertFalse(os.path.exists(self.path("runs", "bad")))
 
+    def test_options_that_no_shape_tells_are_named_if_they_differ_from_the_checkpoints(self):
+        own = ("--data.synthetic_vocabulary=20", "--data.synthetic_labels=next_token", "--data.length=6", "--model.name=gpt",
+               "--model.embed=24", "--model.depth=1", "--model.heads=2", "--model.positions=rotary", "--model.adapter_rank=2",
+               "--model.adapter_alpha=6", "--data.partition=iid")
+        checkpoint = self.checkpoint(self.run_ok("first", *own, "--run.rounds=1"))
+        for settings, words in (((), ""),
+                                (("--model.heads=4",), "model.heads = 2 there, 4 here"),
+                                (("--model.rotary_base=77", "--model.adapter_alpha=3"),
+                                 "model.rotary_base = 10000 there, 77 here; model.adapter_alpha = 6 there, 3 here"),
+                                (("--model.norm_epsilon=0.25", "--model.init_partial=true", "--model.adapter_rank=0"),
+                                 "model.norm_epsilon = 0 there, 0.25 here")):
+            done = self.espalier("run", self.input, "--run.name=next", "--overwrite", *own, *settings, f"--model.init={checkpoint}",
+                                 "--run.rounds=0")
+            self.assertEqual(done.returncode, 0, done.stderr)
+            warned = [line for line in done.stderr.splitlines() if "are another function" in line]
+            self.assertEqual(len(warned), 1 if words else 0, done.stderr)
+            self.assertTrue(not words or warned[0].endswith(": " + words), warned)
+
     def test_export_refuses_what_it_cannot_do(self):
         checkpoint = self.trained()
         out = self.exported(checkpoint)

@@ -326,6 +326,15 @@ TEST(Partition, GivenFollowsTheColumn) {
   };
   EXPECT_MENTIONS(refused(4),
                   "clients.count = 4 is more than the 3 clients (0 to 2) that mine names");
+  EXPECT_EQ(refused(4).find("train_limit"), std::string::npos);
+  try {
+    divide(data, "partition = given\ntrain_limit = 6", 5);
+    FAIL();
+  } catch (const InputError& error) {
+    EXPECT_MENTIONS(std::string(error.what()),
+                    "mine names in its first 6 samples: set it to at most 3, or leave "
+                    "data.train_limit at 0");
+  }
   // Fewer are the first ones; nobody trains on the samples of the others.
   const Partition first = divide(data, "partition = given", 2);
   EXPECT_EQ(lists(first), (std::vector<std::vector<std::int64_t>>{{1, 5}, {2}}));

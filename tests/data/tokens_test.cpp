@@ -57,6 +57,14 @@ class TokenFolder : public DataFolder {
   }
 };
 
+TEST_F(TokenFolder, GivenClientsNeedTheirFile) {
+  write_tokens(60);
+  EXPECT_MENTIONS(refusal("length = 3\npartition = given\n"),
+                  "client.npy is missing, and data.partition = given needs it");
+  write_clients({0});
+  EXPECT_EQ(refusal("length = 3\npartition = given\n"), "accepted");
+}
+
 TEST_F(TokenFolder, WithoutMoreFilesIsOneTextWhoseLastTenthIsForTests) {
   write_tokens(100);
   const Dataset data = tokens();

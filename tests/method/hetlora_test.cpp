@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include "espalier/protocol/rounds/personal.h"
 #include "fixture.h"
 
 namespace espalier::rounds {
@@ -14,13 +15,16 @@ const char* const kInput =
     "widths = 1, 0.5\n[clients]\ncount = 2\n[train]\nonly = adapters, head\n";
 
 struct Scene {
-  std::unique_ptr<Setting> setting = make_setting(kInput, "");
-  const Experiment& e = setting->experiment;
-  ServerRules rules = build_rules(
-      rounds_catalogue(), rule_names(rounds_catalogue(), setting->config), setting->config, e);
+  std::unique_ptr<Setting> setting;
+  const Experiment& e;
+  ServerRules rules;
   Parameters model{e.plans->buffer_layout(Submodel::full(*e.model.layout), Packing::aligned)};
 
-  Scene() {
+  explicit Scene(const std::string& more = "")
+      : setting(make_setting(kInput, more)),
+        e(setting->experiment),
+        rules(build_rules(rounds_catalogue(), rule_names(rounds_catalogue(), setting->config),
+                          setting->config, e)) {
     initialise(model, 1);
     e.frozen->share(model);
   }
@@ -97,6 +101,41 @@ TEST(Hetlora, RanksThatNoClientHasStay) {
   const int down = s.e.model.layout->adapters.front().down;
   EXPECT_TRUE(at::equal(s.model[down].narrow(0, 2, 2), before[down].narrow(0, 2, 2)));
   EXPECT_FALSE(at::equal(s.model[down].narrow(0, 0, 2), before[down].narrow(0, 0, 2)));
+}
+
+TEST(Hetlora, FrozenFactorsTakePartInTheNorms) {
+  Scene s("[train]\nfreeze = *.lora_A.weight\n");
+  const Parameters before = s.model.copy();
+  std::vector<Update> updates{s.update(0), s.update(1)};
+  s.rules.merge->merge(s.e, s.model, updates);
+  for (const Adapter& adapter : s.e.model.layout->adapters) {
+    at::Tensor up = at::zeros(s.model[adapter.up].sizes(), at::kDouble);
+    double total = 0;
+    for (const Update& update : updates) {
+      const at::Tensor b = Scene::values_of(update, adapter.up);
+      const at::Tensor a = before[adapter.down].narrow(0, 0, b.size(1)).to(at::kDouble);
+      const double norm = at::matmul(b, a).norm().item<double>();
+      up.narrow(1, 0, b.size(1)).add_(b, norm);
+      total += norm;
+    }
+    EXPECT_TRUE(at::allclose(s.model[adapter.up].to(at::kDouble), up / total, 1e-6, 1e-7));
+    EXPECT_TRUE(at::equal(s.model[adapter.down], before[adapter.down]));
+  }
+}
+
+TEST(Hetlora, RefusesNormsOfFactorsThatStayWithClients) {
+  for (const char* const factor : {"*.lora_A.weight", "fc2.lora_B.weight"}) {
+    const auto s = make_setting(kInput, formatted("[method]\npersonal = {}\n", factor));
+    mark_personal(s->config, s->experiment);
+    EXPECT_THROW(build_rules(rounds_catalogue(), rule_names(rounds_catalogue(), s->config),
+                             s->config, s->experiment),
+                 InputError);
+  }
+  // Adapters that stay as a whole are in no update, and everything else is averaged.
+  const auto s = make_setting(kInput, "[method]\npersonal = adapters\n");
+  mark_personal(s->config, s->experiment);
+  build_rules(rounds_catalogue(), rule_names(rounds_catalogue(), s->config), s->config,
+              s->experiment);
 }
 
 TEST(Hetlora, NeedsAdapters) {
