@@ -106,8 +106,8 @@ int serve(const Surroundings& s, Service service, const Request& request, RunDir
       archive.value(kDataPrint, print);
       content(archive);
     };
-    writer.write(directory.checkpoint(version), make_checkpoint(resolved, with_print),
-                 [version] { warn_of_loss(version); });
+    writer.write(directory.checkpoint(version), resolved, with_print,
+                 {.after = [version] { warn_of_loss(version); }});
   };
   Run run(s.experiment, service.settings, pool, records, s.real_time,
           {.on_version = [&](const VersionReport& report) { progress.version(report); },
