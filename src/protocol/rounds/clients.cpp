@@ -102,9 +102,11 @@ void Clients::archive(Archive& archive) {
     a.value("submodel", code);
     if (a.loading()) map[client] = Submodel::decode(*experiment_.model.layout, code);
   };
-  std::vector<std::int64_t> idle(idle_.begin(), idle_.end());
+  std::vector<std::int64_t> idle;
+  idle.reserve(idle_.size());  // of a million clients, in one walk
+  for (const std::int64_t client : idle_) idle.push_back(client);
   archive.value("idle", idle);
-  idle_ = {idle.begin(), idle.end()};
+  if (archive.loading()) idle_ = {idle.begin(), idle.end()};
   std::vector<std::int64_t> away = sorted_keys(away_until_), until;
   for (const std::int64_t client : away) until.push_back(away_until_.at(client));
   archive.value("away", away);
