@@ -44,7 +44,6 @@ COLUMN_ATTRIBUTES = {
     "description": "what the column holds",
     "wall": "1 if the column may differ between equal runs; `espalier diff` compares it only with `--all`",
 }
-ENTRY_ATTRIBUTES = {"checksum": "XXH3 hash of the values, as a signed integer"}
 
 # Entries that the engine writes for every protocol.
 ENGINE_ENTRIES = [
@@ -78,7 +77,8 @@ ENGINE_ENTRIES = [
     ("wall/elapsed_s", ONE, "host time since the run began, in s"),
     ("wall/busy_s", ONE, "host time that the server spent working, in s"),
     ("wall/saving_s", ONE, "host time that the server spent on checkpoints, in s"),
-    ("wall/records", "varies", "the run file up to here, as bytes of an HDF5 file"),
+    ("wall/records_bytes", ONE, "length of `run.journal` up to here, in bytes"),
+    ("wall/records_checksum", ONE, "checksum of `run.journal` up to here, as a signed integer"),
 ]
 
 TINY = """
@@ -404,9 +404,8 @@ def content(path):
     with h5py.File(path) as file:
 
         def visit(name, item):
-            is_group = isinstance(item, h5py.Group)
-            check_attributes(item.attrs, {} if is_group else ENTRY_ATTRIBUTES, f"{path} {name}")
-            entries[name] = Found("group", None) if is_group else Found(type_of(item), item.size)
+            check_attributes(item.attrs, {}, f"{path} {name}")
+            entries[name] = Found("group", None) if isinstance(item, h5py.Group) else Found(type_of(item), item.size)
 
         file.visititems(visit)
         return entries, set(file.attrs)
@@ -537,9 +536,12 @@ These tables are in every run file:
 {tables_text(tables)}
 ## Checkpoint
 
-`runs/NAME/checkpoints/ckpt_VERSION.h5` has groups and datasets of one dimension. Each dataset has the attribute
-`checksum`, the {ENTRY_ATTRIBUTES["checksum"]}. After the HDF5 data follow 24 bytes: `ESPALIER`,
-the length of the data, and its XXH3 hash. [Checkpoints and resume](../reliability.md) explains when they are written.
+`runs/NAME/checkpoints/ckpt_VERSION.h5` has groups and datasets of one dimension. After the HDF5 data follow 24 bytes:
+`ESPALIER`, the length of the data, and its XXH3 hash. [Checkpoints and resume](../reliability.md) explains when they are
+written.
+
+`runs/NAME/run.journal` has the rows of `run.h5` once more, in blocks that only the program reads. It stands in for the
+rows in checkpoints: a resume makes `run.h5` again from the blocks up to the checkpoint.
 """
 
 

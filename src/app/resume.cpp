@@ -99,6 +99,17 @@ Intent intent(const Config& requested, const Request& request,
   return {Intent::Kind::resume, wanted.resolved()};
 }
 
+std::optional<RecordsMark> records_mark(CheckpointReader& checkpoint) {
+  if (!checkpoint.holds("wall/records_bytes")) return std::nullopt;
+  RecordsMark mark;
+  checkpoint.read([&](Archive& archive) {
+    archive.open("wall");
+    archive_mark(archive, mark);
+    archive.close();
+  });
+  return mark;
+}
+
 Newest newest_checkpoint(const RunDirectory& directory, const Config& config) {
   Newest newest;
   const auto paths = directory.checkpoints();
@@ -116,6 +127,7 @@ Newest newest_checkpoint(const RunDirectory& directory, const Config& config) {
         }
       }
       refuse(differences, path.string(), "remove it");
+      if (const auto mark = records_mark(*reader)) check_records(directory.journal(), *mark);
       newest.checkpoint = std::move(reader);
       return newest;
     } catch (const OutputError& error) {

@@ -20,14 +20,16 @@ namespace {
 RunFile restored_records(CheckpointReader& checkpoint, const RunDirectory& directory,
                          const std::string& resolved,
                          const std::vector<const TableSchema*>& tables) {
-  Bytes image;
+  if (const auto mark = records_mark(checkpoint))
+    return RunFile::rebuild(directory.run_file(), resolved, tables, directory.journal(), *mark);
+  Bytes image;  // of an older release
   checkpoint.read([&](Archive& archive) {
     archive.open("wall");
     archive.value("records", image);
     archive.close();
   });
   directory.restore_run_file(image);
-  return RunFile::reopen(directory.run_file(), resolved, tables);
+  return RunFile::reopen(directory.run_file(), resolved, tables, directory.journal());
 }
 
 /// " out_of_memory=12 rejected=3": counts of failed tasks. Tasks that were outstanding at the end
@@ -91,8 +93,9 @@ int serve(const Surroundings& s, Service service, const Request& request, RunDir
   if (mpi.size() == 1) local = std::make_unique<Worker>(s.kinds, mailbox, s.real_time);
   Pool pool(mailbox, mpi.size(), local.get(), s.real_time != nullptr);
   const std::vector<const TableSchema*> tables = with_engine_tables(s.protocol.tables);
-  RunFile records = is_restored ? restored_records(*checkpoint, directory, resolved, tables)
-                                : RunFile(directory.run_file(), resolved, tables);
+  RunFile records = is_restored
+                        ? restored_records(*checkpoint, directory, resolved, tables)
+                        : RunFile(directory.run_file(), resolved, tables, directory.journal());
   if (!is_restored) record_clients(records, s.experiment);
 
   // 2. The conversation, at its beginning or at a checkpoint.
@@ -112,8 +115,9 @@ int serve(const Surroundings& s, Service service, const Request& request, RunDir
       archive.value(kDataPrint, print);
       content(archive);
     };
-    writer.write(directory.checkpoint(version), make_checkpoint(resolved, with_print),
-                 [version] { warn_of_loss(version); });
+    writer.write(directory.checkpoint(version), resolved, with_print,
+                 {.before = [&records] { records.sync_journal(); },
+                  .after = [version] { warn_of_loss(version); }});
   };
   Run run(s.experiment, service.settings, pool, records, s.real_time,
           {.on_version = [&](const VersionReport& report) { progress.version(report); },

@@ -1,6 +1,10 @@
 #include "espalier/base/wide_sums.h"
 
+#include <algorithm>
+#include <array>
 #include <cmath>
+#include <cstdint>
+#include <cstring>
 
 #include "espalier/base/wide.h"
 
@@ -45,6 +49,22 @@ ESPALIER_WIDE double squared_distance(const float* a, const float* b, std::int64
         const double difference = static_cast<double>(a[i]) - static_cast<double>(b[i]);
         return difference * difference;
       });
+}
+
+/// An exponent of all ones is infinity or not a number.
+ESPALIER_WIDE bool all_finite(std::span<const float> values) {
+  constexpr std::uint32_t kExponent = 0x7f800000u;
+  // Parts of fixed size, because the compiler vectorises those at every optimisation level.
+  constexpr std::size_t kPart = 64;
+  std::array<std::uint32_t, kPart> bad{};
+  for (std::size_t i = 0; i < values.size(); i += kPart) {
+    std::array<std::uint32_t, kPart> bits{};
+    std::memcpy(bits.data(), values.data() + i, std::min(kPart, values.size() - i) * sizeof(float));
+    for (std::size_t j = 0; j < kPart; ++j) {
+      bad[j] |= static_cast<std::uint32_t>((bits[j] & kExponent) == kExponent);
+    }
+  }
+  return std::ranges::all_of(bad, [](std::uint32_t b) { return b == 0; });
 }
 
 }  // namespace espalier

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "espalier/base/error.h"
+#include "espalier/base/large_pages.h"
 #include "espalier/comm/wire_header.h"
 
 // The form of a message. First one MPI message with tag kHeader: the header, and the head if it is
@@ -174,6 +175,7 @@ void Mailbox::State::describe(const std::shared_ptr<Incoming>& message) {
                  header.sequence, message->rank, due);
   ++due;
   message->payload->resize(static_cast<std::size_t>(header.payload_bytes));
+  prefer_large_pages(message->payload->data(), message->payload->size());
   if (header.head_bytes <= kInlineHeadBytes) {
     message->head->assign(message->first.begin() + sizeof(WireHeader), message->first.end());
   } else {

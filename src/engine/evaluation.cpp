@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "espalier/base/kill_point.h"
+#include "espalier/base/large_pages.h"
 
 namespace espalier {
 
@@ -136,13 +137,19 @@ void Evaluator::calibrate(std::int64_t version, const Parameters& model) {
 SharedBytes Evaluator::values_of(const Parameters& model) const {
   const auto dense = experiment_.plans->buffer_layout(model.submodel(), Packing::dense);
   Bytes values(static_cast<std::size_t>(dense->size_without_frozen()) * sizeof(float));
+  prefer_large_pages(values.data(), values.size());
   experiment_.plans->plan(model.buffer_layout(), *dense, nullptr, kEvaluated)
       ->copy(model.data(), floats_of(values).data());
   return to_shared(std::move(values));
 }
 
-/// The model of an item in the buffer layout of `like`.
+SharedBytes Evaluator::values_of(const Running& running) const {
+  return running.values ? running.values : values_of(running.model);
+}
+
+/// The model of an item in the buffer layout of `like`; not a copy if the item has it so.
 Parameters Evaluator::model_of(const Running& running, const Parameters& like) const {
+  if (!running.values) return running.model;
   const auto dense = experiment_.plans->buffer_layout(like.submodel(), Packing::dense);
   Parameters model = like.copy();
   experiment_.plans->plan(*dense, model.buffer_layout(), nullptr, kEvaluated)
@@ -150,14 +157,16 @@ Parameters Evaluator::model_of(const Running& running, const Parameters& like) c
   return model;
 }
 
-/// The item of the version; a new one has the model's values and no results. Models may be large,
-/// so the one copy is that which its jobs share.
+/// The item of the version; a new one has the model's values and no results.
 Evaluator::Running& Evaluator::hold(std::int64_t version, const Parameters& model) {
   const auto [place, added] = running_.try_emplace(version);
   Running& running = place->second;
   if (!added) return running;
-  running.values = values_of(model);
-  if (experiment_.model.has_statistics) running.model = model.copy();
+  if (experiment_.model.has_statistics) {
+    running.model = model.copy();
+  } else {
+    running.values = values_of(model);
+  }
   running.is_calibrated = !lacks_statistics(model);
   running.moments.resize(static_cast<std::size_t>(plan_.calibration_batches()));
   running.sums.resize(static_cast<std::size_t>(plan_.test_batches()));
@@ -208,7 +217,7 @@ void Evaluator::send(std::int64_t version, const Running& running, JobKind kind)
   job.kind = kind;
   job.number = job.version = version;
   job.urgency = kind == kCalibrate && running.is_urgent ? Urgency::first : Urgency::idle;
-  job.payload = running.values;
+  job.payload = values_of(running);
   const std::int64_t batches =
       kind == kCalibrate ? plan_.calibration_batches() : plan_.test_batches();
   const std::int64_t ranks = pool_.places();
@@ -236,7 +245,6 @@ void Evaluator::take_moments(const Answer& answer) {
   }
   if (std::ranges::any_of(running.moments, [](const auto& m) { return m.empty(); })) return;
   set_statistics(running.model, running.moments);
-  running.values = values_of(running.model);
   running.is_calibrated = true;
   if (running.is_evaluated) send(answer.number, running, kEvaluate);
 }

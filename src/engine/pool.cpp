@@ -17,13 +17,15 @@ Pool::Pool(Mailbox& mailbox, int ranks, Worker* local, bool real_time)
   payloads_.resize(ranks_.size());
 }
 
-/// The place of the payload on the rank (job.h). A payload that the rank lacks becomes its newest.
-std::int64_t Pool::place_payload(std::size_t place, const SharedBytes& payload) {
-  std::deque<SharedBytes>& kept = payloads_[place];
-  const auto found = std::ranges::find(kept, payload);
+/// The place of the job's payload on the rank (job.h). A payload that the rank lacks becomes its
+/// newest.
+std::int64_t Pool::place_payload(std::size_t place, const Job& job) {
+  std::deque<KeptPayload>& kept = payloads_[place];
+  const auto found = std::ranges::find_if(kept, [&](const KeptPayload& k) {
+    return !k.payload.owner_before(job.payload) && !job.payload.owner_before(k.payload);
+  });
   if (found != kept.end()) return found - kept.begin() + 1;
-  kept.push_front(payload);
-  if (kept.size() > kKeptPayloads) kept.pop_back();
+  keep_payload(kept, {job.version, job.payload});
   return kPayloadKept;
 }
 
@@ -78,7 +80,7 @@ void Pool::send(std::size_t place, const Job& job, std::int64_t work) {
   const int rank = ranks_[place];
   mailbox_.expect(rank,
                   static_cast<std::int64_t>(job.head->size() + job.payload->size() + kAnswerHead));
-  mailbox_.send(rank, message_of(job, place_payload(place, job.payload)));
+  mailbox_.send(rank, message_of(job, place_payload(place, job)));
 }
 
 Answer Pool::collect(std::int64_t number) {

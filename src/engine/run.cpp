@@ -248,7 +248,7 @@ void Run::archive(Archive& archive, Conversation& conversation) {
   if (archive.loading()) saved_version_ = conversation.progress().version;
 }
 
-/// Saves values that may differ between equal runs, and the records so far.
+/// Saves values that may differ between equal runs, and where the journal of the records ends.
 void Run::archive_wall(Archive& archive, Conversation& conversation) {
   archive.open("wall");
   double elapsed_s = this->elapsed_s();
@@ -258,8 +258,9 @@ void Run::archive_wall(Archive& archive, Conversation& conversation) {
   if (archive.loading()) elapsed_before_s_ = elapsed_s;
   conversation.archive_wall(archive);
   if (!archive.loading()) {
-    Bytes records = records_.image();
-    archive.value("records", records);
+    records_.flush(1.0);
+    RecordsMark records = records_.mark();
+    archive_mark(archive, records);
   }
   archive.close();
 }

@@ -26,18 +26,16 @@ Worker::Worker(const JobKinds& kinds, Mailbox& mailbox, const RealTime* real_tim
     : kinds_(kinds), mailbox_(mailbox), real_time_(real_time) {}
 
 /// The payload of a job's message, which may be one that came with an earlier message.
-SharedBytes Worker::kept_payload(const Message& message) {
+SharedBytes Worker::kept_payload(const Message& message, std::int64_t version) {
   const std::int64_t place = payload_place_of(message);
-  if (place == kPayloadNotKept) return message.payload;
-  if (place > 0) return payloads_.at(static_cast<std::size_t>(place - 1));
-  payloads_.push_front(message.payload);
-  if (payloads_.size() > kKeptPayloads) payloads_.pop_back();
+  if (place > 0) return payloads_.at(static_cast<std::size_t>(place - 1)).payload;
+  if (place == kPayloadKept) keep_payload(payloads_, {version, message.payload});
   return message.payload;
 }
 
 void Worker::accept(const Message& message) {
   Job job = job_of(message);
-  job.payload = kept_payload(message);
+  job.payload = kept_payload(message, job.version);
   Work work{job, kinds_.make(std::move(job))};
   work.job.head = work.job.payload = nullptr;
   if (work.job.urgency != Urgency::normal) {

@@ -12,6 +12,7 @@
 #include "espalier/base/kill_point.h"
 #include "espalier/base/new_file.h"
 #include "h5_io.h"
+#include "piecewise_file.h"
 #include "seal.h"
 
 namespace espalier {
@@ -20,13 +21,6 @@ namespace {
 
 // Scalars and short lists lie in their object header: one read and a few hundred bytes less each.
 constexpr std::size_t kCompactBytes = 512;
-
-std::int64_t checksum_of(const void* data, std::size_t bytes) {
-  const std::uint64_t hash = hash_bytes(data, bytes);
-  std::int64_t stored;
-  std::memcpy(&stored, &hash, sizeof stored);
-  return stored;
-}
 
 H5Handle fixed_text_type(std::size_t bytes) {
   H5Handle type(H5Tcopy(H5T_C_S1), H5Tclose);
@@ -58,7 +52,7 @@ class GroupStack {
 
 class SavingArchive final : public Archive {
  public:
-  explicit SavingArchive(hid_t root) : groups_(root) {}
+  explicit SavingArchive(const h5::PiecewiseFile& file) : file_(file), groups_(file.id()) {}
   bool loading() const override { return false; }
 
   void value(const char* name, std::int64_t& value) override {
@@ -110,6 +104,9 @@ class SavingArchive final : public Archive {
     const hsize_t length = count;
     const H5Handle space(h5_check(H5Screate_simple(1, &length, nullptr), what), H5Sclose);
     const H5Handle creation(h5_check(H5Pcreate(H5P_DATASET_CREATE), what), H5Pclose);
+    // A small checkpoint is mostly headers: without this each keeps 150 bytes free.
+    h5_check(H5Pset_dset_no_attrs_hint(creation, true), what);
+    h5_check(H5Pset_obj_track_times(creation, false), what);
     if (count > 0 && bytes <= kCompactBytes) h5_check(H5Pset_layout(creation, H5D_COMPACT), what);
     const H5Handle dataset(h5_check(H5Dcreate2(groups_.top(), name, file_type, space, H5P_DEFAULT,
                                                creation, H5P_DEFAULT),
@@ -117,9 +114,10 @@ class SavingArchive final : public Archive {
                            H5Dclose);
     if (count > 0)
       h5_check(H5Dwrite(dataset, memory_type, H5S_ALL, H5S_ALL, H5P_DEFAULT, data), what);
-    h5::write_attribute(dataset, "checksum", checksum_of(data, bytes));
+    file_.check();
   }
 
+  const h5::PiecewiseFile& file_;
   GroupStack groups_;
 };
 
@@ -224,48 +222,73 @@ void yield_to_training() {
   setpriority(PRIO_PROCESS, self, std::min(19, getpriority(PRIO_PROCESS, self) + kLess));
 }
 
-void store(const std::filesystem::path& path, const FileImage& checkpoint) {
+constexpr std::size_t kPieceBytes = std::size_t{4} << 20;
+
+/// A checkpoint under its temporary name.
+struct Unfinished {
+  explicit Unfinished(const std::filesystem::path& path)
+      : file(path), content(file, kMostCopiedBytes) {}
+  NewFile file;
+  h5::PiecewiseFile content;
+};
+
+void seal(NewFile& file, std::int64_t bytes) {
+  Hasher hasher;
+  Bytes piece(kPieceBytes);
+  for (std::int64_t at = 0; at < bytes; at += std::ssize(piece)) {
+    piece.resize(std::min(kPieceBytes, static_cast<std::size_t>(bytes - at)));
+    file.read_at(at, piece.data(), piece.size());
+    hasher.add(piece.data(), piece.size());
+  }
+  const Seal seal = seal_of(static_cast<std::uint64_t>(bytes), hasher.value());
+  file.write_at(bytes, &seal, sizeof(seal));
+}
+
+void complete(Unfinished& checkpoint, const CheckpointSteps& steps) {
+  const std::int64_t bytes = checkpoint.content.complete(checkpoint.file);
+  kill_point("checkpoint.half");
+  seal(checkpoint.file, bytes);
+  if (steps.before) steps.before();
+  kill_point("checkpoint.written");
+  checkpoint.file.put_in_place();
+  kill_point("checkpoint.renamed");
+}
+
+/// OutputErrors of `work` with what to do about them.
+template <class Work>
+auto advising(const Work& work) {
   try {
-    kill_point("checkpoint.begin");
-    NewFile file(path);
-    const std::size_t half = checkpoint.bytes / 2;
-    file.write(checkpoint.data.get(), half);
-    kill_point("checkpoint.half");
-    file.write(checkpoint.data.get() + half, checkpoint.bytes - half);
-    const Seal seal = seal_of(checkpoint.data.get(), checkpoint.bytes);
-    file.write(&seal, sizeof(seal));
-    kill_point("checkpoint.written");
-    file.put_in_place();
-    kill_point("checkpoint.renamed");
-  } catch (const std::exception& error) {
+    return work();
+  } catch (const OutputError& error) {
     throw OutputError(formatted("{}; make room or choose another run.dir", error.what()));
   }
 }
 
 }  // namespace
 
-FileImage make_checkpoint(const std::string& config_text,
-                          const std::function<void(Archive&)>& content) {
-  h5::MemoryFile file;
-  h5::write_identity(file.id(), h5::kCheckpointType, config_text);
-  SavingArchive archive(file.id());
-  content(archive);
-  h5::write_attribute(file.id(), "complete", std::int64_t{1});
-  return file.finish();
-}
-
 CheckpointWriter::~CheckpointWriter() {
   if (writing_.valid()) writing_.wait();
 }
 
-void CheckpointWriter::write(const std::filesystem::path& path, FileImage checkpoint,
-                             std::function<void()> written) {
+void CheckpointWriter::write(const std::filesystem::path& path, const std::string& config_text,
+                             const std::function<void(Archive&)>& content, CheckpointSteps steps) {
   finish();
+  kill_point("checkpoint.begin");
+  auto checkpoint = advising([&] {
+    auto begun = std::make_shared<Unfinished>(path);
+    h5::write_identity(begun->content.id(), h5::kCheckpointType, config_text);
+    SavingArchive archive(begun->content);
+    content(archive);
+    h5::write_attribute(begun->content.id(), "complete", std::int64_t{1});
+    begun->content.close();
+    return begun;
+  });
   writing_ = std::async(std::launch::async,
-                        [path, image = std::move(checkpoint), written = std::move(written)] {
+                        [checkpoint = std::move(checkpoint), steps = std::move(steps)]() mutable {
                           yield_to_training();
-                          store(path, image);
-                          if (written) written();
+                          advising([&] { complete(*checkpoint, steps); });
+                          checkpoint.reset();
+                          if (steps.after) steps.after();
                         });
 }
 

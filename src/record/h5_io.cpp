@@ -4,9 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
 #include <cstring>
-#include <utility>
 
 #include "espalier/base/error.h"
 #include "espalier/record/software.h"
@@ -14,16 +12,6 @@
 namespace espalier::h5 {
 
 namespace {
-
-// Strong closing: a handle forgotten somewhere must not keep a file open that is about to be
-// renamed.
-H5Handle access_list() {
-  h5_quiet();
-  H5Handle list(H5Pcreate(H5P_FILE_ACCESS), H5Pclose);
-  h5_check(H5Pset_file_locking(list, false, true), "turn HDF5 file locking off");
-  h5_check(H5Pset_fclose_degree(list, H5F_CLOSE_STRONG), "set how HDF5 files close");
-  return list;
-}
 
 H5Handle text_type() {
   H5Handle type(H5Tcopy(H5T_C_S1), H5Tclose);
@@ -85,12 +73,6 @@ T element(const Values& values, std::int64_t i) {
   return value;
 }
 
-/// HDF5 takes two files in memory for the same one if their names are equal.
-std::string memory_name() {
-  static std::int64_t made = 0;
-  return formatted("in memory {}", ++made);
-}
-
 }  // namespace
 
 std::string brief(const std::string& message) {
@@ -102,52 +84,21 @@ std::string brief(const std::string& message) {
   return message.substr(0, message.find(": ")) + ": " + reason;
 }
 
+// Strong closing: a handle forgotten somewhere must not keep a file open that is about to be
+// renamed.
+H5Handle access_list() {
+  h5_quiet();
+  H5Handle list(H5Pcreate(H5P_FILE_ACCESS), H5Pclose);
+  h5_check(H5Pset_file_locking(list, false, true), "turn HDF5 file locking off");
+  h5_check(H5Pset_fclose_degree(list, H5F_CLOSE_STRONG), "set how HDF5 files close");
+  return list;
+}
+
 H5Handle create_file(const std::filesystem::path& path) {
   const H5Handle access = access_list();
   return {h5_check(H5Fcreate(path.c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, access),
                    "create " + path.string() + " (is its folder there, and may you write in it?)"),
           H5Fclose};
-}
-
-MemoryFile::MemoryFile() {
-  constexpr std::size_t kGrowth = std::size_t{16} << 20;
-  H5FD_file_image_callbacks_t buffer = {};
-  buffer.udata = &buffer_;
-  buffer.udata_copy = [](void* data) { return data; };
-  buffer.udata_free = [](void*) -> herr_t { return 0; };
-  buffer.image_malloc = [](std::size_t size, H5FD_file_image_op_t, void*) {
-    return std::malloc(size);
-  };
-  buffer.image_realloc = [](void* old, std::size_t size, H5FD_file_image_op_t, void*) {
-    return std::realloc(old, size);
-  };
-  buffer.image_memcpy = [](void* to, const void* from, std::size_t size, H5FD_file_image_op_t,
-                           void*) { return std::memcpy(to, from, size); };
-  buffer.image_free = [](void* data, H5FD_file_image_op_t, void* place) -> herr_t {
-    *static_cast<void**>(place) = data;
-    return 0;
-  };
-  const H5Handle access = access_list();
-  h5_check(H5Pset_fapl_core(access, kGrowth, false), "keep a file in memory");
-  h5_check(H5Pset_file_image_callbacks(access, &buffer), "keep a file in memory");
-  file_ = {h5_check(H5Fcreate(memory_name().c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, access),
-                    "create a file"),
-           H5Fclose};
-}
-
-MemoryFile::~MemoryFile() {
-  file_ = {};
-  std::free(buffer_);
-}
-
-FileImage MemoryFile::finish() {
-  h5_check(H5Fflush(file_, H5F_SCOPE_GLOBAL), "complete a file in memory");
-  const ssize_t size = H5Fget_file_image(file_, nullptr, 0);
-  if (size < 0) throw OutputError("cannot tell the size of a file in memory");
-  file_.close();
-  return {{static_cast<const std::byte*>(std::exchange(buffer_, nullptr)),
-           [](const std::byte* data) { std::free(const_cast<std::byte*>(data)); }},
-          static_cast<std::size_t>(size)};
 }
 
 void require_file(const std::filesystem::path& path) {

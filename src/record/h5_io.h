@@ -12,7 +12,6 @@
 
 #include "espalier/base/bytes.h"
 #include "espalier/base/hdf5.h"
-#include "espalier/record/checkpoint.h"
 
 namespace espalier::h5 {
 
@@ -25,27 +24,13 @@ inline constexpr const char* kCheckpointType = "espalier checkpoint";
 /// full disk is reported with a dozen of the library's inner function names.
 std::string brief(const std::string& message);
 
+/// How all files are opened: without locks, and closed with all handles into them.
+H5Handle access_list();
 /// Creates or truncates.
 H5Handle create_file(const std::filesystem::path& path);
 /// Throws an OutputError that says so where there is no such file, or a folder.
 void require_file(const std::filesystem::path& path);
 H5Handle open_file(const std::filesystem::path& path, bool writable = false);
-
-/// A new file in memory. finish() closes it and gives the bytes that it would have on the disk,
-/// which are HDF5's own buffer and no copy of it.
-class MemoryFile {
- public:
-  MemoryFile();
-  MemoryFile(const MemoryFile&) = delete;
-  MemoryFile& operator=(const MemoryFile&) = delete;
-  ~MemoryFile();
-  hid_t id() const { return file_; }
-  FileImage finish();
-
- private:
-  void* buffer_ = nullptr;  // HDF5 grows it, and leaves it here on closing
-  H5Handle file_;
-};
 
 /// Root attributes that both kinds of file carry: filetype, version, software, its version and
 /// commit, config.

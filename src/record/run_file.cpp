@@ -7,17 +7,21 @@
 #include <cstring>
 #include <ctime>
 #include <deque>
-#include <fstream>
 #include <optional>
+#include <utility>
 
+#include "espalier/base/archive.h"
 #include "espalier/base/error.h"
 #include "h5_io.h"
+#include "journal.h"
 
 namespace espalier {
 
 namespace {
 
 constexpr hsize_t kChunkRows = 1024;
+// Of one table; a million clients are as many rows at once.
+constexpr std::int64_t kMostWaiting = 1 << 16;
 using SteadyClock = std::chrono::steady_clock;
 
 H5Handle file_type(ColumnType type) {
@@ -79,9 +83,14 @@ H5Handle open_column(hid_t group, const Column& column) {
   return dataset;
 }
 
+std::size_t width_of(const Column& column) {
+  return column.type == ColumnType::text ? kTextBytes : sizeof(double);
+}
+
+/// A table of the file. Rows that are not written yet wait column by column, as HDF5 takes them.
 class Table {
  public:
-  Table(hid_t file, const TableSchema& schema) : schema_(schema) {
+  Table(hid_t file, const TableSchema& schema) : Table(schema) {
     const H5Handle links(h5_check(H5Pcreate(H5P_LINK_CREATE), "create tables"), H5Pclose);
     h5_check(H5Pset_create_intermediate_group(links, 1), "create tables");
     const H5Handle group(
@@ -109,59 +118,137 @@ class Table {
   }
 
   const TableSchema& schema() const { return schema_; }
-  std::int64_t rows() const { return written_ + static_cast<std::int64_t>(buffer_.size()); }
-  void append(const Row& row) { buffer_.push_back(row.values()); }
+  std::int64_t rows() const { return written_ + buffered_; }
+
+  void append(const Row& row) {
+    for (std::size_t c = 0; c < columns_.size(); ++c) {
+      const Row::Value& value = row.values()[c];
+      const std::size_t at = columns_[c].size();
+      columns_[c].resize(at + width_of(schema_.columns[c]));
+      std::byte* const place = columns_[c].data() + at;
+      if (const auto* integer = std::get_if<std::int64_t>(&value)) {
+        std::memcpy(place, integer, sizeof *integer);
+      } else if (const auto* real = std::get_if<double>(&value)) {
+        std::memcpy(place, real, sizeof *real);
+      } else {
+        const auto& text = std::get<std::string>(value);
+        std::memset(place, 0, kTextBytes);
+        std::memcpy(place, text.data(), text.size());
+      }
+    }
+    ++buffered_;
+  }
+
+  /// Rows for the journal. Saving: those that it lacks, which it holds from then on. Loading:
+  /// appends rows that it holds.
+  void archive_rows(Archive& archive) {
+    std::int64_t count = buffered_ - journaled_;
+    archive.value("rows", count);
+    for (std::size_t c = 0; c < columns_.size() && count > 0; ++c) {
+      Bytes& column = columns_[c];
+      const auto width = static_cast<std::ptrdiff_t>(width_of(schema_.columns[c]));
+      Bytes rows;
+      if (!archive.loading()) {
+        rows.resize(static_cast<std::size_t>(count * width));
+        std::memcpy(rows.data(), column.data() + journaled_ * width, rows.size());
+      }
+      archive.value("column", rows);
+      if (!archive.loading()) continue;
+      ESPALIER_CHECK(std::ssize(rows) == count * width, "{} rows of {} in {} bytes", count,
+                     schema_.path, rows.size());
+      column.insert(column.end(), rows.begin(), rows.end());
+    }
+    if (archive.loading()) buffered_ += count;
+    journaled_ = buffered_;
+  }
+  std::int64_t waiting() const { return buffered_; }
+  bool is_journaled() const { return journaled_ == buffered_; }
+
+  /// Takes all written rows back into the buffer, as rows that the journal lacks.
+  void read_back() {
+    for (std::size_t c = 0; c < columns_.size(); ++c) {
+      const std::string what = "read " + h5::object_name(datasets_[c]);
+      const H5Handle type(h5_check(H5Dget_type(datasets_[c]), what), H5Tclose);
+      columns_[c].resize(static_cast<std::size_t>(written_) * width_of(schema_.columns[c]));
+      if (written_ > 0)
+        h5_check(H5Dread(datasets_[c], memory_type(schema_.columns[c].type, type), H5S_ALL, H5S_ALL,
+                         H5P_DEFAULT, columns_[c].data()),
+                 what);
+    }
+    buffered_ = std::exchange(written_, 0);
+  }
 
   void write() {
-    if (buffer_.empty()) return;
+    if (buffered_ == 0) return;
     for (std::size_t c = 0; c < datasets_.size(); ++c) write_column(c);
-    written_ += static_cast<std::int64_t>(buffer_.size());
-    buffer_.clear();
+    written_ += std::exchange(buffered_, 0);
+    journaled_ = 0;
+    for (Bytes& column : columns_) column.clear();
   }
 
  private:
-  explicit Table(const TableSchema& schema) : schema_(schema) {}
+  explicit Table(const TableSchema& schema) : schema_(schema), columns_(schema.columns.size()) {}
 
   void write_column(std::size_t c) {
     const std::string what = formatted("write {}/{}", schema_.path, schema_.columns[c].name);
     const H5Handle& dataset = datasets_[c];
-    const hsize_t start = static_cast<hsize_t>(written_);
-    const hsize_t count = buffer_.size();
+    const auto start = static_cast<hsize_t>(written_);
+    const auto count = static_cast<hsize_t>(buffered_);
     const hsize_t length = start + count;
     h5_check(H5Dset_extent(dataset, &length), what);
     const H5Handle space(h5_check(H5Dget_space(dataset), what), H5Sclose);
     h5_check(H5Sselect_hyperslab(space, H5S_SELECT_SET, &start, nullptr, &count, nullptr), what);
     const H5Handle memory_space(h5_check(H5Screate_simple(1, &count, nullptr), what), H5Sclose);
     const H5Handle type(h5_check(H5Dget_type(dataset), what), H5Tclose);
-
-    const std::vector<std::byte> block = column_block(c);
     h5_check(H5Dwrite(dataset, memory_type(schema_.columns[c].type, type), memory_space, space,
-                      H5P_DEFAULT, block.data()),
+                      H5P_DEFAULT, columns_[c].data()),
              what);
-  }
-
-  std::vector<std::byte> column_block(std::size_t c) const {
-    const std::size_t width = schema_.columns[c].type == ColumnType::text ? kTextBytes : 8;
-    std::vector<std::byte> block(width * buffer_.size());
-    std::byte* place = block.data();
-    for (const std::vector<Row::Value>& row : buffer_) {
-      if (const auto* integer = std::get_if<std::int64_t>(&row[c]))
-        std::memcpy(place, integer, sizeof *integer);
-      else if (const auto* real = std::get_if<double>(&row[c]))
-        std::memcpy(place, real, sizeof *real);
-      else
-        std::memcpy(place, std::get<std::string>(row[c]).data(),
-                    std::get<std::string>(row[c]).size());
-      place += width;
-    }
-    return block;
   }
 
   TableSchema schema_;
   std::vector<H5Handle> datasets_;
-  std::vector<std::vector<Row::Value>> buffer_;
+  std::vector<Bytes> columns_;  // of the rows that wait
+  std::int64_t buffered_ = 0;   // rows that wait
+  std::int64_t journaled_ = 0;  // of these, rows that the journal holds
   std::int64_t written_ = 0;
 };
+
+/// The first block of a journal.
+struct JournalHead {
+  std::string date;
+  std::string tables;
+
+  Bytes encode() {
+    ByteArchive out;
+    archive(out);
+    return out.take();
+  }
+  static JournalHead decode(const Bytes& bytes) {
+    ByteArchive in(bytes);
+    JournalHead head;
+    head.archive(in);
+    return head;
+  }
+
+ private:
+  void archive(Archive& archive) {
+    archive.value("date", date);
+    archive.value("tables", tables);
+  }
+};
+
+/// Names and types of all columns. A journal stores rows without them.
+std::string description_of(const std::vector<const TableSchema*>& tables) {
+  std::string text;
+  for (const TableSchema* schema : tables) {
+    text += schema->path + "\n";
+    for (const Column& column : schema->columns)
+      text += formatted("  {} {}\n", column.name, static_cast<int>(column.type));
+  }
+  return text;
+}
+
+std::string now() { return formatted("{:%Y-%m-%dT%H:%M:%SZ}", fmt::gmtime(std::time(nullptr))); }
 
 }  // namespace
 
@@ -169,6 +256,7 @@ struct RunFile::State {
   std::filesystem::path path;
   H5Handle file;
   std::deque<Table> tables;
+  std::optional<Journal> journal;
   std::optional<SteadyClock::time_point> last_flush;
   std::optional<std::string> error;
 
@@ -190,23 +278,54 @@ struct RunFile::State {
     return it == tables.end() ? nullptr : &*it;
   }
 
-  void write_and_flush() {
+  void create(const std::string& config_text, const std::string& date,
+              const std::vector<const TableSchema*>& schemas) {
+    file = h5::create_file(path);
+    h5::write_identity(file, h5::kRunType, config_text);
+    h5::write_attribute(file, "date", date);
+    for (const TableSchema* schema : schemas) tables.emplace_back(file, *schema);
+  }
+
+  void write_journal() {
+    if (!journal || std::ranges::all_of(tables, &Table::is_journaled)) return;
+    ByteArchive rows;
+    for (Table& table : tables) table.archive_rows(rows);
+    journal->append(rows.take());
+  }
+
+  void write() {
+    write_journal();
     for (Table& table : tables) table.write();
+  }
+
+  void write_and_flush() {
+    write();
     h5_check(H5Fflush(file, H5F_SCOPE_GLOBAL), "flush the file");
     last_flush = SteadyClock::now();
   }
 };
 
+void archive_mark(Archive& archive, RecordsMark& mark) {
+  archive.value("records_bytes", mark.bytes);
+  archive.value("records_checksum", mark.checksum);
+}
+
+void check_records(const std::filesystem::path& journal, RecordsMark mark) {
+  read_journal(journal, mark, [](const Bytes&) {});
+}
+
 RunFile::RunFile(const std::filesystem::path& path, const std::string& config_text,
-                 const std::vector<const TableSchema*>& tables)
+                 const std::vector<const TableSchema*>& tables,
+                 const std::filesystem::path& journal)
     : state_(std::make_unique<State>()) {
   state_->path = path;
   state_->keeping_first_error([&] {
-    state_->file = h5::create_file(path);
-    h5::write_identity(state_->file, h5::kRunType, config_text);
-    h5::write_attribute(state_->file, "date",
-                        formatted("{:%Y-%m-%dT%H:%M:%SZ}", fmt::gmtime(std::time(nullptr))));
-    for (const TableSchema* schema : tables) state_->tables.emplace_back(state_->file, *schema);
+    const std::string date = now();
+    state_->create(config_text, date, tables);
+    if (!journal.empty()) {
+      state_->journal.emplace(journal);
+      state_->journal->append(JournalHead{date, description_of(tables)}.encode());
+    }
     state_->write_and_flush();
   });
 }
@@ -216,7 +335,8 @@ RunFile::RunFile(RunFile&&) noexcept = default;
 RunFile& RunFile::operator=(RunFile&&) noexcept = default;
 
 RunFile RunFile::reopen(const std::filesystem::path& path, const std::string& config_text,
-                        const std::vector<const TableSchema*>& tables) {
+                        const std::vector<const TableSchema*>& tables,
+                        const std::filesystem::path& journal) {
   auto state = std::make_unique<State>();
   state->path = path;
   state->file = h5::open_file(path, true);
@@ -226,6 +346,42 @@ RunFile RunFile::reopen(const std::filesystem::path& path, const std::string& co
   h5::write_attribute(state->file, "config", config_text);
   for (const TableSchema* schema : tables)
     state->tables.push_back(Table::open(state->file, *schema));
+  if (!journal.empty()) {
+    state->journal.emplace(journal);
+    state->journal->append(
+        JournalHead{h5::text_attribute(state->file, "date"), description_of(tables)}.encode());
+    for (Table& table : state->tables) table.read_back();
+    state->write_and_flush();
+  }
+  return RunFile(std::move(state));
+}
+
+RunFile RunFile::rebuild(const std::filesystem::path& path, const std::string& config_text,
+                         const std::vector<const TableSchema*>& tables,
+                         const std::filesystem::path& journal, RecordsMark mark) {
+  auto state = std::make_unique<State>();
+  state->path = path;
+  std::error_code ignored;
+  std::filesystem::remove(path, ignored);  // who reads the old file goes on to read it
+  read_journal(journal, mark, [&](const Bytes& block) {
+    if (!state->file) {
+      const JournalHead head = JournalHead::decode(block);
+      if (head.tables != description_of(tables))
+        throw OutputError(
+            formatted("{} holds other columns than this program writes; go on with the release "
+                      "that began the run",
+                      journal.string()));
+      state->keeping_first_error([&] { state->create(config_text, head.date, tables); });
+      return;
+    }
+    ByteArchive rows(block);
+    for (Table& table : state->tables) table.archive_rows(rows);
+    state->keeping_first_error([&] { state->write(); });
+  });
+  state->keeping_first_error([&] {
+    state->journal.emplace(journal, mark);
+    state->write_and_flush();
+  });
   return RunFile(std::move(state));
 }
 
@@ -238,22 +394,6 @@ RunFile::~RunFile() {
   }
 }
 
-void RunFile::add_table(const TableSchema& schema) {
-  ESPALIER_CHECK(schema.path.starts_with("/method/"), "table {} is not below /method", schema.path);
-  ESPALIER_CHECK(!schema.columns.empty() && state_->find(schema.path) == nullptr,
-                 "table {} is empty or there already", schema.path);
-  state_->keeping_first_error([&] {
-    const bool method =
-        h5_check(H5Lexists(state_->file, "/method", H5P_DEFAULT), "look for /method") > 0;
-    const bool there = method && h5_check(H5Lexists(state_->file, schema.path.c_str(), H5P_DEFAULT),
-                                          "look for " + schema.path) > 0;
-    if (there)
-      state_->tables.push_back(Table::open(state_->file, schema));
-    else
-      state_->tables.emplace_back(state_->file, schema);
-  });
-}
-
 void RunFile::append(const Row& row) {
   if (state_->error) throw OutputError(*state_->error);
   Table* table = state_->find(row.schema().path);
@@ -261,6 +401,7 @@ void RunFile::append(const Row& row) {
   ESPALIER_CHECK(row.values().size() == table->schema().columns.size(),
                  "a row of {} has other columns", row.schema().path);
   table->append(row);
+  if (table->waiting() >= kMostWaiting) state_->keeping_first_error([&] { state_->write(); });
 }
 
 std::int64_t RunFile::rows(const std::string& name) const {
@@ -278,18 +419,13 @@ void RunFile::flush(double not_before_s) {
   });
 }
 
-Bytes RunFile::image() {
-  flush();
-  Bytes bytes;
-  state_->keeping_first_error([&] {
-    std::ifstream in(state_->path, std::ios::binary | std::ios::ate);
-    bytes.resize(static_cast<std::size_t>(std::max<std::streamoff>(0, in.tellg())));
-    in.seekg(0);
-    in.read(reinterpret_cast<char*>(bytes.data()), static_cast<std::streamsize>(bytes.size()));
-    if (!in) throw OutputError("it cannot be read back");
-  });
-  return bytes;
+RecordsMark RunFile::mark() {
+  ESPALIER_CHECK(state_->journal, "{} has no journal", state_->path.string());
+  state_->keeping_first_error([&] { state_->write_journal(); });
+  return state_->journal->mark();
 }
+
+void RunFile::sync_journal() const { state_->journal->sync(); }
 
 void RunFile::close() {
   state_->keeping_first_error([&] {

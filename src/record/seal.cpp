@@ -30,13 +30,17 @@ bool has_seal(std::ifstream& in, std::size_t size) {
   return in && std::memcmp(magic, kMagic, sizeof(kMagic)) == 0;
 }
 
-Seal with(std::uint64_t bytes, std::uint64_t checksum) {
+}  // namespace
+
+Seal seal_of(std::uint64_t bytes, std::uint64_t checksum) {
   Seal seal;
   std::memcpy(seal.magic, kMagic, sizeof(kMagic));
   seal.bytes = bytes;
   seal.checksum = checksum;
   return seal;
 }
+
+namespace {
 
 /// Whether the file has a seal, which is right then. Read piece by piece, since a checkpoint may be
 /// as large as the memory.
@@ -58,16 +62,12 @@ bool is_sealed(const std::filesystem::path& path) {
     left -= count;
   }
   if (!in) throw OutputError(formatted("{} cannot be read to its end", path.string()));
-  const Seal expected = with(size - sizeof(Seal), hasher.value());
+  const Seal expected = seal_of(size - sizeof(Seal), hasher.value());
   if (std::memcmp(&stored, &expected, sizeof(Seal)) != 0) refuse_damaged(path);
   return true;
 }
 
 }  // namespace
-
-Seal seal_of(const std::byte* data, std::size_t bytes) {
-  return with(bytes, hash_bytes(data, bytes));
-}
 
 Record open_record(const std::filesystem::path& path) {
   h5::require_file(path);

@@ -17,7 +17,8 @@ struct Seal {
   std::uint64_t bytes;     // before the seal
   std::uint64_t checksum;  // of these
 };
-Seal seal_of(const std::byte* data, std::size_t bytes);
+/// The seal of `bytes` bytes with this checksum (XXH3).
+Seal seal_of(std::uint64_t bytes, std::uint64_t checksum);
 
 struct Record {
   H5Handle file;

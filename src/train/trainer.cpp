@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "espalier/base/error.h"
+#include "espalier/base/large_pages.h"
 
 namespace espalier {
 namespace {
@@ -19,6 +20,7 @@ std::int64_t payload_bytes(const BufferLayout& dense) {
 std::shared_ptr<Bytes> pack_payload(PlanCache& plans, const Parameters& model,
                                     const BufferLayout& dense) {
   auto bytes = std::make_shared<Bytes>(static_cast<std::size_t>(payload_bytes(dense)));
+  prefer_large_pages(bytes->data(), bytes->size());
   plans.plan(model.buffer_layout(), dense, nullptr, kTrained)
       ->copy(model.data(), floats_of(*bytes).data());
   return bytes;

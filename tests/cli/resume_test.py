@@ -116,6 +116,37 @@ class GoingOn(Resume):
         self.assertEqual(self.checkpoints(run), [f"ckpt_{v:08}.h5" for v in (4, 7, 8, 9)])
 
 
+class Size(Resume):
+    """Bytes that checkpoints take, as their files have them when they get their names."""
+
+    ROUNDS = 400
+
+    def written(self, rounds, every):
+        run = self.run_ok(f"r{rounds}_{every}", f"--run.rounds={rounds}", f"--checkpoint.every={every}",
+                          f"--checkpoint.keep={rounds}", "--record.evaluate_every=100000", "--model.hidden=4")
+        sizes, models = [], []
+        for name in self.checkpoints(run):
+            path = os.path.join(run, "checkpoints", name)
+            sizes.append(os.path.getsize(path))
+            with h5py.File(path) as file:
+                models.append(sum(values.size * 4 for values in file["model"].values()) +
+                              sum(values.size for group in ("payloads", "updates")
+                                  for values in file["tasks"][group].values()))
+        return run, sizes, models
+
+    def test_of_a_checkpoint_does_not_grow_with_the_rounds(self):
+        _, sizes, _ = self.written(self.ROUNDS, 40)
+        self.assertEqual(len(sizes), 10)
+        self.assertLess(max(sizes[:-1]), min(sizes[:-1]) + 100)  # the last one has no tasks in flight
+
+    def test_of_all_checkpoints_is_at_most_three_times_the_run_file(self):
+        run, sizes, models = self.written(self.ROUNDS, 10)
+        journal = os.path.getsize(os.path.join(run, "run.journal"))
+        rows = os.path.getsize(os.path.join(run, "run.h5"))
+        self.assertLess(journal, rows)
+        self.assertLess(journal + sum(sizes) - sum(models), 3 * rows)
+
+
 class OtherData(Resume):
     """The user's files change between two starts, or differ between ranks."""
 
@@ -335,6 +366,57 @@ class Damage(Resume):
         killed = self.stop_after("killed", rounds=2)
         self.spoil(os.path.join(killed, "run.h5"), lambda content: content[:700])
         self.assert_same(straight, self.run_ok("killed", EVERY))
+
+    def test_a_journal_that_is_damaged_or_missing(self):
+        """Blocks behind a checkpoint do not matter to it; before it, an earlier checkpoint is taken, or none."""
+        straight = self.run_ok("straight", EVERY, "--run.rounds=6", "--checkpoint.keep=5")
+        killed = self.stop_after("killed", "--run.rounds=6", "--checkpoint.keep=5", rounds=4)
+        lengths = {}
+        for name in self.checkpoints(killed):
+            with h5py.File(os.path.join(killed, "checkpoints", name)) as file:
+                lengths[int(name[5:13])] = int(file["wall/records_bytes"][0])
+        self.assertEqual(lengths, dict(sorted(lengths.items(), key=lambda item: item[1])))
+        journal = "run.journal"
+
+        def flip(at):
+            return lambda content: content[:at] + bytes([content[at] ^ 16]) + content[at + 1:]
+
+        for number, (change, version) in enumerate((
+                (flip(lengths[4] - 3), 3), (flip(lengths[2] + 30), 2), (lambda content: content[:lengths[3]], 3),
+                (lambda content: content + b"x" * 1000, 4), (lambda content: content[:lengths[1] + 1], 1))):
+            with self.subTest(number):
+                name = f"spoilt{number}"
+                shutil.copytree(killed, self.path("runs", name))
+                self.spoil(self.path("runs", name, journal), change)
+                done = self.run_into(name, EVERY, "--run.rounds=6", "--checkpoint.keep=5")
+                self.assertEqual(done.returncode, 0, done.stderr)
+                self.assertIn(f"resuming from version {version} ", done.stdout)
+                self.assertEqual(done.stderr.count(journal), 4 - version, done.stderr)
+                self.assert_same(straight, self.path("runs", name))
+        os.remove(os.path.join(killed, journal))
+        error = self.assert_refused(4, "no checkpoint in", "run", self.input, "--run.name=killed", EVERY)
+        self.assertIn(journal, error)
+
+    def test_a_checkpoint_without_its_run(self):
+        run = self.run_ok("a", EVERY)
+        moved = self.path("moved.h5")
+        shutil.copy(os.path.join(run, "checkpoints", self.checkpoints(run)[-1]), moved)
+        shutil.rmtree(run)
+        for words in (("info", moved), ("export", moved, self.path("out.safetensors")),
+                      ("run", self.input, "--run.name=next", f"--model.init={moved}")):
+            done = self.espalier(*words)
+            self.assertEqual(done.returncode, 0, done.stderr)
+
+    def test_a_run_is_resumed_after_each_of_many_kills(self):
+        """Also between the rows of the journal and the checkpoint that refers to them."""
+        settings = [EVERY, "--run.rounds=5", "--method.name=semi_async", "--window.grace_s=0.001"]
+        straight = self.run_ok("straight", *settings)
+        for place in ("checkpoint.begin", "checkpoint.half", "checkpoint.written", "round.merged"):
+            name = place.replace(".", "_")
+            for _ in range(3):
+                done = self.run_into(name, *settings, env={"ESPALIER_KILL_AT": f"{place}:2"})
+                self.assertNotEqual(done.returncode, 0)
+            self.assert_same(straight, self.run_ok(name, *settings))
 
     def test_the_lock_of_an_owner_that_died(self):
         straight = self.run_ok("straight", EVERY)

@@ -95,6 +95,77 @@ TEST(Checkpoint, BringsBackEveryTypeBitForBit) {
   EXPECT_FALSE(std::filesystem::exists(folder / "a.h5.tmp"));
 }
 
+// Arrays beyond a page, of lengths that end within one, and more of them than are copied.
+struct Large {
+  std::vector<std::vector<float>> arrays;
+  Bytes bytes;
+  std::int64_t last = 0;
+
+  void archive(Archive& archive) {
+    for (std::size_t i = 0; i < arrays.size(); ++i) {
+      archive.open(std::to_string(i).c_str());
+      archive.value("values", std::span<float>(arrays[i]));
+      archive.close();
+    }
+    archive.value("bytes", bytes);
+    archive.value("last", last);
+  }
+};
+
+TEST(Checkpoint, BringsBackLargeArrays) {
+  const Folder folder;
+  Large saved;
+  std::uint32_t draw = 1;
+  for (const std::size_t count : {16383, 16385, 20000, 9000001, 9000002, 17, 70001}) {
+    std::vector<float>& values = saved.arrays.emplace_back(count);
+    for (float& value : values) value = static_cast<float>(draw = draw * 1664525u + 1013904223u);
+  }
+  saved.bytes.resize(100003, std::byte{7});
+  saved.last = 11;
+  write_checkpoint(folder / "a.h5", "", [&](Archive& archive) { saved.archive(archive); });
+  Large loaded;
+  for (const auto& values : saved.arrays) loaded.arrays.emplace_back(values.size());
+  CheckpointReader(folder / "a.h5").read([&](Archive& archive) { loaded.archive(archive); });
+  EXPECT_EQ(loaded.arrays, saved.arrays);
+  EXPECT_EQ(loaded.bytes, saved.bytes);
+  EXPECT_EQ(loaded.last, 11);
+}
+
+std::int64_t peak_memory_bytes() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return usage.ru_maxrss * std::int64_t{1024};
+}
+
+TEST(Checkpoint, IsNeverWholeInMemory) {
+  const Folder folder;
+  std::vector<float> values(80'000'000);
+  for (std::size_t i = 0; i < values.size(); i += 64) values[i] = static_cast<float>(i);
+  const std::int64_t before = peak_memory_bytes();
+  write_checkpoint(folder / "a.h5", "", [&](Archive& archive) {
+    for (const char* name : {"a", "b", "c"}) archive.value(name, std::span<float>(values));
+  });
+  // One array has 320 MB. What may be copied is 64 MB.
+  EXPECT_LT(peak_memory_bytes() - before, 100'000'000);
+  EXPECT_NO_THROW(CheckpointReader(folder / "a.h5"));
+}
+
+// Of a model of three layers: what each value costs beside its bytes.
+TEST(Checkpoint, IsHardlyLargerThanItsValues) {
+  const Folder folder;
+  std::int64_t number = 3;
+  std::vector<float> weights(900);
+  write_checkpoint(folder / "a.h5", "", [&](Archive& archive) {
+    for (int group = 0; group < 10; ++group) {
+      archive.open(std::to_string(group).c_str());
+      for (const char* name : {"one", "two", "three", "four"}) archive.value(name, number);
+      archive.value("weights", std::span<float>(weights));
+      archive.close();
+    }
+  });
+  EXPECT_LT(std::filesystem::file_size(folder / "a.h5"), 10 * 900 * 4 + 60 * 200 + 4096);
+}
+
 TEST(Checkpoint, TellsWhatItHolds) {
   const Folder folder;
   Everything saved = sample();
@@ -107,11 +178,12 @@ TEST(Checkpoint, TellsWhatItHolds) {
 
 // Such a fault is the program's, not the disk's.
 TEST(Checkpoint, TakesEachNameOncePerGroup) {
+  const Folder folder;
   std::int64_t number = 3;
   std::vector<float> weights(5);
-  const auto refuse = [](const std::string& name, const std::function<void(Archive&)>& content) {
+  const auto refuse = [&](const std::string& name, const std::function<void(Archive&)>& content) {
     try {
-      make_checkpoint("[run]\n", content);
+      write_checkpoint(folder / "a.h5", "[run]\n", content);
       ADD_FAILURE() << name << " was saved twice";
     } catch (const Error& error) {
       EXPECT_EQ(error.status(), Status::internal) << error.what();
@@ -141,7 +213,7 @@ TEST(Checkpoint, TakesEachNameOncePerGroup) {
     archive.open("window");
     archive.close();
   });
-  EXPECT_NO_THROW(make_checkpoint("[run]\n", [&](Archive& archive) {
+  EXPECT_NO_THROW(write_checkpoint(folder / "a.h5", "[run]\n", [&](Archive& archive) {
     for (const char* group : {"a", "b"}) {
       archive.open(group);
       archive.value("a", number);

@@ -26,8 +26,9 @@ struct SmallRun {
   int tasks = 4;
 
   void write(const std::filesystem::path& path) const {
-    RunFile file(path, config, all_tables());
-    file.add_table(kMasks);
+    std::vector<const TableSchema*> tables = all_tables();
+    tables.push_back(&kMasks);
+    RunFile file(path, config, tables);
     Row last_round(rounds_schema());
     last_round.set("round", 1).set("train_loss", 0.5).set("wall_time_s", 1.0);
     round(last_round);

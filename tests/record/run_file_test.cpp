@@ -168,22 +168,114 @@ TEST(RunFile, ReopensAtTheShortestColumnAndGoesOn) {
             (std::vector<std::int64_t>{1, 2, 9}));
 }
 
-TEST(RunFile, MethodTablesAreCreatedOnceAndReopened) {
+// A run file with a journal, and its mark after each of some rounds.
+std::vector<RecordsMark> write_rounds(const Folder& folder, int rounds) {
+  std::vector<RecordsMark> marks;
+  RunFile run(folder / "run.h5", "[run]\n", all_tables(), folder / "journal");
+  for (int i = 1; i <= rounds; ++i) {
+    run.append(round_row(i));
+    if (i % 3 == 2) run.append(evaluation_row(i));
+    if (i % 4 == 0) run.flush();
+    marks.push_back(run.mark());
+  }
+  run.close();
+  return marks;
+}
+
+TEST(RunFile, IsMadeAgainFromItsJournalAsItWasAtAMark) {
   const Folder folder;
-  const TableSchema masks{"/method/masks", {{"kept", ColumnType::integer, "1", "units kept"}}};
+  const std::vector<RecordsMark> marks = write_rounds(folder, 9);
+  std::filesystem::copy_file(folder / "run.h5", folder / "straight.h5");
+  const std::string journal = read_bytes(folder / "journal");
+  for (const int kept : {1, 4, 7, 9}) {
+    write_bytes(folder / "journal", journal + "half a blo");
+    write_bytes(folder / "run.h5", "damaged");
+    RunFile run = RunFile::rebuild(folder / "run.h5", "[run]\n", all_tables(), folder / "journal",
+                                   marks[static_cast<std::size_t>(kept - 1)]);
+    EXPECT_EQ(run.rows("/rounds"), kept);
+    EXPECT_EQ(run.rows("/evaluations"), (kept + 1) / 3);
+    for (int i = kept + 1; i <= 9; ++i) {
+      run.append(round_row(i));
+      if (i % 3 == 2) run.append(evaluation_row(i));
+    }
+    const RecordsMark mark = run.mark();
+    run.close();
+    EXPECT_EQ(first_difference(folder / "straight.h5", folder / "run.h5", DiffScope::all),
+              std::nullopt);
+    EXPECT_NO_THROW(check_records(folder / "journal", mark));
+    EXPECT_EQ(std::filesystem::file_size(folder / "journal"),
+              static_cast<std::uintmax_t>(mark.bytes));
+  }
+}
+
+TEST(RunFile, WritesEachRowOnceIntoItsJournal) {
+  const Folder folder;
+  RunFile run(folder / "run.h5", "", all_tables(), folder / "journal");
+  const std::int64_t empty = run.mark().bytes;
+  constexpr std::int64_t kRounds = 3000;
+  for (int i = 0; i < kRounds; ++i) {
+    run.append(round_row(i));
+    run.mark();
+  }
+  // Eight columns of eight bytes, and for each block two words before it and a count per table.
+  EXPECT_EQ(run.mark().bytes - empty, kRounds * (8 * (8 + 8) + 16 + 4 * 8));
+}
+
+TEST(RunFile, RefusesADamagedOrForeignJournal) {
+  const Folder folder;
+  const std::vector<RecordsMark> marks = write_rounds(folder, 6);
+  const std::string good = read_bytes(folder / "journal");
+  const auto reason = [&](RecordsMark mark) {
+    return output_error([&] { check_records(folder / "journal", mark); });
+  };
+  const auto at = static_cast<std::size_t>(marks[3].bytes);
+  for (std::size_t place = 0; place < good.size(); place += place < at ? 37 : 5) {
+    std::string bad = good;
+    bad[place] ^= 8;
+    write_bytes(folder / "journal", bad);
+    if (place < at) {
+      EXPECT_NE(reason(marks[3]).find("journal are missing, damaged"), std::string::npos);
+    } else {
+      EXPECT_NO_THROW(check_records(folder / "journal", marks[3])) << place;
+    }
+    EXPECT_NE(reason(marks[5]), "");
+  }
+  write_bytes(folder / "journal", good.substr(0, at - 1));
+  EXPECT_NE(reason(marks[3]), "");
+  std::filesystem::remove(folder / "journal");
+  EXPECT_NE(reason(marks[0]), "");
+  write_bytes(folder / "journal", good);
+  EXPECT_NE(reason({marks[3].bytes, marks[2].checksum}), "");
+}
+
+TEST(RunFile, RefusesAJournalOfOtherColumns) {
+  const Folder folder;
+  const RecordsMark mark = write_rounds(folder, 2).back();
+  const std::vector<const TableSchema*> fewer = {&rounds_schema(), &tasks_schema()};
+  const std::string message = output_error(
+      [&] { RunFile::rebuild(folder / "run.h5", "", fewer, folder / "journal", mark); });
+  EXPECT_NE(message.find("other columns"), std::string::npos) << message;
+}
+
+TEST(RunFile, BeginsAJournalWithTheRowsThatItHas) {
+  const Folder folder;
   {
     RunFile run(folder / "run.h5", "", all_tables());
-    run.add_table(masks);
-    run.append(Row(masks).set("kept", 3));
+    for (int i = 1; i <= 5; ++i) run.append(round_row(i));
+    run.append(evaluation_row(4));
   }
+  std::filesystem::copy_file(folder / "run.h5", folder / "straight.h5");
+  RecordsMark mark;
   {
-    RunFile run = RunFile::reopen(folder / "run.h5", "", all_tables());
-    run.add_table(masks);
-    run.append(Row(masks).set("kept", 4));
+    RunFile run = RunFile::reopen(folder / "run.h5", "", all_tables(), folder / "journal");
+    EXPECT_EQ(run.rows("/rounds"), 5);
+    mark = run.mark();
   }
-  const H5Handle file = open_plain(folder / "run.h5");
-  EXPECT_EQ(column<std::int64_t>(file, "/method/masks/kept", H5T_NATIVE_INT64),
-            (std::vector<std::int64_t>{3, 4}));
+  RunFile::rebuild(folder / "made.h5", "", all_tables(), folder / "journal", mark).close();
+  for (const char* name : {"run.h5", "made.h5"}) {
+    EXPECT_EQ(first_difference(folder / "straight.h5", folder / name, DiffScope::all),
+              std::nullopt);
+  }
 }
 
 TEST(RunFile, RefusesRowsOfUnknownTables) {

@@ -12,7 +12,7 @@ namespace espalier {
 inline void write_checkpoint(const std::filesystem::path& path, const std::string& config_text,
                              const std::function<void(Archive&)>& content) {
   CheckpointWriter writer;
-  writer.write(path, make_checkpoint(config_text, content));
+  writer.write(path, config_text, content);
   writer.finish();
 }
 

@@ -14,6 +14,7 @@
 #include "espalier/config/config.h"
 #include "espalier/data/dataset.h"
 #include "espalier/record/checkpoint.h"
+#include "espalier/record/run_file.h"
 
 namespace espalier {
 
@@ -35,8 +36,11 @@ struct Newest {
   std::unique_ptr<CheckpointReader> checkpoint;  ///< null: none exists
   std::vector<std::string> warnings;             ///< of newer checkpoints that cannot be used
 };
-/// The newest checkpoint of the folder that can be used. OutputError if all are damaged; InputError
-/// if it was written under another configuration than `config`.
+/// Where the records of a checkpoint end in the journal of its run; none if it was written by a
+/// release whose checkpoints hold the records themselves.
+std::optional<RecordsMark> records_mark(CheckpointReader& checkpoint);
+/// The newest checkpoint of the folder that can be used, with the journal. OutputError if all are
+/// damaged; InputError if it was written under another configuration than `config`.
 Newest newest_checkpoint(const RunDirectory& directory, const Config& config);
 
 /// The name of the data's fingerprint (data/fingerprint.h) in checkpoints.

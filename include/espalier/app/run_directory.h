@@ -1,6 +1,7 @@
 #pragma once
-// runs/<name>/: config.ini, run.h5, checkpoints/, log.txt, LOCK (the process that uses it), DONE
-// (the closing line). One process at a time uses a folder, and a folder holds one run.
+// runs/<name>/: config.ini, run.h5, run.journal (its rows again), checkpoints/, log.txt, LOCK (the
+// process that uses it), DONE (the closing line). One process at a time uses a folder, and a folder
+// holds one run.
 
 #include <filesystem>
 #include <map>
@@ -50,6 +51,8 @@ class RunDirectory {
 
   const std::filesystem::path& path() const { return path_; }
   std::filesystem::path run_file() const { return path_ / "run.h5"; }
+  /// Of run.h5; the checkpoints refer to it.
+  std::filesystem::path journal() const { return path_ / "run.journal"; }
   std::filesystem::path checkpoint(std::int64_t version) const;
   /// The existing checkpoints, the newest first.
   std::vector<std::filesystem::path> checkpoints() const;

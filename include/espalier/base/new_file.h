@@ -3,6 +3,7 @@
 // written under a temporary name and renamed once its content is on the disk.
 
 #include <cstddef>
+#include <cstdint>
 #include <filesystem>
 #include <string_view>
 
@@ -20,6 +21,10 @@ class NewFile {
   NewFile& operator=(const NewFile&) = delete;
 
   void write(const void* data, std::size_t bytes);
+  /// Writes at a place of the file. A place between two that is never written holds zeros.
+  void write_at(std::int64_t place, const void* data, std::size_t bytes);
+  /// Reads back what was written.
+  void read_at(std::int64_t place, void* data, std::size_t bytes) const;
   /// Waits until the content is on the disk, renames the file, which replaces an older one, and
   /// waits until the new name is on the disk. The last call.
   void put_in_place();
@@ -32,6 +37,9 @@ class NewFile {
   int file_ = -1;
 };
 
+/// Waits until the name of a new file is on the disk: it is part of the folder's data, which needs
+/// an fsync of its own.
+void sync_folder(const std::filesystem::path& path);
 /// Writes `content` as a whole file.
 void write_file(const std::filesystem::path& path, std::string_view content);
 

@@ -62,8 +62,10 @@ class Evaluator {
  private:
   struct Running {
     Nanoseconds time = 0;
-    SharedBytes values;                             // of the model, as its jobs get them
-    Parameters model;                               // undefined without norm statistics
+    // The model, in one of two forms, because models may be large: as its jobs get it, or with
+    // norm statistics.
+    SharedBytes values;
+    Parameters model;
     bool is_evaluated = false;                      // false: only calibrated
     bool is_sent = false;                           // its calibration was sent
     bool is_urgent = false;                         // its calibration was sent as urgent
@@ -79,6 +81,7 @@ class Evaluator {
   void calibrate(std::int64_t version, Running& running, bool urgent);
   void send(std::int64_t version, const Running& running, JobKind kind);
   SharedBytes values_of(const Parameters& model) const;
+  SharedBytes values_of(const Running& running) const;
   Parameters model_of(const Running& running, const Parameters& like) const;
   void retire(std::map<std::int64_t, Running>::iterator done);
   Evaluation combined(const Running& running, std::size_t set) const;

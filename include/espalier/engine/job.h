@@ -6,12 +6,14 @@
 
 #include <chrono>
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <map>
 #include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 
 #include "espalier/comm/mailbox.h"
 #include "espalier/device/device.h"
@@ -98,9 +100,17 @@ class JobKinds {
 };
 
 /// The place of a payload. Several jobs may use one payload, and the server sends it to each rank
-/// once. Both sides keep the last few payloads in the order of sending: place k > 0 is the k-th
-/// newest of them, which is not sent again.
+/// once. Both sides keep the last few payloads of the newest version in the order of sending: place
+/// k > 0 is the k-th newest of them, which is not sent again.
 inline constexpr std::size_t kKeptPayloads = 4;
+/// Both sides keep a payload by this one rule. `Kept` is what a side needs of it, with its job's
+/// `version`. Large models do not leave room for payloads of earlier versions, which no job uses.
+template <class Kept>
+void keep_payload(std::deque<Kept>& kept, Kept newest) {
+  std::erase_if(kept, [&](const Kept& older) { return older.version < newest.version; });
+  kept.push_front(std::move(newest));
+  if (kept.size() > kKeptPayloads) kept.pop_back();
+}
 inline constexpr std::int64_t kPayloadNotKept = -1;  ///< sent with the job
 inline constexpr std::int64_t kPayloadKept = 0;      ///< sent with the job, and kept for others
 

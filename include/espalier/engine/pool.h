@@ -79,7 +79,12 @@ class Pool {
     std::int64_t jobs = 0;  // outstanding
     std::int64_t work = 0;  // of these
   };
-  std::int64_t place_payload(std::size_t place, const SharedBytes& payload);
+  /// A payload that a rank keeps. The server needs no more than to know it again.
+  struct KeptPayload {
+    std::int64_t version;
+    std::weak_ptr<const Bytes> payload;
+  };
+  std::int64_t place_payload(std::size_t place, const Job& job);
   void hand_out();
   void send(std::size_t place, const Job& job, std::int64_t work);
   void handle(Message message);
@@ -91,7 +96,7 @@ class Pool {
   bool real_time_;
   std::vector<int> ranks_;                         // with a worker
   std::vector<Load> loads_;                        // by index into ranks_
-  std::vector<std::deque<SharedBytes>> payloads_;  // that each rank keeps, newest first
+  std::vector<std::deque<KeptPayload>> payloads_;  // that each rank keeps, newest first
   std::map<Order, Waiting> waiting_;
   std::map<std::int64_t, Placement> placed_;  // by number
   std::map<std::int64_t, Answer> arrived_;    // by number

@@ -39,8 +39,12 @@ class Worker {
     double step_s = std::numeric_limits<double>::infinity();
     std::int64_t measured = 0;
   };
+  struct KeptPayload {
+    std::int64_t version;
+    SharedBytes payload;
+  };
   using Place = std::vector<Work>::iterator;
-  SharedBytes kept_payload(const Message& message);
+  SharedBytes kept_payload(const Message& message, std::int64_t version);
   bool step_job();
   bool step_unpaced();
   Place most_urgent();
@@ -55,7 +59,7 @@ class Worker {
   bool warned_ = false;               // that it is too slow
   std::vector<Work> jobs_;            // Urgency::normal; the first is next to finish
   std::deque<Work> unpaced_;          // Urgency::first, then Urgency::idle
-  std::deque<SharedBytes> payloads_;  // newest first
+  std::deque<KeptPayload> payloads_;  // newest first
   std::int64_t latest_version_ = 0;   // of a normal job
 };
 

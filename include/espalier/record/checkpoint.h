@@ -1,10 +1,11 @@
 #pragma once
-// Checkpoints: HDF5 files that objects write and read themselves into through the archives, with a
-// checksum (XXH3) per dataset, the attribute `complete` last, and after HDF5's own end 24 bytes
-// that close the file: "ESPALIER", its length and the checksum of all of it. So no damage reaches
-// HDF5, which may crash on it. A file is made in memory, while nothing else can change, and
-// brought to the disk beside the training: NAME.tmp, synced, renamed, folder synced.
+// Checkpoints: HDF5 files that objects write and read themselves into through the archives, with
+// the attribute `complete` last, and after HDF5's own end 24 bytes that close the file:
+// "ESPALIER", its length and the checksum (XXH3) of all of it. So no damage reaches HDF5, which may
+// crash on it. Values are written while nothing else can change, large ones straight from where
+// they are; a thread completes the file, which is NAME.tmp until it is on the disk.
 
+#include <cstdint>
 #include <filesystem>
 #include <functional>
 #include <future>
@@ -16,24 +17,24 @@
 
 namespace espalier {
 
-/// The bytes of a file that was made in memory.
-struct FileImage {
-  std::shared_ptr<const std::byte> data;
-  std::size_t bytes = 0;
+/// What a checkpoint leaves to the writing thread, in a copy. More would take memory from the
+/// model; without it, a small checkpoint would wait for the disk.
+inline constexpr std::int64_t kMostCopiedBytes = std::int64_t{64} << 20;
+
+/// Functions that the writing thread calls; each may be empty.
+struct CheckpointSteps {
+  std::function<void()> before;  ///< the file gets its name, which brings to the disk what it needs
+  std::function<void()> after;   ///< the file is on the disk under its name
 };
 
-/// A checkpoint before it is written: `content` is handed a saving archive.
-FileImage make_checkpoint(const std::string& config_text,
-                          const std::function<void(Archive&)>& content);
-
-/// Brings checkpoints to the disk, one after the other, while the caller goes on.
+/// Writes checkpoints, one after the other.
 class CheckpointWriter {
  public:
   ~CheckpointWriter();  // waits; never throws
-  /// Starts writing, once the one before is written; OutputError where that failed. `written` is
-  /// called by the writing thread once the file is on the disk under its name.
-  void write(const std::filesystem::path& path, FileImage checkpoint,
-             std::function<void()> written = {});
+  /// Hands `content` a saving archive, once the checkpoint before is written; OutputError where
+  /// that failed. Afterwards its values may change, and a thread completes the file.
+  void write(const std::filesystem::path& path, const std::string& config_text,
+             const std::function<void(Archive&)>& content, CheckpointSteps steps = {});
   /// Waits for the last. OutputError where it could not be written; the previous file of its name
   /// is untouched then.
   void finish();

@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <type_traits>
 
+#include "espalier/base/wide.h"
 #include "espalier/train/trainer.h"
 
 namespace espalier::rounds {
@@ -32,9 +34,67 @@ void for_each_block(const Parameters& model, const std::function<void(Range)>& w
   }
 }
 
+namespace {
+
+struct Term {
+  const float* values;
+  double weight;
+};
+
+/// mean_of_all() of `length` values from `begin` on. Inlined, so that a constant length is
+/// vectorised.
+template <class Length>
+[[gnu::always_inline]] inline void mean_of_part(std::span<const Term> terms, double denominator,
+                                                std::int64_t begin, Length length, double* sums,
+                                                float* mean) {
+  for (std::int64_t i = 0; i < length; ++i) sums[i] = 0;
+  for (const Term& term : terms) {
+    const float* const values = term.values + begin;
+    const double weight = term.weight;
+    for (std::int64_t i = 0; i < length; ++i) sums[i] += weight * static_cast<double>(values[i]);
+  }
+  for (std::int64_t i = 0; i < length; ++i) {
+    mean[begin + i] = static_cast<float>(sums[i] / denominator);
+  }
+}
+
+/// The mean of values that all updates hold: the same sums in the same order as BlockSums, but with
+/// one denominator, so that memory is read and written once.
+ESPALIER_WIDE void mean_of_all(std::span<const Term> terms, float* mean, std::int64_t count) {
+  double denominator = 0;
+  for (const Term& term : terms) denominator += term.weight;
+  if (!(denominator > 0)) return;
+  constexpr std::int64_t kPart = 512;
+  double sums[kPart];
+  std::int64_t begin = 0;
+  for (; begin + kPart <= count; begin += kPart) {
+    mean_of_part(terms, denominator, begin, std::integral_constant<std::int64_t, kPart>{}, sums,
+                 mean);
+  }
+  mean_of_part(terms, denominator, begin, count - begin, sums, mean);
+}
+
+/// Whether every holding has every trained value of the model, all in one layout.
+bool hold_all(const Parameters& model, std::span<const Holding> holdings) {
+  if (holdings.empty()) return false;
+  const Plan& first = *holdings.front().plan;
+  return first.count() == model.buffer_layout().count(Kind::trainable) &&
+         std::ranges::all_of(holdings, [&](const Holding& h) { return h.plan.get() == &first; });
+}
+
+}  // namespace
+
 void weighted_mean(Parameters& model, std::span<const Holding> holdings) {
-  BlockSums sums;
   float* values = model.data();
+  if (hold_all(model, holdings)) {
+    for (const Plan::Run& run : holdings.front().plan->runs()) {
+      std::vector<Term> terms;
+      for (const Holding& h : holdings) terms.push_back({h.values + run.source, h.weight});
+      mean_of_all(terms, values + run.destination, run.length);
+    }
+    return;
+  }
+  BlockSums sums;
   for_each_block(model, [&](Range range) {
     sums.sum(range, holdings);
     for (std::size_t i = 0; i < static_cast<std::size_t>(range.size()); ++i) {

@@ -1,13 +1,11 @@
 #include "espalier/protocol/rounds/server.h"
 
 #include <algorithm>
-#include <array>
 #include <cmath>
-#include <cstring>
 
 #include "espalier/base/kill_point.h"
 #include "espalier/base/log.h"
-#include "espalier/base/wide.h"
+#include "espalier/base/wide_sums.h"
 #include "espalier/device/emulated_time.h"
 #include "espalier/protocol/rounds/personal.h"
 #include "espalier/train/trainer.h"
@@ -20,29 +18,11 @@ constexpr std::int64_t kMostWaits = 100000;
 // Maximum number of consecutive windows in which every task fails.
 constexpr std::int64_t kMostFailedWindows = 100;
 
-/// True if every float is finite: an exponent of all ones is infinity or not a number.
-ESPALIER_WIDE bool all_finite(const Bytes& bytes) {
-  constexpr std::uint32_t kExponent = 0x7f800000u;
-  // Parts of fixed size, because the compiler vectorises those at every optimisation level.
-  constexpr std::size_t kPart = 64;
-  std::array<std::uint32_t, kPart> bad{};
-  const std::size_t count = bytes.size() / sizeof(float);
-  for (std::size_t i = 0; i < count; i += kPart) {
-    std::array<std::uint32_t, kPart> bits{};
-    std::memcpy(bits.data(), bytes.data() + i * sizeof(float),
-                std::min(kPart, count - i) * sizeof(float));
-    for (std::size_t j = 0; j < kPart; ++j) {
-      bad[j] |= static_cast<std::uint32_t>((bits[j] & kExponent) == kExponent);
-    }
-  }
-  return std::ranges::all_of(bad, [](std::uint32_t b) { return b == 0; });
-}
-
 Outcome outcome_of(const Delivered& d, const WindowSettings& window) {
   if (d.sent.fault.crashes) return Outcome::crashed;
   if (d.sent.fault.vanishes) return Outcome::unavailable;
   if (d.arrival.result.out_of_memory) return Outcome::out_of_memory;
-  if (!all_finite(*d.arrival.values)) return Outcome::rejected;
+  if (!all_finite(floats_of(*d.arrival.values))) return Outcome::rejected;
   if (window.stale == Stale::drop && window.is_too_stale(d.staleness)) {
     return Outcome::dropped_stale;
   }
@@ -261,7 +241,7 @@ void RoundsServer::observe(const Delivered& d) {
 // Windows ---------------------------------------------------------------------------------------
 
 void RoundsServer::close_window() {
-  const std::vector<Update> updates = merge();
+  std::vector<Update> updates = merge();
   const std::int64_t version = state_.version;
   release_waiting();
   state_.tasks_due = true;
@@ -274,6 +254,7 @@ void RoundsServer::close_window() {
                     .outstanding = earlier_flights()},
                    model_);
   kill_point("round.recorded");
+  updates.clear();  // with delivered_ the last to hold the values, before the model is copied
   delivered_.clear();
   window_.open(state_.now);
   const bool continues = run_.made_version(version, state_.now, model_);

@@ -2,6 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include <cstring>
+#include <limits>
+
 #include "espalier/protocol/rounds/client_stepper.h"
 #include "purpose.h"
 
@@ -37,6 +40,43 @@ TEST(WeightedMean, OfOneHolderIsItsValueExactly) {
   std::vector<float> back(values.size());
   Plan(*full, dense).copy(std::as_const(model).data(), back.data());
   EXPECT_EQ(back, values);
+}
+
+// Holders of the whole model share a plan and one denominator; the values must be those of the
+// sums by block, which keep a denominator for each value.
+TEST(WeightedMean, OfWholeModelsIsThatOfTheSumsByBlock) {
+  const auto layout = two_layers();
+  auto full = std::make_shared<BufferLayout>(layout, Submodel::full(*layout), Packing::aligned);
+  const BufferLayout dense(layout, Submodel::full(*layout), Packing::dense);
+  const auto plan = std::make_shared<Plan>(dense, *full);
+  for (const std::vector<double> weights : {std::vector<double>{1, 0.3, 1.7}, {0, 0.1}, {0, 0}}) {
+    std::vector<std::vector<float>> values;
+    std::vector<Holding> holdings;
+    for (std::size_t i = 0; i < weights.size(); ++i) {
+      values.push_back(random_values(dense.size(), 40 + i));
+      values.back()[11] = -0.0f;
+      values.back()[600 + i] = std::numeric_limits<float>::infinity();
+      holdings.push_back({plan, values.back().data(), weights[i]});
+    }
+    Parameters model(full), expected(full);
+    for (Parameters* p : {&model, &expected}) {
+      for (std::int64_t i = 0; i < full->size(); ++i) p->data()[i] = 7;
+    }
+    weighted_mean(model, holdings);
+    BlockSums sums;
+    for_each_block(expected, [&](Range range) {
+      sums.sum(range, holdings);
+      for (std::int64_t j = range.begin; j < range.end; ++j) {
+        const auto at = static_cast<std::size_t>(j - range.begin);
+        if (sums.denominator[at] > 0) {
+          expected.data()[j] = static_cast<float>(sums.numerator[at] / sums.denominator[at]);
+        }
+      }
+    });
+    EXPECT_EQ(std::memcmp(model.data(), expected.data(),
+                          static_cast<std::size_t>(full->size()) * sizeof(float)),
+              0);
+  }
 }
 
 TEST(WeightedMean, IsTheMeanOverHoldersAndLeavesOthersAlone) {
