@@ -12,6 +12,7 @@
 
 #include "espalier/base/error.h"
 #include "h5_io.h"
+#include "seal.h"
 
 namespace espalier {
 
@@ -219,6 +220,7 @@ RunFile RunFile::reopen(const std::filesystem::path& path, const std::string& co
                         const std::vector<const TableSchema*>& tables) {
   auto state = std::make_unique<State>();
   state->path = path;
+  drop_seal(path);
   state->file = h5::open_file(path, true);
   if (h5::check_identity(state->file, path) != h5::kRunType)
     throw OutputError(formatted("{} is a checkpoint; give a run file", path.string()));
@@ -297,6 +299,7 @@ void RunFile::close() {
     state_->write_and_flush();
     state_->tables.clear();
     state_->file.close();
+    add_seal(state_->path);
   });
 }
 

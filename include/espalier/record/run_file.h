@@ -41,7 +41,8 @@ class RunFile {
   void flush(double not_before_s = 0);
   /// The file's bytes, all rows so far included.
   Bytes image();
-  /// Writes what is buffered, flushes and closes; nothing may be appended after it.
+  /// Writes what is buffered, flushes, closes and adds a checksum (seal.h); nothing may be appended
+  /// after it.
   void close();
 
  private:
