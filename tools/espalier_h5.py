@@ -37,8 +37,9 @@ import numpy as np
 # A read during a run can coincide with a flush and fail; it succeeds a moment later.
 TRIES = 20
 PAUSE_S = 0.1
-# Processor time to read a file, besides 1 s per MB: far more than a sound file needs.
+# Processor time to read a file, besides 1 s per MB, and memory, besides 8 times its size: far more than a sound file needs.
 CPU_S = 5
+MEMORY_BYTES = 1 << 30
 # Options that name files and do not affect results.
 UNHASHED = ("run.name", "run.dir", "data.dir")
 STATISTICS = (".running_mean", ".running_var")  # entries of a checkpoint's model that are no parameters
@@ -208,9 +209,10 @@ def open_run(path):
 
 
 def _guarded(path):
-    """Reads a file in a child process with a limit of processor time, because a damaged file can crash the HDF5 library or
-    keep it busy for ever. Returns the Run, or raises the child's RunError."""
-    limit = CPU_S + os.path.getsize(path) // 1000000
+    """Reads a file in a child process with limits of processor time and memory, because a damaged file can crash the HDF5
+    library, keep it busy for ever, or ask for any memory. Returns the Run, or raises the child's RunError."""
+    size = os.path.getsize(path)
+    limit = CPU_S + size // 1000000
     begin, end = os.pipe()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of Python 3.12, which fears other threads; none holds HDF5's lock
@@ -222,6 +224,7 @@ def _guarded(path):
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             resource.setrlimit(resource.RLIMIT_CPU, (limit, limit))
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+            _limit_memory(MEMORY_BYTES + 8 * size)
             try:
                 found = _read(path)
             except RunError as error:
@@ -242,6 +245,16 @@ def _guarded(path):
     if isinstance(found, RunError):
         raise found
     return found
+
+
+def _limit_memory(more):
+    """Lets this process have so many bytes beside those that it has, where the system can tell them."""
+    try:
+        with open("/proc/self/statm") as file:
+            own = int(file.read().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (own + more, resource.getrlimit(resource.RLIMIT_AS)[1]))
+    except (OSError, ValueError):
+        pass
 
 
 def _read(path):

@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
-#include <numeric>
 #include <utility>
 
 #include "espalier/base/error.h"
@@ -14,6 +13,9 @@
 namespace espalier {
 
 namespace {
+
+/// Where a key differs by as much from all options, a suggestion is no help.
+constexpr std::size_t kMostEdits = 20;
 
 std::vector<std::string_view> split(std::string_view text, char separator) {
   std::vector<std::string_view> parts;
@@ -50,16 +52,22 @@ std::string filled(const std::string& pattern, const std::string& key) {
   return formatted("{}", fmt::join(wanted, "."));
 }
 
-std::size_t edit_distance(std::string_view a, std::string_view b) {
+/// Of two texts, or `bound` if they differ by at least as much. Only cells within `bound` of the
+/// diagonal can be below it, so the time grows with the length of the texts and not with its
+/// square.
+std::size_t edit_distance(std::string_view a, std::string_view b, std::size_t bound) {
+  if (std::max(a.size(), b.size()) - std::min(a.size(), b.size()) >= bound) return bound;
   std::vector<std::size_t> row(b.size() + 1);
-  std::iota(row.begin(), row.end(), std::size_t{0});
-  for (std::size_t i = 0; i < a.size(); ++i) {
-    std::size_t diagonal = row[0];
-    row[0] = i + 1;
-    for (std::size_t j = 0; j < b.size(); ++j) {
-      const std::size_t replaced = diagonal + (a[i] == b[j] ? 0 : 1);
-      diagonal = row[j + 1];
-      row[j + 1] = std::min({replaced, diagonal + 1, row[j] + 1});
+  for (std::size_t j = 0; j <= b.size(); ++j) row[j] = std::min(j, bound);
+  for (std::size_t i = 1; i <= a.size(); ++i) {
+    const std::size_t first = i > bound ? i - bound : 1;
+    const std::size_t last = std::min(b.size(), i + bound);
+    std::size_t diagonal = row[first - 1];
+    row[first - 1] = first == 1 ? std::min(i, bound) : bound;
+    for (std::size_t j = first; j <= last; ++j) {
+      const std::size_t replaced = diagonal + (a[i - 1] == b[j - 1] ? 0 : 1);
+      diagonal = row[j];
+      row[j] = std::min({replaced, diagonal + 1, row[j - 1] + 1, bound});
     }
   }
   return row.back();
@@ -147,10 +155,10 @@ const Option* OptionTable::find(const std::string& key) const {
 std::string OptionTable::nearest(const std::string& key) const {
   const std::string name = key.substr(key.rfind('.') + 1);
   std::string best;
-  std::size_t best_distance = 3 + key.size() / 4;
+  std::size_t best_distance = std::min(3 + key.size() / 4, kMostEdits);
   for (const Option& option : options_) {
     const std::string candidate = filled(option.key, key);
-    std::size_t distance = edit_distance(key, candidate);
+    std::size_t distance = edit_distance(key, candidate, best_distance);
     // The right name in the wrong section, or without a section, is a likely mistake, whatever the
     // length of the section's name.
     if (candidate.substr(candidate.rfind('.') + 1) == name)

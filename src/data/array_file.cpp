@@ -141,7 +141,13 @@ std::optional<std::int64_t> bytes_of(const std::vector<std::int64_t>& shape, Ele
   return bytes;
 }
 
-Array open_npy(const fs::path& path) {
+Array read(const OpenArray& open) {
+  Array array = open.array;
+  if (open.fill) open.fill(array);
+  return array;
+}
+
+OpenArray open_npy(const fs::path& path) {
   // The header: a magic string, the version, the length of a Python dict, the dict. Format:
   // https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html.
   auto file = std::make_shared<const MappedFile>(path);
@@ -160,8 +166,8 @@ Array open_npy(const fs::path& path) {
   const std::string_view header = content.substr(begin, length);
   begin += length;
 
-  const auto [element, swapped] = npy_type(entry(header, "descr", path), path);
-  Array array{path.string(), element, npy_shape(entry(header, "shape", path), path), nullptr,
+  const NpyType type = npy_type(entry(header, "descr", path), path);
+  Array array{path.string(), type.element, npy_shape(entry(header, "shape", path), path), nullptr,
               nullptr};
   const auto expected = bytes_of(array.shape, array.element);
   const auto available = static_cast<std::int64_t>(bytes.size() - begin);
@@ -175,7 +181,9 @@ Array open_npy(const fs::path& path) {
   array.owner = std::move(file);
   const bool by_column =
       array.shape.size() > 1 && !entry(header, "fortran_order", path).starts_with("False");
-  return by_column || swapped ? rearranged(array, by_column, swapped) : array;
+  const bool swapped = type.swapped;
+  if (!by_column && !swapped) return {std::move(array), nullptr};
+  return {std::move(array), [=](Array& whole) { whole = rearranged(whole, by_column, swapped); }};
 }
 
 }  // namespace espalier

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <cstring>
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -94,13 +95,23 @@ Array array_of(std::string name, Element element, std::vector<std::int64_t> shap
   return {std::move(name), element, std::move(shape), data, std::move(owner)};
 }
 
+/// An array of which only the extents are known, so that they can be refused before numbers are
+/// read, which may take a time.
+struct OpenArray {
+  Array array;
+  std::function<void(Array&)> fill;  ///< reads the numbers; empty: they are mapped already
+};
+/// The array with its numbers.
+Array read(const OpenArray& open);
+
 /// One npy file. DataError (file and mistake) if it is damaged, cut short, or does not hold plain
 /// numbers.
-Array open_npy(const std::filesystem::path& path);
+OpenArray open_npy(const std::filesystem::path& path);
 
 /// The named datasets that the HDF5 file has at its root, also by links, in raw files or as virtual
 /// datasets. DataError if one is damaged, cut short or incomplete, or does not hold plain numbers.
-std::map<std::string, Array> open_hdf5(const std::filesystem::path& path,
-                                       const std::vector<std::string>& names);
+/// HDF5 runs in a child process, which a damaged file may crash.
+std::map<std::string, OpenArray> open_hdf5(const std::filesystem::path& path,
+                                           const std::vector<std::string>& names);
 
 }  // namespace espalier

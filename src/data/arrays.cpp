@@ -358,7 +358,7 @@ bool labels_of_positions(const Array& x, const Array& y) {
 ArraySet open_arrays(const Config& config, const fs::path& folder) {
   const std::vector<std::string> names{"x", "y", "client", "split"};
   ArraySet set;
-  std::map<std::string, Array> arrays;
+  std::map<std::string, OpenArray> arrays;
   const std::string given = config.text("data.file");
   const auto npy = [](const fs::path& prefix, const std::string& name) {
     return fs::path(prefix.string() + name + ".npy");
@@ -398,10 +398,15 @@ ArraySet open_arrays(const Config& config, const fs::path& folder) {
           formatted("{} has no `{}`: write samples into x, labels into y", set.files[0], needed));
     }
   }
-  set.x = arrays.at("x");
-  set.y = arrays.at("y");
-  if (arrays.contains("client")) set.client = arrays.at("client");
-  if (arrays.contains("split")) set.split = arrays.at("split");
+  const auto fill_in = [&](const auto& array_of) {
+    set.x = array_of(arrays.at("x"));
+    set.y = array_of(arrays.at("y"));
+    if (arrays.contains("client")) set.client = array_of(arrays.at("client"));
+    if (arrays.contains("split")) set.split = array_of(arrays.at("split"));
+  };
+  fill_in([](const OpenArray& open) { return open.array; });
+  check_lengths(set);
+  fill_in([](const OpenArray& open) { return read(open); });
   const bool may_be_tokens =
       set.x.is_integer() && set.x.element != Element::boolean && set.x.shape.size() == 2;
   set.tokens = are_tokens(config, "data.array_values");

@@ -1,11 +1,16 @@
 // Datasets of an HDF5 file. The numbers of a dataset may be in another file (by a link), in raw
 // files, or in other datasets. A dataset is mapped only if its numbers are in the file itself, in
-// the form that is used; else HDF5 reads it.
+// the form that is used; else HDF5 reads it. HDF5 does so in child processes: one looks at the
+// datasets, and one for each dataset that is not mapped writes its numbers into shared memory.
+
+#include <sys/mman.h>
 
 #include <bit>
+#include <nlohmann/json.hpp>
 #include <string_view>
 
 #include "array_file.h"
+#include "espalier/base/child.h"
 #include "espalier/base/hdf5.h"
 #include "files.h"
 
@@ -210,9 +215,56 @@ bool check_parts(hid_t object, const std::string& name) {
   return H5Pget_external_count(created) > 0 && find_raw_files(object, created, name);
 }
 
-/// The numbers of a dataset, read through HDF5.
-Array read_dataset(H5Handle object, hid_t file, const std::string& dataset, Array array,
-                   std::int64_t bytes) {
+/// What the child that looks at a dataset tells. The other children find it by its name.
+struct Found {
+  Element element = Element::f32;
+  std::vector<std::int64_t> shape;
+  std::int64_t offset = -1;  ///< of its numbers in the file; -1: HDF5 reads them
+};
+
+Found look_at(hid_t file, const std::string& dataset, const std::string& name) {
+  if (H5Oexists_by_name(file, dataset.c_str(), H5P_DEFAULT) <= 0) {
+    const std::string target = target_of(file, dataset);
+    if (!target.empty()) {
+      throw DataError(formatted("{} is a link to {}, which is missing", name, target));
+    }
+  }
+  const H5Handle object(H5Dopen2(file, dataset.c_str(), H5P_DEFAULT), H5Dclose);
+  const H5Handle type(H5Dget_type(object), H5Tclose);
+  const H5Handle space(H5Dget_space(object), H5Sclose);
+  const H5Handle created(H5Dget_create_plist(object), H5Pclose);
+  Found found{hdf5_element(type, name), {}};
+  std::vector<hsize_t> extents(
+      static_cast<std::size_t>(h5_check(H5Sget_simple_extent_ndims(space), "read its extents")));
+  h5_check(H5Sget_simple_extent_dims(space, extents.data(), nullptr), "read its extents");
+  found.shape.assign(extents.begin(), extents.end());
+  if (!bytes_of(found.shape, found.element)) {
+    throw DataError(formatted("{} has an impossible size", name));
+  }
+  check_parts(object, name);
+  if (!extents_fit(object)) {
+    throw DataError(
+        formatted("{} announces more numbers than its file holds: it is damaged, cut short, or was "
+                  "not written to its end",
+                  name));
+  }
+  const haddr_t offset = H5Dget_offset(object);
+  const bool plain =
+      found.element == Element::boolean || H5Tequal(type, native_type(found.element)) > 0;
+  // The offset counts from the beginning of the file that has the numbers.
+  const bool in_this_file = H5Pget_layout(created) == H5D_CONTIGUOUS &&
+                            H5Pget_external_count(created) == 0 && file_of(object) == file_of(file);
+  if (offset != HADDR_UNDEF && plain && in_this_file) {
+    found.offset = static_cast<std::int64_t>(std::min<haddr_t>(offset, INT64_MAX));
+  }
+  return found;
+}
+
+/// Reads the numbers of a dataset through HDF5 into `values`.
+void read_dataset(const fs::path& path, const std::string& dataset, const Array& array,
+                  void* values) {
+  const H5Handle file = open_file(path);
+  H5Handle object(H5Dopen2(file, dataset.c_str(), H5P_DEFAULT), H5Dclose);
   const H5Handle created(H5Dget_create_plist(object), H5Pclose);
   if (check_parts(object, array.name)) {
     const H5Handle access(H5Pcreate(H5P_DATASET_ACCESS), H5Pclose);
@@ -220,78 +272,95 @@ Array read_dataset(H5Handle object, hid_t file, const std::string& dataset, Arra
     object.close();
     object = H5Handle(H5Dopen2(file, dataset.c_str(), access), H5Dclose);
   }
-  auto values = std::make_shared<std::vector<std::uint8_t>>(static_cast<std::size_t>(bytes));
-  if (H5Dread(object, native_type(array.element), H5S_ALL, H5S_ALL, H5P_DEFAULT, values->data()) <
-      0) {
-    H5Eclear2(H5E_DEFAULT);
-    const std::string filter = missing_filter(created);
-    throw DataError(
-        filter.empty()
-            ? formatted("{} cannot be read: it is damaged or cut short", array.name)
-            : formatted("{} is compressed by the filter {}, which this HDF5 does not have: write "
-                        "it with gzip or uncompressed",
-                        array.name, filter));
-  }
-  array.data = values->data();
-  array.owner = values;
-  return array;
+  const hid_t type = native_type(array.element);
+  if (H5Dread(object, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, values) >= 0) return;
+  H5Eclear2(H5E_DEFAULT);
+  const std::string filter = missing_filter(created);
+  throw DataError(filter.empty()
+                      ? formatted("{} cannot be read: it is damaged or cut short", array.name)
+                      : formatted("{} is compressed by the filter {}, which this HDF5 does not "
+                                  "have: write it with gzip or uncompressed",
+                                  array.name, filter));
 }
 
-Array open_dataset(hid_t file, const std::string& dataset, const std::string& name,
-                   const std::shared_ptr<const MappedFile>& mapped) {
-  if (H5Oexists_by_name(file, dataset.c_str(), H5P_DEFAULT) <= 0) {
-    const std::string target = target_of(file, dataset);
-    if (!target.empty()) {
-      throw DataError(formatted("{} is a link to {}, which is missing", name, target));
+/// Calls `work` in a child process with limits for the file and `more_bytes`, with HDF5's errors
+/// about `name` as the user's.
+std::string with_hdf5(const fs::path& path, std::int64_t more_bytes, const std::string& name,
+                      const std::function<std::string()>& work) {
+  std::error_code ignored;
+  const auto bytes = static_cast<std::int64_t>(fs::file_size(path, ignored));
+  return in_child(path, Status::data, limits_for(bytes + more_bytes), [&] {
+    h5_quiet();
+    try {
+      return work();
+    } catch (const OutputError&) {
+      throw DataError(
+          formatted("{} cannot be read: it is not a dataset, or is damaged or cut short", name));
     }
+  });
+}
+
+/// Memory that child processes share.
+std::shared_ptr<void> shared_memory(std::size_t bytes, const std::string& name) {
+  void* const start =
+      mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  if (start == MAP_FAILED) {
+    throw DataError(
+        formatted("{} has {} bytes, for which there is no memory: write it uncompressed and "
+                  "contiguous, so that it is mapped",
+                  name, bytes));
   }
-  H5Handle object(H5Dopen2(file, dataset.c_str(), H5P_DEFAULT), H5Dclose);
-  const H5Handle type(H5Dget_type(object), H5Tclose);
-  const H5Handle space(H5Dget_space(object), H5Sclose);
-  const H5Handle created(H5Dget_create_plist(object), H5Pclose);
-  Array array{name, hdf5_element(type, name), {}, nullptr, nullptr};
-  std::vector<hsize_t> extents(
-      static_cast<std::size_t>(h5_check(H5Sget_simple_extent_ndims(space), "read its extents")));
-  h5_check(H5Sget_simple_extent_dims(space, extents.data(), nullptr), "read its extents");
-  array.shape.assign(extents.begin(), extents.end());
-  const auto bytes = bytes_of(array.shape, array.element);
-  if (!bytes) throw DataError(formatted("{} has an impossible size", name));
-  const haddr_t offset = H5Dget_offset(object);
-  const bool plain =
-      array.element == Element::boolean || H5Tequal(type, native_type(array.element)) > 0;
-  // The offset counts from the beginning of the file that has the numbers.
-  const bool in_this_file = H5Pget_layout(created) == H5D_CONTIGUOUS &&
-                            H5Pget_external_count(created) == 0 && file_of(object) == file_of(file);
-  if (offset == HADDR_UNDEF || !plain || !in_this_file) {
-    return read_dataset(std::move(object), file, dataset, std::move(array), *bytes);
-  }
-  if (offset + static_cast<haddr_t>(*bytes) > mapped->bytes().size()) {
-    throw DataError(formatted("{} is cut short: copy the file again", name));
-  }
-  array.data = mapped->bytes().data() + offset;
-  array.owner = mapped;
-  return array;
+  return {start, [bytes](void* memory) { munmap(memory, bytes); }};
+}
+
+void fill(const fs::path& path, const std::string& dataset, Array& array) {
+  const std::int64_t bytes = *bytes_of(array.shape, array.element);
+  if (bytes == 0) return;
+  const std::shared_ptr<void> memory = shared_memory(static_cast<std::size_t>(bytes), array.name);
+  with_hdf5(path, bytes, array.name, [&] {
+    read_dataset(path, dataset, array, memory.get());
+    return std::string();
+  });
+  array.data = static_cast<const std::uint8_t*>(memory.get());
+  array.owner = memory;
 }
 
 }  // namespace
 
-std::map<std::string, Array> open_hdf5(const fs::path& path,
-                                       const std::vector<std::string>& names) {
-  h5_quiet();
+std::map<std::string, OpenArray> open_hdf5(const fs::path& path,
+                                           const std::vector<std::string>& names) {
   const auto mapped = std::make_shared<const MappedFile>(path);
-  std::map<std::string, Array> arrays;
   std::string name = path.string();
-  const H5Handle file = open_file(path);
-  try {
+  const auto looked = nlohmann::json::parse(with_hdf5(path, 0, name, [&] {
+    const H5Handle file = open_file(path);
+    nlohmann::json all = nlohmann::json::object();
     for (const std::string& dataset : names) {
       name = path.string();
       if (h5_check(H5Lexists(file, dataset.c_str(), H5P_DEFAULT), "look for it") == 0) continue;
       name = formatted("{}: {}", path.string(), dataset);
-      arrays.emplace(dataset, open_dataset(file, dataset, name, mapped));
+      const Found found = look_at(file, dataset, name);
+      all[dataset] = {static_cast<int>(found.element), found.shape, found.offset};
     }
-  } catch (const OutputError&) {
-    throw DataError(
-        formatted("{} cannot be read: it is not a dataset, or is damaged or cut short", name));
+    return all.dump();
+  }));
+  std::map<std::string, OpenArray> arrays;
+  for (const auto& [dataset, found] : looked.items()) {
+    Array array{formatted("{}: {}", path.string(), dataset), found[0].get<Element>(),
+                found[1].get<std::vector<std::int64_t>>(), nullptr, nullptr};
+    const auto offset = found[2].get<std::int64_t>();
+    if (offset < 0) {
+      arrays[dataset] = {std::move(array),
+                         [path, dataset = dataset](Array& whole) { fill(path, dataset, whole); }};
+      continue;
+    }
+    const auto size = static_cast<std::int64_t>(mapped->bytes().size());
+    const std::int64_t bytes = *bytes_of(array.shape, array.element);
+    if (offset > size || bytes > size - offset) {
+      throw DataError(formatted("{} is cut short: copy the file again", array.name));
+    }
+    array.data = mapped->bytes().data() + offset;
+    array.owner = mapped;
+    arrays[dataset] = {std::move(array), nullptr};
   }
   return arrays;
 }

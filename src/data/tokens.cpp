@@ -28,7 +28,7 @@ DataError fault(const fs::path& path, const std::string& what) {
 
 /// The numbers of an npy file: one dimension, of this type.
 Array column(const fs::path& path, std::initializer_list<Element> elements) {
-  Array array = open_npy(path);
+  Array array = read(open_npy(path));
   if (array.shape.size() != 1) {
     throw fault(path, formatted("has {} dimensions instead of one", array.shape.size()));
   }

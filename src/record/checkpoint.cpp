@@ -309,9 +309,14 @@ CheckpointReader::CheckpointReader(const std::filesystem::path& path)
     throw OutputError(formatted("there is no checkpoint {}; check its name", path.string()));
   std::string kind;
   try {
-    Record record = open_record(path);
-    kind = record.kind;
-    state_->file = std::move(record.file);
+    h5::require_file(path);
+    if (is_sealed(path)) {
+      Record record = open_record(path, true);
+      kind = record.kind;
+      state_->file = std::move(record.file);
+    } else {
+      kind = read_records({path}, [&] { return open_record(path, false).kind; });
+    }
   } catch (const std::exception& error) {  // a damaged size may also ask for absurd memory
     throw OutputError(formatted("cannot use checkpoint {}: {}; use an earlier or another one",
                                 path.string(), h5::brief(error.what())));

@@ -207,6 +207,19 @@ class Comparison {
   bool tables_;
 };
 
+/// A dataset at any depth below `group` whose extents do not fit the file.
+Found beyond_the_file(hid_t group) {
+  for (const std::string& name : h5::children(group)) {
+    const H5Handle object = h5::open_object(group, name);
+    if (h5::is_group(object)) {
+      if (Found found = beyond_the_file(object)) return found;
+    } else if (!extents_fit(object)) {
+      return h5::object_name(object);
+    }
+  }
+  return std::nullopt;
+}
+
 struct Size {
   std::int64_t datasets = 0;
   std::int64_t values = 0;
@@ -228,6 +241,8 @@ Size size_below(hid_t object) {
   }
   return total;
 }
+
+constexpr const char* kChecked = "yes, the checksum of all bytes is right";
 
 std::string line(const std::string& label, const std::string& text) {
   return formatted("{:<16}{}\n", label, text);
@@ -304,7 +319,7 @@ std::string words_of(const std::string& part) {
 }
 
 std::string describe_checkpoint(hid_t file) {
-  std::string text = line("complete", "yes, the checksum of all bytes is right");
+  std::string text = line("complete", kChecked);
   for (const std::string& name : h5::children(file)) {
     const Size size = size_below(h5::open_object(file, name));
     text += line("/" + name, formatted("{:>10.3f} MB in {:>3} dataset{}  {}",
@@ -328,11 +343,7 @@ std::string describe_checkpoint(hid_t file) {
   return text;
 }
 
-}  // namespace
-
-namespace {
-
-/// A file that the user names.
+/// A file that the user names, of which no dataset announces more than the file holds.
 Record open_given(const std::filesystem::path& path) {
   h5::require_file(path);
   char begin[8] = {};
@@ -340,25 +351,15 @@ Record open_given(const std::filesystem::path& path) {
   if (std::string_view(begin, sizeof(begin)) != "\x89HDF\r\n\x1a\n")
     throw OutputError(
         formatted("{} is no HDF5 file; give a run.h5 or a checkpoint", path.string()));
-  return open_record(path);
+  Record record = open_record(path, is_sealed(path));
+  if (const auto name = beyond_the_file(record.file))
+    throw OutputError(formatted("{} is damaged: {} announces more values than the file holds",
+                                path.string(), *name));
+  return record;
 }
 
-}  // namespace
-
-std::optional<std::string> first_difference(const std::filesystem::path& a,
-                                            const std::filesystem::path& b, DiffScope scope) {
-  const auto [file_a, kind_a] = open_given(a);
-  const auto [file_b, kind_b] = open_given(b);
-  if (kind_a != kind_b)
-    return formatted("{} is an {} file, {} an {} file", a.string(), kind_a, b.string(), kind_b);
-  const Comparison comparison(a.string(), b.string(), scope, kind_a == h5::kRunType);
-  const H5Handle root_a = h5::open_object(file_a, "/");
-  const H5Handle root_b = h5::open_object(file_b, "/");
-  return comparison.groups(root_a, root_b, "/");
-}
-
-std::string describe_file(const std::filesystem::path& path) {
-  const auto [file, kind] = open_given(path);
+std::string describe(const std::filesystem::path& path) {
+  const auto [file, kind, sealed] = open_given(path);
   const std::vector<std::int64_t> version = h5::integer_attribute(file, "version");
   std::string text = line("file", path.string());
   text += line("kind", formatted("{}, format {}", kind, fmt::join(version, ".")));
@@ -372,11 +373,36 @@ std::string describe_file(const std::filesystem::path& path) {
     if (const auto found = config.find(key); found != config.end())
       text += line(key, found->second);
   if (kind == h5::kCheckpointType) return text + describe_checkpoint(file);
+  text += line("complete", sealed ? kChecked
+                                  : "not known: it has no checksum, because the run goes on or was "
+                                    "killed, or an older release wrote it");
   text += describe_tables(h5::open_object(file, "/"), "");
   text += describe_progress(file);
   const std::string outcomes = describe_outcomes(path);
   if (!outcomes.empty()) text += line("task outcomes", outcomes);
   return text;
+}
+
+}  // namespace
+
+std::optional<std::string> first_difference(const std::filesystem::path& a,
+                                            const std::filesystem::path& b, DiffScope scope) {
+  const std::string found = read_records({a, b}, [&] {
+    const Record record_a = open_given(a);
+    const Record record_b = open_given(b);
+    if (record_a.kind != record_b.kind)
+      return formatted("{} is an {} file, {} an {} file", a.string(), record_a.kind, b.string(),
+                       record_b.kind);
+    const Comparison comparison(a.string(), b.string(), scope, record_a.kind == h5::kRunType);
+    const H5Handle root_a = h5::open_object(record_a.file, "/");
+    const H5Handle root_b = h5::open_object(record_b.file, "/");
+    return comparison.groups(root_a, root_b, "/").value_or("");
+  });
+  return found.empty() ? std::nullopt : Found(found);
+}
+
+std::string describe_file(const std::filesystem::path& path) {
+  return read_records({path}, [&] { return describe(path); });
 }
 
 }  // namespace espalier

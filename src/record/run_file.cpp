@@ -14,6 +14,7 @@
 #include "espalier/base/error.h"
 #include "h5_io.h"
 #include "journal.h"
+#include "seal.h"
 
 namespace espalier {
 
@@ -339,6 +340,7 @@ RunFile RunFile::reopen(const std::filesystem::path& path, const std::string& co
                         const std::filesystem::path& journal) {
   auto state = std::make_unique<State>();
   state->path = path;
+  drop_seal(path);
   state->file = h5::open_file(path, true);
   if (h5::check_identity(state->file, path) != h5::kRunType)
     throw OutputError(formatted("{} is a checkpoint; give a run file", path.string()));
@@ -433,6 +435,7 @@ void RunFile::close() {
     state_->write_and_flush();
     state_->tables.clear();
     state_->file.close();
+    add_seal(state_->path);
   });
 }
 

@@ -260,6 +260,9 @@ class Reader(ProgramTest):
             with mock.patch.object(espalier_h5, "_read", read), mock.patch.object(espalier_h5, "CPU_S", 1):
                 with self.assertRaisesRegex(RunError, "run.h5 cannot be read: it is damaged"):
                     open_run(folder)
+        with mock.patch.object(espalier_h5, "_open", lambda path: bytearray(5 << 30)):
+            with self.assertRaisesRegex(RunError, "run.h5 cannot be read: MemoryError"):
+                open_run(folder)
         with self.assertRaises(ChildProcessError):
             os.waitpid(-1, os.WNOHANG)  # no child is left
 

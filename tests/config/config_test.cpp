@@ -148,6 +148,28 @@ TEST(ConfigRefuses, UnknownKeysWithFileLineAndTheNearestKey) {
       "unknown option 'nothing.like.this.at' in x.ini line 2; `espalier list options` shows all");
 }
 
+TEST(ConfigRefuses, UnknownKeysOfAnyLengthAtOnce) {
+  // By the square of the length each would take minutes. The name in the middle is any text, so
+  // that the nearest option is as long as the key.
+  const std::string name(400'000, 'n');
+  EXPECT_EQ(refused_text("[devise." + name + "]\nmemory = 1\n"),
+            "unknown option 'devise." + name + ".memory' in x.ini line 2; did you mean 'device." +
+                name + ".memory_mb'?");
+  EXPECT_EQ(
+      refused_text("[" + name + "]\nunknown = 1\n"),
+      "unknown option '" + name + ".unknown' in x.ini line 2; `espalier list options` shows all");
+}
+
+TEST(ConfigRefuses, TheNearestKeyIsThatOfTheFewestEdits) {
+  // train.lr and train.epochs, each with letters that are replaced, lost and added.
+  EXPECT_EQ(refused_text("[train]\nepxhs = 1\n"),
+            "unknown option 'train.epxhs' in x.ini line 2; did you mean 'train.epochs'?");
+  EXPECT_EQ(refused_text("[trrain]\nlrs = 1\n"),
+            "unknown option 'trrain.lrs' in x.ini line 2; did you mean 'train.lr'?");
+  EXPECT_EQ(refused_text("[rain]\nepoochss = 1\n"),
+            "unknown option 'rain.epoochss' in x.ini line 2; did you mean 'train.epochs'?");
+}
+
 TEST(ConfigRefuses, AbbreviationsAndOtherCase) {
   EXPECT_EQ(refused_value("train.epoch", "1"),
             "unknown option 'train.epoch' in the command line; did you mean 'train.epochs'?");

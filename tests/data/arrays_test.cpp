@@ -1,6 +1,7 @@
 // The user's own arrays: the same numbers from npy and HDF5 in every storage, mapping, splits,
 // normalisation, and refusals.
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -387,6 +388,87 @@ TEST_F(Arrays, DamagedHdf5FilesAreNamed) {
     const H5Handle group(H5Gcreate2(file, "x", H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT), H5Gclose);
   }
   EXPECT_MENTIONS(refusal(), "arrays.h5: x cannot be read");
+}
+
+using Extents = std::vector<hsize_t>;
+
+/// A file with y of these labels, and x of these extents, made with `list` and not written.
+H5Handle unwritten(const std::string& path, const Extents& shape, hid_t list,
+                   const std::vector<double>& labels) {
+  H5Handle file(H5Fcreate(path.c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, H5P_DEFAULT), H5Fclose);
+  put(file, "y", {labels.size()}, H5T_STD_I64LE, labels);
+  const H5Handle space(H5Screate_simple(2, shape.data(), nullptr), H5Sclose);
+  const H5Handle x(H5Dcreate2(file, "x", H5T_IEEE_F64LE, space, H5P_DEFAULT, list, H5P_DEFAULT),
+                   H5Dclose);
+  return file;
+}
+
+TEST_F(Arrays, ExtentsBeyondTheFileAreRefused) {
+  h5_quiet();
+  const std::string path = (folder_ / "arrays.h5").string();
+  const H5Handle chunks(H5Pcreate(H5P_DATASET_CREATE), H5Pclose);
+  h5_check(H5Pset_chunk(chunks, 2, Extents{8, 1}.data()), "chunk");
+  // The last has 2^64 elements, which is 0 in 64 bits.
+  for (const Extents& shape : {Extents{6'000'000, 2}, Extents{hsize_t{1} << 40, 3},
+                               Extents{hsize_t{1} << 33, hsize_t{1} << 31}}) {
+    unwritten(path, shape, chunks, {0, 1, 2, 0, 1, 2}).close();
+    const std::string said = refusal();
+    EXPECT_MENTIONS(said, "arrays.h5: x ");
+    EXPECT_TRUE(said.find("announces more numbers than its file holds") != std::string::npos ||
+                said.find("has an impossible size") != std::string::npos)
+        << said;
+  }
+}
+
+TEST_F(Arrays, LargePackedDatasetsAreRead) {
+  h5_quiet();
+  const std::string path = (folder_ / "arrays.h5").string();
+  constexpr hsize_t kRows = 9000, kColumns = 1000;  // 72 MB, and far less in the file
+  static_assert(kRows * kColumns * sizeof(double) > kUnwrittenBytes);
+  const H5Handle packed(H5Pcreate(H5P_DATASET_CREATE), H5Pclose);
+  h5_check(H5Pset_chunk(packed, 2, Extents{1000, kColumns}.data()), "chunk");
+  h5_check(H5Pset_deflate(packed, 1), "compress");
+  std::vector<double> x(kRows * kColumns);
+  x.back() = 2.5;
+  {
+    std::vector<double> labels(kRows);
+    labels[0] = 1;
+    const H5Handle file = unwritten(path, {kRows, kColumns}, packed, labels);
+    const H5Handle dataset(H5Dopen2(file, "x", H5P_DEFAULT), H5Dclose);
+    h5_check(H5Dwrite(dataset, H5T_NATIVE_DOUBLE, H5S_ALL, H5S_ALL, H5P_DEFAULT, x.data()),
+             "write");
+  }
+  EXPECT_LT(read("arrays.h5").size(), 1'000'000U);
+  const Dataset data = load("arrays", "partition = iid\n");
+  EXPECT_EQ(data.train->size() + data.test->size(), static_cast<std::int64_t>(kRows));
+}
+
+TEST_F(Arrays, LengthsAreComparedBeforeNumbersAreRead) {
+  h5_quiet();
+  const std::string path = (folder_ / "arrays.h5").string();
+  const H5Handle checked(H5Pcreate(H5P_DATASET_CREATE), H5Pclose);
+  h5_check(H5Pset_chunk(checked, 2, Extents{7, 2}.data()), "chunk");
+  h5_check(H5Pset_fletcher32(checked), "check");
+  const std::vector<double> x(14, 1234.5);
+  for (const bool fits : {true, false}) {
+    {
+      const H5Handle file =
+          unwritten(path, {7, 2}, checked, fits ? std::vector<double>{0, 1, 0, 1, 0, 1, 1} : x);
+      const H5Handle dataset(H5Dopen2(file, "x", H5P_DEFAULT), H5Dclose);
+      h5_check(H5Dwrite(dataset, H5T_NATIVE_DOUBLE, H5S_ALL, H5S_ALL, H5P_DEFAULT, x.data()),
+               "write");
+    }
+    // A number that is not that of its checksum, so that reading it is an error.
+    Bytes bytes = read("arrays.h5");
+    const auto* pattern = reinterpret_cast<const std::uint8_t*>(x.data());
+    const auto at =
+        std::search(bytes.begin(), bytes.end(), pattern, pattern + x.size() * sizeof(double));
+    ASSERT_NE(at, bytes.end());
+    at[6] ^= 1;
+    write("arrays.h5", bytes);
+    EXPECT_MENTIONS(refusal(), fits ? "x cannot be read: it is damaged"
+                                    : "x has 7 rows but " + path + ": y has 14: they must belong");
+  }
 }
 
 }  // namespace

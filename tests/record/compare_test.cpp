@@ -283,5 +283,27 @@ TEST(Describe, NamesKindTablesAndRows) {
     EXPECT_NE(checkpoint.find(part), std::string::npos) << part << "\n" << checkpoint;
 }
 
+TEST_F(RunDiff, ExtentsBeyondTheFileAreRefusedBeforeAnythingIsRead) {
+  for (const hsize_t rows : {hsize_t{50'000'000}, hsize_t{1} << 44, (hsize_t{1} << 62) + 5}) {
+    SmallRun().write(folder_ / "a.h5");
+    SmallRun().write(folder_ / "b.h5");
+    {
+      h5_quiet();
+      const H5Handle file(H5Fopen((folder_ / "b.h5").c_str(), H5F_ACC_RDWR, H5P_DEFAULT), H5Fclose);
+      const H5Handle column(H5Dopen2(file, "/rounds/bytes_up", H5P_DEFAULT), H5Dclose);
+      h5_check(H5Dset_extent(column, &rows), "lengthen");
+    }
+    // HDF5 refuses some by itself.
+    const std::string expected =
+        rows < hsize_t{1} << 40 ? "b.h5 is damaged: /rounds/bytes_up announces more values than the"
+                                : "b.h5 is damaged: ";
+    for (const std::string& said : {output_error([&] { diff_files(); }),
+                                    output_error([&] { describe_file(folder_ / "b.h5"); })}) {
+      EXPECT_NE(said.find(expected), std::string::npos) << said;
+      EXPECT_EQ(said.find("memory"), std::string::npos) << said;
+    }
+  }
+}
+
 }  // namespace
 }  // namespace espalier

@@ -278,6 +278,55 @@ TEST(RunFile, BeginsAJournalWithTheRowsThatItHas) {
   }
 }
 
+TEST(RunFile, EndsInAChecksumOnceItIsClosed) {
+  const Folder folder;
+  const auto path = folder / "run.h5";
+  const auto is_checked = [&] {
+    return describe_file(path).find("the checksum of all bytes is right") != std::string::npos;
+  };
+  {
+    RunFile run(path, "", all_tables());
+    for (int i = 1; i <= 3; ++i) run.append(round_row(i));
+    run.flush();
+    EXPECT_FALSE(is_checked());
+    run.close();
+  }
+  EXPECT_TRUE(is_checked());
+  {
+    RunFile run = RunFile::reopen(path, "", all_tables());
+    EXPECT_FALSE(is_checked());
+    run.append(round_row(4));
+    run.close();
+  }
+  EXPECT_TRUE(is_checked());
+  EXPECT_EQ(std::ssize(column<std::int64_t>(open_plain(path), "/rounds/round", H5T_NATIVE_INT64)),
+            4);
+
+  // A value in a column, of which HDF5 notices nothing.
+  const std::string whole = read_bytes(path);
+  std::string damaged = whole;
+  const double value = 4.5;
+  const auto at = damaged.find(std::string(reinterpret_cast<const char*>(&value), sizeof value));
+  ASSERT_NE(at, std::string::npos);
+  damaged[at + 3] ^= 1;
+  write_bytes(path, damaged);
+  EXPECT_NE(output_error([&] { describe_file(path); }).find("checksum"), std::string::npos);
+  EXPECT_NE(output_error([&] { first_difference(path, path, DiffScope::normal); }).find("run.h5"),
+            std::string::npos);
+
+  // Older releases wrote no checksum.
+  constexpr std::size_t kSealBytes = 24;
+  write_bytes(path, whole.substr(0, whole.size() - kSealBytes));
+  EXPECT_FALSE(is_checked());
+  // Another program that writes into the file takes the checksum away.
+  write_bytes(path, whole);
+  {
+    const H5Handle file = open_plain(path, H5F_ACC_RDWR);
+    h5_check(H5Adelete(file, "date"), "delete");
+  }
+  EXPECT_FALSE(is_checked());
+}
+
 TEST(RunFile, RefusesRowsOfUnknownTables) {
   const Folder folder;
   RunFile run(folder / "run.h5", "", all_tables());

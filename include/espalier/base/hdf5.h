@@ -4,8 +4,11 @@
 
 #include <hdf5.h>
 
+#include <cstdint>
 #include <string_view>
 #include <utility>
+
+#include "espalier/base/error.h"
 
 namespace espalier {
 
@@ -13,10 +16,19 @@ namespace espalier {
 /// before the first HDF5 call; h5_check reports the same text through an OutputError.
 void h5_quiet();
 
-/// Returns `result` unless it is negative; then throws OutputError "cannot <what>: <HDF5's
-/// reason>". `what` is a phrase such as "open /path/run.h5". Serves hid_t, herr_t, htri_t and
-/// hssize_t results.
+/// HDF5 cannot do what it was asked for: "cannot <what>: <HDF5's reason>".
+struct Hdf5Error final : OutputError {
+  using OutputError::OutputError;
+};
+
+/// Returns `result` unless it is negative; then throws Hdf5Error. `what` is a phrase such as "open
+/// /path/run.h5". Serves hid_t, herr_t, htri_t and hssize_t results.
 hid_t h5_check(hid_t result, std::string_view what);
+
+/// Whether a dataset's file has as many bytes as its extents announce; a damaged extent is often
+/// larger by orders of magnitude. A part of at most kUnwrittenBytes may never have been written.
+bool extents_fit(hid_t dataset);
+inline constexpr std::int64_t kUnwrittenBytes = std::int64_t{64} << 20;
 
 /// Owns one HDF5 identifier. Move-only. Example: H5Handle file(h5_check(H5Fopen(...), "open x.h5"),
 /// H5Fclose).

@@ -59,7 +59,8 @@ class RunFile {
   RecordsMark mark();
   /// Waits until the journal is on the disk. Any thread may call it.
   void sync_journal() const;
-  /// Writes what is buffered, flushes and closes; nothing may be appended after it.
+  /// Writes what is buffered, flushes, closes and adds a checksum (seal.h); nothing may be appended
+  /// after it.
   void close();
 
  private:
