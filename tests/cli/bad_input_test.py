@@ -187,8 +187,15 @@ class RunFolder(ProgramTest):
         started = time.monotonic()
         _, message = job.communicate(timeout=30)
         self.assertLess(time.monotonic() - started, 5)
-        self.assertNotEqual(job.returncode, 0)
-        self.assertIn("signal 9", message)
+        self.assertEqual(job.returncode, 137)
+        self.assertEqual(message, "error: a rank was ended by signal 9\n")
+
+    def test_a_killed_launcher_ends_its_ranks(self):
+        words = ["run", self.input, "--run.name=b", "--run.rounds=1000000"]
+        job = subprocess.Popen(self.command(*words, ranks=2), cwd=self.folder.name, stdout=subprocess.PIPE)
+        self.assertTrue(job.stdout.readline())
+        job.kill()
+        job.communicate(timeout=30)  # the ranks hold the pipe
 
 
 if __name__ == "__main__":
