@@ -31,9 +31,13 @@ class TaskCosts {
   /// Time of an update: download, work and upload of the client's task with this submodel, on its
   /// device without modes and faults.
   Nanoseconds update_time(const Assignment& assigned, std::int64_t client);
+  /// The flight of the client's first task, with the frozen values that it has yet to receive, on
+  /// its device without modes and faults.
+  Flight first_flight(const Assignment& assigned, std::int64_t client);
 
  private:
   enum class Phase { search, training, forward, penalty };
+  Flight flight_alone(const Assignment& assigned, std::int64_t client, std::int64_t frozen_values);
   void charge_on(const DeviceClass& device, const SentTask& sent, const Submodel& trained,
                  Flight& flight);
   const TrainingCost& cost_of(Phase phase, const Submodel& submodel, std::int64_t batch);
