@@ -23,6 +23,7 @@
 #include "espalier/base/hdf5.h"
 #include "espalier/data/text_codec.h"
 #include "espalier/data/tokenizer.h"
+#include "espalier/record/checkpoint.h"
 #include "espalier/train/weights.h"
 
 namespace espalier {
@@ -293,6 +294,7 @@ Prompted load(const GenerateRequest& request, const OptionTable& options) {
   }
   std::unique_ptr<TextCodec> codec;
   const bool is_folder = fs::is_directory(request.model);
+  if (is_folder && fs::exists(request.model / "checkpoints")) refuse_folder(request.model);
   if (is_folder && !fs::exists(request.model / kInput)) {
     throw InputError(
         formatted("{} has no {}: a folder needs it beside its weights, as tools/get_model.py "
