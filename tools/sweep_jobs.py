@@ -33,9 +33,9 @@ def free_memory():
     return free
 
 
-def memory_of(session):
-    """Resident bytes of all processes of a session."""
-    total = 0
+def memory_of(process):
+    """Resident bytes of a process and of all that it has started, also in sessions of their own (tools/mpirun.sh)."""
+    children, pages = {}, {}
     for name in os.listdir("/proc") if os.path.isdir("/proc") else ():
         if name.isdigit():
             try:
@@ -43,9 +43,12 @@ def memory_of(session):
                     fields = file.read().rpartition(")")[2].split()
             except OSError:
                 continue
-            if int(fields[3]) == session:
-                total += int(fields[21]) * os.sysconf("SC_PAGE_SIZE")
-    return total
+            children.setdefault(int(fields[1]), []).append(int(name))
+            pages[int(name)] = int(fields[21])
+    family = [process]
+    for member in family:
+        family += children.get(member, [])
+    return sum(pages.get(member, 0) for member in family) * os.sysconf("SC_PAGE_SIZE")
 
 
 def end_with_parent():

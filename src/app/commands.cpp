@@ -294,10 +294,16 @@ int export_command(const Protocols& protocols, const std::vector<std::string>& a
   const bool is_file = target.extension() == ".safetensors";
   // A folder's name may have a dot if the folder exists, or the name ends with a slash.
   const bool is_folder = !target.has_extension() || std::filesystem::is_directory(target);
-  if (target.empty() || (!is_file && !is_folder)) {
+  if (target.empty()) {
     throw InputError(
         "export needs two files: espalier export CKPT.h5 OUT.safetensors (or a folder, for a model "
         "of Llama's architecture)");
+  }
+  if (!is_file && !is_folder) {
+    throw InputError(formatted(
+        "export writes a file whose name ends in .safetensors, or a folder for a model of "
+        "Llama's architecture; not {}",
+        target.string()));
   }
   if (!is_file && !merges) {
     throw InputError("--adapters=keep needs a file, because Llama's folders have no adapters");

@@ -23,6 +23,7 @@
 #include "espalier/base/hdf5.h"
 #include "espalier/data/text_codec.h"
 #include "espalier/data/tokenizer.h"
+#include "espalier/record/checkpoint.h"
 #include "espalier/train/weights.h"
 
 namespace espalier {
@@ -306,6 +307,7 @@ Prompted load(const GenerateRequest& request, const OptionTable& options) {
   }
   std::unique_ptr<TextCodec> codec;
   const bool is_folder = fs::is_directory(request.model);
+  if (is_folder && fs::exists(request.model / "checkpoints")) refuse_folder(request.model);
   if (is_folder && !fs::exists(request.model / kInput)) {
     if (fs::is_directory(request.model / "checkpoints")) {
       throw InputError(

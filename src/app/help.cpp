@@ -63,10 +63,12 @@ constexpr Command kCommands[] = {
     {"diff", "[--values | --all] A.h5 B.h5", "the first value that differs"},
     {"export", "CKPT.h5 OUT [--dtype=TYPE ...]",
      "the global model, to a .safetensors file or a folder"},
+    {"evaluate", "CKPT.h5 [--data.key=value ...]", "a model on test samples, of its run or others"},
     {"generate", "MODEL --prompt=TEXT [--tokens=N ...]", "text from a language model"},
     {"calibrate", "[NAME] [--quick] [-v]", "measure this machine, print a [device.NAME]"},
     {"completion", "bash | zsh", "a script for the shell"},
     {"man", "", "the manual page: espalier man | man -l -"},
+    {"help", "", "this text; espalier run --help prints the flags of run"},
     {"--version", "", "release, commit, libraries"}};
 
 /// One line for each.
@@ -112,7 +114,7 @@ constexpr const char* kCompletion = R"(_espalier() {
     list) COMPREPLY=($(compgen -W "methods models datasets devices options files" -- "$word")) ;;
     explain) COMPREPLY=($(compgen -W "$_espalier_names" -- "$word")) ;;
     completion) COMPREPLY=($(compgen -W "bash zsh" -- "$word")) ;;
-    info | diff | export | generate)
+    info | diff | export | evaluate | generate)
       COMPREPLY=($(compgen -f -X '!*.h5' -- "$word") $(compgen -S / -d -- "$word"))
       [[ ${#COMPREPLY[@]} == 1 && ${COMPREPLY[0]} == */ ]] && compopt -o nospace ;;
   esac
@@ -126,6 +128,13 @@ std::string usage() {
   return formatted(
       "Espalier: train large models together on many weak machines.\n\n{}\n{}\nExamples:\n{}",
       command_lines(), describe_flags(), kExamples);
+}
+
+std::string run_usage() {
+  return formatted(
+      "espalier {} {}: {}. An option replaces that of the input file; `espalier list options` "
+      "prints all.\n\n{}\nExamples:\n{}",
+      kCommands[0].name, kCommands[0].words, kCommands[0].help, describe_flags(), kExamples);
 }
 
 std::string bash_completion(const Protocols& protocols) {

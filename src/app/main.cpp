@@ -39,11 +39,12 @@ int main(int argc, char** argv) {
   signal(SIGXFSZ, SIG_IGN);
   using namespace espalier;
   const std::vector<std::string> words(argv + 1, argv + argc);
-  const bool asks_for_help =
-      words.empty() || std::ranges::any_of(words, [](const std::string& word) {
-        return word == "--help" || word == "-h";
-      });
-  const std::string verb = asks_for_help ? "--help" : words[0];
+  const bool asks_for_help = words.empty() || words[0] == "help" ||
+                             std::ranges::any_of(words, [](const std::string& word) {
+                               return word == "--help" || word == "-h";
+                             });
+  const bool is_about_run = std::ranges::find(words, "run") != words.end();
+  const std::string verb = !asks_for_help ? words[0] : is_about_run ? "run --help" : "--help";
   const std::vector<std::string> arguments(words.empty() ? words.begin() : words.begin() + 1,
                                            words.end());
   try {
@@ -56,10 +57,15 @@ int main(int argc, char** argv) {
     if (verb == "diff") return diff_command(arguments);
     if (verb == "calibrate") return calibrate_command(&argc, &argv, arguments);
     if (verb == "export") return export_command(all, arguments);
+    if (verb == "evaluate") return evaluate_command(all, arguments);
     if (verb == "generate") return generate_command(all, arguments);
     if (verb == "completion") return completion_command(all, arguments);
     if (verb == "man") return man_command(all, arguments);
     if (verb == "--version") return version_command();
+    if (verb == "run --help") {
+      std::fputs(run_usage().c_str(), stdout);
+      return 0;
+    }
     if (verb == "--help") {
       std::fputs(usage().c_str(), stdout);
       return words.empty() ? static_cast<int>(Status::bad_input) : 0;

@@ -26,7 +26,8 @@ po::options_description flags() {
       ("check", po::bool_switch(), "build everything, train nothing, print a description")  //
       ("print-config", po::bool_switch(), "print an input file with every value")           //
       ("quiet,q", po::bool_switch(), "print the last line only")                            //
-      ("verbose,v", po::bool_switch(), "print a line for every version");
+      ("verbose,v", po::bool_switch(),
+       "print a line for every version; with --check, the labels of each client");
   return list;
 }
 

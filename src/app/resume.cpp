@@ -84,17 +84,17 @@ Intent intent(const Config& requested, const Request& request,
     }
     return {};
   }
-  const Config stored =
-      stored_config(requested.table(), found->config, (folder / "config.ini").string());
-  const Config wanted = merged(requested, stored, folder);
-  if (!found->closing_line.empty() && compared_lines(wanted) == compared_lines(stored)) {
-    return {Intent::Kind::report, found->closing_line};
-  }
   if (request.resume == Resume::never) {
     throw InputError(
         formatted("{} holds a run, and --resume=never does not resume it; choose another "
                   "run.name or add --overwrite",
                   folder.string()));
+  }
+  const Config stored =
+      stored_config(requested.table(), found->config, (folder / "config.ini").string());
+  const Config wanted = merged(requested, stored, folder);
+  if (!found->closing_line.empty() && compared_lines(wanted) == compared_lines(stored)) {
+    return {Intent::Kind::report, found->closing_line};
   }
   return {Intent::Kind::resume, wanted.resolved()};
 }

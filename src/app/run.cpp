@@ -21,6 +21,7 @@
 #include "espalier/base/stop.h"
 #include "espalier/comm/mailbox.h"
 #include "espalier/data/fingerprint.h"
+#include "espalier/data/label_counts.h"
 #include "espalier/device/memory.h"
 #include "espalier/engine/clock.h"
 #include "espalier/model/model.h"
@@ -110,6 +111,10 @@ int run_on_all_ranks(const MpiEnvironment& mpi, const Protocols& protocols, cons
     if (!request.check || mpi.rank() != 0) return;
     if (experiment->data.train) warn_of_unread(config, unread);
     service->preparation->print_check();
+    if (request.verbosity != Verbosity::verbose || !experiment->partition) return;
+    for (const std::string& line : label_table(experiment->data, *experiment->partition)) {
+      log_note(line);
+    }
   });
   if (request.check) return 0;
 

@@ -168,6 +168,14 @@ fs::path RunDirectory::path_for(const Config& config) {
   name = replace_all(name, "{seed}", config.text("run.seed"));
   name = replace_all(name, "{method}", config.text("method.name"));
   name = replace_all(name, "{job}", own_job());
+  if (const auto open = name.find('{'); open != std::string::npos) {
+    if (const auto close = name.find('}', open); close != std::string::npos) {
+      throw InputError(
+          formatted("run.name has {}, which stands for nothing; write {{seed}}, "
+                    "{{method}}, {{job}} or a name without braces",
+                    name.substr(open, close - open + 1)));
+    }
+  }
   if (name.empty() || name.find('/') != std::string::npos || name == "." || name == "..") {
     throw InputError(formatted("run.name '{}' is no folder name; choose another", name));
   }

@@ -99,7 +99,8 @@ int serve(const Surroundings& s, Service service, const Request& request, RunDir
   if (!is_restored) record_clients(records, s.experiment);
 
   // 2. The conversation, at its beginning or at a checkpoint.
-  Progress progress(s.experiment.rounds, request.verbosity);
+  Progress progress(s.experiment.rounds, s.experiment.data.shape.predicts_tokens(),
+                    request.verbosity);
   CheckpointWriter writer;
   const auto save = [&](std::int64_t version, const std::function<void(Archive&)>& content) {
     writer.finish();
@@ -140,6 +141,7 @@ int serve(const Surroundings& s, Service service, const Request& request, RunDir
 
   // 3. Handle events until the run ends or is stopped; then write everything to the disk.
   const std::optional<std::string> stop = drive(run, *conversation, is_restored);
+  progress.erase();
   pool.stop();
   records.close();
   writer.finish();

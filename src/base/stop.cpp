@@ -1,6 +1,7 @@
 #include "espalier/base/stop.h"
 
 #include <signal.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -12,15 +13,26 @@ namespace {
 // A signal handler writes these, so their types are those that it may write.
 volatile sig_atomic_t the_signal = 0;
 volatile sig_atomic_t speaks_here = 0;
+timespec the_first = {};
 char the_loss[256] = "stopped at once\n";
 
 std::optional<std::chrono::steady_clock::time_point> the_limit;
 
+// `timeout` signals the process and then its whole group, and so do a terminal and a launcher.
+bool is_echo() {
+  timespec now = {};
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  const auto seconds = now.tv_sec - the_first.tv_sec;
+  return seconds < 1 || (seconds == 1 && now.tv_nsec < the_first.tv_nsec);
+}
+
 void on_signal(int number) {
-  if (the_signal == 0 || speaks_here == 0) {
+  if (the_signal == 0) {
+    clock_gettime(CLOCK_MONOTONIC, &the_first);
     the_signal = number;
     return;
   }
+  if (speaks_here == 0 || is_echo()) return;
   [[maybe_unused]] const auto written = write(STDERR_FILENO, the_loss, std::strlen(the_loss));
   _exit(128 + number);
 }
@@ -35,6 +47,7 @@ void keep_stop_signals(bool speaks) {
   speaks_here = speaks ? 1 : 0;
   struct sigaction action = {};
   action.sa_handler = on_signal;
+  for (const int number : {SIGUSR1, SIGTERM, SIGINT}) sigaddset(&action.sa_mask, number);
   for (const int number : {SIGUSR1, SIGTERM, SIGINT}) sigaction(number, &action, nullptr);
 }
 

@@ -82,9 +82,13 @@ std::string list_options(const OptionTable& table) {
   // One long default must not push the help of all others off the screen.
   default_width = std::min<std::size_t>(default_width, 20);
   std::string text;
-  for (const Option& option : table.options())
-    text += formatted("{:<{}}  {:<{}}  {}\n", option.key, key_width, default_text(option),
-                      default_width, option.help);
+  for (const Option& option : table.options()) {
+    const std::string choices = option.type == OptionType::choice
+                                    ? formatted(" ({})", fmt::join(option.choices, " | "))
+                                    : "";
+    text += formatted("{:<{}}  {:<{}}  {}{}\n", option.key, key_width, default_text(option),
+                      default_width, option.help, choices);
+  }
   return text;
 }
 

@@ -43,10 +43,14 @@ bool matches(const std::string& pattern, const std::string& key) {
                     });
 }
 
-// `pattern` with each '*' replaced by the word of `key` at its place, if it has one.
+// `pattern` with each '*' replaced by the word of `key` at its place, or by NAME if `key` lacks a
+// word.
 std::string filled(const std::string& pattern, const std::string& key) {
   const auto words = split(key, '.');
   auto wanted = split(pattern, '.');
+  if (words.size() < wanted.size()) {
+    std::replace(wanted.begin(), wanted.end(), std::string_view("*"), std::string_view("NAME"));
+  }
   for (std::size_t i = 0; i < wanted.size() && i < words.size(); ++i)
     if (wanted[i] == "*" && is_name(words[i])) wanted[i] = words[i];
   return formatted("{}", fmt::join(wanted, "."));
@@ -155,16 +159,18 @@ const Option* OptionTable::find(const std::string& key) const {
 std::string OptionTable::nearest(const std::string& key) const {
   const std::string name = key.substr(key.rfind('.') + 1);
   std::string best;
-  std::size_t best_distance = std::min(3 + key.size() / 4, kMostEdits);
+  // The right name in the wrong section, or without a section, is a likelier mistake than two wrong
+  // letters, whatever the length of the section's name. Of several such sections the nearest is
+  // meant.
+  using Rank = std::pair<std::size_t, std::size_t>;
+  Rank best_rank{std::min(3 + key.size() / 4, kMostEdits), 0};
   for (const Option& option : options_) {
     const std::string candidate = filled(option.key, key);
-    std::size_t distance = edit_distance(key, candidate, best_distance);
-    // The right name in the wrong section, or without a section, is a likely mistake, whatever the
-    // length of the section's name.
-    if (candidate.substr(candidate.rfind('.') + 1) == name)
-      distance = std::min<std::size_t>(distance, 2);
-    if (distance < best_distance) {
-      best_distance = distance;
+    const std::size_t distance = edit_distance(key, candidate, kMostEdits);
+    const bool is_moved = candidate.substr(candidate.rfind('.') + 1) == name;
+    const Rank rank{is_moved ? std::min<std::size_t>(distance, 1) : distance, distance};
+    if (rank < best_rank) {
+      best_rank = rank;
       best = candidate;
     }
   }

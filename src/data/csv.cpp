@@ -12,6 +12,7 @@
 #include "csv_file.h"
 #include "espalier/base/error.h"
 #include "espalier/base/log.h"
+#include "espalier/config/lists.h"
 #include "files.h"
 
 namespace espalier {
@@ -78,8 +79,17 @@ Columns choose_columns(const Config& config, std::vector<std::string> names, con
                                 : column("data.csv_label", label, columns.names, path);
   const std::string client = config.text("data.csv_client");
   if (!client.empty()) columns.client = column("data.csv_client", client, columns.names, path);
+  std::vector<std::size_t> skipped;
+  for (const std::string& name : words_of(config.text("data.csv_skip"))) {
+    skipped.push_back(column("data.csv_skip", name, columns.names, path));
+    if (skipped.back() == columns.label || skipped.back() == columns.client) {
+      throw InputError(formatted("data.csv_skip names {}, which is the column of the {}", name,
+                                 skipped.back() == columns.label ? "class" : "client"));
+    }
+  }
   for (std::size_t i = 0; i < columns.names.size(); ++i) {
-    if (i != columns.label && i != columns.client) columns.values.push_back(i);
+    const bool is_skipped = std::ranges::find(skipped, i) != skipped.end();
+    if (i != columns.label && i != columns.client && !is_skipped) columns.values.push_back(i);
   }
   if (columns.values.empty()) {
     throw DataError(formatted("{} has no columns beside the label's, so no features{}",
@@ -110,6 +120,7 @@ struct Table {
   std::vector<double> numbers;  ///< doubles, because normalisation may subtract a large offset
   std::vector<std::int32_t> tokens;
   std::vector<std::int32_t> labels;
+  std::vector<std::string> names;  ///< of the classes, instead of their numbers
   std::vector<std::int32_t> clients;
   std::vector<std::uint8_t> split;
 };
@@ -128,7 +139,7 @@ class Reader {
     CsvFile file(path_, separator(config_));
     std::vector<std::string> cells;
     bool header = config_.boolean("data.csv_header");
-    const std::size_t before = table_.labels.size();
+    const std::size_t before = table_.split.size();
     while (file.next(cells)) {
       if (header) {
         check_header(cells, file, columns);
@@ -139,7 +150,7 @@ class Reader {
       }
       if (!std::exchange(header, false)) row(cells, *columns, file, split);
     }
-    if (table_.labels.size() == before) {
+    if (table_.split.size() == before) {
       throw DataError(formatted("{} has no samples", path_.string()));
     }
     if (split == 0 && !table_.has_tokens && columns->values[0] == 0)
@@ -218,7 +229,8 @@ class Reader {
       throw DataError(formatted("{} has {} cells instead of {}", file.place(), cells.size(),
                                 columns.names.size()));
     }
-    if (table_.labels.empty()) table_.has_tokens = holds_tokens(cells, columns);
+    const bool is_first = table_.split.empty();
+    if (is_first) table_.has_tokens = holds_tokens(cells, columns);
     const auto refused = [&](std::size_t column, const std::string& expected,
                              const std::string& advice) {
       return DataError(formatted("{}: '{}' in {} is not a {}{}", file.place(), cells[column],
@@ -242,13 +254,21 @@ class Reader {
       }
       const auto number = parse_real(trimmed(cells[i]));
       if (!number || !std::isfinite(static_cast<float>(*number))) {
-        throw refused(i, "finite number", advice_on_decimals(cells[i]));
+        const std::string advice = advice_on_decimals(cells[i]);
+        throw refused(i, "finite number",
+                      advice.empty() ? "; data.csv_skip leaves columns out" : advice);
       }
       table_.numbers.push_back(*number);
       if (i == 0) first_column_.add(table_.numbers.back());
     }
     constexpr std::int64_t kMost = 1'000'000;
-    table_.labels.push_back(integer(columns.label, classes_ > 0 ? classes_ : kMost, "class"));
+    const std::string name(trimmed(cells[columns.label]));
+    if (is_first ? !parse_real(name) && !name.empty() : !table_.names.empty()) {
+      if (name.empty()) throw refused(columns.label, "name of a class", "");
+      table_.names.push_back(name);
+    } else {
+      table_.labels.push_back(integer(columns.label, classes_ > 0 ? classes_ : kMost, "class"));
+    }
     if (columns.client) {
       table_.clients.push_back(integer(*columns.client, kMost * 1000, "client"));
     }
@@ -263,6 +283,35 @@ class Reader {
   RowCounter first_column_;
 };
 
+/// Numbers the classes in the order of their names, which no order of rows and no split changes.
+void number_classes(const Config& config, const std::string& file, Table& table) {
+  constexpr std::size_t kMostShown = 20;
+  std::vector<std::string> classes = table.names;
+  std::ranges::sort(classes);
+  classes.erase(std::unique(classes.begin(), classes.end()), classes.end());
+  constexpr std::size_t kFewRows = 20;
+  if (table.names.size() > kFewRows && 2 * classes.size() > table.names.size()) {
+    throw DataError(formatted(
+        "{} has {} different names of classes in {} rows; choose the column by data.csv_label",
+        file, classes.size(), table.names.size()));
+  }
+  const std::int64_t most = config.integer("data.classes");
+  if (most > 0 && std::ssize(classes) > most) {
+    throw DataError(
+        formatted("{} names {} classes, and data.classes = {}", file, classes.size(), most));
+  }
+  for (const std::string& name : table.names) {
+    const auto place = std::ranges::lower_bound(classes, name);
+    table.labels.push_back(static_cast<std::int32_t>(place - classes.begin()));
+  }
+  std::string shown;
+  for (std::size_t i = 0; i < std::min(classes.size(), kMostShown); ++i) {
+    shown += formatted("{}{} = {}", i == 0 ? "" : ", ", classes[i], i);
+  }
+  log_note(formatted("classes of {}: {}{}", file, shown,
+                     classes.size() > kMostShown ? ", ... in the order of their names" : ""));
+}
+
 Dataset load(const Config& config, const fs::path& folder) {
   const fs::path path = named_file(config, "data.file", folder, "data.csv");
   Table table;
@@ -276,6 +325,7 @@ Dataset load(const Config& config, const fs::path& folder) {
     set.files.push_back(test.string());
     Reader(config, test, table).read(1, columns);
   }
+  if (!table.names.empty()) number_classes(config, path.string(), table);
   const auto rows = static_cast<std::int64_t>(table.labels.size());
   const auto width = static_cast<std::int64_t>(columns->values.size());
   const std::string name = path.string();
@@ -306,10 +356,17 @@ DataSource csv_source() {
                .help = "csv: the first line names the columns"});
     table.add_choice("data.csv_separator", "comma", "csv: separator of the cells of a line",
                      {"comma", "semicolon", "tab"});
-    table.add({.key = "data.csv_label",
+    table.add(
+        {.key = "data.csv_label",
+         .type = OptionType::text,
+         .default_value = "",
+         .help = "csv: column of the class (a number from 0, or a name), by name or number from 0; "
+                 "empty = the last"});
+    table.add({.key = "data.csv_skip",
                .type = OptionType::text,
                .default_value = "",
-               .help = "csv: column of the class, by name or number from 0; empty = the last"});
+               .help = "csv: columns that are left out, by name or number from 0, separated by "
+                       "commas"});
     table.add({.key = "data.csv_client",
                .type = OptionType::text,
                .default_value = "",

@@ -1,8 +1,11 @@
 #include "espalier/data/dataset.h"
 
+#include <algorithm>
 #include <cstdlib>
+#include <limits>
 
 #include "espalier/base/archive.h"
+#include "files.h"
 #include "splits.h"
 
 namespace espalier {
@@ -90,7 +93,12 @@ void declare_data_options(OptionTable& table) {
              .minimum = 3,
              .maximum = 1e7});
   table.add_choice("data.partition", "iid", "division of the training samples among the clients",
-                   {"iid", "dirichlet", "shards", "dominant", "long_tail", "given"});
+                   {"iid", "dirichlet", "shards", "dominant", "long_tail", "given", "file"});
+  table.add({.key = "data.partition_file",
+             .type = OptionType::text,
+             .default_value = "",
+             .help = "data.partition = file: a text file with the client of each training sample, "
+                     "one number from 0 on each line"});
   table.add(
       {.key = "data.alpha",
        .type = OptionType::real,
@@ -171,6 +179,45 @@ void declare_data_options(OptionTable& table) {
   for (const auto& item : data_sources().items()) item.value.declare(table);
 }
 
+namespace {
+
+/// Sets the client of each training sample from data.partition_file.
+void read_clients(const Config& config, Dataset& data) {
+  if (config.text("data.partition_file").empty()) {
+    throw InputError("data.partition = file needs data.partition_file");
+  }
+  const std::filesystem::path path =
+      named_file(config, "data.partition_file", data_folder(config), "");
+  const MappedFile file(path);
+  const auto bytes = file.bytes();
+  std::string_view rest(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+  const auto refuse = [&](std::int64_t line, std::string_view text) {
+    throw DataError(formatted("{} line {} is '{}': write the number of a client, from 0",
+                              path.string(), line, text.substr(0, 40)));
+  };
+  const std::int64_t samples = data.train->size();
+  data.client_of.clear();
+  std::int64_t lines = 0;
+  for (; !rest.empty(); ++lines) {
+    const std::size_t end = std::min(rest.find('\n'), rest.size());
+    const std::string_view text = trimmed(rest.substr(0, end));
+    rest.remove_prefix(std::min(end + 1, rest.size()));
+    const auto client = parse_integer(text);
+    if (!client || *client < 0 || *client > std::numeric_limits<std::int32_t>::max()) {
+      refuse(lines + 1, text);
+    }
+    if (lines < samples) data.client_of.push_back(static_cast<std::int32_t>(*client));
+  }
+  const bool is_cut = config.integer("data.train_limit") > 0;
+  if (lines != samples && !(is_cut && lines > samples)) {
+    throw DataError(formatted("{} has {} lines, and {} has {} training samples: write one for each",
+                              path.string(), lines, data.name, samples));
+  }
+  data.files.push_back(path.string());
+}
+
+}  // namespace
+
 void archive_format(Archive& archive, Dataset& data) {
   DataShape& shape = data.shape;
   archive.value("sample_shape", shape.sample);
@@ -193,6 +240,7 @@ std::filesystem::path data_folder(const Config& config) {
 Dataset load_dataset(const Config& config) {
   const DataSource& source = data_sources().get(config.text("data.name")).value;
   Dataset data = source.load(config, data_folder(config));
+  if (config.text("data.partition") == "file") read_clients(config, data);
   if (config.text("data.augment") == "crop_flip") {
     data.train = make_augmented(std::move(data.train), data.shape);
   }

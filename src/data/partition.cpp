@@ -266,10 +266,13 @@ Members make_shards(std::int64_t size, const std::vector<std::int64_t>& sorted) 
 /// `limit`: data.train_limit.
 Members by_client(const Dataset& data, std::int64_t clients, std::int64_t limit) {
   if (data.client_of.empty()) {
+    const std::string remedy = data.name == "arrays" ? "add an array 'client' beside 'x' and 'y'"
+                               : data.name == "csv"  ? "set data.csv_client"
+                                                     : "choose another partition";
     throw InputError(
-        formatted("data.partition = given needs data that names the client of each sample; {} does "
-                  "not; choose another partition",
-                  data.name));
+        formatted("data.partition = given needs the client of each sample, and {} does not name "
+                  "it; {}",
+                  data.name, remedy));
   }
   const std::int64_t named =
       *std::max_element(data.client_of.begin(), data.client_of.end()) + std::int64_t{1};
@@ -349,7 +352,9 @@ Partition::Partition(const Config& config, const Dataset& data)
     : seed_(config.integer("run.seed")),
       clients_(config.integer("clients.count")),
       drawn_(config.integer("data.samples_per_client")) {
-  const std::string name = config.text("data.partition");
+  const std::string given_name = config.text("data.partition");
+  // The dataset has the clients of a file, too.
+  const std::string name = given_name == "file" ? "given" : given_name;
   const Split& train = *data.train;
   ESPALIER_CHECK(train.size() <= std::numeric_limits<std::uint32_t>::max());
   if (data.shape.predicts_tokens() && name != "iid" && name != "given") {

@@ -82,6 +82,25 @@ std::int32_t class_index(const std::vector<DeviceClass>& classes, const std::str
   for (std::size_t i = 0; i < classes.size(); ++i) {
     if (classes[i].name == name) return static_cast<std::int32_t>(i);
   }
+  const auto is_known = [&](const std::string& word) {
+    return std::ranges::any_of(classes, [&](const auto& device) { return device.name == word; });
+  };
+  // A count without its star: "4 slow", "4slow", "4xslow", "4 x slow".
+  const std::size_t digits = name.find_first_not_of("0123456789");
+  if (digits != 0 && digits != std::string::npos) {
+    std::string rest = trimmed(name.substr(digits));
+    if (!is_known(rest) && rest.starts_with('x')) rest = trimmed(rest.substr(1));
+    if (is_known(rest)) {
+      throw InputError(formatted("clients.fleet has the part '{}'; did you mean {}*{}?", name,
+                                 name.substr(0, digits), rest));
+    }
+  }
+  if (name.find_first_of(" \t;*") != std::string::npos) {
+    throw InputError(
+        formatted("clients.fleet has the part '{}': write counts, '*' and devices, separated by "
+                  "commas, such as 2*laptop, 3*phone",
+                  name));
+  }
   std::string names;
   for (const DeviceClass& device : classes) names += (names.empty() ? "" : ", ") + device.name;
   throw InputError(
@@ -109,7 +128,7 @@ std::vector<std::int32_t> parse_pattern(const std::string& fleet,
     if (count < 1 || name.empty()) {
       throw InputError(formatted(
           "clients.fleet has the part '{}': write a count, '*' and a device, such as 2*laptop",
-          part));
+          trimmed(part)));
     }
     const std::int32_t index = class_index(classes, name);
     if (count > clients - static_cast<std::int64_t>(pattern.size())) {

@@ -6,6 +6,7 @@
 #include <numeric>
 
 #include "espalier/base/log.h"
+#include "espalier/base/units.h"
 #include "espalier/model/unit_window.h"
 
 namespace espalier::rounds {
@@ -70,8 +71,8 @@ void note_unstructured(const char* which) {
 void refuse_memory(const DeviceClass& device, std::int64_t least_bytes) {
   throw InputError(
       formatted("device.{}.memory_mb = {} is too little for the smallest submodel, which needs "
-                "{:.3f} MB; give it more, or train a smaller model or batch",
-                device.name, device.memory_mb, static_cast<double>(least_bytes) * 1e-6));
+                "{}; give it more, or train a smaller model or batch",
+                device.name, device.memory_mb, megabytes(least_bytes)));
 }
 
 WidthLevels::WidthLevels(const RuleContext& context)

@@ -38,7 +38,12 @@ std::vector<bool> named_entries(const Config& config, const std::string& key, co
   const Layout& layout = *model.layout;
   const std::set<std::string> norms = names_of_norms(layout);
   std::vector<bool> named(layout.entries.size(), false);
-  for (const std::string& pattern : words_of(config.text(key))) {
+  const std::vector<std::string> patterns = words_of(config.text(key));
+  if (patterns.empty() && !config.text(key).empty()) {
+    throw InputError(formatted("{} = '{}' names nothing; leave it out, or name parameters", key,
+                               config.text(key)));
+  }
+  for (const std::string& pattern : patterns) {
     const auto fits = [&](const Entry& entry) {
       if (pattern == kNorms && norms.contains(layer_of(entry))) return true;
       if (pattern == kAdapters && entry.adapter) return true;

@@ -266,6 +266,24 @@ auto advising(const Work& work) {
 
 }  // namespace
 
+void refuse_folder(const std::filesystem::path& path) {
+  std::error_code ignored;
+  const bool is_run = std::filesystem::is_directory(path / "checkpoints", ignored);
+  std::filesystem::path newest;
+  for (const auto& entry :
+       std::filesystem::directory_iterator(is_run ? path / "checkpoints" : path, ignored)) {
+    const std::string name = entry.path().filename().string();
+    const bool is_one = name.starts_with("ckpt_") && name.ends_with(".h5");
+    if (is_one && name > newest.filename().string()) newest = entry.path();
+  }
+  if (!newest.empty()) {
+    throw InputError(formatted("{} is a folder; name one of its checkpoints, as {}", path.string(),
+                               newest.string()));
+  }
+  throw InputError(formatted("{} is a {}; name a checkpoint (.h5)", path.string(),
+                             is_run ? "run's folder without checkpoints" : "folder"));
+}
+
 CheckpointWriter::~CheckpointWriter() {
   if (writing_.valid()) writing_.wait();
 }
@@ -307,6 +325,7 @@ CheckpointReader::CheckpointReader(const std::filesystem::path& path)
   std::error_code ignored;
   if (!std::filesystem::exists(path, ignored))
     throw OutputError(formatted("there is no checkpoint {}; check its name", path.string()));
+  if (std::filesystem::is_directory(path, ignored)) refuse_folder(path);
   std::string kind;
   try {
     h5::require_file(path);

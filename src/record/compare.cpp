@@ -6,12 +6,14 @@
 #include <cstring>
 #include <fstream>
 #include <map>
+#include <set>
 #include <sstream>
 #include <string_view>
 #include <utility>
 #include <vector>
 
 #include "espalier/base/error.h"
+#include "espalier/base/units.h"
 #include "espalier/record/outcome.h"
 #include "espalier/record/table.h"
 #include "h5_io.h"
@@ -64,6 +66,21 @@ bool is_wall_dataset(const std::string& parent, hid_t dataset) {
   return !wall.empty() && wall[0] != 0;
 }
 
+/// What `diff --values` leaves aside: of a run file, what its method declares; of a checkpoint, the
+/// state of rules, which runs under other settings need not have, and what they did not compute.
+bool is_of_settings(const std::string& path) {
+  static const std::set<std::string> kOfSettings{"/method",
+                                                 "/data",
+                                                 "/data_fingerprint",
+                                                 "/wall",
+                                                 "/server/merge_rule",
+                                                 "/server/submodel_rule",
+                                                 "/server/window",
+                                                 "/server/sampler",
+                                                 "/server/failures_told"};
+  return kOfSettings.contains(path);
+}
+
 class Comparison {
  public:
   Comparison(std::string name_a, std::string name_b, DiffScope scope, bool tables)
@@ -77,8 +94,7 @@ class Comparison {
     const std::int64_t rows_b = valid_rows(b, names_b);
     for (const std::string& name : joined(names_a, names_b)) {
       const std::string full = (path == "/" ? "" : path) + "/" + name;
-      const bool state = !tables_ && path == "/" && name != "model";  // of a checkpoint
-      if (scope_ == DiffScope::values && (state || full == "/method")) continue;
+      if (scope_ == DiffScope::values && is_of_settings(full)) continue;
       if (!contains(names_a, name)) return formatted("{} is only in {}", full, name_b_);
       if (!contains(names_b, name)) return formatted("{} is only in {}", full, name_a_);
       const H5Handle object_a = h5::open_object(a, name);
@@ -250,7 +266,8 @@ std::string line(const std::string& label, const std::string& text) {
 
 /// Tables at any depth below `group`, with their valid length.
 std::string describe_tables(hid_t group, const std::string& path) {
-  std::string text;
+  constexpr std::size_t kWidth = 100;
+  std::string text, list, row;
   std::int64_t columns = 0;
   std::int64_t rows = 0;
   for (const std::string& name : h5::children(group)) {
@@ -262,9 +279,18 @@ std::string describe_tables(hid_t group, const std::string& path) {
     const std::int64_t length = h5::elements(object);
     rows = columns == 0 ? length : std::min(rows, length);
     ++columns;
+    const std::string unit =
+        h5::has_attribute(object, "units") ? h5::text_attribute(object, "units") : "";
+    std::string column = name + (unit.empty() || unit == "1" ? "" : " [" + unit + "]");
+    if (!row.empty() && row.size() + 2 + column.size() > kWidth) {
+      list += line("", row + ",");
+      row.clear();
+    }
+    row += (row.empty() ? "" : ", ") + std::move(column);
   }
   if (columns > 0)
-    text += line(path, formatted("{} row{}, {} columns", rows, rows == 1 ? "" : "s", columns));
+    text += line(path, formatted("{} row{}, {} columns", rows, rows == 1 ? "" : "s", columns)) +
+            list + line("", row);
   return text;
 }
 
@@ -322,9 +348,9 @@ std::string describe_checkpoint(hid_t file) {
   std::string text = line("complete", kChecked);
   for (const std::string& name : h5::children(file)) {
     const Size size = size_below(h5::open_object(file, name));
-    text += line("/" + name, formatted("{:>10.3f} MB in {:>3} dataset{}  {}",
-                                       static_cast<double>(size.bytes) / 1e6, size.datasets,
-                                       size.datasets == 1 ? " " : "s", words_of(name)));
+    text +=
+        line("/" + name, formatted("{:>13} in {:>3} dataset{}  {}", megabytes(size.bytes),
+                                   size.datasets, size.datasets == 1 ? " " : "s", words_of(name)));
   }
   if (H5Lexists(file, "server", H5P_DEFAULT) <= 0) return text;
   const H5Handle server = h5::open_object(file, "server");

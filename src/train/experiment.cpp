@@ -1,6 +1,7 @@
 #include "espalier/train/experiment.h"
 
 #include <algorithm>
+#include <limits>
 
 #include "espalier/base/log.h"
 #include "espalier/train/penalty.h"
@@ -19,6 +20,30 @@ Dataset declared_data(const Config& config, const MissingDataError& missing) {
   }
   log_warning(formatted("{} (checking with the declared shapes)", missing.what()));
   return data;
+}
+
+/// Clients whose only batch is smaller than asked for. It is usual that a few have little data;
+/// that all have is mostly a mistake.
+void tell_small_clients(const Experiment& e) {
+  std::int64_t small = 0, least = std::numeric_limits<std::int64_t>::max(), asked = 0;
+  for (std::int64_t client = 0; client < e.fleet->size(); ++client) {
+    const std::int64_t samples = e.samples_of(client);
+    if (samples == 0 || samples >= e.batch_of(client)) continue;
+    ++small;
+    least = std::min(least, samples);
+    asked = std::max(asked, e.batch_of(client));
+  }
+  if (small == 0) return;
+  const std::string text = formatted(
+      "{} of {} clients have fewer samples than a batch (train.batch = {}; the least is {}): each "
+      "of "
+      "their batches is all that they have",
+      small, e.fleet->size(), asked, least);
+  if (small == e.fleet->size()) {
+    log_warning(text);
+  } else {
+    log_note(text);
+  }
 }
 
 }  // namespace
@@ -52,7 +77,10 @@ Experiment build_experiment(const Config& config, bool data_may_be_absent) {
   freeze_entries(config, e.model);
   if (has_frozen(*e.model.layout)) e.frozen = std::make_unique<FrozenValues>();
   refuse_idle_penalties(e.train, e.model);
-  if (e.data.train) e.partition.emplace(config, e.data);
+  if (e.data.train) {
+    e.partition.emplace(config, e.data);
+    tell_small_clients(e);
+  }
   e.plans = std::make_unique<PlanCache>(e.model.layout);
   return e;
 }

@@ -509,8 +509,11 @@ Parameters first_model(const Config& config, const Experiment& experiment) {
   const std::filesystem::path path = config.text("model.init");
   const bool partial = config.boolean("model.init_partial");
   std::vector<bool> placed;
+  std::error_code ignored;
   if (path.empty()) {
     // Everything is drawn.
+  } else if (std::filesystem::exists(path / "checkpoints", ignored)) {
+    refuse_folder(path);
   } else if (path.extension() == ".h5") {
     try {
       const StoredModel stored = read_stored_model(path, config.table());

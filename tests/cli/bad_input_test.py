@@ -8,6 +8,8 @@ import sys
 import time
 import unittest
 
+import numpy as np
+
 sys.path.insert(0, os.path.dirname(__file__))
 from support import ESPALIER, MPIRUN, ProgramTest  # noqa: E402
 
@@ -46,10 +48,12 @@ class BadInput(ProgramTest):
         self.refused(2, "one input file", self.input)
 
     def test_help_of_a_command(self):
-        for words in (("run", "--help"), ("diff", "--help"), ("export", "-h"), ("--help",)):
+        for words in (("run", "--help"), ("diff", "--help"), ("export", "-h"), ("--help",), ("help",), ("help", "run")):
             done = self.espalier(*words)
             self.assertEqual(done.returncode, 0, done.stderr)
             self.assertIn("espalier run INPUT.ini", done.stdout)
+            self.assertIn("--resume", done.stdout)
+            self.assertEqual("calibrate" in done.stdout, "run" not in words, words)
 
     def test_explain_takes_data_sets_and_rules(self):
         for name, words in (("digits", "data set digits: "), ("csv", "data.csv_label"),
@@ -70,6 +74,47 @@ class BadInput(ProgramTest):
                             "--model.name=mlp")
         self.assertNotIn("cross_entropy", said)
         self.refused(2, "cross_entropy and method.merge = average", "--method.name=feddyn", "--method.dynamic_alpha=0")
+
+    def test_a_name_in_the_wrong_section(self):
+        for key, meant in (("model.lr", "train.lr"), ("data.batch", "train.batch"), ("run.epochs", "train.epochs"),
+                           ("device.memory_mb", "device.NAME.memory_mb")):
+            self.refused(2, f"unknown option '{key}' in the command line; did you mean '{meant}'?", f"--{key}=1")
+
+    def test_a_fleet_with_a_slip(self):
+        for fleet, words in (("3*fast, 4 slow", "has the part '4 slow'; did you mean 4*slow?"),
+                             ("3fast, 4*slow", "did you mean 3*fast?"), ("3*fast, 4 x slow", "did you mean 4*slow?"),
+                             ("3xfast", "did you mean 3*fast?"), ("fast*3", "has the part 'fast*3': write a count"),
+                             ("3*fast 4*slow", "separated by commas"), ("3*fast; 4*slow", "separated by commas"),
+                             ("7*fats", "there are: laptop, fast, slow; add a section [device.fats]")):
+            self.refused(2, words, f"--clients.fleet={fleet}")
+
+    def test_a_placeholder_that_stands_for_nothing(self):
+        for name in ("x-{methd}", "{Seed}", "{}"):
+            self.refused(2, "write {seed}, {method}, {job}", f"--run.name={name}", "--check")
+        self.run_ok("a-{b")
+        self.assertTrue(os.path.exists(self.path("runs", "a-{b")))
+
+    def test_the_client_of_each_sample_is_missing(self):
+        os.mkdir(self.path("arrays"))
+        np.save(self.path("arrays", "x.npy"), np.ones((60, 4), np.float32))
+        np.save(self.path("arrays", "y.npy"), np.arange(60) % 3)
+        table = self.write("t.csv", "".join(f"{i},{i % 3}\n" for i in range(60)))
+        for words, settings in (("arrays does not name it; add an array 'client' beside",
+                                 ["--data.name=arrays", f"--data.dir={self.path('arrays')}"]),
+                                ("csv does not name it; set data.csv_client", ["--data.name=csv", f"--data.file={table}", "--data.csv_header=false"]),
+                                ("choose another partition", [])):
+            self.refused(2, words, "--data.partition=given", *settings)
+
+    def test_a_batch_larger_than_the_data_of_a_client(self):
+        few = ["--clients.count=6", "--clients.fleet=", "--data.partition=iid", "--data.synthetic_samples=60", "--run.rounds=1"]
+        for batch, said in ((8, ("", "")), (11, ("", "6 of 6 clients have fewer samples than a batch (train.batch = 11; "))):
+            done = self.espalier("run", self.input, *few, f"--train.batch={batch}", f"--run.name=b{batch}")
+            self.assertEqual(done.returncode, 0, done.stderr)
+            self.assertIn(said[1], done.stderr)
+            self.assertEqual(done.stderr == "", batch == 8, done.stderr)
+        uneven = self.espalier("run", self.input, "--check", "--data.alpha=0.05", "--train.batch=60")
+        self.assertRegex(uneven.stdout, r"[1-6] of 7 clients have fewer samples than a batch \(train.batch = 60; the least is \d+\)")
+        self.assertEqual(uneven.stderr, "")
 
     def test_unknown_method(self):
         self.refused(2, "there are: fedavg", "--method.name=fedavrg")
@@ -147,6 +192,18 @@ class BadInput(ProgramTest):
 
 
 class RunFolder(ProgramTest):
+    def test_a_folder_instead_of_a_checkpoint_is_refused_with_its_newest(self):
+        self.run_ok("a", "--checkpoint.every=1")
+        newest = os.path.join("runs", "a", "checkpoints", "ckpt_00000003.h5")
+        os.mkdir(self.path("plain"))
+        for command in (["export", "runs/a", "a.safetensors"], ["export", "runs/a/checkpoints", "a.safetensors"],
+                        ["generate", "runs/a", "--prompt=x"], ["run", self.input, "--run.name=b", "--model.init=runs/a"]):
+            said = self.assert_refused(2, f"is a folder; name one of its checkpoints, as {newest}", *command)
+            self.assertNotIn("damaged", said)
+        self.assert_refused(2, "plain is a folder; name a checkpoint (.h5)", "export", "plain", "a.safetensors")
+        self.assert_refused(2, "whose name ends in .safetensors", "export", newest, "a.pt")
+        self.assert_refused(2, "export needs two files", "export", newest)
+
     def test_a_finished_run_prints_its_result_again(self):
         run = self.run_ok("a")
         said = self.assert_refused(4, "run.h5 is an", "export", os.path.join(run, "run.h5"), "a.safetensors")
@@ -187,8 +244,15 @@ class RunFolder(ProgramTest):
         started = time.monotonic()
         _, message = job.communicate(timeout=30)
         self.assertLess(time.monotonic() - started, 5)
-        self.assertNotEqual(job.returncode, 0)
-        self.assertIn("signal 9", message)
+        self.assertEqual(job.returncode, 137)
+        self.assertEqual(message, "error: a rank was ended by signal 9\n")
+
+    def test_a_killed_launcher_ends_its_ranks(self):
+        words = ["run", self.input, "--run.name=b", "--run.rounds=1000000"]
+        job = subprocess.Popen(self.command(*words, ranks=2), cwd=self.folder.name, stdout=subprocess.PIPE)
+        self.assertTrue(job.stdout.readline())
+        job.kill()
+        job.communicate(timeout=30)  # the ranks hold the pipe
 
 
 if __name__ == "__main__":

@@ -42,6 +42,132 @@ class Partitions(ProgramTest):
         self.run_ok("table", "--data.name=csv", f"--data.dir={self.folder.name}", "--data.partition=given",
                     "--data.csv_client=who", "--data.normalise=computed")
 
+    def test_a_file_says_whose_a_sample_is(self):
+        whose = [(i * i + i // 9) % 7 for i in range(600)]
+        self.write("whose.txt", "".join(f"{client}\n" for client in whose))
+        settings = ("--data.partition=file", "--data.partition_file=whose.txt")
+        self.same_on_one_and_three(*settings)
+        samples = self.column(self.path("runs", "one"), "samples", "clients")
+        self.assertEqual(samples.tolist(), [whose.count(client) for client in range(7)])
+        # As an array of clients does it.
+        draw = np.random.default_rng(5)
+        arrays = {"x": draw.normal(size=(660, 6)).astype(np.float32), "y": draw.integers(0, 4, 660),
+                  "split": np.arange(660) // 600, "client": np.array([*whose, *[0] * 60])}
+        for name in ("with", "without"):
+            os.mkdir(self.path(name))
+            for key, values in arrays.items():
+                if key != "client" or name == "with":
+                    np.save(self.path(name, f"{key}.npy"), values)
+        settings = ("--data.name=arrays", "--data.partition=given")
+        given = self.run_ok("given", *settings, f"--data.dir={self.path('with')}")
+        file = self.run_ok("file", "--data.name=arrays", f"--data.dir={self.path('without')}", "--data.partition=file",
+                           "--data.partition_file=whose.txt")
+        self.assert_equal_models(given, file)
+
+    def test_a_damaged_file_of_clients_is_refused(self):
+        for status, words, text in ((3, "599 lines, and synthetic has 600 training samples", "0\n" * 599),
+                                    (3, "line 3 is 'two': write the number of a client, from 0", "0\n1\ntwo\n"),
+                                    (3, "line 1 is '-1'", "-1\n" * 600), (3, "line 2 is ''", "0\n\n1\n"),
+                                    (2, "more than the 3 clients", "0\n1\n2\n" * 200)):
+            self.write("whose.txt", text)
+            self.assert_refused(status, words, "run", self.input, "--data.partition=file", "--data.partition_file=whose.txt")
+        self.assert_refused(3, "absent.txt is missing", "run", self.input, "--data.partition=file", "--data.partition_file=absent.txt")
+        self.assert_refused(2, "needs data.partition_file", "run", self.input, "--data.partition=file")
+
+    def test_check_shows_the_labels_of_each_client(self):
+        whose = [min(6, i % 10) for i in range(600)]
+        self.write("whose.txt", "".join(f"{client}\n" for client in whose))
+        settings = ("--check", "-v", "--data.partition=file", "--data.partition_file=whose.txt")
+        shown = self.espalier("run", self.input, *settings).stdout
+        rows = [[int(n) for n in line.split()] for line in shown.split("labels ")[1].splitlines()[1:]]
+        self.assertEqual([row[:2] for row in rows], [[c, whose.count(c)] for c in range(7)])
+        for row in rows:
+            self.assertEqual(sum(row[2:]), row[1])
+        self.assertEqual([sum(row[2 + label] for row in rows) for label in range(10)], [60] * 10)
+        self.assertNotIn("labels ", self.espalier("run", self.input, *settings[:1], *settings[2:]).stdout)
+        many = self.espalier("run", self.input, "--check", "-v", "--data.synthetic_classes=20", "--clients.count=60", "--clients.fleet=").stdout
+        self.assertRegex(many, r"labels +client +samples +classes +of the largest\n")
+        self.assertIn("and 10 more clients\n", many)
+
+    def test_a_table_with_names_of_classes_and_columns_to_skip(self):
+        kinds = ["otter", "bee", "newt"]
+        rows = [(f"it's {i}", i % 13, i * i % 7, kinds[(i * i + i // 9) % 3]) for i in range(210)]
+        self.write("named.csv", "title,a,b,kind,when\n" + "".join(f"{t},{a},{b},{k},2026-01-0{1 + a % 9}\n" for t, a, b, k in rows))
+        numbers = {"bee": 0, "newt": 1, "otter": 2}  # in the order of the names
+        self.write("plain.csv", "a,b,kind\n" + "".join(f"{a},{b},{numbers[k]}\n" for _, a, b, k in rows))
+        settings = ["--data.name=csv", f"--data.dir={self.folder.name}", "--data.partition=iid"]
+        named = [*settings, "--data.file=named.csv", "--data.csv_label=kind"]
+        skipping = [*named, "--data.csv_skip=title, when"]
+        self.assert_equal_models(self.run_ok("plain", *settings, "--data.file=plain.csv"), self.run_ok("named", *skipping, ranks=2))
+        self.assertIn("named.csv: bee = 0, newt = 1, otter = 2\n", self.espalier("run", self.input, *skipping, "--check").stdout)
+        for status, words, more in ((3, "is not a finite number; data.csv_skip leaves columns out", named),
+                                    (3, "210 different names of classes in 210 rows; choose the column",
+                                     [*settings, "--data.file=named.csv", "--data.csv_label=title", "--data.csv_skip=kind,when"]),
+                                    (2, "data.csv_skip = titel is not a column", [*named, "--data.csv_skip=titel"]),
+                                    (2, "which is the column of the class", [*named, "--data.csv_skip=3"]),
+                                    (3, "names 3 classes, and data.classes = 2", [*skipping, "--data.classes=2"])):
+            self.assert_refused(status, words, "run", self.input, *more, "--run.name=x")
+
+    def test_a_checkpoint_is_evaluated_as_its_run_did(self):
+        run = self.run_ok("a", "--checkpoint.every=1", "--checkpoint.keep=3", "--model.name=cnn", "--model.channels=4,8", "--model.features=16",
+                          "--model.norm=batch", "--data.synthetic_noise=3")
+        table = self.table(run, "evaluations")
+        for version, loss, top1, top5 in zip(*(table[name] for name in ("version", "loss", "top1", "top5"))):
+            checkpoint = os.path.join(run, "checkpoints", f"ckpt_{version:08}.h5")
+            done = self.espalier("evaluate", checkpoint)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            self.assertRegex(done.stdout, rf"\Atest: samples=\d+ loss={loss:.4f} top1={top1:.4f} top5={top5:.4f}\n\Z")
+        few = self.espalier("evaluate", checkpoint, "--data.test_limit=37").stdout
+        self.assertIn("samples=37 ", few)
+        for words, settings in (("another shape", ["--data.synthetic_shape=1,10,10"]), ("12 classes", ["--data.synthetic_classes=12"]),
+                                ("takes options of the data", ["--train.lr=1"]), ("one checkpoint", [checkpoint]),
+                                ("unknown option 'data.nam'", ["--data.nam=x"])):
+            self.assert_refused(2, words, "evaluate", checkpoint, *settings)
+        self.assert_refused(2, "name one of its checkpoints", "evaluate", run)
+        self.assert_refused(2, "evaluate needs a checkpoint", "evaluate")
+
+    def test_a_language_model_is_evaluated_in_perplexity(self):
+        text = self.write("t.txt", "to be or not to be that is the question " * 60)
+        run = self.run_ok("a", "--data.name=text", f"--data.file={text}", "--data.length=8", "--data.partition=iid",
+                          "--model.name=gpt", "--model.embed=8", "--model.heads=2", "--model.depth=1")
+        done = self.espalier("evaluate", self.checkpoint(run))
+        self.assertIn(f" perplexity={self.column(run, 'perplexity', 'evaluations')[-1]:.4f}\n", done.stdout)
+
+    def test_check_predicts_the_bytes_of_first_tasks(self):
+        for name, settings in (("half", ["--method.name=heterofl", "--method.widths=0.8,0.3"]), ("all", []),
+                               ("frozen", ["--train.freeze=fc1*"])):
+            with self.subTest(name):
+                checked = self.espalier("run", self.input, "--check", *settings).stdout.splitlines()
+                head = next(i for i, line in enumerate(checked) if " device " in line)
+                self.assertEqual(checked[head].split()[-2:], ["down", "up"])
+                said = {}
+                for line in checked[head + 1:]:
+                    words = line.split()
+                    if len(words) < 9 or words[0] not in ("fast", "slow"):
+                        break
+                    said.setdefault(words[0], set()).add((float(words[-4]), float(words[-2])))
+                run = self.run_ok(name, "--run.rounds=1", *settings)
+                tasks = self.table(run)
+                made = {}
+                for client, down, up in zip(tasks["client"], tasks["bytes_down"], tasks["bytes_up"]):
+                    made.setdefault("fast" if client < 3 else "slow", set()).add((down, up))
+                for device in ("fast", "slow"):
+                    self.assertEqual(len(said[device]), len(made[device]))
+                    for (d1, u1), (d2, u2) in zip(sorted(said[device]), sorted(made[device])):
+                        self.assertAlmostEqual(d1, d2 * 1e-6, delta=6e-6 if d2 < 1e5 else 6e-5)
+                        self.assertAlmostEqual(u1, u2 * 1e-6, delta=6e-6 if u2 < 1e5 else 6e-5)
+
+    def test_info_lists_columns_with_units(self):
+        run = self.run_ok("a", "--run.rounds=1")
+        shown = self.espalier("info", os.path.join(run, "run.h5")).stdout
+        with h5py.File(os.path.join(run, "run.h5")) as file:
+            for table in ("rounds", "tasks", "evaluations", "clients"):
+                listed = re.search(rf"(?m)^/{table} .* columns\n((?: {{16}}.*\n)+)", shown)[1].replace("\n", " ")
+                listed = [re.fullmatch(r"(\w+)(?: \[(.*)\])?", word.strip()).groups() for word in listed.split(",")]
+                units = {name: column.attrs["units"] for name, column in file[table].items()}
+                units = {name: unit.decode() if isinstance(unit, bytes) else unit for name, unit in units.items()}
+                self.assertEqual(dict(listed), {name: None if unit in ("", "1") else unit for name, unit in units.items()})
+
     def test_users_of_leaf_are_clients(self):
         """The speakers are three, and each line is its own; two of them take part."""
         user_data = {}

@@ -67,7 +67,9 @@ class Check(ProgramTest):
         self.assertIn("96 of 5434 parameters stay with each client: norm1.weight, norm1.bias, norm2.weight, norm2.bias", done.stdout)
 
     def test_refusals(self):
-        for words, settings in (("'haed' is no block and no parameter", ["--method.personal=head, haed"]),
+        for words, settings in (("method.personal = ',' names nothing", ["--method.personal=,"]),
+                                ("train.freeze = ', ,' names nothing", ["--train.freeze=, ,"]),
+                                ("'haed' is no block and no parameter", ["--method.personal=head, haed"]),
                                 ("nothing to merge", ["--method.personal=*"]),
                                 ("has no norms; set model.norm", ["--method.name=fedbn"])):
             self.assert_refused(2, words, "run", self.input, *settings)

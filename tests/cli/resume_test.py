@@ -103,6 +103,9 @@ class GoingOn(Resume):
         self.assert_refused(2, "--resume=never", "run", self.input, "--run.name=a", "--resume=never")
         done = self.run_into("a", "--resume=require")
         self.assertEqual(done.returncode, 0, done.stderr)
+        # Of a finished run too, whether or not its settings are the same.
+        for settings in ([], ["--run.rounds=5"], ["--train.lr=0.7"]):
+            self.assert_refused(2, "--resume=never", "run", self.input, "--run.name=a", "--resume=never", *settings, ranks=2)
         self.assert_refused(2, "--resume is auto", "run", self.input, "--resume=maybe")
 
     def test_a_run_without_checkpoints_begins_again(self):
@@ -250,30 +253,51 @@ class Stopping(Resume):
         job.send_signal(number)
         done = finish(job, 60)
         self.assertLess(time.monotonic() - begin, 10)
-        if number == signal.SIGTERM and ranks > 1:
-            self.assertNotEqual(done.returncode, 0)  # mpirun's own status
-        else:
-            self.assertEqual(done.returncode, 85, done.stdout + done.stderr)
+        self.assertEqual((done.returncode, done.stderr), (85, ""), done.stdout)
         self.finish(name, self.stopped_version(done.stdout))
 
     def test_sigusr1(self):
         self.stops_on(signal.SIGUSR1, 1)
         self.stops_on(signal.SIGUSR1, 3)
 
-    def test_sigterm_and_sigint_alone(self):
-        self.stops_on(signal.SIGTERM, 1)
-        self.stops_on(signal.SIGINT, 1)
+    def test_sigterm_and_sigint(self):
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self.stops_on(number, 1)
+            self.stops_on(number, 3)
+
+    def test_ctrl_c_in_a_terminal(self):
+        words = ["run", self.input, "--run.name=a", *LONG]
+        terminal = "import pty, sys; sys.exit(pty.spawn(sys.argv[1:]) >> 8)"
+        job = subprocess.Popen([sys.executable, "-c", terminal, *self.command(*words, ranks=2)], cwd=self.folder.name,
+                               stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        while b"round" not in job.stdout.read1():
+            self.assertIsNone(job.poll())
+        output, _ = job.communicate(b"\x03", timeout=60)
+        self.assertEqual(job.returncode, 85, output)
+        self.assertIn(b"start again to resume", output)
+
+    def test_signals_within_a_second_are_one(self):
+        job = self.start("echo", ranks=1)
+        for number in (signal.SIGSTOP, signal.SIGUSR1, signal.SIGTERM, signal.SIGINT, signal.SIGCONT):
+            job.send_signal(number)  # all are pending at once
+        done = finish(job, 60)
+        self.assertEqual((done.returncode, done.stderr), (85, ""))
+        done = finish(self.begin(["timeout", "--preserve-status", "2", *self.command("run", self.input, *LONG, ranks=2)]), 60)
+        self.assertEqual((done.returncode, done.stderr), (85, ""), done.stdout)
 
     def test_a_second_signal_stops_at_once(self):
-        job = self.start("twice", EVERY, ranks=1)
-        for number in (signal.SIGSTOP, signal.SIGUSR1, signal.SIGTERM, signal.SIGCONT):  # both are pending at once
+        job = self.start("twice", EVERY, "--model.hidden=2000, 2000", ranks=1)  # its checkpoint takes a while
+        job.send_signal(signal.SIGUSR1)
+        time.sleep(0.01)
+        job.send_signal(signal.SIGSTOP)
+        time.sleep(1.1)
+        for number in (signal.SIGTERM, signal.SIGCONT):
             job.send_signal(number)
         done = finish(job, 10)
-        self.assertIn(done.returncode, (128 + signal.SIGUSR1, 128 + signal.SIGTERM), done.stderr)
+        self.assertEqual(done.returncode, 128 + signal.SIGTERM, done.stderr)
         self.assertRegex(done.stderr, r"stopped at once; all results after version \d+ are lost")
         version = int(re.search(r"version (\d+)", done.stderr).group(1))
         self.assertIn(f"ckpt_{version:08}.h5", self.checkpoints(self.path("runs", "twice")))
-        self.finish("twice", version)
 
     def test_a_run_cut_short_afterwards_is_evaluated(self):
         job = self.start("cut", ranks=1)

@@ -118,8 +118,52 @@ class Progress(ProgramTest):
         done = self.espalier("run", self.input, "--record.evaluate_every=2", "--run.target_accuracy=1",
                              "--train.lr=1e-6")
         self.assertEqual(done.returncode, 0, done.stderr)
-        quality = re.search(r"\nversion   2 .*(top-1 [\d.]+)\n", done.stdout).group(1)
-        self.assertRegex(done.stdout, rf"\nround     3/3 .* \(version 2: {quality}\)\n")
+        quality = re.search(r"\nversion +2 .* ([\d.]+)\n", done.stdout).group(1)
+        self.assertRegex(done.stdout, rf"\nround +3/3 .* {quality} \(v2\)\n")
+
+    def test_is_one_table_with_units(self):
+        done = self.espalier("run", self.input, "-v", "--run.rounds=12", "--record.evaluate_every=5",
+                             "--data.partition=iid")
+        head, *rows, last = done.stdout.splitlines()
+        self.assertEqual(head.split(), "loss virtual s wall s rounds/s left top-1".split())
+        self.assertEqual([row.split()[:2] for row in rows if row.startswith("round")], [["round", f"{v}/12"] for v in range(1, 13)])
+        self.assertEqual([row.split()[1] for row in rows if row.startswith("version")], ["5", "10", "12"])
+        self.assertTrue(last.startswith("done: "), last)
+        ends = [head.index(name) + len(name) for name in ("loss", "virtual s", "wall s")]
+        for row in rows:
+            self.assertLess(len(row), 80)
+            for end in ends:  # the columns end where their names do
+                self.assertRegex(row[:end + 1], r"[\d.] $", row)
+
+    def test_a_model_of_language_has_perplexity(self):
+        words = ("--data.name=text", "--data.file=" + self.write("t.txt", "to be or not to be " * 60), "--data.length=8",
+                 "--data.partition=iid", "--model.name=gpt", "--model.embed=8", "--model.heads=2", "--model.depth=1")
+        self.assertRegex(self.espalier("run", self.input, *words).stdout, r"\A +loss .* perplexity\n")
+
+    def on_terminal(self, *words):
+        """The program's output on a terminal, as bytes."""
+        script = "import pty, sys; sys.exit(pty.spawn(sys.argv[1:]) >> 8)"
+        done = subprocess.run([sys.executable, "-c", script, ESPALIER, "run", self.input, *words], cwd=self.folder.name,
+                              stdin=subprocess.DEVNULL, capture_output=True, timeout=120)
+        self.assertEqual(done.returncode, 0, done.stdout)
+        return done.stdout.decode()
+
+    def test_on_a_terminal_the_live_line_stays_and_the_log_has_it(self):
+        shown = self.on_terminal("--run.rounds=9", "--record.evaluate_every=4", "--data.partition=iid")
+        erase = "\r\033[K"
+        # Behind each evaluation, above which it was, the live line comes back.
+        lines = shown.split("\r\n")
+        self.assertEqual(lines[-1], "")
+        for number, line in enumerate(lines[:-1]):
+            final = line.split(erase)[-1]  # what stays of the line
+            self.assertRegex(final, r"^( +loss|version|done:)")
+            if final.startswith("version"):
+                self.assertTrue(lines[number + 1].startswith(erase + "round"), lines[number + 1])
+        self.assertIn("round   9/9", shown)
+        with open(self.path("runs", "small", "log.txt")) as file:
+            log = file.read()
+        self.assertRegex(log, r" round +1/9 ")
+        self.assertRegex(log, r" round +9/9 ")
 
 
 class Quiet(ProgramTest):

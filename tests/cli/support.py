@@ -41,12 +41,16 @@ lr = 0.05
 
 def finish(job, limit):
     """Waits for a started job and returns its result. A job that takes longer than `limit` seconds is a failure, with its
-    output. It gets SIGTERM, so that mpirun also ends its ranks, which hold the pipes."""
+    output. It is asked to stop, then killed; mpirun also ends its ranks, which hold the pipes."""
     try:
         output, errors = job.communicate(timeout=limit)
     except subprocess.TimeoutExpired:
         job.terminate()
-        output, errors = job.communicate(timeout=60)
+        try:
+            output, errors = job.communicate(timeout=30)
+        except subprocess.TimeoutExpired:
+            job.kill()
+            output, errors = job.communicate(timeout=30)
         raise AssertionError(f"not done in {limit} s: {job.args}\n{output}{errors}") from None
     return subprocess.CompletedProcess(job.args, job.returncode, output, errors)
 

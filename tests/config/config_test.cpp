@@ -336,10 +336,12 @@ TEST(ConfigDescribe, ListsOneAlignedLinePerOption) {
   table.add({"run.wait", OptionType::real, "60", "longest wait", "s", 0});
   table.add({"train.epochs", OptionType::integer, "1", "passes", "", 1, 100});
   table.add({"run.dir", OptionType::text, "", "folder"});
+  table.add_choice("run.order", "up", "order", {"up", "down"});
   EXPECT_EQ(list_options(table),
             "run.wait      60 s    longest wait\n"
             "train.epochs  1       passes\n"
-            "run.dir       (none)  folder\n");
+            "run.dir       (none)  folder\n"
+            "run.order     up      order (up | down)\n");
 }
 
 TEST(ConfigDescribe, ExplainsAnOptionAsDeclaredOrAsUsed) {

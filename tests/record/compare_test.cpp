@@ -229,6 +229,32 @@ void save(const std::filesystem::path& path, std::vector<float> weights, double 
   });
 }
 
+/// With state of the server, of which a rule's is its own.
+void save_server(const std::filesystem::path& path, double moments, double rule) {
+  write_checkpoint(path, "[run]\nname = x\n", [&](Archive& archive) {
+    archive.open("server");
+    archive.open("states");
+    archive.value("moments", moments);
+    archive.close();
+    archive.open("merge_rule");
+    archive.value("velocity", rule);
+    archive.close();
+    archive.close();
+  });
+}
+
+TEST(CheckpointDiff, ValuesAreThoseOfTheServerTooButNotOfItsRules) {
+  const Folder folder;
+  const auto diff = [&] {
+    return first_difference(folder / "a.h5", folder / "b.h5", DiffScope::values).value_or("none");
+  };
+  save_server(folder / "a.h5", 3, 5);
+  save_server(folder / "b.h5", 3, 7);
+  EXPECT_EQ(diff(), "none");
+  save_server(folder / "b.h5", 4, 5);
+  EXPECT_EQ(diff(), "/server/states/moments: 3 against 4");
+}
+
 TEST(CheckpointDiff, FollowsTheScopes) {
   const Folder folder;
   const auto diff = [&](DiffScope scope) {
@@ -279,7 +305,7 @@ TEST(Describe, NamesKindTablesAndRows) {
   save(folder / "checkpoint.h5", {1, 2}, 1, 1);
   const std::string checkpoint = describe_file(folder / "checkpoint.h5");
   for (const char* part : {"espalier checkpoint", "complete        yes",
-                           "/model               0.000 MB in   1 dataset   global model"})
+                           "/model            0.000008 MB in   1 dataset   global model"})
     EXPECT_NE(checkpoint.find(part), std::string::npos) << part << "\n" << checkpoint;
 }
 

@@ -20,6 +20,8 @@ int explain_command(const Protocols& protocols, const std::vector<std::string>& 
 int info_command(const std::vector<std::string>& arguments);
 int diff_command(const std::vector<std::string>& arguments);
 int export_command(const Protocols& protocols, const std::vector<std::string>& arguments);
+/// `espalier evaluate CKPT.h5 [--data.key=value ...]`: a stored model on test samples.
+int evaluate_command(const Protocols& protocols, const std::vector<std::string>& arguments);
 /// `espalier generate MODEL --prompt=TEXT ...`: prints text of a language model; docs/generate.md.
 int generate_command(const Protocols& protocols, const std::vector<std::string>& arguments);
 int completion_command(const Protocols& protocols, const std::vector<std::string>& arguments);

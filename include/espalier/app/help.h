@@ -10,6 +10,8 @@ namespace espalier {
 
 /// For `espalier --help`.
 std::string usage();
+/// For `espalier run --help`: its flags.
+std::string run_usage();
 /// A script for `source <(espalier completion bash)`; zsh runs the same through bashcompinit.
 std::string bash_completion(const Protocols& protocols);
 std::string zsh_completion(const Protocols& protocols);

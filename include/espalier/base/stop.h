@@ -1,6 +1,7 @@
 #pragma once
 // Requests to stop early: SIGUSR1 (Slurm, before the limit), SIGTERM, SIGINT, and a limit of wall
-// time. The first request is kept for stop_request(); a second signal ends the process at once.
+// time. The first request is kept for stop_request(); a second signal, a second or more later, ends
+// the process at once.
 
 #include <chrono>
 #include <optional>

@@ -43,8 +43,11 @@ class CheckpointWriter {
   std::future<void> writing_;
 };
 
+/// Throws an InputError that names the newest checkpoint in the folder, which may be a run's.
+[[noreturn]] void refuse_folder(const std::filesystem::path& path);
+
 /// Opens a complete checkpoint, checking kind, version and checksums (OutputError naming what is
-/// damaged).
+/// damaged); refuses a folder.
 class CheckpointReader {
  public:
   explicit CheckpointReader(const std::filesystem::path& path);

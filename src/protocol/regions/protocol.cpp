@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "espalier/base/log.h"
+#include "espalier/base/units.h"
 #include "espalier/device/emulated_time.h"
 #include "espalier/engine/faults.h"
 #include "espalier/protocol/regions/decoupled.h"
@@ -13,10 +14,6 @@
 
 namespace espalier::regions {
 namespace {
-
-std::string megabytes(std::int64_t bytes) {
-  return formatted("{:.2f} MB", static_cast<double>(bytes) * 1e-6);
-}
 
 /// The part of the fastest region's period that the busiest link of a region needs to carry every
 /// fragment once.

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "espalier/base/error.h"
+#include "espalier/base/units.h"
 #include "espalier/config/choice.h"
 #include "espalier/protocol/regions/step_times.h"
 #include "espalier/train/task_cost.h"
@@ -101,10 +102,10 @@ void refuse_little_memory(const Experiment& e, const RegionSettings& settings) {
     const std::int64_t cap = memory_bytes(device);
     const std::int64_t needed = region_bytes(e, settings, part_size(e.train, e.batch_of(region)));
     if (cap > 0 && needed > cap) {
-      throw InputError(formatted(
-          "region {} needs {:.3f} MB, but device.{}.memory_mb = {}: give it more, or train a "
-          "smaller model or batch",
-          region, static_cast<double>(needed) * 1e-6, device.name, device.memory_mb));
+      throw InputError(
+          formatted("region {} needs {}, but device.{}.memory_mb = {}: give it more, or train a "
+                    "smaller model or batch",
+                    region, megabytes(needed), device.name, device.memory_mb));
     }
   }
 }

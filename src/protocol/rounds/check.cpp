@@ -8,16 +8,13 @@
 #include <vector>
 
 #include "espalier/base/log.h"
+#include "espalier/base/units.h"
 #include "espalier/protocol/rounds/personal.h"
 #include "espalier/protocol/rounds/task_costs.h"
 #include "espalier/train/optimizer.h"
 
 namespace espalier::rounds {
 namespace {
-
-std::string megabytes(std::int64_t bytes) {
-  return formatted("{:.2f} MB", static_cast<double>(bytes) * 1e-6);
-}
 
 /// The number of clients with too little memory for their first task, and a remedy.
 std::string memory_line(const Experiment& e, const std::vector<std::int64_t>& too_small) {
@@ -55,8 +52,9 @@ void print_check(const Experiment& e, const RuleNames& names, const ServerRules&
                      e.data.test ? e.data.test->size() : 0));
   for (const std::string& file : e.data.files) log_note("         " + file);
   log_note(formatted("clients  {}", e.fleet->size()));
-  log_note(formatted("         {:<14} {:>8} {:>6} {:>12} {:>12} {:>12}", "device", "clients",
-                     "width", "parameters", "memory", "cap"));
+  log_note(formatted("         {:<14} {:>8} {:>6} {:>12} {:>12} {:>12} {:>12} {:>12}", "device",
+                     "clients", "width", "parameters", "memory", "cap", "down", "up"));
+  TaskCosts costs(e, rules.tasks);
   std::map<std::pair<std::string, std::string>, std::size_t> line_of;  // device and rest
   std::vector<CheckLine> lines;
   std::vector<std::int64_t> too_small;  // clients
@@ -74,9 +72,17 @@ void print_check(const Experiment& e, const RuleNames& names, const ServerRules&
     const bool fits = cap == 0 || bounds.largest() <= cap;
     if (!fits) too_small.push_back(client);
     if (keeps_state) states += Optimizer::copies(e.train) * cost.message_bytes;
+    // Bytes of the first task. Without data it is not known what it does, and so what a search
+    // finds.
+    std::string down = "-", up = "-";
+    if (e.partition) {
+      const Flight flight = costs.first_flight(assigned, client);
+      down = megabytes(flight.bytes_down);
+      up = (flight.is_bounded ? ">= " : "") + megabytes(flight.bytes_up);
+    }
     const std::string rest = formatted(
-        "{:>6.3g} {:>12} {:>12} {:>12}{}{}", assigned.width, cost.parameters,
-        megabytes(cost.peak_bytes), cap > 0 ? megabytes(cap) : "-",
+        "{:>6.3g} {:>12} {:>12} {:>12} {:>12} {:>12}{}{}", assigned.width, cost.parameters,
+        megabytes(cost.peak_bytes), cap > 0 ? megabytes(cap) : "-", down, up,
         bounds.search > 0 ? formatted("  {} while it searches", megabytes(bounds.search)) : "",
         fits ? "" : "  too little memory");
     const auto [line, is_new] = line_of.try_emplace({device.name, rest}, lines.size());

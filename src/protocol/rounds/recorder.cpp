@@ -5,6 +5,7 @@
 #include <limits>
 #include <map>
 
+#include "espalier/base/units.h"
 #include "espalier/protocol/rounds/tables.h"
 #include "espalier/protocol/rounds/task_costs.h"
 
@@ -26,9 +27,9 @@ std::string failure_of(Outcome outcome, std::int64_t needed, const DeviceClass& 
   switch (outcome) {
     case Outcome::out_of_memory:
       return formatted(
-          "ran out of memory: {:.3f} MB needed, cap {:.3f} MB; it does not get this submodel again "
+          "ran out of memory: {} needed, cap {}; it gets no submodel again that contains this one "
           "(give device.{} more memory_mb, or choose smaller widths)",
-          static_cast<double>(needed) * 1e-6, device.memory_mb, device.name);
+          megabytes(needed), megabytes(memory_bytes(device)), device.name);
     case Outcome::crashed:
       return "crashed during its task, which is lost (faults.crash)";
     case Outcome::rejected:

@@ -69,7 +69,8 @@ const TrainingCost& TaskCosts::cost_of(Phase phase, const Submodel& submodel, st
   return place->second;
 }
 
-Nanoseconds TaskCosts::update_time(const Assignment& assigned, std::int64_t client) {
+Flight TaskCosts::flight_alone(const Assignment& assigned, std::int64_t client,
+                               std::int64_t frozen_values) {
   SentTask sent;
   sent.task.client = client;
   sent.task.submodel = assigned.submodel;
@@ -77,8 +78,19 @@ Nanoseconds TaskCosts::update_time(const Assignment& assigned, std::int64_t clie
   sent.name_bytes = assigned.name_bytes;
   sent.traffic = assigned.traffic;
   sent.buffer_layout = experiment_.plans->buffer_layout(assigned.submodel, Packing::shared);
-  const Flight flight = flight_on(experiment_.fleet->device(client), sent, 0);
+  sent.frozen_values = frozen_values;
+  return flight_on(experiment_.fleet->device(client), sent, 0);
+}
+
+Nanoseconds TaskCosts::update_time(const Assignment& assigned, std::int64_t client) {
+  const Flight flight = flight_alone(assigned, client, 0);
   return later(later(flight.download, flight.compute), flight.upload);
+}
+
+Flight TaskCosts::first_flight(const Assignment& assigned, std::int64_t client) {
+  return flight_alone(
+      assigned, client,
+      experiment_.frozen ? frozen_values(experiment_.model.layout, assigned.submodel) : 0);
 }
 
 Flight TaskCosts::flight_of(const SentTask& sent, Nanoseconds now) {

@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "espalier/base/error.h"
+#include "espalier/base/units.h"
 #include "espalier/device/emulated_time.h"
 #include "espalier/engine/resources.h"
 #include "espalier/train/penalty.h"
@@ -23,9 +24,8 @@ void refuse_above(const DeviceClass& device, std::int64_t needed, const std::str
                   const char* remedy) {
   const std::int64_t cap = memory_bytes(device);
   if (cap == 0 || needed <= cap) return;
-  throw InputError(formatted("{} needs {:.3f} MB, but device.{}.memory_mb = {}: give it more, {}",
-                             who, static_cast<double>(needed) * 1e-6, device.name, device.memory_mb,
-                             remedy));
+  throw InputError(formatted("{} needs {}, but device.{}.memory_mb = {}: give it more, {}", who,
+                             megabytes(needed), device.name, device.memory_mb, remedy));
 }
 
 }  // namespace

@@ -4,16 +4,13 @@
 #include <numeric>
 
 #include "espalier/base/log.h"
+#include "espalier/base/units.h"
 #include "espalier/protocol/split/server.h"
 #include "espalier/protocol/split/tables.h"
 #include "espalier/train/weights.h"
 
 namespace espalier::split {
 namespace {
-
-std::string megabytes(std::int64_t bytes) {
-  return formatted("{:.2f} MB", static_cast<double>(bytes) * 1e-6);
-}
 
 class Split final : public Preparation {
  public:

@@ -44,6 +44,9 @@ class TaskCosts {
   /// Time of an update: download, work and upload of the client's task with this submodel, on its
   /// device without modes and faults.
   Nanoseconds update_time(const Assignment& assigned, std::int64_t client);
+  /// The flight of the client's first task, with the frozen values that it has yet to receive, on
+  /// its device without modes and faults.
+  Flight first_flight(const Assignment& assigned, std::int64_t client);
 
  private:
   enum class Phase { search, training, forward, penalty };
@@ -54,6 +57,7 @@ class TaskCosts {
   Batches batches_of(const SentTask& sent) const;
   void charge(const DeviceClass& device, const SentTask& sent, const Submodel& trained,
               const Batches& batches, Flight& flight);
+  Flight flight_alone(const Assignment& assigned, std::int64_t client, std::int64_t frozen_values);
   const TrainingCost& cost_of(Phase phase, const Submodel& submodel, std::int64_t batch);
 
   const Experiment& experiment_;
