@@ -526,10 +526,12 @@ Parameters first_model(const Config& config, const Experiment& experiment) {
     refuse_other_llama(config, path, partial);
     placed = place_weights(read_weights(path), path.string(), partial, model);
   } else {
+    std::error_code ignored;
     throw InputError(formatted(
-        "model.init = {} is neither a .safetensors file, a folder of such files or their index "
-        "(.json), nor a checkpoint (.h5)",
-        path.string()));
+        "model.init = {} {}: give a .safetensors file, a folder of such files, their index "
+        "(.json), or a checkpoint (.h5)",
+        path.string(),
+        std::filesystem::exists(path, ignored) ? "is no file of weights" : "does not exist"));
   }
   initialise(model, experiment.seed, placed);
   return model;

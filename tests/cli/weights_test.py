@@ -118,8 +118,9 @@ class WeightsTest(ProgramTest):
                             f"--model.init={out}", "--model.name=cnn")
         self.assert_refused(3, "No such file", *common, "--model.init=absent.safetensors")
         self.assert_refused(3, "there is no checkpoint", *common, "--model.init=absent.h5")
-        self.assert_refused(2, "is neither a .safetensors file, a folder", *common,
-                            "--model.init=weights.bin")
+        self.assert_refused(2, "model.init = absent does not exist: give a .safetensors file, a folder", *common, "--model.init=absent")
+        self.write("weights.bin", "weights")
+        self.assert_refused(2, "model.init = weights.bin is no file of weights", *common, "--model.init=weights.bin")
         write_bytes(out, struct.pack("<Q", 1 << 60) + read_bytes(out)[8:])
         self.assert_refused(3, "its header would have", *common, f"--model.init={out}", "--check")
         self.assertFalse(os.path.exists(self.path("runs", "bad")))
