@@ -160,6 +160,9 @@ void require_file(const std::filesystem::path& path) {
   }
   if (!std::filesystem::exists(status))
     throw OutputError(formatted("there is no file {}; check its name", path.string()));
+  // Opening a pipe would wait for its writer.
+  if (!std::filesystem::is_regular_file(status))
+    throw OutputError(formatted("{} is a pipe or a device; name a file", path.string()));
 }
 
 H5Handle open_file(const std::filesystem::path& path, bool writable) {
