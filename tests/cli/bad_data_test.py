@@ -1,9 +1,13 @@
 """Damaged or unsuitable data ends the run with status 3 and one sentence that names file and position, on any rank count."""
 
 import os
+import shutil
 import struct
 import sys
 import unittest
+
+import h5py
+import numpy as np
 
 sys.path.insert(0, os.path.dirname(__file__))
 from support import ProgramTest  # noqa: E402
@@ -108,6 +112,23 @@ class BadData(ProgramTest):
     def test_lengths_that_differ(self):
         self.write_arrays(labels=[0, 1] * 21)
         self.refused("40 rows but", "--data.name=arrays", ranks=(1, 3))
+
+    def test_hdf5_arrays(self):
+        """Each rank reads them in child processes."""
+        path = self.path("arrays.h5")
+        with h5py.File(path, "w") as file:
+            file.create_dataset("x", data=np.full((40, 3), 77.25), chunks=(8, 3), fletcher32=True)
+            file["y"] = np.arange(40) % 2
+        self.run_ok("sound", "--data.name=arrays", f"--data.dir={self.folder.name}", "--model.name=mlp", ranks=3)
+        shutil.rmtree(self.path("runs"))
+        with open(path, "rb") as file:
+            whole = file.read()
+        self.write_bytes("arrays.h5", whole.replace(struct.pack("<d", 77.25), struct.pack("<d", 77.5), 1))
+        self.refused("arrays.h5: x cannot be read", "--data.name=arrays", ranks=(1, 3))
+        with h5py.File(path, "w") as file:
+            file.create_dataset("x", (1 << 36, 3), "f4", chunks=(8, 3))
+            file["y"] = np.arange(40) % 2
+        self.refused("arrays.h5: x announces more numbers than its file holds", "--data.name=arrays", ranks=(1, 3))
 
     def test_clients_that_the_data_does_not_have(self):
         self.write_arrays()

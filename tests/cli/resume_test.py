@@ -48,6 +48,28 @@ class GoingOn(Resume):
                 longer = self.run_ok(method, *settings, "--run.rounds=7", ranks=2)
                 self.assert_same(straight, longer)
 
+    def test_the_checksum_of_the_records(self):
+        """Written when the run ends, dropped and renewed when it goes on, and no hindrance to readers."""
+        def is_checked(run):
+            said = self.espalier("info", os.path.join(run, "run.h5"))
+            self.assertEqual(said.returncode, 0, said.stderr)
+            return "the checksum of all bytes is right" in said.stdout
+
+        run = self.stop_after("a", "--run.rounds=3", rounds=2)
+        self.assertFalse(is_checked(run))
+        for rounds in (3, 5):
+            run = self.run_ok("a", EVERY, f"--run.rounds={rounds}")
+            self.assertTrue(is_checked(run))
+            np.testing.assert_array_equal(self.column(run, "round", "rounds"), np.arange(1, rounds + 1))
+        path = os.path.join(run, "run.h5")
+        with h5py.File(path) as file:
+            place = file["tasks/state_bytes"].id.get_chunk_info(0).byte_offset
+        with open(path, "r+b") as file:
+            file.seek(place)
+            file.write(b"\x07")
+        for words in (("info", path), ("diff", path, path)):
+            self.assert_refused(4, "run.h5 is damaged: the checksum", *words)
+
     def test_a_finished_run_prints_its_result_again(self):
         self.run_ok("a")
         again = self.run_into("a", ranks=2)

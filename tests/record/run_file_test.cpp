@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <sys/file.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 
 #include <csignal>
 #include <cstdio>
@@ -325,6 +326,13 @@ TEST(RunFile, EndsInAChecksumOnceItIsClosed) {
     h5_check(H5Adelete(file, "date"), "delete");
   }
   EXPECT_FALSE(is_checked());
+}
+
+TEST(RunFile, APipeIsNotOpened) {
+  const Folder folder;
+  ASSERT_EQ(::mkfifo((folder / "run.h5").c_str(), 0600), 0);
+  const std::string said = output_error([&] { describe_file(folder / "run.h5"); });
+  EXPECT_NE(said.find("run.h5 is a pipe"), std::string::npos) << said;
 }
 
 TEST(RunFile, RefusesRowsOfUnknownTables) {
