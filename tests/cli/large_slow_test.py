@@ -2,13 +2,15 @@
 one round of two steps."""
 
 import os
+import re
 import resource
+import sys
 import unittest
 
 import numpy
 import safetensors.numpy
 
-from support import ProgramTest
+from support import ESPALIER, MPIRUN, ProgramTest, finish
 
 MOST_BYTES = 24e9
 
@@ -127,6 +129,54 @@ class LargeTest(ProgramTest):
 
     def test_gpt_2_small(self):
         self.check(GPT, gpt_shapes(), 124_439_808)
+
+
+SERVER = """
+[run]
+rounds = 4
+[data]
+name = synthetic
+synthetic_shape = 1, 8, 8
+synthetic_samples = 60
+[model]
+name = mlp
+hidden = 5300, 5100
+[clients]
+count = 3
+[train]
+batch = 20
+lr = 0.01
+[checkpoint]
+every = 1
+"""
+
+# Runs its arguments, and prints the largest resident memory of them on stderr with the rank.
+METER = """
+import os, resource, subprocess, sys
+status = subprocess.run(sys.argv[1:]).returncode
+most = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+os.write(2, f"<rank {os.environ.get('OMPI_COMM_WORLD_RANK', '0')} {most}>\\n".encode())
+sys.exit(status)
+"""
+
+
+class ServerMemory(ProgramTest):
+    def peak(self, *words, ranks=1):
+        meter = [sys.executable, "-c", METER, ESPALIER, "run", self.write("server.ini", SERVER), *words]
+        done = finish(self.begin(meter if ranks == 1 else [MPIRUN, "-n", str(ranks), *meter]), 600)
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        return done.stdout, int(re.search(r"<rank 0 (\d+)>", done.stderr).group(1))
+
+    def test_with_a_checkpoint_in_each_round_is_what_check_says(self):
+        """27 million parameters: at most three models beside the updates and the payloads of two versions."""
+        said, before = self.peak("--check")
+        most = float(re.search(r"server +([\d.]+) MB at most", said).group(1)) * 1e6
+        _, used = self.peak(ranks=3)
+        model = 4 * (64 * 5300 + 5300 * 5100)
+        libraries = before - model
+        self.assertLessEqual(used, most)
+        self.assertLessEqual(most, 1.25 * used)
+        self.assertLess(used, libraries + (3 + 3 + 2) * model + 64 * 2**20)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """Resume: settings that may change, refusals, stops on request, and damaged checkpoints."""
 
 import configparser
+import ctypes
+import ctypes.util
 import os
 import pathlib
 import random
@@ -8,6 +10,7 @@ import re
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -442,6 +445,34 @@ class Damage(Resume):
         os.remove(os.path.join(killed, journal))
         error = self.assert_refused(4, "no checkpoint in", "run", self.input, "--run.name=killed", EVERY)
         self.assertIn(journal, error)
+
+    def test_a_checkpoint_that_holds_the_records_itself(self):
+        """As releases before the journal wrote them."""
+        library = ctypes.util.find_library("xxhash")
+        if library is None:
+            self.skipTest("needs the shared library of xxHash")
+        xxh3 = ctypes.CDLL(library).XXH3_64bits
+        xxh3.restype, xxh3.argtypes = ctypes.c_uint64, [ctypes.c_char_p, ctypes.c_size_t]
+        straight = self.run_ok("straight", EVERY, "--run.rounds=5")
+        run = self.stop_after("old", "--run.rounds=5", rounds=3)
+        # The next start makes run.h5 as it was at the checkpoint.
+        self.run_into("old", EVERY, "--run.rounds=5", env={"ESPALIER_KILL_AT": "round.merged"})
+        with open(os.path.join(run, "run.h5"), "rb") as file:
+            records = np.frombuffer(file.read(), np.uint8)
+        for name in self.checkpoints(run)[:-1]:
+            os.remove(os.path.join(run, "checkpoints", name))
+        path = os.path.join(run, "checkpoints", self.checkpoints(run)[0])
+        self.spoil(path, lambda content: content[:-24])
+        with h5py.File(path, "r+") as file:
+            del file["wall/records_bytes"], file["wall/records_checksum"]
+            file["wall/records"] = records
+        self.spoil(path, lambda content: content + b"ESPALIER" + struct.pack("<QQ", len(content),
+                                                                             xxh3(content, len(content))))
+        os.remove(os.path.join(run, "run.journal"))
+        done = self.run_into("old", EVERY, "--run.rounds=5")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertIn("resuming from version 3 ", done.stdout)
+        self.assert_same(straight, run)
 
     def test_a_checkpoint_without_its_run(self):
         run = self.run_ok("a", EVERY)

@@ -1,16 +1,23 @@
 #include "espalier/protocol/rounds/check.h"
 
 #include <fmt/ranges.h>
+#include <unistd.h>
 
+#include <algorithm>
+#include <fstream>
+#include <functional>
 #include <map>
+#include <numeric>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "espalier/base/log.h"
 #include "espalier/base/units.h"
 #include "espalier/protocol/rounds/personal.h"
 #include "espalier/protocol/rounds/task_costs.h"
+#include "espalier/record/checkpoint.h"
 #include "espalier/train/optimizer.h"
 
 namespace espalier::rounds {
@@ -29,6 +36,56 @@ std::string memory_line(const Experiment& e, const std::vector<std::int64_t>& to
       too_small.size(), e.fleet->size(), fmt::join(classes, ", "));
 }
 
+/// What a client's task is for the server.
+struct ServerTask {
+  std::uint64_t submodel = 0;  ///< tasks with equal submodels share a payload
+  std::int64_t bytes = 0;      ///< of the payload, and of the update
+};
+
+/// Resident memory of this process: libraries, data, clients and the model.
+std::int64_t resident_bytes() {
+  std::ifstream in("/proc/self/statm");
+  std::int64_t size = 0, resident = 0;
+  in >> size >> resident;
+  return resident * sysconf(_SC_PAGESIZE);
+}
+
+/// Upper bound of the memory of a server on a rank of its own. The largest payloads and updates of
+/// `at_once` clients (0: all) exist at a time: an update and its client's state before and after
+/// the task, and a payload for each submodel of this version and of the one before.
+std::int64_t server_bytes(const Experiment& e, const ServerRules& rules, const BufferLayout& whole,
+                          std::int64_t at_once, const std::vector<ServerTask>& tasks) {
+  constexpr std::int64_t kEvaluations = 2;  // one that ranks work on, and one that begins
+  constexpr std::int64_t kClient = 64;  // of a registered client: in the set of the idle, counts
+  constexpr std::int64_t kSavedClient = 16;  // of it in a checkpoint
+  const bool keeps_state = e.train.optimizer_state == OptimizerState::keep;
+  const std::int64_t copies = keeps_state ? Optimizer::copies(e.train) : 0;
+  const std::int64_t peers = rules.tasks.objective->peers();
+  const auto clients = std::ssize(tasks);
+  const std::int64_t out = at_once == 0 ? clients : std::min<std::int64_t>(at_once, clients);
+  std::int64_t states = 0;                         // of all clients
+  std::map<std::uint64_t, std::int64_t> payloads;  // bytes by submodel
+  for (const ServerTask& task : tasks) {
+    states += copies * task.bytes;
+    payloads[task.submodel] = task.bytes;
+  }
+  /// Of the largest ones that can be out at a time.
+  const auto largest = [out](std::vector<std::int64_t> bytes) {
+    std::ranges::sort(bytes, std::greater{});
+    return std::accumulate(bytes.begin(), bytes.begin() + std::min(std::ssize(bytes), out),
+                           std::int64_t{0});
+  };
+  std::vector<std::int64_t> of_tasks, of_payloads;
+  for (const ServerTask& task : tasks) of_tasks.push_back(task.bytes);
+  for (const auto& [submodel, bytes] : payloads) of_payloads.push_back(bytes);
+  const std::int64_t updates = (1 + peers + 2 * copies) * largest(std::move(of_tasks));
+  const std::int64_t payload = largest(std::move(of_payloads));
+  const std::int64_t model = 4 * (whole.count(Kind::trainable) + whole.count(Kind::statistic));
+  const std::int64_t held = kEvaluations * model + 2 * payload + updates + states;
+  const std::int64_t copied = std::min(model + held + kSavedClient * clients, kMostCopiedBytes);
+  return resident_bytes() + held + copied + kClient * clients;
+}
+
 /// Clients of one device class with submodels of equal costs.
 struct CheckLine {
   std::string device;
@@ -39,7 +96,7 @@ struct CheckLine {
 }  // namespace
 
 void print_check(const Experiment& e, const RuleNames& names, const ServerRules& rules,
-                 const std::optional<Heterogeneity>& heterogeneity) {
+                 const std::optional<Heterogeneity>& heterogeneity, std::int64_t at_once) {
   log_note(formatted("method   {} (submodel {}, window {}, merge {}, objective {})", names.method,
                      names.submodel, names.window, names.merge, names.objective));
   const auto full = Submodel::full(*e.model.layout);
@@ -58,20 +115,17 @@ void print_check(const Experiment& e, const RuleNames& names, const ServerRules&
   std::map<std::pair<std::string, std::string>, std::size_t> line_of;  // device and rest
   std::vector<CheckLine> lines;
   std::vector<std::int64_t> too_small;  // clients
-  std::int64_t payloads = 0;
-  std::int64_t states = 0;
-  const bool keeps_state = e.train.optimizer_state == OptimizerState::keep;
+  std::vector<ServerTask> tasks;
   for (std::int64_t client = 0; client < e.fleet->size(); ++client) {
     const SendMoment moment{client, 0, 0};
     const Assignment assigned = rules.submodel->choose(e, moment);
     const DeviceClass& device = e.fleet->device(client);
     const Peaks bounds = assignment_peaks(e, rules.tasks, assigned, client);
     const TrainingCost& cost = bounds.training;
-    payloads += cost.message_bytes;
+    tasks.push_back({assigned.submodel.hash(), cost.message_bytes});
     const std::int64_t cap = memory_bytes(device);
     const bool fits = cap == 0 || bounds.largest() <= cap;
     if (!fits) too_small.push_back(client);
-    if (keeps_state) states += Optimizer::copies(e.train) * cost.message_bytes;
     // Bytes of the first task. Without data it is not known what it does, and so what a search
     // finds.
     std::string down = "-", up = "-";
@@ -93,14 +147,8 @@ void print_check(const Experiment& e, const RuleNames& names, const ServerRules&
     log_note(formatted("         {:<14} {:>8} {}", line.device, line.clients, line.rest));
   }
   log_note(description(heterogeneity));
-  // The model, its evaluated copy (without frozen values), and for each client its payload, its
-  // update and three states: the one before the task, the one after it, and the one to send next.
-  // Also its last model and those that travel with its task, if objectives compare them.
-  const std::int64_t peers = rules.tasks.objective->peers();
-  const std::int64_t copies = peers > 0 ? 3 + peers : 2;
-  log_note(formatted("server   {} at most, beside data and libraries",
-                     megabytes(8 * whole->count(Kind::trainable) + 4 * whole->count(Kind::frozen) +
-                               copies * payloads + 3 * states)));
+  log_note(formatted("server   {} at most, on a rank of its own",
+                     megabytes(server_bytes(e, rules, *whole, at_once, tasks))));
   log_note(memory_line(e, too_small));
 }
 

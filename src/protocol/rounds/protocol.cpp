@@ -24,7 +24,7 @@ class Rounds final : public Preparation {
   }
 
   void print_check() const override {
-    rounds::print_check(experiment_, names_, rules_, heterogeneity_);
+    rounds::print_check(experiment_, names_, rules_, heterogeneity_, settings_.sampler.at_once());
   }
 
   std::unique_ptr<Conversation> converse(Run& run) override {

@@ -6,7 +6,8 @@
 
 namespace espalier::rounds {
 
+/// `at_once`: clients that work at the same time, 0 for all.
 void print_check(const Experiment& experiment, const RuleNames& names, const ServerRules& rules,
-                 const std::optional<Heterogeneity>& heterogeneity);
+                 const std::optional<Heterogeneity>& heterogeneity, std::int64_t at_once);
 
 }  // namespace espalier::rounds
