@@ -44,18 +44,32 @@ export OMPI_MCA_ras="${OMPI_MCA_ras:-^slurm,gridengine,tm,lsf,alps}"
 root=
 [ "$(id -u)" -ne 0 ] || root=--allow-run-as-root
 
-# The program says why it ends; -q silences what mpirun would add, up to fifteen lines.
+# The program says why it ends; -q silences what mpirun would add, up to fifteen lines. Its errors before the program starts are silenced
+# too, so a missing program is found here, and with options of mpirun before the program there is no -q.
+quiet=
+case $3 in
+  -*) ;;
+  *)
+    quiet=-q
+    if [ ! -x "$(command -v -- "$3" || true)" ]; then
+      echo "error: there is no program $3" >&2
+      exit 2
+    fi
+    ;;
+esac
+
 # At SIGINT or SIGTERM mpirun kills its ranks, but SIGUSR1 it passes on. A session of its own keeps the terminal's signals away from
 # it. If this shell is killed, so is mpirun.
 exec 3<&0  # a shell takes standard input away from what it starts beside itself
-setsid setpriv --pdeathsig KILL "$mpirun" -q $root --oversubscribe --bind-to none "$@" <&3 3<&- &
+setsid setpriv --pdeathsig KILL "$mpirun" $quiet $root --oversubscribe --bind-to none "$@" <&3 3<&- &
 job=$!
-trap 'kill -USR1 "$job" 2>/dev/null || true' INT TERM USR1
+asked=
+trap 'asked=yes; kill -USR1 "$job" 2>/dev/null || true' INT TERM USR1
 # A trap interrupts the first wait.
 while :; do
   wait "$job" && status=0 || status=$?
   kill -0 "$job" 2>/dev/null || break
 done
 # A rank that was killed could not say so.
-[ "$status" -le 128 ] || echo "error: a rank was ended by signal $((status - 128))" >&2
+[ "$status" -le 128 ] || [ -n "$asked" ] || echo "error: a rank was ended by signal $((status - 128))" >&2
 exit "$status"

@@ -247,6 +247,15 @@ class RunFolder(ProgramTest):
         self.assertEqual(job.returncode, 137)
         self.assertEqual(message, "error: a rank was ended by signal 9\n")
 
+    def test_what_the_launcher_cannot_start_is_said(self):
+        plain = self.write("plain", "no program")
+        for program in ("nosuch", plain, self.folder.name + "/absent"):
+            done = subprocess.run([MPIRUN, "-n", "2", program], text=True, capture_output=True, timeout=60)
+            self.assertEqual((done.returncode, done.stderr), (2, f"error: there is no program {program}\n"))
+        done = subprocess.run([MPIRUN, "-n", "2", "--hostfile", "absent", "true"], text=True, capture_output=True, timeout=60)
+        self.assertNotEqual(done.returncode, 0)
+        self.assertIn("absent", done.stderr)
+
     def test_a_killed_launcher_ends_its_ranks(self):
         words = ["run", self.input, "--run.name=b", "--run.rounds=1000000"]
         job = subprocess.Popen(self.command(*words, ranks=2), cwd=self.folder.name, stdout=subprocess.PIPE)

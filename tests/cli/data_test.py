@@ -64,6 +64,17 @@ class Partitions(ProgramTest):
                            "--data.partition_file=whose.txt")
         self.assert_equal_models(given, file)
 
+    def test_a_file_divides_a_text(self):
+        text = self.write("t.txt", "to be or not to be that is the question " * 60)
+        settings = ["--data.name=text", f"--data.file={text}", "--data.length=8", "--model.name=gpt", "--model.embed=8",
+                    "--model.heads=2", "--model.depth=1", "--run.rounds=1"]
+        checked = self.espalier("run", self.input, *settings, "--data.partition=iid", "--check").stdout
+        windows = int(re.search(r"(\d+) training", checked)[1])
+        whose = [i * i % 10 % 7 if i > 6 else i for i in range(windows)]
+        self.write("whose.txt", "".join(f"{client}\n" for client in whose))
+        run = self.run_ok("a", *settings, "--data.partition=file", "--data.partition_file=whose.txt")
+        self.assertEqual(self.column(run, "samples", "clients").tolist(), [whose.count(client) for client in range(7)])
+
     def test_a_damaged_file_of_clients_is_refused(self):
         for status, words, text in ((3, "599 lines, and synthetic has 600 training samples", "0\n" * 599),
                                     (3, "line 3 is 'two': write the number of a client, from 0", "0\n1\ntwo\n"),

@@ -251,9 +251,9 @@ class OtherData(Resume):
 
 
 class Stopping(Resume):
-    def start(self, name, *settings, ranks):
+    def start(self, name, *settings, ranks, before=()):
         words = ("run", self.input, f"--run.name={name}", *LONG, *settings)
-        job = self.begin(self.command(*words, ranks=ranks))
+        job = self.begin([*before, *self.command(*words, ranks=ranks)])
         log = pathlib.Path(self.path("runs", name, "log.txt"))
         while not (log.exists() and " round " in log.read_text()):
             self.assertIsNone(job.poll(), "the run ended")
@@ -307,21 +307,31 @@ class Stopping(Resume):
             job.send_signal(number)  # all are pending at once
         done = finish(job, 60)
         self.assertEqual((done.returncode, done.stderr), (85, ""))
-        done = finish(self.begin(["timeout", "--preserve-status", "2", *self.command("run", self.input, *LONG, ranks=2)]), 60)
+        # timeout signals its command, and then its whole group.
+        job = self.start("timeout", ranks=2, before=["timeout", "--preserve-status", "1000"])
+        job.send_signal(signal.SIGTERM)
+        done = finish(job, 60)
         self.assertEqual((done.returncode, done.stderr), (85, ""), done.stdout)
 
     def test_a_second_signal_stops_at_once(self):
-        job = self.start("twice", EVERY, "--model.hidden=2000, 2000", ranks=1)  # its checkpoint takes a while
-        job.send_signal(signal.SIGUSR1)
-        time.sleep(0.01)
-        job.send_signal(signal.SIGSTOP)
+        job = self.start("twice", EVERY, ranks=2)
+        found = subprocess.run(["pgrep", "-f", f"^{ESPALIER} run {self.input}"], capture_output=True, text=True).stdout
+        pids = {}
+        for pid in map(int, found.split()):
+            with open(f"/proc/{pid}/environ", "rb") as file:
+                pids[int(re.search(rb"OMPI_COMM_WORLD_RANK=(\d+)", file.read()).group(1))] = pid
+        os.kill(pids[1], signal.SIGSTOP)  # so that rank 0 cannot end
+        os.kill(pids[0], signal.SIGUSR1)
+        log = pathlib.Path(self.path("runs", "twice", "log.txt"))
+        while "stopped at version" not in log.read_text():
+            self.assertIsNone(job.poll())
+            time.sleep(0.02)
         time.sleep(1.1)
-        for number in (signal.SIGTERM, signal.SIGCONT):
-            job.send_signal(number)
-        done = finish(job, 10)
+        os.kill(pids[0], signal.SIGTERM)
+        done = finish(job, 30)
         self.assertEqual(done.returncode, 128 + signal.SIGTERM, done.stderr)
         self.assertRegex(done.stderr, r"stopped at once; all results after version \d+ are lost")
-        version = int(re.search(r"version (\d+)", done.stderr).group(1))
+        version = int(re.search(r"after version (\d+)", done.stderr).group(1))
         self.assertIn(f"ckpt_{version:08}.h5", self.checkpoints(self.path("runs", "twice")))
 
     def test_a_run_cut_short_afterwards_is_evaluated(self):
