@@ -14,6 +14,7 @@
 #include "../record/folder.h"
 #include "espalier/device/memory.h"
 #include "espalier/method/register.h"
+#include "espalier/protocol/rounds/task_costs.h"
 #include "small_run.h"
 
 namespace espalier::rounds {

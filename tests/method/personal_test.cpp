@@ -8,6 +8,7 @@
 #include <set>
 
 #include "espalier/model/unit_window.h"
+#include "espalier/protocol/rounds/task_costs.h"
 #include "fixture.h"
 
 namespace espalier::rounds {

@@ -7,6 +7,7 @@
 
 #include "espalier/model/unit_window.h"
 #include "espalier/protocol/rounds/payloads.h"
+#include "espalier/protocol/rounds/task_costs.h"
 #include "fixture.h"
 #include "merge_scene.h"
 

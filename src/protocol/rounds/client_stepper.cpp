@@ -34,18 +34,19 @@ ClientStepper::ClientStepper(const RuleContext& context, const ClientRules& rule
 }
 
 bool ClientStepper::step() {
+  std::int64_t begun = trainer_.steps();
   try {
     MemoryScope scope(account_);
     if (stage_ == Stage::sent) begin();
     if (stage_ == Stage::search && trainer_.steps() == search_steps_) end_search();
     if (stage_ == Stage::training && test_batch()) return true;
     if (trainer_.steps() == steps_) return false;
-    begun_steps_ = trainer_.steps() + 1;
+    begun = trainer_.steps() + 1;
     trainer_.train_batch(stage_ == Stage::search ? *search_ : *objective_, task_);
   } catch (const c10::OutOfMemoryError&) {
     result_.out_of_memory = true;
     // A step may be counted before its optimiser has ended, so this is not a difference.
-    result_.failed_in_step = begun_steps_ > trainer_.steps();
+    result_.failed_in_step = begun > trainer_.steps();
     result_.asked_bytes = account_->refused_bytes();
     release();
     return false;

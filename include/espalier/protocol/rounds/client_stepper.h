@@ -62,7 +62,6 @@ class ClientStepper {
   std::optional<ByteArchive> state_;  // reads task_.state
   std::int64_t search_steps_ = 0;
   std::int64_t steps_ = 0;
-  std::int64_t begun_steps_ = 0;
   PersonalValues personal_;  // of the client
   struct {
     std::vector<std::int64_t> samples;
