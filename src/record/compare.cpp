@@ -67,13 +67,15 @@ bool is_wall_dataset(const std::string& parent, hid_t dataset) {
 }
 
 /// What `diff --values` leaves aside: of a run file, what its method declares; of a checkpoint, the
-/// state of rules, which runs under other settings need not have, and what they did not compute.
+/// state of rules and queues, which runs under other settings need not have, and what they did not
+/// compute.
 bool is_of_settings(const std::string& path) {
   static const std::set<std::string> kOfSettings{"/method",
                                                  "/data",
                                                  "/data_fingerprint",
                                                  "/wall",
                                                  "/server/merge_rule",
+                                                 "/server/queues",
                                                  "/server/submodel_rule",
                                                  "/server/window",
                                                  "/server/sampler",
