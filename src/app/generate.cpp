@@ -307,13 +307,8 @@ Prompted load(const GenerateRequest& request, const OptionTable& options) {
   }
   std::unique_ptr<TextCodec> codec;
   const bool is_folder = fs::is_directory(request.model);
-  if (is_folder && fs::exists(request.model / "checkpoints")) refuse_folder(request.model);
   if (is_folder && !fs::exists(request.model / kInput)) {
-    if (fs::is_directory(request.model / "checkpoints")) {
-      throw InputError(
-          formatted("{} is the folder of a run: give a file of its folder checkpoints/",
-                    request.model.string()));
-    }
+    if (fs::exists(request.model / "checkpoints")) refuse_folder(request.model);
     throw InputError(
         formatted("{} has no {}: a folder needs it beside its weights, as tools/get_model.py "
                   "writes them",

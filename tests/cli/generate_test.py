@@ -171,7 +171,7 @@ class GenerateTest(ProgramTest):
         refused(2, "to 1000000, not '2e6'", "generate", model, "--prompt=a", "--temperature=2e6")
         refused(2, "--context = 33 is more than the 32 tokens", "generate", model, "--prompt=a", "--context=33")
         os.makedirs(self.path("a-run", "checkpoints"))
-        refused(2, "is the folder of a run: give a file of its folder checkpoints/", "generate", self.path("a-run"), "--prompt=a")
+        refused(2, "is a run's folder without checkpoints; name a checkpoint (.h5)", "generate", self.path("a-run"), "--prompt=a")
         refused(2, "--top_p is a number", "generate", model, "--prompt=a", "--temperature=1", "--top_p=1.5")
         refused(2, "--top_k needs --temperature", "generate", model, "--prompt=a", "--top_k=5")
         refused(2, "--ids has no value", "generate", model, "--prompt=a", "--ids=true")
