@@ -118,7 +118,9 @@ int run_on_all_ranks(const MpiEnvironment& mpi, const Protocols& protocols, cons
   });
   if (request.check) return 0;
 
-  // 5. Lock the folder. Nothing was written so far, and no setting is refused later.
+  // 5. Lock the folder. Nothing was written so far, and no setting is refused later. A request to
+  // stop is kept until the first event.
+  keep_stop_signals(mpi.rank() == 0);
   std::optional<RunDirectory> directory;
   Newest newest;
   on_all_ranks(mpi, [&] {
@@ -136,7 +138,6 @@ int run_on_all_ranks(const MpiEnvironment& mpi, const Protocols& protocols, cons
   // 6. Rank 0 serves, the others work. From here on a failure ends the job, and a request to stop
   // ends the run at a checkpoint.
   int status = 0;
-  keep_stop_signals(mpi.rank() == 0);
   if (const auto stop = stop_time(request, begun)) set_stop_time(*stop);
   const auto serve_or_work = [&] {
     std::optional<RealTime> clock;
@@ -167,6 +168,7 @@ int run_on_all_ranks(const MpiEnvironment& mpi, const Protocols& protocols, cons
 int run_command(int* argc, char*** argv, const Protocols& protocols,
                 const std::vector<std::string>& arguments) {
   // 1. The input file.
+  hold_stop_signals();
   const auto begun = std::chrono::steady_clock::now();
   Request request;
   std::optional<Config> config;
@@ -179,6 +181,7 @@ int run_command(int* argc, char*** argv, const Protocols& protocols,
   // 2. MPI, and one configuration on all ranks.
   const MpiEnvironment mpi(argc, argv);
   set_message_rank(mpi.rank());
+  end_at_stop_signals(mpi.rank() == 0);
   try {
     agree(mpi, failure);
     on_all_ranks(mpi, [&] { refuse_other_config(mpi, *config); });

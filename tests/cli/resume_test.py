@@ -290,6 +290,31 @@ class Stopping(Resume):
             self.stops_on(number, 1)
             self.stops_on(number, 3)
 
+    def test_before_the_run_began(self):
+        def catches(pid):
+            with open(f"/proc/{pid}/status") as file:
+                caught = int(re.search(r"SigCgt:\s*(\w+)", file.read()).group(1), 16)
+            return caught >> (signal.SIGUSR1 - 1) & 1
+
+        large = ["--data.synthetic_samples=600000"]  # work before the run begins
+        for ranks, number in ((1, signal.SIGUSR1), (1, signal.SIGTERM), (1, signal.SIGINT), (3, signal.SIGUSR1),
+                              (2, signal.SIGTERM), (4, signal.SIGINT)):
+            for moment in ("launch", "load") if ranks > 1 else ("load",):
+                with self.subTest(ranks=ranks, number=number, moment=moment):
+                    job = self.begin(self.command("run", self.input, *LONG, *large, ranks=ranks))
+                    pids = [job.pid] if ranks == 1 or moment == "launch" else []
+                    while not (pids and any(map(catches, pids))):
+                        self.assertIsNone(job.poll())
+                        if not pids or moment == "load" and ranks > 1:
+                            found = subprocess.run(["pgrep", "-f", f"^{ESPALIER} run {self.input}"], capture_output=True, text=True)
+                            pids = found.stdout.split()
+                        time.sleep(0.01)
+                    job.send_signal(number)
+                    done = finish(job, 60)
+                    self.assertEqual((done.returncode, done.stdout), (85, ""), done.stderr)
+                    self.assertRegex(done.stderr, r"^stopped (by SIG\w+ )?before the run began; nothing was written, .*\n$")
+                    self.assertFalse(os.path.exists(self.path("runs")))
+
     def test_ctrl_c_in_a_terminal(self):
         words = ["run", self.input, "--run.name=a", *LONG]
         terminal = "import pty, sys; sys.exit(pty.spawn(sys.argv[1:]) >> 8)"

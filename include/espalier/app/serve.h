@@ -14,9 +14,6 @@
 
 namespace espalier {
 
-/// Exit status of a run that was stopped at a checkpoint: start it again to resume it.
-inline constexpr int kStoppedEarly = 85;
-
 /// Built before anything is written, because this reports errors of the input.
 struct Service {
   std::unique_ptr<Preparation> preparation;
