@@ -344,7 +344,7 @@ TEST(Partition, GivenFollowsTheColumn) {
   EXPECT_MENTIONS(refused(3), "no training sample of client 1");
   EXPECT_EQ(refused(1), "accepted");
   data.client_of.clear();
-  EXPECT_MENTIONS(refused(3), "names the client of each sample");
+  EXPECT_MENTIONS(refused(3), "needs the client of each sample");
 }
 
 TEST(Partition, LocalTestsAreNeverTrainedOn) {
