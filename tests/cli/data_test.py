@@ -134,6 +134,21 @@ class Partitions(ProgramTest):
         done = self.espalier("evaluate", self.checkpoint(run))
         self.assertEqual(done.returncode, 0, done.stderr)
 
+    def test_a_folder_of_texts_has_one_for_each_client(self):
+        os.mkdir(self.path("authors"))
+        sizes = [1000 + 130 * i for i in range(8)]
+        for i, size in enumerate(sizes):
+            self.write(f"authors/{'hgfedcba'[i]}.txt", "".join(chr(97 + (i * j + j // 7) % 26) for j in range(size)))
+        settings = ("--data.name=text", f"--data.file={self.path('authors')}", "--data.length=12", "--model.name=gpt", "--model.depth=1",
+                    "--model.embed=8", "--model.heads=2", "--data.partition=given")
+        self.same_on_one_and_three(*settings)
+        samples = self.column(self.path("runs", "one"), "samples", "clients")
+        np.testing.assert_array_equal(samples, [(size * 9 // 10 - 1) // 12 for size in sizes[:0:-1]])
+        self.assert_refused(2, "clients.count = 9 is more than the 8 clients", "run", self.input, *settings, "--run.name=more",
+                            "--clients.count=9", "--clients.fleet=5*fast, 4*slow")
+        self.assert_refused(2, "set data.file to a folder with a file NAME.txt for each client", "run", self.input, *settings,
+                            "--run.name=one-file", f"--data.file={self.path('authors', 'a.txt')}")
+
     def test_a_checkpoint_is_evaluated_as_its_run_did(self):
         run = self.run_ok("a", "--checkpoint.every=1", "--checkpoint.keep=3", "--model.name=cnn", "--model.channels=4,8", "--model.features=16",
                           "--model.norm=batch", "--data.synthetic_noise=3")
