@@ -509,6 +509,30 @@ class Damage(Resume):
         self.assertIn("resuming from version 3 ", done.stdout)
         self.assert_same(straight, run)
 
+    def test_without_the_file_of_the_first_weights(self):
+        first = self.run_ok("first", "--run.rounds=2")
+        weights = self.path("first.safetensors")
+        done = self.espalier("export", self.checkpoint(first), weights)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        cases = {"rounds": [], "frozen": ["--train.freeze=fc1.*"], "regions": ["--method.name=diloco", "--regions.period=4", "--regions.overlap=0"],
+                 "split": ["--method.name=splitfed_v1"]}
+        runs = {}
+        for name, settings in cases.items():
+            settings += [f"--model.init={weights}", "--run.seed=9"]
+            runs[name] = self.run_ok(f"straight_{name}", EVERY, *settings), self.stop_after(name, *settings, ranks=2)
+        begun = self.run_into("begun", EVERY, f"--model.init={weights}", env={"ESPALIER_KILL_AT": "checkpoint.begin"})
+        self.assertNotEqual(begun.returncode, 0)
+        os.remove(weights)
+        for name, settings in cases.items():
+            with self.subTest(name):
+                done = self.run_into(name, EVERY, *settings, ranks=2)
+                self.assertEqual(done.returncode, 0, done.stderr)
+                self.assertIn("resuming from version 1 ", done.stdout)
+                self.assertEqual(done.stderr, "")
+                self.assert_same(*runs[name])
+        # Without a checkpoint the run begins anew, and needs the file.
+        self.assert_refused(3, "first.safetensors", "run", self.input, "--run.name=begun", EVERY, f"--model.init={weights}")
+
     def test_a_checkpoint_without_its_run(self):
         run = self.run_ok("a", EVERY)
         moved = self.path("moved.h5")
