@@ -97,19 +97,11 @@ int run_on_all_ranks(const MpiEnvironment& mpi, const Protocols& protocols, cons
   std::optional<Experiment> experiment;
   std::string data_print;
   std::optional<Service> service;  // only on rank 0
-  const std::string init = config.text("model.init");
-  std::error_code ignored;
-  // The checkpoint has every value, so the file of the first ones may be gone.
-  const bool lacks_init = action.kind == Intent::Kind::resume && !init.empty() &&
-                          !std::filesystem::exists(init, ignored);
   on_all_ranks(mpi, [&] {
     experiment.emplace(build_experiment(config, request.check));
     if (protocol.complete) protocol.complete(config, *experiment);
     if (experiment->data.train) data_print = fingerprint(experiment->data);
-    if (mpi.rank() != 0) return;
-    if (lacks_init) config.set("model.init", "", "the resume");
-    service.emplace(build_service(protocol, config, *experiment));
-    if (lacks_init) config.set("model.init", init, "config.ini");
+    if (mpi.rank() == 0) service.emplace(build_service(protocol, config, *experiment));
   });
   on_all_ranks(mpi, [&] {
     const std::string first = broadcast_text(mpi, data_print);
@@ -136,8 +128,6 @@ int run_on_all_ranks(const MpiEnvironment& mpi, const Protocols& protocols, cons
     directory.emplace(
         path, request.overwrite ? RunDirectory::Content::remove : RunDirectory::Content::keep);
     newest = newest_checkpoint(*directory, config);
-    // Refuses the missing file.
-    if (lacks_init && !newest.checkpoint) build_service(protocol, config, *experiment);
     if (newest.checkpoint) refuse_other_data(experiment->data, data_print, *newest.checkpoint);
     directory->begin(config.resolved());
     open_log(path / "log.txt");

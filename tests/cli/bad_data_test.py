@@ -135,7 +135,7 @@ class BadData(ProgramTest):
         self.write_npy("client.npy", "|u1", "(40,)", bytes([0, 1, 2, 3] * 10))
         self.refused("clients.count = 7 is more than the 4 clients (0 to 3) that arrays names: set it to at most 4",
                      "--data.name=arrays", "--data.partition=given", status=2)
-        self.refused("names the client of each sample", "--data.name=synthetic", "--data.partition=given", status=2)
+        self.refused("needs the client of each sample", "--data.name=synthetic", "--data.partition=given", status=2)
 
     def test_crops_of_what_is_no_image(self):
         self.write_arrays()
