@@ -101,7 +101,8 @@ int run_on_all_ranks(const MpiEnvironment& mpi, const Protocols& protocols, cons
     experiment.emplace(build_experiment(config, request.check));
     if (protocol.complete) protocol.complete(config, *experiment);
     if (experiment->data.train) data_print = fingerprint(experiment->data);
-    if (mpi.rank() == 0) service.emplace(build_service(protocol, config, *experiment));
+    const bool resumes = action.kind == Intent::Kind::resume;
+    if (mpi.rank() == 0) service.emplace(build_service(protocol, config, *experiment, resumes));
   });
   on_all_ranks(mpi, [&] {
     const std::string first = broadcast_text(mpi, data_print);
@@ -118,8 +119,7 @@ int run_on_all_ranks(const MpiEnvironment& mpi, const Protocols& protocols, cons
   });
   if (request.check) return 0;
 
-  // 5. Lock the folder. Nothing was written so far, and no setting is refused later. A request to
-  // stop is kept until the first event.
+  // 5. Lock the folder. Nothing is written before, no setting is refused later, stops are kept.
   keep_stop_signals(mpi.rank() == 0);
   std::optional<RunDirectory> directory;
   Newest newest;
@@ -128,6 +128,8 @@ int run_on_all_ranks(const MpiEnvironment& mpi, const Protocols& protocols, cons
     directory.emplace(
         path, request.overwrite ? RunDirectory::Content::remove : RunDirectory::Content::keep);
     newest = newest_checkpoint(*directory, config);
+    if (!newest.checkpoint && service->lacks_init)
+      build_service(protocol, config, *experiment, false);
     if (newest.checkpoint) refuse_other_data(experiment->data, data_print, *newest.checkpoint);
     directory->begin(config.resolved());
     open_log(path / "log.txt");
