@@ -61,15 +61,35 @@ esac
 # At SIGINT or SIGTERM mpirun kills its ranks, but SIGUSR1 it passes on. A session of its own keeps the terminal's signals away from
 # it. If this shell is killed, so is mpirun.
 exec 3<&0  # a shell takes standard input away from what it starts beside itself
+job=
+asked=
+# mpirun loses a signal that comes before it has started a rank, so wait for one, for two seconds at most.
+ask() {
+  last=$(date +%s)
+  asked=${asked:-$last}
+  [ -n "$job" ] || return 0
+  for _ in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
+    pgrep -P "$job" >/dev/null 2>&1 && found=0 || found=$?
+    [ "$found" -eq 1 ] || break  # 1: none; else one is there, or no pgrep
+    sleep 0.1
+  done
+  kill -USR1 "$job" 2>/dev/null || true
+}
+trap ask INT TERM USR1
 setsid setpriv --pdeathsig KILL "$mpirun" $quiet $root --oversubscribe --bind-to none "$@" <&3 3<&- &
 job=$!
-asked=
-trap 'asked=yes; kill -USR1 "$job" 2>/dev/null || true' INT TERM USR1
+[ -z "$asked" ] || ask
 # A trap interrupts the first wait.
 while :; do
   wait "$job" && status=0 || status=$?
   kill -0 "$job" 2>/dev/null || break
 done
+# SIGUSR1 kills the program only until it has started. A second request, a second after the first, ends a run with the
+# same status.
+if [ "$status" -eq 138 ] && [ -n "$asked" ] && [ "$asked" = "$last" ]; then
+  echo "stopped before the run began; nothing was written, start again to run" >&2
+  exit 85
+fi
 # A rank that was killed could not say so.
 [ "$status" -le 128 ] || [ -n "$asked" ] || echo "error: a rank was ended by signal $((status - 128))" >&2
 exit "$status"

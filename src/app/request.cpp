@@ -25,7 +25,8 @@ po::options_description flags() {
       ("wall", po::value<std::string>(), "stop at a checkpoint after hh:mm:ss")             //
       ("check", po::bool_switch(), "build everything, train nothing, print a description")  //
       ("print-config", po::bool_switch(), "print an input file with every value")           //
-      ("quiet,q", po::bool_switch(), "print the last line only")                            //
+      ("quiet,q", po::bool_switch(),
+       "print the last line only; with --check, the line on memory")  //
       ("verbose,v", po::bool_switch(),
        "print a line for every version; with --check, the labels of each client");
   return list;

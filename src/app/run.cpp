@@ -101,7 +101,8 @@ int run_on_all_ranks(const MpiEnvironment& mpi, const Protocols& protocols, cons
     experiment.emplace(build_experiment(config, request.check));
     if (protocol.complete) protocol.complete(config, *experiment);
     if (experiment->data.train) data_print = fingerprint(experiment->data);
-    if (mpi.rank() == 0) service.emplace(build_service(protocol, config, *experiment));
+    const bool resumes = action.kind == Intent::Kind::resume;
+    if (mpi.rank() == 0) service.emplace(build_service(protocol, config, *experiment, resumes));
   });
   on_all_ranks(mpi, [&] {
     const std::string first = broadcast_text(mpi, data_print);
@@ -118,7 +119,8 @@ int run_on_all_ranks(const MpiEnvironment& mpi, const Protocols& protocols, cons
   });
   if (request.check) return 0;
 
-  // 5. Lock the folder. Nothing was written so far, and no setting is refused later.
+  // 5. Lock the folder. Nothing is written before, no setting is refused later, stops are kept.
+  keep_stop_signals(mpi.rank() == 0);
   std::optional<RunDirectory> directory;
   Newest newest;
   on_all_ranks(mpi, [&] {
@@ -126,6 +128,8 @@ int run_on_all_ranks(const MpiEnvironment& mpi, const Protocols& protocols, cons
     directory.emplace(
         path, request.overwrite ? RunDirectory::Content::remove : RunDirectory::Content::keep);
     newest = newest_checkpoint(*directory, config);
+    if (!newest.checkpoint && service->lacks_init)
+      build_service(protocol, config, *experiment, false);
     if (newest.checkpoint) refuse_other_data(experiment->data, data_print, *newest.checkpoint);
     directory->begin(config.resolved());
     open_log(path / "log.txt");
@@ -136,7 +140,6 @@ int run_on_all_ranks(const MpiEnvironment& mpi, const Protocols& protocols, cons
   // 6. Rank 0 serves, the others work. From here on a failure ends the job, and a request to stop
   // ends the run at a checkpoint.
   int status = 0;
-  keep_stop_signals(mpi.rank() == 0);
   if (const auto stop = stop_time(request, begun)) set_stop_time(*stop);
   const auto serve_or_work = [&] {
     std::optional<RealTime> clock;
@@ -167,6 +170,7 @@ int run_on_all_ranks(const MpiEnvironment& mpi, const Protocols& protocols, cons
 int run_command(int* argc, char*** argv, const Protocols& protocols,
                 const std::vector<std::string>& arguments) {
   // 1. The input file.
+  hold_stop_signals();
   const auto begun = std::chrono::steady_clock::now();
   Request request;
   std::optional<Config> config;
@@ -179,6 +183,7 @@ int run_command(int* argc, char*** argv, const Protocols& protocols,
   // 2. MPI, and one configuration on all ranks.
   const MpiEnvironment mpi(argc, argv);
   set_message_rank(mpi.rank());
+  end_at_stop_signals(mpi.rank() == 0);
   try {
     agree(mpi, failure);
     on_all_ranks(mpi, [&] { refuse_other_config(mpi, *config); });

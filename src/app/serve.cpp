@@ -64,10 +64,16 @@ void warn_of_loss(std::int64_t version) {
 
 }  // namespace
 
-Service build_service(const Protocol& protocol, const Config& config,
-                      const Experiment& experiment) {
-  return {protocol.prepare(config, experiment), run_settings(config, experiment),
-          KeptCheckpoints(config)};
+Service build_service(const Protocol& protocol, Config& config, const Experiment& experiment,
+                      bool resumes) {
+  const std::string init = config.text("model.init");
+  std::error_code ignored;
+  const bool lacks_init = resumes && !init.empty() && !std::filesystem::exists(init, ignored);
+  if (lacks_init) config.set("model.init", "", "the resume");
+  Service service{protocol.prepare(config, experiment), run_settings(config, experiment),
+                  KeptCheckpoints(config), lacks_init};
+  if (lacks_init) config.set("model.init", init, "config.ini");
+  return service;
 }
 
 void distribute_frozen(const MpiEnvironment& mpi, const Experiment& experiment) {

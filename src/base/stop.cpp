@@ -10,6 +10,8 @@
 namespace espalier {
 namespace {
 
+constexpr int kSignals[] = {SIGUSR1, SIGTERM, SIGINT};
+
 // A signal handler writes these, so their types are those that it may write.
 volatile sig_atomic_t the_signal = 0;
 volatile sig_atomic_t speaks_here = 0;
@@ -41,14 +43,46 @@ const char* name_of(int number) {
   return number == SIGUSR1 ? "SIGUSR1" : number == SIGTERM ? "SIGTERM" : "SIGINT";
 }
 
+void before_the_run(int number) {
+  for (const char* part : {"stopped by ", name_of(number),
+                           " before the run began; nothing was written, start again to run\n"}) {
+    [[maybe_unused]] const auto written = write(STDERR_FILENO, part, std::strlen(part));
+  }
+  _exit(kStoppedEarly);
+}
+
+void handle(void (*handler)(int)) {
+  struct sigaction action = {};
+  action.sa_handler = handler;
+  for (const int number : kSignals) sigaddset(&action.sa_mask, number);
+  for (const int number : kSignals) sigaction(number, &action, nullptr);
+}
+
+/// SIGUSR1 alone: while the other two are held back, a start that hangs could not be ended.
+void hold(int how) {
+  sigset_t held;
+  sigemptyset(&held);
+  sigaddset(&held, SIGUSR1);
+  sigprocmask(how, &held, nullptr);
+}
+
 }  // namespace
+
+void hold_stop_signals() { hold(SIG_BLOCK); }
+
+void end_at_stop_signals(bool speaks) {
+  if (speaks) {
+    handle(before_the_run);
+  } else {
+    signal(SIGUSR1, SIG_IGN);
+  }
+  hold(SIG_UNBLOCK);
+}
 
 void keep_stop_signals(bool speaks) {
   speaks_here = speaks ? 1 : 0;
-  struct sigaction action = {};
-  action.sa_handler = on_signal;
-  for (const int number : {SIGUSR1, SIGTERM, SIGINT}) sigaddset(&action.sa_mask, number);
-  for (const int number : {SIGUSR1, SIGTERM, SIGINT}) sigaction(number, &action, nullptr);
+  handle(on_signal);
+  hold(SIG_UNBLOCK);
 }
 
 void set_loss(const std::string& text) {

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <optional>
 #include <utility>
 
 #include "csv_file.h"
@@ -26,14 +27,10 @@ DataShape shape(const Config& config) {
   return {{config.integer("data.length")}, kClasses, config.integer("data.vocabulary"), false};
 }
 
-constexpr std::int32_t kPadding = -1;
-
 struct Rows {
-  std::vector<std::int32_t> words;  ///< numbers, `length` a row, padded
+  WordRows texts;
   std::vector<std::int32_t> labels;
 };
-
-std::int64_t rows_of(const Rows& rows) { return static_cast<std::int64_t>(rows.labels.size()); }
 
 /// The file writes line ends as backslashes, and apostrophes as " #39;".
 std::string mended(std::string text) {
@@ -47,10 +44,9 @@ std::string mended(std::string text) {
   return text;
 }
 
-/// All rows of the file. The words of the first `training` rows are counted, in full length.
-Rows read_rows(const fs::path& path, std::int64_t length, std::int64_t training,
-               WordCounts& words) {
-  Rows rows;
+/// All rows of the file. The first `training` rows count for the vocabulary.
+Rows read_rows(const fs::path& path, std::int64_t training, WordCounts& words) {
+  Rows rows{WordRows(words), {}};
   CsvFile file(path);
   std::vector<std::string> cells;
   while (file.next(cells)) {
@@ -64,38 +60,26 @@ Rows read_rows(const fs::path& path, std::int64_t length, std::int64_t training,
           formatted("{} has the class '{}', which is not one of 1 to {}; fetch the file again",
                     file.place(), cells[0], kClasses));
     }
-    const bool trains = static_cast<std::int64_t>(rows.labels.size()) < training;
-    const std::size_t begin = rows.words.size();
-    const std::size_t end = begin + static_cast<std::size_t>(length);
     const std::string text = mended(cells[1] + '\n' + cells[2]);
     if (first_invalid(text)) {
       throw DataError(formatted("{} is not text in UTF-8; fetch the file again", file.place()));
     }
-    for_each_word(text, [&](const std::string& word) {
-      const std::int32_t number = words.number(word);
-      if (trains) words.count(number);
-      if (rows.words.size() < end) rows.words.push_back(number);
-    });
-    if (rows.words.size() == begin) {
+    if (!rows.texts.add(text)) {
       throw DataError(formatted("{} has no words: remove the row", file.place()));
     }
-    rows.words.resize(end, kPadding);
     rows.labels.push_back(cells[0][0] - '1');
   }
   if (rows.labels.empty()) throw DataError(formatted("{} has no rows", path.string()));
+  for (std::int64_t i = 0; i < std::min(training, rows.texts.size()); ++i) rows.texts.count(i);
   return rows;
 }
 
 /// The rows from `begin`, as tokens.
 std::unique_ptr<Split> make_split(const Rows& rows, std::int64_t begin, std::int64_t count,
                                   std::int64_t length, const std::vector<std::int32_t>& token_of) {
-  const auto first = rows.words.begin() + begin * length;
-  std::vector<std::int32_t> tokens(first, first + count * length);
-  for (std::int32_t& token : tokens) {
-    token = token == kPadding ? kPaddingToken : token_of[static_cast<std::size_t>(token)];
-  }
   const auto label = rows.labels.begin() + begin;
-  return make_value_split<std::int32_t>({length}, std::move(tokens), {label, label + count});
+  return make_value_split<std::int32_t>({length}, rows.texts.tokens(begin, count, length, token_of),
+                                        {label, label + count});
 }
 
 Dataset load(const Config& config, const fs::path& folder) {
@@ -114,24 +98,23 @@ Dataset load(const Config& config, const fs::path& folder) {
   const std::int64_t all = std::numeric_limits<std::int64_t>::max();
   const Limits limit = limits(config);
   WordCounts words;
-  Rows train;
+  std::optional<Rows> train;
   const bool one_file = !is_available(train_path);
   if (!one_file) {
-    train = read_rows(train_path, length, limit.train > 0 ? limit.train : all, words);
+    train.emplace(read_rows(train_path, limit.train > 0 ? limit.train : all, words));
     dataset.files.push_back(train_path.string());
   }
-  const Rows test =
-      read_rows(test_path, length, one_file ? limited(kTrainingRows, limit.train) : 0, words);
+  const Rows test = read_rows(test_path, one_file ? limited(kTrainingRows, limit.train) : 0, words);
   dataset.files.push_back(test_path.string());
-  const Rows& source = one_file ? test : train;
+  const Rows& source = one_file ? test : *train;
   const std::int64_t first_test = one_file ? kTrainingRows : 0;
-  const std::int64_t training = one_file ? kTrainingRows : rows_of(train);
-  const std::int64_t tests = rows_of(test) - first_test;
+  const std::int64_t training = one_file ? kTrainingRows : train->texts.size();
+  const std::int64_t tests = test.texts.size() - first_test;
   if (tests <= 0) {
     throw DataError(
         formatted("{} has {} rows, and there is no train.csv beside it: its first {} rows are "
                   "to train on and the rest to test; fetch both files",
-                  test_path.string(), rows_of(test), kTrainingRows));
+                  test_path.string(), test.texts.size(), kTrainingRows));
   }
   if (one_file) {
     log_note(formatted("agnews: there is no {}; rows 1 to {} of {} train, the other {} test",

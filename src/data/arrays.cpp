@@ -204,17 +204,14 @@ void note_of_bytes(const Array& x, const std::vector<std::int64_t>& shape, const
       x.name));
 }
 
-struct Rows {
-  std::vector<std::uint32_t> train;
-  std::vector<std::uint32_t> test;
-};
+}  // namespace
 
-Rows split_rows(const ArraySet& arrays, const Config& config) {
-  const std::int64_t count = arrays.x.rows();
-  Rows rows;
+SplitRows split_rows(const std::string& name, std::int64_t count, const std::optional<Array>& split,
+                     const Config& config) {
+  SplitRows rows;
   std::vector<std::int32_t> test(static_cast<std::size_t>(count));
-  if (arrays.split) {
-    test = small_numbers(*arrays.split, "splits (0 training, 1 test)", 2);
+  if (split) {
+    test = small_numbers(*split, "splits (0 training, 1 test)", 2);
   } else {
     const auto test_count =
         static_cast<std::int64_t>(config.real("data.test_share") * static_cast<double>(count));
@@ -228,10 +225,9 @@ Rows split_rows(const ArraySet& arrays, const Config& config) {
         .push_back(static_cast<std::uint32_t>(row));
   }
   if (rows.train.empty() || rows.test.empty()) {
-    throw DataError(
-        formatted("{} leaves no {} samples: correct {}", arrays.x.name,
-                  rows.train.empty() ? "training" : "test",
-                  arrays.split ? arrays.split->name : "data.test_share, or bring more samples"));
+    throw DataError(formatted("{} leaves no {} samples: correct {}", name,
+                              rows.train.empty() ? "training" : "test",
+                              split ? split->name : "data.test_share, or bring more samples"));
   }
   const auto cut = [](std::vector<std::uint32_t>& list, std::int64_t limit) {
     list.resize(static_cast<std::size_t>(limited(static_cast<std::int64_t>(list.size()), limit)));
@@ -240,6 +236,8 @@ Rows split_rows(const ArraySet& arrays, const Config& config) {
   cut(rows.test, limits(config).test);
   return rows;
 }
+
+namespace {
 
 /// The largest deviation, relative to the mean, that rounding alone may give a constant: one
 /// rounding of the number's type, for doubles and integers a thousand.
@@ -494,7 +492,7 @@ Dataset make_dataset(const std::string& name, const ArraySet& arrays, const Conf
                     samples->labels);
   }
   shape.sample = samples->shape;
-  Rows rows = split_rows(arrays, config);
+  SplitRows rows = split_rows(arrays.x.name, arrays.x.rows(), arrays.split, config);
   if (!arrays.tokens) {
     dataset.normalisation = choose_normalisation(x, samples->shape, rows.train, config);
     samples->affine = affine_of(dataset.normalisation);

@@ -29,6 +29,15 @@ bool reads_tokens(const Config& config);
 /// model reads tokens.
 bool are_tokens(const Config& config, const std::string& key);
 
+struct SplitRows {
+  std::vector<std::uint32_t> train;
+  std::vector<std::uint32_t> test;
+};
+/// The rows of each split of `count` samples: by the array `split`, else data.test_share of them
+/// are drawn by run.seed; then the limits. DataError if a split has none.
+SplitRows split_rows(const std::string& name, std::int64_t count, const std::optional<Array>& split,
+                     const Config& config);
+
 /// Uses data.classes, data.vocabulary, data.normalise (data.mean, data.deviation), data.test_share,
 /// the limits and run.seed. DataError (array and row) for lengths that differ, values that are not
 /// finite, labels or tokens out of range, classes without samples.

@@ -1,5 +1,5 @@
 // The user's own table: one sample a line, with its class in one column and its features, or its
-// tokens in order, in the others.
+// tokens in order, in the others; or with a text in some of them, whose words become tokens.
 
 #include <fmt/ranges.h>
 
@@ -14,6 +14,8 @@
 #include "espalier/base/log.h"
 #include "espalier/config/lists.h"
 #include "files.h"
+#include "unicode.h"
+#include "words.h"
 
 namespace espalier {
 namespace {
@@ -24,7 +26,8 @@ struct Columns {
   std::vector<std::string> names;  ///< "column 0", ... without a header
   std::size_t label = 0;
   std::optional<std::size_t> client;
-  std::vector<std::size_t> values;
+  std::vector<std::size_t> texts;   ///< joined to one text
+  std::vector<std::size_t> values;  ///< without texts
 };
 
 /// The column that an option names, or numbers from 0.
@@ -73,7 +76,7 @@ std::string advice_on_decimals(std::string cell) {
 }
 
 Columns choose_columns(const Config& config, std::vector<std::string> names, const fs::path& path) {
-  Columns columns{std::move(names), 0, {}, {}};
+  Columns columns{std::move(names), 0, {}, {}, {}};
   const std::string label = config.text("data.csv_label");
   columns.label = label.empty() ? columns.names.size() - 1
                                 : column("data.csv_label", label, columns.names, path);
@@ -87,6 +90,15 @@ Columns choose_columns(const Config& config, std::vector<std::string> names, con
                                  skipped.back() == columns.label ? "class" : "client"));
     }
   }
+  for (const std::string& name : words_of(config.text("data.csv_text"))) {
+    const std::size_t text = column("data.csv_text", name, columns.names, path);
+    if (text == columns.label || text == columns.client) {
+      throw InputError(formatted("data.csv_text names {}, which is the column of the {}", name,
+                                 text == columns.label ? "class" : "client"));
+    }
+    columns.texts.push_back(text);
+  }
+  if (!columns.texts.empty()) return columns;
   for (std::size_t i = 0; i < columns.names.size(); ++i) {
     const bool is_skipped = std::ranges::find(skipped, i) != skipped.end();
     if (i != columns.label && i != columns.client && !is_skipped) columns.values.push_back(i);
@@ -119,6 +131,8 @@ struct Table {
   bool has_tokens = false;
   std::vector<double> numbers;  ///< doubles, because normalisation may subtract a large offset
   std::vector<std::int32_t> tokens;
+  WordCounts words;
+  WordRows texts{words};  ///< of data.csv_text
   std::vector<std::int32_t> labels;
   std::vector<std::string> names;  ///< of the classes, instead of their numbers
   std::vector<std::int32_t> clients;
@@ -153,7 +167,7 @@ class Reader {
     if (table_.split.size() == before) {
       throw DataError(formatted("{} has no samples", path_.string()));
     }
-    if (split == 0 && !table_.has_tokens && columns->values[0] == 0)
+    if (split == 0 && columns->texts.empty() && !table_.has_tokens && columns->values[0] == 0)
       warn_of_an_index(columns->names[0]);
   }
 
@@ -223,6 +237,22 @@ class Reader {
            });
   }
 
+  void add_text(const std::vector<std::string>& cells, const Columns& columns,
+                const CsvFile& file) {
+    std::string text;
+    for (const std::size_t i : columns.texts) text += cells[i] + '\n';
+    if (first_invalid(text)) {
+      throw DataError(formatted(
+          "{} is not text in UTF-8, which data.csv_text needs: convert {} to UTF-8, e.g. by "
+          "`iconv -f WINDOWS-1252 -t UTF-8 {} > NEW`, or from the file's own encoding",
+          file.place(), path_.string(), path_.string()));
+    }
+    if (!table_.texts.add(text)) {
+      throw DataError(formatted("{} has no words in data.csv_text = {}: remove the row", file.place(),
+                                config_.text("data.csv_text")));
+    }
+  }
+
   void row(const std::vector<std::string>& cells, const Columns& columns, const CsvFile& file,
            std::uint8_t split) {
     if (cells.size() != columns.names.size()) {
@@ -230,7 +260,9 @@ class Reader {
                                 columns.names.size()));
     }
     const bool is_first = table_.split.empty();
-    if (is_first) table_.has_tokens = holds_tokens(cells, columns);
+    const bool has_texts = !columns.texts.empty();
+    if (is_first) table_.has_tokens = !has_texts && holds_tokens(cells, columns);
+    if (has_texts) add_text(cells, columns, file);
     const auto refused = [&](std::size_t column, const std::string& expected,
                              const std::string& advice) {
       return DataError(formatted("{}: '{}' in {} is not a {}{}", file.place(), cells[column],
@@ -327,11 +359,7 @@ Dataset load(const Config& config, const fs::path& folder) {
   }
   if (!table.names.empty()) number_classes(config, path.string(), table);
   const auto rows = static_cast<std::int64_t>(table.labels.size());
-  const auto width = static_cast<std::int64_t>(columns->values.size());
   const std::string name = path.string();
-  set.tokens = table.has_tokens;
-  set.x = !set.tokens ? array_of(name, Element::f64, {rows, width}, std::move(table.numbers))
-                      : array_of(name, Element::i32, {rows, width}, std::move(table.tokens));
   const auto one_column = [&](std::size_t column, std::vector<std::int32_t> values) {
     return array_of(formatted("{}, {}", name, columns->names[column]), Element::i32, {rows},
                     std::move(values));
@@ -339,7 +367,26 @@ Dataset load(const Config& config, const fs::path& folder) {
   set.y = one_column(columns->label, std::move(table.labels));
   if (columns->client) set.client = one_column(*columns->client, std::move(table.clients));
   if (has_test) set.split = array_of(name, Element::u8, {rows}, std::move(table.split));
-  return make_dataset("csv", set, config);
+  std::string words;
+  if (table.texts.size() > 0) {
+    const std::int64_t length = config.integer("data.length");
+    const std::int64_t vocabulary = config.integer("data.vocabulary");
+    for (const std::uint32_t row : split_rows(name, rows, set.split, config).train) {
+      table.texts.count(row);
+    }
+    words = table.words.list(vocabulary);
+    set.tokens = true;
+    set.x = array_of(name, Element::i32, {rows, length},
+                     table.texts.tokens(0, rows, length, table.words.tokens(vocabulary)));
+  } else {
+    const auto width = static_cast<std::int64_t>(columns->values.size());
+    set.tokens = table.has_tokens;
+    set.x = !set.tokens ? array_of(name, Element::f64, {rows, width}, std::move(table.numbers))
+                        : array_of(name, Element::i32, {rows, width}, std::move(table.tokens));
+  }
+  Dataset dataset = make_dataset("csv", set, config);
+  dataset.words = std::move(words);
+  return dataset;
 }
 
 }  // namespace
@@ -367,6 +414,12 @@ DataSource csv_source() {
                .default_value = "",
                .help = "csv: columns that are left out, by name or number from 0, separated by "
                        "commas"});
+    table.add({.key = "data.csv_text",
+               .type = OptionType::text,
+               .default_value = "",
+               .help = "csv: columns of text, by name or number from 0, separated by commas; "
+                       "their words are the tokens, as those of agnews, and the other columns are "
+                       "left out; empty = none"});
     table.add({.key = "data.csv_client",
                .type = OptionType::text,
                .default_value = "",

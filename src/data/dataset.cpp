@@ -70,7 +70,7 @@ void declare_data_options(OptionTable& table) {
   table.add({.key = "data.length",
              .type = OptionType::integer,
              .default_value = "64",
-             .help = "text, tokens, agnews: tokens of a sample",
+             .help = "text, tokens, agnews, csv of texts: tokens of a sample",
              .unit = "tokens",
              .minimum = 1,
              .maximum = 1e6});
@@ -83,15 +83,16 @@ void declare_data_options(OptionTable& table) {
              .unit = "tokens",
              .minimum = 0,
              .maximum = 1e6});
-  table.add({.key = "data.vocabulary",
-             .type = OptionType::integer,
-             .default_value = "10000",
-             .help = "text (words), agnews, arrays and csv of tokens: number of different tokens; "
-                     "of words, 0 is padding and 1 any word outside the vocabulary; tokens: only "
-                     "for --check without the files",
-             .unit = "tokens",
-             .minimum = 3,
-             .maximum = 1e7});
+  table.add(
+      {.key = "data.vocabulary",
+       .type = OptionType::integer,
+       .default_value = "10000",
+       .help = "text (words), agnews, csv of texts, arrays and csv of tokens: number of different "
+               "tokens; of words, 0 is padding and 1 any word outside the vocabulary; tokens: only "
+               "for --check without the files",
+       .unit = "tokens",
+       .minimum = 3,
+       .maximum = 1e7});
   table.add_choice("data.partition", "iid", "division of the training samples among the clients",
                    {"iid", "dirichlet", "shards", "dominant", "long_tail", "given", "file"});
   table.add({.key = "data.partition_file",

@@ -266,9 +266,11 @@ Members make_shards(std::int64_t size, const std::vector<std::int64_t>& sorted) 
 /// `limit`: data.train_limit.
 Members by_client(const Dataset& data, std::int64_t clients, std::int64_t limit) {
   if (data.client_of.empty()) {
-    const std::string remedy = data.name == "arrays" ? "add an array 'client' beside 'x' and 'y'"
-                               : data.name == "csv"  ? "set data.csv_client"
-                                                     : "choose another partition";
+    const std::string remedy =
+        data.name == "arrays" ? "add an array 'client' beside 'x' and 'y'"
+        : data.name == "csv"  ? "set data.csv_client"
+        : data.name == "text" ? "set data.file to a folder with a file NAME.txt for each client"
+                              : "choose another partition";
     throw InputError(
         formatted("data.partition = given needs the client of each sample, and {} does not name "
                   "it; {}",

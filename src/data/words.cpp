@@ -72,4 +72,36 @@ std::string WordCounts::list(std::int64_t vocabulary) const {
   return list;
 }
 
+bool WordRows::add(std::string_view text) {
+  const std::size_t begin = numbers_.size();
+  for_each_word(text, [this](const std::string& word) { numbers_.push_back(words_.number(word)); });
+  if (numbers_.size() == begin) return false;
+  ends_.push_back(numbers_.size());
+  return true;
+}
+
+std::span<const std::int32_t> WordRows::row(std::int64_t number) const {
+  const auto index = static_cast<std::size_t>(number);
+  const std::size_t begin = index == 0 ? 0 : ends_.at(index - 1);
+  return std::span(numbers_).subspan(begin, ends_.at(index) - begin);
+}
+
+void WordRows::count(std::int64_t number) {
+  for (const std::int32_t word : row(number)) words_.count(word);
+}
+
+std::vector<std::int32_t> WordRows::tokens(std::int64_t first, std::int64_t count,
+                                           std::int64_t length,
+                                           const std::vector<std::int32_t>& token_of) const {
+  std::vector<std::int32_t> tokens(static_cast<std::size_t>(count * length), kPaddingToken);
+  for (std::int64_t i = 0; i < count; ++i) {
+    const std::span<const std::int32_t> words = row(first + i);
+    const std::size_t kept = std::min(words.size(), static_cast<std::size_t>(length));
+    std::transform(words.begin(), words.begin() + static_cast<std::ptrdiff_t>(kept),
+                   tokens.begin() + i * length,
+                   [&](std::int32_t word) { return token_of[static_cast<std::size_t>(word)]; });
+  }
+  return tokens;
+}
+
 }  // namespace espalier

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <unordered_map>
@@ -38,6 +39,29 @@ class WordCounts {
 
   std::unordered_map<std::string, std::int32_t> numbers_;
   std::vector<std::int64_t> counts_;
+};
+
+/// Rows of text as the numbers of their words, until the vocabulary is known.
+class WordRows {
+ public:
+  /// `words` must outlive the object.
+  explicit WordRows(WordCounts& words) : words_(words) {}
+  /// False, and no row, if the text, which is UTF-8, has no words.
+  bool add(std::string_view text);
+  std::int64_t size() const { return static_cast<std::int64_t>(ends_.size()); }
+  /// Counts all words of the row as training data.
+  void count(std::int64_t row);
+  /// `count` rows from `first` on, each cut or padded to `length` tokens. `token_of`: see
+  /// WordCounts::tokens.
+  std::vector<std::int32_t> tokens(std::int64_t first, std::int64_t count, std::int64_t length,
+                                   const std::vector<std::int32_t>& token_of) const;
+
+ private:
+  std::span<const std::int32_t> row(std::int64_t number) const;
+
+  WordCounts& words_;
+  std::vector<std::int32_t> numbers_;
+  std::vector<std::size_t> ends_;  ///< of each row in numbers_
 };
 
 }  // namespace espalier

@@ -31,5 +31,30 @@ TEST(Stop, ASecondSignalEndsTheProcessWithItsStatus) {
               "stopped at once; version 8 is lost");
 }
 
+TEST(Stop, BeforeTheRunBeginsASignalEndsTheProcessThatSpeaks) {
+  const auto signalled = [](bool speaks, int number) {
+    hold_stop_signals();
+    if (number == SIGUSR1) std::raise(number);
+    end_at_stop_signals(speaks);
+    std::raise(number);
+    _exit(7);
+  };
+  for (const int number : {SIGUSR1, SIGINT, SIGTERM}) {
+    EXPECT_EXIT(signalled(true, number), testing::ExitedWithCode(kStoppedEarly),
+                "^stopped by SIG[A-Z1]+ before the run began; nothing was written");
+  }
+  EXPECT_EXIT(signalled(false, SIGUSR1), testing::ExitedWithCode(7), "^$");
+}
+
+TEST(Stop, ARequestThatWasHeldBackIsKept) {
+  const auto signalled = [] {
+    hold_stop_signals();
+    std::raise(SIGUSR1);
+    keep_stop_signals(true);
+    _exit(stop_request() == "SIGUSR1" ? 0 : 1);
+  };
+  EXPECT_EXIT(signalled(), testing::ExitedWithCode(0), "^$");
+}
+
 }  // namespace
 }  // namespace espalier

@@ -119,6 +119,36 @@ class Partitions(ProgramTest):
                                     (3, "names 3 classes, and data.classes = 2", [*skipping, "--data.classes=2"])):
             self.assert_refused(status, words, "run", self.input, *more, "--run.name=x")
 
+    def test_a_table_of_texts_is_trained_on(self):
+        words = ("mild", "rain", "Oslo", "sun", "dry", "Rome")
+        rows = [f'"{words[i % 3]}, {words[i % 5]}";{"warm" if i % 3 == 0 else "cold"};{i}' for i in range(240)]
+        self.write("data.csv", "\n".join(["note;class;id", *rows]) + "\n")
+        settings = ("--data.name=csv", f"--data.dir={self.folder.name}", "--data.csv_separator=semicolon", "--data.csv_text=note",
+                    "--data.csv_label=class", "--data.length=4", "--data.vocabulary=30", "--model.name=lstm", "--model.embed=6",
+                    "--model.hidden=8")
+        self.same_on_one_and_three(*settings, "--train.optimizer=adam", "--train.lr=0.02", "--run.rounds=8")
+        run = self.path("runs", "one")
+        self.assertGreater(self.column(run, "top1", "evaluations")[-1], 0.95)  # the first word says it all
+        with h5py.File(self.checkpoint(run)) as file:
+            self.assertIn(b"\nrain\n", file["data/words"][0])
+        done = self.espalier("evaluate", self.checkpoint(run))
+        self.assertEqual(done.returncode, 0, done.stderr)
+
+    def test_a_folder_of_texts_has_one_for_each_client(self):
+        os.mkdir(self.path("authors"))
+        sizes = [1000 + 130 * i for i in range(8)]
+        for i, size in enumerate(sizes):
+            self.write(f"authors/{'hgfedcba'[i]}.txt", "".join(chr(97 + (i * j + j // 7) % 26) for j in range(size)))
+        settings = ("--data.name=text", f"--data.file={self.path('authors')}", "--data.length=12", "--model.name=gpt", "--model.depth=1",
+                    "--model.embed=8", "--model.heads=2", "--data.partition=given")
+        self.same_on_one_and_three(*settings)
+        samples = self.column(self.path("runs", "one"), "samples", "clients")
+        np.testing.assert_array_equal(samples, [(size * 9 // 10 - 1) // 12 for size in sizes[:0:-1]])
+        self.assert_refused(2, "clients.count = 9 is more than the 8 clients", "run", self.input, *settings, "--run.name=more",
+                            "--clients.count=9", "--clients.fleet=5*fast, 4*slow")
+        self.assert_refused(2, "set data.file to a folder with a file NAME.txt for each client", "run", self.input, *settings,
+                            "--run.name=one-file", f"--data.file={self.path('authors', 'a.txt')}")
+
     def test_a_checkpoint_is_evaluated_as_its_run_did(self):
         run = self.run_ok("a", "--checkpoint.every=1", "--checkpoint.keep=3", "--model.name=cnn", "--model.channels=4,8", "--model.features=16",
                           "--model.norm=batch", "--data.synthetic_noise=3")

@@ -290,6 +290,31 @@ class Stopping(Resume):
             self.stops_on(number, 1)
             self.stops_on(number, 3)
 
+    def test_before_the_run_began(self):
+        def catches(pid):
+            with open(f"/proc/{pid}/status") as file:
+                caught = int(re.search(r"SigCgt:\s*(\w+)", file.read()).group(1), 16)
+            return caught >> (signal.SIGUSR1 - 1) & 1
+
+        large = ["--data.synthetic_samples=600000"]  # work before the run begins
+        for ranks, number in ((1, signal.SIGUSR1), (1, signal.SIGTERM), (1, signal.SIGINT), (3, signal.SIGUSR1),
+                              (2, signal.SIGTERM), (4, signal.SIGINT)):
+            for moment in ("launch", "load") if ranks > 1 else ("load",):
+                with self.subTest(ranks=ranks, number=number, moment=moment):
+                    job = self.begin(self.command("run", self.input, *LONG, *large, ranks=ranks))
+                    pids = [job.pid] if ranks == 1 or moment == "launch" else []
+                    while not (pids and any(map(catches, pids))):
+                        self.assertIsNone(job.poll())
+                        if not pids or moment == "load" and ranks > 1:
+                            found = subprocess.run(["pgrep", "-f", f"^{ESPALIER} run {self.input}"], capture_output=True, text=True)
+                            pids = found.stdout.split()
+                        time.sleep(0.01)
+                    job.send_signal(number)
+                    done = finish(job, 60)
+                    self.assertEqual((done.returncode, done.stdout), (85, ""), done.stderr)
+                    self.assertRegex(done.stderr, r"^stopped (by SIG\w+ )?before the run began; nothing was written, .*\n$")
+                    self.assertFalse(os.path.exists(self.path("runs")))
+
     def test_ctrl_c_in_a_terminal(self):
         words = ["run", self.input, "--run.name=a", *LONG]
         terminal = "import pty, sys; sys.exit(pty.spawn(sys.argv[1:]) >> 8)"
@@ -483,6 +508,30 @@ class Damage(Resume):
         self.assertEqual(done.returncode, 0, done.stderr)
         self.assertIn("resuming from version 3 ", done.stdout)
         self.assert_same(straight, run)
+
+    def test_without_the_file_of_the_first_weights(self):
+        first = self.run_ok("first", "--run.rounds=2")
+        weights = self.path("first.safetensors")
+        done = self.espalier("export", self.checkpoint(first), weights)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        cases = {"rounds": [], "frozen": ["--train.freeze=fc1.*"], "regions": ["--method.name=diloco", "--regions.period=4", "--regions.overlap=0"],
+                 "split": ["--method.name=splitfed_v1"]}
+        runs = {}
+        for name, settings in cases.items():
+            settings += [f"--model.init={weights}", "--run.seed=9"]
+            runs[name] = self.run_ok(f"straight_{name}", EVERY, *settings), self.stop_after(name, *settings, ranks=2)
+        begun = self.run_into("begun", EVERY, f"--model.init={weights}", env={"ESPALIER_KILL_AT": "checkpoint.begin"})
+        self.assertNotEqual(begun.returncode, 0)
+        os.remove(weights)
+        for name, settings in cases.items():
+            with self.subTest(name):
+                done = self.run_into(name, EVERY, *settings, ranks=2)
+                self.assertEqual(done.returncode, 0, done.stderr)
+                self.assertIn("resuming from version 1 ", done.stdout)
+                self.assertEqual(done.stderr, "")
+                self.assert_same(*runs[name])
+        # Without a checkpoint the run begins anew, and needs the file.
+        self.assert_refused(3, "first.safetensors", "run", self.input, "--run.name=begun", EVERY, f"--model.init={weights}")
 
     def test_a_checkpoint_without_its_run(self):
         run = self.run_ok("a", EVERY)

@@ -174,6 +174,18 @@ class Quiet(ProgramTest):
         again = self.espalier("run", self.input, "-q")
         self.assertEqual(again.stdout, done.stdout)
 
+    def test_check_prints_the_line_on_memory(self):
+        regions = ["--method.name=diloco", "--regions.period=4", "--regions.overlap=0"]
+        split = ["--method.name=splitfed_v1"]
+        for settings, line in (([], r"memory   all 7 clients can hold their task"),
+                               (["--device.slow.memory_mb=0.001"], r"memory   4 of 7 clients cannot hold their task \(slow\): .*"),
+                               (regions, r"memory   .* at most for a region"), (split, r"memory   .* at most for a bottom, .*")):
+            with self.subTest(settings):
+                done = self.espalier("run", self.input, "-q", "--check", *settings)
+                self.assertEqual(done.returncode, 0, done.stderr)
+                self.assertRegex(done.stdout, rf"\A{line}\n\Z")
+                self.assertIn(done.stdout, self.espalier("run", self.input, "--check", *settings).stdout)
+
     def test_prints_where_it_stopped(self):
         done = self.espalier("run", self.input, "-q", "--run.rounds=1000000", "--wall=00:00:01",
                              "--record.evaluate_every=1000000")

@@ -1,5 +1,6 @@
 // The user's own tables: the meaning of columns, and rows that are refused by file and line.
 
+#include <algorithm>
 #include <cmath>
 #include <map>
 
@@ -90,6 +91,61 @@ TEST_F(Csv, ColumnsAreChosenByNameOrNumber) {
   EXPECT_EQ(whole(*numbered.train)[2][1].item<float>(), 1);
   EXPECT_THROW(load("csv", "file = a.csv\ncsv_label = kind\n"), InputError);
   EXPECT_THROW(load("csv", "file = a.csv\ncsv_client = 3\n"), InputError);
+}
+
+TEST_F(Csv, TextsBecomeWordsOfOneLength) {
+  const auto row = [](const Split& split, std::int64_t index) {
+    const at::Tensor x = split.inputs(Indices{index});
+    return Indices(x.data_ptr<std::int64_t>(), x.data_ptr<std::int64_t>() + x.numel());
+  };
+  write("a.csv", std::string("id;author;note;mood;title\n"
+                             "17;1;Rain, rain!;sad;Oslo\n"
+                             "18;0;rain over oslo again and again;glad;\n"));
+  write("b.csv", std::string("id;author;note;mood;title\n"
+                             "19;2;unseen unseen Again;sad;Rain\n"));
+  const std::string settings =
+      "file = a.csv\ntest_file = b.csv\ncsv_separator = semicolon\ncsv_label = mood\n"
+      "csv_client = author\n";
+  // Training words: rain 3, again 2, oslo 2, then once each: ! , and over.
+  const Dataset data =
+      load("csv", settings + "csv_text = title, note\nlength = 7\nvocabulary = 50\n");
+  EXPECT_FALSE(data.shape.next_token);
+  EXPECT_EQ(data.shape.vocabulary, 50);
+  EXPECT_EQ(data.shape.sample, (Indices{7}));
+  EXPECT_EQ(data.words, "<pad>\n<unk>\nrain\nagain\noslo\n!\n,\nand\nover");
+  EXPECT_EQ(row(*data.train, 0), (Indices{4, 2, 6, 2, 5, 0, 0}));
+  EXPECT_EQ(row(*data.train, 1), (Indices{2, 8, 4, 3, 7, 3, 0}));
+  EXPECT_EQ(row(*data.test, 0), (Indices{2, 1, 1, 3, 0, 0, 0}));
+  EXPECT_EQ(data.train->label(0), 1);
+  EXPECT_EQ(data.client_of, (std::vector<std::int32_t>{1, 0}));
+  // Words beyond the length count all the same, those of rows that do not train do not.
+  const Dataset small =
+      load("csv", settings + "csv_text = 2\nlength = 2\nvocabulary = 4\ntrain_limit = 1\n");
+  EXPECT_EQ(small.words, "<pad>\n<unk>\nrain\n!");
+  EXPECT_EQ(row(*small.test, 0), (Indices{1, 1}));
+}
+
+TEST_F(Csv, WordsOfDrawnTestRowsAreNotInTheVocabulary) {
+  std::string rows = "text,class\n";
+  for (int i = 0; i < 40; ++i)
+    rows += "word" + std::to_string(i) + " common," + std::to_string(i % 2) + "\n";
+  write("a.csv", rows);
+  const Dataset data =
+      load("csv", "file = a.csv\ncsv_text = text\nlength = 3\nvocabulary = 90\ntest_share = 0.3\n");
+  ASSERT_EQ(data.train->size(), 28);
+  EXPECT_EQ(std::count(data.words.begin(), data.words.end(), '\n'), 1 + 1 + 28);
+  const at::Tensor tests = whole(*data.test);
+  EXPECT_TRUE(at::equal(tests, at::tensor({1, 2, 0}, at::kLong).expand({12, 3})));
+}
+
+TEST_F(Csv, TextsThatHaveNoWordsAreRefused) {
+  const std::string text = "csv_text = text\ncsv_label = class\n";
+  write("a.csv", std::string("class,text\n0,a\n1,\"  \"\n"));
+  EXPECT_MENTIONS(refusal(text), "a.csv line 3 has no words in data.csv_text = text: remove the row");
+  write("a.csv", std::string("class,text\n0,caf\xe9\n"));
+  EXPECT_MENTIONS(refusal(text), "a.csv line 2 is not text in UTF-8");
+  EXPECT_THROW(load("csv", "file = a.csv\ncsv_text = class\ncsv_label = class\n"), InputError);
+  EXPECT_THROW(load("csv", "file = a.csv\ncsv_text = title\ncsv_label = class\n"), InputError);
 }
 
 TEST_F(Csv, CellsMayBeSeparatedOtherwise) {

@@ -52,6 +52,52 @@ TEST_F(Text, WindowsOfBytesLieSideBySideAndLabelsAreOnePlaceOn) {
   EXPECT_EQ(load("text", "file = a.txt\nlength = 4\ntrain_limit = 5\n").train->size(), 5);
 }
 
+TEST_F(Text, AFolderHasATextForEachClient) {
+  const auto bytes = [](int first, int count) {
+    std::string text;
+    for (int i = 0; i < count; ++i) text += static_cast<char>(first + i);
+    return text;
+  };
+  write("authors/berta.txt", bytes(160, 40));  // 36 train, 4 test
+  write("authors/anna.txt", bytes(30, 60));    // 54 train, 6 test
+  write("authors/notes.md", std::string("no text of an author"));
+  write("authors/.hidden.txt", std::string("x"));
+  const std::string folder = "file = authors\nlength = 5\n";
+  const Dataset data = load("text", folder);
+  EXPECT_EQ(data.files.size(), 2U);
+  // (54 - 1) / 5 windows of anna, (36 - 1) / 5 of berta; no window has tokens of both.
+  std::vector<std::int32_t> clients(10, 0);
+  clients.resize(17, 1);
+  EXPECT_EQ(data.client_of, clients);
+  ASSERT_EQ(data.train->size(), 17);
+  EXPECT_EQ(row(data.train->inputs(Tokens{9}), 0), (Tokens{75, 76, 77, 78, 79}));
+  EXPECT_EQ(row(data.train->inputs(Tokens{10}), 0), (Tokens{160, 161, 162, 163, 164}));
+  EXPECT_EQ(row(data.train->labels(Tokens{16}), 0), (Tokens{191, 192, 193, 194, 195}));
+  // Berta's four test bytes are too few for a window.
+  ASSERT_EQ(data.test->size(), 1);
+  EXPECT_EQ(row(data.test->inputs(Tokens{0}), 0), (Tokens{84, 85, 86, 87, 88}));
+  EXPECT_EQ(load("text", folder + "train_limit = 12\n").client_of.size(), 12U);
+  write("authors/carl.txt", std::string("abcde"));
+  EXPECT_MENTIONS(data_error([&] { load("text", folder); }),
+                  "carl.txt has 5 tokens to train on, too few for one window of data.length = 5");
+  EXPECT_MENTIONS(data_error([&] { load("text", "file = .\n"); }), "has no file NAME.txt");
+}
+
+TEST_F(Text, TheWordsOfAllClientsAreOneVocabulary) {
+  std::string first, second;
+  for (int i = 0; i < 20; ++i) first += "sun ";
+  for (int i = 0; i < 18; ++i) second += "rain ";
+  write("authors/a.txt", first);                 // 18 train, 2 test
+  write("authors/b.txt", second + "snow hail");  // 18 train, 2 test
+  const Dataset data =
+      load("text", "file = authors\nlength = 1\ntokens = words\nvocabulary = 20\n");
+  EXPECT_EQ(data.words, "<pad>\n<unk>\nrain\nsun");
+  EXPECT_EQ(row(data.train->inputs(Tokens{0, 17}), 0), (Tokens{3}));
+  EXPECT_EQ(row(data.train->inputs(Tokens{0, 17}), 1), (Tokens{2}));
+  ASSERT_EQ(data.test->size(), 2);
+  EXPECT_EQ(row(data.test->inputs(Tokens{1}), 0), (Tokens{1}));
+}
+
 TEST_F(Text, BytesAboveAsciiAreTokensToo) {
   write("a.txt", Bytes(200, 0xff));
   const Dataset data = load("text", "file = a.txt\nlength = 2\n");
@@ -97,7 +143,7 @@ TEST_F(Text, FilesThatMakeNoTextAreRefused) {
   EXPECT_MENTIONS(refusal(), "gzip");
   std::filesystem::remove(folder_ / "a.txt");
   std::filesystem::create_directories(folder_ / "a.txt");
-  EXPECT_MENTIONS(refusal(), "cannot be read");
+  EXPECT_MENTIONS(refusal(), "has no file NAME.txt");
 }
 
 TEST_F(Text, PunctuationOfAnyScriptSeparatesWords) {

@@ -14,16 +14,16 @@
 
 namespace espalier {
 
-/// Exit status of a run that was stopped at a checkpoint: start it again to resume it.
-inline constexpr int kStoppedEarly = 85;
-
 /// Built before anything is written, because this reports errors of the input.
 struct Service {
   std::unique_ptr<Preparation> preparation;
   RunSettings settings;
   KeptCheckpoints kept;
+  bool lacks_init = false;  ///< the first model is not that of model.init, whose file is gone
 };
-Service build_service(const Protocol& protocol, const Config& config, const Experiment& experiment);
+/// `resumes`: a checkpoint is to replace the first model, so the file of model.init may be gone.
+Service build_service(const Protocol& protocol, Config& config, const Experiment& experiment,
+                      bool resumes);
 
 /// The parts of the run that all ranks have built.
 struct Surroundings {

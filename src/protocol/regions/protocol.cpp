@@ -90,7 +90,7 @@ void Regions::print_check() const {
     largest = std::max(largest,
                        region_bytes(e, settings_.regions, part_size(e.train, e.batch_of(region))));
   }
-  log_note(formatted("memory   {} at most for a region", megabytes(largest)));
+  log_result(formatted("memory   {} at most for a region", megabytes(largest)));  // with -q too
   if (settings_.decoupling && e.partition) {
     log_note(formatted(
         "links    busy for {:.2f} of the time, if every fragment is exchanged once in a period",

@@ -149,7 +149,7 @@ void print_check(const Experiment& e, const RuleNames& names, const ServerRules&
   log_note(description(heterogeneity));
   log_note(formatted("server   {} at most, on a rank of its own",
                      megabytes(server_bytes(e, rules, *whole, at_once, tasks))));
-  log_note(memory_line(e, too_small));
+  log_result(memory_line(e, too_small));  // with -q too
 }
 
 }  // namespace espalier::rounds

@@ -83,7 +83,11 @@ void Split::print_check() const {
     log_note(formatted("top      from block {}, {} parameters",
                        blocks[static_cast<std::size_t>(parts.cut)], costs.top(1).parameters));
   }
-  if (e.partition) print_plan();
+  if (e.partition) {
+    print_plan();
+  } else {
+    log_result("memory   known only with the data");
+  }
 }
 
 /// The clusters of the first round.
@@ -104,8 +108,9 @@ void Split::print_plan() const {
   log_note(formatted("round    {} workers, {}: {}, iterations: {}", workers,
                      splits ? "tops" : "hosts", plan.clusters.size(),
                      fewest == most ? formatted("{}", most) : formatted("{} to {}", fewest, most)));
-  log_note(formatted("memory   {} at most for a {}, {} for a {}", megabytes(bottom),
-                     splits ? "bottom" : "worker", megabytes(top), splits ? "top" : "host"));
+  // With -q too.
+  log_result(formatted("memory   {} at most for a {}, {} for a {}", megabytes(bottom),
+                       splits ? "bottom" : "worker", megabytes(top), splits ? "top" : "host"));
 }
 
 void declare(const Catalogue& catalogue, OptionTable& table) {
