@@ -13,6 +13,26 @@ if [ "$#" -lt 3 ] || [ "$1" != "-n" ]; then
   exit 2
 fi
 
+# A request to stop. mpirun drops signals until its ranks run, so one of the first three seconds is passed on twice; the program
+# takes signals within a second for one.
+job=
+first=
+again=
+begun=$(date +%s%3N)
+ask() {
+  now=$(date +%s%3N) || now=$begun
+  [ -n "$job" ] || stopped_early
+  kill -USR1 "$job" 2>/dev/null || true
+  first=${first:-$now}
+  [ $((now - first)) -lt 1000 ] || again=yes
+  [ $((now - begun)) -ge 3000 ] || (sleep 0.5 && kill -USR1 "$job" 2>/dev/null) &
+}
+stopped_early() {
+  echo "stopped before the run began; start again to run it" >&2
+  exit 85
+}
+trap ask INT TERM USR1
+
 mpirun=${MPIRUN:-}
 # If several MPIs are installed, plain mpirun may belong to another one.
 for name in mpirun.openmpi mpirun; do
@@ -63,13 +83,13 @@ esac
 exec 3<&0  # a shell takes standard input away from what it starts beside itself
 setsid setpriv --pdeathsig KILL "$mpirun" $quiet $root --oversubscribe --bind-to none "$@" <&3 3<&- &
 job=$!
-asked=
-trap 'asked=yes; kill -USR1 "$job" 2>/dev/null || true' INT TERM USR1
 # A trap interrupts the first wait.
 while :; do
   wait "$job" && status=0 || status=$?
   kill -0 "$job" 2>/dev/null || break
 done
+# SIGUSR1 kills a process that is still loading its libraries. (A second request ends the program at once, which says so.)
+[ "$status" -ne 138 ] || [ -z "$first" ] || [ -n "$again" ] || stopped_early
 # A rank that was killed could not say so.
-[ "$status" -le 128 ] || [ -n "$asked" ] || echo "error: a rank was ended by signal $((status - 128))" >&2
+[ "$status" -le 128 ] || [ -n "$first" ] || echo "error: a rank was ended by signal $((status - 128))" >&2
 exit "$status"

@@ -167,6 +167,7 @@ int run_on_all_ranks(const MpiEnvironment& mpi, const Protocols& protocols, cons
 int run_command(int* argc, char*** argv, const Protocols& protocols,
                 const std::vector<std::string>& arguments) {
   // 1. The input file.
+  end_at_stop_signals();
   const auto begun = std::chrono::steady_clock::now();
   Request request;
   std::optional<Config> config;

@@ -5,7 +5,10 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
+
+#include "espalier/base/error.h"
 
 namespace espalier {
 namespace {
@@ -37,18 +40,43 @@ void on_signal(int number) {
   _exit(128 + number);
 }
 
+void on_early_signal(int) {
+  static constexpr char kText[] = "stopped before the run began; start again to run it\n";
+  if (speaks_here != 0) {
+    [[maybe_unused]] const auto written = write(STDERR_FILENO, kText, sizeof(kText) - 1);
+  }
+  _exit(static_cast<int>(Status::stopped));
+}
+
+/// Whether this process is rank 0, which MPI cannot tell before it has started.
+bool is_first_rank() {
+  for (const char* name : {"OMPI_COMM_WORLD_RANK", "PMIX_RANK"}) {
+    if (const char* rank = std::getenv(name)) return std::strcmp(rank, "0") == 0;
+  }
+  return true;
+}
+
+void handle(void (*handler)(int)) {
+  struct sigaction action = {};
+  action.sa_handler = handler;
+  for (const int number : {SIGUSR1, SIGTERM, SIGINT}) sigaddset(&action.sa_mask, number);
+  for (const int number : {SIGUSR1, SIGTERM, SIGINT}) sigaction(number, &action, nullptr);
+}
+
 const char* name_of(int number) {
   return number == SIGUSR1 ? "SIGUSR1" : number == SIGTERM ? "SIGTERM" : "SIGINT";
 }
 
 }  // namespace
 
+void end_at_stop_signals() {
+  speaks_here = is_first_rank() ? 1 : 0;
+  handle(on_early_signal);
+}
+
 void keep_stop_signals(bool speaks) {
   speaks_here = speaks ? 1 : 0;
-  struct sigaction action = {};
-  action.sa_handler = on_signal;
-  for (const int number : {SIGUSR1, SIGTERM, SIGINT}) sigaddset(&action.sa_mask, number);
-  for (const int number : {SIGUSR1, SIGTERM, SIGINT}) sigaction(number, &action, nullptr);
+  handle(on_signal);
 }
 
 void set_loss(const std::string& text) {

@@ -290,6 +290,20 @@ class Stopping(Resume):
             self.stops_on(number, 1)
             self.stops_on(number, 3)
 
+    def test_before_the_run_begins(self):
+        words = ["run", self.input, "--run.name=early", *LONG]
+        for ranks in (1, 2):
+            # Without mpirun the program cannot answer until its libraries are loaded; with it, a signal at any moment counts.
+            for delay in (0.45, 0.7) if ranks == 1 else (0.02, 0.05, 0.08, 0.12, 0.2, 0.35, 0.5, 0.8):
+                for number in (signal.SIGUSR1, signal.SIGTERM):
+                    with self.subTest(ranks=ranks, delay=delay, number=number):
+                        job = self.begin(self.command(*words, ranks=ranks))
+                        time.sleep(delay)
+                        job.send_signal(number)
+                        done = finish(job, 60)
+                        self.assertEqual(done.returncode, 85, (done.stdout, done.stderr))
+                        self.assertRegex(done.stdout + done.stderr, "start again to (run it|resume)\n$")
+
     def test_ctrl_c_in_a_terminal(self):
         words = ["run", self.input, "--run.name=a", *LONG]
         terminal = "import pty, sys; sys.exit(pty.spawn(sys.argv[1:]) >> 8)"

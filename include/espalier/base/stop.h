@@ -9,6 +9,9 @@
 
 namespace espalier {
 
+/// Until keep_stop_signals(): a signal ends the process at once with status 85, as nothing was
+/// begun and the same command starts the run. A launcher gets this status, not that of a crash.
+void end_at_stop_signals();
 /// Keeps the signals for stop_request(). On a rank that `speaks`, a second signal prints what is
 /// lost and ends the process, and with it the job; on other ranks it changes nothing.
 void keep_stop_signals(bool speaks);
