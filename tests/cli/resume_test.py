@@ -336,8 +336,9 @@ class Stopping(Resume):
                 pids[int(re.search(rb"OMPI_COMM_WORLD_RANK=(\d+)", file.read()).group(1))] = pid
         os.kill(pids[1], signal.SIGSTOP)  # so that rank 0 cannot end
         os.kill(pids[0], signal.SIGUSR1)
-        log = pathlib.Path(self.path("runs", "twice", "log.txt"))
-        while "stopped at version" not in log.read_text():
+        # Not until "stopped at version": before it, rank 0 waits for rank 1.
+        status = pathlib.Path(f"/proc/{pids[0]}/status")
+        while re.search(r"ShdPnd:\t0*[1-9a-f]", status.read_text()):
             self.assertIsNone(job.poll())
             time.sleep(0.02)
         time.sleep(1.1)
