@@ -293,11 +293,15 @@ class Stopping(Resume):
     def test_before_the_run_begins(self):
         words = ["run", self.input, "--run.name=early", *LONG]
         for ranks in (1, 2):
-            # Without mpirun the program cannot answer until its libraries are loaded; with it, a signal at any moment counts.
-            for delay in (0.45, 0.7) if ranks == 1 else (0.02, 0.05, 0.08, 0.12, 0.2, 0.35, 0.5, 0.8):
+            # Counted from the moment when the program, or the script that starts it, catches signals.
+            for delay in (0, 0.05) if ranks == 1 else (0, 0.03, 0.07, 0.12, 0.25, 0.6):
                 for number in (signal.SIGUSR1, signal.SIGTERM):
                     with self.subTest(ranks=ranks, delay=delay, number=number):
                         job = self.begin(self.command(*words, ranks=ranks))
+                        status = pathlib.Path(f"/proc/{job.pid}/status")
+                        caught = 0
+                        while not caught >> signal.SIGUSR1 - 1 & caught >> signal.SIGTERM - 1 & 1:
+                            caught = int(re.search(r"SigCgt:\t(\w+)", status.read_text())[1], 16)
                         time.sleep(delay)
                         job.send_signal(number)
                         done = finish(job, 60)
