@@ -203,7 +203,13 @@ std::optional<RunDirectory::Found> RunDirectory::find(const fs::path& path) {
     if (is_unbegun(path)) return std::nullopt;
     throw InputError(formatted("{} exists and is no run; choose another run.name", path.string()));
   }
-  return Found{read_text_file(path / "config.ini"), without_newline(read_text_file(path / "DONE"))};
+  // A run whose records are gone, or whose last line was damaged, is resumed, which makes both
+  // again.
+  const std::string line = fs::is_regular_file(path / "DONE", error)
+                               ? without_newline(read_text_file(path / "DONE"))
+                               : "";
+  const bool is_done = line.starts_with("done: ") && fs::is_regular_file(path / "run.h5", error);
+  return Found{read_text_file(path / "config.ini"), is_done ? line : ""};
 }
 
 RunDirectory::RunDirectory(fs::path path, Content content) : path_(std::move(path)) {

@@ -192,6 +192,7 @@ void read_clients(const Config& config, Dataset& data) {
   const MappedFile file(path);
   const auto bytes = file.bytes();
   std::string_view rest(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+  rest.remove_prefix(mark_of_utf8(bytes, path));
   const auto refuse = [&](std::int64_t line, std::string_view text) {
     throw DataError(formatted("{} line {} is '{}': write the number of a client, from 0",
                               path.string(), line, text.substr(0, 40)));

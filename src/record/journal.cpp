@@ -77,6 +77,8 @@ void Journal::sync() const { check(::fdatasync(file_) == 0); }
 
 void read_journal(const std::filesystem::path& path, RecordsMark mark,
                   const std::function<void(Bytes content)>& take) {
+  std::error_code error;  // a pipe would wait for a writer
+  if (!std::filesystem::is_regular_file(path, error)) refuse(path);
   std::ifstream in(path, std::ios::binary);
   RecordsMark at;
   while (at.bytes < mark.bytes) {

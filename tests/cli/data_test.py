@@ -2,6 +2,7 @@
 
 import json
 import os
+import pathlib
 import re
 import shutil
 import subprocess
@@ -74,6 +75,17 @@ class Partitions(ProgramTest):
         self.write("whose.txt", "".join(f"{client}\n" for client in whose))
         run = self.run_ok("a", *settings, "--data.partition=file", "--data.partition_file=whose.txt")
         self.assertEqual(self.column(run, "samples", "clients").tolist(), [whose.count(client) for client in range(7)])
+
+    def test_a_file_of_clients_as_editors_on_windows_write_it(self):
+        whose = "".join(f"{i % 7}\n" for i in range(600))
+        name = "--data.partition_file=whose.txt"
+        self.write("whose.txt", whose)
+        plain = self.run_ok("plain", "--data.partition=file", name)
+        pathlib.Path(self.path("whose.txt")).write_bytes(("\ufeff" + whose.replace("\n", "\r\n")).encode())
+        marked = self.run_ok("marked", "--data.partition=file", name)
+        self.assertEqual(self.column(plain, "samples", "clients").tolist(), self.column(marked, "samples", "clients").tolist())
+        pathlib.Path(self.path("whose.txt")).write_bytes(whose.encode("utf-16"))
+        self.assert_refused(3, "text in UTF-16", "run", self.input, "--data.partition=file", name, "--overwrite")
 
     def test_a_damaged_file_of_clients_is_refused(self):
         for status, words, text in ((3, "599 lines, and synthetic has 600 training samples", "0\n" * 599),

@@ -20,7 +20,7 @@ import h5py
 import numpy as np
 
 sys.path.insert(0, os.path.dirname(__file__))
-from support import ESPALIER, MPIRUN, ProgramTest, finish  # noqa: E402
+from support import ESPALIER, MPIRUN, ProgramTest, finish, read_bytes, write_bytes  # noqa: E402
 
 EVERY = "--checkpoint.every=1"
 LONG = ["--run.rounds=100000", "--checkpoint.every=1000", "--record.evaluate_every=100000"]
@@ -347,8 +347,9 @@ class Stopping(Resume):
                 pids[int(re.search(rb"OMPI_COMM_WORLD_RANK=(\d+)", file.read()).group(1))] = pid
         os.kill(pids[1], signal.SIGSTOP)  # so that rank 0 cannot end
         os.kill(pids[0], signal.SIGUSR1)
-        log = pathlib.Path(self.path("runs", "twice", "log.txt"))
-        while "stopped at version" not in log.read_text():
+        # Not until "stopped at version": before it, rank 0 waits for rank 1.
+        status = pathlib.Path(f"/proc/{pids[0]}/status")
+        while re.search(r"ShdPnd:\t0*[1-9a-f]", status.read_text()):
             self.assertIsNone(job.poll())
             time.sleep(0.02)
         time.sleep(1.1)
@@ -450,6 +451,28 @@ class Damage(Resume):
         killed = self.stop_after("killed", rounds=2)
         self.spoil(os.path.join(killed, "run.h5"), lambda content: content[:700])
         self.assert_same(straight, self.run_ok("killed", EVERY))
+
+    def test_a_pipe_in_the_place_of_the_journal(self):
+        killed = self.stop_after("killed", rounds=2)
+        journal = os.path.join(killed, "run.journal")
+        os.remove(journal)
+        os.mkfifo(journal)
+        done = finish(self.begin(self.command("run", self.input, "--run.name=killed", EVERY)), 60)
+        self.assertEqual(done.returncode, 4, done.stdout)
+        self.assertIn("run.journal are missing, damaged", done.stderr)
+
+    def test_a_finished_run_without_its_records_or_last_line(self):
+        straight = self.run_ok("straight", EVERY)
+        done = self.run_ok("done", EVERY)
+        changes = {"run.h5": os.remove, "DONE": lambda path: write_bytes(path, b"\0" * 90)}
+        for name, change in changes.items():
+            with self.subTest(name):
+                change(os.path.join(done, name))
+                again = self.run_into("done", EVERY)
+                self.assertEqual(again.returncode, 0, again.stderr)
+                self.assertTrue(again.stdout.splitlines()[-1].startswith("done: "), again.stdout)
+                self.assertTrue(read_bytes(os.path.join(done, "DONE")).startswith(b"done: "))
+                self.assert_same(straight, done)
 
     def test_a_journal_that_is_damaged_or_missing(self):
         """Blocks behind a checkpoint do not matter to it; before it, an earlier checkpoint is taken, or none."""
