@@ -248,8 +248,8 @@ class Reader {
           file.place(), path_.string(), path_.string()));
     }
     if (!table_.texts.add(text)) {
-      throw DataError(formatted("{} has no words in data.csv_text = {}: remove the row", file.place(),
-                                config_.text("data.csv_text")));
+      throw DataError(formatted("{} has no words in data.csv_text = {}: remove the row",
+                                file.place(), config_.text("data.csv_text")));
     }
   }
 

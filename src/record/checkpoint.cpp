@@ -325,7 +325,9 @@ CheckpointReader::CheckpointReader(const std::filesystem::path& path)
   std::error_code ignored;
   if (!std::filesystem::exists(path, ignored))
     throw OutputError(formatted("there is no checkpoint {}; check its name", path.string()));
-  if (std::filesystem::is_directory(path, ignored)) refuse_folder(path);
+  if (path.extension() != ".h5" && std::filesystem::is_directory(path, ignored)) {
+    refuse_folder(path);
+  }
   std::string kind;
   try {
     h5::require_file(path);

@@ -141,7 +141,8 @@ TEST_F(Csv, WordsOfDrawnTestRowsAreNotInTheVocabulary) {
 TEST_F(Csv, TextsThatHaveNoWordsAreRefused) {
   const std::string text = "csv_text = text\ncsv_label = class\n";
   write("a.csv", std::string("class,text\n0,a\n1,\"  \"\n"));
-  EXPECT_MENTIONS(refusal(text), "a.csv line 3 has no words in data.csv_text = text: remove the row");
+  EXPECT_MENTIONS(refusal(text),
+                  "a.csv line 3 has no words in data.csv_text = text: remove the row");
   write("a.csv", std::string("class,text\n0,caf\xe9\n"));
   EXPECT_MENTIONS(refusal(text), "a.csv line 2 is not text in UTF-8");
   EXPECT_THROW(load("csv", "file = a.csv\ncsv_text = class\ncsv_label = class\n"), InputError);
