@@ -149,7 +149,7 @@ class WeightsTest(ProgramTest):
         self.assert_refused(2, "exists", "export", checkpoint, out)
         self.exported(checkpoint, "out.safetensors", "--overwrite")
         self.assert_refused(2, "export needs two files", "export", checkpoint)
-        self.assert_refused(2, "export needs two files", "export", checkpoint, "out.bin")
+        self.assert_refused(2, "export writes a file whose name ends in .safetensors", "export", checkpoint, "out.bin")
         self.assert_refused(4, "there is no checkpoint", "export", "absent.h5", "x.safetensors")
         self.assert_refused(4, "run.h5", "export", self.path("runs", "trained", "run.h5"),
                             "x.safetensors")
