@@ -174,6 +174,15 @@ class Size(Resume):
         self.assertLess(journal, rows)
         self.assertLess(journal + sum(sizes) - sum(models), 3 * rows)
 
+    def test_of_clients_without_a_task_are_none(self):
+        settings = [EVERY, "--clients.count=30000", "--clients.fleet=", "--clients.per_round=6", "--data.partition=iid",
+                    "--data.samples_per_client=2", "--model.hidden=4", "--run.rounds=5", "--method.name=semi_async"]
+        straight = self.run_ok("straight", *settings)
+        for name in self.checkpoints(straight):
+            self.assertLess(os.path.getsize(os.path.join(straight, "checkpoints", name)), 8 * 30000)
+        self.assertNotEqual(self.run_into("killed", *settings, env={"ESPALIER_KILL_AT": "round.merged:3"}).returncode, 0)
+        self.assert_same(straight, self.run_ok("killed", *settings))
+
 
 class OtherData(Resume):
     """The user's files change between two starts, or differ between ranks."""

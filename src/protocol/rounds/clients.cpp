@@ -16,6 +16,52 @@ std::vector<std::int64_t> sorted_keys(const std::unordered_map<std::int64_t, Val
   return keys;
 }
 
+// Of a million clients few have been sent a task and few are not idle. So that a checkpoint does
+// not cost bytes for each of the others, both are saved in a short form, which begins with a number
+// that the long one (of earlier releases, or where it is no longer) cannot begin with.
+constexpr std::int64_t kShort = -1;
+
+/// kShort, then client and count of those that are not 0; or the counts of all clients.
+std::vector<std::int64_t> shortened(const std::vector<std::int64_t>& counts) {
+  std::vector<std::int64_t> pairs{kShort};
+  for (std::size_t client = 0; client < counts.size(); ++client) {
+    if (counts[client] == 0) continue;
+    pairs.insert(pairs.end(), {static_cast<std::int64_t>(client), counts[client]});
+    if (pairs.size() >= counts.size()) return counts;
+  }
+  return pairs.size() < counts.size() ? pairs : counts;
+}
+
+std::vector<std::int64_t> counts_of(const std::vector<std::int64_t>& saved, std::int64_t clients) {
+  if (saved.empty() || saved[0] != kShort) return saved;
+  std::vector<std::int64_t> counts(static_cast<std::size_t>(clients), 0);
+  for (std::size_t i = 1; i + 1 < saved.size(); i += 2) {
+    counts.at(static_cast<std::size_t>(saved[i])) = saved[i + 1];
+  }
+  return counts;
+}
+
+/// kShort, then the clients that are not in the set; or those that are.
+std::vector<std::int64_t> shortened(const ClientSet& set, std::int64_t clients) {
+  if (2 * set.size() <= clients) return set.ascending();
+  std::vector<std::int64_t> others{kShort};
+  for (std::int64_t client = 0; client < clients; ++client) {
+    if (!set.contains(client)) others.push_back(client);
+  }
+  return others;
+}
+
+ClientSet set_of(const std::vector<std::int64_t>& saved, std::int64_t clients) {
+  ClientSet set(clients);
+  if (saved.empty() || saved[0] != kShort) {
+    for (const std::int64_t client : saved) set.insert(client);
+    return set;
+  }
+  for (std::int64_t client = 0; client < clients; ++client) set.insert(client);
+  for (std::size_t i = 1; i < saved.size(); ++i) set.erase(saved[i]);
+  return set;
+}
+
 }  // namespace
 
 Clients::Clients(const Experiment& experiment, SubmodelRule& rule, Sampler sampler,
@@ -144,7 +190,9 @@ std::int64_t Clients::receive_frozen(std::int64_t client, const Submodel& submod
 }
 
 void Clients::archive(Archive& archive) {
-  archive.value("tasks_of", tasks_of_);
+  std::vector<std::int64_t> counts = archive.loading() ? tasks_of_ : shortened(tasks_of_);
+  archive.value("tasks_of", counts);
+  if (archive.loading()) tasks_of_ = counts_of(counts, experiment_.fleet->size());
   const auto archive_submodel = [this](Archive& a, std::int64_t& client,
                                        std::unordered_map<std::int64_t, Submodel>& map) {
     a.value("client", client);
@@ -153,12 +201,9 @@ void Clients::archive(Archive& archive) {
     a.value("submodel", code);
     if (a.loading()) map[client] = Submodel::decode(*experiment_.model.layout, code);
   };
-  std::vector<std::int64_t> idle = idle_.ascending();
+  std::vector<std::int64_t> idle = shortened(idle_, experiment_.fleet->size());
   archive.value("idle", idle);
-  if (archive.loading()) {
-    idle_ = ClientSet(experiment_.fleet->size());
-    for (const std::int64_t client : idle) idle_.insert(client);
-  }
+  if (archive.loading()) idle_ = set_of(idle, experiment_.fleet->size());
   std::vector<std::int64_t> away = sorted_keys(away_until_), until;
   for (const std::int64_t client : away) until.push_back(away_until_.at(client));
   archive.value("away", away);
