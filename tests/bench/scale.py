@@ -23,7 +23,7 @@ import os, resource, subprocess, sys
 status = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL).returncode
 used = resource.getrusage(resource.RUSAGE_CHILDREN)
 os.write(2, f"<meter {os.environ.get('OMPI_COMM_WORLD_RANK', '0')} {used.ru_utime + used.ru_stime} "
-            f"{used.ru_maxrss * 1024}>\n".encode())
+            f"{used.ru_maxrss * 1024}>\\n".encode())
 sys.exit(status)
 """
 
