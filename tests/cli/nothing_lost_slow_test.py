@@ -82,7 +82,9 @@ class NothingLost(ProgramTest):
         done = finish(job, 60)
         if done.returncode == 0:
             return False
-        self.assertEqual(done.returncode, 137, done.stdout + done.stderr)
+        # Open MPI's mpirun sometimes crashes itself when it ends after a rank that was killed.
+        if not (done.returncode == 139 and "PMIx_server_finalize" in done.stderr):
+            self.assertEqual(done.returncode, 137, done.stdout + done.stderr)
         return True
 
     def matrix(self, window):
