@@ -40,7 +40,6 @@ class RunFile {
                         const std::vector<const TableSchema*>& tables,
                         const std::filesystem::path& journal = {});
   /// Makes the file again from the rows of its journal before `mark`, and cuts the journal there.
-  void archive_mark(Archive& archive, RecordsMark& mark);
   /// OutputError if the journal does not hold them, or holds other tables.
   static RunFile rebuild(const std::filesystem::path& path, const std::string& config_text,
                          const std::vector<const TableSchema*>& tables,
