@@ -10,26 +10,18 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
-#include <cstdio>
 #include <cstring>
 #include <exception>
 #include <new>
 #include <stdexcept>
+
+#include "espalier/base/process_memory.h"
 
 namespace espalier {
 namespace {
 
 /// Instead of a Status, in the first byte of an answer.
 constexpr int kTooMuchMemory = 255;
-
-std::int64_t own_memory_bytes() {
-  long long pages = 0;
-  if (std::FILE* file = std::fopen("/proc/self/statm", "r")) {
-    if (std::fscanf(file, "%lld", &pages) != 1) pages = 0;
-    std::fclose(file);
-  }
-  return pages * ::sysconf(_SC_PAGESIZE);
-}
 
 /// Lowers a limit, never above one that is set already.
 void limit(__rlimit_resource_t resource, std::int64_t most) {
@@ -93,7 +85,7 @@ std::string answer_of(const std::function<std::string()>& work) {
   }
   limit(RLIMIT_CORE, 0);
   limit(RLIMIT_CPU, limits.cpu_s);
-  limit(RLIMIT_AS, own_memory_bytes() + limits.memory_bytes);
+  limit(RLIMIT_AS, process_memory().addressed + limits.memory_bytes);
   ::_exit(send(to, answer_of(work)) ? 0 : 1);
 }
 

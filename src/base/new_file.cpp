@@ -43,15 +43,7 @@ void NewFile::write(const void* data, std::size_t bytes) {
 }
 
 void NewFile::write_at(std::int64_t place, const void* data, std::size_t bytes) {
-  const auto* from = static_cast<const char*>(data);
-  while (bytes > 0) {
-    const ssize_t written = ::pwrite(file_, from, bytes, place);
-    if (written < 0 && errno == EINTR) continue;
-    check(written > 0);
-    from += written;
-    place += written;
-    bytes -= static_cast<std::size_t>(written);
-  }
+  check(write_whole(file_, place, data, bytes));
 }
 
 void NewFile::read_at(std::int64_t place, void* data, std::size_t bytes) const {
@@ -72,6 +64,19 @@ void NewFile::put_in_place() {
   const int written = std::exchange(file_, -1);
   check(::close(written) == 0);
   sync_folder(path_);
+}
+
+bool write_whole(int file, std::int64_t place, const void* data, std::size_t bytes) {
+  const auto* from = static_cast<const char*>(data);
+  while (bytes > 0) {
+    const ssize_t written = ::pwrite(file, from, bytes, place);
+    if (written < 0 && errno == EINTR) continue;
+    if (written <= 0) return false;
+    from += written;
+    place += written;
+    bytes -= static_cast<std::size_t>(written);
+  }
+  return true;
 }
 
 void sync_folder(const std::filesystem::path& path) {

@@ -63,13 +63,7 @@ void Journal::append(const Bytes& content) {
   Bytes block(sizeof(head) + content.size());
   std::memcpy(block.data(), &head, sizeof(head));
   if (!content.empty()) std::memcpy(block.data() + sizeof(head), content.data(), content.size());
-  for (std::size_t done = 0; done < block.size();) {
-    const ssize_t written = ::pwrite(file_, block.data() + done, block.size() - done,
-                                     mark_.bytes + static_cast<off_t>(done));
-    if (written < 0 && errno == EINTR) continue;
-    check(written > 0);
-    done += static_cast<std::size_t>(written);
-  }
+  check(write_whole(file_, mark_.bytes, block.data(), block.size()));
   mark_ = {mark_.bytes + std::ssize(block), head.checksum};
 }
 

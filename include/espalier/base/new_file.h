@@ -37,6 +37,8 @@ class NewFile {
   int file_ = -1;
 };
 
+/// Writes all bytes at a place of an open file; false if it cannot, with the reason in errno.
+bool write_whole(int file, std::int64_t place, const void* data, std::size_t bytes);
 /// Waits until the name of a new file is on the disk: it is part of the folder's data, which needs
 /// an fsync of its own.
 void sync_folder(const std::filesystem::path& path);

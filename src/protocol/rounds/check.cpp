@@ -1,10 +1,8 @@
 #include "espalier/protocol/rounds/check.h"
 
 #include <fmt/ranges.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <fstream>
 #include <functional>
 #include <map>
 #include <numeric>
@@ -14,6 +12,7 @@
 #include <vector>
 
 #include "espalier/base/log.h"
+#include "espalier/base/process_memory.h"
 #include "espalier/base/units.h"
 #include "espalier/protocol/rounds/personal.h"
 #include "espalier/protocol/rounds/task_costs.h"
@@ -41,14 +40,6 @@ struct ServerTask {
   std::uint64_t submodel = 0;  ///< tasks with equal submodels share a payload
   std::int64_t bytes = 0;      ///< of the payload, and of the update
 };
-
-/// Resident memory of this process: libraries, data, clients and the model.
-std::int64_t resident_bytes() {
-  std::ifstream in("/proc/self/statm");
-  std::int64_t size = 0, resident = 0;
-  in >> size >> resident;
-  return resident * sysconf(_SC_PAGESIZE);
-}
 
 /// Upper bound of the memory of a server on a rank of its own. The largest payloads and updates of
 /// `at_once` clients (0: all) exist at a time: an update and its client's state before and after
@@ -83,7 +74,8 @@ std::int64_t server_bytes(const Experiment& e, const ServerRules& rules, const B
   const std::int64_t model = 4 * (whole.count(Kind::trainable) + whole.count(Kind::statistic));
   const std::int64_t held = kEvaluations * model + 2 * payload + updates + states;
   const std::int64_t copied = std::min(model + held + kSavedClient * clients, kMostCopiedBytes);
-  return resident_bytes() + held + copied + kClient * clients;
+  // What is resident already: libraries, data, clients and the model.
+  return process_memory().resident + held + copied + kClient * clients;
 }
 
 /// Clients of one device class with submodels of equal costs.

@@ -1,0 +1,17 @@
+#include "espalier/base/process_memory.h"
+
+#include <unistd.h>
+
+#include <fstream>
+
+namespace espalier {
+
+ProcessMemory process_memory() {
+  std::ifstream in("/proc/self/statm");
+  std::int64_t addressed = 0, resident = 0;  // pages
+  if (!(in >> addressed >> resident)) return {};
+  const std::int64_t page = sysconf(_SC_PAGESIZE);
+  return {addressed * page, resident * page};
+}
+
+}  // namespace espalier
