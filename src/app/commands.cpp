@@ -313,12 +313,7 @@ int export_command(const Protocols& protocols, const std::vector<std::string>& a
     throw InputError(weights.string() + " exists; choose another name or add --overwrite");
   }
   StoredModel stored = read_stored_model(files[0], all_options(protocols));
-  if (lacks_statistics(stored.values)) {
-    throw OutputError(formatted(
-        "{} has no norm statistics: its run was stopped before they were computed; start the run "
-        "again, or export another checkpoint",
-        files[0]));
-  }
+  refuse_without_statistics(stored, files[0], "export");
   if (merges) merge_adapters(stored.values);
   const std::vector<NamedTensor> tensors =
       is_file ? named_tensors(stored.values, /*with_adapters=*/!merges)

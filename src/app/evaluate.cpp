@@ -101,12 +101,7 @@ int evaluate_command(const Protocols& protocols, const std::vector<std::string>&
   apply_isa(config.text("run.isa"));
   at::set_num_threads(static_cast<int>(config.integer("run.threads")));
   StoredModel stored = read_stored_model(request.checkpoint, options);
-  if (lacks_statistics(stored.values)) {
-    throw OutputError(formatted(
-        "{} has no norm statistics: its run was stopped before they were computed; start the run "
-        "again, or evaluate another checkpoint",
-        request.checkpoint.string()));
-  }
+  refuse_without_statistics(stored, request.checkpoint, "evaluate");
   Experiment experiment;
   experiment.data = load_dataset(config);
   refuse_unlike(experiment.data, stored);
@@ -116,12 +111,7 @@ int evaluate_command(const Protocols& protocols, const std::vector<std::string>&
   std::vector<EvaluationSums> total(sets.size());
   for (std::int64_t batch = 0; batch < plan.test_batches(); ++batch) {
     const auto sums = evaluate_batch(experiment, plan, stored.values, batch);
-    for (std::size_t i = 0; i < sums.size(); ++i) {
-      total[i].samples += sums[i].samples;
-      total[i].loss += sums[i].loss;
-      total[i].top1 += sums[i].top1;
-      total[i].top5 += sums[i].top5;
-    }
+    for (std::size_t i = 0; i < sums.size(); ++i) total[i] += sums[i];
   }
   for (std::size_t i = 0; i < sets.size(); ++i) {
     print(sets[i], total[i], experiment.data.shape.predicts_tokens());

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <utility>
 
+#include "espalier/base/coded.h"
 #include "espalier/base/kill_point.h"
 #include "espalier/base/large_pages.h"
 
@@ -22,33 +23,21 @@ constexpr unsigned kEvaluated = kTrained | kStatistic;
 struct Batches {
   std::int64_t first = 0;
   std::int64_t last = 0;
-
-  SharedBytes encode() const {
-    ByteArchive archive;
-    Batches copy = *this;
-    copy.archive(archive);
-    return to_shared(archive.take());
-  }
-  static Batches decode(const Bytes& bytes) {
-    ByteArchive archive(bytes);
-    Batches batches;
-    batches.archive(archive);
-    return batches;
-  }
-
- private:
-  void archive(Archive& archive) {
-    archive.value("first", first);
-    archive.value("last", last);
-  }
 };
+
+void archive_batches(Archive& archive, Batches& batches) {
+  archive.value("first", batches.first);
+  archive.value("last", batches.last);
+}
 
 /// Calls `run` for one batch after the other; the answer is the concatenation of the results.
 class ShardStepper final : public Stepper {
  public:
   using Run = std::function<std::vector<double>(const Parameters&, std::int64_t batch)>;
   ShardStepper(const Experiment& experiment, const Job& job, Run run)
-      : head_(job.head), batches_(Batches::decode(*job.head)), run_(std::move(run)) {
+      : head_(job.head),
+        batches_(decoded<Batches>(*job.head, archive_batches)),
+        run_(std::move(run)) {
     const auto full = Submodel::full(*experiment.model.layout);
     const auto dense = experiment.plans->buffer_layout(full, Packing::dense);
     model_ = experiment.allocate(experiment.plans->buffer_layout(full, Packing::aligned));
@@ -224,7 +213,7 @@ void Evaluator::send(std::int64_t version, const Running& running, JobKind kind)
   for (std::int64_t i = 0; i < ranks; ++i) {
     const Batches shard{batches * i / ranks, batches * (i + 1) / ranks};
     if (shard.first == shard.last) continue;
-    job.head = shard.encode();
+    job.head = to_shared(encoded(shard, archive_batches));
     pool_.submit_to(i, job);
   }
 }
@@ -234,7 +223,7 @@ void Evaluator::take_moments(const Answer& answer) {
   const auto item = running_.find(answer.number);
   if (item == running_.end() || item->second.is_calibrated) return;
   Running& running = item->second;
-  const Batches shard = Batches::decode(*answer.head);
+  const auto shard = decoded<Batches>(*answer.head, archive_batches);
   const std::size_t each =
       answer.payload->size() / sizeof(double) / static_cast<std::size_t>(shard.last - shard.first);
   const std::byte* next = answer.payload->data();
@@ -251,7 +240,7 @@ void Evaluator::take_moments(const Answer& answer) {
 
 void Evaluator::take_sums(const Answer& answer) {
   Running& running = running_.at(answer.number);
-  const Batches shard = Batches::decode(*answer.head);
+  const auto shard = decoded<Batches>(*answer.head, archive_batches);
   const std::int64_t batches = shard.last - shard.first;
   const std::size_t sets = evaluated_sets(experiment_.model).size();
   double four[4];
@@ -273,11 +262,7 @@ void Evaluator::take_sums(const Answer& answer) {
 Evaluation Evaluator::combined(const Running& running, std::size_t set) const {
   EvaluationSums total;
   for (const auto& batch : running.sums) {
-    const EvaluationSums& sums = batch[set];
-    total.samples += sums.samples;
-    total.loss += sums.loss;
-    total.top1 += sums.top1;
-    total.top5 += sums.top5;
+    total += batch[set];
   }
   const auto samples = static_cast<double>(total.samples);
   Evaluation evaluation;

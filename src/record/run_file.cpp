@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "espalier/base/archive.h"
+#include "espalier/base/coded.h"
 #include "espalier/base/error.h"
 #include "h5_io.h"
 #include "journal.h"
@@ -218,25 +219,12 @@ class Table {
 struct JournalHead {
   std::string date;
   std::string tables;
-
-  Bytes encode() {
-    ByteArchive out;
-    archive(out);
-    return out.take();
-  }
-  static JournalHead decode(const Bytes& bytes) {
-    ByteArchive in(bytes);
-    JournalHead head;
-    head.archive(in);
-    return head;
-  }
-
- private:
-  void archive(Archive& archive) {
-    archive.value("date", date);
-    archive.value("tables", tables);
-  }
 };
+
+void archive_head(Archive& archive, JournalHead& head) {
+  archive.value("date", head.date);
+  archive.value("tables", head.tables);
+}
 
 /// Names and types of all columns. A journal stores rows without them.
 std::string description_of(const std::vector<const TableSchema*>& tables) {
@@ -325,7 +313,7 @@ RunFile::RunFile(const std::filesystem::path& path, const std::string& config_te
     state_->create(config_text, date, tables);
     if (!journal.empty()) {
       state_->journal.emplace(journal);
-      state_->journal->append(JournalHead{date, description_of(tables)}.encode());
+      state_->journal->append(encoded(JournalHead{date, description_of(tables)}, archive_head));
     }
     state_->write_and_flush();
   });
@@ -351,7 +339,8 @@ RunFile RunFile::reopen(const std::filesystem::path& path, const std::string& co
   if (!journal.empty()) {
     state->journal.emplace(journal);
     state->journal->append(
-        JournalHead{h5::text_attribute(state->file, "date"), description_of(tables)}.encode());
+        encoded(JournalHead{h5::text_attribute(state->file, "date"), description_of(tables)},
+                archive_head));
     for (Table& table : state->tables) table.read_back();
     state->write_and_flush();
   }
@@ -367,7 +356,7 @@ RunFile RunFile::rebuild(const std::filesystem::path& path, const std::string& c
   std::filesystem::remove(path, ignored);  // who reads the old file goes on to read it
   read_journal(journal, mark, [&](const Bytes& block) {
     if (!state->file) {
-      const JournalHead head = JournalHead::decode(block);
+      const auto head = decoded<JournalHead>(block, archive_head);
       if (head.tables != description_of(tables))
         throw OutputError(
             formatted("{} holds other columns than this program writes; go on with the release "

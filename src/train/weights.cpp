@@ -457,6 +457,15 @@ StoredModel read_stored_model(const std::filesystem::path& checkpoint, const Opt
   return stored;
 }
 
+void refuse_without_statistics(const StoredModel& stored, const std::filesystem::path& checkpoint,
+                               const char* verb) {
+  if (!lacks_statistics(stored.values)) return;
+  throw OutputError(formatted(
+      "{} has no norm statistics: its run was stopped before they were computed; start the run "
+      "again, or {} another checkpoint",
+      checkpoint.string(), verb));
+}
+
 void declare_weight_options(OptionTable& table) {
   table.add(
       {"model.init", OptionType::text, "",
@@ -526,7 +535,6 @@ Parameters first_model(const Config& config, const Experiment& experiment) {
     refuse_other_llama(config, path, partial);
     placed = place_weights(read_weights(path), path.string(), partial, model);
   } else {
-    std::error_code ignored;
     throw InputError(formatted(
         "model.init = {} {}: give a .safetensors file, a folder of such files, their index "
         "(.json), or a checkpoint (.h5)",

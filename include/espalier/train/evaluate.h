@@ -17,6 +17,14 @@ struct EvaluationSums {
   double loss = 0;
   std::int64_t top1 = 0;
   std::int64_t top5 = 0;
+
+  EvaluationSums& operator+=(const EvaluationSums& more) {
+    samples += more.samples;
+    loss += more.loss;
+    top1 += more.top1;
+    top5 += more.top5;
+    return *this;
+  }
 };
 
 /// record.evaluate_batch, data.calibration: sizes of the fixed batches.

@@ -33,6 +33,9 @@ struct StoredModel {
 /// OutputError if the file is not an intact checkpoint. Checkpoints of old releases have no data
 /// format; their shapes come from the options. Throws DataError if only the data files have them.
 StoredModel read_stored_model(const std::filesystem::path& checkpoint, const OptionTable& options);
+/// OutputError if the model lacks its norm statistics, which a command `verb` ("export") needs.
+void refuse_without_statistics(const StoredModel& stored, const std::filesystem::path& checkpoint,
+                               const char* verb);
 
 /// Every entry as a tensor with its name, in the order of the layout; factors of adapters only if
 /// they are asked for. Reading a tensor copies from `model`, which must outlive the tensors.

@@ -145,12 +145,8 @@ bool ClientStepper::test_batch() {
   Context context;  // a submodel has no norm statistics but the batch's
   context.mode = experiment_.model.has_statistics ? Mode::train : Mode::evaluate;
   const Batch batch = experiment_.data.train->batch(part);
-  const EvaluationSums sums =
+  result_.local +=
       score(forward(experiment_.model, trainer_.parameters(), batch.inputs, context), batch.labels);
-  result_.local.samples += sums.samples;
-  result_.local.loss += sums.loss;
-  result_.local.top1 += sums.top1;
-  result_.local.top5 += sums.top5;
   return true;
 }
 
