@@ -129,11 +129,4 @@ void Progress::warning(const std::string& text) {
   above([&] { log_warning(text); });
 }
 
-void Progress::log_to_file(const std::string& line) {
-  // The terminal has it as the live line.
-  set_verbosity(Verbosity::quiet);
-  log_note(line);
-  set_verbosity(Verbosity::normal);
-}
-
 }  // namespace espalier

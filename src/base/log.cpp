@@ -44,12 +44,13 @@ void write_line(std::FILE* file, const std::string& line) {
   std::fflush(file);
 }
 
+/// `terminal`: null for the file alone.
 void write(std::FILE* terminal, Verbosity from, const std::string& prefix,
            const std::string& text) {
   if (message_rank() != 0) return;
   Output& out = output();
   const std::scoped_lock lock(out.mutex);
-  if (out.verbosity >= from) write_line(terminal, prefix + text + "\n");
+  if (terminal != nullptr && out.verbosity >= from) write_line(terminal, prefix + text + "\n");
   if (out.file) write_line(out.file.get(), time_stamp() + " " + prefix + text + "\n");
 }
 
@@ -77,6 +78,7 @@ void close_log() {
 // Users' scripts read results and notes ("done: ..."), so neither has a prefix.
 void log_result(const std::string& text) { write(stdout, Verbosity::quiet, "", text); }
 void log_note(const std::string& text) { write(stdout, Verbosity::normal, "", text); }
+void log_to_file(const std::string& text) { write(nullptr, Verbosity::quiet, "", text); }
 void log_warning(const std::string& text) { write(stderr, Verbosity::quiet, "warning: ", text); }
 void log_error(const std::string& text) { write(stderr, Verbosity::quiet, "error: ", text); }
 

@@ -34,7 +34,6 @@ class Progress {
   void head();
   void show(const std::string& line);
   void above(const std::function<void()>& print);
-  static void log_to_file(const std::string& line);
 
   std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
   std::int64_t rounds_;

@@ -20,6 +20,8 @@ void close_log();
 
 void log_result(const std::string& text);
 void log_note(const std::string& text);
+/// For log.txt alone, of what the terminal shows in another way.
+void log_to_file(const std::string& text);
 void log_warning(const std::string& text);
 void log_error(const std::string& text);
 
