@@ -158,7 +158,7 @@ Nanoseconds transfer_time(double mbps, double latency_ms, std::int64_t bytes) {
 }
 
 Nanoseconds within_century(Nanoseconds time, const std::string& what) {
-  if (static_cast<double>(time) <= kHundredYears) return time;
+  if (!is_beyond_century(time)) return time;
   throw InputError(
       formatted("emulated time would pass 100 years: check the units of {}, or end the run earlier "
                 "(run.rounds, run.virtual_limit)",

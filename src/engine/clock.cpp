@@ -1,7 +1,6 @@
 #include "espalier/engine/clock.h"
 
 #include <cmath>
-#include <limits>
 
 #include "espalier/device/emulated_time.h"
 
@@ -158,7 +157,7 @@ class PacedClock final : public Clock {
 
  private:
   /// Key of jobs that have no answer yet: after all others.
-  static constexpr Nanoseconds kLater = std::numeric_limits<Nanoseconds>::max();
+  static constexpr Nanoseconds kLater = kLatest;
 
   Nanoseconds now() const { return later(real_time_.now(), shift_); }
 

@@ -34,6 +34,11 @@ inline Nanoseconds rounded(double nanoseconds) {
   return nanoseconds < kTooMany ? std::llround(nanoseconds) : kLatest;
 }
 
+/// Whether the time is one that no run reaches.
+inline bool is_beyond_century(Nanoseconds time) {
+  return static_cast<double>(time) > kHundredYears;
+}
+
 /// The time, if it is not beyond 100 years; else an InputError that names the options `what`.
 Nanoseconds within_century(Nanoseconds time, const std::string& what);
 

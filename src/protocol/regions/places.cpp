@@ -201,7 +201,7 @@ std::optional<Nanoseconds> Places::leave(std::int64_t region, Nanoseconds now, b
     if (!next || change == kMostChanges) return std::nullopt;
     back = *next;
   }
-  if (static_cast<double>(back) > kHundredYears) return std::nullopt;
+  if (is_beyond_century(back)) return std::nullopt;
   return back;
 }
 

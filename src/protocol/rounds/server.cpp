@@ -326,7 +326,7 @@ void RoundsServer::wait_for_client() {
   top_up();
   for (std::int64_t waits = 0; clock_->out().empty() && waits < kMostWaits; ++waits) {
     const auto next = clients_.next_return(state_.now);
-    if (!next || static_cast<double>(*next) > kHundredYears) break;
+    if (!next || is_beyond_century(*next)) break;
     state_.now = *next;
     clock_->pass(state_.now);
     top_up();
