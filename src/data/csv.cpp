@@ -82,22 +82,19 @@ Columns choose_columns(const Config& config, std::vector<std::string> names, con
                                 : column("data.csv_label", label, columns.names, path);
   const std::string client = config.text("data.csv_client");
   if (!client.empty()) columns.client = column("data.csv_client", client, columns.names, path);
-  std::vector<std::size_t> skipped;
-  for (const std::string& name : words_of(config.text("data.csv_skip"))) {
-    skipped.push_back(column("data.csv_skip", name, columns.names, path));
-    if (skipped.back() == columns.label || skipped.back() == columns.client) {
-      throw InputError(formatted("data.csv_skip names {}, which is the column of the {}", name,
-                                 skipped.back() == columns.label ? "class" : "client"));
+  const auto listed = [&](const char* key) {
+    std::vector<std::size_t> list;
+    for (const std::string& name : words_of(config.text(key))) {
+      list.push_back(column(key, name, columns.names, path));
+      if (list.back() == columns.label || list.back() == columns.client) {
+        throw InputError(formatted("{} names {}, which is the column of the {}", key, name,
+                                   list.back() == columns.label ? "class" : "client"));
+      }
     }
-  }
-  for (const std::string& name : words_of(config.text("data.csv_text"))) {
-    const std::size_t text = column("data.csv_text", name, columns.names, path);
-    if (text == columns.label || text == columns.client) {
-      throw InputError(formatted("data.csv_text names {}, which is the column of the {}", name,
-                                 text == columns.label ? "class" : "client"));
-    }
-    columns.texts.push_back(text);
-  }
+    return list;
+  };
+  const std::vector<std::size_t> skipped = listed("data.csv_skip");
+  columns.texts = listed("data.csv_text");
   if (!columns.texts.empty()) return columns;
   for (std::size_t i = 0; i < columns.names.size(); ++i) {
     const bool is_skipped = std::ranges::find(skipped, i) != skipped.end();
