@@ -248,7 +248,7 @@ def _guarded(path):
 
 
 def _limit_memory(more):
-    """Lets this process have so many bytes beside those that it has, where the system can tell them."""
+    """Limits this process to `more` bytes of memory beyond what it uses now, where the system tells how much that is."""
     try:
         with open("/proc/self/statm") as file:
             own = int(file.read().split()[0]) * resource.getpagesize()

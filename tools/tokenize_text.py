@@ -284,7 +284,7 @@ def write(arguments):
             raise FileError("the texts have no tokens", 3)
         out.close({"vocabulary": vocabulary, "tokenizer": arguments.tokenizer.name, "eos": end}, arguments.client is not None)
     finally:
-        with contextlib.suppress(OSError):  # the first error is told; on a full disk closing fails too
+        with contextlib.suppress(OSError):  # on a full disk closing fails too, and the first error is the one to report
             out.file.close()
         out.path("tokens.npy.part").unlink(missing_ok=True)
         if out.is_new_folder:

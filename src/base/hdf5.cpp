@@ -22,7 +22,7 @@ herr_t take_reason(unsigned depth, const H5E_error2_t* entry, void* reason) {
   return 0;
 }
 
-/// The bytes of so many elements in each direction; nothing where that is past 63 bits.
+/// The bytes of an array with these extents; empty if the number does not fit into 63 bits.
 std::optional<std::int64_t> product(std::size_t element, std::span<const hsize_t> extents) {
   auto bytes = static_cast<std::int64_t>(element);
   for (const hsize_t extent : extents) {

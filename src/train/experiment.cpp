@@ -36,8 +36,7 @@ void tell_small_clients(const Experiment& e) {
   if (small == 0) return;
   const std::string text = formatted(
       "{} of {} clients have fewer samples than a batch (train.batch = {}; the least is {}): each "
-      "of "
-      "their batches is all that they have",
+      "of their batches is all that they have",
       small, e.fleet->size(), asked, least);
   if (small == e.fleet->size()) {
     log_warning(text);

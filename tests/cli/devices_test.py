@@ -234,7 +234,7 @@ class Centuries(DevicesTest):
                                 f"--run.name={option}", "--regions.period=3", *settings)
 
 
-class NobodyCanAnswer(DevicesTest):
+class NoClientCanAnswer(DevicesTest):
     """The sentence tells what is in the way: memory, availability, or both."""
 
     def test_all_are_unavailable(self):

@@ -17,7 +17,7 @@ struct ChildLimits {
   std::int64_t cpu_s;
   std::int64_t memory_bytes;
 };
-/// Far more than sound content of so many bytes needs.
+/// Much more than an undamaged file of `bytes` bytes needs.
 ChildLimits limits_for(std::int64_t bytes);
 
 /// The text that `work` returns. It runs in a copy of this process, so nothing else that it changes

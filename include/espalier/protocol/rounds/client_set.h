@@ -1,6 +1,6 @@
 #pragma once
-// A set of clients as one bit for each registered client: a million take 125 kB, and whoever looks
-// for the few that are in two sets reads 64 of each at once.
+// A set of clients, stored as one bit for each registered client: 125 kB for a million. A search
+// for the clients that are in two sets compares 64 of each at a time.
 
 #include <algorithm>
 #include <bit>
