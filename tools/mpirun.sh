@@ -28,6 +28,10 @@ export OMPI_MCA_mpi_yield_when_idle="${OMPI_MCA_mpi_yield_when_idle:-1}"
 # Open MPI would warn if the machine has no fast network hardware.
 export OMPI_MCA_btl_base_warn_component_unused="${OMPI_MCA_btl_base_warn_component_unused:-0}"
 
+# On one machine nobody has to be identified. PMIx would ask munge, the batch systems' daemon, and where that was stopped each start would
+# take two seconds more.
+export PMIX_MCA_psec="${PMIX_MCA_psec:-native}"
+
 # mpirun gives every program a pseudo terminal, so the program cannot tell if its output goes to a real one.
 [ ! -t 1 ] || export ESPALIER_TERMINAL=1
 
@@ -63,14 +67,15 @@ esac
 exec 3<&0  # a shell takes standard input away from what it starts beside itself
 job=
 asked=
-# mpirun loses a signal that comes before it has started a rank, so wait for one, for two seconds at most.
+# mpirun loses a signal that comes before its first rank runs, so wait for one, a minute at most. Until then its children have its name.
 ask() {
   last=$(date +%s)
   asked=${asked:-$last}
   [ -n "$job" ] || return 0
-  for _ in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
-    pgrep -P "$job" >/dev/null 2>&1 && found=0 || found=$?
-    [ "$found" -eq 1 ] || break  # 1: none; else one is there, or no pgrep
+  tries=600
+  while [ "$tries" -gt 0 ] && name=$(ps -o comm= -p "$job" 2>/dev/null); do
+    ! ps -o comm= --ppid "$job" | grep -qvxF "$name" || break
+    tries=$((tries - 1))
     sleep 0.1
   done
   kill -USR1 "$job" 2>/dev/null || true
