@@ -328,19 +328,26 @@ void declare_device_options(OptionTable& table) {
              .maximum = 1e6});
 }
 
-DeviceClass Fleet::device_at(std::int64_t client, std::int64_t version) const {
-  DeviceClass device = this->device(client);
-  if (device.modes.empty() && device.link_modes.empty()) return device;
+Modes Fleet::modes_at(std::int64_t client, std::int64_t version) const {
+  const DeviceClass& device = this->device(client);
+  if (device.modes.empty() && device.link_modes.empty()) return {};
   Stream stream(seed_, kModes, client, version / modes_every_);
-  const auto drawn = [&](const std::vector<double>& modes) {
+  const auto drawn = [&](const std::vector<double>& factors) {
     // Both are always drawn, so that one list does not change the draw from the other.
     const double draw = stream.uniform();
-    if (modes.empty()) return 1.0;
-    const auto count = static_cast<double>(modes.size());
-    return modes[std::min(modes.size() - 1, static_cast<std::size_t>(draw * count))];
+    if (factors.empty()) return 1.0;
+    const auto count = static_cast<double>(factors.size());
+    return factors[std::min(factors.size() - 1, static_cast<std::size_t>(draw * count))];
   };
-  const double speed = drawn(device.modes);
-  const double link = drawn(device.link_modes);
+  Modes modes;
+  modes.speed = drawn(device.modes);
+  modes.link = drawn(device.link_modes);
+  return modes;
+}
+
+DeviceClass Fleet::device_at(std::int64_t client, std::int64_t version) const {
+  DeviceClass device = this->device(client);
+  const auto [speed, link] = modes_at(client, version);
   for (double DeviceClass::*rate :
        {&DeviceClass::gflops, &DeviceClass::gflops_conv, &DeviceClass::gflops_matmul,
         &DeviceClass::gflops_attention, &DeviceClass::memory_gbps}) {

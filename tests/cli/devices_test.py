@@ -363,6 +363,12 @@ class Modes(DevicesTest):
         self.assertEqual({round(value / 2.5e8) for value in slow}, {1, 2})
         self.assertEqual(len(np.unique(upload[client < 3])), 1)
         self.assertEqual(len(np.unique(upload[client >= 3])), 2)
+        # The columns say what was drawn.
+        np.testing.assert_allclose(self.column(run, "mode") * np.where(client < 3, fast[0], slow.max()), speed, rtol=1e-5)
+        link = self.column(run, "link_mode")
+        np.testing.assert_array_equal(link[client < 3], 1)
+        np.testing.assert_array_equal(link[client >= 3] == 1, upload[client >= 3] == upload[client >= 3].min())
+        self.assertEqual(set(link), {1, 0.25})
         for ranks in (2, 3):
             self.assert_same(run, self.run_ok(f"on{ranks}", *options, ranks=ranks))
 

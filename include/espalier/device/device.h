@@ -39,6 +39,12 @@ struct DeviceClass {
   std::vector<double> link_modes{};  ///< of down_mbps and up_mbps
 };
 
+/// The factors that a client has drawn for a task.
+struct Modes {
+  double speed = 1;
+  double link = 1;
+};
+
 /// Training steps of equal size.
 struct Steps {
   const TrainingCost& cost;  ///< of one of them
@@ -88,8 +94,10 @@ class Fleet {
   explicit Fleet(const Config& config);
   std::int64_t size() const { return static_cast<std::int64_t>(class_of_.size()); }
   const DeviceClass& device(std::int64_t client) const { return classes_[class_of_.at(client)]; }
-  /// The client's class in its mode for a task that starts from `version`: a factor of its speed
-  /// and one of its link, drawn with the key (client, version / clients.modes_every).
+  /// The client's modes for a task that starts from `version`, drawn with the key (client,
+  /// version / clients.modes_every).
+  Modes modes_at(std::int64_t client, std::int64_t version) const;
+  /// The client's class in these modes.
   DeviceClass device_at(std::int64_t client, std::int64_t version) const;
   const std::vector<DeviceClass>& classes() const { return classes_; }
   /// Gives the client a class of its own, equal to its former one but with these rates in both

@@ -45,10 +45,13 @@ std::string failure_of(Outcome outcome, std::int64_t needed, const DeviceClass& 
   return {};
 }
 
-Row sent_row(const ClientTask& task, std::int64_t parameters) {
+Row sent_row(const Fleet& fleet, const SentTask& sent) {
+  const ClientTask& task = sent.task;
+  const Modes modes = fleet.modes_at(task.client, task.base_version);
   Row row(tasks_schema());
   row.set("task", task.task).set("client", task.client).set("base_version", task.base_version);
-  row.set("parameters", parameters);
+  row.set("mode", modes.speed).set("link_mode", modes.link);
+  row.set("parameters", sent.buffer_layout->count(Kind::trainable)).set("share", sent.width);
   return row;
 }
 
@@ -58,10 +61,10 @@ std::int64_t bytes_up_of(const Delivered& d) {
   return d.arrival.result.out_of_memory ? answer_bytes() : d.flight.bytes_up;
 }
 
-Row task_row(const Delivered& d, std::int64_t version) {
+Row task_row(const Fleet& fleet, const Delivered& d, std::int64_t version) {
   constexpr double kNone = std::numeric_limits<double>::quiet_NaN();
   const ClientResult& result = d.arrival.result;
-  Row row = sent_row(d.sent.task, d.sent.buffer_layout->count(Kind::trainable));
+  Row row = sent_row(fleet, d.sent);
   row.set("merged_version", d.outcome == Outcome::merged ? version : std::int64_t{-1})
       .set("staleness", d.staleness)
       .set("outcome", name_of(d.outcome))
@@ -88,7 +91,6 @@ Row task_row(const Delivered& d, std::int64_t version) {
       .set("local_loss", mean_of_local(result.local.loss, result.local))
       .set("local_top1", mean_of_local(static_cast<double>(result.local.top1), result.local))
       .set("weight", d.weight)
-      .set("share", d.sent.width)
       .set("rank", static_cast<std::int64_t>(d.arrival.rank));
   return row;
 }
@@ -154,7 +156,8 @@ Totals totals_of(const Experiment& experiment, const ServerRules& rules,
 }  // namespace
 
 void RoundRecorder::record(const ClosedWindow& window, const Parameters& model) {
-  for (const Delivered& d : window.delivered) run_.records().append(task_row(d, window.version));
+  for (const Delivered& d : window.delivered)
+    run_.records().append(task_row(*experiment_.fleet, d, window.version));
   const Totals totals = totals_of(experiment_, rules_, window);
   const Coverage holders = coverage(experiment_, model.buffer_layout(), window.updates);
   ever_trained_.add(experiment_, model.buffer_layout(), window.updates);
@@ -193,7 +196,8 @@ void RoundRecorder::record(const ClosedWindow& window, const Parameters& model) 
 }
 
 void RoundRecorder::record_failures(std::span<const Delivered> delivered, std::int64_t version) {
-  for (const Delivered& d : delivered) run_.records().append(task_row(d, version));
+  for (const Delivered& d : delivered)
+    run_.records().append(task_row(*experiment_.fleet, d, version));
   run_.records().flush();
 }
 
@@ -215,7 +219,7 @@ void RoundRecorder::warn_of_failure(const Delivered& d) {
 
 void RoundRecorder::record_unfinished(const SentTask& sent, const Flight& flight,
                                       std::int64_t version) {
-  Row row = sent_row(sent.task, sent.buffer_layout->count(Kind::trainable));
+  Row row = sent_row(*experiment_.fleet, sent);
   row.set("merged_version", std::int64_t{-1})
       .set("staleness", version - sent.task.base_version)
       .set("outcome", name_of(Outcome::unfinished))
@@ -227,8 +231,7 @@ void RoundRecorder::record_unfinished(const SentTask& sent, const Flight& flight
       .set("server_s", seconds(flight.queued))
       .set("bytes_down", flight.bytes_down)
       .set("flops", flight.flops)
-      .set("cap_bytes", memory_bytes(experiment_.fleet->device(sent.task.client)))
-      .set("share", sent.width);
+      .set("cap_bytes", memory_bytes(experiment_.fleet->device(sent.task.client)));
   run_.records().append(row);
 }
 

@@ -53,6 +53,8 @@ const TableSchema& tasks_schema() {
           {"outcome", kText, "",
            "merged, dropped_stale, out_of_memory, crashed, rejected, unavailable or unfinished"},
           {"duplicates", kInteger, "1", "further copies of the update that arrived, left unused"},
+          {"mode", kReal, "1", "factor of the device's speed in the task, of device.NAME.modes"},
+          {"link_mode", kReal, "1", "likewise of its links' rates, of device.NAME.link_modes"},
           {"sent_s", kReal, "s", "emulated time of sending"},
           {"finished_s", kReal, "s", "emulated time of the update's arrival or of the failure"},
           {"download_s", kReal, "s", "emulated time of the way down"},
