@@ -32,6 +32,9 @@ export OMPI_MCA_btl_base_warn_component_unused="${OMPI_MCA_btl_base_warn_compone
 # take two seconds more.
 export PMIX_MCA_psec="${PMIX_MCA_psec:-native}"
 
+# Else PMIx keeps a file of 4 MB in /tmp, and a job that may not write it (ulimit -f, a full disk) hangs.
+export PMIX_MCA_gds="${PMIX_MCA_gds:-hash}"
+
 # mpirun gives every program a pseudo terminal, so the program cannot tell if its output goes to a real one.
 [ ! -t 1 ] || export ESPALIER_TERMINAL=1
 

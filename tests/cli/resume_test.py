@@ -598,10 +598,11 @@ class Damage(Resume):
         self.assert_refused(4, "/proc", "run", self.input, "--run.dir=/proc/espalier", ranks=2)
 
     def test_a_file_above_the_limit_of_its_size(self):
-        # One rank, because the limit holds for MPI's segments of shared memory too.
-        for kilobytes in (20, 130):  # run.h5 or a checkpoint is the first
-            with self.subTest(kilobytes=kilobytes):
-                words = self.command("run", self.input, f"--run.name=limit{kilobytes}", EVERY, "--run.rounds=60")
+        # The limit holds for the files of MPI too.
+        for kilobytes, ranks in ((20, 1), (130, 1), (130, 3)):  # run.h5 or a checkpoint is the first
+            with self.subTest(kilobytes=kilobytes, ranks=ranks):
+                words = self.command("run", self.input, f"--run.name=limit{kilobytes}", EVERY, "--run.rounds=60", "--overwrite",
+                                     ranks=ranks)
                 done = finish(self.begin(["bash", "-c", f'ulimit -f {kilobytes} && exec "$@"', "bash", *words]), 120)
                 self.assertEqual(done.returncode, 4, done.stdout + done.stderr)
                 errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
