@@ -1,5 +1,6 @@
 """The sizes of AdaptCL's submodels in whole runs are those that NumPy computes from the recorded times, by the formulas of
-docs/methods/adaptcl.md ("How the sizes are learned"): in noise, with partial participation, crashes, and links that change."""
+docs/methods/adaptcl.md ("How the sizes are learned"): in noise, with partial participation, crashes, links that change, and an
+asynchronous window, in which updates of earlier sizes arrive."""
 
 import unittest
 
@@ -101,13 +102,14 @@ class Sizes(ProgramTest):
         self.assertEqual(sizes[0], tasks["parameters"].max())
         share = sizes / sizes[0]
         every, count = settings["prune_every"], 7
-        server, retention, cuts, enlargements = Server(settings, count), [1.0] * count, 0, 0
+        server, retention, cuts, enlargements, changed_at = Server(settings, count), [1.0] * count, 0, 0, [0] * count
         for version in range(every, min(rounds, round(settings["prune_until"] * rounds)), every):
             times = {}
             for client in range(count):
                 own = (tasks["client"] == client) & (tasks["outcome"] == b"merged")
                 own &= (tasks["merged_version"] > version - every) & (tasks["merged_version"] <= version)
-                not_first = own & (tasks["base_version"] > version - every)
+                own &= tasks["base_version"] >= changed_at[client]
+                not_first = own & (tasks["base_version"] != version - every)
                 if own.any():
                     times[client] = time[not_first if not_first.any() else own].mean()
             wanted = server.change(times, retention)
@@ -117,7 +119,8 @@ class Sizes(ProgramTest):
                     removed -= share[removed] < settings["prune_floor"]
                     cuts += share[removed] < retention[client]
                     enlargements += share[removed] > retention[client]
-                    retention[client] = share[removed]
+                    if share[removed] != retention[client]:
+                        retention[client], changed_at[client] = share[removed], version
                 sent = (tasks["client"] == client) & (tasks["base_version"] // every == version // every)
                 np.testing.assert_array_equal(tasks["share"][sent], retention[client], err_msg=f"{version} {client}")
         after = tasks["base_version"] >= version
@@ -133,6 +136,7 @@ class Sizes(ProgramTest):
                 ("partial", 60, {"prune_every": 3, "prune_until": 0.7}, {"clients.per_round": 3}),
                 ("crashes", 40, {"prune_floor": 0.3, "prune_largest": 0.2, "prune_tolerance": 0.03, "prune_aim": 0.2,
                                  "prune_least": 0.05}, {"faults.crash": 0.4}),
+                ("asynchronous", 120, {"prune_every": 9}, {"method.window": "asynchronous"}),
                 ("links", 60, {"prune_every": 4, "prune_regrow": "true"},
                  {"device.slow.link_modes": "1,3", "device.middle.link_modes": "0.3,2"})):
             with self.subTest(name=name):
