@@ -364,7 +364,8 @@ class LearnedRetention : public SubmodelRule {
 };
 
 /// theta[j] = sum_w p_w theta_w[j] with sum p_w = 1 over all updates: what a client does not have
-/// counts as zero.
+/// counts as zero. A value that no update has stays: a unit of zeros would never train again, and
+/// the values that clients keep for themselves (method.personal) are in no update.
 class ByWorker : public AverageMerge {
  public:
   using AverageMerge::AverageMerge;
@@ -378,8 +379,10 @@ class ByWorker : public AverageMerge {
     for_each_block(model, [&](Range range) {
       sums.sum(range, holdings);
       for (std::size_t i = 0; i < static_cast<std::size_t>(range.size()); ++i) {
-        values[static_cast<std::size_t>(range.begin) + i] =
-            static_cast<float>(sums.numerator[i] / all);
+        if (sums.denominator[i] > 0) {
+          values[static_cast<std::size_t>(range.begin) + i] =
+              static_cast<float>(sums.numerator[i] / all);
+        }
       }
     });
   }

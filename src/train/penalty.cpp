@@ -37,8 +37,8 @@ void refuse_idle_penalties(const TrainSettings& settings, const Model& model) {
   const Penalty penalty(settings, model, full);
   if (settings.group_lasso > 0 && penalty.grouped() == 0) {
     throw InputError(
-        formatted("train.group_lasso = {}: model.name = {} has no hidden units; add a hidden layer "
-                  "or leave train.group_lasso out",
+        formatted("train.group_lasso = {}: no hidden unit of model.name = {} has weights that are "
+                  "trained; set train.group_lasso = 0, add a hidden layer, or freeze less",
                   settings.group_lasso, model.name));
   }
   if (settings.scale_l1 > 0 && penalty.scales() == 0) {

@@ -41,6 +41,17 @@ class Inputs(ProgramTest):
                 self.assertEqual(is_near.all(), sigma == 5 or bool(settings))
                 self.assertTrue((retention[:, 0] == 1).all())
 
+    def test_the_tiny_input(self):
+        self.input = os.path.join(INPUTS, "tiny.ini")
+        run = self.same_on_ranks_and_after_a_kill(ranks=(3,), kill="round.merged:9", killed_ranks=3)
+        tasks = self.table(run)
+        time = tasks["download_s"] + tasks["compute_s"] + tasks["upload_s"]
+        first, last = (time[tasks["base_version"] == version] for version in (0, tasks["base_version"].max()))
+        self.assertAlmostEqual(first.max() / first.min(), 4, delta=0.01)
+        self.assertLessEqual(last.max(), 1.1 * first.min())
+        self.assertGreater(tasks["state_bytes"].max(), 0)  # the kept momentum
+        self.assertGreater(self.column(run, "top1", "evaluations")[-1], 0.9)
+
     @unittest.skipUnless(os.path.exists(DATA), "no CIFAR-10 in $ESPALIER_DATA")
     def test_every_input_trains(self):
         for model in ("cnn", "vgg", "resnet"):

@@ -49,6 +49,24 @@ class OwnValues(ProgramTest):
         self.assertEqual({len(head) for head in heads}, {8 + 4 * HEAD})  # their number, then the values
         self.assertEqual(len(set(heads)), 7)
 
+    def test_no_merge_rule_changes_the_servers_values(self):
+        """A client that joins later begins with them."""
+        first = self.model(self.run_ok("first", "--train.lr=0", "--run.rounds=1"))
+        listed = self.espalier("list", "methods").stdout.split("merge rules (method.merge)\n")[1].split("\n\n")[0]
+        rules = [line.split()[0] for line in listed.splitlines()]
+        made = []
+        for rule in rules:
+            done = self.espalier("run", self.input, f"--run.name={rule}", "--method.name=fedper", "--method.submodel=rolling",
+                                 f"--method.merge={rule}", "--clients.per_round=3")
+            if done.returncode == 2:
+                continue
+            self.assertEqual(done.returncode, 0, done.stderr)
+            last = self.model(self.path("runs", rule))
+            for name, values in last.items():
+                self.assertEqual(np.array_equal(values, first[name]), name.startswith("fc3"), f"{rule} {name}")
+            made.append(rule)
+        self.assertEqual(sorted(set(rules) - set(made)), ["adapter_norms", "pruned_mean"])  # these are refused
+
     def test_messages_are_smaller(self):
         fedavg, fedper = self.run_ok("fedavg"), self.run_ok("fedper", "--method.name=fedper")
         for column in ("bytes_down", "bytes_up"):

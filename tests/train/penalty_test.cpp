@@ -427,6 +427,9 @@ TEST(Penalty, RefusesModelsWithoutItsValues) {
             std::string::npos);
   EXPECT_NE(refusal(vit + l1).find("train.group_lasso instead"), std::string::npos);
   EXPECT_EQ(refusal(vit + lasso), "");
+  EXPECT_NE(refusal(vit + "adapter_rank = 2\n" + lasso + "only = adapters\n")
+                .find("no hidden unit of model.name = vit has weights that are trained"),
+            std::string::npos);
   EXPECT_EQ(refusal("[model]\nname = mlp\nnorm = layer\n" + l1), "");
 }
 

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""What only the page docs/methods/adaptcl.md needs: figures of the workers, and the tables of the page.
+"""What only the page docs/methods/adaptcl.md needs: figures of the workers, for the rows of its sweep. The page says how
+tools/compare.py makes its tables of them.
 
     tools/sweep.py inputs/adaptcl/compare.ini      runs what has no row in docs/methods/adaptcl.csv yet
-    .venv/bin/python tools/papers/adaptcl.py       writes the tables of the page from the rows
 """
 
 import numpy as np
