@@ -205,6 +205,8 @@ def open_run(path):
     path = run_file(path)
     if not os.path.exists(path):
         raise RunError(f"there is no {path}; give a run's folder or its run.h5")
+    if not os.path.isfile(path):  # one would wait for ever at a pipe
+        raise RunError(f"{path} is no file; give a run's folder or its run.h5")
     return _guarded(path) if hasattr(os, "fork") else _read(path)
 
 
