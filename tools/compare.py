@@ -23,8 +23,9 @@ sys.path.append(os.path.dirname(os.path.abspath(__file__)))
 from needed_packages import need
 
 need("numpy", "h5py")
+from command_line import Parser, ends_well
 from espalier_h5 import RunError, kind_of, read_rows, runs, summary
-from run_state import DAMAGE, Parser, damage
+from run_state import DAMAGE, damage, write_whole
 
 EXAMPLES = """examples:
   tools/compare.py 'runs/*' --target 0.5 --baseline fedavg
@@ -130,16 +131,23 @@ def rows_of_csv(path, where=()):
     place = columns.index("seed")
     names = [c for c in columns[:place] if len({row[c] for row in found}) > 1] or columns[:place][-1:]
     options = [c for c in columns if "." in c]
-    figures = [c for c in columns[place + 1:] if c not in options and c not in ("config", "commit")]
-    try:
-        return [Row(" / ".join(row[c] for c in names), row["seed"], {c: number(row[c]) for c in figures},
-                    {c: row[c] for c in options}, commit=row.get("commit", "")) for row in found]
-    except ValueError as error:
-        raise CompareError(f"{path} is damaged: {error}") from None
+    others = (*columns[:place + 1], *options, "config", "commit")
+    figures = {c: numbers_of(path, c, [row[c] for row in found]) for c in columns if c not in others}
+    return [Row(" / ".join(row[c] for c in names), row["seed"], {c: values[i] for c, values in figures.items() if values},
+                {c: row[c] for c in options}, commit=row.get("commit", "")) for i, row in enumerate(found)]
 
 
-def number(text):
-    return float(text) if text else math.nan
+def numbers_of(path, column, texts):
+    """The numbers of a column, NaN where it is empty; None if it is text of the user's own, such as notes."""
+    found = []
+    for text in texts:
+        try:
+            found.append(float(text or "nan"))
+        except ValueError:
+            if column not in COLUMNS:
+                return None
+            raise CompareError(f"{path} is damaged: {column} = {text} is no number") from None
+    return found
 
 
 def grouped(rows):
@@ -459,12 +467,13 @@ def put_into(page, mark, text):
             before = file.read()
     except FileNotFoundError:
         raise RunError(f"there is no {page}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise RunError(f"{page} cannot be read: {getattr(error, 'strerror', None) or 'it is not UTF-8'}") from None
     begin, end = f"<!-- {mark} -->\n", f"<!-- end {mark} -->"
-    if before.count(begin) != 1 or before.count(end) != 1:
-        raise CompareError(f"{page} needs the lines {begin.strip()} and {end}, each once")
+    if before.count(begin) != 1 or before.count(end) != 1 or before.index(end) < before.index(begin):
+        raise CompareError(f"{page} needs the lines {begin.strip()} and {end}, each once and in this order")
     head, rest = before.split(begin)
-    with open(page, "w", encoding="utf-8") as file:
-        file.write(head + begin + text + end + rest.split(end)[1])
+    write_whole(page, head + begin + text + end + rest.split(end)[1])
 
 
 # The command.
@@ -509,12 +518,12 @@ def work(options):
     if options.into:
         put_into(options.into, options.mark, text)
     elif options.out:
-        with open(options.out, "w", encoding="utf-8") as file:
-            file.write(text)
+        write_whole(options.out, text)
     else:
         print(text, end="")
 
 
+@ends_well
 def main():
     parser = Parser(usage="compare.py RUN... | --sweep CSV [options]", description=__doc__.split("\n\n")[0], epilog=EXAMPLES,
                     formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=28))
@@ -538,11 +547,9 @@ def main():
         work(parser.parse_intermixed_args())
     except (CompareError, RunError) as error:
         print(f"compare.py: {error}", file=sys.stderr)
-        sys.exit(getattr(error, "status", 2))
-    except OSError as error:  # of the table or page
-        print(f"compare.py: {error.filename}: {error.strerror}", file=sys.stderr)
-        sys.exit(4)
+        return getattr(error, "status", 2)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

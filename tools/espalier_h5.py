@@ -60,8 +60,8 @@ class Run:
     as "tasks" and "method/pruning"), `method` (those below /method, without that prefix), `config` (a dict), `config_text`,
     `attributes`, `units`, from "table/column" to text, and `protocol`, a key of PROTOCOLS.
 
-    In a run of the protocol `regions`, `rounds` has a row for each period that all regions have ended, computed from the
-    tables of the file, and `tasks` is empty. So it is in a run of `split`, with a row for each round."""
+    In a run of the protocol `regions`, `rounds` has a row for each version of the model, computed from the tables of the file,
+    and `tasks` is empty. So it is in a run of `split`, with a row for each round."""
 
     def __init__(self, path, file):
         self.path = path
@@ -205,6 +205,8 @@ def open_run(path):
     path = run_file(path)
     if not os.path.exists(path):
         raise RunError(f"there is no {path}; give a run's folder or its run.h5")
+    if not os.path.isfile(path):  # one would wait for ever at a pipe
+        raise RunError(f"{path} is no file; give a run's folder or its run.h5")
     return _guarded(path) if hasattr(os, "fork") else _read(path)
 
 
@@ -276,32 +278,63 @@ def _read(path):
 
 
 def periods(run):
-    """The table `rounds` of a run of regions: for each period that all regions have ended, when its version was there, the
-    regions' mean loss over samples, their steps, bytes of what they sent in it, and their times."""
-    regions, exchanges, seen = (run.tables[name] for name in ("regions", "exchanges", "evaluations"))
-    count = len(run.clients["client"])
-    numbers = [n for n in np.unique(regions["period"]) if (regions["period"] == n).sum() >= count > 0]
-    made = dict(zip(seen["version"].tolist(), seen["virtual_time_s"].tolist()))
-    steps = int(run.config.get("regions.period") or 0)
-    sent_in = -(-exchanges["sent_step"] // max(1, steps))  # the period in which it was sent
+    """The table `rounds` of a run of regions: for each version, when it was there, the regions' mean loss over samples, their steps
+    (with regions.decoupled those of the foremost region), bytes of what they sent and got in its period, and their times."""
+    regions, exchanges = run.tables["regions"], run.tables["exchanges"]
+    steps = max(1, int(run.config.get("regions.period") or 0))
+    is_decoupled = run.config.get("regions.decoupled") == "true"
+    times = version_times(run, is_decoupled)
+
+    def round_at(seconds):
+        """The round of each time. What follows the last version of a finished run belongs to its round."""
+        place = np.searchsorted(times, seconds) + 1
+        return np.minimum(place, len(times)) if run.is_finished else place
+
+    # Each region has periods of its own if it never waits, so only times tell in which round something was.
+    own = round_at(regions["reached_s"]) if is_decoupled else regions["period"]
+    moment = np.where(np.isfinite(exchanges["sent_s"]), exchanges["sent_s"], exchanges["arrived_s"])
+    sent_in = -(-exchanges["sent_step"] // steps)  # the period in which it was sent
+    sent_in = np.where(is_decoupled | (exchanges["sent_step"] < 0), round_at(moment), sent_in)
+    sent_in = np.minimum(sent_in, len(times)) if run.is_finished else sent_in
     rows = []
-    for number in numbers:
-        mine, sent = regions["period"] == number, sent_in == number
-        samples = regions["samples"][mine]
+    for number, time in enumerate(times.tolist(), 1):
+        mine, sent = own == number, sent_in == number
+        trained = mine & (regions["samples"] > 0)
         compute, stall = regions["compute_s"][mine].sum(), regions["stall_s"][mine].sum()
         rows.append({
-            "round": number, "version": number, "step": number * steps,
-            "virtual_time_s": max(made.get(int(number), 0.0), regions["reached_s"][mine].max()),
-            "train_loss": np.average(regions["train_loss"][mine], weights=samples) if samples.sum() > 0 else np.nan,
+            "round": number, "version": number, "step": number * steps, "virtual_time_s": time,
+            "train_loss": np.average(regions["train_loss"][trained], weights=regions["samples"][trained]) if trained.any() else np.nan,
             "bytes_down": exchanges["bytes_down"][sent].sum(), "bytes_up": exchanges["bytes_up"][sent].sum(),
             "utilisation": compute / (compute + stall) if compute + stall > 0 else np.nan, "stall_s": stall,
-            "peak_client_bytes": regions["peak_bytes"][regions["period"] <= number].max()})
+            "peak_client_bytes": regions["peak_bytes"][own <= number].max(initial=0)})
     columns = ("round", "version", "step", "virtual_time_s", "train_loss", "bytes_down", "bytes_up", "utilisation", "stall_s",
                "peak_client_bytes")
     whole = ("round", "version", "step", "bytes_down", "bytes_up", "peak_client_bytes")
     run.units.update({"rounds/virtual_time_s": "s", "rounds/bytes_down": "B", "rounds/bytes_up": "B", "rounds/stall_s": "s",
                       "rounds/peak_client_bytes": "B"})
     return {c: np.array([row[c] for row in rows], dtype=np.int64 if c in whole else float) for c in columns}
+
+
+def version_times(run, is_decoupled):
+    """When each version of a run of regions was there, as far as the file tells. A version that was not evaluated counts from the
+    moment at which all regions, or with regions.decoupled the first one, had ended its period."""
+    regions, seen = run.tables["regions"], run.evaluations
+    made = dict(zip(seen["version"].tolist(), seen["virtual_time_s"].tolist()))
+    ended = {}
+    for number, time in zip(regions["period"].tolist(), regions["reached_s"].tolist()):
+        ended.setdefault(number, []).append(time)
+    count, regions_there = max(made, default=0), len(run.clients["client"])
+    if not is_decoupled and regions_there:
+        # A region that is away ends its period late or not at all, so a version may be there before.
+        while len(ended.get(count + 1, ())) >= regions_there:
+            count += 1
+    times, before = [], 0.0
+    after = np.minimum.accumulate([made.get(number, np.inf) for number in range(count, 0, -1)] or [np.inf])[::-1]
+    for number in range(1, count + 1):
+        guess = (min if is_decoupled else max)(ended.get(number, [before]))
+        before = made.get(number, max(before, min(guess, after[number - 1])))
+        times.append(before)
+    return np.array(times)
 
 
 def split_rounds(run):
@@ -470,7 +503,7 @@ def summary(run, target=None, evaluated="test"):
         "steps": int(rounds["step"].max(initial=0)) if "step" in rounds else None,
         "stall_s": rounds["stall_s"].sum() if "stall_s" in rounds else None,
         "mb_device": rounds["device_bytes"].sum() * 1e-6 if "device_bytes" in rounds else None,
-        "waiting": rounds["waiting_share"].mean() if "waiting_share" in rounds else None,
+        "waiting": _mean(rounds["waiting_share"]) if "waiting_share" in rounds else None,
         "virtual_s": _last(ends),
         "wall_s": _last(rounds["wall_time_s"]) if "wall_time_s" in rounds else None,
     }
@@ -538,6 +571,10 @@ def _reach(rounds, seen, row):
 
 def _last(values):
     return values[-1] if len(values) else np.nan
+
+
+def _mean(values):
+    return values.mean() if len(values) else np.nan
 
 
 def _largest(values):

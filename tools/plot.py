@@ -16,6 +16,7 @@ takes (axes, runs, view) and returns the drawn values in the units of the tables
 import argparse
 import dataclasses
 import functools
+import io
 import math
 import os
 import re
@@ -39,7 +40,9 @@ from matplotlib.patches import Patch
 from matplotlib.textpath import TextPath
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
+from command_line import ends_well
 from espalier_h5 import RunError, byte_unit, is_language, model_parameters, open_run, region_spans, run_paths, time_unit
+from run_state import write_whole
 
 # The palette of Okabe and Ito, which colour-blind people can tell apart, without its yellow.
 COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#3d4349"]
@@ -1357,15 +1360,16 @@ def draw(words):
             drawn = figure(arguments.picture, runs, view, size)
             if size and not fits(drawn):
                 raise PlotError(f"the picture does not fit in {arguments.size} inches; give a larger --size, or none")
-            save(drawn, out, arguments.dpi)
+            drawing = io.BytesIO()
+            save(drawn, drawing, arguments.dpi, os.path.splitext(out)[1][1:].lower())
+            write_whole(out, drawing.getvalue())
         except (ValueError, ArithmeticError, IndexError, TypeError, MemoryError) as error:
             raise RunError(f"{runs[0].path} holds values that cannot be drawn, it may be damaged: {error}")
-        except OSError as error:
-            raise PlotError(f"cannot write {out}: {error.strerror or error}")
     tell(arguments.picture, runs, view)
     print(out)
 
 
+@ends_well
 def main(words=None):
     """Runs the tool and returns its exit status: 2 for a bad request, 3 for a file without a picture."""
     try:
@@ -1373,7 +1377,7 @@ def main(words=None):
         return 0
     except (RunError, PlotError) as error:
         print(f"plot.py: {' '.join(str(error).split())}", file=sys.stderr)
-        return 3 if isinstance(error, (RunError, NothingToDraw)) else 2
+        return getattr(error, "status", 3 if isinstance(error, NothingToDraw) else 2)
 
 
 if __name__ == "__main__":

@@ -22,8 +22,9 @@ from needed_packages import need
 
 need("numpy", "h5py")
 import numpy as np
+from command_line import Parser, ends_well
 from espalier_h5 import RunError, byte_unit, changed_options, duration, model_parameters, open_run, time_unit
-from run_state import DAMAGE, FAILURES, Parser, damage, folder_of, quality_of, state_of, warnings_of, write_whole
+from run_state import DAMAGE, FAILURES, damage, folder_of, quality_of, state_of, warnings_of, write_whole
 from sweep_rows import defaults, program_commit
 
 EXAMPLES = """examples:
@@ -627,6 +628,7 @@ CHART = """<div id="chart" tabindex="0" role="group" aria-label="what each clien
 <noscript><p>This chart needs JavaScript.</p></noscript>"""
 
 
+@ends_well
 def main():
     parser = Parser(prog="report.py", usage="report.py RUN [options]", description=__doc__.split("\n\n")[0], epilog=EXAMPLES,
                     formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -643,7 +645,7 @@ def main():
         write_whole(out, page(run, options.run, state, options.clients))
     except RunError as error:
         print(f"report.py: {error}", file=sys.stderr)
-        return 3
+        return error.status
     except DAMAGE as error:
         print(f"report.py: {damage(options.run, error)}", file=sys.stderr)
         return 3

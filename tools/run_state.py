@@ -6,10 +6,10 @@
 `state_of` needs only the files of the run's folder, so it also works for a run on another computer of a cluster.
 """
 
-import argparse
+import contextlib
 import os
+import shutil
 import socket
-import sys
 import time
 
 import numpy as np
@@ -29,11 +29,10 @@ def damage(path, error):
     return f"{run_file(path)} seems to be damaged: {type(error).__name__} {' '.join(str(error).split())}"
 
 
-class Parser(argparse.ArgumentParser):
-    """An argparse parser whose errors are one sentence on stderr, with status 2."""
+class WriteError(RunError):
+    """One sentence that says why a file cannot be written."""
 
-    def error(self, message):
-        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+    status = 4
 
 
 class State:
@@ -139,20 +138,25 @@ def watch(path, every_s=1.0, always=False):
         time.sleep(every_s)
 
 
-def write_whole(path, text):
-    """Writes a text file, so that a reader never sees a part of it. Raises RunError if that fails."""
+def write_whole(path, content):
+    """Writes a file of text or bytes, so that a reader never sees a part of it and a full disk spares the file of before. Raises
+    WriteError if that fails."""
     # A device or pipe, such as /dev/stdout, must not be replaced by a file.
     is_file = os.path.isfile(path) or not os.path.exists(path)
-    place = path + ".tmp" if is_file else path
+    own = os.path.realpath(path)  # a link stays one
+    place = own + ".tmp" if is_file else path
     try:
-        with open(place, "w", encoding="utf-8", errors="replace") as file:
-            file.write(text)
+        with open(place, "wb") as file:
+            file.write(content if isinstance(content, bytes) else content.encode("utf-8", errors="replace"))
         if is_file:
-            os.replace(place, path)
+            if os.path.exists(own):
+                shutil.copymode(own, place)
+            os.replace(place, own)
     except OSError as error:
-        if is_file and os.path.exists(place):
-            os.remove(place)
-        raise RunError(f"{path} cannot be written: {error.strerror}") from None
+        if is_file:
+            with contextlib.suppress(OSError):
+                os.remove(place)
+        raise WriteError(f"{path} cannot be written: {error.strerror}") from None
 
 
 def stamp_of(path):

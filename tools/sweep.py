@@ -26,15 +26,15 @@ import argparse
 import contextlib
 import fcntl
 import os
-import signal
 import sys
 
 sys.path.append(os.path.dirname(os.path.abspath(__file__)))
 from needed_packages import need
 
 need("numpy", "h5py")
+from command_line import Parser, ends_well
 from espalier_h5 import RunError
-from run_state import Parser
+from run_state import WriteError
 from sweep_file import Sweep, SweepError
 from sweep_jobs import STOPPED, Local, slurm
 from sweep_rows import OtherRun, finished_run, is_current, program_commit, quality, resolve, saved_rows, take
@@ -93,6 +93,8 @@ def find_row(sweep, options, cell, rows):
             raise RunError("finished, but without a row: --collect writes it")
         take(sweep, cell, rows)
         return True
+    except WriteError:  # of the table
+        raise
     except RunError as error:
         cell.state = str(error)
         cell.is_replaced = options.overwrite and isinstance(error, OtherRun)
@@ -147,6 +149,7 @@ def work(options):
         return 1 if any(cell.error for cell in cells) else 0
 
 
+@ends_well
 def main():
     parser = Parser(usage="sweep.py SWEEP.ini [WORD...] [options]", description=__doc__.split("\n\n")[0],
                     epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -161,21 +164,14 @@ def main():
     parser.add_argument("--overwrite", action="store_true", help="replace runs of another configuration")
     parser.add_argument("--same-commit", action="store_true", help="run again what another commit of the program ran")
     try:
-        status = work(parser.parse_intermixed_args())
+        return work(parser.parse_intermixed_args())
     except (SweepError, RunError) as error:
         print(f"sweep.py: {error}", file=sys.stderr)
-        status = getattr(error, "status", 2)
-    except BrokenPipeError:  # `| head` has read enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        status = 128 + signal.SIGPIPE
-    except OSError as error:  # a folder or the table cannot be written
-        print(f"sweep.py: {error.filename}: {error.strerror}" if error.filename else f"sweep.py: {error}", file=sys.stderr)
-        status = 4
+        return getattr(error, "status", 2)
     except KeyboardInterrupt:  # before the first run has begun; later see Local.stop
         print("sweep.py: stopped before a run began", file=sys.stderr)
-        status = STOPPED
-    sys.exit(status)
+        return STOPPED
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

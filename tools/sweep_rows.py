@@ -1,9 +1,12 @@
 """What the program says about the cells of a sweep before they run, and the row that a finished run has in the CSV file."""
 
 import concurrent.futures
+import contextlib
 import csv
+import fcntl
 import functools
 import hashlib
+import io
 import os
 import re
 import shutil
@@ -12,7 +15,7 @@ import subprocess
 import sys
 
 from espalier_h5 import RunError, configuration_hash, default_config, kind_of, open_run, parse_config, read_rows, summary
-from run_state import DAMAGE, damage, state_of
+from run_state import DAMAGE, damage, state_of, write_whole
 from sweep_file import SweepError
 
 QUALITIES = ("perplexity", "top1", "server_top1")  # the first that a row has is shown
@@ -167,11 +170,31 @@ def written(value):
     return f"{value:.9g}"
 
 
-def save(sweep, rows):
-    """Writes the rows in the order of the cells. Rows of cells that the sweep no longer has stay, at the end. So do rows that
-    a sweep with another `dir` has added meanwhile."""
-    for key, row in saved_rows(sweep).items():
-        rows.setdefault(key, row)
+@contextlib.contextmanager
+def alone_with_table(sweep):
+    """Only one sweep.py at a time replaces the table: sweeps of other folders or files may share it. The folder is locked, because
+    the table is a new file each time."""
+    os.makedirs(os.path.dirname(sweep.csv), exist_ok=True)
+    folder = os.open(os.path.dirname(sweep.csv), os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
+
+
+def save(sweep, rows, cell):
+    """Adds the row of a cell to the table. All other rows are those of the file, to which other sweeps may have added theirs; so are
+    rows of cells that this sweep no longer has, which come last."""
+    with alone_with_table(sweep):
+        rows.update(saved_rows(sweep))
+        rows[cell.key] = cell.row
+        write_table(sweep, rows)
+
+
+def write_table(sweep, rows):
+    """Writes the rows in the order of the cells."""
     ordered = sorted(rows.items(), key=lambda item: (sweep.order.get(item[0], len(sweep.order)), item[0]))
     known = {cell.key: parse_config(cell.text) for cell in sweep.cells if cell.text}
     options = option_columns(sweep)
@@ -180,12 +203,11 @@ def save(sweep, rows):
     fixed = (*sweep.names, "seed", *options)
     figures = [name for _, row in ordered for name in row if name not in fixed and name not in ("config", "commit")]
     columns = sweep.columns or [*fixed, *dict.fromkeys(figures), "config", "commit"]
-    os.makedirs(os.path.dirname(sweep.csv), exist_ok=True)
-    with open(sweep.csv + ".tmp", "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns, restval="", extrasaction="ignore", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(row for _, row in ordered)
-    os.replace(sweep.csv + ".tmp", sweep.csv)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, restval="", extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(row for _, row in ordered)
+    write_whole(sweep.csv, text.getvalue())
 
 
 def finished_run(sweep, cell):
@@ -232,9 +254,9 @@ def row_of(sweep, cell, run):
 
 def take(sweep, cell, rows):
     """Adds the row of a cell whose run is finished, or raises RunError with its state."""
-    cell.row = rows[cell.key] = row_of(sweep, cell, finished_run(sweep, cell))
+    cell.row = row_of(sweep, cell, finished_run(sweep, cell))
+    save(sweep, rows, cell)
     cell.state = "finished"
-    save(sweep, rows)
 
 
 def quality(row):

@@ -11,7 +11,7 @@ import sys
 if __name__ == "__main__":
     import tokenize_text
 
-    tokenize_text.main()
+    sys.exit(tokenize_text.main())
 else:
     import importlib.util
 

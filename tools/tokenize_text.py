@@ -17,6 +17,7 @@ import re
 import sys
 
 sys.path.append(str(pathlib.Path(__file__).resolve().parent))
+from command_line import Parser, ends_well
 from needed_packages import need
 
 need("numpy", "tokenizers")
@@ -300,8 +301,9 @@ def write(arguments):
               file=sys.stderr)
 
 
+@ends_well
 def main():
-    parser = argparse.ArgumentParser(usage="tokenize.py TEXT... --tokenizer FILE --to FOLDER [options]",
+    parser = Parser(prog="tokenize.py", usage="tokenize.py TEXT... --tokenizer FILE --to FOLDER [options]",
                                      description=__doc__.split("\n\n")[0], epilog=EXAMPLES,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("texts", metavar="TEXT", nargs="*", type=pathlib.Path, help="texts of the training split")
@@ -315,9 +317,10 @@ def main():
                         "paragraph), or a column of --csv")
     parser.add_argument("--end-token", metavar="TOKEN", help="put after each document; default: none")
     parser.add_argument("--vocabulary", metavar="N", type=int, help="of the model, if it has more than the tokenizer")
+    arguments = parser.parse_args()
     with errors_end_the_tool("the output"):
-        write(parser.parse_args())
+        write(arguments)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -23,8 +23,9 @@ from needed_packages import need
 
 need("numpy", "h5py")
 import numpy as np
+from command_line import Parser, ends_well
 from espalier_h5 import RunError, region_spans
-from run_state import DAMAGE, FAILURES, Parser, damage, state_of, watch, write_whole
+from run_state import DAMAGE, FAILURES, damage, state_of, watch, write_whole
 
 EXAMPLES = """examples:
   tools/track.py runs/quickstart --to csv          files in runs/quickstart/csv
@@ -480,6 +481,7 @@ def send(options):
     return target.path if target else "", state
 
 
+@ends_well
 def main():
     parser = Parser(prog="track.py", usage="track.py RUN --to TARGET [options]",
                     description=__doc__.split("\n\n")[0] + "\n" + TARGETS_NEED, epilog=EXAMPLES,
@@ -497,13 +499,13 @@ def main():
         place, state = export(options)
     except (RunError, TrackError) as error:
         print(f"track.py: {error}", file=sys.stderr)
-        return 3 if isinstance(error, RunError) else 2
+        return getattr(error, "status", 2)
     except DAMAGE as error:
         print(f"track.py: {damage(options.run, error)}", file=sys.stderr)
         return 3
     except OSError as error:
-        print(f"track.py: {error.filename or 'the export'} cannot be written: {error.strerror or error}", file=sys.stderr)
-        return 3
+        print(f"track.py: {error.filename or options.out or 'the export'} cannot be written: {error.strerror or error}", file=sys.stderr)
+        return 4
     print(place)
     return state.status if options.follow else 0
 

@@ -313,7 +313,7 @@ class Tools(ProgramTest):
         for parts in (("Train",), ("Train", "Evaluation"), ("2023", "2024")):
             with self.subTest(parts):
                 refused = self.pack(*parts)
-                self.assertEqual(refused.returncode, 1)
+                self.assertEqual(refused.returncode, 2)
                 self.assertRegex(refused.stderr, r"^error: images/\w+ has no images, only folders of images \(a, b\)")
                 self.assertFalse(os.path.exists(self.path("mine.h5")))
         # One more folder around the images of a class is common.
@@ -325,7 +325,7 @@ class Tools(ProgramTest):
     def test_a_fetched_file_is_checked(self):
         self.write("input.txt", "another text")
         refused = self.tool("get_data.py", "tinyshakespeare", "--from", ".", "--to", "data")
-        self.assertNotEqual(refused.returncode, 0)
+        self.assertEqual(refused.returncode, 3)
         self.assertIn("is not the expected file", refused.stderr)
         self.assertEqual(os.listdir(self.path("data", "tinyshakespeare")), [])
 
@@ -347,7 +347,7 @@ class Tools(ProgramTest):
     def test_another_package_of_motion_is_refused(self):
         self.write("seglearn-1.2.5-py3-none-any.whl", "not the package")
         refused = self.tool("get_data.py", "motion", "--from", ".", "--to", "data")
-        self.assertEqual(refused.returncode, 1)
+        self.assertEqual(refused.returncode, 3)
         self.assertRegex(refused.stderr, r"^error: \./seglearn-1\.2\.5\S+ is not the expected file")
         self.assertEqual(os.listdir(self.path("data", "motion")), [])
 

@@ -69,10 +69,11 @@ class RegionsToolsTest(ProgramTest):
                 file.attrs[name] = value
             for table in old:
                 old.copy(table, file)
-            for name in list(file["regions"]):
-                values = file["regions"][name][:6]
-                del file["regions"][name]
-                file["regions"][name] = values
+            for table, rows in (("regions", 6), ("evaluations", 1)):
+                for name in list(file[table]):
+                    values = file[table][name][:rows]
+                    del file[table][name]
+                    file[table][name] = values
         self.assertEqual(len(espalier_h5.open_run(copy).rounds["round"]), 1)
         with h5py.File(copy, "a") as file:
             del file["exchanges"]
@@ -92,6 +93,33 @@ class RegionsToolsTest(ProgramTest):
         many = espalier_h5.runs(self.runs)
         self.assertEqual(len(many.columns("rounds")["version"]), 8)
         self.assertEqual(len(many.columns("exchanges")["region"]), sum(len(self.column(r, "region", "exchanges")) for r in self.runs))
+
+    def test_versions_without_all_regions(self):
+        """Of regions that never wait, are away, or come back, the rounds are the versions that were made, with all bytes of the
+        exchanges."""
+        self.input = self.write("regions.ini", INPUT)
+        decoupled = ("--method.name=decoupled_diloco", "--regions.overlap=0", "--run.rounds=5")
+        for name, settings in (
+                ("decoupled", decoupled), ("rarely", (*decoupled, "--record.evaluate_every=2")),
+                ("away", ("--faults.crash=0.3", "--faults.vanish=0.2", "--run.rounds=6")),
+                ("back", ("--method.name=diloco", "--regions.overlap=0", "--faults.crash=0.2", "--faults.clients=1,2", "--run.rounds=6"))):
+            folder = self.run_ok(name, *settings)
+            with self.subTest(name), open(os.path.join(folder, "DONE"), encoding="utf-8") as file:
+                told = dict(word.split("=") for word in file.read().split() if "=" in word)
+                run = espalier_h5.open_run(folder)
+                found = espalier_h5.summary(run)
+                for key, column, digits in (("rounds", "rounds", 0), ("up_mb", "mb_up", 3), ("virtual_s", "virtual_s", 3)):
+                    self.assertEqual(told[key], f"{found[column]:.{digits}f}", key)
+                # The shared copy that a region takes when it is back is in no table.
+                for column in ("bytes_up", "bytes_down"):
+                    self.assertEqual(run.rounds[column].sum(), self.column(folder, column, "exchanges").sum(), column)
+                times = dict(zip(self.column(folder, "version", "evaluations").tolist(),
+                                 self.column(folder, "virtual_time_s", "evaluations").tolist()))
+                places = dict(zip(run.rounds["version"].tolist(), run.rounds["virtual_time_s"].tolist()))
+                self.assertEqual(times, {version: places[version] for version in times})
+                self.assertTrue((np.diff(run.rounds["virtual_time_s"]) >= 0).all())
+                # A region that trained nothing has no loss; those of the others count.
+                self.assertTrue(np.isfinite(run.rounds["train_loss"]).all(), run.rounds["train_loss"])
 
     def test_spans_are_the_times_of_the_regions(self):
         for folder in self.runs:

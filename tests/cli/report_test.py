@@ -218,9 +218,9 @@ class Unusual(ReportTest):
         self.assert_sentence(self.report(self.path("nowhere")), 3)
         self.assert_sentence(self.report(self.folder.name), 3)
         self.assert_sentence(self.report(self.input), 3)
-        self.assert_sentence(self.report(run, "-o", self.path("no", "such", "folder.html")), 3)
+        self.assert_sentence(self.report(run, "-o", self.path("no", "such", "folder.html")), 4)
         before = os.listdir(self.folder.name)
-        self.assert_sentence(self.report(run, "-o", self.path("runs")), 3)  # a folder
+        self.assert_sentence(self.report(run, "-o", self.path("runs")), 4)  # a folder
         self.assertEqual(os.listdir(self.folder.name), before)
 
     def test_damaged_and_newer_files(self):

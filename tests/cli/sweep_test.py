@@ -8,20 +8,21 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import unittest
 
 import h5py
 import numpy as np
 
-from support import ESPALIER, SMALL, ProgramTest, finish
+from support import ESPALIER, SMALL, ProgramTest, finish, read_bytes, write_bytes
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 TOOLS = os.path.join(ROOT, "tools")
 sys.path.insert(0, TOOLS)
 import compare  # noqa: E402
 from sweep_file import Sweep  # noqa: E402
-from sweep_rows import resolve  # noqa: E402
+from sweep_rows import resolve, save, saved_rows, take  # noqa: E402
 
 # Before the runs: notes the name of each run that is started.
 WRAPPER = """#!/bin/sh
@@ -399,6 +400,56 @@ start = wrong
             self.assertEqual(finish(job, 120).returncode, 0)
         self.assertEqual([row["seed"] for row in self.rows()], ["1", "2"])
 
+    def test_newer_rows_of_another_sweep_stay(self):
+        """A sweep that began with an old row must not put it back over the row that another sweep has written since."""
+        text = "[sweep]\ninput = small.ini\n[variant {method.name}]\nmethod.name = [fedavg, heterofl]\nrun.rounds = 1\n"
+        self.sweep(text)
+        text = text.replace("rounds = 1", "rounds = 2")
+        self.write("grid.ini", text)
+        ours = Sweep(self.path("grid.ini"), self.path("ours"))
+        resolve(ours, ours.cells)
+        rows = saved_rows(ours)
+        self.sweep(text, "heterofl", "--dir=theirs")
+        self.run_ok("fedavg", "--run.rounds=2")
+        shutil.copytree(self.path("runs", "fedavg"), ours.cells[0].folder)
+        take(ours, ours.cells[0], rows)
+        self.assertEqual([row["rounds"] for row in self.rows()], ["2", "2"])
+
+    def test_sweeps_that_write_a_table_at_the_same_moment(self):
+        self.write("grid.ini", "[sweep]\ninput = small.ini\nseeds = 1-24\n")
+        sweep = Sweep(self.path("grid.ini"), self.path("ours"))
+        start, errors = threading.Barrier(len(sweep.cells)), []
+
+        def add(cell):
+            cell.row = {"variant": cell.labels[0], "seed": str(cell.seed), "top1": "0.5", "config": "x", "commit": "y"}
+            start.wait()
+            try:
+                save(sweep, {}, cell)
+            except Exception as error:
+                errors.append(error)
+
+        threads = [threading.Thread(target=add, args=[cell]) for cell in sweep.cells]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        self.assertEqual(errors, [])
+        self.assertEqual([int(row["seed"]) for row in self.rows()], list(range(1, 25)))
+
+    def test_a_table_that_cannot_be_written(self):
+        """The table of before stays, and the run is not run again when there is room."""
+        text = "[sweep]\ninput = small.ini\nseeds = 1\nrun.rounds = 1\n"
+        self.sweep(text)
+        before = read_bytes(self.path("grid.csv"))
+        text = text.replace("seeds = 1", "seeds = 1, 2")
+        os.mkdir(self.path("grid.csv.tmp"))
+        self.assertIn("failed: " + self.path("grid.csv") + " cannot be written: Is a directory", self.sweep(text, status=1))
+        self.assertEqual(read_bytes(self.path("grid.csv")), before)
+        self.refused(4, "grid.csv cannot be written: Is a directory", "sweep.py", "grid.ini", "--collect")
+        os.rmdir(self.path("grid.csv.tmp"))
+        self.assertIn("2 of 2 runs finished", self.sweep(text, "--collect"))
+        self.assertEqual([row["seed"] for row in self.rows()], ["1", "2"])
+
     def test_a_list_during_the_runs_and_a_time_limit(self):
         text = "[sweep]\ninput = small.ini\nseeds = 1-3\nrun.rounds = 300\n"
         self.write("grid.ini", text)
@@ -694,6 +745,27 @@ class Compare(ToolTest):
                          r"one -->\nafter\n$")
         self.refused(2, "needs the lines <!-- two -->", "compare.py", "runs/a", "--into", "page.md", "--mark", "two")
         self.refused(3, "there is no no.md", "compare.py", "runs/a", "--into", "no.md", "--mark", "two")
+        self.write("turned.md", "<!-- end one -->\n<!-- one -->\n")
+        self.refused(2, "each once and in this order", "compare.py", "runs/a", "--into", "turned.md", "--mark", "one")
+        write_bytes(self.path("latin.md"), b"\xe9")
+        self.refused(3, "latin.md cannot be read: it is not UTF-8", "compare.py", "runs/a", "--into", "latin.md", "--mark", "one")
+
+    def test_a_page_on_a_full_disk_stays(self):
+        self.run_ok("a", "--run.rounds=1")
+        page = "before\n" * 50 + "<!-- one -->\n<!-- end one -->\n"
+        self.write("page.md", page)
+        limited = ("import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100)); sys.argv = sys.argv[1:]; "
+                   "runpy.run_path(sys.argv[0], run_name='__main__')")
+        for words in (["--into", "page.md", "--mark", "one"], ["-o", "page.md"]):
+            done = finish(self.begin([sys.executable, "-c", limited, os.path.join(TOOLS, "compare.py"), "runs/a", *words]), 60)
+            self.assertEqual((done.returncode, done.stderr), (4, "compare.py: page.md cannot be written: File too large\n"))
+            self.assertEqual(read_bytes(self.path("page.md")).decode(), page)
+
+    def test_columns_of_ones_own_in_a_table(self):
+        self.write("t.csv", 'variant,seed,note,top1,loss2,config,commit\na,1,"good, so far",0.5,1,x,y\na,2,,0.25,,x,y\n')
+        found = table_of(self.compare("--sweep", "t.csv", "--columns", "top1,loss2"))
+        self.assertEqual((found["a"]["top-1"], found["a"]["loss2"]), ("0.375 ± 0.177", "1.0 (1 of 2)"))
+        self.refused(2, "no column note", "compare.py", "--sweep", "t.csv", "--columns", "note")
 
     def test_refusals(self):
         folder = self.run_ok("a")

@@ -3,12 +3,15 @@
 import os
 import re
 import shutil
+import signal
+import subprocess
 import sys
 import unittest
 
 from support import ESPALIER, MPIRUN, ProgramTest, finish
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+TOOLS = os.path.join(ROOT, "tools")
 
 
 class ProjectPythonTest(ProgramTest):
@@ -95,6 +98,47 @@ class Plot(ProgramTest):
             with open(self.path("a.png"), "rb") as file:
                 self.assertEqual(file.read(4), b"\x89PNG")
             os.remove(self.path("a.png"))
+
+
+class Endings(ProgramTest):
+    """A tool whose output nobody reads, or nothing can hold, ends without a traceback."""
+
+    def ending(self, words, stdout):
+        done = subprocess.run([sys.executable, os.path.join(TOOLS, words[0] + ".py"), *words[1:]], cwd=self.folder.name, text=True,
+                              stdout=stdout, stderr=subprocess.PIPE, timeout=120)
+        self.assertNotIn("Traceback", done.stderr)
+        self.assertNotIn("Exception ignored", done.stderr)
+        return done
+
+    def test_no_reader_and_no_room(self):
+        run = self.run_ok("small", "--run.rounds=1")
+        self.write("sweep.ini", "[sweep]\ninput = small.ini\n")
+        for words in (["compare", run], ["plot", run, "-p", "quality"], ["report", run], ["track", run, "--to", "csv"],
+                      ["follow", run], ["sweep", "sweep.ini", "--list"], ["compare", "--help"], ["get_data", "--help"],
+                      ["pack_images", "--help"], ["tokenize", "--help"]):
+            with self.subTest(words):
+                ours, theirs = os.pipe()
+                os.close(ours)
+                done = self.ending(words, theirs)
+                os.close(theirs)
+                self.assertEqual((done.returncode, done.stderr), (128 + signal.SIGPIPE, ""))
+                with open("/dev/full", "w") as full:
+                    done = self.ending(words, full)
+                self.assertEqual((done.returncode, done.stderr), (4, f"{words[0]}.py: output: No space left on device\n"))
+
+    def test_closed_output(self):
+        run = self.run_ok("small", "--run.rounds=1")
+        done = subprocess.run(["sh", "-c", f'"{sys.executable}" "{TOOLS}/follow.py" "{run}" >&-'], text=True, capture_output=True)
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
+
+    def test_ctrl_c(self):
+        """A tool that waits for its table is asked to end."""
+        os.mkfifo(self.path("table.csv"))
+        job = self.begin([sys.executable, os.path.join(TOOLS, "compare.py"), "--sweep", "table.csv"])
+        with open(self.path("table.csv"), "w"):  # opens once the tool reads
+            job.send_signal(signal.SIGINT)
+            done = finish(job, 60)
+        self.assertEqual((done.returncode, done.stderr), (128 + signal.SIGINT, ""))
 
 
 class Scale(unittest.TestCase):

@@ -331,8 +331,8 @@ class Unusual(TrackTest):
             self.assert_sentence(self.track(*words), 2)
         for path in self.unreadable(run):
             self.assert_sentence(self.track(path, "--to", "csv"), 3)
-        self.assert_sentence(self.track(run, "--to", "trace", "-o", self.path("no", "such", "folder")), 3)
-        self.assert_sentence(self.track(run, "--to", "csv", "-o", self.input), 3)
+        self.assert_sentence(self.track(run, "--to", "trace", "-o", self.path("no", "such", "folder")), 4)
+        self.assert_sentence(self.track(run, "--to", "csv", "-o", self.input), 4)
 
     def test_an_empty_and_an_unfinished_run(self):
         run = self.run_ok("failing")
