@@ -1,4 +1,5 @@
-"""tools/docs.sh: the built site in a real browser. Formulas are drawn, pages need no network and fit a narrow window."""
+"""tools/docs.sh: the built site in a real browser. Formulas are drawn, pages need no network and fit a narrow window, every
+page is in the menu, and links lead to files."""
 
 import glob
 import os
@@ -35,7 +36,7 @@ class DocsSiteTest(unittest.TestCase):
         cls.addClassCleanup(cls.browser.close)
 
     def open(self, page, width):
-        self.browser.open(os.path.join(self.site, page, "index.html"), width)
+        self.browser.open(os.path.join(self.site, page + ".html"), width)
         self.assertEqual(self.browser.errors, [], page)
         self.assertEqual([url[:80] for url in self.browser.requests if not url.startswith(("file:", "data:"))], [], page)
         self.assertEqual(self.browser.value("document.documentElement.scrollWidth"), width, f"{page} at {width}")
@@ -62,9 +63,20 @@ class DocsSiteTest(unittest.TestCase):
         self.assertGreater(count, 100)
 
     def test_pages_fit_a_narrow_and_a_wide_window(self):
-        for page in ("", "about", "getting-started", "methods/comparison", "files/rounds", "options"):
+        for page in ("index", "about", "getting-started", "methods/comparison", "files/rounds", "options"):
             for width in (400, 1300):
                 self.open(page, width)
+
+    def test_every_page_is_in_the_menu_and_links_lead_to_files(self):
+        self.open("index", 1300)
+        links = self.browser.value("[...document.querySelectorAll('.md-nav--primary a.md-nav__link')].map(a => a.href.split('#')[0])")
+        pages = glob.glob(os.path.join(self.site, "**", "*.html"), recursive=True)
+        missing = {f"file://{page}" for page in pages if not page.endswith("404.html")} - set(links)
+        self.assertEqual(missing, set(), "docs/index.md has no link to these")
+        order = [links.index(f"file://{self.site}/{name}.html") for name in ("about", "getting-started", "concepts", "changelog", "models/mlp")]
+        self.assertEqual(order, sorted(order))  # that of docs/index.md
+        for link in self.browser.value("[...document.querySelectorAll('a[href]')].map(a => a.href.split('#')[0])"):
+            self.assertTrue(not link.startswith("file:") or os.path.isfile(link[len("file://"):]), link)
 
 
 if __name__ == "__main__":
