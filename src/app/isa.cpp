@@ -21,6 +21,8 @@ void apply_isa(const std::string& isa) {
   setenv("ATEN_CPU_CAPABILITY", wide ? "avx512" : "avx2", 1);
   setenv("ONEDNN_MAX_CPU_ISA", wide ? "AVX512_CORE" : "AVX2", 1);
   setenv("MKL_ENABLE_INSTRUCTIONS", wide ? "AVX512" : "AVX2", 1);
+  // It comes before MKL_ENABLE_INSTRUCTIONS, and would choose other code.
+  unsetenv("MKL_CBWR");
 }
 
 }  // namespace espalier

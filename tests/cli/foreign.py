@@ -154,11 +154,11 @@ class Attention(nn.Module):
 
 
 class Transformer(nn.Module):
-    """GPT-2 if `gpt` is set, otherwise the encoder that classifies by its first token."""
+    """GPT-2 if `gpt` is set, otherwise the encoder that classifies by its first token, or by the mean of all."""
 
-    def __init__(self, vocabulary, length, width, heads, depth, gpt, classes=0):
+    def __init__(self, vocabulary, length, width, heads, depth, gpt, classes=0, mean=False):
         super().__init__()
-        self.gpt = gpt
+        self.gpt, self.mean = gpt, mean
         names = ("blocks", "norm1", "attn", "norm2", "fc1", "fc2")
         if gpt:
             names = ("h", "ln_1", "attn", "ln_2", "c_fc", "c_proj")
@@ -184,7 +184,9 @@ class Transformer(nn.Module):
             x = x + block[attend](block[norm1](x))
             hidden = functional.gelu(block["mlp"][up](block[norm2](x)), approximate="tanh" if self.gpt else "none")
             x = x + block["mlp"][down](hidden)
-        return self.ln_f(x) @ self.wte.weight.T if self.gpt else self.head(self.norm(x[:, 0]))
+        if self.gpt:
+            return self.ln_f(x) @ self.wte.weight.T
+        return self.head(self.norm(x).mean(1) if self.mean else self.norm(x[:, 0]))
 
 
 class Lstm(nn.Module):

@@ -45,8 +45,12 @@ class SameValues(ProgramTest):
         self.assertEqual(compared.returncode, 1)
         self.assertIn("model", compared.stdout)
 
-    def test_environment_threads_do_not_matter(self):
-        self.assert_same(self.run_ok("a"), self.run_ok("b", env={"OMP_NUM_THREADS": "2"}))
+    def test_the_environment_does_not_matter(self):
+        own = ("--model.hidden=90,70", "--run.rounds=2")
+        one = self.run_ok("one", *own)
+        for i, env in enumerate(({"OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2"}, {"MKL_CBWR": "COMPATIBLE"},
+                                 {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41", "MKL_ENABLE_INSTRUCTIONS": "SSE4_2"})):
+            self.assert_same(one, self.run_ok(f"other{i}", *own, env=env))
 
 
 class NeutralSettings(ProgramTest):
