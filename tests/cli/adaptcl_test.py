@@ -2,6 +2,7 @@
 after a kill, also with the parts of other methods."""
 
 import os
+import signal
 import unittest
 
 import h5py
@@ -90,6 +91,22 @@ class AdaptCL(ProgramTest):
                                          env={"ESPALIER_KILL_AT": point})
                     self.assertEqual(done.returncode, 137, done.stdout + done.stderr)
                     self.assert_same(one, self.run_it(name, *more, ranks=ranks))
+
+    def test_a_kill_after_the_first_round_of_an_interval(self):
+        """Some clients work in that round alone, so that their size follows from a time that the checkpoint must have."""
+        more = ("--checkpoint.every=1", "--run.rounds=8", "--method.prune_every=2", "--clients.per_round=3")
+        one = self.run_it("one", *more)
+        tasks = self.table(one)
+        changed = set()
+        for client in range(7):
+            worked = set(tasks["base_version"][tasks["client"] == client])
+            if worked & {2, 3} == {2}:
+                after = tasks["parameters"][(tasks["client"] == client) & (tasks["base_version"] >= 4)]
+                changed |= {client} if len(after) and after[0] < tasks["parameters"].max() else set()
+        self.assertTrue(changed)
+        done = self.espalier("run", self.input, "--run.name=killed", *SETTINGS, *more, env={"ESPALIER_KILL_AT": "round.merged:3"})
+        self.assertEqual(done.returncode, -signal.SIGKILL, done.stdout + done.stderr)
+        self.assert_same(one, self.run_it("killed", *more))
 
     def test_a_memory_cap_is_kept_from_the_first_task_on(self):
         whole = self.table(self.run_it("whole", "--run.rounds=1"))["peak_bytes"].max()
