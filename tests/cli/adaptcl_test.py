@@ -45,7 +45,7 @@ class AdaptCL(ProgramTest):
         self.assertGreaterEqual((parameters[3:] / parameters[:-3]).min(), 0.45)
 
     def test_a_submodel_is_named_by_one_number(self):
-        tasks = self.table(self.run_it("names"))
+        tasks = self.table(self.run_it("names", "--method.layer_floor=0.3"))
         description = tasks["bytes_down"] - 4 * tasks["parameters"]
         first_changed = {}
         for row in np.lexsort((tasks["base_version"], tasks["client"])):
@@ -54,11 +54,32 @@ class AdaptCL(ProgramTest):
                 self.assertEqual(description[row], description[0])
             elif client not in first_changed:
                 first_changed[client] = description[row]  # with the order, four bytes for each unit that can go
-                units = sum(n - max(1, int(np.ceil(0.05 * n))) for n in (12, 16, 64))
+                units = sum(n - int(np.ceil(0.3 * n)) for n in (12, 16, 64))
                 self.assertEqual(description[row], description[0] + 4 * units)
             else:
                 self.assertEqual(description[row], description[0])
         self.assertEqual(sorted(first_changed), [2, 3, 4, 5, 6])
+
+    def test_orders_of_layers_and_of_clients(self):
+        """Of the order's first units each layer has its share, in every prefix, or not; all clients have one order, or not."""
+        widths = np.array((12, 16, 64))
+        for score in "scale", "taylor", "random":
+            for scope in "layer", "global":
+                seen = set()
+                for shared in "true", "false":
+                    run = self.run_it(f"{score}-{scope}-{shared}", "--run.rounds=3", "--method.prune_every=2", "--train.steps=1",
+                                      f"--method.order={score}", f"--method.order_scope={scope}", f"--method.order_shared={shared}")
+                    with h5py.File(self.checkpoint(run)) as file:
+                        rule = file["server/submodel_rule"]
+                        orders = [rule[name][()].view("<i8").reshape(-1, 2) for name in rule if name.startswith("order_")]
+                    self.assertEqual(len(orders), 1 if shared == "true" else 7)
+                    # The one order for all is none of those that the clients would have: it is of all updates.
+                    seen |= {order.tobytes() for order in orders}
+                    self.assertEqual(len(seen), len(orders) + (shared == "false"))
+                    for order in orders:
+                        self.assertEqual(len(np.unique(order, axis=0)), sum(n - np.ceil(0.05 * n) for n in widths))
+                        gone = np.cumsum(order[:, :1] == np.unique(order[:, 0]), axis=0)[:60] / widths
+                        self.assertEqual((np.ptp(gone, axis=1) <= 1 / 12 + 1e-9).all(), scope == "layer", f"{score} {scope} {shared}")
 
     def test_without_pruning_it_is_fedavg(self):
         fedavg = self.run_it("fedavg", "--method.name=fedavg", "--train.group_lasso=0.0001")  # adaptcl's default
