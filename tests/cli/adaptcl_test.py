@@ -2,6 +2,7 @@
 after a kill, also with the parts of other methods."""
 
 import os
+import signal
 import unittest
 
 import h5py
@@ -44,7 +45,7 @@ class AdaptCL(ProgramTest):
         self.assertGreaterEqual((parameters[3:] / parameters[:-3]).min(), 0.45)
 
     def test_a_submodel_is_named_by_one_number(self):
-        tasks = self.table(self.run_it("names"))
+        tasks = self.table(self.run_it("names", "--method.layer_floor=0.3"))
         description = tasks["bytes_down"] - 4 * tasks["parameters"]
         first_changed = {}
         for row in np.lexsort((tasks["base_version"], tasks["client"])):
@@ -53,11 +54,32 @@ class AdaptCL(ProgramTest):
                 self.assertEqual(description[row], description[0])
             elif client not in first_changed:
                 first_changed[client] = description[row]  # with the order, four bytes for each unit that can go
-                units = sum(n - max(1, int(np.ceil(0.05 * n))) for n in (12, 16, 64))
+                units = sum(n - int(np.ceil(0.3 * n)) for n in (12, 16, 64))
                 self.assertEqual(description[row], description[0] + 4 * units)
             else:
                 self.assertEqual(description[row], description[0])
         self.assertEqual(sorted(first_changed), [2, 3, 4, 5, 6])
+
+    def test_orders_of_layers_and_of_clients(self):
+        """Of the order's first units each layer has its share, in every prefix, or not; all clients have one order, or not."""
+        widths = np.array((12, 16, 64))
+        for score in "scale", "taylor", "random":
+            for scope in "layer", "global":
+                seen = set()
+                for shared in "true", "false":
+                    run = self.run_it(f"{score}-{scope}-{shared}", "--run.rounds=3", "--method.prune_every=2", "--train.steps=1",
+                                      f"--method.order={score}", f"--method.order_scope={scope}", f"--method.order_shared={shared}")
+                    with h5py.File(self.checkpoint(run)) as file:
+                        rule = file["server/submodel_rule"]
+                        orders = [rule[name][()].view("<i8").reshape(-1, 2) for name in rule if name.startswith("order_")]
+                    self.assertEqual(len(orders), 1 if shared == "true" else 7)
+                    # The one order for all is none of those that the clients would have: it is of all updates.
+                    seen |= {order.tobytes() for order in orders}
+                    self.assertEqual(len(seen), len(orders) + (shared == "false"))
+                    for order in orders:
+                        self.assertEqual(len(np.unique(order, axis=0)), sum(n - np.ceil(0.05 * n) for n in widths))
+                        gone = np.cumsum(order[:, :1] == np.unique(order[:, 0]), axis=0)[:60] / widths
+                        self.assertEqual((np.ptp(gone, axis=1) <= 1 / 12 + 1e-9).all(), scope == "layer", f"{score} {scope} {shared}")
 
     def test_without_pruning_it_is_fedavg(self):
         fedavg = self.run_it("fedavg", "--method.name=fedavg", "--train.group_lasso=0.0001")  # adaptcl's default
@@ -91,17 +113,35 @@ class AdaptCL(ProgramTest):
                     self.assertEqual(done.returncode, 137, done.stdout + done.stderr)
                     self.assert_same(one, self.run_it(name, *more, ranks=ranks))
 
+    def test_a_kill_after_the_first_round_of_an_interval(self):
+        """Some clients work in that round alone, so that their size follows from a time that the checkpoint must have."""
+        more = ("--checkpoint.every=1", "--run.rounds=8", "--method.prune_every=2", "--clients.per_round=3")
+        one = self.run_it("one", *more)
+        tasks = self.table(one)
+        changed = set()
+        for client in range(7):
+            worked = set(tasks["base_version"][tasks["client"] == client])
+            if worked & {2, 3} == {2}:
+                after = tasks["parameters"][(tasks["client"] == client) & (tasks["base_version"] >= 4)]
+                changed |= {client} if len(after) and after[0] < tasks["parameters"].max() else set()
+        self.assertTrue(changed)
+        done = self.espalier("run", self.input, "--run.name=killed", *SETTINGS, *more, env={"ESPALIER_KILL_AT": "round.merged:3"})
+        self.assertEqual(done.returncode, -signal.SIGKILL, done.stdout + done.stderr)
+        self.assert_same(one, self.run_it("killed", *more))
+
     def test_a_memory_cap_is_kept_from_the_first_task_on(self):
         whole = self.table(self.run_it("whole", "--run.rounds=1"))["peak_bytes"].max()
         cap = whole * 0.7
-        run = self.run_it("capped", f"--device.slow.memory_mb={cap / 1e6:.6f}", "--train.optimizer_state=keep",
-                          "--train.momentum=0.9")
-        tasks = self.table(run)
-        slow = tasks["client"] >= 5
-        self.assertTrue((tasks["peak_bytes"][slow] <= cap).all())
-        self.assertTrue((tasks["parameters"][slow] < tasks["parameters"].max()).all())
-        self.assertFalse((tasks["outcome"] != b"merged").any())
-        self.assertGreater(tasks["peak_bytes"][slow].max(), 0.5 * cap)
+        # A fast client is not made smaller for its time, so after the ranking too only its memory counts.
+        for device, first, last in (("slow", 5, 6), ("fast", 0, 1)):
+            run = self.run_it(device, f"--device.{device}.memory_mb={cap / 1e6:.6f}", "--train.optimizer_state=keep",
+                              "--train.momentum=0.9")
+            tasks = self.table(run)
+            capped = (tasks["client"] >= first) & (tasks["client"] <= last)
+            self.assertTrue((tasks["peak_bytes"][capped] <= cap).all(), device)
+            self.assertTrue((tasks["parameters"][capped] < tasks["parameters"].max()).all(), device)
+            self.assertFalse((tasks["outcome"] != b"merged").any(), device)
+            self.assertGreater(tasks["peak_bytes"][capped].max(), 0.5 * cap, device)
         self.assert_refused(2, "too little for the smallest submodel", "run", self.input, *SETTINGS, "--run.name=x",
                             "--device.slow.memory_mb=0.01")
 
