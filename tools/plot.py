@@ -1242,8 +1242,8 @@ def parse(words):
         given = any(word == flag or word.startswith(flag + "=") for word in words)
         if given and arguments.picture not in users:
             raise PlotError(f"the picture {arguments.picture} does not use {flag}")
-    if not 1 <= arguments.smooth or not 20 <= arguments.dpi <= 1200:
-        raise PlotError("--smooth must be at least 1, and --dpi between 20 and 1200")
+    if not 1 <= arguments.smooth <= 10**9 or not 20 <= arguments.dpi <= 1200:
+        raise PlotError("--smooth must be at least 1 and at most 1000000000, and --dpi between 20 and 1200")
     if arguments.out and os.path.splitext(arguments.out)[1].lower()[1:] not in FORMATS:
         raise PlotError(f"cannot write {arguments.out}: the name must end with .png, .svg or .pdf")
     return arguments
