@@ -494,6 +494,8 @@ def work(options):
         raise CompareError("give runs' folders, or --sweep and a table that sweep.py wrote")
     if bool(options.into) != bool(options.mark):
         raise CompareError("--into PAGE and --mark NAME belong together")
+    if options.target is not None and not 0 < options.target < math.inf:
+        raise CompareError(f"--target {options.target:g} is no quality, such as 0.8 for a top-1 of 80 %, or a perplexity")
     allowed = set(options.allow_different.replace("all", ",".join(KINDS)).split(",")) - {""}
     if allowed - set(KINDS):
         raise CompareError(f"--allow-different {options.allow_different}: write some of {', '.join(KINDS)}, or all")

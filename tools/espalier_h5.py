@@ -366,13 +366,15 @@ def split_rounds(run):
 
 
 def region_spans(run):
-    """What regions did when: rows (region, "compute" | "stall", begin, end) in virtual seconds, without gaps, as far as
-    the file tells; and rows (region, fragment, begin, end) of the fragments under way."""
+    """What regions did when: rows (region, "compute" | "stall" | "lost", begin, end) in virtual seconds, without gaps, as far as
+    the file tells; and rows (region, fragment, begin, end) of the fragments under way. "lost" is time of steps that a crash undid, or
+    that the region was away for; the file does not tell where it lies within a period, so it ends with the period."""
     regions, exchanges = run.tables["regions"], run.tables["exchanges"]
     done, travels = [], []
     for region in run.clients["client"].tolist():
         mine = exchanges["region"] == region
         at, stop = 0.0, regions["reached_s"][regions["region"] == region].max(initial=0.0)
+        first = len(done)
         stalled = mine & (exchanges["stall_s"] > 0)
         for end, length in sorted(zip(exchanges["applied_s"][stalled].tolist(), exchanges["stall_s"][stalled].tolist())):
             begin = max(at, end - length)
@@ -383,10 +385,39 @@ def region_spans(run):
             at = max(at, end)
         if stop > at:
             done.append((region, "compute", at, stop))
+        done[first:] = [span for whole in done[first:] for span in without(whole, lost_times(regions, region))]
         there = mine & np.isfinite(exchanges["arrived_s"])
         travels += [(region, int(f), b, e) for f, b, e in zip(exchanges["fragment"][there], exchanges["sent_s"][there].tolist(),
                                                              exchanges["arrived_s"][there].tolist())]
     return done, travels
+
+
+def lost_times(regions, region):
+    """Rows (begin, end) of the time that a region lost, the last part of a period each."""
+    rows = np.flatnonzero(regions["region"] == region)
+    rows = rows[np.lexsort((regions["period"][rows], regions["reached_s"][rows]))]
+    found, before = [], 0.0
+    for end, compute, stall, steps in zip(*(regions[c][rows].tolist() for c in ("reached_s", "compute_s", "stall_s", "lost_steps"))):
+        lost = end - before - compute - stall
+        if steps > 0 and lost > 1e-9:  # the file's times are rounded to nanoseconds
+            found.append((end - lost, end))
+        before = end
+    return found
+
+
+def without(span, lost):
+    """The span of a region in parts, of which those within `lost` are "lost". A stall stays one."""
+    region, part, at, end = span
+    if part != "compute":
+        return [span]
+    found = []
+    for begin, stop in lost:
+        begin, stop = max(begin, at), min(stop, end)
+        if begin < stop:
+            found += [(region, "compute", at, begin)] if begin > at else []
+            found.append((region, "lost", begin, stop))
+            at = stop
+    return found + ([(region, part, at, end)] if end > at else [])
 
 
 def model_parameters(run):

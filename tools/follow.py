@@ -159,7 +159,8 @@ def region_lines(run, width, height, signs, is_over):
         return []
     begin, end = (ends[-shown - 1] if len(ends) > shown else 0.0), ends[-1]
     lines = fitted([f"last {shown} periods, {duration(end - begin)} of virtual time:",
-                    f"{signs['compute']} computes {signs['wait']} waits for a fragment, blank: not known"], width, " ")
+                    f"{signs['compute']} computes {signs['wait']} waits for a fragment",
+                    f"{signs['failed']} steps lost, blank: not known"], width, " ")
     spans, _ = region_spans(run)
     regions = run.clients["client"].tolist()[:max(0, height - len(lines))]
     bar = max(1, min(60, width - 30))
@@ -167,7 +168,7 @@ def region_lines(run, width, height, signs, is_over):
     for region in regions:
         cells, busy = np.full(bar, signs["unknown"]), 0.0
         for _, part, start, stop in (span for span in spans if span[0] == region):
-            cells[(centres >= start) & (centres < stop)] = signs["compute" if part == "compute" else "wait"]
+            cells[(centres >= start) & (centres < stop)] = signs[{"compute": "compute", "stall": "wait", "lost": "failed"}[part]]
             busy += max(0.0, min(stop, end) - max(start, begin)) if part == "compute" else 0.0
         lines.append(f"region {region:<3} {''.join(cells)} {100 * busy / max(end - begin, 1e-12):3.0f} % busy")
     return lines

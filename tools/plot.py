@@ -53,7 +53,7 @@ UNDER_WAY = "fragment under way"
 SHARES = {"compute": ("computes", COLOURS[0]), "transfer": ("on links", COLOURS[1]), "waiting": ("waits for workers", FAINT),
           "top": ("waits for the host", COLOURS[2])}
 BETWEEN, AS_HOST = "waits for clusters", "works as host"
-REGION_SPANS = [("compute", "#1f4e79"), (UNDER_WAY, "#e8a15a")]
+REGION_SPANS = [("compute", "#1f4e79"), ("lost", "#aab1b8"), (UNDER_WAY, "#e8a15a")]
 SPLIT_SPANS = [*SHARES.values(), (BETWEEN, "#aab1b8"), (AS_HOST, COLOURS[3])]
 SERVER = -1  # as the host of a top
 FAILED = "#b3261e"
@@ -914,7 +914,7 @@ def draw_gantt(axis, runs, view):
     rows = [row for row in rows if row[0] in lane]
     parts, mark, words = GANTT[run.protocol]
     # Fragments travel while their region computes, so they have the lower part of the lane.
-    places = {"compute": (0.4, -0.31), UNDER_WAY: (0.18, 0.13)} if run.protocol == "regions" else {}
+    places = {"compute": (0.4, -0.31), "lost": (0.4, -0.31), UNDER_WAY: (0.18, 0.13)} if run.protocol == "regions" else {}
     handles = []
     for part, colour in parts:
         height, shift = places.get(part, (0.62, -0.31))
@@ -922,7 +922,7 @@ def draw_gantt(axis, runs, view):
             bars = [(b / length, w / length) for client, p, b, w in rows if client == c and p == part]
             # A step of a top can be too short for a bar that is seen.
             axis.broken_barh(bars, (y + shift, height), color=colour, lw=0.7 if part == AS_HOST else 0)
-        if not is_split or any(row[1] == part for row in rows):
+        if not (is_split or part == "lost") or any(row[1] == part for row in rows):
             handles.append(Patch(color=colour, lw=0, label=part))
     handles.append(Line2D([], [], color=INK, lw=0.8, ls=(0, (1, 2)), label=mark))
     if run.protocol == "rounds":
@@ -1242,8 +1242,8 @@ def parse(words):
         given = any(word == flag or word.startswith(flag + "=") for word in words)
         if given and arguments.picture not in users:
             raise PlotError(f"the picture {arguments.picture} does not use {flag}")
-    if not 1 <= arguments.smooth or not 20 <= arguments.dpi <= 1200:
-        raise PlotError("--smooth must be at least 1, and --dpi between 20 and 1200")
+    if not 1 <= arguments.smooth <= 10**9 or not 20 <= arguments.dpi <= 1200:
+        raise PlotError("--smooth must be at least 1 and at most 1000000000, and --dpi between 20 and 1200")
     if arguments.out and os.path.splitext(arguments.out)[1].lower()[1:] not in FORMATS:
         raise PlotError(f"cannot write {arguments.out}: the name must end with .png, .svg or .pdf")
     return arguments

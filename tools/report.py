@@ -75,7 +75,8 @@ def limits(arrays, from_zero):
     if from_zero:
         low, high = min(low, 0.0), max(high, 0.0)
     if high == low:
-        return low - (0.0 if from_zero else 0.5), high + (0.5 * abs(high) or 1.0)
+        pad = 0.5 * abs(high) or 1.0
+        return low - (0.0 if from_zero else pad), high + pad
     pad = 0.05 * (high - low)
     return (low if from_zero and low == 0 else low - pad), high + pad
 
@@ -84,7 +85,7 @@ def curve(title, x_label, series, y_label="", from_zero=False):
     """A <figure> of lines. `series` holds (label, colour number, dashed, xs, ys). "" if there is no finite value."""
     series = [(label, colour, dashed, *every_few(np.asarray(xs, float), np.asarray(ys, float))) for label, colour, dashed, xs, ys in series]
     # A line goes on over rounds without a value.
-    series = [(*words, xs[np.isfinite(ys)], ys[np.isfinite(ys)]) for *words, xs, ys in series if np.isfinite(ys).any()]
+    series = [(*words, xs[seen], ys[seen]) for *words, xs, ys in series if (seen := np.isfinite(xs) & np.isfinite(ys)).any()]
     if not series:
         return ""
     y_low, y_high = limits([s[4] for s in series], from_zero)
@@ -294,7 +295,8 @@ def client_rows(run, max_clients):
         order.sort()
     place = {c: i for i, c in enumerate(clients["client"].tolist())}
     by_client = {c: np.flatnonzero(tasks["client"] == c) for c in order}
-    end = max(run.rounds["virtual_time_s"].max(initial=0), 1e-12)
+    ends = run.rounds["virtual_time_s"] if len(run.rounds["round"]) else tasks["finished_s"]  # no window has closed yet
+    end = max(ends.max(initial=0), 1e-12)
     table = []
     for c in order:
         rows, device = by_client[c], str(clients["device"][place[c]])

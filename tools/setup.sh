@@ -30,8 +30,9 @@ PYTHON_TORCH_PACKAGES=(safetensors typing_extensions filelock fsspec jinja2 netw
   nvidia-cublas==13.1.0.3 nvidia-cufft==12.0.0.61 nvidia-cufile==1.15.1.6 nvidia-curand==10.4.0.35
   nvidia-cusparse==12.6.3.3 'nvidia-nvjitlink>=13,<14' nvidia-cudnn-cu13==9.19.0.56 nvidia-cusparselt-cu13==0.8.0
   nvidia-nccl-cu13==2.28.9 nvidia-nvshmem-cu13==3.4.5)
-# A fixed version, because each version of clang-format formats a little differently.
-TEST_TOOL_PACKAGES=(clang-format==14.0.6)
+# A fixed version, because each version of clang-format formats a little differently; `wheel` for the test of `pip install ./tools`, which
+# builds without a network.
+TEST_TOOL_PACKAGES=(clang-format==14.0.6 setuptools wheel)
 # Published modules that the pages of the model families name. Their requirements name all of PyTorch's, GPUs included.
 TEST_MODEL_PACKAGES=(torchvision==0.26.0 timm)
 SITE_PACKAGES=(mkdocs-material latex2mathml)

@@ -278,6 +278,7 @@ class BadInput(PlotTest):
             (("--measure", "set"), "takes a column of numbers"),
             (("--set", "moon"), "no evaluations of the set 'moon', but of test"),
             (("--smooth", "0"), "--smooth"),
+            (("--smooth", "9" * 30), "--smooth must be at least 1 and at most"),
             (("--y", "0.5,0.5", "-p", "quality"), "--y 0.5,0.5 must be two numbers"),
             (("--y", "0.9,0.5", "-p", "quality"), "the smaller one first"),
             (("--y", "0,1,2", "-p", "quality"), "--y 0,1,2"),

@@ -284,7 +284,7 @@ class Reader(ProgramTest):
     def test_installs(self):
         for package in ("pip", "setuptools", "wheel"):
             if importlib.util.find_spec(package) is None:
-                self.skipTest(f"{package} is not installed")
+                self.skipTest(f"{package} is not installed; tools/setup.sh --tests installs it")
         source = self.path("tools")
         shutil.copytree(TOOLS, source)
         done = subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation",

@@ -120,6 +120,15 @@ class RegionsToolsTest(ProgramTest):
                 self.assertTrue((np.diff(run.rounds["virtual_time_s"]) >= 0).all())
                 # A region that trained nothing has no loss; those of the others count.
                 self.assertTrue(np.isfinite(run.rounds["train_loss"]).all(), run.rounds["train_loss"])
+                # Time that a region lost is not drawn as work.
+                done, _ = espalier_h5.region_spans(run)
+                regions = self.table(folder, "regions")
+                shown = {part: sum(end - begin for _, kind, begin, end in done if kind == part) for part in ("compute", "lost")}
+                self.assertLess(abs(shown["compute"] - regions["compute_s"].sum()), 0.02 * regions["compute_s"].sum())
+                self.assertEqual(shown["lost"] > 0, (regions["lost_steps"] > 0).any(), name)
+                for region in range(4):
+                    mine = sorted(span[2:] for span in done if span[0] == region)
+                    self.assertEqual([begin for begin, _ in mine[1:]], [end for _, end in mine[:-1]])
 
     def test_spans_are_the_times_of_the_regions(self):
         for folder in self.runs:

@@ -16,6 +16,9 @@ from browser import CHROMIUM, Browser  # noqa: E402
 from failing import FailingRunTest  # noqa: E402
 from support import ESPALIER, finish  # noqa: E402
 
+sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "..", "tools"))
+import report  # noqa: E402
+
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 
@@ -153,6 +156,30 @@ class Content(ReportTest):
             text = file.read()
         self.assertIn("Options that are not at their defaults are not marked: there is no program", text)
         self.assertNotIn("<mark>", text)
+
+    def test_clients_of_a_run_without_a_round(self):
+        """Nothing is merged, so the time of the tasks is the time of which a client is busy."""
+        run = self.run_ok("failing")
+        with h5py.File(os.path.join(run, "run.h5"), "r+") as file:
+            for column in file["rounds"].values():
+                column.resize(0, axis=0)
+        text = self.text(run)
+        tasks = self.table(run)
+        end = tasks["finished_s"].max()
+        busy = []
+        for client in range(10):
+            mine = tasks["client"] == client
+            length = sum(np.nan_to_num(tasks[part][mine]) for part in ("download_s", "compute_s", "upload_s"))
+            busy.append(np.minimum(length, tasks["finished_s"][mine] - tasks["sent_s"][mine]).sum() / end)
+        shown = re.findall(r'data-label="busy"><div>(\d+) %', text)
+        self.assertEqual(list(map(int, shown)), [round(100 * share) for share in busy])
+
+    def test_the_axis_of_a_single_value(self):
+        """The axis of one evaluation goes half of it up and down, never below 0."""
+        picture = report.curve("Accuracy", "time", [("test", 1, False, [0.0], [0.14])])
+        ticks = [float(t) for t in re.findall(r'text-anchor="end">(.+?)<', picture)]
+        self.assertTrue(ticks and min(ticks) >= 0.07 - 1e-9 and max(ticks) <= 0.21 + 1e-9, ticks)
+        self.assertNotIn("nan", report.curve("Loss", "time", [("test", 1, False, [0.0, np.nan, 2.0], [1.0, 2.0, 3.0])]))
 
     def test_devices_without_a_limit_and_one_version(self):
         run = self.run_ok("failing", "--device.fast.down_mbps=0")

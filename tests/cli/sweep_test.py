@@ -775,6 +775,8 @@ class Compare(ToolTest):
         self.refused(3, "there is no", "compare.py", ".")
         self.refused(2, "no run has evaluations of tset; there are test", "compare.py", "runs/a", "--evaluated", "tset")
         self.refused(3, "give a target such as 0.8", "compare.py", "runs/a", "--target", "80")
+        for target in ("nan", "0", "-0.5", "inf"):
+            self.refused(2, f"--target {target} is no quality", "compare.py", "runs/a", f"--target={target}")
         self.refused(3, "no run matches", "compare.py", "none*")
         self.refused(2, "give runs' folders, or --sweep", "compare.py")
         self.refused(2, "invalid choice: 'html'", "compare.py", "runs/a", "--format", "html")
