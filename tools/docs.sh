@@ -18,7 +18,8 @@ if [[ -z ${ESPALIER_MKDOCS:-} ]] && ! has_packages; then
     "$environment/bin/pip" install --quiet "${SITE_PACKAGES[@]}"
   fi
 fi
-mkdocs=${ESPALIER_MKDOCS:-$environment/bin/mkdocs}
+mkdocs=("$environment/bin/python" -m mkdocs)  # not bin/mkdocs, which names the folder it was installed in
+[[ -z ${ESPALIER_MKDOCS:-} ]] || mkdocs=("$ESPALIER_MKDOCS")
 
 # MkDocs wants every page in one folder, and the pages of the top level are beside docs/.
 pages=build/site-pages
@@ -51,5 +52,5 @@ math { font-family: "Site Math", math; }
 math[display=block] { overflow-x: auto; overflow-y: hidden; padding: 0.3em 0; }
 CSS
 
-NO_MKDOCS_2_WARNING=1 "$mkdocs" build --strict --quiet
+NO_MKDOCS_2_WARNING=1 "${mkdocs[@]}" build --strict --quiet
 printf 'site/index.html\n'

@@ -532,6 +532,17 @@ columns. `integer` is a little-endian int64, `real` a float64, `text` UTF-8 of 2
 the attributes
 
 {markdown_table(["attribute", "content"], column_rows)}
+While a run goes on, a table is as long as its shortest column. `tools/espalier_h5.py` reads all this
+([how](../sweeps.md#run-files-in-python)); any program with HDF5 can:
+
+```python
+import h5py
+with h5py.File("runs/NAME/run.h5", locking=False) as file:
+    rounds = {{name: column[()] for name, column in file["rounds"].items()}}
+    length = min(len(column) for column in rounds.values())
+    print(file["rounds/virtual_time_s"].attrs["units"], rounds["virtual_time_s"][:length])
+```
+
 These tables are in every run file:
 
 {tables_text(tables)}

@@ -2,6 +2,7 @@
 page is in the menu, and links lead to files."""
 
 import glob
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -13,12 +14,12 @@ sys.path.insert(0, os.path.dirname(__file__))
 from browser import CHROMIUM, Browser  # noqa: E402
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-MKDOCS = os.path.join(ROOT, ".venv", "bin", "mkdocs")
 FONT = "/usr/share/fonts/opentype/stix-word/STIXMath-Regular.otf"
 
 
 @unittest.skipUnless(CHROMIUM, "there is no Chromium")
-@unittest.skipUnless(os.path.exists(MKDOCS) and os.path.exists(FONT), "MkDocs or the site's font is not installed (tools/setup.sh --tests)")
+@unittest.skipUnless(importlib.util.find_spec("material") and importlib.util.find_spec("latex2mathml") and os.path.exists(FONT),
+                     "MkDocs, latex2mathml or the site's font is not installed (tools/setup.sh --tests)")
 class DocsSiteTest(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
@@ -26,9 +27,13 @@ class DocsSiteTest(unittest.TestCase):
         cls.addClassCleanup(folder.cleanup)
         for name in ("docs", "tools"):
             shutil.copytree(os.path.join(ROOT, name), os.path.join(folder.name, name))
+        mkdocs = os.path.join(folder.name, "mkdocs")
+        with open(mkdocs, "w", encoding="utf-8") as file:
+            file.write(f'#!/bin/sh\nexec "{sys.executable}" -m mkdocs "$@"\n')
+        os.chmod(mkdocs, 0o755)
         for path in glob.glob(os.path.join(ROOT, "*.md")) + [os.path.join(ROOT, "mkdocs.yml")]:
             shutil.copy(path, folder.name)
-        done = subprocess.run([os.path.join(folder.name, "tools", "docs.sh")], env={**os.environ, "ESPALIER_MKDOCS": MKDOCS}, text=True,
+        done = subprocess.run([os.path.join(folder.name, "tools", "docs.sh")], env={**os.environ, "ESPALIER_MKDOCS": mkdocs}, text=True,
                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
         assert done.returncode == 0 and done.stdout == "site/index.html\n", done.stdout
         cls.site = os.path.join(folder.name, "site")
