@@ -131,7 +131,11 @@ Newest newest_checkpoint(const RunDirectory& directory, const Config& config) {
       newest.checkpoint = std::move(reader);
       return newest;
     } catch (const OutputError& error) {
-      newest.warnings.emplace_back(error.what());
+      // The records may be at fault, for all checkpoints alike.
+      const std::string warning = error.what();
+      if (std::ranges::find(newest.warnings, warning) == newest.warnings.end()) {
+        newest.warnings.push_back(warning);
+      }
     }
   }
   if (!paths.empty()) {

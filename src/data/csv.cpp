@@ -95,6 +95,12 @@ Columns choose_columns(const Config& config, std::vector<std::string> names, con
   };
   const std::vector<std::size_t> skipped = listed("data.csv_skip");
   columns.texts = listed("data.csv_text");
+  for (const std::size_t text : columns.texts) {
+    if (std::ranges::find(skipped, text) == skipped.end()) continue;
+    throw InputError(
+        formatted("data.csv_text and data.csv_skip both name {}: leave it out of one of them",
+                  columns.names[text]));
+  }
   if (!columns.texts.empty()) return columns;
   for (std::size_t i = 0; i < columns.names.size(); ++i) {
     const bool is_skipped = std::ranges::find(skipped, i) != skipped.end();

@@ -182,6 +182,16 @@ void declare_data_options(OptionTable& table) {
 
 namespace {
 
+/// The training samples without data.train_limit.
+std::int64_t unlimited_samples(const Config& config) {
+  Config unlimited = config;
+  unlimited.set("data.train_limit", "0", "the partition");
+  return data_sources()
+      .get(config.text("data.name"))
+      .value.load(unlimited, data_folder(config))
+      .train->size();
+}
+
 /// Sets the client of each training sample from data.partition_file.
 void read_clients(const Config& config, Dataset& data) {
   if (config.text("data.partition_file").empty()) {
@@ -210,10 +220,12 @@ void read_clients(const Config& config, Dataset& data) {
     }
     if (lines < samples) data.client_of.push_back(static_cast<std::int32_t>(*client));
   }
-  const bool is_cut = config.integer("data.train_limit") > 0;
-  if (lines != samples && !(is_cut && lines > samples)) {
-    throw DataError(formatted("{} has {} lines, and {} has {} training samples: write one for each",
-                              path.string(), lines, data.name, samples));
+  const std::int64_t all = lines == samples ? samples : unlimited_samples(config);
+  if (lines != samples && lines != all) {
+    throw DataError(formatted(
+        "{} has {} lines, and {} has {} training samples{}: write one for each", path.string(),
+        lines, data.name, all,
+        all > samples ? formatted(", of which data.train_limit leaves {}", samples) : ""));
   }
   data.files.push_back(path.string());
 }

@@ -87,9 +87,10 @@ std::int64_t vocabulary_of(const fs::path& meta) {
   if (content.is_object() && content.contains("vocabulary")) {
     const nlohmann::json& value = content["vocabulary"];
     const auto number = value.is_number_unsigned() ? value.get<std::uint64_t>() : 0;
-    if (number > 0 && number <= kMostTokens) return static_cast<std::int64_t>(number);
+    if (number > 1 && number <= kMostTokens) return static_cast<std::int64_t>(number);
   }
-  throw fault(meta, formatted("has no \"vocabulary\", a whole number from 1 to {}", kMostTokens));
+  // Of a single token there is nothing to predict.
+  throw fault(meta, formatted("has no \"vocabulary\", a whole number from 2 to {}", kMostTokens));
 }
 
 /// Tokens [begin, end) of the file, of one document.

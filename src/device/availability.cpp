@@ -92,6 +92,14 @@ AvailabilityTrace AvailabilityTrace::parse(const std::string& text, const std::s
   std::ranges::sort(trace.changes_);
   const auto same = std::ranges::unique(trace.changes_);
   trace.changes_.erase(same.begin(), same.end());
+  const Nanoseconds length = trace.changes_.back();
+  for (std::int64_t client = 0; client < trace.recorded(); ++client) {
+    for (const Stay& stay : trace.stays_[static_cast<std::size_t>(client)]) {
+      trace.changes_of_clients_.push_back({stay.begin % length, client});
+      trace.changes_of_clients_.push_back({stay.end % length, client});
+    }
+  }
+  std::ranges::stable_sort(trace.changes_of_clients_, {}, &Change::time);
   return trace;
 }
 
@@ -105,6 +113,27 @@ bool AvailabilityTrace::available(std::int64_t client, Nanoseconds now) const {
 Nanoseconds AvailabilityTrace::next_change(Nanoseconds now) const {
   const Nanoseconds time = now % changes_.back();
   return later(now - time, *std::ranges::upper_bound(changes_, time));
+}
+
+std::vector<std::int64_t> AvailabilityTrace::changed(Nanoseconds from, Nanoseconds to) const {
+  const Nanoseconds length = changes_.back();
+  std::vector<std::int64_t> clients;
+  /// Of the changes after `first` and up to `last`.
+  const auto add = [&](Nanoseconds first, Nanoseconds last) {
+    for (auto change = std::ranges::upper_bound(changes_of_clients_, first, {}, &Change::time);
+         change != changes_of_clients_.end() && change->time <= last; ++change) {
+      clients.push_back(change->client);
+    }
+  };
+  if (to - from >= length) {
+    add(-1, length);
+  } else if (from / length == to / length) {
+    add(from % length, to % length);
+  } else {
+    add(from % length, length);
+    add(-1, to % length);
+  }
+  return clients;
 }
 
 Availability::Availability(const Config& config, const Fleet& fleet)

@@ -77,6 +77,19 @@ def main():
     row("1,000,000 clients, 0.1 % available: server's work a task, asynchronous",
         run("w-scale.ini", *rare, "--method.name=fedasync", "--run.rounds=5000")[4] * 1e6, "us", 200, 1)
 
+    with tempfile.TemporaryDirectory() as folder:
+        trace = os.path.join(folder, "trace.txt")
+        with open(trace, "w") as file:  # of a thousand recorded clients one is there at a time
+            file.writelines(f"{i} {i * 0.001:.3f} {(i + 1) * 0.001:.3f}\n" for i in range(1000))
+        rare = ["--clients.count=1000000", f"--clients.availability_trace={trace}"]
+        row("1,000,000 clients, 0.1 % in a trace: server's work a task, synchronous",
+            run("w-scale.ini", *rare, "--run.rounds=50")[4] * 1e6, "us", 200, 1)
+        row("1,000,000 clients, 0.1 % in a trace: server's work a task, asynchronous",
+            run("w-scale.ini", *rare, "--method.name=fedasync", "--run.rounds=5000")[4] * 1e6, "us", 200, 1)
+    row("10,000 clients within a spread of one task: server's work a task",
+        run("w-scale.ini", "--clients.count=10000", "--clients.per_round=0", "--method.name=ssp",
+            "--run.rounds=10000")[4] * 1e6, "us", 200, 1)
+
     crowd = ["--clients.count=64"]
     short = run("w-small.ini", *crowd, "--run.rounds=4", ranks=3)
     long = run("w-small.ini", *crowd, "--run.rounds=16", ranks=3)

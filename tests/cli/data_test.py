@@ -95,6 +95,16 @@ class Partitions(ProgramTest):
             self.write("whose.txt", text)
             self.assert_refused(status, words, "run", self.input, "--data.partition=file", "--data.partition_file=whose.txt")
         self.assert_refused(3, "absent.txt is missing", "run", self.input, "--data.partition=file", "--data.partition_file=absent.txt")
+        settings = ("--data.partition=file", "--data.partition_file=whose.txt", "--data.train_limit=250")
+        for lines in (599, 601, 251, 249):
+            self.write("whose.txt", "0\n" * lines)
+            self.assert_refused(3, f"{lines} lines, and synthetic has 600 training samples, of which data.train_limit leaves 250",
+                                "run", self.input, *settings)
+        whose = [i * 5 // 7 % 7 for i in range(600)]
+        for lines in (600, 250):
+            self.write("whose.txt", "".join(f"{client}\n" for client in whose[:lines]))
+            run = self.run_ok(f"cut{lines}", *settings, "--run.rounds=1")
+            self.assertEqual(self.column(run, "samples", "clients").tolist(), [whose[:250].count(c) for c in range(7)])
         self.assert_refused(2, "needs data.partition_file", "run", self.input, "--data.partition=file")
 
     def test_check_shows_the_labels_of_each_client(self):
@@ -128,6 +138,7 @@ class Partitions(ProgramTest):
                                      [*settings, "--data.file=named.csv", "--data.csv_label=title", "--data.csv_skip=kind,when"]),
                                     (2, "data.csv_skip = titel is not a column", [*named, "--data.csv_skip=titel"]),
                                     (2, "which is the column of the class", [*named, "--data.csv_skip=3"]),
+                                    (2, "both name when", [*named, "--data.csv_text=title, when", "--data.csv_skip=a, when"]),
                                     (3, "names 3 classes, and data.classes = 2", [*skipping, "--data.classes=2"])):
             self.assert_refused(status, words, "run", self.input, *more, "--run.name=x")
 

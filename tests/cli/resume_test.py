@@ -507,11 +507,11 @@ class Damage(Resume):
                 done = self.run_into(name, EVERY, "--run.rounds=6", "--checkpoint.keep=5")
                 self.assertEqual(done.returncode, 0, done.stderr)
                 self.assertIn(f"resuming from version {version} ", done.stdout)
-                self.assertEqual(done.stderr.count(journal), 4 - version, done.stderr)
+                self.assertEqual(done.stderr.count(journal), 1 if version < 4 else 0, done.stderr)
                 self.assert_same(straight, self.path("runs", name))
         os.remove(os.path.join(killed, journal))
         error = self.assert_refused(4, "no checkpoint in", "run", self.input, "--run.name=killed", EVERY)
-        self.assertIn(journal, error)
+        self.assertEqual(error.count(journal), 1, error)
 
     def test_a_checkpoint_that_holds_the_records_itself(self):
         """As releases before the journal wrote them."""

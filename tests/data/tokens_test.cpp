@@ -176,8 +176,10 @@ TEST_F(TokenFolder, UnfitFilesAreRefusedInOneSentence) {
   EXPECT_MENTIONS(refusal(),
                   "tokens.npy has 1050 at place 50 (from 0), which is no token of a "
                   "vocabulary of 1050");
-  write("tokens/meta.json", R"({"vocabulary": -1})");
-  EXPECT_MENTIONS(refusal(), "meta.json has no \"vocabulary\"");
+  for (const char* wrong : {"-1", "1", "0", "2.5"}) {
+    write("tokens/meta.json", std::string(R"({"vocabulary": )") + wrong + "}");
+    EXPECT_MENTIONS(refusal(), "meta.json has no \"vocabulary\", a whole number from 2 to ");
+  }
   write_tokens(100);
   write_documents({0, 50, 40, 100});
   EXPECT_MENTIONS(refusal(), "documents.npy has 40 after 50 at value 2 (from 0)");

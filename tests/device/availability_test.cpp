@@ -3,9 +3,11 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <string>
+#include <vector>
 
 #include "espalier/base/error.h"
 
@@ -46,6 +48,25 @@ TEST(Trace, NamesTheNextChange) {
   EXPECT_EQ(next(11), 12);
   EXPECT_EQ(next(12), 15);  // the first of the second period
   EXPECT_EQ(next(24 + 9), 24 + 10);
+}
+
+TEST(Trace, KnowsWhoChanges) {
+  const auto trace =
+      AvailabilityTrace::parse("0 3 10\n1 5 12\n1 20 31\n3 0 7\n3 30 31\n4 0 31\n", "test");
+  ASSERT_EQ(trace.recorded(), 5);
+  for (std::int64_t from = 0; from < 80; ++from) {
+    for (std::int64_t to = from; to < 150; ++to) {
+      const auto changed = trace.changed(from * kSecond, to * kSecond);
+      for (std::int64_t client = 0; client < 5; ++client) {
+        const bool differs =
+            trace.available(client, from * kSecond) != trace.available(client, to * kSecond);
+        const bool is_named = std::ranges::find(changed, client) != changed.end();
+        ASSERT_TRUE(is_named || !differs) << client << " from " << from << " to " << to;
+      }
+    }
+  }
+  EXPECT_EQ(trace.changed(3 * kSecond, 9 * kSecond), (std::vector<std::int64_t>{1, 3}));
+  EXPECT_TRUE(trace.changed(12 * kSecond, 19 * kSecond).empty());
 }
 
 TEST(Trace, RefusesWhatIsNone) {

@@ -29,6 +29,11 @@ class AvailabilityTrace {
   bool available(std::int64_t client, Nanoseconds now) const;
   /// The first time after `now` at which any client becomes available or unavailable.
   Nanoseconds next_change(Nanoseconds now) const;
+  /// The number of clients that it was recorded of.
+  std::int64_t recorded() const { return std::ssize(stays_); }
+  /// The recorded clients that may be available at one of two times and not at the other; `to` is
+  /// not before `from`. A client may be there twice.
+  std::vector<std::int64_t> changed(Nanoseconds from, Nanoseconds to) const;
 
  private:
   struct Stay {
@@ -37,6 +42,12 @@ class AvailabilityTrace {
   };
   std::vector<std::vector<Stay>> stays_;  // of each recorded client, disjoint and in order
   std::vector<Nanoseconds> changes_;      // in order; the last one is the length of the trace
+  /// Of a recorded client, at a time from the beginning of the trace to before its end.
+  struct Change {
+    Nanoseconds time = 0;
+    std::int64_t client = 0;
+  };
+  std::vector<Change> changes_of_clients_;  // in order
 };
 
 class Availability {
@@ -50,6 +61,8 @@ class Availability {
   bool is_in_trace(std::int64_t client, Nanoseconds now) const {
     return !trace_ || trace_->available(client, now);
   }
+  /// Null if there is none.
+  const AvailabilityTrace* trace() const { return trace_ ? &*trace_ : nullptr; }
   bool is_drawn(std::int64_t client, std::int64_t period) const;
   std::int64_t period(Nanoseconds now) const { return now / period_; }
   /// Whether all clients are in the draws of all periods.

@@ -74,50 +74,127 @@ Clients::Clients(const Experiment& experiment, SubmodelRule& rule, Sampler sampl
   tasks_of_.assign(static_cast<std::size_t>(experiment.fleet->size()), 0);
   idle_ = ClientSet(experiment.fleet->size());
   for (std::int64_t client = 0; client < experiment.fleet->size(); ++client) {
-    idle_.insert(client);
+    insert_idle(client);
   }
 }
 
 std::vector<std::int64_t> Clients::take(const Moment& moment) {
-  const std::int64_t want =
-      sampler_.at_once() == 0 ? idle_.size() : sampler_.at_once() - moment.at_work;
+  std::vector<std::int64_t> chosen;
+  if (max_spread_) {
+    chosen = within_spread(moment);
+  } else {
+    const std::int64_t want =
+        sampler_.at_once() == 0 ? idle_.size() : sampler_.at_once() - moment.at_work;
+    const std::int64_t period = availability_.period(moment.now);
+    // Called for each of those present, so it reads no more than it must.
+    const auto can_work = [&](std::int64_t client) {
+      return is_available(client, moment.now, period) && has_memory(client, moment);
+    };
+    chosen = sampler_.choose(want, {idle_, can_work, [&] { return present(moment.now); }});
+  }
+  for (const std::int64_t client : chosen) erase_idle(client);
+  return chosen;
+}
+
+void Clients::insert_idle(std::int64_t client) {
+  idle_.insert(client);
+  if (!max_spread_) return;
+  idle_by_task_.try_emplace(next_task(client), experiment_.fleet->size())
+      .first->second.insert(client);
+}
+
+void Clients::erase_idle(std::int64_t client) {
+  idle_.erase(client);
+  const auto others = idle_by_task_.find(next_task(client));
+  if (others == idle_by_task_.end()) return;
+  others->second.erase(client);
+  if (others->second.size() == 0) idle_by_task_.erase(others);
+}
+
+/// All idle clients that can work and are not too far ahead of the slowest, ascending; with
+/// max_spread all work at the same time.
+std::vector<std::int64_t> Clients::within_spread(const Moment& moment) const {
   const std::int64_t furthest = furthest_task(moment);
   const std::int64_t period = availability_.period(moment.now);
-  // Called for each of those present, so it reads no more than it must.
-  const auto can_work = [&](std::int64_t client) {
-    return (!max_spread_ || next_task(client) <= furthest) &&
-           is_available(client, moment.now, period) && has_memory(client, moment);
-  };
-  const auto chosen = sampler_.choose(want, {idle_, can_work, [&] { return present(period); }});
-  for (const std::int64_t client : chosen) idle_.erase(client);
-  return chosen;
+  std::vector<std::int64_t> clients;
+  for (const auto& [task, set] : idle_by_task_) {
+    if (task > furthest) break;
+    for (std::int64_t c = set.next(0); c < set.end(); c = set.next(c + 1)) {
+      if (is_available(c, moment.now, period) && has_memory(c, moment)) clients.push_back(c);
+    }
+  }
+  std::ranges::sort(clients);
+  return clients;
 }
 
 /// The largest number of a task that a client may start now.
 std::int64_t Clients::furthest_task(const Moment& moment) const {
   constexpr std::int64_t kAny = std::numeric_limits<std::int64_t>::max();
-  if (!max_spread_) return kAny;
   std::int64_t slowest = moment.slowest_out;
-  for (std::int64_t client = idle_.next(0); client < idle_.end(); client = idle_.next(client + 1)) {
-    if (has_memory(client, moment)) slowest = std::min(slowest, next_task(client));
+  const auto counts = [&](const ClientSet& set) {
+    std::int64_t c = set.next(0);
+    while (c < set.end() && !has_memory(c, moment)) c = set.next(c + 1);
+    return c < set.end();
+  };
+  for (const auto& [task, set] : idle_by_task_) {
+    if (task >= slowest) break;
+    if (counts(set)) slowest = task;
   }
   return slowest > kAny - *max_spread_ ? slowest : slowest + *max_spread_;
 }
 
+/// The smallest known set of which all that are available are a part; null if there is none.
+const ClientSet* Clients::present(Nanoseconds now) {
+  const ClientSet* const drawn_now = drawn(availability_.period(now));
+  const ClientSet* const in_trace_now = in_trace(now);
+  if (drawn_now == nullptr || in_trace_now == nullptr) {
+    return drawn_now != nullptr ? drawn_now : in_trace_now;
+  }
+  return drawn_now->size() < in_trace_now->size() ? drawn_now : in_trace_now;
+}
+
+/// Whether so few clients are idle that to look at each of them is less work than to know who is
+/// present.
+bool Clients::few_are_idle() const {
+  constexpr std::int64_t kFew = 16;
+  return kFew * idle_.size() < experiment_.fleet->size();
+}
+
 /// The clients that a period has; null if it is not worth while to draw for all clients,
 /// which is done once in a period.
-const ClientSet* Clients::present(std::int64_t period) {
-  constexpr std::int64_t kFew = 16;
+const ClientSet* Clients::drawn(std::int64_t period) {
   if (availability_.always_drawn()) return nullptr;
   if (period == present_period_) return &present_;
+  if (few_are_idle()) return nullptr;
   const std::int64_t clients = experiment_.fleet->size();
-  if (kFew * idle_.size() < clients) return nullptr;
   present_ = ClientSet(clients);
   for (std::int64_t client = 0; client < clients; ++client) {
     if (availability_.is_drawn(client, period)) present_.insert(client);
   }
   present_period_ = period;
   return &present_;
+}
+
+/// The clients that are available by the trace; null if there is none, or if it is not worth while
+/// to know. The set follows the changes of the trace.
+const ClientSet* Clients::in_trace(Nanoseconds now) {
+  const AvailabilityTrace* const trace = availability_.trace();
+  if (trace == nullptr || few_are_idle()) return nullptr;
+  const std::int64_t clients = experiment_.fleet->size();
+  const auto look_at = [&](std::int64_t recorded) {
+    const bool is_there = trace->available(recorded, now);
+    for (std::int64_t c = recorded; c < clients; c += trace->recorded()) {
+      is_there ? traced_.insert(c) : traced_.erase(c);
+    }
+  };
+  if (traced_at_ < 0) {
+    traced_ = ClientSet(clients);
+    for (std::int64_t recorded = 0; recorded < trace->recorded(); ++recorded) look_at(recorded);
+  } else {
+    for (const std::int64_t recorded : trace->changed(traced_at_, now)) look_at(recorded);
+  }
+  traced_at_ = now;
+  return &traced_;
 }
 
 bool Clients::is_available(std::int64_t client, Nanoseconds now, std::int64_t period) const {
@@ -203,7 +280,12 @@ void Clients::archive(Archive& archive) {
   };
   std::vector<std::int64_t> idle = shortened(idle_, experiment_.fleet->size());
   archive.value("idle", idle);
-  if (archive.loading()) idle_ = set_of(idle, experiment_.fleet->size());
+  if (archive.loading()) {
+    idle_by_task_.clear();
+    const ClientSet saved = set_of(idle, experiment_.fleet->size());
+    idle_ = ClientSet(experiment_.fleet->size());
+    for (const std::int64_t client : saved.ascending()) insert_idle(client);
+  }
   std::vector<std::int64_t> away = sorted_keys(away_until_), until;
   for (const std::int64_t client : away) until.push_back(away_until_.at(client));
   archive.value("away", away);

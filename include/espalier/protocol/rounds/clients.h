@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <limits>
+#include <map>
 #include <optional>
 #include <string>
 #include <unordered_map>
@@ -38,7 +39,7 @@ class Clients {
     return tasks_of_[static_cast<std::size_t>(client)]++;
   }
   /// The client is idle again.
-  void release(std::int64_t client) { idle_.insert(client); }
+  void release(std::int64_t client) { insert_idle(client); }
   /// The client is absent until the given time.
   void leave(std::int64_t client, Nanoseconds until) { away_until_[client] = until; }
   /// The client gets neither this submodel nor a larger one again.
@@ -63,10 +64,16 @@ class Clients {
   std::int64_t next_task(std::int64_t client) const {
     return tasks_of_[static_cast<std::size_t>(client)];
   }
-  const ClientSet* present(std::int64_t period);
+  void insert_idle(std::int64_t client);
+  void erase_idle(std::int64_t client);
+  bool few_are_idle() const;
+  const ClientSet* present(Nanoseconds now);
+  const ClientSet* drawn(std::int64_t period);
+  const ClientSet* in_trace(Nanoseconds now);
   bool is_available(std::int64_t client, Nanoseconds now, std::int64_t period) const;
   bool has_memory(std::int64_t client, const Moment& moment) const;
   std::int64_t furthest_task(const Moment& moment) const;
+  std::vector<std::int64_t> within_spread(const Moment& moment) const;
 
   const Experiment& experiment_;
   SubmodelRule& rule_;
@@ -74,8 +81,12 @@ class Clients {
   Availability availability_;
   std::optional<std::int64_t> max_spread_;
   ClientSet idle_;
+  /// With max_spread, the idle clients by the number of their next task; no set is empty.
+  std::map<std::int64_t, ClientSet> idle_by_task_;
   ClientSet present_;                   // drawn as available in present_period_
   std::int64_t present_period_ = -1;    // the last one that was asked for
+  ClientSet traced_;                    // by the trace available at traced_at_
+  Nanoseconds traced_at_ = -1;          // the last time that was asked for
   std::vector<std::int64_t> tasks_of_;  // sent so far
   std::unordered_map<std::int64_t, Nanoseconds> away_until_;  // of those that vanished
   std::unordered_map<std::int64_t, Submodel> too_large_;
