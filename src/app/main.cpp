@@ -31,6 +31,15 @@ void open_standard_streams() {
   if (file >= 0) close(file);
 }
 
+/// A text that is written to a full disk must not look whole to a script. What `run` prints is also
+/// in its log.
+int checked(int status) {
+  if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0) {
+    throw espalier::OutputError("the output cannot be written; is its disk full?");
+  }
+  return status;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -51,24 +60,24 @@ int main(int argc, char** argv) {
     check_purposes(purpose_names());
     const Protocols all = protocols();
     if (verb == "run") return run_command(&argc, &argv, all, arguments);
-    if (verb == "list") return list_command(all, arguments);
-    if (verb == "explain") return explain_command(all, arguments);
-    if (verb == "info") return info_command(arguments);
-    if (verb == "diff") return diff_command(arguments);
-    if (verb == "calibrate") return calibrate_command(&argc, &argv, arguments);
-    if (verb == "export") return export_command(all, arguments);
-    if (verb == "evaluate") return evaluate_command(all, arguments);
-    if (verb == "generate") return generate_command(all, arguments);
-    if (verb == "completion") return completion_command(all, arguments);
-    if (verb == "man") return man_command(all, arguments);
-    if (verb == "--version") return version_command();
+    if (verb == "list") return checked(list_command(all, arguments));
+    if (verb == "explain") return checked(explain_command(all, arguments));
+    if (verb == "info") return checked(info_command(arguments));
+    if (verb == "diff") return checked(diff_command(arguments));
+    if (verb == "calibrate") return checked(calibrate_command(&argc, &argv, arguments));
+    if (verb == "export") return checked(export_command(all, arguments));
+    if (verb == "evaluate") return checked(evaluate_command(all, arguments));
+    if (verb == "generate") return checked(generate_command(all, arguments));
+    if (verb == "completion") return checked(completion_command(all, arguments));
+    if (verb == "man") return checked(man_command(all, arguments));
+    if (verb == "--version") return checked(version_command());
     if (verb == "run --help") {
       std::fputs(run_usage().c_str(), stdout);
-      return 0;
+      return checked(0);
     }
     if (verb == "--help") {
       std::fputs(usage().c_str(), stdout);
-      return words.empty() ? static_cast<int>(Status::bad_input) : 0;
+      return checked(words.empty() ? static_cast<int>(Status::bad_input) : 0);
     }
     throw InputError("there is no command '" + verb + "'; `espalier --help` lists them");
   } catch (const Error& error) {

@@ -24,6 +24,13 @@ class Help(ProgramTest):
         # The first example is a real command, up to its input.
         self.assertIn("inputs/quickstart.ini", lines[-3])
 
+    def test_a_full_disk_is_told(self):
+        """A script that keeps a page or a list must not take a part of it for the whole."""
+        for words in (["--help"], ["--version"], ["list", "options"], ["explain", "fedavg"], ["man"]):
+            with self.subTest(words), open("/dev/full", "w") as full:
+                done = subprocess.run([ESPALIER, *words], stdout=full, stderr=subprocess.PIPE, text=True)
+                self.assertEqual((done.returncode, done.stderr), (4, "error: the output cannot be written; is its disk full?\n"))
+
     def completions(self, *words):
         """What bash offers for the last of `words`."""
         line = " ".join(f'"{word}"' for word in words)
