@@ -1,5 +1,6 @@
 #include "espalier/base/process_memory.h"
 
+#include <malloc.h>
 #include <unistd.h>
 
 #include <fstream>
@@ -13,5 +14,7 @@ ProcessMemory process_memory() {
   const std::int64_t page = sysconf(_SC_PAGESIZE);
   return {addressed * page, resident * page};
 }
+
+void return_free_memory() { malloc_trim(0); }
 
 }  // namespace espalier

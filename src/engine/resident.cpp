@@ -3,6 +3,7 @@
 #include <string>
 
 #include "espalier/base/error.h"
+#include "espalier/base/process_memory.h"
 #include "espalier/base/stop.h"
 #include "espalier/engine/pool.h"
 
@@ -51,19 +52,44 @@ Job resident_job(JobKind kind, ResidentKind resident, Endpoint endpoint, SharedB
   return job;
 }
 
-/// States of the residents, by endpoint.
-std::map<Endpoint, SharedBytes> states_of(Pool& pool, ResidentKind kind,
-                                          std::span<const Endpoint> endpoints) {
-  pool.wait_until([&] { return pool.residents_are_idle() || stop_request().has_value(); });
-  std::map<Endpoint, SharedBytes> states;
-  pool.on_answer(kSave, [&](const Answer& answer) { states[answer.endpoint] = answer.payload; });
-  for (const Endpoint endpoint : endpoints) {
-    pool.submit_to(pool.home(endpoint), resident_job(kSave, kind, endpoint, to_shared({})));
+/// Asks residents for their states, and gives them out in the order of the endpoints. It asks for
+/// one after the other, because together they may be many times the model; at a request to stop,
+/// when there is no time to lose, for all at once.
+class States {
+ public:
+  States(Pool& pool, ResidentKind kind, std::span<const Endpoint> endpoints)
+      : pool_(pool), kind_(kind), endpoints_(endpoints) {
+    pool_.wait_until([&] { return pool_.residents_are_idle() || stop_request().has_value(); });
+    pool_.on_answer(kSave,
+                    [this](const Answer& answer) { arrived_[answer.endpoint] = answer.payload; });
   }
-  pool.wait_until([&] { return states.size() == endpoints.size(); });
-  pool.on_answer(kSave, {});
-  return states;
-}
+  ~States() { pool_.on_answer(kSave, {}); }
+  States(const States&) = delete;
+  States& operator=(const States&) = delete;
+
+  SharedBytes next() {
+    const Endpoint endpoint = endpoints_[given_++];
+    pool_.wait_until([&] {
+      ask_up_to(stop_request() ? endpoints_.size() : given_);
+      return arrived_.contains(endpoint);
+    });
+    return std::move(arrived_.extract(endpoint).mapped());
+  }
+
+ private:
+  void ask_up_to(std::size_t end) {
+    for (; asked_ < end; ++asked_) {
+      const Endpoint endpoint = endpoints_[asked_];
+      pool_.submit_to(pool_.home(endpoint), resident_job(kSave, kind_, endpoint, to_shared({})));
+    }
+  }
+
+  Pool& pool_;
+  ResidentKind kind_;
+  std::span<const Endpoint> endpoints_;
+  std::size_t given_ = 0, asked_ = 0;
+  std::map<Endpoint, SharedBytes> arrived_;
+};
 
 }  // namespace
 
@@ -103,13 +129,20 @@ Resident& Residents::find(ResidentKind kind, Endpoint endpoint) {
 
 void archive_residents(Archive& archive, Pool& pool, ResidentKind kind,
                        std::span<const Endpoint> endpoints) {
-  std::map<Endpoint, SharedBytes> states;
-  if (!archive.loading()) states = states_of(pool, kind, endpoints);
+  if (!archive.loading()) {
+    // A state may be larger than any gap of the heap, which would grow for it beside the gaps.
+    return_free_memory();
+    States states(pool, kind, endpoints);
+    for (const Endpoint endpoint : endpoints) {
+      const SharedBytes state = states.next();
+      // Only read: a state may be larger than the model.
+      archive.value(std::to_string(endpoint).c_str(), const_cast<Bytes&>(*state));
+    }
+    return;
+  }
   for (const Endpoint endpoint : endpoints) {
     Bytes state;
-    if (!archive.loading()) state = *states.at(endpoint);
     archive.value(std::to_string(endpoint).c_str(), state);
-    if (!archive.loading()) continue;
     pool.on_answer(kRestore, [](const Answer&) {});
     pool.submit_to(pool.home(endpoint),
                    resident_job(kRestore, kind, endpoint, to_shared(std::move(state))));

@@ -193,6 +193,21 @@ class Quiet(ProgramTest):
         self.assertRegex(done.stdout, r"\Astopped at version \d+ .*\n\Z")
 
 
+class ServerMemory(ProgramTest):
+    def test_is_bounded_by_what_exists_at_once(self):
+        """Of clients that keep the state of their optimiser, those have one that had a task."""
+        def server(*settings):
+            done = self.espalier("run", self.input, "--check", "--model.name=mlp", "--model.hidden=300, 260", *settings)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            return float(re.search(r"^server +([\d.]+) MB at most, on a rank of its own$", done.stdout, re.M).group(1))
+        keep = ["--clients.per_round=3", "--run.rounds=4", "--train.momentum=0.9", "--train.optimizer_state=keep",
+                "--clients.fleet=", "--data.samples_per_client=5"]
+        few, many = server(*keep, "--clients.count=30"), server(*keep, "--clients.count=600")
+        self.assertLess(many - few, 60)  # 600 states are more than 190 MB
+        self.assertGreater(server("--method.name=diloco", "--regions.period=4"), 40)
+        self.assertGreater(server("--method.name=splitfed_v2"), 40)
+
+
 class Unread(ProgramTest):
     def test_is_said_before_training_and_in_the_log(self):
         done = self.espalier("run", self.input, "--faults.late_factor=9", "--train.beta1=0.5")

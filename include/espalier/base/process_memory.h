@@ -11,5 +11,7 @@ struct ProcessMemory {
 };
 /// Zeros where the system does not tell.
 ProcessMemory process_memory();
+/// Gives free pages of the heap back to the system, also those between blocks in use.
+void return_free_memory();
 
 }  // namespace espalier

@@ -161,7 +161,7 @@ void DecoupledServer::send(std::int64_t region, RegionTask task) {
 void DecoupledServer::finished(const Clock::Event& event) {
   state_.now = event.flight.finish;
   const std::int64_t region = event.flight.endpoint;
-  const auto values = places_.finished(event);
+  const SharedBytes values = places_.finished(event);
   if (!values) {
     leave(region, true);
     return;

@@ -141,7 +141,7 @@ Nanoseconds Places::work_time(std::int64_t region, std::int64_t begin, std::int6
   return slowdown == 1 ? time : rounded(static_cast<double>(time) * slowdown);
 }
 
-std::optional<Bytes> Places::finished(const Clock::Event& event) {
+SharedBytes Places::finished(const Clock::Event& event) {
   const std::int64_t region = event.flight.endpoint;
   const Nanoseconds now = event.flight.finish;
   Place& p = at(region);
@@ -150,7 +150,7 @@ std::optional<Bytes> Places::finished(const Clock::Event& event) {
   p.payload.reset();
   if (!event.answer) {
     pass(region, p.task.goal, now, false);
-    return std::nullopt;
+    return nullptr;
   }
   const RegionResult result = RegionResult::decode(*event.answer->head);
   p.computed += event.flight.compute;
@@ -161,7 +161,7 @@ std::optional<Bytes> Places::finished(const Clock::Event& event) {
   for (std::int64_t& tokens : p.tokens_since) tokens += result.tokens;
   for (std::int64_t& steps : p.steps_since) steps += p.task.goal - p.step;
   pass(region, p.task.goal, now, true);
-  return *event.answer->payload;
+  return event.answer->payload;
 }
 
 /// The region is now at `step`; the steps up to there were trained or lost.

@@ -8,6 +8,7 @@
 #include "espalier/device/emulated_time.h"
 #include "espalier/engine/faults.h"
 #include "espalier/protocol/regions/decoupled.h"
+#include "espalier/protocol/regions/memory.h"
 #include "espalier/protocol/regions/server.h"
 #include "espalier/protocol/regions/tables.h"
 #include "espalier/train/weights.h"
@@ -90,6 +91,7 @@ void Regions::print_check() const {
     largest = std::max(largest,
                        region_bytes(e, settings_.regions, part_size(e.train, e.batch_of(region))));
   }
+  log_note(server_line(e, held_bytes(e, settings_)));
   log_result(formatted("memory   {} at most for a region", megabytes(largest)));  // with -q too
   if (settings_.decoupling && e.partition) {
     log_note(formatted(

@@ -149,7 +149,7 @@ void RegionsServer::go_on(std::int64_t region, Nanoseconds now) {
 void RegionsServer::finished(const Clock::Event& event) {
   state_.now = event.flight.finish;
   const std::int64_t region = event.flight.endpoint;
-  const auto values = places_.finished(event);
+  const SharedBytes values = places_.finished(event);
   if (!values) {
     leave(region, true);
     return;

@@ -95,8 +95,8 @@ SharedCopy::SharedCopy(const Experiment& experiment, const RegionSettings& setti
 
 Bytes SharedCopy::values() const {
   const Submodel full = Submodel::full(*experiment_.model.layout);
-  return *pack_payload(*experiment_.plans, model_,
-                       *experiment_.plans->buffer_layout(full, Packing::dense));
+  return std::move(*pack_payload(*experiment_.plans, model_,
+                                 *experiment_.plans->buffer_layout(full, Packing::dense)));
 }
 
 Bytes SharedCopy::unchanged(std::int64_t index) const {

@@ -12,11 +12,11 @@
 #include <vector>
 
 #include "espalier/base/log.h"
-#include "espalier/base/process_memory.h"
 #include "espalier/base/units.h"
+#include "espalier/device/emulated_time.h"
+#include "espalier/engine/server_memory.h"
 #include "espalier/protocol/rounds/personal.h"
 #include "espalier/protocol/rounds/task_costs.h"
-#include "espalier/record/checkpoint.h"
 #include "espalier/train/optimizer.h"
 
 namespace espalier::rounds {
@@ -41,41 +41,37 @@ struct ServerTask {
   std::int64_t bytes = 0;      ///< of the payload, and of the update
 };
 
-/// Upper bound of the memory of a server on a rank of its own. The largest payloads and updates of
-/// `at_once` clients (0: all) exist at a time: an update and its client's state before and after
-/// the task, and a payload for each submodel of this version and of the one before.
-std::int64_t server_bytes(const Experiment& e, const ServerRules& rules, const BufferLayout& whole,
-                          std::int64_t at_once, const std::vector<ServerTask>& tasks) {
-  constexpr std::int64_t kEvaluations = 2;  // one that ranks work on, and one that begins
+/// The largest payloads and updates of the clients that work at the same time exist at once: an
+/// update and its client's state before and after the task, and a payload for each submodel of this
+/// version and of the one before. Clients keep a state once they had a task.
+HeldBytes held_bytes(const Experiment& e, const ServerRules& rules, const BufferLayout& whole,
+                     const ServerSizes& server, const std::vector<ServerTask>& tasks) {
   constexpr std::int64_t kClient = 64;  // of a registered client: in the set of the idle, counts
   constexpr std::int64_t kSavedClient = 16;  // of it in a checkpoint
   const bool keeps_state = e.train.optimizer_state == OptimizerState::keep;
   const std::int64_t copies = keeps_state ? Optimizer::copies(e.train) : 0;
   const std::int64_t peers = rules.tasks.objective->peers();
   const auto clients = std::ssize(tasks);
-  const std::int64_t out = at_once == 0 ? clients : std::min<std::int64_t>(at_once, clients);
-  std::int64_t states = 0;                         // of all clients
+  const std::int64_t out = server.at_once == 0 ? clients : std::min(server.at_once, clients);
+  const std::int64_t with_state = std::min(clients, times(out, e.rounds));
   std::map<std::uint64_t, std::int64_t> payloads;  // bytes by submodel
+  std::vector<std::int64_t> of_tasks, of_payloads;
   for (const ServerTask& task : tasks) {
-    states += copies * task.bytes;
     payloads[task.submodel] = task.bytes;
+    of_tasks.push_back(task.bytes);
   }
-  /// Of the largest ones that can be out at a time.
-  const auto largest = [out](std::vector<std::int64_t> bytes) {
-    std::ranges::sort(bytes, std::greater{});
-    return std::accumulate(bytes.begin(), bytes.begin() + std::min(std::ssize(bytes), out),
+  for (const auto& [submodel, bytes] : payloads) of_payloads.push_back(bytes);
+  std::ranges::sort(of_tasks, std::greater{});
+  std::ranges::sort(of_payloads, std::greater{});
+  const auto sum_of_first = [](const std::vector<std::int64_t>& bytes, std::int64_t count) {
+    return std::accumulate(bytes.begin(), bytes.begin() + std::min(std::ssize(bytes), count),
                            std::int64_t{0});
   };
-  std::vector<std::int64_t> of_tasks, of_payloads;
-  for (const ServerTask& task : tasks) of_tasks.push_back(task.bytes);
-  for (const auto& [submodel, bytes] : payloads) of_payloads.push_back(bytes);
-  const std::int64_t updates = (1 + peers + 2 * copies) * largest(std::move(of_tasks));
-  const std::int64_t payload = largest(std::move(of_payloads));
-  const std::int64_t model = 4 * (whole.count(Kind::trainable) + whole.count(Kind::statistic));
-  const std::int64_t held = kEvaluations * model + 2 * payload + updates + states;
-  const std::int64_t copied = std::min(model + held + kSavedClient * clients, kMostCopiedBytes);
-  // What is resident already: libraries, data, clients and the model.
-  return process_memory().resident + held + copied + kClient * clients;
+  const std::int64_t updates = (1 + peers + 2 * copies) * sum_of_first(of_tasks, out);
+  const std::int64_t held = 2 * sum_of_first(of_payloads, out) + updates +
+                            copies * sum_of_first(of_tasks, with_state) +
+                            server.copies * whole.size() * std::int64_t{sizeof(float)};
+  return {.most = held + kClient * clients, .saved = held + kSavedClient * clients};
 }
 
 /// Clients of one device class with submodels of equal costs.
@@ -88,7 +84,7 @@ struct CheckLine {
 }  // namespace
 
 void print_check(const Experiment& e, const RuleNames& names, const ServerRules& rules,
-                 const std::optional<Heterogeneity>& heterogeneity, std::int64_t at_once) {
+                 const std::optional<Heterogeneity>& heterogeneity, const ServerSizes& server) {
   log_note(formatted("method   {} (submodel {}, window {}, merge {}, objective {})", names.method,
                      names.submodel, names.window, names.merge, names.objective));
   const auto full = Submodel::full(*e.model.layout);
@@ -139,8 +135,7 @@ void print_check(const Experiment& e, const RuleNames& names, const ServerRules&
     log_note(formatted("         {:<14} {:>8} {}", line.device, line.clients, line.rest));
   }
   log_note(description(heterogeneity));
-  log_note(formatted("server   {} at most, on a rank of its own",
-                     megabytes(server_bytes(e, rules, *whole, at_once, tasks))));
+  log_note(server_line(e, held_bytes(e, rules, *whole, server, tasks)));
   log_result(memory_line(e, too_small));  // with -q too
 }
 

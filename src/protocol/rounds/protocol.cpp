@@ -5,6 +5,7 @@
 #include "espalier/protocol/rounds/heterogeneity.h"
 #include "espalier/protocol/rounds/personal.h"
 #include "espalier/protocol/rounds/server.h"
+#include "espalier/protocol/rounds/server_optimizer.h"
 #include "espalier/protocol/rounds/tables.h"
 #include "espalier/train/weights.h"
 
@@ -18,13 +19,15 @@ class Rounds final : public Preparation {
         names_(rule_names(catalogue, config)),
         rules_(build_rules(catalogue, names_, config, experiment)),
         settings_(server_settings(config, experiment)),
+        optimizer_copies_(server_optimizer_copies(config)),
         model_(first_model(config, experiment)) {
     refuse_endless_tasks(experiment, *rules_.tasks.objective, settings_.clock);
     heterogeneity_ = heterogeneity(experiment);
   }
 
   void print_check() const override {
-    rounds::print_check(experiment_, names_, rules_, heterogeneity_, settings_.sampler.at_once());
+    rounds::print_check(experiment_, names_, rules_, heterogeneity_,
+                        {settings_.sampler.at_once(), optimizer_copies_});
   }
 
   std::unique_ptr<Conversation> converse(Run& run) override {
@@ -39,6 +42,7 @@ class Rounds final : public Preparation {
   RuleNames names_;
   ServerRules rules_;
   ServerSettings settings_;
+  std::int64_t optimizer_copies_;
   Parameters model_;  // before round 0
   std::optional<Heterogeneity> heterogeneity_;
 };

@@ -135,6 +135,23 @@ void declare_server_options(OptionTable& table) {
 
 bool has_server_optimizer(const Config& config) { return server_step(config) != ServerStep::none; }
 
+/// The model before the merge and up to two moments.
+std::int64_t server_optimizer_copies(const Config& config) {
+  switch (server_step(config)) {
+    case ServerStep::none:
+      return 0;
+    case ServerStep::sgd:
+      return 1;
+    case ServerStep::momentum:
+      return 2;
+    case ServerStep::adam:
+    case ServerStep::yogi:
+    case ServerStep::adagrad:
+      break;
+  }
+  return 3;
+}
+
 std::unique_ptr<MergeRule> with_server_optimizer(const Config& config,
                                                  std::unique_ptr<MergeRule> rule) {
   const ServerStep step = server_step(config);

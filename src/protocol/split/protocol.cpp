@@ -5,6 +5,7 @@
 
 #include "espalier/base/log.h"
 #include "espalier/base/units.h"
+#include "espalier/protocol/split/memory.h"
 #include "espalier/protocol/split/server.h"
 #include "espalier/protocol/split/tables.h"
 #include "espalier/train/weights.h"
@@ -104,6 +105,7 @@ void Split::print_plan() const {
     for (const std::int64_t size : sizes) bottom = std::max(bottom, costs.bottom_memory(size));
     top = std::max(top, costs.top_memory(sizes));
   }
+  log_note(server_line(experiment_, held_bytes(experiment_, *settings_.parts, costs, plan)));
   const bool splits = settings_.parts->exchange == Exchange::features;
   log_note(formatted("round    {} workers, {}: {}, iterations: {}", workers,
                      splits ? "tops" : "hosts", plan.clusters.size(),

@@ -32,6 +32,12 @@ void append(Bytes& all, std::span<const std::byte> more) {
   all.insert(all.end(), more.begin(), more.end());
 }
 
+/// Empty if there is none.
+Bytes state_of(const std::map<std::int64_t, Bytes>& states, std::int64_t number) {
+  const auto state = states.find(number);
+  return state == states.end() ? Bytes() : state->second;
+}
+
 std::size_t workers_of(const std::vector<ClusterPlan>& clusters) {
   std::size_t workers = 0;
   for (const ClusterPlan& cluster : clusters) workers += cluster.workers.size();
@@ -124,9 +130,8 @@ void Relay::prepare_top(std::size_t index, TopTask task, SharedBytes payload) {
 void Relay::begin_top(std::size_t index) {
   TopTask task;
   task.version = start_.version;
-  if (const auto state = start_.states.tops.find(static_cast<std::int64_t>(index));
-      state != start_.states.tops.end()) {
-    task.optimizer = state->second;
+  if (start_.states != nullptr) {
+    task.optimizer = state_of(start_.states->tops, static_cast<std::int64_t>(index));
   }
   if (const Endpoint host = clusters_[index].plan->host; host != kServer) {
     task.memory_bytes = memory_bytes(experiment_.fleet->device(host));
@@ -138,7 +143,10 @@ void Relay::begin_top(std::size_t index) {
 void Relay::step_top(std::size_t index) {
   const Cluster& cluster = clusters_[index];
   TopTask task{.kind = TopTask::Kind::step};
+  std::size_t bytes = 0;
+  for (const std::size_t i : cluster.workers) bytes += workers_[i].payload->size();
   Bytes messages;
+  messages.reserve(bytes);  // may be many models
   for (const std::size_t i : cluster.workers) {
     append(messages, *std::exchange(workers_[i].payload, nullptr));
     task.weights.push_back(workers_[i].plan.weight);
@@ -203,10 +211,7 @@ void Relay::prepare_bottom(std::size_t index, SharedBytes payload) {
     task.version = start_.version;
     task.nth_task = start_.nth_task[static_cast<std::size_t>(client)];
     task.batch = worker.plan.batch;
-    if (const auto state = start_.states.bottoms.find(client);
-        state != start_.states.bottoms.end()) {
-      task.optimizer = state->second;
-    }
+    if (start_.states != nullptr) task.optimizer = state_of(start_.states->bottoms, client);
   }
   prepare({{false, index}, cluster.iteration}, kBottomJob, client, task.encode(),
           std::move(payload));

@@ -1,5 +1,7 @@
 #include "espalier/protocol/split/server.h"
 
+#include <iterator>
+
 #include "espalier/base/error.h"
 #include "espalier/base/kill_point.h"
 #include "espalier/engine/faults.h"
@@ -29,12 +31,13 @@ void refuse_absent_devices(const Fleet& fleet) {
 
 /// Byte strings with their keys.
 void archive_states(Archive& archive, const char* name, std::map<std::int64_t, Bytes>& states) {
-  std::vector<std::pair<std::int64_t, Bytes>> items(states.begin(), states.end());
+  std::vector<std::pair<std::int64_t, Bytes>> items(std::make_move_iterator(states.begin()),
+                                                    std::make_move_iterator(states.end()));
   archive_list(archive, name, items, [](Archive& a, std::pair<std::int64_t, Bytes>& item) {
     a.value("number", item.first);
     a.value("state", item.second);
   });
-  states = {items.begin(), items.end()};
+  states = {std::make_move_iterator(items.begin()), std::make_move_iterator(items.end())};
 }
 
 }  // namespace
@@ -87,9 +90,10 @@ void SplitServer::begin_round() {
   settings_.costs->refuse_little_memory(plan);
   RoundStart start{.version = state_.version, .now = state_.now};
   start.bottom = weights_of(settings_.parts->bottom);
-  start.top = weights_of(settings_.parts->top);
+  start.top = settings_.parts->exchange == Exchange::models ? start.bottom
+                                                            : weights_of(settings_.parts->top);
   start.nth_task = state_.tasks_of;
-  start.states = state_.optimizers;
+  start.states = &state_.optimizers;
   round_ = std::make_unique<Round>(experiment_, *settings_.parts, *settings_.costs, *clock_, links_,
                                    std::move(plan), std::move(start));
   clock_->on_arrival([this](Answer& answer) { round_->arrived(answer); });

@@ -77,9 +77,9 @@ class Places {
             Nanoseconds now);
   /// The job that was outstanding at a checkpoint.
   void send_again(std::int64_t region);
-  /// The region has done its job, or failed: counts its steps. Returns what it sent; none if it
+  /// The region has done its job, or failed: counts its steps. Returns what it sent; null if it
   /// failed.
-  std::optional<Bytes> finished(const Clock::Event& event);
+  SharedBytes finished(const Clock::Event& event);
 
   /// The step, after `step` and in its period, before whose end the region fails.
   std::optional<std::int64_t> failing_step(std::int64_t region, std::int64_t step) const;

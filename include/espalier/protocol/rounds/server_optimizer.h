@@ -14,6 +14,8 @@ void declare_server_options(OptionTable& table);
 /// Whether the server has an optimiser. If it has none, a merge rule with a rate of its own reads
 /// method.server_lr and method.server_momentum.
 bool has_server_optimizer(const Config& config);
+/// Copies of the model that the server's optimiser has during a merge.
+std::int64_t server_optimizer_copies(const Config& config);
 /// The rule, followed by the step of the server's optimiser; the rule itself if there is none.
 ///
 /// With d the change of a value by the rule, for each value that an update holds or the rule

@@ -29,7 +29,7 @@ struct RoundStart {
   Nanoseconds now = 0;
   SharedBytes bottom{}, top{};           ///< weights of the parts, dense
   std::vector<std::int64_t> nth_task{};  ///< by client: rounds in which it took part
-  KeptStates states{};
+  const KeptStates* states = nullptr;    ///< must outlive the round; null: none
 };
 
 /// A host, by the index of its cluster, or a worker, by its index among the workers of all
