@@ -55,7 +55,8 @@ void declare_experiment_options(OptionTable& table) {
        "trained",
        "", 0, 1e12, OnResume::may_change});
   table.add({"run.horizon", OptionType::integer, "0",
-             "length of the run for schedules; 0 = the first run.rounds", "versions", 0, 1e12});
+             "length of the run for schedules; 0 = run.rounds, also if a resume changes it",
+             "versions", 0, 1e12});
 }
 
 Experiment build_experiment(const Config& config, bool data_may_be_absent) {
