@@ -164,15 +164,15 @@ bool Clients::few_are_idle() const {
 /// which is done once in a period.
 const ClientSet* Clients::drawn(std::int64_t period) {
   if (availability_.always_drawn()) return nullptr;
-  if (period == present_period_) return &present_;
+  if (period == drawn_.at) return &drawn_.clients;
   if (few_are_idle()) return nullptr;
   const std::int64_t clients = experiment_.fleet->size();
-  present_ = ClientSet(clients);
+  drawn_.clients = ClientSet(clients);
   for (std::int64_t client = 0; client < clients; ++client) {
-    if (availability_.is_drawn(client, period)) present_.insert(client);
+    if (availability_.is_drawn(client, period)) drawn_.clients.insert(client);
   }
-  present_period_ = period;
-  return &present_;
+  drawn_.at = period;
+  return &drawn_.clients;
 }
 
 /// The clients that are available by the trace; null if there is none, or if it is not worth while
@@ -184,23 +184,23 @@ const ClientSet* Clients::in_trace(Nanoseconds now) {
   const auto look_at = [&](std::int64_t recorded) {
     const bool is_there = trace->available(recorded, now);
     for (std::int64_t c = recorded; c < clients; c += trace->recorded()) {
-      is_there ? traced_.insert(c) : traced_.erase(c);
+      is_there ? traced_.clients.insert(c) : traced_.clients.erase(c);
     }
   };
-  if (traced_at_ < 0) {
-    traced_ = ClientSet(clients);
+  if (traced_.at < 0) {
+    traced_.clients = ClientSet(clients);
     for (std::int64_t recorded = 0; recorded < trace->recorded(); ++recorded) look_at(recorded);
   } else {
-    for (const std::int64_t recorded : trace->changed(traced_at_, now)) look_at(recorded);
+    for (const std::int64_t recorded : trace->changed(traced_.at, now)) look_at(recorded);
   }
-  traced_at_ = now;
-  return &traced_;
+  traced_.at = now;
+  return &traced_.clients;
 }
 
 bool Clients::is_available(std::int64_t client, Nanoseconds now, std::int64_t period) const {
   const bool is_drawn = availability_.always_drawn() ||
-                        (period == present_period_ ? present_.contains(client)
-                                                   : availability_.is_drawn(client, period));
+                        (period == drawn_.at ? drawn_.clients.contains(client)
+                                             : availability_.is_drawn(client, period));
   if (!is_drawn) return false;
   const auto away = away_until_.find(client);
   return (away == away_until_.end() || away->second <= now) &&

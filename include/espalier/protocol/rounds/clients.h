@@ -83,11 +83,14 @@ class Clients {
   ClientSet idle_;
   /// With max_spread, the idle clients by the number of their next task; no set is empty.
   std::map<std::int64_t, ClientSet> idle_by_task_;
-  ClientSet present_;                   // drawn as available in present_period_
-  std::int64_t present_period_ = -1;    // the last one that was asked for
-  ClientSet traced_;                    // by the trace available at traced_at_
-  Nanoseconds traced_at_ = -1;          // the last time that was asked for
-  std::vector<std::int64_t> tasks_of_;  // sent so far
+  /// Those who are there by the draws of a period or by the trace at a time, the last one that was
+  /// asked for.
+  struct Known {
+    ClientSet clients{};
+    std::int64_t at = -1;
+  };
+  Known drawn_, traced_;
+  std::vector<std::int64_t> tasks_of_;                        // sent so far
   std::unordered_map<std::int64_t, Nanoseconds> away_until_;  // of those that vanished
   std::unordered_map<std::int64_t, Submodel> too_large_;
   std::unordered_map<std::int64_t, Bytes> states_;
