@@ -110,9 +110,12 @@ HeldBytes held_bytes(const Experiment& e, const ServerSettings& s) {
   const std::int64_t saving =
       sent + jobs + (are_away ? answers + replicas : 0) +
       std::max({2 * exchanges, jobs > 0 ? 2 * jobs + fragment : 0, state, inner});
-  // Gaps between blocks of different sizes that the heap keeps, as measured. Regions that never
-  // wait hardly ever fill what is counted for them.
-  const std::int64_t gaps = s.decoupling ? 0 : std::min(4 * fragment, 2 * model - fragment);
+  // Gaps between blocks of different sizes that the heap keeps, as measured. With gradients all
+  // have the size of the model, and regions that never wait hardly ever fill what is counted for
+  // them.
+  std::int64_t gaps = std::min(4 * fragment, 2 * model - fragment);
+  if (s.regions.gradients) gaps = model / 2;
+  if (s.decoupling) gaps = 0;
   return {.most = always + std::max({beginning, training, merging, saving}) + gaps,
           .saved = always + exchanges + jobs + regions * state};
 }

@@ -57,7 +57,7 @@ HeldBytes held_bytes(const Experiment& e, const Parts& parts, const Costs& costs
   const std::int64_t round = costs.model_bytes() +
                              (has_features ? parts_bytes : models_bytes)(costs, plan) +
                              states_of(workers) + copies * one;
-  const std::int64_t gaps = costs.model_bytes();
+  const std::int64_t gaps = costs.model_bytes() + kept;  // the list of states leaves some as large
   // A checkpoint takes the states as a list, which grows to twice its size.
   return {.most = kept + std::max(round, 2 * kept) + gaps, .saved = kept};
 }
