@@ -51,13 +51,13 @@ HeldBytes held_bytes(const Experiment& e, const Parts& parts, const Costs& costs
   };
   const std::int64_t kept = states_of(std::min(e.fleet->size(), times(workers, e.rounds)));
   // The first weights, what the clusters exchange, states that come with it (one of them as it
-  // comes and as it is kept), and gaps that the heap keeps between blocks of different sizes.
+  // comes and as it is kept), and gaps that the heap keeps where a list of states was.
   const std::int64_t one = has_features ? std::max(costs.bottom_bytes(), costs.top(1).message_bytes)
                                         : costs.bottom_bytes();
   const std::int64_t round = costs.model_bytes() +
                              (has_features ? parts_bytes : models_bytes)(costs, plan) +
                              states_of(workers) + copies * one;
-  const std::int64_t gaps = costs.model_bytes() + kept;  // the list of states leaves some as large
+  const std::int64_t gaps = kept > 0 ? costs.model_bytes() + kept : 0;  // as measured
   // A checkpoint takes the states as a list, which grows to twice its size.
   return {.most = kept + std::max(round, 2 * kept) + gaps, .saved = kept};
 }
