@@ -294,7 +294,7 @@ class BadInput(PlotTest):
             (self.seeds * 3 + ["-p", "gantt"], "give at most 6"),
         ):
             with self.subTest(words):
-                more = [self.copied(f"copy-{i}") for i in range(6)] if "at most" in sentence else []
+                more = [self.copied(f"copy-{i}") for i in range(6)] if sentence == "give at most 6" else []
                 self.assert_sentence((4 if sentence == "No such file" else 2,), sentence, self.faulty, *more, *words)
 
     def test_help_fits_a_screen(self):
