@@ -267,7 +267,7 @@ class Follow(TrackTest):
         os.mkdir(self.path("folder"))
         for place in ("folder", "none/trace.json"):
             done = self.track(run, "--to", "trace", "-o", self.path(place))
-            self.assert_sentence(done, 3)
+            self.assert_sentence(done, 4)
             self.assertNotIn("Errno", done.stderr)
         self.assertEqual([name for name in os.listdir(self.folder.name) if name.endswith(".tmp")], [])
 
