@@ -30,7 +30,8 @@ TEST(Schema, NamesAreThoseOfTheInterface) {
       "train_loss bytes_down bytes_up utilisation server_busy_s checkpoint_s peak_client_bytes");
   EXPECT_EQ(
       names(tasks_schema()),
-      "task client base_version merged_version staleness outcome duplicates sent_s finished_s "
+      "task client base_version merged_version staleness outcome duplicates mode link_mode sent_s "
+      "finished_s "
       "download_s compute_s upload_s server_s wall_compute_s behind_s bytes_down bytes_up "
       "state_bytes "
       "parameters flops peak_bytes search_peak_bytes cap_bytes asked_bytes samples steps "
