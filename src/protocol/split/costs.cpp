@@ -30,6 +30,12 @@ void refuse_above(const DeviceClass& device, std::int64_t needed, const std::str
 
 }  // namespace
 
+std::int64_t workers_of(const std::vector<ClusterPlan>& clusters) {
+  std::int64_t workers = 0;
+  for (const ClusterPlan& cluster : clusters) workers += std::ssize(cluster.workers);
+  return workers;
+}
+
 std::vector<std::int64_t> batch_sizes(const ClusterPlan& cluster) {
   std::vector<std::int64_t> sizes;
   for (const WorkerPlan& worker : cluster.workers) sizes.push_back(worker.batch);

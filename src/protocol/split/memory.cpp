@@ -11,12 +11,11 @@ namespace {
 
 /// Workers' models, and those of one cluster as the message to its host.
 std::int64_t models_bytes(const Costs& costs, const RoundPlan& plan) {
-  std::int64_t workers = 0, largest = 0;
+  std::int64_t largest = 0;
   for (const ClusterPlan& cluster : plan.clusters) {
-    workers += std::ssize(cluster.workers);
     largest = std::max<std::int64_t>(largest, std::ssize(cluster.workers));
   }
-  return times(workers + largest, costs.model_bytes());
+  return times(workers_of(plan.clusters) + largest, costs.model_bytes());
 }
 
 /// Of each cluster features and gradients, each as they come and as they go on, or at the end its
@@ -41,8 +40,7 @@ std::int64_t parts_bytes(const Costs& costs, const RoundPlan& plan) {
 HeldBytes held_bytes(const Experiment& e, const Parts& parts, const Costs& costs,
                      const RoundPlan& plan) {
   const bool has_features = parts.exchange == Exchange::features;
-  std::int64_t workers = 0;
-  for (const ClusterPlan& cluster : plan.clusters) workers += std::ssize(cluster.workers);
+  const std::int64_t workers = workers_of(plan.clusters);
   const std::int64_t copies = keeps_optimizer(e.train) ? Optimizer::copies(e.train) : 0;
   const std::int64_t tops =
       has_features ? copies * std::ssize(plan.clusters) * costs.top(1).message_bytes : 0;

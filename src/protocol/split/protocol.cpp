@@ -95,10 +95,8 @@ void Split::print_check() const {
 void Split::print_plan() const {
   const Costs& costs = *settings_.costs;
   const RoundPlan plan = control_->plan(0);
-  std::int64_t workers = 0, bottom = 0, top = 0, fewest = plan.clusters.front().iterations,
-               most = 0;
+  std::int64_t bottom = 0, top = 0, fewest = plan.clusters.front().iterations, most = 0;
   for (const ClusterPlan& cluster : plan.clusters) {
-    workers += std::ssize(cluster.workers);
     fewest = std::min(fewest, cluster.iterations);
     most = std::max(most, cluster.iterations);
     const std::vector<std::int64_t> sizes = batch_sizes(cluster);
@@ -107,7 +105,7 @@ void Split::print_plan() const {
   }
   log_note(server_line(experiment_, held_bytes(experiment_, *settings_.parts, costs, plan)));
   const bool splits = settings_.parts->exchange == Exchange::features;
-  log_note(formatted("round    {} workers, {}: {}, iterations: {}", workers,
+  log_note(formatted("round    {} workers, {}: {}, iterations: {}", workers_of(plan.clusters),
                      splits ? "tops" : "hosts", plan.clusters.size(),
                      fewest == most ? formatted("{}", most) : formatted("{} to {}", fewest, most)));
   // With -q too.

@@ -38,12 +38,6 @@ Bytes state_of(const std::map<std::int64_t, Bytes>& states, std::int64_t number)
   return state == states.end() ? Bytes() : state->second;
 }
 
-std::size_t workers_of(const std::vector<ClusterPlan>& clusters) {
-  std::size_t workers = 0;
-  for (const ClusterPlan& cluster : clusters) workers += cluster.workers.size();
-  return workers;
-}
-
 }  // namespace
 
 Relay::Relay(const Experiment& experiment, const Parts& parts, const Costs& costs, Clock& clock,
@@ -53,7 +47,7 @@ Relay::Relay(const Experiment& experiment, const Parts& parts, const Costs& cost
       costs_(costs),
       clock_(clock),
       start_(start),
-      numbers_(clusters.size(), workers_of(clusters)) {
+      numbers_(clusters.size(), static_cast<std::size_t>(workers_of(clusters))) {
   for (const ClusterPlan& plan : clusters) {
     Cluster& cluster = clusters_.emplace_back(Cluster{.plan = &plan});
     for (const WorkerPlan& worker : plan.workers) {

@@ -118,6 +118,8 @@ class Costs {
 /// Operations of adding `bytes` of weights to a mean.
 std::int64_t merge_flops(std::int64_t bytes);
 
+/// The number of workers in all clusters.
+std::int64_t workers_of(const std::vector<ClusterPlan>& clusters);
 /// Planned batch sizes of a cluster's workers.
 std::vector<std::int64_t> batch_sizes(const ClusterPlan& cluster);
 
