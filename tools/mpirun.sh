@@ -28,8 +28,8 @@ export OMPI_MCA_mpi_yield_when_idle="${OMPI_MCA_mpi_yield_when_idle:-1}"
 # Open MPI would warn if the machine has no fast network hardware.
 export OMPI_MCA_btl_base_warn_component_unused="${OMPI_MCA_btl_base_warn_component_unused:-0}"
 
-# On one machine nobody has to be identified. PMIx would ask munge, the batch systems' daemon, and where that was stopped each start would
-# take two seconds more.
+# Ranks of one machine need no proof of who they are. Else PMIx asks munge, a daemon of batch systems. If munge was stopped, each start
+# waits two seconds for it.
 export PMIX_MCA_psec="${PMIX_MCA_psec:-native}"
 
 # Else PMIx keeps a file of 4 MB in /tmp, and a job that may not write it (ulimit -f, a full disk) hangs.

@@ -101,7 +101,7 @@ class Plot(ProgramTest):
 
 
 class Endings(ProgramTest):
-    """A tool whose output nobody reads, or nothing can hold, ends without a traceback."""
+    """A tool ends without a traceback if its output is closed or its disk is full."""
 
     def ending(self, words, stdout):
         done = subprocess.run([sys.executable, os.path.join(TOOLS, words[0] + ".py"), *words[1:]], cwd=self.folder.name, text=True,
