@@ -15,7 +15,6 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-import urllib.error
 import urllib.request
 import zipfile
 
@@ -188,7 +187,7 @@ def unpack(archive, destination, members):
 @ends_well
 def main():
     parser = Parser(prog="get_data.py", usage="get_data.py NAME... [options]", description=__doc__.split("\n\n")[0],
-                                     epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
+                    epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="+", metavar="NAME", choices=[*NAMES, "all"], help=", ".join(NAMES) + ", or all")
     parser.add_argument("--to", metavar="FOLDER", type=pathlib.Path,
                         default=pathlib.Path(os.environ.get("ESPALIER_DATA") or "data"),

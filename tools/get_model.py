@@ -170,7 +170,7 @@ def get(model, folder, dtype, place):
 @ends_well
 def main():
     parser = Parser(prog="get_model.py", usage="get_model.py MODEL --to FOLDER [options]", description=__doc__.split("\n\n")[0],
-                                     epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
+                    epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", metavar="MODEL", help="smollm2, a GGUF file, or a Hugging Face folder")
     parser.add_argument("--to", metavar="FOLDER", type=pathlib.Path, required=True, help="the folder to write")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="type of the written weights; default: float32")

@@ -58,7 +58,7 @@ def images_of(folder, split):
         inner = sorted({file.relative_to(place).parts[0] for file in files})
         if len(inner) > 1 and all(file.parent != place for file in files):
             refuse(f"{place} has no images, only folders of images ({', '.join(inner[:5])}): rename it to train, test "
-                     f"or {VALIDATION[0]} if they are classes, otherwise put its images into one folder")
+                   f"or {VALIDATION[0]} if they are classes, otherwise put its images into one folder")
         found += [(file, place.name, split) for file in files]
     return found
 
@@ -116,7 +116,7 @@ def has_bytes(path):
 @ends_well
 def main():
     parser = Parser(prog="pack_images.py", usage="pack_images.py FOLDER OUT.h5 [options]", description=__doc__.split("\n\n")[0],
-                                     epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
+                    epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", metavar="FOLDER", type=pathlib.Path,
                         help="a subfolder for each class; or train and test with such subfolders")
     parser.add_argument("out", metavar="OUT.h5", type=pathlib.Path, help="the file to write, for data.file")
@@ -143,10 +143,10 @@ def main():
                 pixels, scale = read(path, arguments.size, mode)
                 if (scale == 1) != (white == 1):
                     refuse(f"{path} and {items[0][0]} differ in kind: unchanged numbers (floats, 32-bit "
-                             "integers) and pixels from black to white cannot be in one file")
+                           "integers) and pixels from black to white cannot be in one file")
                 if pixels.shape != first.shape:
                     refuse(f"{path} has {pixels.shape[2]} x {pixels.shape[1]} pixels, {items[0][0]} "
-                             f"{first.shape[2]} x {first.shape[1]}: scale them with --size")
+                           f"{first.shape[2]} x {first.shape[1]}: scale them with --size")
                 x[i] = pixels if all_bytes else pixels / np.float64(scale)
             y = file.create_dataset("y", data=np.array([classes.index(name) for _, name, _ in items], np.int64))
             y.attrs["classes"] = classes

@@ -304,8 +304,7 @@ def write(arguments):
 @ends_well
 def main():
     parser = Parser(prog="tokenize.py", usage="tokenize.py TEXT... --tokenizer FILE --to FOLDER [options]",
-                                     description=__doc__.split("\n\n")[0], epilog=EXAMPLES,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+                    description=__doc__.split("\n\n")[0], epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("texts", metavar="TEXT", nargs="*", type=pathlib.Path, help="texts of the training split")
     parser.add_argument("--tokenizer", metavar="FILE", type=pathlib.Path, required=True, help="a tokenizer.json")
     parser.add_argument("--to", metavar="FOLDER", type=pathlib.Path, required=True, help="the folder to write")
